@@ -1,0 +1,1 @@
+"""Small models from scratch: corpus, training, the bundled reference model."""

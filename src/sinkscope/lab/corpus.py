@@ -1,0 +1,88 @@
+"""Text for training: a folder with `train.jsonl.xz` and `validation.jsonl.xz`.
+
+Each line of either file is one JSON object with the key `text`, one document.
+`python -m sinkscope.lab.corpus --corpus PATH --out FILE` cuts the bundled excerpt.
+"""
+
+import argparse
+import json
+import lzma
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+SPLITS = ("train", "validation")
+
+
+class CorpusError(ValueError):
+    """The corpus is missing or malformed; the message is one sentence for the user."""
+
+
+def split_path(folder: str | Path, split: str) -> Path:
+    """Path of one split's file; a `CorpusError` when it is not there."""
+    if split not in SPLITS:
+        raise CorpusError(f"Unknown split {split!r}; choose one of {', '.join(SPLITS)}.")
+    path = Path(folder) / f"{split}.jsonl.xz"
+    if not path.is_file():
+        raise CorpusError(
+            f"No corpus at {path}: give a folder that holds train.jsonl.xz and "
+            "validation.jsonl.xz, one JSON object with a `text` a line."
+        )
+    return path
+
+
+def read_texts(folder: str | Path, split: str) -> Iterator[str]:
+    """The documents of one split, in file order."""
+    path = split_path(folder, split)
+    with lzma.open(path, "rt", encoding="utf-8") as lines:
+        try:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _text(line, path, number)
+        except (lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
+            raise CorpusError(f"{path} cannot be read as xz-compressed UTF-8: {error}.") from error
+
+
+def _text(line: str, path: Path, number: int) -> str:
+    try:
+        text = json.loads(line)["text"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        text = None
+    if not isinstance(text, str):
+        raise CorpusError(f"{path}, line {number} is not a JSON object with a string `text`.")
+    return text
+
+
+def passage(text: str, start: float, characters: int) -> str:
+    """Whole paragraphs from the share `start` of the text on, the last one completing the count."""
+    paragraphs = text[int(len(text) * start) :].split("\n\n")[1:]
+    taken: list[str] = []
+    for paragraph in paragraphs:
+        if sum(map(len, taken)) >= characters:
+            break
+        taken.append(paragraph)
+    return "\n\n".join(taken)
+
+
+def cut_excerpt(folder: str | Path, start: float = 0.4, characters: int = 28_000) -> str:
+    """One contiguous passage of each validation document, set apart by a form-feed line."""
+    return "\n\f\n".join(passage(t, start, characters) for t in read_texts(folder, "validation"))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the excerpt of a corpus; 2 when the corpus is missing."""
+    parser = argparse.ArgumentParser(prog="python -m sinkscope.lab.corpus", description=__doc__)
+    parser.add_argument("--corpus", required=True, help="folder with the two .jsonl.xz files")
+    parser.add_argument("--out", required=True, help="text file to write")
+    options = parser.parse_args(argv)
+    try:
+        text = cut_excerpt(options.corpus)
+    except CorpusError as error:
+        print(error, file=sys.stderr)
+        return 2
+    Path(options.out).write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
