@@ -1,0 +1,35 @@
+"""sinkscope: find attention sinks in language models, at the cost of a forward pass.
+
+    import sinkscope
+    subject = sinkscope.load("path/or/hub-id")
+    result = sinkscope.scan(subject)
+    print(result.table())
+
+Heavy imports (torch, transformers) happen on first use, so that `import sinkscope` stays cheap.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "load": "sinkscope.subject.load",
+    "Subject": "sinkscope.subject.load",
+    "Prompts": "sinkscope.subject.prompts",
+    "build_prompts": "sinkscope.subject.prompts",
+    "scan": "sinkscope.detect.scan",
+    "ScanSettings": "sinkscope.detect.scan",
+    "Result": "sinkscope.result",
+    "load_result": "sinkscope.result",
+}
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'sinkscope' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

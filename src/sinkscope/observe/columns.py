@@ -1,0 +1,158 @@
+"""Attention without attention maps: columns, column sums and row entropy from the log-sum-exp.
+
+With scores `s_ij = scale · q_i·k_j` and `lse_i = log Σ_j exp s_ij`, the attention map is
+`A_ij = exp(s_ij − lse_i)`, so any column costs O(T·D) and no map is ever held.
+
+All column sums `Σ_i A_ij` come from a second fused call with the roles of queries and keys swapped
+and time reversed, which turns the anti-causal mask into a causal one: queries `[k, 1]`, keys
+`[q, −lse/scale]`; its own log-sum-exp is the logarithm of the attention each key receives.
+
+The functions whose names begin with `chunked_` are the slow, obvious reference, and serve masks
+and soft-capped scores that the fused call does not know.
+
+Shapes: q [B, H, T, D]; k, v [B, G, T, D] with G dividing H; mask boolean [B or 1, 1, T, T].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sinkscope.observe.fused import fused_attention, split_summands
+
+CHUNK = 128
+NEVER = -1e30
+
+
+@dataclass
+class Scores:
+    """What defines the scores of one attention call: inputs, mask, scale, cap.
+
+    mask None with `causal` means plain causal attention; None without it, no mask at all.
+    """
+
+    q: torch.Tensor
+    k: torch.Tensor
+    mask: torch.Tensor | None
+    causal: bool
+    scale: float
+    softcap: float | None = None
+
+    def expand(self, x: torch.Tensor) -> torch.Tensor:
+        """Repeat key heads so that there is one for each query head."""
+        groups = self.q.shape[1] // x.shape[1]
+        return x if groups == 1 else x.repeat_interleave(groups, dim=1)
+
+    def chunk(self, start: int, stop: int, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores of queries start..stop in fp32 (masked ones at NEVER), and their mask.
+
+        Under plain causality only the keys up to `stop` are computed.
+        """
+        keys = stop if self.mask is None and self.causal else k.shape[2]
+        scores = self.q[:, :, start:stop].float() @ k[:, :, :keys].float().transpose(-1, -2)
+        scores *= self.scale
+        if self.softcap is not None:
+            scores = torch.tanh(scores / self.softcap) * self.softcap
+        if self.mask is not None:
+            visible = self.mask[:, :, start:stop]
+            return scores.masked_fill_(~visible, NEVER), visible
+        if self.causal:
+            rows = torch.arange(start, stop, device=k.device).unsqueeze(1)
+            hidden = torch.arange(keys, device=k.device) > rows
+            return scores.masked_fill_(hidden, NEVER), ~hidden
+        return scores, torch.ones((), dtype=torch.bool, device=k.device)
+
+
+def p0_scores(s: Scores, p0: torch.Tensor) -> torch.Tensor:
+    """Score of each query with the key of its own P0: [B, H, T], fp32. p0 is [B, T] key indices."""
+    k = s.expand(s.k)
+    if p0.any():
+        index = p0[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
+        chosen = k.gather(2, index).float()
+        scores = (s.q.float() * chosen).sum(-1)
+    else:
+        # a plain matrix-vector product where every row's P0 is key 0
+        scores = (s.q @ k[:, :, :1].transpose(-1, -2)).squeeze(-1).float() \
+            if s.q.dtype == torch.float32 \
+            else (s.q.float() @ k[:, :, :1].float().transpose(-1, -2)).squeeze(-1)
+    scores = scores * s.scale
+    return scores if s.softcap is None else torch.tanh(scores / s.softcap) * s.softcap
+
+
+def key_sums(s: Scores, lse: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Attention each key receives, summed over the valid queries: [B, H, T], fp32.
+
+    Plain causal attention takes the reversed fused pass; everything else is chunked.
+    """
+    if s.mask is not None or s.softcap is not None or not s.causal:
+        return chunked_key_sums(s, lse, valid)
+    return reversed_key_sums(s, lse, valid)
+
+
+def reversed_key_sums(s: Scores, lse: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Column sums by the reversed fused pass (plain causal attention only).
+
+    In half precision −lse/scale is split into summands over extra columns, so that no bits of it
+    are lost.
+    """
+    weight = torch.where(valid.unsqueeze(1), -lse / s.scale, torch.full_like(lse, -1e4 / s.scale))
+    extra = split_summands(weight, s.q.dtype)
+    keys = torch.cat([s.q, extra], -1).flip(2)
+    k = s.expand(s.k)
+    ones = k.new_ones(*k.shape[:3], extra.shape[-1])
+    queries = torch.cat([k, ones], -1).flip(2)
+    _, log_sums = fused_attention(queries, keys, queries, None, True, s.scale)
+    return log_sums.flip(2).exp()
+
+
+def chunked_key_sums(s: Scores, lse: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Column sums over chunks of queries, in plain torch: the reference."""
+    k = s.expand(s.k)
+    sums = torch.zeros(k.shape[:3], dtype=torch.float32, device=k.device)
+    for start in range(0, s.q.shape[2], CHUNK):
+        stop = min(start + CHUNK, s.q.shape[2])
+        scores, visible = s.chunk(start, stop, k)
+        scores -= lse[:, :, start:stop, None]
+        rows = valid[:, None, start:stop, None]
+        weights = scores.exp_().masked_fill_(~(visible & rows), 0.0)
+        sums[:, :, : weights.shape[3]] += weights.sum(2)
+    return sums
+
+
+def row_entropy(s: Scores, lse: torch.Tensor) -> torch.Tensor:
+    """Entropy of each row in nats: `H_i = lse_i − Σ_j A_ij s_ij`: [B, H, T], fp32.
+
+    The mean score is `scale · q_i · Σ_j A_ij k_j`, one more fused pass with the keys as values.
+    `lse` is the one of the keys alone (without a learned sink).
+    """
+    if s.softcap is not None or s.q.dtype != torch.float32:
+        return chunked_row_entropy(s, lse)
+    mean_key, _ = fused_attention(s.q, s.k, s.k, s.mask, s.causal, s.scale)
+    return lse - s.scale * (s.q * mean_key).sum(-1)
+
+
+def chunked_row_entropy(s: Scores, lse: torch.Tensor) -> torch.Tensor:
+    """Row entropy over chunks of queries, in plain torch: the reference."""
+    k = s.expand(s.k)
+    rows = []
+    for start in range(0, s.q.shape[2], CHUNK):
+        stop = min(start + CHUNK, s.q.shape[2])
+        scores, visible = s.chunk(start, stop, k)
+        logs = scores - lse[:, :, start:stop, None]
+        rows.append(-torch.where(visible, logs.exp() * logs, 0.0).sum(-1))
+    return torch.cat(rows, 2)
+
+
+def chunked_attention(s: Scores, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention output [B, H, T, Dv] and log-sum-exp [B, H, T] over chunks: the reference."""
+    k, values = s.expand(s.k), s.expand(v)
+    outputs, lses = [], []
+    for start in range(0, s.q.shape[2], CHUNK):
+        stop = min(start + CHUNK, s.q.shape[2])
+        scores, _ = s.chunk(start, stop, k)
+        lse = torch.logsumexp(scores, -1)
+        weights = (scores - lse.unsqueeze(-1)).exp()
+        outputs.append((weights @ values[:, :, : scores.shape[3]].float()).to(v.dtype))
+        lses.append(lse)
+    return torch.cat(outputs, 2), torch.cat(lses, 2)

@@ -1,0 +1,108 @@
+"""Where position zero is: P0 is the first visible key of a row, or of a packed segment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from sinkscope.subject.prompts import Prompts
+
+
+@dataclass
+class Visibility:
+    """Which keys a kind of layer lets a query see, reduced to counts.
+
+    keys_seen   [B, T] visible keys of each query
+    seen_by     [B, T] valid queries that see each key
+    p0_seen     [B, T] whether the query sees its P0 (and is valid)
+    """
+
+    keys_seen: torch.Tensor
+    seen_by: torch.Tensor
+    p0_seen: torch.Tensor
+
+
+@dataclass
+class Layout:
+    """The rows of one batch.
+
+    valid     [B, T] real tokens
+    p0        [B, T] index of the P0 of each token
+    relative  [B, T] position within the row or segment, 0 at P0
+    late      [B, T] valid queries in the second half of their row or segment
+    """
+
+    valid: torch.Tensor
+    p0: torch.Tensor
+    relative: torch.Tensor
+    late: torch.Tensor
+    _cache: dict[int, tuple[Any, Visibility]] = field(default_factory=dict)
+
+    @property
+    def simple(self) -> bool:
+        """Whether P0 is key 0 of every row (no left padding, no packing)."""
+        return not bool(self.p0.any())
+
+    @property
+    def is_p0(self) -> torch.Tensor:
+        """[B, T] tokens that are the P0 of their row or segment."""
+        return self.valid & (self.relative == 0)
+
+    def visibility(self, mask: torch.Tensor | None, causal: bool = True) -> Visibility:
+        """Counts for a mask ([B or 1, 1, T, T] boolean, True = visible; None = plain causal).
+
+        The mask is shared by the layers of one pass, so the counts are kept with it.
+        """
+        key = id(mask)
+        if key not in self._cache:
+            found = self._causal() if mask is None else self._from_mask(mask)
+            self._cache[key] = (mask, found)  # holding the mask keeps its id from being reused
+        return self._cache[key][1]
+
+    def _causal(self) -> Visibility:
+        batch, length = self.valid.shape
+        keys = torch.arange(1, length + 1, device=self.valid.device).expand(batch, length)
+        seen_by = self.valid.flip(1).cumsum(1).flip(1)
+        return Visibility(keys, seen_by, self.valid.clone())
+
+    def _from_mask(self, mask: torch.Tensor) -> Visibility:
+        batch, length = self.valid.shape
+        visible = mask[:, 0].expand(batch, length, length)
+        keys = visible.sum(-1)
+        seen_by = torch.einsum("bt,btk->bk", self.valid.float(), visible.float()).long()
+        p0 = visible.gather(2, self.p0.unsqueeze(-1)).squeeze(-1)
+        return Visibility(keys, seen_by, p0 & self.valid)
+
+
+def layout_of(prompts: Prompts, device: torch.device) -> Layout:
+    """Read the layout off lengths, attention mask (left padding) and position ids (packing)."""
+    batch, length = prompts.input_ids.shape
+    positions = torch.arange(length, device=device).expand(batch, length)
+    if prompts.attention_mask is not None:
+        valid = prompts.attention_mask.to(device).bool()
+    else:
+        valid = positions < prompts.lengths.to(device).unsqueeze(1)
+    if prompts.position_ids is not None:
+        starts = _segment_starts(prompts.position_ids.to(device))
+    else:
+        starts = torch.zeros_like(valid)
+        starts[torch.arange(batch, device=device), valid.int().argmax(1)] = True
+    p0 = torch.where(starts, positions, 0).cummax(1).values
+    relative = positions - p0
+    return Layout(valid, p0, relative, valid & (2 * relative >= _segment_length(p0, valid)))
+
+
+def _segment_starts(position_ids: torch.Tensor) -> torch.Tensor:
+    """A segment starts where positions do not go up by one (as transformers itself decides)."""
+    first = position_ids[:, :1] - 1
+    starts = torch.diff(position_ids, prepend=first, dim=-1) != 1
+    starts[:, 0] = True
+    return starts
+
+
+def _segment_length(p0: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """[B, T] number of valid tokens that share a P0 with each token."""
+    counts = torch.zeros_like(p0).scatter_add(1, p0, valid.long())
+    return counts.gather(1, p0)

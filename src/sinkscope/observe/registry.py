@@ -1,0 +1,79 @@
+"""Put our own attention and mask functions under a model, and take them away again."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+_counter = itertools.count()
+
+
+@contextmanager
+def attention_functions(model: Any, function: Callable, masks: str) -> Iterator[None]:
+    """Route every registry-based attention call of `model` through `function`.
+
+    function  called as fn(module, query, key, value, attention_mask, **kwargs)
+    masks     whose masks the model builds: "eager" (additive) or "sdpa" (boolean or None)
+
+    Both registries are needed: with an attention function alone, transformers builds no mask at
+    all and the model silently sees the future. On exit, also on error, the registries and every
+    configuration are as they were.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    name = f"sinkscope_{next(_counter)}"
+    mask_function = AttentionMaskInterface._global_mapping[masks]
+    saved = [(c, c._attn_implementation_internal) for c in _configs(model)]
+    try:
+        AttentionInterface.register(name, function)
+        AttentionMaskInterface.register(name, mask_function)
+        for config, _ in saved:
+            config._attn_implementation_internal = name
+        yield
+    finally:
+        for config, before in saved:
+            config._attn_implementation_internal = before
+        AttentionInterface._global_mapping.pop(name, None)
+        AttentionMaskInterface._global_mapping.pop(name, None)
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    """Every configuration object that a submodule of the model may consult, once each."""
+    found: dict[int, Any] = {}
+
+    def visit(config: Any) -> None:
+        if id(config) in found or not hasattr(config, "_attn_implementation_internal"):
+            return
+        found[id(config)] = config
+        for name in getattr(config, "sub_configs", {}):
+            visit(getattr(config, name, None))
+
+    for module in model.modules():
+        visit(getattr(module, "config", None))
+    return list(found.values())
+
+
+@contextmanager
+def hooks(handles: list[Any]) -> Iterator[None]:
+    """Remove the given hook handles on exit, also on error."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Eval mode for the time being; every module's own training flag is restored."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training

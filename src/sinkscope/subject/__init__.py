@@ -1,0 +1,1 @@
+"""What is looked at: loading (safe by default), anatomy of a decoder, prompts and BOS policy."""

@@ -1,0 +1,167 @@
+"""Anatomy of a decoder, found from its structure.
+
+Nothing here knows a family by name, except the few that are refused because their residual stream
+is not one stream. What is found is proved on real data later: the attention readers check that
+every softmax block is seen, and `observe.residual` checks that the contributions add up.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from sinkscope.errors import Unsupported
+
+# Families whose blocks carry several residual streams (AltUp, hyper-connections).
+SEVERAL_STREAMS = ("gemma3n", "gemma3n_text", "deepseek_v4", "hy_v4", "qwen4_exp", "qwen4_exp_text")
+# What a configuration calls a layer, and what we call it.
+LAYER_TYPES = {
+    "full_attention": "full",
+    "attention": "full",
+    "sliding_attention": "sliding",
+    "local": "sliding",
+    "global": "full",
+    "chunked_attention": "chunked",
+}
+_ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
+_MLP = re.compile(r"mlp|feed_?forward|ffn|moe|experts", re.IGNORECASE)
+_NORM = re.compile(r"norm|^ln_|layernorm", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One decoder block.
+
+    index      0-based position in the stack
+    name       dotted module path
+    layer_type full, sliding, chunked, linear or none (no attention at all)
+    attention  dotted paths of attention-like children
+    mlp        dotted paths of MLP or expert children
+    norms      dotted paths of norm children
+    experts    whether the MLP routes to experts
+    """
+
+    index: int
+    name: str
+    layer_type: str
+    attention: tuple[str, ...]
+    mlp: tuple[str, ...]
+    norms: tuple[str, ...]
+    experts: bool
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The decoder of a model: its blocks and the shape of its attention."""
+
+    model_type: str
+    blocks: tuple[Block, ...]
+    hidden_size: int
+    query_heads: int | None
+    key_heads: int | None
+    head_size: int | None
+    several_streams: bool
+
+    def modules(self, model: nn.Module) -> list[nn.Module]:
+        """The block modules in order."""
+        return [model.get_submodule(block.name) for block in self.blocks]
+
+
+def find_anatomy(model: Any) -> Anatomy:
+    """Find the decoder blocks of a causal LM.
+
+    The stack is the longest ModuleList of the text decoder whose items hold attention-like
+    modules; ties go to the one whose length equals `num_hidden_layers`.
+
+    Raises Unsupported when there is no such stack (state-space models, encoders without blocks).
+    """
+    config = model.config.get_text_config(decoder=True)
+    name, stack = _find_stack(model, getattr(config, "num_hidden_layers", None))
+    types = _layer_types(config, len(stack))
+    blocks = tuple(
+        _describe(f"{name}.{i}", i, block, types[i]) for i, block in enumerate(stack)
+    )
+    heads = _first(config, "num_attention_heads", "n_head", "num_heads", "n_heads")
+    hidden = _first(config, "hidden_size", "n_embd", "d_model") or 0
+    return Anatomy(
+        model_type=model.config.model_type,
+        blocks=blocks,
+        hidden_size=hidden,
+        query_heads=heads,
+        key_heads=_first(config, "num_key_value_heads", "num_kv_heads") or heads,
+        head_size=_first(config, "head_dim") or (hidden // heads if heads else None),
+        several_streams=model.config.model_type in SEVERAL_STREAMS,
+    )
+
+
+def _find_stack(model: nn.Module, wanted: int | None) -> tuple[str, nn.ModuleList]:
+    candidates = []
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or len(module) == 0:
+            continue
+        if re.search(r"vision|visual|audio|encoder\.layers\.\d+\.|mtp", name):
+            continue
+        with_attention = sum(bool(_children(block, _ATTENTION)) for block in module)
+        if with_attention:
+            candidates.append((len(module) == wanted, len(module), -name.count("."), name, module))
+    if not candidates:
+        raise Unsupported(
+            f"{type(model).__name__} has no stack of blocks with softmax attention, "
+            "so there is no attention sink to look for."
+        )
+    best = max(candidates, key=lambda c: c[:3])
+    return best[3], best[4]
+
+
+def _describe(name: str, index: int, block: nn.Module, layer_type: str) -> Block:
+    attention = _children(block, _ATTENTION)
+    mlp = _children(block, _MLP)
+    experts = any(
+        "expert" in child.lower() or "router" in child.lower()
+        for child, _ in block.named_modules()
+    )
+    return Block(
+        index=index,
+        name=name,
+        layer_type=layer_type if attention else "none",
+        attention=tuple(f"{name}.{child}" for child in attention),
+        mlp=tuple(f"{name}.{child}" for child in mlp),
+        norms=tuple(f"{name}.{child}" for child in _children(block, _NORM)),
+        experts=experts,
+    )
+
+
+def _children(block: nn.Module, pattern: re.Pattern) -> list[str]:
+    """Direct children (or grandchildren inside a plain container) that match by name or class."""
+    found = []
+    for name, child in block.named_children():
+        if pattern is not _NORM and _NORM.search(name):
+            continue
+        if pattern.search(name) or pattern.search(type(child).__name__):
+            found.append(name)
+        elif isinstance(child, nn.ModuleList):
+            found += [
+                f"{name}.{i}" for i, item in enumerate(child)
+                if pattern.search(type(item).__name__)
+            ]
+    return found
+
+
+def _layer_types(config: Any, count: int) -> list[str]:
+    declared = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)
+    if not isinstance(declared, (list, tuple)) or len(declared) != count:
+        window = getattr(config, "sliding_window", None)
+        uses = getattr(config, "use_sliding_window", True)
+        return ["sliding" if window and uses else "full"] * count
+    return [LAYER_TYPES.get(str(kind), "linear") for kind in declared]
+
+
+def _first(config: Any, *names: str) -> int | None:
+    for name in names:
+        value = getattr(config, name, None)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    return None
