@@ -118,7 +118,7 @@ class _Tap:
             return out, None
         if self.reader == "exact":
             return self._exact(module, query, key, value, attention_mask, kwargs, "")
-        reason = _why_not_lean(kwargs, query)
+        reason = _why_not_lean(kwargs, query, attention_mask)
         if reason:
             return self._exact(module, query, key, value, attention_mask, kwargs, reason)
         return self._lean(module, query, key, value, attention_mask, kwargs)
@@ -128,12 +128,18 @@ class _Tap:
         if weights is None or weights.dim() != 4:
             raise Unsupported(f"{type(module).__name__} does not give its attention map.")
         boolean = _boolean(mask)
-        visible = self.layout.visibility(boolean)
-        read = read_map(weights, self.layout, visible, self.want, self.block, "exact", reason)
-        if kwargs.get("s_aux") is not None or kwargs.get("sinks") is not None:
-            read.learned = (1.0 - weights.float().sum(-1)).clamp_min(0.0)
+        if boolean is not None and boolean.shape[1] != 1:
+            boolean = boolean.any(1, keepdim=True)
         scale = _scale(kwargs, query)
         scores = Scores(query, key, boolean, boolean is None, scale, kwargs.get("softcap"))
+        learned = None
+        if kwargs.get("s_aux") is not None:
+            weights, learned = _share_with_learned(weights, scores, value, kwargs["s_aux"])
+        elif kwargs.get("sinks") is not None:
+            learned = (1.0 - weights.float().sum(-1)).clamp_min(0.0)
+        visible = self.layout.visibility(boolean)
+        read = read_map(weights, self.layout, visible, self.want, self.block, "exact", reason)
+        read.learned = learned
         self.keep(read, AttentionCall(scores, value, out, module))
         return out, None
 
@@ -165,6 +171,7 @@ class _Tap:
             return None
         key = id(mask)
         if key not in self.additive:
+            self.additive.clear()  # hold one converted mask at a time
             length = query.shape[2]
             keep = mask if mask is not None else torch.ones(
                 1, 1, length, length, dtype=torch.bool, device=query.device).tril()
@@ -350,7 +357,7 @@ def _follow_blocks(tap: _Tap, blocks: list[nn.Module]) -> list[Any]:
 def _own_maps(tap: _Tap, blocks: list[nn.Module]) -> list[Any]:
     """Hooks that read the map an attention module returns, and replace it by nothing."""
     def hook(module, args, output):
-        if tap.block is None or not isinstance(output, tuple):
+        if tap.block is None or not isinstance(output, (tuple, list)):
             return None
         length = tap.layout.valid.shape[1]
         for i, item in enumerate(output):
@@ -360,7 +367,7 @@ def _own_maps(tap: _Tap, blocks: list[nn.Module]) -> list[Any]:
                 tap.layout._cache.clear()
                 read = read_map(item, tap.layout, visible, tap.want, tap.block, "own maps", "")
                 tap.keep(read, None)
-                return (*output[:i], None, *output[i + 1 :])
+                return type(output)([*output[:i], None, *output[i + 1 :]])
         return None
 
     return [
@@ -381,7 +388,7 @@ def _check_all_seen(subject: Subject, tap: _Tap) -> None:
     seen = {read.block for read in tap.reads}
     types = [block.layer_type for block in subject.anatomy.blocks]
     missing = [i for i, kind in enumerate(types)
-               if kind in ("full", "sliding", "chunked") and i not in seen]
+               if kind not in ("linear", "none") and i not in seen]
     if not seen:
         raise Unsupported(f"No attention of {subject.anatomy.model_type} could be read: it neither "
                           "uses the attention registry nor returns its maps.")
@@ -404,7 +411,7 @@ def _is_causal(module: nn.Module, kwargs: dict) -> bool:
     return bool(getattr(module, "is_causal", True) if told is None else told)
 
 
-def _why_not_lean(kwargs: dict, query: torch.Tensor) -> str:
+def _why_not_lean(kwargs: dict, query: torch.Tensor, mask: torch.Tensor | None) -> str:
     unknown = sorted(k for k, v in kwargs.items() if k not in UNDERSTOOD and v is not None)
     if unknown:
         return f"unknown keyword {', '.join(unknown)}"
@@ -412,6 +419,12 @@ def _why_not_lean(kwargs: dict, query: torch.Tensor) -> str:
         return "sinks that depend on the query"
     if kwargs.get("dropout"):
         return "attention dropout"
+    if mask is not None and mask.dtype != torch.bool:
+        binary = (mask == 0) | (mask <= torch.finfo(mask.dtype).min / 2)
+        if not bool(binary.all()):
+            return "a bias inside the mask"
+    if mask is not None and mask.shape[1] != 1:
+        return "a mask of its own for each head"
     return ""
 
 
@@ -435,6 +448,24 @@ def _fold_learned(
     logit = s_aux.float().reshape(1, -1, 1).to(lse.device)
     total = torch.logaddexp(lse, logit)
     return total, (logit - total).exp()
+
+
+def _share_with_learned(
+    weights: torch.Tensor, s: Scores, value: torch.Tensor, s_aux: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The map as shares beside the learned sink, and the sink's own share.
+
+    Some families return the map before the sink takes its share, others after it; the row sums
+    tell which.
+    """
+    _, lse = chunked_attention(s, value)
+    total, learned = _fold_learned(lse, s_aux, s.q)
+    assert learned is not None
+    kept = (lse - total).exp()
+    sums = weights.float().sum(-1)
+    if (sums - kept).abs().max() > (sums - 1.0).abs().max():
+        weights = weights.float() * kept.unsqueeze(-1)
+    return weights, learned
 
 
 def _hidden_columns(s: Scores, columns: tuple[int, ...]) -> torch.Tensor:

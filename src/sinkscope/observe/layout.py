@@ -9,6 +9,8 @@ import torch
 
 from sinkscope.subject.prompts import Prompts
 
+KEPT_MASKS = 4  # a model has a mask or two; one that makes a new mask per block must not pile up
+
 
 @dataclass
 class Visibility:
@@ -50,7 +52,7 @@ class Layout:
         """[B, T] tokens that are the P0 of their row or segment."""
         return self.valid & (self.relative == 0)
 
-    def visibility(self, mask: torch.Tensor | None, causal: bool = True) -> Visibility:
+    def visibility(self, mask: torch.Tensor | None) -> Visibility:
         """Counts for a mask ([B or 1, 1, T, T] boolean, True = visible; None = plain causal).
 
         The mask is shared by the layers of one pass, so the counts are kept with it.
@@ -58,6 +60,8 @@ class Layout:
         key = id(mask)
         if key not in self._cache:
             found = self._causal() if mask is None else self._from_mask(mask)
+            while len(self._cache) >= KEPT_MASKS:
+                self._cache.pop(next(iter(self._cache)))
             self._cache[key] = (mask, found)  # holding the mask keeps its id from being reused
         return self._cache[key][1]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,25 +22,43 @@ def attention_functions(model: Any, function: Callable, masks: str) -> Iterator[
     masks     whose masks the model builds: "eager" (additive) or "sdpa" (boolean or None)
 
     Both registries are needed: with an attention function alone, transformers builds no mask at
-    all and the model silently sees the future. On exit, also on error, the registries and every
-    configuration are as they were.
+    all and the model silently sees the future. A family whose code asks for the implementation by
+    name (sparse attention) is served under the name "eager" itself, with eager masks. On exit, also
+    on error, the registries and every configuration are as they were.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    name = f"sinkscope_{next(_counter)}"
-    mask_function = AttentionMaskInterface._global_mapping[masks]
+    by_name = asks_for_name(model)
+    name = "eager" if by_name else f"sinkscope_{next(_counter)}"
+    functions, mask_functions = (
+        AttentionInterface._global_mapping,
+        AttentionMaskInterface._global_mapping,
+    )
+    before = functions.get(name), mask_functions.get(name)
     saved = [(c, c._attn_implementation_internal) for c in _configs(model)]
     try:
         AttentionInterface.register(name, function)
-        AttentionMaskInterface.register(name, mask_function)
+        AttentionMaskInterface.register(name, mask_functions[name if by_name else masks])
         for config, _ in saved:
             config._attn_implementation_internal = name
         yield
     finally:
-        for config, before in saved:
-            config._attn_implementation_internal = before
-        AttentionInterface._global_mapping.pop(name, None)
-        AttentionMaskInterface._global_mapping.pop(name, None)
+        for config, implementation in saved:
+            config._attn_implementation_internal = implementation
+        for mapping, entry in zip((functions, mask_functions), before, strict=True):
+            if entry is None:
+                mapping.pop(name, None)
+            else:
+                mapping[name] = entry
+
+
+def asks_for_name(model: Any) -> bool:
+    """Whether the family's code branches on the implementation being "eager" or "sdpa"."""
+    module = sys.modules.get(type(getattr(model, "base_model", model)).__module__)
+    try:
+        return '_attn_implementation in ("eager"' in inspect.getsource(module) if module else False
+    except (OSError, TypeError):
+        return False
 
 
 def _configs(model: nn.Module) -> list[Any]:

@@ -17,14 +17,11 @@ from sinkscope.errors import Unsupported
 
 # Families whose blocks carry several residual streams (AltUp, hyper-connections).
 SEVERAL_STREAMS = ("gemma3n", "gemma3n_text", "deepseek_v4", "hy_v4", "qwen4_exp", "qwen4_exp_text")
-# What a configuration calls a layer, and what we call it.
-LAYER_TYPES = {
-    "full_attention": "full",
-    "attention": "full",
-    "sliding_attention": "sliding",
-    "local": "sliding",
-    "global": "full",
-    "chunked_attention": "chunked",
+# What a configuration calls a layer, by a word in it, and what we call it; else it is "full".
+LAYER_WORDS = {
+    "linear": "linear", "mamba": "linear", "conv": "linear", "recurrent": "linear",
+    "moe": "none", "mlp": "none", "sliding": "sliding", "local": "sliding",
+    "chunked": "chunked", "sparse": "sparse",
 }
 _ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
 _MLP = re.compile(r"mlp|feed_?forward|ffn|moe|experts", re.IGNORECASE)
@@ -37,7 +34,7 @@ class Block:
 
     index      0-based position in the stack
     name       dotted module path
-    layer_type full, sliding, chunked, linear or none (no attention at all)
+    layer_type full, sliding, chunked, sparse, linear or none (no attention at all)
     attention  dotted paths of attention-like children
     mlp        dotted paths of MLP or expert children
     norms      dotted paths of norm children
@@ -104,7 +101,7 @@ def _find_stack(model: nn.Module, wanted: int | None) -> tuple[str, nn.ModuleLis
             continue
         if re.search(r"vision|visual|audio|encoder\.layers\.\d+\.|mtp", name):
             continue
-        with_attention = sum(bool(_children(block, _ATTENTION)) for block in module)
+        with_attention = sum(_has_attention(block) for block in module)
         if with_attention:
             candidates.append((len(module) == wanted, len(module), -name.count("."), name, module))
     if not candidates:
@@ -114,6 +111,13 @@ def _find_stack(model: nn.Module, wanted: int | None) -> tuple[str, nn.ModuleLis
         )
     best = max(candidates, key=lambda c: c[:3])
     return best[3], best[4]
+
+
+def _has_attention(block: nn.Module) -> bool:
+    return any(
+        _ATTENTION.search(name.rpartition(".")[2]) or _ATTENTION.search(type(child).__name__)
+        for name, child in block.named_modules() if name
+    )
 
 
 def _describe(name: str, index: int, block: nn.Module, layer_type: str) -> Block:
@@ -126,7 +130,7 @@ def _describe(name: str, index: int, block: nn.Module, layer_type: str) -> Block
     return Block(
         index=index,
         name=name,
-        layer_type=layer_type if attention else "none",
+        layer_type=layer_type if _has_attention(block) else "none",
         attention=tuple(f"{name}.{child}" for child in attention),
         mlp=tuple(f"{name}.{child}" for child in mlp),
         norms=tuple(f"{name}.{child}" for child in _children(block, _NORM)),
@@ -156,12 +160,22 @@ def _layer_types(config: Any, count: int) -> list[str]:
         window = getattr(config, "sliding_window", None)
         uses = getattr(config, "use_sliding_window", True)
         return ["sliding" if window and uses else "full"] * count
-    return [LAYER_TYPES.get(str(kind), "linear") for kind in declared]
+    return [_layer_type(str(kind)) for kind in declared]
+
+
+def _layer_type(declared: str) -> str:
+    return next((kind for word, kind in LAYER_WORDS.items() if word in declared), "full")
 
 
 def _first(config: Any, *names: str) -> int | None:
     for name in names:
-        value = getattr(config, name, None)
+        try:
+            value = getattr(config, name, None)
+        except Exception as error:
+            # newer configurations refuse to answer for attributes that differ between layers
+            if "PerLayer" not in type(error).__name__:
+                raise
+            continue
         if isinstance(value, int) and not isinstance(value, bool):
             return value
     return None

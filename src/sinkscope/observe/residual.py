@@ -1,0 +1,269 @@
+"""The residual stream: read it at every block, and prove what each block adds to it.
+
+Read point l is the input of block l; the last read point is the output of the last block (before
+the final norm). What a sublayer adds is never assumed from a module's output, since many families
+normalise or scale that output first: candidates are fitted, and `x_in + Σ contributions = x_out`
+is asserted on real data.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from sinkscope.errors import Unsupported
+from sinkscope.observe.attention import run_model
+from sinkscope.observe.registry import evaluation, hooks
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts
+
+TOLERANCE = 1e-4  # relative to the largest entry of the residual stream, fp32
+MAX_TOKENS = 64  # tokens used for the fit: far more equations than unknowns, at small cost
+
+
+@dataclass(frozen=True)
+class BlockForm:
+    """How one block writes to its residual stream.
+
+    kind    sum (x_out = x_in + Σ scale·output), inside (sublayers add the residual themselves)
+    writes  (module path within the block, scale), one for each sublayer, in order
+    error   largest |x_in + Σ contributions − x_out|, relative to the largest |x_out|
+    """
+
+    kind: str
+    writes: tuple[tuple[str, float], ...]
+    error: float
+
+
+@dataclass(frozen=True)
+class ResidualProof:
+    """The residual identity of every block; `verified` only if it holds in all of them."""
+
+    blocks: tuple[BlockForm | None, ...]
+
+    @property
+    def verified(self) -> bool:
+        """Whether every block adds up within TOLERANCE."""
+        return all(block is not None for block in self.blocks)
+
+    @property
+    def largest_error(self) -> float | None:
+        """Largest relative error over the blocks that were resolved."""
+        errors = [block.error for block in self.blocks if block is not None]
+        return max(errors) if errors else None
+
+    def reason(self) -> str:
+        """One sentence for a failed proof."""
+        failed = [i for i, block in enumerate(self.blocks) if block is None]
+        return f"the contributions of block {failed[0]} do not add up to what it does"
+
+
+def residual_hooks(
+    subject: Subject, consume: Callable[[int, torch.Tensor], None]
+) -> Callable[[], list[Any]]:
+    """A hook factory for `observe`: consume(point, hidden [B, T, d]) at every read point."""
+    blocks = subject.anatomy.modules(subject.model)
+
+    def make() -> list[Any]:
+        def before(index: int) -> Callable:
+            def hook(module, args, kwargs):
+                consume(index, first_hidden(args, kwargs))
+            return hook
+
+        def after(module, args, output):
+            consume(len(blocks), hidden_of(output))
+
+        handles = [
+            block.register_forward_pre_hook(before(i), with_kwargs=True)
+            for i, block in enumerate(blocks)
+        ]
+        handles.append(blocks[-1].register_forward_hook(after))
+        return handles
+
+    return make
+
+
+def first_hidden(args: tuple, kwargs: dict) -> torch.Tensor:
+    """The hidden states among a block's arguments."""
+    if "hidden_states" in kwargs:
+        return kwargs["hidden_states"]
+    for value in args:
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            return value
+    raise Unsupported("a block was called without hidden states.")
+
+
+def hidden_of(output: Any) -> torch.Tensor:
+    """The hidden states in a block's output, which is a tensor or begins with one."""
+    return output if isinstance(output, torch.Tensor) else output[0]
+
+
+@dataclass
+class _Recording:
+    """Inputs and outputs of a block and of the modules in it, in order of completion."""
+
+    x_in: torch.Tensor | None = None
+    x_out: torch.Tensor | None = None
+    steps: list[tuple[str, torch.Tensor | None, torch.Tensor]] = field(default_factory=list)
+    norms: set[str] = field(default_factory=set)
+
+
+def prove_residual(subject: Subject, prompts: Prompts) -> ResidualProof:
+    """Find how every block writes to the residual stream, and check it on these prompts."""
+    if subject.anatomy.several_streams:
+        return ResidualProof((None,) * len(subject.anatomy.blocks))
+    blocks = subject.anatomy.modules(subject.model)
+    forms: list[BlockForm | None] = []
+    for block in blocks:  # one block at a time, so that only its own tensors are held
+        recording = _Recording()
+        with torch.no_grad(), evaluation(subject.model), hooks(_record(block, recording)):
+            run_model(subject, prompts, logits=False)
+        forms.append(_resolve(recording))
+    return ResidualProof(tuple(forms))
+
+
+def _record(block: nn.Module, recording: _Recording) -> list[Any]:
+    def enter(module, args, kwargs):
+        recording.x_in = first_hidden(args, kwargs).detach().clone()
+
+    def leave(module, args, output):
+        recording.x_out = hidden_of(output).detach().clone()
+
+    def step(name: str) -> Callable:
+        def hook(module, args, kwargs, output):
+            shape = recording.x_in.shape if recording.x_in is not None else None
+            out = _shaped(output, shape)
+            if out is not None:
+                given = next((v for v in (*args, *kwargs.values())
+                              if _shaped(v, shape) is not None), None)
+                recording.steps.append((name, _shaped(given, shape), out))
+        return hook
+
+    handles = [
+        block.register_forward_pre_hook(enter, with_kwargs=True),
+        block.register_forward_hook(leave),
+    ]
+    for name, child in _parts(block):
+        if _is_norm(child):
+            recording.norms.add(name)
+        handles.append(child.register_forward_hook(step(name), with_kwargs=True))
+    return handles
+
+
+def _parts(block: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Children of a block, and of children that are containers of several sublayers."""
+    parts = []
+    for name, child in block.named_children():
+        if isinstance(child, nn.ModuleList):
+            parts += [(f"{name}.{i}", item) for i, item in enumerate(child)]
+        else:
+            parts.append((name, child))
+            inner = list(child.named_children())
+            if any(_is_norm(grandchild) for _, grandchild in inner):
+                parts += [(f"{name}.{inner_name}", item) for inner_name, item in inner]
+    return parts
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower() and not list(module.children())
+
+
+def _shaped(value: Any, shape: torch.Size | None) -> torch.Tensor | None:
+    """The first tensor in a value that is a whole residual stream, in its shape."""
+    if isinstance(value, (tuple, list)):
+        value = value[0] if value else None
+    if not isinstance(value, torch.Tensor) or shape is None or not value.is_floating_point():
+        return None
+    if value.numel() != shape.numel() or value.shape[-1] != shape[-1]:
+        return None
+    return value.detach().reshape(shape).clone()
+
+
+def _resolve(recording: _Recording) -> BlockForm | None:
+    x_in, x_out = recording.x_in, recording.x_out
+    if x_in is None or x_out is None or x_in.shape != x_out.shape:
+        return None
+    chains = _chains(recording)
+    return _as_sum(x_in, x_out, chains) or _as_inside(recording)
+
+
+def _chains(recording: _Recording) -> list[list[tuple[str, torch.Tensor]]]:
+    """For each sublayer its output, then what norms made of that output."""
+    chains = []
+    for at, (name, _, out) in enumerate(recording.steps):
+        if name in recording.norms:
+            continue
+        chain, current = [(name, out)], out
+        for later, given, result in recording.steps[at + 1 :]:
+            if later in recording.norms and given is not None and torch.equal(given, current):
+                chain.append((later, result))
+                current = result
+        chains.append(chain)
+    return chains
+
+
+def _as_sum(
+    x_in: torch.Tensor, x_out: torch.Tensor, chains: list[list[tuple[str, torch.Tensor]]]
+) -> BlockForm | None:
+    """x_out = x_in + Σ scale·c, with one member c of each chain; extra chains may be left out."""
+    target = _rows(x_out) - _rows(x_in)
+    top = x_out.double().abs().max().item() or 1.0
+    for count in range(1, min(len(chains), 4) + 1):
+        for chosen in itertools.combinations(chains, count):
+            for members in itertools.product(*chosen):
+                design = torch.stack([_rows(c).flatten() for _, c in members], 1)
+                scales = torch.linalg.lstsq(design, target.flatten()[:, None]).solution[:, 0]
+                if not torch.isfinite(scales).all() or bool((scales.abs() < 1e-3).any()):
+                    continue
+                scales = _snap(scales)
+                added = sum(s * _full(c) for s, (_, c) in zip(scales.tolist(), members))
+                error = (_full(x_in) + added - _full(x_out)).abs().max().item() / top
+                if error < _tolerance(x_out):
+                    names = tuple((n, s) for (n, _), s in zip(members, scales.tolist()))
+                    return BlockForm("sum", names, error)
+    return None
+
+
+def _as_inside(recording: _Recording) -> BlockForm | None:
+    """Sublayers that return the residual stream itself: the last one returns x_out, and a norm
+    reads the stream between the two."""
+    x_in, x_out = recording.x_in, recording.x_out
+    assert x_in is not None and x_out is not None
+    sublayers = [(n, out) for n, _, out in recording.steps if n not in recording.norms]
+    if len(sublayers) < 2 or not torch.equal(sublayers[-1][1], x_out):
+        return None
+    top = x_out.double().abs().max().item() or 1.0
+    reads = [given for n, given, _ in recording.steps if n in recording.norms and given is not None]
+    for name, out in sublayers[:-1]:
+        for middle in (out, x_in + out):
+            if any(_close(read, middle) for read in reads):
+                error = (_full(middle) + (_full(x_out) - _full(middle)) - _full(x_out))
+                return BlockForm("inside", ((name, 1.0), (sublayers[-1][0], 1.0)),
+                                 error.abs().max().item() / top)
+    return None
+
+
+def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return (a - b).abs().max().item() <= 1e-6 * (b.abs().max().item() or 1.0)
+
+
+def _snap(scales: torch.Tensor) -> torch.Tensor:
+    """A fitted scale within rounding of 1 is 1."""
+    return torch.where((scales - 1).abs() < 1e-4, torch.ones_like(scales), scales)
+
+
+def _tolerance(x: torch.Tensor) -> float:
+    return TOLERANCE if x.dtype == torch.float32 else 2e-2
+
+
+def _full(x: torch.Tensor) -> torch.Tensor:
+    return x.double()
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    return x.reshape(-1, x.shape[-1])[:MAX_TOKENS].double()
