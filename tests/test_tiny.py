@@ -111,6 +111,14 @@ def test_unknown_type_cannot_be_built():
         tiny_model("no_such_model")
 
 
+def test_a_type_that_cannot_be_built_says_why():
+    _skip_if_absent("musicgen")
+    with pytest.raises(CannotBuild) as caught:
+        tiny_config("musicgen")
+    assert caught.value.model_type == "musicgen"
+    assert "decoder's own config" in caught.value.reason
+
+
 def test_types_are_sorted_and_hold_the_common_families():
     types = causal_types()
     assert types == sorted(types)

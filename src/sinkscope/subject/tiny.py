@@ -29,6 +29,8 @@ EXPERTS = 4
 _NAMES = (
     (HIDDEN, "hidden_size n_embd d_model emb_dim embedding_size word_embed_proj_dim embedding_dim"),
     (LAYERS, "num_hidden_layers n_layer n_layers num_layers decoder_layers num_decoder_layers"),
+    # A cache may count the encoder's layers even where only the decoder runs.
+    (LAYERS, "encoder_layers num_encoder_layers"),
     (HEADS, "num_attention_heads n_head n_heads num_heads attention_heads linear_num_value_heads"),
     (HEADS, "decoder_attention_heads encoder_attention_heads num_decoder_attention_heads"),
     (HEADS, "num_encoder_attention_heads"),
@@ -44,7 +46,7 @@ _NAMES = (
     (WINDOW, "sliding_window window_size"),
     (EXPERTS, "num_experts num_local_experts n_routed_experts moe_num_experts"),
     (2, "num_experts_per_tok num_experts_per_token moe_topk moe_k"),
-    (2, "encoder_layers num_encoder_layers conv_kernel linear_conv_kernel_dim mamba_d_conv"),
+    (2, "conv_kernel linear_conv_kernel_dim mamba_d_conv"),
     (1, "n_shared_experts num_shared_experts moe_num_shared_experts n_group topk_group"),
     (1, "num_expert_group first_k_dense_replace"),
     (0, "pad_token_id"),
@@ -118,6 +120,7 @@ def _tiny_fields(config_class, model_type: str) -> dict:
     overrides = OVERRIDES.get(model_type, {})
     default = _default(config_class, overrides)
     names = set(inspect.signature(config_class.__init__).parameters)
+    names.add("pad_token_id")  # read by some models whose config does not declare it
     fields = {name: size for name, size in SIZES.items() if name in names}
     if "kv_lora_rank" in names:  # latent attention expands keys to one per query head
         fields |= {"num_key_value_heads": HEADS}
@@ -149,7 +152,7 @@ def _cut(pattern: list[str], length: int = LAYERS) -> list[str]:
 
 
 def _spread_weights(model: nn.Module) -> None:
-    """Redraw matrices at unit gain and shake vectors: no flat map, no trivial norm."""
+    """Redraw matrices at a gain above one and shake vectors: no flat map, no trivial norm."""
     kinds = {id(p): type(m) for m in model.modules() for p in m.parameters(recurse=False)}
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -159,7 +162,7 @@ def _spread_weights(model: nn.Module) -> None:
 def _spread(name: str, weight: torch.Tensor, kind: type) -> None:
     noise = torch.randn_like(weight)
     leaf = name.rsplit(".", 1)[-1]
-    if "sinks" in leaf:
+    if "sink" in leaf or leaf == "temp":  # learned sinks, and a key scale that starts at zero
         weight.copy_(noise)
     elif not weight.requires_grad or leaf in _KEEP:
         return
@@ -167,9 +170,9 @@ def _spread(name: str, weight: torch.Tensor, kind: type) -> None:
         # Norm weights start at 1, or at 0 where the module computes 1 + w: noise suits both.
         weight.add_(noise, alpha=0.1)
     elif issubclass(kind, nn.Embedding):
-        weight.copy_(0.3 * noise)
+        weight.copy_(0.5 * noise)
     else:
-        weight.copy_(noise / math.sqrt(_fan_in(weight, kind)))
+        weight.copy_(1.5 * noise / math.sqrt(_fan_in(weight, kind)))
 
 
 # State-space and mixing constants that are not matrices, whatever their shape.

@@ -5,10 +5,10 @@ here so that the pieces still fit each other and so that windows, chunks and spa
 within two dozen tokens. Keys are model types, those of nested sub-configs included.
 """
 
-_LINEAR_THEN_FULL = ["linear_attention", "linear_attention", "full_attention", "linear_attention"]
 _MAMBA2 = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_chunk_size": 16}
 _DELTA = {"linear_num_heads": 4, "linear_head_dim": 16}
-_INDEXER = {"index_topk": 8, "index_head_dim": 16, "index_n_heads": 2}
+# Many index heads: with few, scores cut off at zero tie, and a tie is broken by sequence length.
+_INDEXER = {"index_topk": 8, "index_head_dim": 16, "index_n_heads": 16}
 _PER_LAYER_INPUT = {"vocab_size_per_layer_input": 128, "hidden_size_per_layer_input": 16}
 _INKLING = {
     "swa_num_attention_heads": 4,
@@ -34,18 +34,13 @@ _LATENT_WINDOWED = {
     "swa_qk_nope_head_dim": 16,
     "swa_v_head_dim": 16,
 }
-# The cache counts encoder layers even when only the decoder runs, so both stacks must be as deep.
-_AS_DEEP_AS_DECODER = {"encoder_layers": 4}
 
 OVERRIDES: dict[str, dict] = {
     "axk2": _INDEXER,
     "bailing_hybrid": _DELTA,
     "bamba": _MAMBA2 | {"attn_layer_indices": [2]},
-    "bart": _AS_DEEP_AS_DECODER,
     "big_bird": {"attention_type": "original_full"},
-    "bigbird_pegasus": _AS_DEEP_AS_DECODER | {"attention_type": "original_full"},
-    "blenderbot": _AS_DEEP_AS_DECODER,
-    "blenderbot-small": _AS_DEEP_AS_DECODER,
+    "bigbird_pegasus": {"attention_type": "original_full"},
     "blt": {
         "encoder_hash_byte_group_vocab": 64,
         "local_attention_window_len": 8,
@@ -73,7 +68,12 @@ OVERRIDES: dict[str, dict] = {
     },
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
-        "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2},
+        "ffn_config": {
+            "hidden_size": 64,
+            "ffn_hidden_size": 96,
+            "moe_num_experts": 4,
+            "moe_top_k": 2,
+        },
     },
     "deepseek_v32": _INDEXER,
     "deepseek_v4": _INDEXER
@@ -112,11 +112,17 @@ OVERRIDES: dict[str, dict] = {
     "glm_moe_dsa": _INDEXER | {"indexer_types": ["full", "full", "shared", "shared"]},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "granitemoehybrid": _MAMBA2
-    | {"layer_types": _LINEAR_THEN_FULL, "shared_intermediate_size": 96},
+    | {"layer_types": ["mamba", "mamba", "attention", "mamba"], "shared_intermediate_size": 96},
     "hy_v4": _INDEXER | {"indexer_types": ["full", "full", "shared", "shared"]},
     "inkling2_text": _INKLING | {"unpadded_vocab_size": 128},
     "inkling_text": _INKLING | {"logits_mup_width_multiplier": 1.0},
-    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4},
+    "jamba": {
+        "use_mamba_kernels": False,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "mamba_dt_rank": 4,
+    },
+    "jetmoe": {"kv_channels": 16},
     "kimi_linear": _DELTA,
     "laguna": {"num_attention_heads_per_layer": [4] * 4},
     "lfm2": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
@@ -129,8 +135,6 @@ OVERRIDES: dict[str, dict] = {
         "zero_expert_num": 2,
     },
     "mamba2": {"num_heads": 8, "n_groups": 1, "chunk_size": 16},
-    "marian": _AS_DEEP_AS_DECODER,
-    "mbart": _AS_DEEP_AS_DECODER,
     "minicpm3": {"scale_emb": 1, "dim_model_base": 64},
     "minimax": {"block_size": 8},
     "minimax_m3_vl_text": {
@@ -143,12 +147,11 @@ OVERRIDES: dict[str, dict] = {
         "dense_intermediate_size": 96,
         "shared_intermediate_size": 96,
         "index_head_dim": 16,
-        "index_n_heads": 2,
+        "index_n_heads": 4,
         "index_block_size": 4,
         "index_topk_blocks": 2,
     },
     "modernbert-decoder": {"local_attention": 16},
-    "mvp": _AS_DEEP_AS_DECODER,
     "nemotron_h": {
         "mamba_num_heads": 8,
         "mamba_head_dim": 16,
@@ -157,9 +160,6 @@ OVERRIDES: dict[str, dict] = {
         "chunk_size": 16,
         "moe_shared_expert_intermediate_size": 96,
     },
-    "pegasus": _AS_DEEP_AS_DECODER,
-    "plbart": _AS_DEEP_AS_DECODER,
-    "prophetnet": {"num_encoder_layers": 4},
     "qwen4_exp_text": _QWEN4_INDEXER | {"hc_lowrank": 16},
     "recurrent_gemma": {"attention_window_size": 8, "lru_width": 64},
     "reformer": {
@@ -182,6 +182,7 @@ OVERRIDES: dict[str, dict] = {
     "xlstm": {"qk_dim_factor": 1.0},
     "xmod": {"default_language": "en_XX"},
     "zamba": {
+        "use_mamba_kernels": False,
         "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
         "attention_hidden_size": 128,
         "attention_head_dim": 32,
