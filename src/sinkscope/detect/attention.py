@@ -1,0 +1,169 @@
+"""Who receives attention: streaming statistics over the reads of many batches.
+
+`alpha_k = mean over the queries that see key k of A_tk` (Gu et al., arXiv 2410.10781; query k
+itself counts) and the late share `mean over queries in the second half of A_t0` (Ran-Milo et al.,
+arXiv 2604.14722). Queries that cannot see a key (windows) are left out of its mean, and counted.
+
+Two numbers for each prompt and head are kept, since intervals are taken over prompts; everything
+else is a running sum.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from sinkscope.observe.attention import AttentionRead
+from sinkscope.observe.layout import Layout, Visibility
+
+SINK = 0.3  # the threshold of Gu et al., used where one threshold is needed
+MIN_QUERIES = 16  # a key seen by fewer queries has no stable mean
+
+
+class AttentionStats:
+    """Accumulates reads; every array has the layer axis in order of the softmax blocks."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self.blocks: list[int] = []
+        self.readers: list[tuple[str, str]] = []
+        self._alpha0: list[torch.Tensor] = []
+        self._late: list[torch.Tensor] = []
+        self._uniform: list[torch.Tensor] = []
+        self._curve: torch.Tensor | None = None
+        self._curve_count: torch.Tensor | None = None
+        self._sums: dict[str, torch.Tensor] = {}
+        self._queries = 0
+        self.token_hits = np.zeros(vocabulary, dtype=np.int64)
+        self.token_received = np.zeros(vocabulary)
+
+    def add(self, reads: list[AttentionRead], layout: Layout, ids: torch.Tensor) -> None:
+        """Add the reads of one batch. ids [B, T] are the batch's token ids."""
+        self.blocks = [read.block for read in reads]
+        self.readers = [(read.reader, read.reason) for read in reads]
+        alphas = torch.stack([_alpha(read) for read in reads]).cpu()  # [L, B, H, T]
+        rows, keys = (axis.cpu() for axis in layout.is_p0.nonzero(as_tuple=True))
+        # advanced indices apart put the sample axis first: [S, L, H]
+        self._alpha0.append(alphas[:, rows, :, keys])
+        self._late.append(torch.stack([_late(read, layout) for read in reads], 1).cpu())
+        self._uniform.append(torch.stack([_uniform(read.visible, layout) for read in reads]).cpu())
+        self._add_curve(alphas, layout)
+        self._add_sums(reads, alphas, layout)
+        self._add_elsewhere(reads, alphas, layout, ids.cpu())
+        self._queries += int(layout.valid.sum())
+
+    def _add_curve(self, alphas: torch.Tensor, layout: Layout) -> None:
+        layers, _, heads, length = alphas.shape
+        if self._curve is None or self._curve_count is None:
+            self._curve = torch.zeros(layers, heads, length)
+            self._curve_count = torch.zeros(length)
+        if length > self._curve.shape[2]:
+            grow = length - self._curve.shape[2]
+            self._curve = torch.nn.functional.pad(self._curve, (0, grow))
+            self._curve_count = torch.nn.functional.pad(self._curve_count, (0, grow))
+        valid = layout.valid.cpu()
+        relative = torch.where(valid, layout.relative.cpu(), 0)
+        weighted = alphas * valid[None, :, None, :]
+        for row in range(valid.shape[0]):
+            self._curve.index_add_(2, relative[row], weighted[:, row])
+            self._curve_count.index_add_(0, relative[row], valid[row].float())
+
+    def _add_sums(self, reads, alphas, layout) -> None:
+        valid = layout.valid.unsqueeze(1)
+        for name in ("entropy", "learned"):
+            if all(getattr(read, name) is None for read in reads):
+                continue
+            rows = [
+                torch.full((read.p0.shape[1],), torch.nan) if getattr(read, name) is None
+                else (getattr(read, name) * valid).sum((0, 2)).cpu()
+                for read in reads
+            ]
+            self._sum(name, torch.stack(rows))
+
+    def _add_elsewhere(self, reads, alphas, layout, ids) -> None:
+        """Keys other than P0 that receive more than SINK in some head, and the mass they hold."""
+        seen = torch.stack([read.visible.seen_by for read in reads]).cpu()  # [L, B, T]
+        away = (layout.valid & (layout.relative > 0)).cpu()
+        sinks = (alphas > SINK) & (away & (seen >= MIN_QUERIES)).unsqueeze(2)
+        mass = alphas * seen.unsqueeze(2)
+        self._sum("elsewhere", (mass * sinks).sum((1, 3)))
+        hits = sinks.sum((0, 2))  # [B, T] over layers and heads
+        tokens = ids[hits > 0].numpy()
+        np.add.at(self.token_hits, tokens, hits[hits > 0].numpy())
+        received = (alphas * sinks).sum((0, 2))
+        np.add.at(self.token_received, tokens, received[hits > 0].double().numpy())
+
+    def _sum(self, name: str, value: torch.Tensor) -> None:
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    @property
+    def alpha0(self) -> np.ndarray:
+        """alpha of P0: [sequence, layer, head]."""
+        return torch.cat(self._alpha0).numpy()
+
+    @property
+    def late(self) -> np.ndarray:
+        """Late share of P0: [sequence, layer, head]; NaN where no late query sees P0."""
+        return torch.cat(self._late).numpy()
+
+    @property
+    def uniform(self) -> tuple[np.ndarray, np.ndarray]:
+        """What uniform attention would give: (alpha of P0, late share), each [layer]."""
+        received, late = torch.cat(self._uniform, 2).nanmean(2).unbind(1)
+        return received.numpy(), late.numpy()
+
+    @property
+    def curve(self) -> np.ndarray:
+        """alpha by position relative to P0, mean over prompts: [layer, head, position]."""
+        assert self._curve is not None and self._curve_count is not None
+        return (self._curve / self._curve_count.clamp_min(1)).numpy()
+
+    def mean(self, name: str) -> np.ndarray | None:
+        """Mean over valid queries of entropy, learned mass or mass elsewhere: [layer, head]."""
+        return (self._sums[name] / self._queries).numpy() if name in self._sums else None
+
+    def delimiters(self, tokenizer, top: int = 12) -> list[dict]:
+        """Tokens away from P0 that most often receive more than SINK, with their mean alpha."""
+        order = np.argsort(-self.token_hits, kind="stable")[:top]
+        return [
+            {
+                "token": tokenizer.decode([int(i)]) if tokenizer is not None else str(int(i)),
+                "id": int(i),
+                "hits": int(self.token_hits[i]),
+                "received": float(self.token_received[i] / self.token_hits[i]),
+            }
+            for i in order if self.token_hits[i] > 0
+        ]
+
+
+def _alpha(read: AttentionRead) -> torch.Tensor:
+    """Mean attention each key receives from the queries that see it: [B, H, T]."""
+    assert read.received is not None
+    return read.received / read.visible.seen_by.unsqueeze(1).clamp_min(1)
+
+
+def _late(read: AttentionRead, layout: Layout) -> torch.Tensor:
+    """Late share for each P0: [S, H]."""
+    late = layout.late & read.visible.p0_seen
+    return _per_p0(read.p0 * late.unsqueeze(1), late, layout)
+
+
+def _per_p0(values: torch.Tensor, counted: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Means of [B, H, T] over the queries that belong to each P0: [S, H]; NaN where none count."""
+    index = layout.p0
+    sums = torch.zeros_like(values).scatter_add(2, index.unsqueeze(1).expand_as(values), values)
+    count = torch.zeros_like(index).scatter_add(1, index, counted.long())
+    rows, keys = layout.is_p0.nonzero(as_tuple=True)
+    picked = sums[rows, :, keys]
+    total = count[rows, keys].unsqueeze(1).to(picked.dtype)
+    return torch.where(total > 0, picked / total.clamp_min(1), torch.nan)
+
+
+def _uniform(visible: Visibility, layout: Layout) -> torch.Tensor:
+    """alpha and late share of P0 if every query attended uniformly: [2, S]."""
+    share = (1.0 / visible.keys_seen.clamp_min(1)).unsqueeze(1)
+    seen = visible.p0_seen
+    late = layout.late & seen
+    return torch.stack([
+        _per_p0(share * seen.unsqueeze(1), seen, layout)[:, 0],
+        _per_p0(share * late.unsqueeze(1), late, layout)[:, 0],
+    ])

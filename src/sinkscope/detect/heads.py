@@ -1,0 +1,108 @@
+"""What a head does with the sink: value norms, rank of its update, no-op or broadcast.
+
+Fesser et al. (arXiv 2606.08105): the same attention pattern serves two ends. In an adaptive no-op
+the sink's value is near zero and the head writes nothing; in a broadcast the value carries a
+message and the head writes nearly the same vector everywhere (stable rank near one).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from sinkscope.observe.attention import AttentionCall, AttentionRead
+from sinkscope.observe.layout import Layout
+
+NOT_A_SINK, NO_OP, BROADCAST, UNDECIDED = range(4)
+CLASS_MEANINGS = "not_a_sink no_op broadcast undecided"
+# Thresholds of Fesser et al.; between them the class is undecided.
+NO_OP_VALUE, BROADCAST_VALUES, BROADCAST_RANK = 0.2, (0.5, 1.5), 1.5
+RANK_ROWS = 8  # prompts from which stable ranks are taken
+
+
+class HeadStats:
+    """Streaming value-norm ratios and stable ranks; `inspect` goes into `Want.inspect`."""
+
+    def __init__(self) -> None:
+        self.layout: Layout | None = None
+        self._layer = 0
+        self._value: list[list[np.ndarray]] = []
+        self._rank: list[list[np.ndarray]] = []
+        self._rows = 0
+
+    def begin(self, layout: Layout) -> None:
+        """Say which batch the next `inspect` calls belong to."""
+        self.layout = layout
+        self._layer = 0
+
+    def finish(self) -> None:
+        """Close the batch."""
+        if self.layout is not None:
+            self._rows += self.layout.valid.shape[0]
+
+    def inspect(self, call: AttentionCall, read: AttentionRead) -> None:
+        """Take one attention call."""
+        if len(self._value) <= self._layer:
+            self._value.append([])
+            self._rank.append([])
+        assert self.layout is not None
+        self._value[self._layer].append(value_norm_ratio(call.values, self.layout))
+        if self._rows < RANK_ROWS and self.layout.simple:
+            rows = slice(0, RANK_ROWS - self._rows)
+            self._rank[self._layer].append(_ranks(call, read, self.layout, rows))
+        self._layer += 1
+
+    @property
+    def value_ratio(self) -> list[np.ndarray]:
+        """Norm of P0's value over the median of the others: one [key head] for each layer."""
+        return [np.nanmean(np.concatenate(rows), 0) for rows in self._value]
+
+    @property
+    def stable_rank(self) -> list[np.ndarray]:
+        """Stable rank of the update with and without P0's part: one [2, head] for each layer."""
+        return [np.nanmean(np.concatenate(rows), 0) if rows else np.empty((2, 0))
+                for rows in self._rank]
+
+
+def value_norm_ratio(values: torch.Tensor, layout: Layout) -> np.ndarray:
+    """‖v_0‖ over median ‖v_t‖, t > 0: [B, key head]. values [B, G, T, Dv]."""
+    norms = values.float().norm(dim=-1)
+    p0 = layout.is_p0.unsqueeze(1)
+    others = (layout.valid & ~layout.is_p0).unsqueeze(1)
+    at_p0 = norms.masked_fill(~p0, torch.nan).nanmean(2)
+    median = norms.masked_fill(~others, torch.nan).nanmedian(2).values
+    return (at_p0 / median.clamp_min(1e-12)).cpu().numpy()
+
+
+def stable_rank(update: torch.Tensor) -> torch.Tensor:
+    """‖U‖_F² / σ₁² of [..., T, D], from the D × D Gram matrix; NaN for a zero update."""
+    gram = update.double().transpose(-1, -2) @ update.double()
+    values = torch.linalg.eigvalsh(gram)
+    largest = values[..., -1]
+    return torch.where(largest > 0, values.sum(-1) / largest, torch.nan)
+
+
+def _ranks(
+    call: AttentionCall, read: AttentionRead, layout: Layout, rows: slice
+) -> np.ndarray:
+    """Stable rank of each head's update over t > 0, with and without P0's part: [B, 2, H]."""
+    output = call.output[rows].transpose(1, 2).float()
+    value0 = call.scores.expand(call.values)[rows][:, :, :1].float()
+    keep = (layout.valid & ~layout.is_p0)[rows][:, None, :, None]
+    part = read.p0[rows].unsqueeze(-1) * value0
+    both = torch.stack([stable_rank(output * keep), stable_rank((output - part) * keep)], 1)
+    return both.cpu().numpy()
+
+
+def classify(
+    late: np.ndarray, value_ratio: np.ndarray, rank: np.ndarray, threshold: float
+) -> np.ndarray:
+    """Class of each head: [layer, head]. value_ratio has been spread over the query heads."""
+    found = np.full(late.shape, UNDECIDED, dtype=np.int8)
+    low, high = BROADCAST_VALUES
+    with np.errstate(invalid="ignore"):
+        found[value_ratio < NO_OP_VALUE] = NO_OP
+        inside = (value_ratio >= low) & (value_ratio <= high)
+        found[inside & (rank <= BROADCAST_RANK)] = BROADCAST
+        found[~(late > threshold)] = NOT_A_SINK
+    return found

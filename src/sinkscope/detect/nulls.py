@@ -1,0 +1,78 @@
+"""What the figures would be if there were no sink: the nulls every number is shown against."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+
+from sinkscope.detect.attention import AttentionStats
+from sinkscope.observe.attention import Want, observe
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts
+
+UNTRAINED_SEEDS = 3
+UNTRAINED_LIMIT = 1_500_000_000  # parameters; above it a second copy costs more than it tells
+RANDOM_TARGETS = 500
+
+
+def uniform_alpha(length: int) -> float:
+    """alpha of P0 under uniform attention: H_T / T (0.0741 at T = 64)."""
+    return float((1.0 / np.arange(1, length + 1)).sum() / length)
+
+
+def uniform_late_share(length: int) -> float:
+    """Late share under uniform attention: mean of 1/(t+1) over t ≥ T/2 (0.0340 at T = 40)."""
+    return float((1.0 / np.arange((length + 1) // 2 + 1, length + 1)).mean())
+
+
+def random_target_p99(curve: np.ndarray, seed: int = 0) -> np.ndarray:
+    """99th percentile of alpha over 500 random target positions of each head: [layer, head].
+
+    Targets are drawn from the first half without P0, where every mean rests on many queries.
+    curve [layer, head, position].
+    """
+    last = max(curve.shape[2] // 2, 2)
+    generator = np.random.default_rng(seed)
+    targets = generator.integers(1, last, size=RANDOM_TARGETS)
+    return np.percentile(curve[:, :, targets], 99, axis=2)
+
+
+def untrained(subject: Subject, prompts: Prompts, reader: str) -> dict[str, np.ndarray] | str:
+    """The same architecture with fresh random weights, three seeds, on the same prompts.
+
+    Returns received and late, each [seed, layer, head], or one sentence why it was not run.
+    """
+    if subject.identity["parameters"] > UNTRAINED_LIMIT:
+        return "the untrained null was not run: the model is too large for a second copy"
+    received, late = [], []
+    for seed in range(UNTRAINED_SEEDS):
+        fresh = _fresh(subject, seed)
+        if isinstance(fresh, str):
+            return fresh
+        stats = AttentionStats(1)
+        for batch in prompts.batches(4):
+            reads, layout, _ = observe(fresh, batch, Want(), reader)
+            stats.add(reads, layout, torch.zeros_like(batch.input_ids))
+        received.append(np.nanmean(stats.alpha0, 0))
+        late.append(_nanmean(stats.late))
+    return {"received": np.stack(received), "late": np.stack(late)}
+
+
+def _fresh(subject: Subject, seed: int) -> Subject | str:
+    config = copy.deepcopy(subject.model.config)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = type(subject.model)(config).to(subject.device, subject.dtype)
+    except (RuntimeError, MemoryError, TypeError, ValueError, AttributeError) as error:
+        return f"the untrained null was not run: {str(error).splitlines()[0]}"
+    model.eval()
+    return Subject(model, subject.tokenizer, subject.anatomy, subject.identity)
+
+
+def _nanmean(values: np.ndarray) -> np.ndarray:
+    """Mean over prompts; NaN, without a warning, where no prompt has a value."""
+    count = np.isfinite(values).sum(0)
+    return np.where(count > 0, np.nansum(values, 0) / np.maximum(count, 1), np.nan)
