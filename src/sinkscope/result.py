@@ -76,6 +76,7 @@ class Environment(_Open):
 class ScanSummary(_Open):
     """What `scan` found under one BOS policy. Rates and shares lie in 0..1."""
 
+    p0_sink: bool
     sink_rate: dict[str, Measured]
     sink_rate_after_2: dict[str, Measured]
     sink_rate_by_type: dict[str, dict[str, Measured]]

@@ -35,20 +35,20 @@ class _Shadow:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.rows: list[dict[str, np.ndarray]] = []
+        self._owner: nn.Module | None = None
         self._last: tuple[torch.Tensor, torch.Tensor, float] | None = None
         self._again = False
 
     def attention(self, module, query, key, value, attention_mask, **kwargs):
         """The registered function: eager attention that remembers its queries and keys."""
         if query.shape[2] == key.shape[2]:
-            self._last = (query, key, _scale(kwargs, query))
-        mask = attention_mask
-        out, _ = _eager(module, query, key, value, mask, kwargs)
+            self._owner, self._last = module, (query, key, _scale(kwargs, query))
+        out, _ = _eager(module, query, key, value, attention_mask, kwargs)
         return out, None
 
     def after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        """Forward hook of every module that may hold an attention call."""
-        if self._again or self._last is None:
+        """Forward hook of every module in a block; acts for the one that made the call."""
+        if self._again or self._last is None or module is not self._owner:
             return
         query, key, scale = self._last
         self._last = None

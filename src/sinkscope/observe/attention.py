@@ -62,12 +62,16 @@ class Want:
 
 @dataclass
 class AttentionCall:
-    """One attention call in flight: scores, values and output [B, T, H, Dv], before it is dropped."""
+    """One attention call in flight, before it is dropped.
+
+    values [B, G, T, Dv]; output [B, T, H, Dv]; s_aux learned sink logits [H] or None
+    """
 
     scores: Scores
     values: torch.Tensor
     output: torch.Tensor
     module: nn.Module
+    s_aux: torch.Tensor | None = None
 
 
 @dataclass
@@ -140,7 +144,7 @@ class _Tap:
         visible = self.layout.visibility(boolean)
         read = read_map(weights, self.layout, visible, self.want, self.block, "exact", reason)
         read.learned = learned
-        self.keep(read, AttentionCall(scores, value, out, module))
+        self.keep(read, AttentionCall(scores, value, out, module, kwargs.get("s_aux")))
         return out, None
 
     def _lean(self, module, query, key, value, mask, kwargs):
@@ -160,7 +164,7 @@ class _Tap:
         read = read_lean(scores, lse, total, self.layout, visible, self.want, self.block, reader)
         read.learned = learned
         out = out.transpose(1, 2).contiguous()
-        self.keep(read, AttentionCall(scores, value, out, module))
+        self.keep(read, AttentionCall(scores, value, out, module, kwargs.get("s_aux")))
         return out, None
 
     def _add(self, mask, query):

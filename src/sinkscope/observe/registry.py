@@ -35,7 +35,7 @@ def attention_functions(model: Any, function: Callable, masks: str) -> Iterator[
         AttentionMaskInterface._global_mapping,
     )
     before = functions.get(name), mask_functions.get(name)
-    saved = [(c, c._attn_implementation_internal) for c in _configs(model)]
+    saved = [(c, c._attn_implementation_internal) for c in configurations(model)]
     try:
         AttentionInterface.register(name, function)
         AttentionMaskInterface.register(name, mask_functions[name if by_name else masks])
@@ -61,7 +61,7 @@ def asks_for_name(model: Any) -> bool:
         return False
 
 
-def _configs(model: nn.Module) -> list[Any]:
+def configurations(model: nn.Module) -> list[Any]:
     """Every configuration object that a submodule of the model may consult, once each."""
     found: dict[int, Any] = {}
 

@@ -114,25 +114,33 @@ class _Recording:
 
 
 def prove_residual(subject: Subject, prompts: Prompts) -> ResidualProof:
-    """Find how every block writes to the residual stream, and check it on these prompts."""
-    if subject.anatomy.several_streams:
-        return ResidualProof((None,) * len(subject.anatomy.blocks))
+    """Find how every block writes to the residual stream, and check it on these prompts.
+
+    One pass; each block is resolved as it ends, so that only its own tensors are held.
+    """
     blocks = subject.anatomy.modules(subject.model)
-    forms: list[BlockForm | None] = []
-    for block in blocks:  # one block at a time, so that only its own tensors are held
-        recording = _Recording()
-        with torch.no_grad(), evaluation(subject.model), hooks(_record(block, recording)):
-            run_model(subject, prompts, logits=False)
-        forms.append(_resolve(recording))
+    forms: list[BlockForm | None] = [None] * len(blocks)
+    if subject.anatomy.several_streams:
+        return ResidualProof(tuple(forms))
+    handles = [
+        handle for index, block in enumerate(blocks) for handle in _record(index, block, forms)
+    ]
+    with torch.no_grad(), evaluation(subject.model), hooks(handles):
+        run_model(subject, prompts, logits=False)
     return ResidualProof(tuple(forms))
 
 
-def _record(block: nn.Module, recording: _Recording) -> list[Any]:
+def _record(index: int, block: nn.Module, forms: list[BlockForm | None]) -> list[Any]:
+    recording = _Recording()
+
     def enter(module, args, kwargs):
         recording.x_in = first_hidden(args, kwargs).detach().clone()
 
     def leave(module, args, output):
         recording.x_out = hidden_of(output).detach().clone()
+        forms[index] = _resolve(recording)
+        recording.x_in, recording.x_out = None, None
+        recording.steps.clear()
 
     def step(name: str) -> Callable:
         def hook(module, args, kwargs, output):
@@ -144,15 +152,16 @@ def _record(block: nn.Module, recording: _Recording) -> list[Any]:
                 recording.steps.append((name, _shaped(given, shape), out))
         return hook
 
-    handles = [
-        block.register_forward_pre_hook(enter, with_kwargs=True),
-        block.register_forward_hook(leave),
-    ]
+    handles = []
     for name, child in _parts(block):
         if _is_norm(child):
             recording.norms.add(name)
         handles.append(child.register_forward_hook(step(name), with_kwargs=True))
-    return handles
+    return [
+        block.register_forward_pre_hook(enter, with_kwargs=True),
+        block.register_forward_hook(leave),
+        *handles,
+    ]
 
 
 def _parts(block: nn.Module) -> list[tuple[str, nn.Module]]:

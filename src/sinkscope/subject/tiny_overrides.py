@@ -111,6 +111,8 @@ OVERRIDES: dict[str, dict] = {
     "gemma4_unified_text": {"global_head_dim": 32},
     "glm_moe_dsa": _INDEXER | {"indexer_types": ["full", "full", "shared", "shared"]},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "granite": {"residual_multiplier": 0.4},
+    "granitemoe": {"residual_multiplier": 0.4},
     "granitemoehybrid": _MAMBA2
     | {"layer_types": ["mamba", "mamba", "attention", "mamba"], "shared_intermediate_size": 96},
     "hy_v4": _INDEXER | {"indexer_types": ["full", "full", "shared", "shared"]},

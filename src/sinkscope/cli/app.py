@@ -1,0 +1,96 @@
+"""The application: its commands, and how every error becomes one sentence and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+import sinkscope
+from sinkscope.cli import doctor, models, report, run, scan
+from sinkscope.errors import SinkscopeError
+
+app = typer.Typer(
+    name="sinkscope",
+    help="Find attention sinks in language models, at the cost of a forward pass.",
+    epilog="Exit codes: 0 done; 1 an --expect not met; 2 bad usage or input; 3 model not "
+    "supported; 4 out of memory or disk; 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"sinkscope {sinkscope.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+for _command in (run, scan, report, models, doctor):
+    app.command(epilog=_command.EPILOG)(_command.command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(arguments, standalone_mode=False)
+    except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in arguments and not isinstance(error, typer.Exit):
+            import traceback
+
+            traceback.print_exc()
+        code, sentence = explain(error)
+        if sentence:
+            print(f"sinkscope: {sentence}", file=sys.stderr)
+    _flush()
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """Exit code and one sentence for an error."""
+    import click
+
+    if isinstance(error, SinkscopeError):
+        return error.exit_code, str(error)
+    if isinstance(error, (KeyboardInterrupt, click.exceptions.Abort)):
+        return 130, "interrupted; nothing was written."
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code, ""
+    if isinstance(error, click.exceptions.ClickException):
+        return 2, error.format_message()
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        return 4, "out of memory; use a shorter --length or a smaller --n."
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return 4, "the disk is full; nothing was written."
+    if isinstance(error, BrokenPipeError):
+        return 0, ""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return 2, (f"unexpected {type(error).__name__}: {first} "
+               "(run again with --debug for the traceback, and please report it)")
+
+
+def _flush() -> None:
+    """Flush stdout; a reader that left (`| head`) or a full disk must not end in a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.ENOSPC:
+            print("sinkscope: the disk is full; the output is not whole.", file=sys.stderr)
+            sys.exit(4)

@@ -1,0 +1,87 @@
+"""`sinkscope models`: which families are supported, and what was verified."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sinkscope.cli import common
+from sinkscope.errors import InputError
+
+EPILOG = """Examples:\n
+  sinkscope models                          what the committed check found\n
+  sinkscope models --json\n
+  sinkscope models --verify llama gpt_oss   check these families here and now\n
+  sinkscope models --verify --out m.json    check every family; takes minutes"""
+
+MATRIX = Path(__file__).resolve().parent.parent / "assets" / "support.json"
+
+
+def command(
+    types: Annotated[
+        list[str] | None, typer.Argument(help="Model types; default all.", show_default=False)
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check here and now, with tiny random models.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="File for the result of --verify.")] = None,
+    json: common.Json = False,
+    debug: common.Debug = False,
+) -> None:
+    """Support matrix: family, reader, and what was verified."""
+    matrix = _verify(types) if verify else jsonlib.loads(MATRIX.read_text(encoding="utf-8"))
+    if types:
+        unknown = [name for name in types if name not in matrix["types"]]
+        if unknown:
+            raise InputError(f"{', '.join(unknown)} is not a causal model type known here; "
+                             "see sinkscope models.")
+        matrix["types"] = {name: matrix["types"][name] for name in types}
+    if out is not None:
+        text = jsonlib.dumps(matrix, indent=1) + "\n"
+        from sinkscope.result import write_folder
+
+        write_folder(out.parent, {out.name: lambda path: path.write_text(text, encoding="utf-8")})
+    if json:
+        sys.stdout.write(jsonlib.dumps(matrix, indent=1) + "\n")
+    else:
+        _table(matrix)
+
+
+def _verify(types: list[str] | None) -> dict:
+    import warnings
+
+    from transformers.utils import logging
+
+    from sinkscope.observe.matrix import all_types, verify_types
+
+    logging.set_verbosity_error()
+    warnings.simplefilter("ignore")
+    unknown = sorted(set(types or []) - set(all_types()))
+    if unknown:
+        raise InputError(f"{', '.join(unknown)} is not a causal model type of this transformers.")
+    with common.progress_bar() as progress:
+        return verify_types(types or all_types(), progress)
+
+
+def _table(matrix: dict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from sinkscope.report.support import COLUMNS, support_rows, support_totals
+
+    table = Table(title=f"Checked {matrix['date']} with transformers {matrix['transformers']}, "
+                  f"torch {matrix['torch']}")
+    for name, _ in COLUMNS:
+        table.add_column(name)
+    for row in support_rows(matrix):
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    console.print(support_totals(matrix))
+
+
+command.__name__ = "models"

@@ -1,0 +1,36 @@
+"""Is there a sink at position zero: the one rule, its thresholds and their reasons."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sinkscope.detect.attention import SINK
+
+# A head sinks if its late queries put more than SINK on P0: the threshold of Gu et al.
+# Three times uniform keeps very short prompts, where uniform attention is itself large, from
+# passing: at T = 8 uniform late queries already give P0 0.16.
+OVER_UNIFORM = 3.0
+# One head in a hundred: fewer can be a head that looks at the start of the text for its own reasons.
+LEAST_SHARE = 0.01
+
+
+def sinking_heads(
+    late: np.ndarray, alpha: np.ndarray, uniform_late: np.ndarray, random_p99: np.ndarray
+) -> np.ndarray:
+    """Heads with a P0 sink: boolean [layer, head].
+
+    late, alpha, random_p99 [layer, head] are means over prompts; uniform_late [layer]. A head must
+    pass the threshold, three times the uniform null, and the 99th percentile of random targets.
+    """
+    with np.errstate(invalid="ignore"):
+        return (
+            (late > SINK)
+            & (late > OVER_UNIFORM * uniform_late[:, None])
+            & (alpha > random_p99)
+        )
+
+
+def has_p0_sink(heads: np.ndarray, visible: np.ndarray) -> bool:
+    """Whether the model sinks at P0: at least one head, and one in a hundred of those that see P0."""
+    count = int(heads.sum())
+    return count >= 1 and count >= LEAST_SHARE * int(visible.sum())

@@ -1,0 +1,261 @@
+"""`scan`: one streaming pass over the prompts, the nulls beside it, and one labelled result."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+import sinkscope
+from sinkscope.detect.arrays import scan_dataset
+from sinkscope.detect.attention import SINK, AttentionStats
+from sinkscope.detect.heads import HeadStats
+from sinkscope.detect.nulls import untrained
+from sinkscope.detect.qk import qk_split
+from sinkscope.detect.residual import ResidualStats, p0_directions, sink_direction
+from sinkscope.detect.summary import scan_summary
+from sinkscope.errors import InputError
+from sinkscope.observe.attention import READERS, AttentionRead, Want, observe
+from sinkscope.observe.layout import Layout
+from sinkscope.observe.residual import ResidualProof, prove_residual, residual_hooks
+from sinkscope.result import Environment, ModelInfo, PromptInfo, Result, Summary
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import (
+    BOS_POLICIES,
+    BUILTIN,
+    Prompts,
+    bos_id,
+    build_prompts,
+    vocabulary,
+)
+
+TOKENS_PER_BATCH = 8192
+PILOT = 8  # prompts for what needs queries and keys at hand, and for the nulls
+MAPS = 2  # prompts whose maps are kept for the report
+MAP_TOKENS = 48
+FIRST_TOKENS = 256  # first tokens over which P0's direction is compared
+EPS = (0.2, 0.3, 0.5, 0.8)
+
+
+@dataclass(frozen=True)
+class ScanSettings:
+    """What to scan with; every field travels with the result.
+
+    text, kind, n, length, bos, seed  see `subject.prompts.build_prompts`; bos may be "both"
+    reader     auto, exact or lean
+    untrained  compare with the same architecture untrained (three seeds)
+    """
+
+    text: str = BUILTIN
+    kind: str = "text"
+    n: int = 64
+    length: int = 256
+    bos: str = "as-is"
+    reader: str = "auto"
+    seed: int = 0
+    untrained: bool = True
+
+
+@dataclass
+class Scan:
+    """Everything measured under one BOS policy, before it is put into arrays and a summary."""
+
+    subject: Subject
+    prompts: Prompts
+    settings: ScanSettings
+    attention: AttentionStats
+    residual: ResidualStats
+    heads: HeadStats
+    p0_cosine: np.ndarray
+    proof: ResidualProof
+    null: dict[str, np.ndarray] | str
+    qk: dict[str, np.ndarray] | None
+    maps: list[np.ndarray]
+    map_tokens: list[list[str]]
+
+
+def scan(
+    subject: Subject,
+    settings: ScanSettings | None = None,
+    *,
+    prompts: Prompts | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+    **changes: Any,
+) -> Result:
+    """Look for attention sinks in a model.
+
+    settings, changes  a ScanSettings, or its fields as keywords: scan(subject, n=16, bos="both")
+    prompts            ready-made Prompts instead of what the settings describe
+    progress           called as progress(label, done, total)
+
+    Returns a Result with one group for each BOS policy. Raises InputError and Unsupported.
+    """
+    settings = dataclasses.replace(settings or ScanSettings(), **changes)
+    _check(settings)
+    progress = progress or (lambda label, done, total: None)
+    scans = [
+        _scan_one(subject, chosen, settings, progress)
+        for chosen in ([prompts] if prompts is not None else _prompts(subject, settings))
+    ]
+    return _result(subject, settings, scans)
+
+
+def _check(settings: ScanSettings) -> None:
+    if settings.reader not in READERS:
+        raise InputError(f"reader {settings.reader!r} is not one of {', '.join(READERS)}.")
+    if settings.bos not in BOS_POLICIES:
+        raise InputError(f"BOS policy {settings.bos!r} is not one of {', '.join(BOS_POLICIES)}.")
+
+
+def _prompts(subject: Subject, settings: ScanSettings) -> list[Prompts]:
+    policies = ("without", "with") if settings.bos == "both" else (settings.bos,)
+    return [
+        build_prompts(subject, text=settings.text, kind=settings.kind, n=settings.n,
+                      length=settings.length, bos=policy, seed=settings.seed)
+        for policy in policies
+    ]
+
+
+def _scan_one(subject: Subject, prompts: Prompts, settings: ScanSettings, progress) -> Scan:
+    label = f"scan ({prompts.bos} BOS)"
+    pilot = prompts.take(slice(0, PILOT))
+    proof = prove_residual(subject, _short(pilot))
+    p0_mean, cosine = p0_directions(subject, _first_tokens(subject, prompts, settings.seed))
+    direction = None
+    if not subject.anatomy.several_streams:
+        direction = sink_direction(p0_mean, _pilot_direction(subject, pilot, settings.reader))
+    attention = AttentionStats(vocabulary(subject))
+    residual = _residual_stats(subject, p0_mean.shape[0], direction)
+    heads = HeadStats()
+    want = Want(entropy=True, inspect=(heads.inspect,))
+    rows = max(1, TOKENS_PER_BATCH // prompts.length)
+    for done, batch in enumerate(prompts.batches(rows)):
+        progress(label, done * rows, len(prompts))
+        reads, layout = _one_pass(subject, batch, want, settings.reader, residual, heads)
+        attention.add(reads, layout, batch.input_ids)
+    progress(label, len(prompts), len(prompts))
+    progress(f"nulls ({prompts.bos} BOS)", 0, 1)
+    null = untrained(subject, pilot, settings.reader) if settings.untrained else "not asked for"
+    maps, map_tokens = _maps(subject, prompts, settings.reader)
+    progress(f"nulls ({prompts.bos} BOS)", 1, 1)
+    return Scan(subject, prompts, settings, attention, residual, heads, cosine, proof, null,
+                qk_split(subject, pilot), maps, map_tokens)
+
+
+def _one_pass(
+    subject: Subject, batch: Prompts, want: Want, reader: str, residual: ResidualStats,
+    heads: HeadStats | None,
+) -> tuple[list[AttentionRead], Layout]:
+    """One forward pass in which attention, values and residual stream are all read."""
+    from sinkscope.observe.layout import layout_of
+
+    layout = layout_of(batch, subject.device)
+    residual.begin(layout)
+    if heads is not None:
+        heads.begin(layout)
+    reads, layout, _ = observe(
+        subject, batch, want, reader, residual_hooks(subject, residual.consume)
+    )
+    if heads is not None:
+        heads.finish()
+    return reads, layout
+
+
+def _residual_stats(subject: Subject, points: int, direction) -> ResidualStats:
+    size = subject.model.get_input_embeddings().weight.shape[1]
+    return ResidualStats(points, subject.anatomy.hidden_size or size, direction)
+
+
+def _pilot_direction(subject: Subject, pilot: Prompts, reader: str) -> torch.Tensor:
+    """Mean unit vector of the other positions on the pilot prompts: [point, d]."""
+    stats = _residual_stats(subject, len(subject.anatomy.blocks) + 1, None)
+    _one_pass(subject, pilot, Want(received=False), reader, stats, None)
+    return stats.other_direction
+
+
+def _first_tokens(subject: Subject, prompts: Prompts, seed: int) -> torch.Tensor:
+    """Tokens to put at P0: the BOS token alone, or a random sample of the vocabulary."""
+    if prompts.bos == "with" and prompts.kind != "ids":
+        return torch.tensor([bos_id(subject)])
+    size = vocabulary(subject)
+    if subject.tokenizer is not None:
+        size = min(size, len(subject.tokenizer))
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(size, generator=generator)[:FIRST_TOKENS]
+
+
+def _short(prompts: Prompts) -> Prompts:
+    """At most two rows of at most 32 tokens, enough to prove an identity on."""
+    width = min(32, int(prompts.lengths[:2].min()))
+    return Prompts(prompts.input_ids[:2, :width], prompts.lengths[:2].clamp_max(width),
+                   prompts.kind, prompts.bos)
+
+
+def _maps(subject: Subject, prompts: Prompts, reader: str):
+    """Maps of a few prompts, [layer, head, query, key] as 0..255, with the tokens' text."""
+    if prompts.attention_mask is not None or prompts.position_ids is not None:
+        return [], []
+    maps, tokens = [], []
+    for row in range(min(MAPS, len(prompts))):
+        width = min(MAP_TOKENS, int(prompts.lengths[row]))
+        ids = prompts.input_ids[row : row + 1, :width]
+        one = Prompts(ids, torch.tensor([width]), prompts.kind, prompts.bos)
+        reads, _, _ = observe(subject, one, Want(received=False, maps=True), reader)
+        heads = max(read.p0.shape[1] for read in reads)
+        if any(read.map is None or read.map.shape[1] != heads for read in reads):
+            return [], []
+        stacked = torch.stack([read.map[0] for read in reads if read.map is not None])
+        maps.append((stacked.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+        tokens.append([_token_text(subject, i) for i in ids[0].tolist()])
+    return maps, tokens
+
+
+def _token_text(subject: Subject, token: int) -> str:
+    return subject.tokenizer.decode([token]) if subject.tokenizer is not None else str(token)
+
+
+def _result(subject: Subject, settings: ScanSettings, scans: list[Scan]) -> Result:
+    import xarray
+
+    identity = subject.identity
+    first = scans[0]
+    summary = Summary(
+        model=ModelInfo(**{k: identity[k] for k in (
+            "id", "revision", "architecture", "weights_sha256", "parameters")}),
+        prompts=PromptInfo(
+            kind=first.prompts.kind, n=len(first.prompts), length=first.prompts.length,
+            sha256={s.prompts.bos: s.prompts.sha256 for s in scans}, source=first.prompts.source,
+        ),
+        environment=environment(identity, settings.seed),
+        command={"name": "scan", **dataclasses.asdict(settings)},
+        scan={s.prompts.bos: scan_summary(s) for s in scans},
+    )
+    groups = {f"scan/{s.prompts.bos}": scan_dataset(s) for s in scans}
+    return Result(summary, xarray.DataTree.from_dict(groups))
+
+
+def environment(identity: dict[str, Any], seed: int) -> Environment:
+    """Versions and settings that numbers depend on."""
+    import transformers
+
+    return Environment(
+        sinkscope=sinkscope.__version__, torch=torch.__version__,
+        transformers=transformers.__version__, python=sys.version.split()[0],
+        platform=f"{platform.system()} {platform.machine()}", device=identity["device"],
+        dtype=identity["dtype"], seed=seed, threads=torch.get_num_threads(),
+    )
+
+
+def reader_counts(stats: AttentionStats) -> dict[str, int]:
+    """How many blocks each reader served."""
+    return dict(Counter(reader for reader, _ in stats.readers))
+
+
+__all__ = ["EPS", "SINK", "Scan", "ScanSettings", "environment", "reader_counts", "scan"]

@@ -1,0 +1,164 @@
+"""The headline numbers of a scan, each with its interval over prompts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sinkscope.detect.arrays import nan_mean
+from sinkscope.detect.attention import SINK
+from sinkscope.detect.decision import has_p0_sink, sinking_heads
+from sinkscope.detect.nulls import random_target_p99
+from sinkscope.result import Measured, ScanSummary
+from sinkscope.stats import bootstrap
+
+if TYPE_CHECKING:
+    from sinkscope.detect.scan import Scan
+
+EPS = (0.2, 0.3, 0.5, 0.8)
+AFTER = 2  # "[2:]": blocks after the two in which the circuit is said to form
+
+
+def scan_summary(scan: Scan) -> ScanSummary:
+    """Reduce one scan to its summary."""
+    alpha0, late = scan.attention.alpha0, scan.attention.late
+    blocks = np.array(scan.attention.blocks)
+    types = np.array([scan.subject.anatomy.blocks[i].layer_type for i in blocks])
+    seed = scan.settings.seed
+    everywhere = np.ones(len(blocks), dtype=bool)
+    _, uniform_late = scan.attention.uniform
+    random_p99 = random_target_p99(scan.attention.curve, seed)
+    sinking = sinking_heads(nan_mean(late), nan_mean(alpha0), uniform_late, random_p99)
+    return ScanSummary(
+        p0_sink=has_p0_sink(sinking, np.isfinite(nan_mean(late))),
+        sink_rate=sink_rates(alpha0, everywhere, seed),
+        sink_rate_after_2=sink_rates(alpha0, blocks >= AFTER, seed),
+        sink_rate_by_type={
+            str(kind): sink_rates(alpha0, types == kind, seed) for kind in np.unique(types)
+        },
+        late_share=bootstrap(_per_prompt(late), seed),
+        late_share_by_type={
+            str(kind): bootstrap(_per_prompt(late[:, types == kind]), seed)
+            for kind in np.unique(types)
+        },
+        uniform_late_share=_finite(uniform_late),
+        reader=_reader_counts(scan),
+        position_zero=scan.prompts.position_zero,
+        notes=_notes(scan),
+        sink_heads=_sink_heads(blocks, nan_mean(late), sinking),
+        null=_null(scan, random_p99),
+        delimiters=scan.attention.delimiters(scan.subject.tokenizer),
+        massive=_massive(scan),
+        secondary=_secondary(scan),
+        residual_identity=_identity(scan),
+    )
+
+
+def sink_rates(alpha0: np.ndarray, layers: np.ndarray, seed: int) -> dict[str, Measured]:
+    """Share of heads whose alpha exceeds eps: thresholded for each prompt, then averaged (Gu).
+
+    alpha0 [sequence, layer, head]; layers: boolean [layer], those that count.
+    """
+    chosen = alpha0[:, layers]
+    if chosen.size == 0:
+        return {str(eps): Measured(value=None) for eps in EPS}
+    return {str(eps): bootstrap(_per_prompt(np.where(np.isfinite(chosen), chosen > eps, np.nan)),
+                                seed) for eps in EPS}
+
+
+def _per_prompt(values: np.ndarray) -> np.ndarray:
+    """Mean over layers and heads for each prompt: [sequence]."""
+    return nan_mean(values.reshape(values.shape[0], -1), axis=1)
+
+
+def _finite(values: np.ndarray) -> float:
+    mean = float(nan_mean(values))
+    return mean if np.isfinite(mean) else 0.0
+
+
+def _reader_counts(scan: Scan) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for reader, _ in scan.attention.readers:
+        counts[reader] = counts.get(reader, 0) + 1
+    return counts
+
+
+def _sink_heads(blocks: np.ndarray, late: np.ndarray, sinking: np.ndarray) -> list[list[Any]]:
+    """[block, head, late share] of the sinking heads, largest first, at most 200."""
+    layers, heads = np.nonzero(sinking)
+    order = np.argsort(-late[layers, heads], kind="stable")[:200]
+    return [[int(blocks[layers[i]]), int(heads[i]), round(float(late[layers[i], heads[i]]), 6)]
+            for i in order]
+
+
+def _null(scan: Scan, p99: np.ndarray) -> dict[str, Any]:
+    stats = scan.attention
+    alpha = nan_mean(stats.alpha0)
+    received, late = stats.uniform
+    null: dict[str, Any] = {
+        "uniform_alpha": _finite(received),
+        "uniform_late_share": _finite(late),
+        "random_target_p99": float(np.nanmedian(p99)),
+        "heads_above_random_target_p99": float(np.nanmean(alpha > p99)),
+    }
+    if isinstance(scan.null, dict):
+        over_heads = nan_mean(scan.null["late"].reshape(len(scan.null["late"]), -1), axis=1)
+        null["untrained_late_share"] = [float(value) for value in over_heads]
+        null["untrained_sink_rate_0.3"] = float(np.mean(scan.null["received"] > SINK))
+    else:
+        null["untrained"] = scan.null
+    return null
+
+
+def _massive(scan: Scan) -> dict[str, Any]:
+    stats = scan.residual
+    at_p0, _ = stats.massive
+    point = int(np.argmax(at_p0))
+    ids, values = stats.channels
+    return {
+        **stats.rule,
+        "p0_ratio": float(at_p0[point]),
+        "p0_point": point,
+        "channels": [[int(i), float(v)] for i, v in zip(ids[point], values[point], strict=True)],
+    }
+
+
+def _secondary(scan: Scan) -> dict[str, Any]:
+    stats = scan.residual
+    if stats.direction is None:
+        return {"runs": [], "reason": "the model has no single residual stream"}
+    common = sorted(stats.lifetimes.items(), key=lambda item: -item[1])[:10]
+    return {"runs": [{"start": start, "lifetime": life, "tokens": count}
+                     for (start, life), count in common]}
+
+
+def _identity(scan: Scan) -> dict[str, Any]:
+    proof = scan.proof
+    found: dict[str, Any] = {"verified": proof.verified, "largest_error": proof.largest_error}
+    if proof.verified and proof.blocks[0] is not None:
+        form = proof.blocks[-1]
+        assert form is not None
+        found["form"] = form.kind
+        found["writes"] = [[name, scale] for name, scale in form.writes]
+    else:
+        found["reason"] = proof.reason()
+    return found
+
+
+def _notes(scan: Scan) -> list[str]:
+    """What a reader must know to read the numbers rightly."""
+    notes = []
+    asked = scan.settings.n
+    if scan.settings.kind != "ids" and len(scan.prompts) < asked:
+        notes.append(f"The text gave {len(scan.prompts)} prompts of this length, not {asked}.")
+    if len(scan.prompts) < 2:
+        notes.append("One prompt only: no interval can be given.")
+    reasons = sorted({f"{reader} ({why})" for reader, why in scan.attention.readers if why})
+    notes += [f"Some blocks were read by {reason}." for reason in reasons]
+    if isinstance(scan.null, str) and scan.null != "not asked for":
+        notes.append(scan.null[0].upper() + scan.null[1:] + ".")
+    if not scan.proof.verified:
+        notes.append(f"The residual identity does not hold: {scan.proof.reason()}; attribution "
+                     "is refused, attention figures are not touched by it.")
+    return notes
