@@ -1,0 +1,111 @@
+"""From labelled arrays to the small rows that charts and tables are drawn from."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from xarray import Dataset
+
+    from sinkscope.result import Result
+
+Row = dict[str, Any]
+POLICIES = {"with": "With BOS", "without": "Without BOS"}
+HEAD_CLASSES = ("not a sink", "no-op", "broadcast", "undecided")
+FIGURES = 4  # significant figures kept in the page: more cannot be seen in a chart
+
+
+def datasets(result: Result) -> dict[str, Dataset]:
+    """BOS policy -> dataset of the scan, in the order of the summary."""
+    tree = result.data
+    return {bos: tree[f"scan/{bos}"].to_dataset() for bos in result.summary.scan}
+
+
+def rounded(value: Any, figures: int = FIGURES) -> float | int | None:
+    """A number in a few significant figures; None for NaN and infinities, which JSON lacks."""
+    number = float(value)
+    if not math.isfinite(number):
+        return None
+    short = float(f"{number:.{figures}g}")
+    return int(short) if short == int(short) else short
+
+
+def rows(**columns: Any) -> list[Row]:
+    """Equal-length columns as row dicts; rows with a missing number are left out."""
+    cells = {name: [_cell(value) for value in column] for name, column in columns.items()}
+    table = [dict(zip(cells, values)) for values in zip(*cells.values())]
+    return [row for row in table if None not in row.values()]
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (str, np.str_)):
+        return str(value)
+    return rounded(value)
+
+
+def blocks(data: Dataset) -> np.ndarray:
+    """Block index of every softmax attention layer."""
+    return np.asarray(data["block"].values if "block" in data.coords else data["layer"].values)
+
+
+def layer_types(data: Dataset) -> list[str]:
+    """Kind of every attention layer: full, sliding, chunked or linear."""
+    if "layer_type" not in data.coords:
+        return ["full"] * data.sizes["layer"]
+    return [str(kind) for kind in data["layer_type"].values]
+
+
+def readers(data: Dataset) -> list[str]:
+    """Which reader read every attention layer."""
+    if "reader" not in data.coords:
+        return [""] * data.sizes["layer"]
+    return [str(reader) for reader in data["reader"].values]
+
+
+def has(data: Dataset, *names: str) -> bool:
+    """Whether all of these variables are there and hold at least one finite number."""
+    return all(
+        name in data and data[name].size > 0 and bool(np.isfinite(data[name].values).any())
+        for name in names
+    )
+
+
+def nanmean(values: np.ndarray, axis: int | tuple[int, ...] | None = None) -> np.ndarray:
+    """Mean without NaN entries; NaN, silently, where nothing is left."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.nanmean(np.asarray(values, dtype=np.float64), axis=axis)
+
+
+def nanmedian(values: np.ndarray, axis: int) -> np.ndarray:
+    """Median without NaN entries; NaN, silently, where nothing is left."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.nanmedian(np.asarray(values, dtype=np.float64), axis=axis)
+
+
+def late_share(data: Dataset) -> np.ndarray:
+    """[layer, head] mean attention on P0 by late queries, over the prompts."""
+    return nanmean(data["p0_late"].values, axis=0)
+
+
+def alpha0(data: Dataset) -> np.ndarray:
+    """[layer, head] mean attention P0 receives from all queries, over the prompts."""
+    return nanmean(data["p0_received"].values, axis=0)
+
+
+def per_head(data: Dataset, values: np.ndarray) -> list[Row]:
+    """[layer, head] values as rows of block, head, value and layer type."""
+    n, heads = values.shape
+    return rows(
+        block=np.repeat(blocks(data), heads),
+        head=np.tile(np.arange(heads), n),
+        value=values.ravel(),
+        type=np.repeat(np.array(layer_types(data), dtype=object), heads),
+    )

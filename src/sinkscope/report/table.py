@@ -1,0 +1,91 @@
+"""The findings in a terminal: rich where it is wanted, plain text for pipes and notebooks.
+
+Every string that may come from a model passes `text.visible`, so a token cannot carry an escape
+sequence into the terminal, and is handed to rich as `Text`, so it cannot be read as markup.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from sinkscope.report import frames, tables
+from sinkscope.report.text import visible
+from sinkscope.report.words import verdict_so_far
+
+if TYPE_CHECKING:
+    from xarray import Dataset
+
+    from sinkscope.result import Result
+
+PLAIN_WIDTH = 110
+
+
+def render_text(result: Result) -> str:
+    """All findings as plain text without colours."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=PLAIN_WIDTH, color_system=None, force_terminal=False)
+    render_rich(result, console)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def render_rich(result: Result, console: Console) -> None:
+    """Print all findings to a rich console."""
+    console.print(_heading(result))
+    for bos, data in frames.datasets(result).items():
+        console.print()
+        console.print(Text(frames.POLICIES.get(bos, visible(bos)), style="bold underline"))
+        console.print(_policy(result, bos, data))
+
+
+def _heading(result: Result) -> Text:
+    model, prompts = result.summary.model, result.summary.prompts
+    revision = f" @ {visible(model.revision)}" if model.revision else ""
+    first = Text(f"{visible(model.id)}{revision}", style="bold")
+    return first.append(
+        f"\n{visible(model.architecture)}, {model.parameters:,} parameters, "
+        f"{prompts.n} prompts of {prompts.length} tokens ({visible(prompts.kind)})",
+        style="not bold dim",
+    )
+
+
+def _policy(result: Result, bos: str, data: Dataset) -> Group:
+    scan = result.summary.scan[bos]
+    sentences = verdict_so_far(scan, data)
+    shown = [
+        Text(sentences[0], style="bold"),
+        *(Text(f"• {sentence}") for sentence in sentences[1:]),
+        Text(),
+        _rich(tables.rates_table(scan)),
+        _rich(tables.nulls_table(scan, data)),
+        _rich(tables.blocks_table(data)),
+        _rich(tables.heads_table(data)),
+    ]
+    optional = (tables.massive_table(scan), tables.delimiters_table(scan))
+    shown += [_rich(table) for table in optional if table]
+    if scan.notes:
+        shown.append(Text("Notes", style="bold"))
+        shown += [Text(f"• {visible(note)}") for note in scan.notes]
+    return Group(*shown)
+
+
+def _rich(table: tables.Table) -> Padding:
+    rich = RichTable(
+        title=Text(table.title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        header_style="dim",
+    )
+    for number, name in enumerate(table.columns):
+        right = number in table.numeric
+        rich.add_column(Text(name), justify="right" if right else "left", no_wrap=right)
+    for row in table.rows:
+        rich.add_row(*(Text(cell) for cell in row))
+    return Padding(rich, (0, 0, 1, 0))

@@ -1,0 +1,105 @@
+"""Text that is safe to show: numbers for people, and strings that came from a model."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from typing import Any
+
+NO_VALUE = "–"
+_NAMED = {"\n": "↵", "\t": "⇥", "\r": "␍", "\x7f": "␡"}
+# categories whose characters draw nothing, move the cursor or reorder the line (bidi overrides)
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def visible(text: Any, limit: int = 0) -> str:
+    """A model-supplied string as one printable line.
+
+    Control and formatting characters, lone surrogates and unassigned code points become visible
+    stand-ins, so that no token can move a terminal's cursor, reorder a line or break UTF-8.
+    `limit` cuts the result to that many characters (0 keeps all).
+    """
+    shown = "".join(_stand_in(character) for character in str(text))
+    if limit and len(shown) > limit:
+        return shown[: limit - 1] + "…"
+    return shown
+
+
+def _stand_in(character: str) -> str:
+    if character in _NAMED:
+        return _NAMED[character]
+    code = ord(character)
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if unicodedata.category(character) in _HIDDEN:
+        return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return character
+
+
+def token_text(text: Any, limit: int = 0) -> str:
+    """A token for display: as `visible`, with spaces drawn, since a bare space cannot be seen."""
+    return visible(str(text).replace(" ", "␣"), limit) or "∅"
+
+
+def number_of(measured: Any) -> float | None:
+    """The value of a Measured, of its dict form or of a bare number; None where there is none."""
+    if isinstance(measured, dict):
+        measured = measured.get("value")
+    elif hasattr(measured, "value"):
+        measured = measured.value
+    if isinstance(measured, bool) or not isinstance(measured, (int, float)):
+        return None
+    return float(measured) if math.isfinite(measured) else None
+
+
+def bounds_of(measured: Any) -> tuple[float, float] | None:
+    """The interval of a Measured or of its dict form, or None."""
+    if isinstance(measured, dict):
+        low, high = measured.get("low"), measured.get("high")
+    else:
+        low, high = getattr(measured, "low", None), getattr(measured, "high", None)
+    return None if low is None or high is None else (float(low), float(high))
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage with one decimal: 0.0341 is `3.4 %`, which does not break."""
+    if value is None or not math.isfinite(value):
+        return NO_VALUE
+    share = 100 * value
+    if 0 < abs(share) < 0.05:
+        return "<\u00a00.1\u00a0%" if share > 0 else ">\u00a0−0.1\u00a0%"
+    return f"{share:.1f}\u00a0%"
+
+
+def percent_interval(measured: Any) -> str:
+    """The interval of a measured share as `38.0–43.2`, empty without one."""
+    bounds = bounds_of(measured)
+    if bounds is None:
+        return ""
+    return f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}"
+
+
+def short(value: Any) -> str:
+    """A number in three figures, without an exponent where it can be avoided."""
+    number = number_of(value)
+    if number is None:
+        return NO_VALUE
+    if number == 0:
+        return "0"
+    if abs(number) >= 1000:
+        return f"{number:,.0f}"
+    if abs(number) < 0.001:
+        return f"{number:.1e}"
+    digits = max(0, 2 - math.floor(math.log10(abs(number))))
+    return f"{number:.{digits}f}"
+
+
+def ranges(numbers: list[int]) -> str:
+    """Whole numbers as runs: [2, 3, 4, 7] is `2–4, 7`."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in runs)

@@ -1,0 +1,248 @@
+"""The verdict so far, in plain sentences: what a scan shows, against which null, and what not.
+
+A scan observes and changes nothing, so no sentence here names a circuit or a cause.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sinkscope.report import frames
+from sinkscope.report.text import number_of, percent, percent_interval, ranges, short, visible
+
+if TYPE_CHECKING:
+    from xarray import Dataset
+
+    from sinkscope.result import ScanSummary
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When a word may be used. Conventions of this report; whether there is a sink, the scan says.
+
+    times_uniform   a sink below this many times uniform attention, over all heads, is called one
+                    "in a few heads"
+    times_more      without a sink: from here on P0 draws "more than even attention would give"
+    head_share      heads are counted above this mean late share (eps 0.3 of Gu et al.)
+    norm_rise       below this ratio P0 is "not amplified in norm" (untrained Llamas reach 2)
+    same_direction  mean cosine over first tokens from which the direction is "nearly the same"
+    elsewhere       mean share on sinks elsewhere, or on a learned sink, that is worth a sentence
+    """
+
+    times_uniform: float = 3.0
+    times_more: float = 1.5
+    head_share: float = 0.3
+    norm_rise: float = 1.5
+    same_direction: float = 0.9
+    elsewhere: float = 0.02
+
+
+LIMITS = Thresholds()
+NOT_SHOWN = (
+    "A scan observes and changes nothing. It does not show which parts of the model make the "
+    "sink, nor that any of the patterns below cause it: that takes the causal tests, which are "
+    "not part of a scan."
+)
+
+
+def strength(scan: ScanSummary) -> str:
+    """One of `sink`, `few` (in a few heads), `more` (than uniform, no sink), `none`, `unknown`."""
+    share, uniform = number_of(scan.late_share), scan.uniform_late_share
+    if share is None or not uniform:
+        return "unknown"
+    times = share / uniform
+    if scan.p0_sink:
+        return "sink" if times >= LIMITS.times_uniform else "few"
+    return "more" if times >= LIMITS.times_more else "none"
+
+
+def heads_above_random(data: Dataset) -> float | None:
+    """Share of heads that give P0 more than the 99th percentile of random target positions."""
+    if not frames.has(data, "random_target_p99"):
+        return None
+    share, bound = frames.alpha0(data), np.asarray(data["random_target_p99"].values)
+    seen = np.isfinite(share) & np.isfinite(bound)
+    return float((share[seen] > bound[seen]).mean()) if seen.any() else None
+
+
+def sink_heads(data: Dataset, bound: float = LIMITS.head_share) -> list[tuple[int, int, float]]:
+    """(block, head, late share) of heads above `bound`, strongest first."""
+    share, blocks = frames.late_share(data), frames.blocks(data)
+    found = [
+        (int(blocks[layer]), int(head), float(share[layer, head]))
+        for layer, head in np.argwhere(np.nan_to_num(share) > bound)
+    ]
+    return sorted(found, key=lambda item: -item[2])
+
+
+def verdict_so_far(scan_summary: ScanSummary, dataset: Dataset) -> list[str]:
+    """What the scan of one BOS policy shows, as sentences; the first is the headline."""
+    parts = (
+        _headline(scan_summary),
+        _nulls(dataset),
+        _where(dataset),
+        _what_sits_there(scan_summary),
+        _stream(dataset),
+        _elsewhere(dataset),
+        _classes(dataset),
+        _unread(dataset),
+        NOT_SHOWN,
+    )
+    return [part for part in parts if part]
+
+
+def _headline(scan: ScanSummary) -> str:
+    kind = strength(scan)
+    share = number_of(scan.late_share)
+    if kind == "unknown" or share is None:
+        return "Whether position zero is a sink cannot be said: no late query sees it."
+    words = {
+        "sink": "Position zero is an attention sink",
+        "few": "Position zero is an attention sink, in a few heads",
+        "more": "Position zero draws more than even attention would give it, but is no sink",
+        "none": "Position zero is no attention sink",
+    }
+    interval = percent_interval(scan.late_share)
+    interval = f" (95\u00a0% interval {interval}\u00a0%)" if interval else ""
+    times = short(share / scan.uniform_late_share)
+    return (
+        f"{words[kind]}: later queries give it {percent(share)} of their attention{interval}, "
+        f"{times} times the {percent(scan.uniform_late_share)} of uniform attention."
+    )
+
+
+def _nulls(data: Dataset) -> str:
+    parts = []
+    above = heads_above_random(data)
+    if above is not None:
+        parts.append(
+            f"{percent(above)} of the heads give it more than the 99th percentile of random "
+            "target positions (1\u00a0% would by chance)"
+        )
+    if frames.has(data, "untrained_late"):
+        untrained = np.asarray(data["untrained_late"].values, dtype=np.float64)
+        means = frames.nanmean(untrained, axis=(1, 2))
+        seeds = f"{len(means)} seeds" if len(means) > 1 else "one seed"
+        most = percent(float(np.nanmax(means)))
+        parts.append(f"the same architecture untrained ({seeds}) gives it at most {most}")
+    return _sentence("; ".join(parts))
+
+
+def _where(data: Dataset) -> str:
+    found = sink_heads(data)
+    total = int(np.isfinite(frames.late_share(data)).sum())
+    if not found:
+        return f"No head gives it more than {LIMITS.head_share:.0%} of its late attention."
+    in_blocks = ranges([block for block, _, _ in found])
+    return (
+        f"{len(found)} of {total} heads give it more than {LIMITS.head_share:.0%}, "
+        f"in {_plural('block', in_blocks)} {in_blocks}."
+    )
+
+
+def _plural(word: str, shown: str) -> str:
+    return word if shown.isdigit() else f"{word}s"
+
+
+def _what_sits_there(scan: ScanSummary) -> str:
+    """`position_zero` holds entries such as `'<s>' × 64`, most frequent first."""
+    tokens = scan.position_zero
+    if not tokens:
+        return ""
+    names = ", ".join(visible(token, 32) for token in tokens[:4])
+    if len(tokens) == 1:
+        return f"Every prompt has the same token at position zero: {names}."
+    return f"Prompts have different tokens at position zero, most often {names}."
+
+
+def _stream(data: Dataset) -> str:
+    parts = []
+    if frames.has(data, "norm_ratio"):
+        parts.append(_norm(data))
+    if frames.has(data, "p0_cosine"):
+        parts.append(_direction(data))
+    return _sentence("; ".join(parts))
+
+
+def _norm(data: Dataset) -> str:
+    ratio = frames.nanmedian(data["norm_ratio"].values, axis=0)
+    peak = int(np.nanargmax(ratio))
+    if ratio[peak] < LIMITS.norm_rise:
+        return (
+            "its residual stream is not amplified in norm "
+            f"(at most {short(ratio[peak])} times the median token's)"
+        )
+    points = data["point"].values
+    return (
+        f"its residual stream is up to {short(ratio[peak])} times as long as the median "
+        f"token's ({_at(int(points[peak]), int(points[-1]))})"
+    )
+
+
+def _direction(data: Dataset) -> str:
+    cosine = np.asarray(data["p0_cosine"].values, dtype=np.float64)
+    peak = int(np.nanargmax(cosine))
+    where = _at(int(data["point"].values[peak]), int(data["point"].values[-1]))
+    if cosine[peak] >= LIMITS.same_direction:
+        return (
+            "its direction becomes nearly the same whatever the first token is "
+            f"(mean cosine {cosine[peak]:.2f} {where})"
+        )
+    return (
+        "its direction keeps depending on the first token "
+        f"(mean cosine at most {cosine[peak]:.2f}, {where})"
+    )
+
+
+def _at(point: int, last: int) -> str:
+    return "at the output of the last block" if point == last else f"at the input of block {point}"
+
+
+def _elsewhere(data: Dataset) -> str:
+    parts: list[str] = []
+    labels = {
+        "elsewhere_mass": "of the attention goes to sinks away from position zero",
+        "learned_mass": "goes to a learned sink, which is no position",
+    }
+    for name, label in labels.items():
+        if not frames.has(data, name):
+            continue
+        share = float(frames.nanmean(data[name].values))
+        if share >= LIMITS.elsewhere:
+            parts.append(f"{percent(share)} {label}")
+    return _sentence("; ".join(parts))
+
+
+def _classes(data: Dataset) -> str:
+    if not frames.has(data, "head_class"):
+        return ""
+    classes = np.asarray(data["head_class"].values, dtype=int)
+    counts: dict[str, Any] = {
+        name: int((classes == number).sum()) for number, name in enumerate(frames.HEAD_CLASSES)
+    }
+    sinks = sum(counts[name] for name in frames.HEAD_CLASSES[1:])
+    if not sinks:
+        return ""
+    return (
+        f"Of {sinks} sink heads, {counts['no-op']} read next to nothing at position zero (no-op), "
+        f"{counts['broadcast']} hand one vector to every position (broadcast) and "
+        f"{counts['undecided']} lie between the thresholds."
+    )
+
+
+def _unread(data: Dataset) -> str:
+    missing = ~np.isfinite(frames.late_share(data)).any(axis=1)
+    if not missing.any():
+        return ""
+    shown = ranges([int(block) for block in frames.blocks(data)[missing]])
+    return (
+        f"In {_plural('block', shown)} {shown} no late query can see position zero, "
+        "because it lies outside the attention window."
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "." if text else ""
