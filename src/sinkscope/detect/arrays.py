@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sinkscope.detect.attention import SINK
 from sinkscope.detect.heads import CLASS_MEANINGS, classify
 from sinkscope.detect.nulls import random_target_p99
 
@@ -150,8 +151,6 @@ def _heads(scan: Scan) -> dict[str, Any]:
     found["stable_rank"] = rank
     found["stable_rank_without_p0"] = np.stack([_spread(r[1], heads) for r in ranks])
     per_head = np.stack([_spread(v, heads) for v in values])
-    from sinkscope.detect.attention import SINK
-
     found["head_class"] = classify(nan_mean(scan.attention.late), per_head, rank, SINK)
     return found
 
@@ -165,6 +164,8 @@ def _spread(row: np.ndarray, width: int) -> np.ndarray:
 
 def _residual(scan: Scan) -> dict[str, Any]:
     stats = scan.residual
+    if stats is None:
+        return {}
     at_p0, elsewhere = stats.massive
     channels, values = stats.channels
     found = {

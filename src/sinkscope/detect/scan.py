@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import platform
 import sys
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 
 import sinkscope
 from sinkscope.detect.arrays import scan_dataset
-from sinkscope.detect.attention import SINK, AttentionStats
+from sinkscope.detect.attention import AttentionStats
 from sinkscope.detect.heads import HeadStats
 from sinkscope.detect.nulls import untrained
 from sinkscope.detect.qk import qk_split
@@ -23,7 +22,7 @@ from sinkscope.detect.residual import ResidualStats, p0_directions, sink_directi
 from sinkscope.detect.summary import scan_summary
 from sinkscope.errors import InputError
 from sinkscope.observe.attention import READERS, AttentionRead, Want, observe
-from sinkscope.observe.layout import Layout
+from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.residual import ResidualProof, prove_residual, residual_hooks
 from sinkscope.result import Environment, ModelInfo, PromptInfo, Result, Summary
 from sinkscope.subject.load import Subject
@@ -41,7 +40,6 @@ PILOT = 8  # prompts for what needs queries and keys at hand, and for the nulls
 MAPS = 2  # prompts whose maps are kept for the report
 MAP_TOKENS = 48
 FIRST_TOKENS = 256  # first tokens over which P0's direction is compared
-EPS = (0.2, 0.3, 0.5, 0.8)
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,9 @@ class Scan:
     prompts: Prompts
     settings: ScanSettings
     attention: AttentionStats
-    residual: ResidualStats
+    residual: ResidualStats | None
     heads: HeadStats
-    p0_cosine: np.ndarray
+    p0_cosine: np.ndarray | None
     proof: ResidualProof
     null: dict[str, np.ndarray] | str
     qk: dict[str, np.ndarray] | None
@@ -127,12 +125,12 @@ def _scan_one(subject: Subject, prompts: Prompts, settings: ScanSettings, progre
     label = f"scan ({prompts.bos} BOS)"
     pilot = prompts.take(slice(0, PILOT))
     proof = prove_residual(subject, _short(pilot))
-    p0_mean, cosine = p0_directions(subject, _first_tokens(subject, prompts, settings.seed))
-    direction = None
+    residual, cosine = None, None
     if not subject.anatomy.several_streams:
-        direction = sink_direction(p0_mean, _pilot_direction(subject, pilot, settings.reader))
+        p0_mean, cosine = p0_directions(subject, _first_tokens(subject, prompts, settings.seed))
+        others = _pilot_direction(subject, pilot, settings.reader)
+        residual = _residual_stats(subject, sink_direction(p0_mean, others))
     attention = AttentionStats(vocabulary(subject))
-    residual = _residual_stats(subject, p0_mean.shape[0], direction)
     heads = HeadStats()
     want = Want(entropy=True, inspect=(heads.inspect,))
     rows = max(1, TOKENS_PER_BATCH // prompts.length)
@@ -150,32 +148,30 @@ def _scan_one(subject: Subject, prompts: Prompts, settings: ScanSettings, progre
 
 
 def _one_pass(
-    subject: Subject, batch: Prompts, want: Want, reader: str, residual: ResidualStats,
+    subject: Subject, batch: Prompts, want: Want, reader: str, residual: ResidualStats | None,
     heads: HeadStats | None,
 ) -> tuple[list[AttentionRead], Layout]:
     """One forward pass in which attention, values and residual stream are all read."""
-    from sinkscope.observe.layout import layout_of
-
     layout = layout_of(batch, subject.device)
-    residual.begin(layout)
+    taps = None
+    if residual is not None:
+        residual.begin(layout)
+        taps = residual_hooks(subject, residual.consume)
     if heads is not None:
         heads.begin(layout)
-    reads, layout, _ = observe(
-        subject, batch, want, reader, residual_hooks(subject, residual.consume)
-    )
+    reads, layout, _ = observe(subject, batch, want, reader, taps)
     if heads is not None:
         heads.finish()
     return reads, layout
 
 
-def _residual_stats(subject: Subject, points: int, direction) -> ResidualStats:
-    size = subject.model.get_input_embeddings().weight.shape[1]
-    return ResidualStats(points, subject.anatomy.hidden_size or size, direction)
+def _residual_stats(subject: Subject, direction: torch.Tensor | None) -> ResidualStats:
+    return ResidualStats(len(subject.anatomy.blocks) + 1, subject.anatomy.hidden_size, direction)
 
 
 def _pilot_direction(subject: Subject, pilot: Prompts, reader: str) -> torch.Tensor:
     """Mean unit vector of the other positions on the pilot prompts: [point, d]."""
-    stats = _residual_stats(subject, len(subject.anatomy.blocks) + 1, None)
+    stats = _residual_stats(subject, None)
     _one_pass(subject, pilot, Want(received=False), reader, stats, None)
     return stats.other_direction
 
@@ -251,11 +247,3 @@ def environment(identity: dict[str, Any], seed: int) -> Environment:
         platform=f"{platform.system()} {platform.machine()}", device=identity["device"],
         dtype=identity["dtype"], seed=seed, threads=torch.get_num_threads(),
     )
-
-
-def reader_counts(stats: AttentionStats) -> dict[str, int]:
-    """How many blocks each reader served."""
-    return dict(Counter(reader for reader, _ in stats.readers))
-
-
-__all__ = ["EPS", "SINK", "Scan", "ScanSettings", "environment", "reader_counts", "scan"]

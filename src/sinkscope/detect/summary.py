@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sinkscope.detect.scan import Scan
 
 EPS = (0.2, 0.3, 0.5, 0.8)
+SEVERAL = "the model has no single residual stream"
 AFTER = 2  # "[2:]": blocks after the two in which the circuit is said to form
 
 
@@ -113,6 +114,8 @@ def _null(scan: Scan, p99: np.ndarray) -> dict[str, Any]:
 
 def _massive(scan: Scan) -> dict[str, Any]:
     stats = scan.residual
+    if stats is None:
+        return {"reason": SEVERAL}
     at_p0, _ = stats.massive
     point = int(np.argmax(at_p0))
     ids, values = stats.channels
@@ -126,8 +129,8 @@ def _massive(scan: Scan) -> dict[str, Any]:
 
 def _secondary(scan: Scan) -> dict[str, Any]:
     stats = scan.residual
-    if stats.direction is None:
-        return {"runs": [], "reason": "the model has no single residual stream"}
+    if stats is None:
+        return {"runs": [], "reason": SEVERAL}
     common = sorted(stats.lifetimes.items(), key=lambda item: -item[1])[:10]
     return {"runs": [{"start": start, "lifetime": life, "tokens": count}
                      for (start, life), count in common]}
@@ -158,7 +161,10 @@ def _notes(scan: Scan) -> list[str]:
     notes += [f"Some blocks were read by {reason}." for reason in reasons]
     if isinstance(scan.null, str) and scan.null != "not asked for":
         notes.append(scan.null[0].upper() + scan.null[1:] + ".")
-    if not scan.proof.verified:
+    if scan.residual is None:
+        notes.append("This family has several residual streams; norms, directions and massive "
+                     "activations of position zero are not reported, and attribution is refused.")
+    elif not scan.proof.verified:
         notes.append(f"The residual identity does not hold: {scan.proof.reason()}; attribution "
                      "is refused, attention figures are not touched by it.")
     return notes

@@ -168,7 +168,7 @@ def _load_config(where: str, common: dict) -> Any:
                 f"{where} needs its own code; pass --trust-remote-code if you trust it."
             ) from None
         raise Unsupported(f"{where}: the configuration is not one this transformers knows "
-                          f"({_first_line(error)}).") from None
+                          f"({_first_line(error)})") from None
     known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if not known and not hasattr(config, "auto_map"):
         raise Unsupported(f"{where} is a {config.model_type!r} model, not a causal language model.")
@@ -273,5 +273,6 @@ def _hash_tensors(model: Any) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0].strip() if text else type(error).__name__
+    """The first line of an error's text, as the end of a sentence."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip().rstrip(".") + "."

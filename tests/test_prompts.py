@@ -1,0 +1,135 @@
+"""Prompts and the BOS policy."""
+
+import pytest
+import torch
+
+from sinkscope.errors import InputError
+from sinkscope.subject.load import load
+from sinkscope.subject.prompts import build_prompts, read_documents
+
+
+@pytest.fixture
+def subject(folder):
+    return load(folder)
+
+
+def test_text_windows_start_with_different_tokens(subject, text_file):
+    prompts = build_prompts(subject, text=str(text_file), n=16, length=32)
+    assert prompts.input_ids.shape == (16, 32)
+    assert prompts.input_ids[:, 0].unique().numel() > 3
+    assert prompts.bos == "without"
+    assert prompts.position_zero
+    again = build_prompts(subject, text=str(text_file), n=16, length=32)
+    assert again.sha256 == prompts.sha256
+    other = build_prompts(subject, text=str(text_file), n=16, length=32, seed=1)
+    assert other.sha256 != prompts.sha256
+
+
+def test_with_bos_puts_it_first_and_keeps_the_length(subject, text_file):
+    prompts = build_prompts(subject, text=str(text_file), n=4, length=32, bos="with")
+    assert prompts.input_ids.shape == (4, 32)
+    assert (prompts.input_ids[:, 0] == subject.tokenizer.bos_token_id).all()
+    assert (prompts.input_ids[:, 1:] != subject.tokenizer.bos_token_id).all()
+    assert prompts.position_zero == ["'<s>' × 4"]
+
+
+def test_as_is_follows_the_tokenizer(subject, text_file):
+    from tokenizers.processors import TemplateProcessing
+
+    subject.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)])
+    assert build_prompts(subject, text=str(text_file), n=2, length=16).bos == "with"
+    assert build_prompts(subject, text=str(text_file), n=2, length=16, bos="without").bos == \
+        "without"
+
+
+def test_jsonl(subject, jsonl_file):
+    prompts = build_prompts(subject, text=str(jsonl_file), n=4, length=16)
+    assert prompts.source == "text.jsonl"
+
+
+def test_short_texts_are_padded_on_the_right(subject, tmp_path):
+    file = tmp_path / "short.txt"
+    file.write_text("the sink of zero\fhead block key query value norm the a")
+    prompts = build_prompts(subject, text=str(file), n=4, length=64)
+    assert prompts.lengths.tolist() == [4, 8]
+    assert prompts.attention_mask is None
+
+
+def test_repeat_and_random(subject):
+    repeat = build_prompts(subject, kind="repeat", n=5, length=20)
+    assert (repeat.input_ids == repeat.input_ids[:, :1]).all()
+    random = build_prompts(subject, kind="random", n=5, length=20)
+    assert random.input_ids.unique().numel() > 20
+
+
+def test_given_ids(subject):
+    prompts = build_prompts(subject, kind="ids", ids=[[5, 6, 7], [0, 8, 9, 10]], length=10)
+    assert prompts.lengths.tolist() == [3, 4]
+    assert build_prompts(subject, kind="ids", ids=[[0, 8], [0, 9]], length=10).bos == "with"
+
+
+@pytest.mark.parametrize(("options", "match"), [
+    ({"n": 0}, "at least one"),
+    ({"length": 100_000}, "beyond this model's maximum"),
+    ({"bos": "maybe"}, "BOS policy"),
+    ({"kind": "poem"}, "prompt kind"),
+    ({"text": "nowhere.txt"}, "No such text file"),
+    ({"kind": "ids", "ids": []}, "empty"),
+    ({"kind": "ids", "ids": [[1, 10_000]]}, "do not belong together"),
+    ({"text": "hub:none"}, "Hub data set|extra"),
+])
+def test_bad_input(subject, options, match):
+    options = {"length": 16, "n": 2, **options}
+    with pytest.raises(InputError, match=match):
+        build_prompts(subject, **options)
+
+
+def test_empty_text(subject, tmp_path):
+    file = tmp_path / "empty.txt"
+    file.write_text("  \n ")
+    with pytest.raises(InputError, match="is empty"):
+        build_prompts(subject, text=str(file))
+
+
+def test_not_text(subject, tmp_path):
+    file = tmp_path / "noise.txt"
+    file.write_bytes(bytes(range(128, 256)))
+    with pytest.raises(InputError, match="not UTF-8"):
+        build_prompts(subject, text=str(file))
+
+
+def test_bad_jsonl(tmp_path):
+    file = tmp_path / "bad.jsonl"
+    file.write_text('{"text": "a"}\n{"other": 1}\n')
+    with pytest.raises(InputError, match='line 2, has no "text"'):
+        read_documents(str(file))
+    file.write_text("nonsense\n")
+    with pytest.raises(InputError, match="line 1, is not JSON"):
+        read_documents(str(file))
+
+
+def test_no_bos_token_to_put(subject, text_file):
+    subject.tokenizer.bos_token = None
+    subject.model.config.bos_token_id = None
+    with pytest.raises(InputError, match="no BOS token"):
+        build_prompts(subject, text=str(text_file), bos="with", length=16)
+
+
+def test_text_needs_a_tokenizer(subject, text_file):
+    subject.tokenizer = None
+    with pytest.raises(InputError, match="no tokenizer"):
+        build_prompts(subject, text=str(text_file), length=16)
+
+
+def test_the_bundled_excerpt_is_there():
+    documents, source = read_documents("builtin")
+    assert source == "builtin"
+    assert 150_000 < sum(map(len, documents)) < 260_000
+
+
+def test_slices_keep_what_belongs_to_the_rows(subject):
+    prompts = build_prompts(subject, kind="random", n=5, length=8)
+    parts = list(prompts.batches(2))
+    assert [len(part) for part in parts] == [2, 2, 1]
+    assert torch.equal(torch.cat([p.input_ids for p in parts]), prompts.input_ids)
