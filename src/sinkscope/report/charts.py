@@ -6,7 +6,9 @@ config that the page or the exporter adds (`theme.py`), so a chart itself holds 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -17,8 +19,10 @@ from sinkscope.report import frames
 if TYPE_CHECKING:
     from xarray import Dataset
 
-Chart = alt.Chart | alt.LayerChart
+PLAIN = ",~r"  # numbers without exponents or prefixes
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 QUANTILES = 120  # points of the ranked-heads curve
+MOST_LETTERS = 64  # blocks beyond which letters under them would run into each other
 RECEIVED_POINTS = 48  # positions kept of the received-attention curves, dense near zero
 
 
@@ -138,11 +142,12 @@ def _colour(measure: Measure) -> alt.Color:
     return alt.Color("value:Q", title=title, scale=alt.Scale(zero=True))
 
 
+_TWO = alt.Legend(columns=2, symbolType="stroke")
 _TOP = alt.Legend(orient="top", symbolType="square")
 
 
 def _log_legend() -> alt.Legend:
-    return alt.Legend(format="~s", tickCount=4)
+    return alt.Legend(format=PLAIN, tickCount=4)
 
 
 def heat_map(data: Dataset, table: list[frames.Row], colour: alt.Color, title: str) -> Chart:
@@ -152,11 +157,18 @@ def heat_map(data: Dataset, table: list[frames.Row], colour: alt.Color, title: s
     if table and isinstance(table[0]["value"], str):
         value = alt.Tooltip("value:N", title=title)
     return (
-        alt.Chart(alt.Data(values=table), width=620, height=_height(heads))
+        alt.Chart(frames.inline(table), width=620, height=_height(heads))
         .mark_rect(aria=False)
         .encode(
-            x=alt.X("block:O", title="Block", axis=block_axis(data)),
-            y=alt.Y("head:O", title="Head", axis=alt.Axis(values=_every(heads), **_BARE)),
+            x=alt.X(
+                "block:O", title="Block", axis=block_axis(data), scale=tiles(frames.blocks(data))
+            ),
+            y=alt.Y(
+                "head:O",
+                title="Head",
+                axis=alt.Axis(values=_every(heads), **_BARE),
+                scale=tiles(range(heads)),
+            ),
             color=colour,
             tooltip=[
                 alt.Tooltip("block:O", title="Block"),
@@ -171,6 +183,11 @@ def heat_map(data: Dataset, table: list[frames.Row], colour: alt.Color, title: s
 _BARE: dict[str, Any] = {"ticks": False, "domain": False, "labelAngle": 0}
 
 
+def tiles(domain: Iterable[Any]) -> alt.Scale:
+    """Scale of all tiles of a heat map, also the empty ones, with a hair between them."""
+    return alt.Scale(domain=[int(number) for number in domain], padding=0.05)
+
+
 def _height(heads: int) -> int:
     return int(np.clip(heads * 14, 90, 420))
 
@@ -181,16 +198,16 @@ def _every(count: int, most: int = 16) -> list[int]:
 
 
 def block_axis(data: Dataset) -> alt.Axis:
-    """Axis of blocks; a letter under the number marks the layer type where there are several."""
+    """Axis of blocks; a letter under the number marks the blocks without full attention."""
     numbers = [int(block) for block in frames.blocks(data)]
     ticks = [numbers[i] for i in _every(len(numbers))]
-    kinds = frames.layer_types(data)
-    if len(set(kinds)) == 1:
+    letters = {n: kind[0] for n, kind in zip(numbers, frames.layer_types(data)) if kind != "full"}
+    if not letters or len(numbers) > MOST_LETTERS:
         return alt.Axis(values=ticks, **_BARE)
-    letters = {str(block): kind[0] for block, kind in zip(numbers, kinds)}
-    pairs = ",".join(f"'{block}':'{letter}'" for block, letter in letters.items())
-    label = f"[datum.label, ({{{pairs}}})[datum.label]]"
-    return alt.Axis(values=ticks, labelExpr=label, **_BARE)
+    shown = ",".join(f"'{block}':'{block}'" for block in ticks)
+    marked = ",".join(f"'{block}':'{letter}'" for block, letter in letters.items())
+    label = f"[({{{shown}}})[datum.label] || '', ({{{marked}}})[datum.label] || '']"
+    return alt.Axis(values=numbers, labelExpr=label, labelOverlap=False, **_BARE)
 
 
 def difference_chart(data: Dataset, against: Dataset) -> Chart | None:
@@ -229,21 +246,25 @@ def ranked_chart(data: Dataset) -> Chart:
     shown = [name for name in RANKED if any(row["series"] == name for row in table)]
     dashes = alt.Scale(domain=shown, range=[RANKED[name] for name in shown])
     return (
-        alt.Chart(alt.Data(values=table), width=620, height=220)
+        alt.Chart(frames.inline(table), width=620, height=220)
         .mark_line()
         .encode(
-            x=alt.X("rank:Q", title="Heads, strongest first", axis=alt.Axis(format=".0%")),
+            x=alt.X("rank:Q", title="Heads, strongest first", axis=_tenths()),
             y=alt.Y(
                 "value:Q",
                 title="Attention received by P0 (α₀)",
-                axis=alt.Axis(format=".0%"),
+                axis=_tenths(5),
                 scale=alt.Scale(domain=[0, 1]),
             ),
-            color=alt.Color("series:N", title=None, sort=shown, legend=alt.Legend(columns=2)),
-            strokeDash=alt.StrokeDash("series:N", title=None, sort=shown, scale=dashes),
+            color=alt.Color("series:N", title=None, scale=alt.Scale(domain=shown), legend=_TWO),
+            strokeDash=alt.StrokeDash("series:N", title=None, scale=dashes, legend=_TWO),
             detail="run:N",
         )
     )
+
+
+def _tenths(count: int = 10) -> alt.Axis:
+    return alt.Axis(format=".0%", tickCount=count)
 
 
 def _ranked(values: np.ndarray, series: str, run: int) -> list[frames.Row]:
@@ -259,54 +280,66 @@ def _ranked(values: np.ndarray, series: str, run: int) -> list[frames.Row]:
 def received_chart(data: Dataset) -> Chart:
     """Attention received by position, one line a block, with the uniform null."""
     received = frames.nanmean(data["received"].values, axis=1)
-    n, positions = received.shape
-    kept = kept_positions(positions)
-    table = frames.rows(
-        position=np.tile(kept, n),
-        value=np.maximum(received[:, kept], 1e-6).ravel(),
-        block=np.repeat(frames.blocks(data), kept.size),
-    )
+    positions = received.shape[1]
+    table: list[frames.Row] = []
+    for block, curve in zip(frames.blocks(data), received):
+        starts, values = binned(curve)
+        table += frames.rows(position=starts, value=values, block=[block] * len(starts))
+    starts, values = binned(uniform_by_key(positions))
+    null = frames.rows(position=starts, value=values)
     x = alt.X(
         "position:Q",
         title="Position (log scale; 0 is the first token)",
-        scale=alt.Scale(type="symlog", constant=1, domain=[0, positions - 1], nice=False),
+        scale=alt.Scale(
+            type="symlog", constant=1, domain=[0, positions - 1], nice=False, padding=8
+        ),
         axis=alt.Axis(values=_position_ticks(positions), grid=False, format="d"),
     )
+    everything = [row["value"] for row in [*table, *null]]
     y = alt.Y(
         "value:Q",
         title="Attention received (log scale)",
         scale=alt.Scale(type="log"),
-        axis=alt.Axis(format=".1~%", tickCount=5),
+        axis=log_axis(everything, ",~%"),
     )
-    lines = (
-        alt.Chart(alt.Data(values=table))
-        .mark_line(strokeWidth=1.4, opacity=0.85, clip=True)
-        .encode(
-            x=x,
-            y=y,
-            detail="block:N",
-            color=alt.Color(
-                "block:Q",
-                title="Block (mean over its heads); dashed: uniform attention",
-                scale=alt.Scale(range="ramp"),
-                legend=alt.Legend(format="d", tickCount=5),
-            ),
-        )
+    colour = alt.Color(
+        "block:Q",
+        title="Block (mean over its heads)",
+        scale=alt.Scale(range="ramp"),
+        legend=alt.Legend(format="d", tickMinStep=1, tickCount=5),
     )
-    null = (
-        alt.Chart(
-            alt.Data(values=frames.rows(position=kept, value=uniform_by_key(positions)[kept]))
-        )
-        .mark_line(style="null", strokeWidth=1.5)
-        .encode(x=x, y=y)
-    )
-    return alt.layer(lines, null).properties(width=620, height=240)
+    base = alt.Chart(frames.inline(table)).encode(x=x, y=y, color=colour, detail="block:N")
+    lines = base.mark_line(strokeWidth=1.4)
+    at_zero = base.transform_filter("datum.position === 0").mark_point(size=34, aria=False)
+    even = alt.Chart(frames.inline(null)).mark_line(style="null", strokeWidth=1.5)
+    return alt.layer(lines, at_zero, even.encode(x=x, y=y)).properties(width=620, height=260)
 
 
-def kept_positions(positions: int) -> np.ndarray:
-    """Positions to draw: all of the first, then evenly on a log scale."""
-    spread = np.geomspace(1, max(positions, 2), RECEIVED_POINTS) - 1
-    return np.unique(np.rint(spread).astype(int).clip(0, positions - 1))
+def binned(curve: np.ndarray) -> tuple[list[int], list[float]]:
+    """A curve over positions as bin starts and the highest value in each bin.
+
+    The first positions have a bin each; later bins are evenly wide on a log scale. The highest
+    value, since a mean would hide a sink at a single later position.
+    """
+    positions = len(curve)
+    edges = np.geomspace(1, positions + 1, RECEIVED_POINTS + 1) - 1
+    starts = np.unique(np.rint(edges).astype(int).clip(0, positions))
+    pairs = list(pairwise(starts.tolist()))
+    highest = [frames.nanmax(curve[low:high]) for low, high in pairs]
+    return [low for low, _ in pairs], [value if value > 0 else np.nan for value in highest]
+
+
+def log_axis(values: Iterable[float], format: str = PLAIN) -> alt.Axis:
+    """Axis of a log scale with few lines: decades, or 1-2-5 steps over a short range."""
+    known = [value for value in values if value > 0]
+    if not known:
+        return alt.Axis(format=format)
+    low, high = np.floor(np.log10(min(known))), np.ceil(np.log10(max(known)))
+    steps = (1,) if high - low > 2 else (1, 2, 5)
+    decades = np.arange(low, high + 1)
+    # 10.0 ** decade is not exact below one: the text of the number is
+    ticks = [float(f"{step}e{int(decade)}") for decade in decades for step in steps]
+    return alt.Axis(values=ticks, format=format)
 
 
 def uniform_by_key(positions: int) -> np.ndarray:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import altair as alt
 import numpy as np
 
 from sinkscope.report import frames
-from sinkscope.report.charts import Chart
+from sinkscope.report.charts import PLAIN, Chart, log_axis, tiles
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
 HEIGHT = 190
-POINT_TITLE = "Input of block (last: output of the model)"
+POINT_TITLE = "Read point (input of a block; last: output)"
 
 
 def norm_chart(data: Dataset) -> Chart | None:
@@ -28,7 +28,7 @@ def norm_chart(data: Dataset) -> Chart | None:
         low=np.nanmin(values, axis=0),
         high=np.nanmax(values, axis=0),
     )
-    base = alt.Chart(alt.Data(values=table))
+    base = alt.Chart(frames.inline(table))
     x = _points(data)
     log = alt.Scale(type="log")
     title = "‖P0‖ / median ‖other tokens‖ (×, log)"
@@ -37,7 +37,7 @@ def norm_chart(data: Dataset) -> Chart | None:
     )
     line = base.mark_line(point=True).encode(
         x=x,
-        y=alt.Y("value:Q", scale=log, title=title, axis=_few()),
+        y=alt.Y("value:Q", scale=log, title=title, axis=log_axis(values[values > 0])),
         tooltip=[
             alt.Tooltip("point:Q", title="Read point"),
             alt.Tooltip("value:Q", title="Median ratio", format=".3~g"),
@@ -52,7 +52,7 @@ def cosine_chart(data: Dataset) -> Chart | None:
         return None
     table = frames.rows(point=data["point"].values, value=data["p0_cosine"].values)
     line = (
-        alt.Chart(alt.Data(values=table))
+        alt.Chart(frames.inline(table))
         .mark_line(point=True)
         .encode(
             x=_points(data),
@@ -90,16 +90,21 @@ def channels_chart(data: Dataset) -> Chart | None:
     )
     table = [row for row in table if row["channel"] in shown and row["value"] > 0]
     return _sized(
-        alt.Chart(alt.Data(values=table))
+        alt.Chart(frames.inline(table))
         .mark_rect(aria=False)
         .encode(
-            x=alt.X("point:O", title=POINT_TITLE, axis=_ordinal_points(data)),
-            y=alt.Y("channel:O", title="Channel", sort=shown, axis=alt.Axis(ticks=False)),
+            x=alt.X(
+                "point:O",
+                title=POINT_TITLE,
+                axis=_ordinal_points(data),
+                scale=tiles(data["point"].values),
+            ),
+            y=alt.Y("channel:O", title="Channel", scale=tiles(shown), axis=_bare()),
             color=alt.Color(
                 "value:Q",
                 title="|activation| at P0 (log)",
                 scale=alt.Scale(type="log"),
-                legend=alt.Legend(format="~s", tickCount=4),
+                legend=alt.Legend(format=PLAIN, tickCount=4),
             ),
             tooltip=[
                 alt.Tooltip("channel:O", title="Channel"),
@@ -180,7 +185,7 @@ def secondary_chart(data: Dataset) -> Chart | None:
     if not frames.has(data, "secondary_share"):
         return None
     table = frames.rows(point=data["point"].values, value=data["secondary_share"].values)
-    chart = alt.Chart(alt.Data(values=table)).mark_line(point=True)
+    chart = alt.Chart(frames.inline(table)).mark_line(point=True)
     axis = alt.Axis(format=".1~%", tickCount=5)
     y = alt.Y("value:Q", title="Share of later tokens", axis=axis)
     return _sized(chart.encode(x=_points(data), y=y))
@@ -207,16 +212,19 @@ def _lines(
     table: list[frames.Row], x: alt.X, title: str, log: bool = False, percent: bool = False
 ) -> alt.Chart:
     order = list(dict.fromkeys(row["series"] for row in table))
-    axis = alt.Axis(format=".0%", tickCount=5) if percent else _few() if log else alt.Axis()
+    axis = alt.Axis(format=".0%", tickCount=5) if percent else alt.Axis(tickCount=5)
+    if log:
+        axis = log_axis(row["value"] for row in table)
     scale = alt.Scale(type="log") if log else alt.Scale(zero=percent)
+    domain, legend = alt.Scale(domain=order), alt.Legend(columns=2)
     return (
-        alt.Chart(alt.Data(values=table))
+        alt.Chart(frames.inline(table))
         .mark_line(point=True)
         .encode(
             x=x,
             y=alt.Y("value:Q", title=title, scale=scale, axis=axis),
-            color=alt.Color("series:N", title=None, sort=order, legend=alt.Legend(columns=2)),
-            shape=alt.Shape("series:N", title=None, sort=order),
+            color=alt.Color("series:N", title=None, scale=domain, legend=legend),
+            shape=alt.Shape("series:N", title=None, scale=domain, legend=legend),
             tooltip=[
                 alt.Tooltip("series:N", title=" "),
                 alt.Tooltip(str(x.shorthand), title="At"),
@@ -233,9 +241,10 @@ def _dots(data: Dataset, values: np.ndarray, title: str, reference: float) -> Ch
         head=np.tile(np.arange(count), values.shape[0]),
         value=np.where(values > 0, values, np.nan).ravel(),
     )
-    y = alt.Y("value:Q", title=title, scale=alt.Scale(type="log"), axis=_few())
+    axis = log_axis([reference, *(row["value"] for row in table)])
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(type="log"), axis=axis)
     dots = (
-        alt.Chart(alt.Data(values=table))
+        alt.Chart(frames.inline(table))
         .mark_point(opacity=0.7)
         .encode(
             x=_block_x(data),
@@ -251,8 +260,7 @@ def _dots(data: Dataset, values: np.ndarray, title: str, reference: float) -> Ch
 
 
 def _rule(value: float) -> alt.Chart:
-    table: Any = alt.Data(values=[{"rule": value}])
-    return alt.Chart(table).mark_rule().encode(y="rule:Q")
+    return alt.Chart(frames.inline([{"rule": value}])).mark_rule().encode(y="rule:Q")
 
 
 def _points(data: Dataset) -> alt.X:
@@ -268,7 +276,9 @@ def _points(data: Dataset) -> alt.X:
 def _ordinal_points(data: Dataset) -> alt.Axis:
     numbers = data["point"].values
     step = max(1, len(numbers) // 16)
-    return alt.Axis(values=[int(n) for n in numbers[::step]], labelAngle=0, ticks=False)
+    return alt.Axis(
+        values=[int(n) for n in numbers[::step]], labelAngle=0, ticks=False, domain=False
+    )
 
 
 def _block_x(data: Dataset) -> alt.X:
@@ -281,8 +291,8 @@ def _block_x(data: Dataset) -> alt.X:
     )
 
 
-def _few() -> alt.Axis:
-    return alt.Axis(tickCount=5, format="~s")
+def _bare() -> alt.Axis:
+    return alt.Axis(ticks=False, domain=False)
 
 
 def _sized(chart: Chart) -> Chart:

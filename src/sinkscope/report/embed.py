@@ -47,17 +47,31 @@ def vega_runtime() -> str:
     import vl_convert
 
     version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    return vl_convert.javascript_bundle(vl_version=version)
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
 
 
 def spec_of(chart: Chart) -> dict[str, Any]:
     """A chart as a Vega-Lite spec that fills its container, its data packed as columns."""
-    spec = chart.properties(width="container").to_dict()
+    tables: list[list[frames.Row]] = []
+    spec = _name_tables(chart, tables).properties(width="container").to_dict()
     for key in ("$schema", "config"):
         spec.pop(key, None)
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}
-    spec["datasets"] = {name: _columns(table) for name, table in spec.get("datasets", {}).items()}
+    spec["datasets"] = {f"table{n}": _columns(table) for n, table in enumerate(tables)}
     return spec
+
+
+def _name_tables(chart: Any, tables: list[list[frames.Row]]) -> Any:
+    """A copy of the chart that refers to its data by name; the data is appended to `tables`."""
+    copy = chart.copy(deep=False)
+    if isinstance(copy.data, dict) and "values" in copy.data:
+        table = copy.data["values"]
+        if table not in tables:
+            tables.append(table)
+        copy.data = {"name": f"table{tables.index(table)}"}
+    if hasattr(copy, "layer"):
+        copy.layer = [_name_tables(layer, tables) for layer in copy.layer]
+    return copy
 
 
 def _columns(table: list[frames.Row]) -> dict[str, Any]:
@@ -76,13 +90,14 @@ def _packed(column: list[Any]) -> Any:
 def share_scales(specs: list[dict[str, Any]]) -> None:
     """Give specs that stand side by side the same y and colour domain, so that they compare."""
     for channel in ("y", "color"):
-        fields = {(n, d["field"]) for n, s in enumerate(specs) for d in _open_scales(s, channel)}
-        values = [v for n, field in fields for v in _values(specs[n], field)]
-        if not values:
-            continue
-        for spec in specs:
-            for definition in _open_scales(spec, channel):
-                definition.setdefault("scale", {})["domain"] = [min(values), max(values)]
+        open_ones = [(spec, one) for spec in specs for one in _open_scales(spec, channel)]
+        values = [v for spec, one in open_ones for v in _values(spec, one["field"])]
+        if channel == "y":
+            values += [v for spec in specs for v in _values(spec, "high")]
+        for _, definition in open_ones if values else ():
+            scale = definition.setdefault("scale", {})
+            low = 0 if scale.get("zero") else min(values)
+            scale.update(domain=[low, max(values)], nice=True)
 
 
 def _open_scales(spec: dict[str, Any], channel: str) -> list[dict[str, Any]]:
@@ -95,7 +110,6 @@ def _open_scales(spec: dict[str, Any], channel: str) -> list[dict[str, Any]]:
         if definition.get("type") == "quantitative"
         and "field" in definition
         and not {"domain", "domainMax"} & set(definition.get("scale") or {})
-        and definition.get("scale", {}).get("zero") is not True
     ]
 
 

@@ -41,6 +41,14 @@ def rows(**columns: Any) -> list[Row]:
     return [row for row in table if None not in row.values()]
 
 
+def inline(table: list[Row]) -> dict[str, list[Row]]:
+    """Rows as the data of a chart.
+
+    A plain dict, since `alt.Data` checks every row against the schema, which takes seconds.
+    """
+    return {"values": table}
+
+
 def _cell(value: Any) -> Any:
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
@@ -80,14 +88,20 @@ def nanmean(values: np.ndarray, axis: int | tuple[int, ...] | None = None) -> np
     """Mean without NaN entries; NaN, silently, where nothing is left."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        return np.nanmean(np.asarray(values, dtype=np.float64), axis=axis)
+        return np.asarray(np.nanmean(np.asarray(values, dtype=np.float64), axis=axis))
 
 
 def nanmedian(values: np.ndarray, axis: int) -> np.ndarray:
     """Median without NaN entries; NaN, silently, where nothing is left."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        return np.nanmedian(np.asarray(values, dtype=np.float64), axis=axis)
+        return np.asarray(np.nanmedian(np.asarray(values, dtype=np.float64), axis=axis))
+
+
+def nanmax(values: np.ndarray) -> float:
+    """Largest finite value, or NaN."""
+    finite = values[np.isfinite(values)]
+    return float(finite.max()) if finite.size else float("nan")
 
 
 def late_share(data: Dataset) -> np.ndarray:

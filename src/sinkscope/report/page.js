@@ -149,6 +149,7 @@
     const svg = document.createElementNS(SVG, "svg");
     svg.setAttribute("viewBox", "0 0 " + size + " " + size);
     svg.setAttribute("aria-hidden", "true");
+    svg.style.maxWidth = 1.35 * size + "px"; // letters of short prompts need not grow
     map.cells = [];
     tokens.forEach((token, i) => {
       const middle = EDGE + (i + 0.5) * CELL;
@@ -168,7 +169,7 @@
     map.cursor = make("rect", { class: "cursor", width: CELL, height: CELL, x: -99, y: -99 }, svg);
     byId("map-frame").replaceChildren(svg);
     map.tokens = tokens;
-    map.at = [Math.min(map.at[0], tokens.length - 1), 0];
+    map.at = [tokens.length - 1, 0];
   };
   const paintMap = () => {
     if (!map.cells || !map.bytes) return;
@@ -188,10 +189,16 @@
       span.style.color = inkOn(back);
       return span;
     }));
-    const stops = [0, 0.0625, 0.25, 0.5625, 1].map((value) => css(colourOf(value)));
+    const stops = [0, 0.0625, 0.25, 0.5625, 1];
     const bar = document.createElement("i");
-    bar.style.background = "linear-gradient(90deg," + stops.join(",") + ")";
-    byId("map-scale").replaceChildren("0", bar, "100 % of a query’s attention; middle 25 %");
+    bar.style.background = "linear-gradient(90deg," + stops.map((v) => css(colourOf(v))).join(",") + ")";
+    const ticks = document.createElement("span");
+    ticks.append(...stops.map((value) => {
+      const tick = document.createElement("b");
+      tick.textContent = Math.round(100 * value) + " %";
+      return tick;
+    }));
+    byId("map-scale").replaceChildren(bar, ticks);
     readCell();
   };
   const readCell = () => {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sinkscope.report import charts, depth
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from xarray import Dataset
 
 Draw = Callable[["Dataset"], "charts.Chart | None"]
+Part = tuple[str, str, str, Draw]
 
 
 @dataclass
@@ -48,17 +50,18 @@ def heads_section(data: dict[str, Dataset]) -> Section:
     """The block × head heat map with its selector."""
     variants = []
     for measure in charts.MEASURES:
-        specs = _specs(data, lambda one, name=measure.name: _heads(one, name))
+        specs = _specs(data, partial(_heads, name=measure.name))
         if specs:
             variants.append(Variant(measure.label, measure.caption, specs))
     lead = (
-        "Every square is one head; depth runs to the right. Choose a square to see its attention "
-        "map below."
+        "Every tile is one head; depth runs to the right. Click a tile to see its attention map "
+        "below. An empty tile is a head that no late query can use to see position zero."
     )
     types = {kind for one in data.values() for kind in charts.frames.layer_types(one)}
-    if len(types) > 1:
-        kinds = ", ".join(f"{kind[0]} for {kind}" for kind in sorted(types))
-        lead += f" The letter under a block tells its kind of attention: {kinds}."
+    others = sorted(types - {"full"})
+    if others and len(types) > 1:
+        kinds = ", ".join(f"{kind[0]} for {kind}" for kind in others)
+        lead += f" A letter under a block marks attention that is not full: {kinds}."
     figure = Figure("heat", "Heads, block by block", variants, wide=True)
     return Section("heads", "Which heads", lead, [figure])
 
@@ -67,7 +70,7 @@ def _heads(data: Dataset, name: str) -> charts.Chart | None:
     return None if charts.head_values(data, name) is None else charts.heads_chart(data, name)
 
 
-NULLS = (
+NULLS: Part = (
     "ranked",
     "All heads, ranked, beside the nulls",
     "Heads are sorted by the attention that position zero receives in them. The dashed line is "
@@ -75,7 +78,7 @@ NULLS = (
     "and the 99th percentile of random target positions show what arises without a sink.",
     charts.ranked_chart,
 )
-STREAM = (
+STREAM: tuple[Part, ...] = (
     (
         "norm",
         "Length of P0’s residual stream",
@@ -92,15 +95,16 @@ STREAM = (
         depth.cosine_chart,
     ),
 )
-RECEIVED = (
+RECEIVED: Part = (
     "received",
     "Attention received, by position",
-    "Mean attention each position receives from the queries that can see it, one line a block. "
-    "A sink stands far above the dashed line, which is the attention it would receive if every "
-    "query spread its own evenly over a full causal window.",
+    "Mean attention each position receives from the queries that can see it, one line a block; "
+    "dots mark position zero. A sink stands far above the dashed line, which is the attention a "
+    "position would receive if every query spread its own evenly over a full causal window. "
+    "Further right, neighbours share a point, which shows the highest of them.",
     charts.received_chart,
 )
-MASSIVE = (
+MASSIVE: tuple[Part, ...] = (
     (
         "massive",
         "Largest activation over the median one",
@@ -112,11 +116,11 @@ MASSIVE = (
         "channels",
         "Channels that carry it",
         "The channels of position zero with the largest activations, and where along the depth "
-        "they are large. Empty squares: not among the largest there.",
+        "they are large. Empty: not among the largest there.",
         depth.channels_chart,
     ),
 )
-READING = (
+READING: tuple[Part, ...] = (
     (
         "values",
         "Norm of P0’s value vectors",
@@ -153,7 +157,7 @@ READING = (
         depth.key_norm_chart,
     ),
 )
-ELSEWHERE = (
+ELSEWHERE: tuple[Part, ...] = (
     (
         "elsewhere",
         "Where attention goes",
@@ -209,12 +213,17 @@ def sections(data: dict[str, Dataset]) -> list[Section]:
     return [section for section in planned if section.figures]
 
 
+def single_charts() -> tuple[Part, ...]:
+    """Name, title, caption and function of every chart but the heat maps."""
+    return (NULLS, *STREAM, RECEIVED, *MASSIVE, *READING, *ELSEWHERE)
+
+
 def nulls_figure(data: dict[str, Dataset]) -> Figure:
     """The ranked heads beside their nulls."""
     return _figures(data, (NULLS,), wide=True)[0]
 
 
-def _figures(data: dict[str, Dataset], parts: Any, wide: bool = False) -> list[Figure]:
+def _figures(data: dict[str, Dataset], parts: tuple[Part, ...], wide: bool = False) -> list[Figure]:
     made = []
     for name, title, caption, draw in parts:
         specs = _specs(data, draw)

@@ -10,7 +10,7 @@ import io
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -58,7 +58,7 @@ def _heading(result: Result) -> Text:
 def _policy(result: Result, bos: str, data: Dataset) -> Group:
     scan = result.summary.scan[bos]
     sentences = verdict_so_far(scan, data)
-    shown = [
+    shown: list[RenderableType] = [
         Text(sentences[0], style="bold"),
         *(Text(f"• {sentence}") for sentence in sentences[1:]),
         Text(),

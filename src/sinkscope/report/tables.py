@@ -186,21 +186,23 @@ def _channel(channel: Any) -> str:
     return visible(channel)
 
 
-def settings_table(result: Result) -> Table:
-    """Everything the numbers depend on, flattened to one line a setting."""
+def settings_tables(result: Result) -> list[Table]:
+    """Everything the numbers depend on, one table a group."""
     summary = result.summary
-    table = Table("Settings and provenance", ["Setting", "Value"])
-    parts: dict[str, Any] = {
-        "model": summary.model.model_dump(),
-        "prompts": summary.prompts.model_dump(),
-        "environment": summary.environment.model_dump(),
-        "command": summary.command,
+    groups: dict[str, Any] = {
+        "Model": summary.model.model_dump(),
+        "Prompts": summary.prompts.model_dump(),
+        "Environment": summary.environment.model_dump(),
+        "Command": summary.command,
     }
     for bos, scan in summary.scan.items():
-        extras = {key: extra(scan, key) for key in ("null", "residual_identity")}
-        parts[f"scan.{bos}"] = {"reader": scan.reader, **{k: v for k, v in extras.items() if v}}
-    table.rows = [[visible(key), visible(value)] for key, value in _flat(parts)]
-    return table
+        extras = {key: extra(scan, key) for key in ("null", "residual_identity", "secondary")}
+        known = {key: value for key, value in extras.items() if value}
+        groups[f"Scan, {frames.POLICIES.get(bos, visible(bos))}"] = {"reader": scan.reader, **known}
+    return [
+        Table(title, ["Setting", "Value"], [[visible(k), visible(v)] for k, v in _flat(group)])
+        for title, group in groups.items()
+    ]
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -7,7 +7,7 @@ import unicodedata
 from typing import Any
 
 NO_VALUE = "–"
-_NAMED = {"\n": "↵", "\t": "⇥", "\r": "␍", "\x7f": "␡"}
+_NAMED = {"\n": "↵", "\t": "⇥"}
 # categories whose characters draw nothing, move the cursor or reorder the line (bidi overrides)
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
@@ -29,11 +29,11 @@ def _stand_in(character: str) -> str:
     if character in _NAMED:
         return _NAMED[character]
     code = ord(character)
-    if code < 0x20:
-        return chr(0x2400 + code)
-    if unicodedata.category(character) in _HIDDEN:
-        return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-    return character
+    if unicodedata.category(character) not in _HIDDEN:
+        return character
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def token_text(text: Any, limit: int = 0) -> str:

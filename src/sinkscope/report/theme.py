@@ -36,14 +36,13 @@ def _gamma(channel: float) -> float:
 
 def ramp(start: float, stop: float, hue: float, turn: float = 0.0) -> list[str]:
     """Colours from lightness `start` to `stop`; the hue turns by `turn` degrees on the way."""
-    colours = []
-    for step in range(STEPS):
-        part = step / (STEPS - 1)
-        lightness = start + (stop - start) * part
-        # chroma rises from almost none and falls again where sRGB has no room for it
-        chroma = 0.012 + 0.115 * math.sin(math.pi * min(part * 0.72, 1.0))
-        colours.append(_oklch(lightness, chroma, hue + turn * part))
-    return colours
+    parts = [step / (STEPS - 1) for step in range(STEPS)]
+    return [_shade(start + (stop - start) * part, hue + turn * part) for part in parts]
+
+
+def _shade(lightness: float, hue: float) -> str:
+    # sRGB has room for chroma in the middle of the lightness range only
+    return _oklch(lightness, 0.14 * math.sin(math.pi * lightness) ** 1.6, hue)
 
 
 def _diverging(middle: float, end: float) -> list[str]:
@@ -58,7 +57,8 @@ LIGHT = {
     "ink": "#1b1f24",
     "quiet": "#59626d",
     "line": "#dfe3e8",
-    "ramp": ramp(0.975, 0.33, 235, 35),
+    "ramp": ramp(0.97, 0.30, 235, 40),
+    "depth": ramp(0.80, 0.32, 165, 130),
     "diverging": _diverging(0.97, 0.45),
     "category": ["#0072b2", "#d55e00", "#009e73", "#b0578d"],
     "reference": "#6b7480",
@@ -68,7 +68,8 @@ DARK = {
     "ink": "#e6e9ed",
     "quiet": "#9aa4b0",
     "line": "#2d333b",
-    "ramp": ramp(0.235, 0.93, 265, -45),
+    "ramp": ramp(0.25, 0.95, 270, -70),
+    "depth": ramp(0.48, 0.92, 300, -140),
     "diverging": _diverging(0.27, 0.78),
     "category": ["#56b4e9", "#e69f00", "#2fc79b", "#dd93bf"],
     "reference": "#98a2ae",
@@ -103,6 +104,8 @@ def vega_config(colours: dict[str, Any]) -> dict[str, Any]:
         "gradientThickness": 9,
         "gradientLength": 190,
         "symbolStrokeWidth": 2,
+        "symbolBaseFillColor": colours["quiet"],
+        "columnPadding": 14,
     }
     return {
         "background": "transparent",
@@ -112,14 +115,14 @@ def vega_config(colours: dict[str, Any]) -> dict[str, Any]:
         "legend": legend,
         "range": {
             "heatmap": colours["ramp"],
-            "ramp": colours["ramp"],
+            "ramp": colours["depth"],
             "diverging": colours["diverging"],
             "category": colours["category"],
         },
-        "line": {"strokeWidth": 2, "color": colours["category"][0]},
-        "point": {"color": colours["category"][0], "filled": True, "size": 26},
+        "mark": {"color": colours["category"][0]},
+        "line": {"strokeWidth": 2},
+        "point": {"filled": True, "size": 28},
         "rule": {"color": colours["reference"], "strokeDash": [4, 3]},
-        "area": {"color": colours["category"][0]},
         "text": {"color": colours["quiet"], "fontSize": 11},
-        "style": {"null": {"stroke": colours["reference"], "strokeDash": [4, 3]}},
+        "style": {"null": {"color": colours["reference"], "strokeDash": [4, 3]}},
     }

@@ -135,12 +135,18 @@ def _where(data: Dataset) -> str:
     found = sink_heads(data)
     total = int(np.isfinite(frames.late_share(data)).sum())
     if not found:
-        return f"No head gives it more than {LIMITS.head_share:.0%} of its late attention."
+        return (
+            f"No head gives it more than {_round_percent(LIMITS.head_share)} of its late attention."
+        )
     in_blocks = ranges([block for block, _, _ in found])
     return (
-        f"{len(found)} of {total} heads give it more than {LIMITS.head_share:.0%}, "
+        f"{len(found)} of {total} heads give it more than {_round_percent(LIMITS.head_share)}, "
         f"in {_plural('block', in_blocks)} {in_blocks}."
     )
+
+
+def _round_percent(value: float) -> str:
+    return f"{100 * value:.0f}\u00a0%"
 
 
 def _plural(word: str, shown: str) -> str:
