@@ -81,6 +81,8 @@ def _summary(scans: dict[str, ScanSummary]) -> Summary:
 
 
 def _measured(values: np.ndarray) -> Measured:
+    if not np.isfinite(values).any():
+        return Measured(value=None)
     value = float(np.nanmean(values))
     return Measured(value=value, low=max(0.0, value - 0.02), high=min(1.0, value + 0.02))
 
@@ -114,9 +116,16 @@ def _scan(data: xr.Dataset, minimal: bool, bos: str) -> ScanSummary:
             "max_abs": 812.5,
             "ratio": 2310.0,
             "point": 3,
+            "p0_ratio": 2200.0,
+            "p0_point": 3,
             "channels": [[17, 812.5], [42, 300.0]],
         },
         "residual_identity": {"verified": True, "largest_error": 3.1e-6, "form": "pre-norm"},
+        "late_share_by_type": {
+            str(kind): _measured(data["p0_late"].values[:, data["layer_type"].values == kind])
+            for kind in np.unique(data["layer_type"].values)
+        },
+        "secondary": {"runs": [{"start": 2, "lifetime": 3, "tokens": 17}]},
         "null": {"untrained_late_share": [0.021, 0.022, 0.02], "random_target_p99": 0.05},
     }
     return ScanSummary.model_validate({**scan.model_dump(), **extras})

@@ -25,6 +25,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+INTERRUPTED, INTERRUPTION = 130, "interrupted; nothing was written."
+
 
 def _version(show: bool) -> None:
     if show:
@@ -48,16 +50,19 @@ for _command in (run, scan, report, models, doctor):
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    sentence = ""
     try:
         code = app(arguments, standalone_mode=False)
+        if code == INTERRUPTED:  # the framework turns Ctrl-C into an exit of its own
+            sentence = INTERRUPTION
     except (Exception, KeyboardInterrupt) as error:
         if "--debug" in arguments and not isinstance(error, typer.Exit):
             import traceback
 
             traceback.print_exc()
         code, sentence = explain(error)
-        if sentence:
-            print(f"sinkscope: {sentence}", file=sys.stderr)
+    if sentence:
+        print(f"sinkscope: {sentence}", file=sys.stderr)
     _flush()
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -69,7 +74,7 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, SinkscopeError):
         return error.exit_code, str(error)
     if isinstance(error, (KeyboardInterrupt, click.exceptions.Abort)):
-        return 130, "interrupted; nothing was written."
+        return INTERRUPTED, INTERRUPTION
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code, ""
     if isinstance(error, click.exceptions.ClickException):

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 import sinkscope
+from sinkscope.errors import InputError
 from sinkscope.observe.fused import fused_works
 from sinkscope.observe.parity import (
     exact_difference,
@@ -24,7 +25,11 @@ FAMILIES = ("llama", "gpt2", "gpt_oss", "gemma2")
 
 
 def self_check(device: str) -> dict[str, Any]:
-    """Versions and checks, each {name, ok, detail}."""
+    """Versions and checks, each {name, ok, detail}. Raises InputError for an unknown device."""
+    try:
+        torch.device(device)
+    except RuntimeError:
+        raise InputError(f"{device!r} is not a device that torch knows.") from None
     checks = [_kernel(device, name) for name in ("float32", "bfloat16", "float16")]
     for family in FAMILIES:
         checks += _family(family, device)

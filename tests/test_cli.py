@@ -1,0 +1,225 @@
+"""The command line as a user meets it: output, exit codes, one sentence for every bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sinkscope.cli.app import main
+
+SMALL = ["--n", "3", "--length", "24", "--no-untrained", "--offline"]
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return exit_.value.code, out, err
+
+
+def test_scan_prints_the_summary_and_nothing_else(folder, text_file, capsys):
+    code, out, err = run(capsys, "scan", folder, "--text", text_file, "--json", *SMALL)
+    assert code == 0
+    assert json.loads(out)["scan"]["without"]["reader"] == {"lean": 4}
+    assert err == ""
+
+
+def test_both_policies(folder, text_file, capsys):
+    _, out, _ = run(capsys, "scan", folder, "--text", text_file, "--bos", "both", "--json", *SMALL)
+    assert set(json.loads(out)["scan"]) == {"with", "without"}
+
+
+def test_run_leaves_three_files_and_report_renders_them_again(folder, text_file, tmp_path, capsys):
+    out_dir = tmp_path / "D"
+    code, out, _ = run(capsys, "run", folder, "--text", text_file, "--out", out_dir, *SMALL)
+    assert code == 0
+    assert str(out_dir / "report.html") in out
+    assert {p.name for p in out_dir.iterdir()} == {"summary.json", "arrays.nc", "report.html"}
+    (out_dir / "report.html").unlink()
+    assert run(capsys, "report", out_dir)[0] == 0
+    assert (out_dir / "report.html").exists()
+    code, _, _ = run(capsys, "report", out_dir, "--against", out_dir)
+    assert code == 0
+    assert (out_dir / "comparison.html").exists()
+
+
+def test_figures_for_papers(folder, text_file, tmp_path, capsys):
+    out_dir = tmp_path / "D"
+    run(capsys, "run", folder, "--text", text_file, "--out", out_dir, *SMALL)
+    assert run(capsys, "report", out_dir, "--figures", tmp_path / "figures")[0] == 0
+    kinds = {p.suffix for p in (tmp_path / "figures").rglob("*") if p.is_file()}
+    assert {".png", ".svg", ".pdf"} <= kinds
+
+
+def test_expect(folder, text_file, capsys):
+    arguments = ["scan", folder, "--text", text_file, "--json", *SMALL, "--expect"]
+    code, _, err = run(capsys, *arguments, "sink")
+    assert code == 1
+    assert "expected sink" in err
+    assert run(capsys, *arguments, "no-sink")[0] == 0
+    assert run(capsys, *arguments, "everything")[0] == 2
+
+
+BAD = {
+    "missing folder": (lambda f: f.parent / "nowhere", 2, "No such folder"),
+    "no config": (lambda f: (f / "config.json").unlink() or f, 2, "no config.json"),
+    "truncated": (lambda f: truncate(f), 2, "corrupt|cannot be loaded"),
+    "pickle only": (lambda f: pickle_only(f), 2, "pickle"),
+    "NaN": (lambda f: with_nan(f), 2, "NaN"),
+    "encoder": (lambda f: encoder(f), 3, "not a causal language model"),
+}
+
+
+def truncate(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    return folder
+
+
+def pickle_only(folder):
+    torch.save({}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def with_nan(folder):
+    state = load_file(folder / "model.safetensors")
+    state["model.norm.weight"][0] = float("nan")
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def encoder(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    return folder
+
+
+@pytest.mark.parametrize("name", list(BAD))
+def test_bad_models(name, folder, tmp_path, capsys):
+    import re
+
+    make, code, match = BAD[name]
+    out_dir = tmp_path / "out"
+    got, out, err = run(capsys, "run", make(folder), "--out", out_dir, *SMALL)
+    assert got == code
+    assert re.search(match, err)
+    assert out == ""
+    assert err.count("\n") == 1, "one sentence"
+    assert not out_dir.exists()
+
+
+def test_bad_prompts(folder, tmp_path, capsys):
+    empty = tmp_path / "empty.txt"
+    empty.write_text("")
+    assert "is empty" in run(capsys, "scan", folder, "--text", empty)[2]
+    code, _, err = run(capsys, "scan", folder, "--length", "99999", "--prompts", "random")
+    assert (code, "beyond this model's maximum" in err) == (2, True)
+    code, _, err = run(capsys, "scan", folder, "--reader", "quick", "--prompts", "random")
+    assert (code, "reader" in err) == (2, True)
+    assert run(capsys, "scan", folder, "--n", "0")[0] == 2
+    assert run(capsys, "nonsense")[0] == 2
+
+
+def test_tokenizer_of_another_model(folder, text_file, capsys):
+    from tests.conftest import word_tokenizer
+
+    big = word_tokenizer(400)
+    big.save_pretrained(folder)
+    text_file.write_text(" ".join(f"w{i}" for i in range(100, 340)))
+    code, _, err = run(capsys, "scan", folder, "--text", text_file, "--length", "24")
+    assert code == 2
+    assert "do not belong together" in err
+
+
+def test_out_is_a_file(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    code, _, err = run(capsys, "run", folder, "--out", tmp_path / "file")
+    assert (code, "is a file" in err) == (2, True)
+
+
+def test_full_disk(folder, text_file, tmp_path, capsys, monkeypatch):
+    import errno
+    import pathlib
+
+    def full(self, *args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    previous = tmp_path / "D"
+    assert run(capsys, "run", folder, "--text", text_file, "--out", previous, *SMALL)[0] == 0
+    before = (previous / "summary.json").read_bytes()
+    monkeypatch.setattr(pathlib.Path, "write_text", full)
+    code, _, err = run(capsys, "run", folder, "--text", text_file, "--out", previous, *SMALL)
+    assert code == 4
+    assert "disk is full" in err
+    assert (previous / "summary.json").read_bytes() == before
+
+
+def test_debug_shows_the_traceback(tmp_path, capsys):
+    _, _, err = run(capsys, "scan", tmp_path / "nowhere", "--debug")
+    assert "Traceback" in err
+
+
+def test_help_is_quick_and_imports_no_torch():
+    code = ("import sys, sinkscope.cli.app as a\n"
+            "try: a.main(['--help'])\n"
+            "except SystemExit: pass\n"
+            "assert not {'torch', 'transformers', 'xarray', 'altair', 'numpy'} & set(sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "scan" in done.stdout
+
+
+def test_every_command_has_examples(capsys):
+    for name in ("run", "scan", "report", "models", "doctor"):
+        code, out, _ = run(capsys, name, "--help")
+        assert code == 0
+        assert "Examples:" in out
+
+
+def test_models_lists_the_matrix(capsys):
+    code, out, _ = run(capsys, "models", "--json")
+    matrix = json.loads(out)
+    assert code == 0
+    assert len(matrix["types"]) > 150
+    code, out, _ = run(capsys, "models", "llama", "bert")
+    assert "llama" in out
+    assert run(capsys, "models", "no_such_family")[0] == 2
+
+
+def test_models_verify(capsys, tmp_path):
+    out_file = tmp_path / "m.json"
+    code, out, _ = run(capsys, "models", "--verify", "llama", "--json", "--out", out_file)
+    row = json.loads(out)["types"]["llama"]
+    assert code == 0
+    assert row["exact"] == 0.0
+    assert json.loads(out_file.read_text())["types"]["llama"] == row
+
+
+def test_doctor(capsys):
+    code, out, _ = run(capsys, "doctor", "--json")
+    assert code == 0
+    checks = json.loads(out)["checks"]
+    assert all(check["ok"] for check in checks)
+    assert len(checks) >= 12
+    assert run(capsys, "doctor", "--device", "nonsense")[0] == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_interrupt(tmp_path):
+    """Ctrl-C in the middle: 130, one sentence, nothing written."""
+    out_dir = tmp_path / "D"
+    command = [sys.executable, "-m", "sinkscope", "run", "--offline", "--n", "4000",
+               "--prompts", "random", "--length", "256", "--out", str(out_dir)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    time.sleep(8)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip().splitlines()[-1] == "sinkscope: interrupted; nothing was written."
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,95 @@
+"""Results on disk: whole or not at all."""
+
+import errno
+import json
+
+import numpy as np
+import pytest
+
+from sinkscope.detect.scan import scan
+from sinkscope.errors import InputError, OutOfResources
+from sinkscope.result import load_result, write_folder
+
+
+@pytest.fixture
+def result(llama):
+    return scan(llama, n=3, length=24, kind="random", untrained=False)
+
+
+def test_save_and_load_give_the_same(result, tmp_path):
+    folder = result.save(tmp_path / "run")
+    assert sorted(p.name for p in folder.iterdir()) == ["arrays.nc", "report.html", "summary.json"]
+    back = load_result(folder)
+    assert back.to_json() == result.to_json()
+    for name, array in result.data["scan/without"].data_vars.items():
+        np.testing.assert_array_equal(array.values, back.data["scan/without"][name].values, name)
+    assert back.data["scan/without"]["p0_late"].attrs["long_name"].startswith("late share")
+    assert list(back.data["scan/without"]["layer_type"].values) == ["full"] * 4
+
+
+def test_summary_has_the_keys_scripts_rely_on(result):
+    summary = json.loads(result.to_json())
+    assert summary["schema"] == "1"
+    assert set(summary["model"]) >= {
+        "id", "revision", "architecture", "weights_sha256", "parameters"}
+    assert set(summary["prompts"]) >= {"kind", "n", "length", "sha256"}
+    assert set(summary["environment"]) >= {
+        "sinkscope", "torch", "transformers", "device", "dtype", "seed"}
+    scanned = summary["scan"]["without"]
+    assert set(scanned["sink_rate"]) == {"0.2", "0.3", "0.5", "0.8"}
+    assert set(scanned["late_share"]) == {"value", "low", "high"}
+    assert {"uniform_late_share", "reader"} <= set(scanned)
+
+
+def test_every_array_is_labelled(result):
+    for name, array in result.data["scan/without"].data_vars.items():
+        assert array.attrs["long_name"], name
+        assert "units" in array.attrs, name
+
+
+def test_a_broken_write_leaves_the_previous_run_whole(result, tmp_path, monkeypatch):
+    folder = result.save(tmp_path / "run")
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+
+    def fail(path):
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OutOfResources, match="disk is full"):
+        write_folder(folder, {"summary.json": lambda p: p.write_text("new"), "arrays.nc": fail})
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_file_in_the_way(result, tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(InputError, match="Cannot write"):
+        result.save(tmp_path / "run")
+
+
+def test_not_a_run_folder(tmp_path):
+    with pytest.raises(InputError, match="not a run folder"):
+        load_result(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "arrays.nc"])
+def test_damaged_run_folder(result, tmp_path, name):
+    folder = result.save(tmp_path / "run")
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="damaged"):
+        load_result(folder)
+
+
+def test_another_schema_is_refused(result, tmp_path):
+    folder = result.save(tmp_path / "run")
+    content = json.loads((folder / "summary.json").read_text())
+    content["schema"] = "99"
+    (folder / "summary.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="schema 99"):
+        load_result(folder)
+
+
+def test_table_and_plot(result):
+    assert "tiny llama" in result.table()
+    assert result.plot().to_dict()
