@@ -27,8 +27,12 @@ def build(length: int):
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=4 * WIDTH,
-        num_hidden_layers=BLOCKS, num_attention_heads=HEADS, num_key_value_heads=HEADS,
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=BLOCKS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
         max_position_embeddings=length,
     )
     return LlamaForCausalLM(config).eval()
@@ -86,9 +90,17 @@ def lens_model(model, length: int):
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     config = HookedTransformerConfig(
-        n_layers=BLOCKS, d_model=WIDTH, n_ctx=length, d_head=WIDTH // HEADS, n_heads=HEADS,
-        d_mlp=4 * WIDTH, d_vocab=VOCABULARY, act_fn="silu", gated_mlp=True,
-        normalization_type="RMS", positional_embedding_type="rotary",
+        n_layers=BLOCKS,
+        d_model=WIDTH,
+        n_ctx=length,
+        d_head=WIDTH // HEADS,
+        n_heads=HEADS,
+        d_mlp=4 * WIDTH,
+        d_vocab=VOCABULARY,
+        act_fn="silu",
+        gated_mlp=True,
+        normalization_type="RMS",
+        positional_embedding_type="rotary",
         rotary_dim=WIDTH // HEADS,
     )
     return HookedTransformer(config).eval()
@@ -136,8 +148,17 @@ def measure(names: list[str], length: int, rounds: int) -> dict:
                 skipped[name] = (done.stderr.strip().splitlines() or ["failed"])[-1]
                 continue
             runs[name].append(json.loads(done.stdout))
-    return {"length": length, "rounds": rounds, "blocks": BLOCKS, "width": WIDTH, "heads": HEADS,
-            "dtype": "float32", "device": "cpu", "cases": table(runs), "skipped": skipped}
+    return {
+        "length": length,
+        "rounds": rounds,
+        "blocks": BLOCKS,
+        "width": WIDTH,
+        "heads": HEADS,
+        "dtype": "float32",
+        "device": "cpu",
+        "cases": table(runs),
+        "skipped": skipped,
+    }
 
 
 def table(runs: dict[str, list[dict]]) -> dict:
@@ -147,9 +168,11 @@ def table(runs: dict[str, list[dict]]) -> dict:
         if not results:
             continue
         seconds = statistics.median(min(r["seconds"]) for r in results)
-        rows[name] = {"seconds": round(seconds, 3),
-                      "extra_mb": round(statistics.median(r["extra_mb"] for r in results), 1),
-                      "threads": results[0]["threads"]}
+        rows[name] = {
+            "seconds": round(seconds, 3),
+            "extra_mb": round(statistics.median(r["extra_mb"] for r in results), 1),
+            "threads": results[0]["threads"],
+        }
         if base:
             plain = [min(r["seconds"]) for r in base]
             ratios = [min(r["seconds"]) / p for r, p in zip(results, plain, strict=False)]
@@ -174,8 +197,10 @@ def main() -> None:
         return
     print(f"T = {options.length}, {BLOCKS} blocks of width {WIDTH}, fp32 on the CPU")
     for name, row in result["cases"].items():
-        print(f"{name:18} {row['seconds']:8.2f} s   {row.get('ratio_to_forward', '')!s:>6} ×   "
-              f"{row['extra_mb']:9.1f} MB above the loaded model")
+        print(
+            f"{name:18} {row['seconds']:8.2f} s   {row.get('ratio_to_forward', '')!s:>6} ×   "
+            f"{row['extra_mb']:9.1f} MB above the loaded model"
+        )
     for name, why in result["skipped"].items():
         print(f"{name:18} skipped: {why}")
 

@@ -166,10 +166,12 @@ def test_debug_shows_the_traceback(tmp_path, capsys):
 
 
 def test_help_is_quick_and_imports_no_torch():
-    code = ("import sys, sinkscope.cli.app as a\n"
-            "try: a.main(['--help'])\n"
-            "except SystemExit: pass\n"
-            "assert not {'torch', 'transformers', 'xarray', 'altair', 'numpy'} & set(sys.modules)")
+    code = (
+        "import sys, sinkscope.cli.app as a\n"
+        "try: a.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'xarray', 'altair', 'numpy'} & set(sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "scan" in done.stdout
@@ -214,8 +216,21 @@ def test_doctor(capsys):
 def test_interrupt(tmp_path):
     """Ctrl-C in the middle: 130, one sentence, nothing written."""
     out_dir = tmp_path / "D"
-    command = [sys.executable, "-m", "sinkscope", "run", "--offline", "--n", "4000",
-               "--prompts", "random", "--length", "256", "--out", str(out_dir)]
+    command = [
+        sys.executable,
+        "-m",
+        "sinkscope",
+        "run",
+        "--offline",
+        "--n",
+        "4000",
+        "--prompts",
+        "random",
+        "--length",
+        "256",
+        "--out",
+        str(out_dir),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     time.sleep(8)
     process.send_signal(signal.SIGINT)

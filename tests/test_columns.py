@@ -59,8 +59,12 @@ def test_everything_equals_the_map(drawn):
     out, lse = fused_attention(s.q, s.k, v, s.mask, s.causal, s.scale)
     slow_out, slow_lse = c.chunked_attention(s, v)
     right = attention @ s.expand(v)
-    for got, want in ((out, right), (slow_out, right), (lse, scores.logsumexp(-1)),
-                      (slow_lse, scores.logsumexp(-1))):
+    for got, want in (
+        (out, right),
+        (slow_out, right),
+        (lse, scores.logsumexp(-1)),
+        (slow_lse, scores.logsumexp(-1)),
+    ):
         torch.testing.assert_close(got, want, atol=TOLERANCE, rtol=1e-5)
     sums = (attention * valid[:, None, :, None]).sum(2)
     torch.testing.assert_close(c.key_sums(s, lse, valid), sums, atol=1e-4, rtol=1e-5)
@@ -81,7 +85,7 @@ def test_received_attention_adds_up_to_the_number_of_queries(drawn):
 
 
 def test_p0_column_follows_each_row():
-    s, v = draw(0, 20, 4, 2, 8, "causal")
+    s, _v = draw(0, 20, 4, 2, 8, "causal")
     p0 = torch.zeros(2, 20, dtype=torch.long)
     p0[1, 7:] = 7  # a packed segment
     scores = c.p0_scores(s, p0)

@@ -121,8 +121,9 @@ def test_decision_needs_all_three():
     late = np.array([[0.9, 0.9, 0.2, 0.9]])
     alpha = np.array([[0.9, 0.1, 0.9, 0.9]])
     p99 = np.array([[0.2, 0.2, 0.2, 0.2]])
-    assert sinking_heads(late, alpha, np.array([0.05]), p99).tolist() == [[True, False, False,
-                                                                            True]]
+    assert sinking_heads(late, alpha, np.array([0.05]), p99).tolist() == [
+        [True, False, False, True]
+    ]
     assert not sinking_heads(late, alpha, np.array([0.4]), p99).any()
     one = np.zeros((10, 20), dtype=bool)
     one[0, 0] = True
@@ -232,8 +233,10 @@ def test_rotation_part_of_the_sink_logit(llama):
     np.testing.assert_allclose(split["qk_rope_part"], 0.0, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_oss", "bloom", "qwen3_next", "mistral",
-                                    "falcon", "gemma3n_text"])
+@pytest.mark.parametrize(
+    "family",
+    ["llama", "gpt2", "gpt_oss", "bloom", "qwen3_next", "mistral", "falcon", "gemma3n_text"],
+)
 def test_scan_runs_on_every_kind_of_family(family):
     subject = Subject.from_model(tiny_model(family), name=family)
     result = scan(subject, n=3, length=24, kind="random", untrained=family == "llama")

@@ -11,12 +11,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_generated_pages_are_current():
-    done = subprocess.run([sys.executable, ROOT / "docs" / "build.py", "--check"],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "build.py", "--check"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("page", ["README.md", *sorted(p.name for p in (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize(
+    "page", ["README.md", *sorted(p.name for p in (ROOT / "docs").glob("*.md"))]
+)
 def test_links_lead_somewhere(page):
     file = ROOT / page if page == "README.md" else ROOT / "docs" / page
     for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text(encoding="utf-8")):

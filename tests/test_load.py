@@ -103,8 +103,10 @@ def test_unknown_model_type(tmp_path):
 def test_remote_code_is_not_run(tmp_path):
     marker = tmp_path / "ran"
     (tmp_path / "evil.py").write_text(f"open({str(marker)!r}, 'w').write('x')\n")
-    config = {"model_type": "evil", "auto_map": {
-        "AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}}
+    config = {
+        "model_type": "evil",
+        "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"},
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes(b"")
     refused(tmp_path, "own code|not one this transformers knows", (InputError, Unsupported))
@@ -136,11 +138,14 @@ def test_sharded_weights_load(tmp_path, folder):
     assert load(path).identity["parameters"] == sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize(("family", "types"), [
-    ("gemma3_text", ["sliding", "sliding", "sliding", "full"]),
-    ("qwen3_next", ["linear", "linear", "linear", "full"]),
-    ("llama", ["full"] * 4),
-])
+@pytest.mark.parametrize(
+    ("family", "types"),
+    [
+        ("gemma3_text", ["sliding", "sliding", "sliding", "full"]),
+        ("qwen3_next", ["linear", "linear", "linear", "full"]),
+        ("llama", ["full"] * 4),
+    ],
+)
 def test_layer_types(family, types):
     anatomy = Subject.from_model(tiny_model(family)).anatomy
     assert [block.layer_type for block in anatomy.blocks] == types

@@ -10,13 +10,35 @@ import transformers
 from sinkscope.cli.models import MATRIX
 from sinkscope.observe.matrix import all_types, verified, verify_type
 
-MUST = ["llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "qwen3_next", "gemma2",
-        "gemma3_text", "phi3", "olmo2", "olmoe", "gpt_neox", "gpt2", "opt", "starcoder2", "cohere2",
-        "granite", "gpt_oss", "deepseek_v3", "glm4", "smollm3"]
+MUST = [
+    "llama",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "qwen3_next",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "olmo2",
+    "olmoe",
+    "gpt_neox",
+    "gpt2",
+    "opt",
+    "starcoder2",
+    "cohere2",
+    "granite",
+    "gpt_oss",
+    "deepseek_v3",
+    "glm4",
+    "smollm3",
+]
 COMMITTED = json.loads(MATRIX.read_text(encoding="utf-8"))
 # A sample of what the committed matrix claims: another one each day, the same all day.
-CLAIMED = sorted(name for name, row in COMMITTED["types"].items()
-                 if verified(row)["lean"] and name not in MUST)
+CLAIMED = sorted(
+    name for name, row in COMMITTED["types"].items() if verified(row)["lean"] and name not in MUST
+)
 SAMPLE = random.Random(datetime.date.today().toordinal()).sample(CLAIMED, min(8, len(CLAIMED)))
 
 

@@ -37,10 +37,12 @@ def test_as_is_follows_the_tokenizer(subject, text_file):
     from tokenizers.processors import TemplateProcessing
 
     subject.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 0)])
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
     assert build_prompts(subject, text=str(text_file), n=2, length=16).bos == "with"
-    assert build_prompts(subject, text=str(text_file), n=2, length=16, bos="without").bos == \
-        "without"
+    assert (
+        build_prompts(subject, text=str(text_file), n=2, length=16, bos="without").bos == "without"
+    )
 
 
 def test_jsonl(subject, jsonl_file):
@@ -69,16 +71,19 @@ def test_given_ids(subject):
     assert build_prompts(subject, kind="ids", ids=[[0, 8], [0, 9]], length=10).bos == "with"
 
 
-@pytest.mark.parametrize(("options", "match"), [
-    ({"n": 0}, "at least one"),
-    ({"length": 100_000}, "beyond this model's maximum"),
-    ({"bos": "maybe"}, "BOS policy"),
-    ({"kind": "poem"}, "prompt kind"),
-    ({"text": "nowhere.txt"}, "No such text file"),
-    ({"kind": "ids", "ids": []}, "empty"),
-    ({"kind": "ids", "ids": [[1, 10_000]]}, "do not belong together"),
-    ({"text": "hub:none"}, "Hub data set|extra"),
-])
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"n": 0}, "at least one"),
+        ({"length": 100_000}, "beyond this model's maximum"),
+        ({"bos": "maybe"}, "BOS policy"),
+        ({"kind": "poem"}, "prompt kind"),
+        ({"text": "nowhere.txt"}, "No such text file"),
+        ({"kind": "ids", "ids": []}, "empty"),
+        ({"kind": "ids", "ids": [[1, 10_000]]}, "do not belong together"),
+        ({"text": "hub:none"}, "Hub data set|extra"),
+    ],
+)
 def test_bad_input(subject, options, match):
     options = {"length": 16, "n": 2, **options}
     with pytest.raises(InputError, match=match):

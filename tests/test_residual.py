@@ -49,8 +49,10 @@ def test_several_streams_are_refused(ids):
     assert not prove_residual(subject, token_prompts(ids)).verified
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "gemma3_text", "bloom",
-                                    "qwen3_next", "deepseek_v3", "gpt_oss"])
+@pytest.mark.parametrize(
+    "family",
+    ["llama", "gpt2", "mixtral", "gemma3_text", "bloom", "qwen3_next", "deepseek_v3", "gpt_oss"],
+)
 def test_p0_is_a_function_of_one_token(family, ids):
     stream, logits = p0_identity(Subject.from_model(tiny_model(family)), ids)
     assert stream < 1e-4

@@ -31,10 +31,21 @@ def test_summary_has_the_keys_scripts_rely_on(result):
     summary = json.loads(result.to_json())
     assert summary["schema"] == "1"
     assert set(summary["model"]) >= {
-        "id", "revision", "architecture", "weights_sha256", "parameters"}
+        "id",
+        "revision",
+        "architecture",
+        "weights_sha256",
+        "parameters",
+    }
     assert set(summary["prompts"]) >= {"kind", "n", "length", "sha256"}
     assert set(summary["environment"]) >= {
-        "sinkscope", "torch", "transformers", "device", "dtype", "seed"}
+        "sinkscope",
+        "torch",
+        "transformers",
+        "device",
+        "dtype",
+        "seed",
+    }
     scanned = summary["scan"]["without"]
     assert set(scanned["sink_rate"]) == {"0.2", "0.3", "0.5", "0.8"}
     assert set(scanned["late_share"]) == {"value", "low", "high"}

@@ -71,20 +71,32 @@ class Environment(_Open):
     device: str
     dtype: str
     seed: int
+    threads: int
 
 
 class ScanSummary(_Open):
-    """What `scan` found under one BOS policy. Rates and shares lie in 0..1."""
+    """What `scan` found under one BOS policy. Rates and shares lie in 0..1.
+
+    sink_heads is [block, head, late share] of each sinking head; the other dicts are explained in
+    docs/measures.md.
+    """
 
     p0_sink: bool
     sink_rate: dict[str, Measured]
     sink_rate_after_2: dict[str, Measured]
     sink_rate_by_type: dict[str, dict[str, Measured]]
     late_share: Measured
+    late_share_by_type: dict[str, Measured]
     uniform_late_share: float
     reader: dict[str, int]
-    position_zero: list[str] = Field(default_factory=list)
-    notes: list[str] = Field(default_factory=list)
+    position_zero: list[str]
+    sink_heads: list[list[Any]]
+    null: dict[str, Any]
+    delimiters: list[dict[str, Any]]
+    massive: dict[str, Any]
+    secondary: dict[str, Any]
+    residual_identity: dict[str, Any]
+    notes: list[str]
 
 
 class Summary(_Open):
@@ -155,7 +167,9 @@ def load_result(folder: str | Path) -> Result:
     except (ValueError, ValidationError, OSError, KeyError) as error:
         raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}.") from None
     if summary.schema_version != SCHEMA:
-        raise InputError(f"{path} has schema {summary.schema_version}; this version reads {SCHEMA}.")
+        raise InputError(
+            f"{path} has schema {summary.schema_version}; this version reads {SCHEMA}."
+        )
     return Result(summary, data)
 
 

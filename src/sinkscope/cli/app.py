@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(arguments, standalone_mode=False)
         if code == INTERRUPTED:  # the framework turns Ctrl-C into an exit of its own
             sentence = INTERRUPTION
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - this is the last resort
         if "--debug" in arguments and not isinstance(error, typer.Exit):
             import traceback
 
@@ -86,8 +86,10 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, BrokenPipeError):
         return 0, ""
     first = (str(error).strip().splitlines() or [""])[0]
-    return 2, (f"unexpected {type(error).__name__}: {first} "
-               "(run again with --debug for the traceback, and please report it)")
+    return 2, (
+        f"unexpected {type(error).__name__}: {first} "
+        "(run again with --debug for the traceback, and please report it)"
+    )
 
 
 def _flush() -> None:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 Model = Annotated[
     str | None,
-    typer.Argument(help="Folder or Hub id of a causal model. Default: the bundled model.",
-                   show_default=False),
+    typer.Argument(
+        help="Folder or Hub id of a causal model. Default: the bundled model.", show_default=False
+    ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Hub revision: branch, tag or commit.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
@@ -39,8 +40,10 @@ Bos = Annotated[str, typer.Option(help="BOS policy: as-is, with, without or both
 Reader = Annotated[str, typer.Option(help="Attention reader: auto, lean or exact.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
 Untrained = Annotated[
-    bool, typer.Option("--untrained/--no-untrained",
-                       help="Compare with the same architecture untrained.")
+    bool,
+    typer.Option(
+        "--untrained/--no-untrained", help="Compare with the same architecture untrained."
+    ),
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
 AllowPickle = Annotated[
@@ -58,8 +61,15 @@ Expect = Annotated[
 
 
 def load_subject(
-    model: str | None, *, revision: str | None, dtype: str, device: str, device_map: str | None,
-    offline: bool, allow_pickle: bool, trust_remote_code: bool,
+    model: str | None,
+    *,
+    revision: str | None,
+    dtype: str,
+    device: str,
+    device_map: str | None,
+    offline: bool,
+    allow_pickle: bool,
+    trust_remote_code: bool,
 ) -> Subject:
     """Load the model that the options describe, with transformers' own chatter off."""
     if offline:
@@ -72,8 +82,16 @@ def load_subject(
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    return load(model, revision=revision, dtype=dtype, device=device, device_map=device_map,
-                offline=offline, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    return load(
+        model,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        device_map=device_map,
+        offline=offline,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
+    )
 
 
 @contextlib.contextmanager
@@ -84,8 +102,9 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True,
-                  disable=not console.is_terminal) as bars:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
         tasks: dict = {}
 
         def step(label: str, done: int, total: int) -> None:
@@ -124,9 +143,12 @@ def exit_on_expect(result: Result, expect: str | None) -> None:
     """Exit with 1 where a BOS policy does not show what was expected."""
     if expect is None:
         return
-    wrong = [bos for bos, found in result.summary.scan.items()
-             if found.p0_sink != (expect == "sink")]
+    wrong = [
+        bos for bos, found in result.summary.scan.items() if found.p0_sink != (expect == "sink")
+    ]
     if wrong:
-        print(f"sinkscope: expected {expect}, but {', '.join(wrong)} BOS shows otherwise.",
-              file=sys.stderr)
+        print(
+            f"sinkscope: expected {expect}, but {', '.join(wrong)} BOS shows otherwise.",
+            file=sys.stderr,
+        )
         raise typer.Exit(1)

@@ -37,8 +37,9 @@ def command(
     if types:
         unknown = [name for name in types if name not in matrix["types"]]
         if unknown:
-            raise InputError(f"{', '.join(unknown)} is not a causal model type known here; "
-                             "see sinkscope models.")
+            raise InputError(
+                f"{', '.join(unknown)} is not a causal model type known here; see sinkscope models."
+            )
         matrix["types"] = {name: matrix["types"][name] for name in types}
     if out is not None:
         text = jsonlib.dumps(matrix, indent=1) + "\n"
@@ -73,8 +74,10 @@ def _table(matrix: dict) -> None:
 
     from sinkscope.report.support import COLUMNS, support_rows, support_totals
 
-    table = Table(title=f"Checked {matrix['date']} with transformers {matrix['transformers']}, "
-                  f"torch {matrix['torch']}")
+    table = Table(
+        title=f"Checked {matrix['date']} with transformers {matrix['transformers']}, "
+        f"torch {matrix['torch']}"
+    )
     for name, _ in COLUMNS:
         table.add_column(name)
     for row in support_rows(matrix):

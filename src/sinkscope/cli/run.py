@@ -44,13 +44,27 @@ def command(
     common.check_out(out)
     common.check_expect(expect)
     subject = common.load_subject(
-        model, revision=revision, dtype=dtype, device=device, device_map=device_map,
-        offline=offline, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code,
+        model,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        device_map=device_map,
+        offline=offline,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
     )
     from sinkscope.detect.scan import ScanSettings, scan
 
-    settings = ScanSettings(text=text, kind=kind, n=n, length=length, bos=bos, reader=reader,
-                            seed=seed, untrained=untrained)
+    settings = ScanSettings(
+        text=text,
+        kind=kind,
+        n=n,
+        length=length,
+        bos=bos,
+        reader=reader,
+        seed=seed,
+        untrained=untrained,
+    )
     with common.progress_bar() as progress:
         result = scan(subject, settings, progress=progress)
     folder = result.save(out)

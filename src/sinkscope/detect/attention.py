@@ -73,7 +73,8 @@ class AttentionStats:
             if all(getattr(read, name) is None for read in reads):
                 continue
             rows = [
-                torch.full((read.p0.shape[1],), torch.nan) if getattr(read, name) is None
+                torch.full((read.p0.shape[1],), torch.nan)
+                if getattr(read, name) is None
                 else (getattr(read, name) * valid).sum((0, 2)).cpu()
                 for read in reads
             ]
@@ -114,7 +115,8 @@ class AttentionStats:
     @property
     def curve(self) -> np.ndarray:
         """alpha by position relative to P0, mean over prompts: [layer, head, position]."""
-        assert self._curve is not None and self._curve_count is not None
+        assert self._curve is not None
+        assert self._curve_count is not None
         return (self._curve / self._curve_count.clamp_min(1)).numpy()
 
     def mean(self, name: str) -> np.ndarray | None:
@@ -131,7 +133,8 @@ class AttentionStats:
                 "hits": int(self.token_hits[i]),
                 "received": float(self.token_received[i] / self.token_hits[i]),
             }
-            for i in order if self.token_hits[i] > 0
+            for i in order
+            if self.token_hits[i] > 0
         ]
 
 
@@ -163,7 +166,9 @@ def _uniform(visible: Visibility, layout: Layout) -> torch.Tensor:
     share = (1.0 / visible.keys_seen.clamp_min(1)).unsqueeze(1)
     seen = visible.p0_seen
     late = layout.late & seen
-    return torch.stack([
-        _per_p0(share * seen.unsqueeze(1), seen, layout)[:, 0],
-        _per_p0(share * late.unsqueeze(1), late, layout)[:, 0],
-    ])
+    return torch.stack(
+        [
+            _per_p0(share * seen.unsqueeze(1), seen, layout)[:, 0],
+            _per_p0(share * late.unsqueeze(1), late, layout)[:, 0],
+        ]
+    )

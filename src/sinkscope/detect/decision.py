@@ -10,7 +10,7 @@ from sinkscope.detect.attention import SINK
 # Three times uniform keeps very short prompts, where uniform attention is itself large, from
 # passing: at T = 8 uniform late queries already give P0 0.16.
 OVER_UNIFORM = 3.0
-# One head in a hundred: fewer can be a head that looks at the start of the text for its own reasons.
+# One head in a hundred: fewer can be a head that looks at the start of a text for its own ends.
 LEAST_SHARE = 0.01
 
 
@@ -23,14 +23,10 @@ def sinking_heads(
     pass the threshold, three times the uniform null, and the 99th percentile of random targets.
     """
     with np.errstate(invalid="ignore"):
-        return (
-            (late > SINK)
-            & (late > OVER_UNIFORM * uniform_late[:, None])
-            & (alpha > random_p99)
-        )
+        return (late > SINK) & (late > OVER_UNIFORM * uniform_late[:, None]) & (alpha > random_p99)
 
 
 def has_p0_sink(heads: np.ndarray, visible: np.ndarray) -> bool:
-    """Whether the model sinks at P0: at least one head, and one in a hundred of those that see P0."""
+    """Whether the model sinks at P0: a head, and one in a hundred of those that see P0."""
     count = int(heads.sum())
     return count >= 1 and count >= LEAST_SHARE * int(visible.sum())

@@ -60,8 +60,9 @@ class HeadStats:
     @property
     def stable_rank(self) -> list[np.ndarray]:
         """Stable rank of the update with and without P0's part: one [2, head] for each layer."""
-        return [np.nanmean(np.concatenate(rows), 0) if rows else np.empty((2, 0))
-                for rows in self._rank]
+        return [
+            np.nanmean(np.concatenate(rows), 0) if rows else np.empty((2, 0)) for rows in self._rank
+        ]
 
 
 def value_norm_ratio(values: torch.Tensor, layout: Layout) -> np.ndarray:
@@ -82,9 +83,7 @@ def stable_rank(update: torch.Tensor) -> torch.Tensor:
     return torch.where(largest > 0, values.sum(-1) / largest, torch.nan)
 
 
-def _ranks(
-    call: AttentionCall, read: AttentionRead, layout: Layout, rows: slice
-) -> np.ndarray:
+def _ranks(call: AttentionCall, read: AttentionRead, layout: Layout, rows: slice) -> np.ndarray:
     """Stable rank of each head's update over t > 0, with and without P0's part: [B, 2, H]."""
     output = call.output[rows].transpose(1, 2).float()
     value0 = call.scores.expand(call.values)[rows][:, :, :1].float()

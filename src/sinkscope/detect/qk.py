@@ -24,8 +24,15 @@ from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
 FIGURES = (
-    "qk_cos_p0", "qk_cos_others", "qk_logit_p0", "qk_logit_others",
-    "q_norm", "k0_norm", "k_norm_others", "qk_bias_part", "qk_rope_part",
+    "qk_cos_p0",
+    "qk_cos_others",
+    "qk_logit_p0",
+    "qk_logit_others",
+    "q_norm",
+    "k0_norm",
+    "k_norm_others",
+    "qk_bias_part",
+    "qk_rope_part",
 )
 
 
@@ -82,8 +89,11 @@ def qk_split(subject: Subject, prompts: Prompts) -> dict[str, np.ndarray] | None
 
     Entries are NaN where a figure does not exist (no query bias, no rotary embedding).
     """
-    if not uses_registry(subject.model) or prompts.attention_mask is not None \
-            or prompts.position_ids is not None:
+    if (
+        not uses_registry(subject.model)
+        or prompts.attention_mask is not None
+        or prompts.position_ids is not None
+    ):
         return None
     layout = layout_of(prompts, subject.device)
     shadow = _Shadow(layout)
@@ -93,7 +103,8 @@ def qk_split(subject: Subject, prompts: Prompts) -> dict[str, np.ndarray] | None
         stack.enter_context(evaluation(model))
         handles = [
             child.register_forward_hook(shadow.after, with_kwargs=True)
-            for block in subject.anatomy.modules(model) for child in block.modules()
+            for block in subject.anatomy.modules(model)
+            for child in block.modules()
             if child is not block
         ]
         stack.enter_context(hooks(handles))
@@ -114,7 +125,8 @@ def _biases_off(module: nn.Module) -> Iterator[list[str]]:
     """Set the biases of the module's projections to zero for the time being."""
     saved = {
         name: parameter.detach().clone()
-        for name, parameter in module.named_parameters() if name.endswith("bias")
+        for name, parameter in module.named_parameters()
+        if name.endswith("bias")
     }
     try:
         with torch.no_grad():

@@ -115,8 +115,15 @@ def _check(settings: ScanSettings) -> None:
 def _prompts(subject: Subject, settings: ScanSettings) -> list[Prompts]:
     policies = ("without", "with") if settings.bos == "both" else (settings.bos,)
     return [
-        build_prompts(subject, text=settings.text, kind=settings.kind, n=settings.n,
-                      length=settings.length, bos=policy, seed=settings.seed)
+        build_prompts(
+            subject,
+            text=settings.text,
+            kind=settings.kind,
+            n=settings.n,
+            length=settings.length,
+            bos=policy,
+            seed=settings.seed,
+        )
         for policy in policies
     ]
 
@@ -143,12 +150,28 @@ def _scan_one(subject: Subject, prompts: Prompts, settings: ScanSettings, progre
     null = untrained(subject, pilot, settings.reader) if settings.untrained else "not asked for"
     maps, map_tokens = _maps(subject, prompts, settings.reader)
     progress(f"nulls ({prompts.bos} BOS)", 1, 1)
-    return Scan(subject, prompts, settings, attention, residual, heads, cosine, proof, null,
-                qk_split(subject, pilot), maps, map_tokens)
+    return Scan(
+        subject,
+        prompts,
+        settings,
+        attention,
+        residual,
+        heads,
+        cosine,
+        proof,
+        null,
+        qk_split(subject, pilot),
+        maps,
+        map_tokens,
+    )
 
 
 def _one_pass(
-    subject: Subject, batch: Prompts, want: Want, reader: str, residual: ResidualStats | None,
+    subject: Subject,
+    batch: Prompts,
+    want: Want,
+    reader: str,
+    residual: ResidualStats | None,
     heads: HeadStats | None,
 ) -> tuple[list[AttentionRead], Layout]:
     """One forward pass in which attention, values and residual stream are all read."""
@@ -190,8 +213,12 @@ def _first_tokens(subject: Subject, prompts: Prompts, seed: int) -> torch.Tensor
 def _short(prompts: Prompts) -> Prompts:
     """At most two rows of at most 32 tokens, enough to prove an identity on."""
     width = min(32, int(prompts.lengths[:2].min()))
-    return Prompts(prompts.input_ids[:2, :width], prompts.lengths[:2].clamp_max(width),
-                   prompts.kind, prompts.bos)
+    return Prompts(
+        prompts.input_ids[:2, :width],
+        prompts.lengths[:2].clamp_max(width),
+        prompts.kind,
+        prompts.bos,
+    )
 
 
 def _maps(subject: Subject, prompts: Prompts, reader: str):
@@ -223,11 +250,18 @@ def _result(subject: Subject, settings: ScanSettings, scans: list[Scan]) -> Resu
     identity = subject.identity
     first = scans[0]
     summary = Summary(
-        model=ModelInfo(**{k: identity[k] for k in (
-            "id", "revision", "architecture", "weights_sha256", "parameters")}),
+        model=ModelInfo(
+            **{
+                k: identity[k]
+                for k in ("id", "revision", "architecture", "weights_sha256", "parameters")
+            }
+        ),
         prompts=PromptInfo(
-            kind=first.prompts.kind, n=len(first.prompts), length=first.prompts.length,
-            sha256={s.prompts.bos: s.prompts.sha256 for s in scans}, source=first.prompts.source,
+            kind=first.prompts.kind,
+            n=len(first.prompts),
+            length=first.prompts.length,
+            sha256={s.prompts.bos: s.prompts.sha256 for s in scans},
+            source=first.prompts.source,
         ),
         environment=environment(identity, settings.seed),
         command={"name": "scan", **dataclasses.asdict(settings)},
@@ -242,8 +276,13 @@ def environment(identity: dict[str, Any], seed: int) -> Environment:
     import transformers
 
     return Environment(
-        sinkscope=sinkscope.__version__, torch=torch.__version__,
-        transformers=transformers.__version__, python=sys.version.split()[0],
-        platform=f"{platform.system()} {platform.machine()}", device=identity["device"],
-        dtype=identity["dtype"], seed=seed, threads=torch.get_num_threads(),
+        sinkscope=sinkscope.__version__,
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        python=sys.version.split()[0],
+        platform=f"{platform.system()} {platform.machine()}",
+        device=identity["device"],
+        dtype=identity["dtype"],
+        seed=seed,
+        threads=torch.get_num_threads(),
     )

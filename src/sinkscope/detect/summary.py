@@ -64,8 +64,10 @@ def sink_rates(alpha0: np.ndarray, layers: np.ndarray, seed: int) -> dict[str, M
     chosen = alpha0[:, layers]
     if chosen.size == 0:
         return {str(eps): Measured(value=None) for eps in EPS}
-    return {str(eps): bootstrap(_per_prompt(np.where(np.isfinite(chosen), chosen > eps, np.nan)),
-                                seed) for eps in EPS}
+    return {
+        str(eps): bootstrap(_per_prompt(np.where(np.isfinite(chosen), chosen > eps, np.nan)), seed)
+        for eps in EPS
+    }
 
 
 def _per_prompt(values: np.ndarray) -> np.ndarray:
@@ -89,8 +91,10 @@ def _sink_heads(blocks: np.ndarray, late: np.ndarray, sinking: np.ndarray) -> li
     """[block, head, late share] of the sinking heads, largest first, at most 200."""
     layers, heads = np.nonzero(sinking)
     order = np.argsort(-late[layers, heads], kind="stable")[:200]
-    return [[int(blocks[layers[i]]), int(heads[i]), round(float(late[layers[i], heads[i]]), 6)]
-            for i in order]
+    return [
+        [int(blocks[layers[i]]), int(heads[i]), round(float(late[layers[i], heads[i]]), 6)]
+        for i in order
+    ]
 
 
 def _null(scan: Scan, p99: np.ndarray) -> dict[str, Any]:
@@ -132,8 +136,11 @@ def _secondary(scan: Scan) -> dict[str, Any]:
     if stats is None:
         return {"runs": [], "reason": SEVERAL}
     common = sorted(stats.lifetimes.items(), key=lambda item: -item[1])[:10]
-    return {"runs": [{"start": start, "lifetime": life, "tokens": count}
-                     for (start, life), count in common]}
+    return {
+        "runs": [
+            {"start": start, "lifetime": life, "tokens": count} for (start, life), count in common
+        ]
+    }
 
 
 def _identity(scan: Scan) -> dict[str, Any]:
@@ -162,9 +169,13 @@ def _notes(scan: Scan) -> list[str]:
     if isinstance(scan.null, str) and scan.null != "not asked for":
         notes.append(scan.null[0].upper() + scan.null[1:] + ".")
     if scan.residual is None:
-        notes.append("This family has several residual streams; norms, directions and massive "
-                     "activations of position zero are not reported, and attribution is refused.")
+        notes.append(
+            "This family has several residual streams; norms, directions and massive "
+            "activations of position zero are not reported, and attribution is refused."
+        )
     elif not scan.proof.verified:
-        notes.append(f"The residual identity does not hold: {scan.proof.reason()}; attribution "
-                     "is refused, attention figures are not touched by it.")
+        notes.append(
+            f"The residual identity does not hold: {scan.proof.reason()}; attribution "
+            "is refused, attention figures are not touched by it."
+        )
     return notes

@@ -32,13 +32,17 @@ from sinkscope.observe.registry import attention_functions, evaluation, hooks
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
+OUTSIDE = -1  # no decoder block is running
 READERS = ("auto", "exact", "lean")
 # Keywords that the lean reader understands or that cannot change attention. Any other keyword with
 # a value hands the block to the exact reader.
 UNDERSTOOD = frozenset(
-    "dropout scaling sliding_window is_causal s_aux sinks softcap position_ids use_cache "
-    "output_attentions output_router_logits output_hidden_states cache_position return_dict "
-    "logits_to_keep past_key_values past_key_value layer_idx position_embeddings".split()
+    (
+        *("dropout", "scaling", "sliding_window", "is_causal", "s_aux", "sinks", "softcap"),
+        *("position_ids", "position_embeddings", "cache_position", "layer_idx", "use_cache"),
+        *("past_key_values", "past_key_value", "return_dict", "logits_to_keep"),
+        *("output_attentions", "output_router_logits", "output_hidden_states"),
+    )
 )
 
 
@@ -104,7 +108,7 @@ class _Tap:
     layout: Layout
     want: Want
     reader: str
-    block: int | None = None
+    block: int = OUTSIDE
     reads: list[AttentionRead] = field(default_factory=list)
     additive: dict[int, tuple[Any, torch.Tensor]] = field(default_factory=dict)
 
@@ -116,7 +120,7 @@ class _Tap:
 
     def attention(self, module, query, key, value, attention_mask, **kwargs):
         """The registered function. The fifth name is fixed: some families pass it by keyword."""
-        outside = self.block is None or query.shape[2] != key.shape[2]
+        outside = self.block == OUTSIDE or query.shape[2] != key.shape[2]
         if outside or not _is_causal(module, kwargs):
             out, _ = _eager(module, query, key, value, self._add(attention_mask, query), kwargs)
             return out, None
@@ -177,16 +181,25 @@ class _Tap:
         if key not in self.additive:
             self.additive.clear()  # hold one converted mask at a time
             length = query.shape[2]
-            keep = mask if mask is not None else torch.ones(
-                1, 1, length, length, dtype=torch.bool, device=query.device).tril()
+            keep = (
+                mask
+                if mask is not None
+                else torch.ones(1, 1, length, length, dtype=torch.bool, device=query.device).tril()
+            )
             zero = torch.zeros((), dtype=query.dtype, device=query.device)
             self.additive[key] = (mask, torch.where(keep, zero, torch.finfo(query.dtype).min))
         return self.additive[key][1]
 
 
 def read_lean(
-    s: Scores, lse: torch.Tensor, total: torch.Tensor, layout: Layout, visible: Visibility,
-    want: Want, block: int, reader: str,
+    s: Scores,
+    lse: torch.Tensor,
+    total: torch.Tensor,
+    layout: Layout,
+    visible: Visibility,
+    want: Want,
+    block: int,
+    reader: str,
 ) -> AttentionRead:
     """Reduce scores and log-sum-exp to an AttentionRead. `total` includes a learned sink."""
     valid = layout.valid
@@ -217,8 +230,13 @@ def read_lean(
 
 
 def read_map(
-    weights: torch.Tensor, layout: Layout, visible: Visibility, want: Want, block: int,
-    reader: str, reason: str,
+    weights: torch.Tensor,
+    layout: Layout,
+    visible: Visibility,
+    want: Want,
+    block: int,
+    reader: str,
+    reason: str,
 ) -> AttentionRead:
     """Reduce an attention map [B, H, T, T] to an AttentionRead."""
     valid = layout.valid
@@ -284,6 +302,8 @@ def observe(
             stack.enter_context(attention_functions(model, tap.attention, "eager"))
         output = run_model(subject, prompts, logits, own_maps=not by_registry)
     _check_all_seen(subject, tap)
+    if prompts.position_ids is not None:
+        _check_kept_apart(subject, tap)
     return tap.reads, layout, output
 
 
@@ -330,8 +350,10 @@ def model_inputs(subject: Subject, prompts: Prompts) -> dict[str, Any]:
     if positions is not None and _accepts(subject.model, "position_ids"):
         inputs["position_ids"] = positions.to(device)
     elif prompts.position_ids is not None:
-        raise Unsupported(f"{subject.anatomy.model_type} takes no position ids, so packed rows "
-                          "cannot be kept apart.")
+        raise Unsupported(
+            f"{subject.anatomy.model_type} takes no position ids, so packed rows "
+            "cannot be kept apart."
+        )
     return inputs
 
 
@@ -346,10 +368,11 @@ def _follow_blocks(tap: _Tap, blocks: list[nn.Module]) -> list[Any]:
     def enter(index: int) -> Callable:
         def hook(module, args):
             tap.block = index
+
         return hook
 
     def leave(module, args, output):
-        tap.block = None
+        tap.block = OUTSIDE
 
     handles = []
     for index, block in enumerate(blocks):
@@ -360,13 +383,17 @@ def _follow_blocks(tap: _Tap, blocks: list[nn.Module]) -> list[Any]:
 
 def _own_maps(tap: _Tap, blocks: list[nn.Module]) -> list[Any]:
     """Hooks that read the map an attention module returns, and replace it by nothing."""
+
     def hook(module, args, output):
-        if tap.block is None or not isinstance(output, (tuple, list)):
+        if tap.block == OUTSIDE or not isinstance(output, (tuple, list)):
             return None
         length = tap.layout.valid.shape[1]
         for i, item in enumerate(output):
-            if isinstance(item, torch.Tensor) and item.dim() == 4 and \
-                    item.shape[-2:] == (length, length):
+            if (
+                isinstance(item, torch.Tensor)
+                and item.dim() == 4
+                and item.shape[-2:] == (length, length)
+            ):
                 visible = tap.layout.visibility(_seen_in(item))
                 tap.layout._cache.clear()
                 read = read_map(item, tap.layout, visible, tap.want, tap.block, "own maps", "")
@@ -376,7 +403,8 @@ def _own_maps(tap: _Tap, blocks: list[nn.Module]) -> list[Any]:
 
     return [
         child.register_forward_hook(hook)
-        for block in blocks for child in block.modules()
+        for block in blocks
+        for child in block.modules()
         if "attention" in type(child).__name__.lower() or "attn" in type(child).__name__.lower()
     ]
 
@@ -391,22 +419,39 @@ def _seen_in(weights: torch.Tensor) -> torch.Tensor:
 def _check_all_seen(subject: Subject, tap: _Tap) -> None:
     seen = {read.block for read in tap.reads}
     types = [block.layer_type for block in subject.anatomy.blocks]
-    missing = [i for i, kind in enumerate(types)
-               if kind not in ("linear", "none") and i not in seen]
+    missing = [
+        i for i, kind in enumerate(types) if kind not in ("linear", "none") and i not in seen
+    ]
     if not seen:
-        raise Unsupported(f"No attention of {subject.anatomy.model_type} could be read: it neither "
-                          "uses the attention registry nor returns its maps.")
+        raise Unsupported(
+            f"No attention of {subject.anatomy.model_type} could be read: it neither "
+            "uses the attention registry nor returns its maps."
+        )
     declared = getattr(subject.model.config.get_text_config(decoder=True), "layer_types", None)
     if missing and declared:
-        raise Unsupported(f"Attention of blocks {missing} of {subject.anatomy.model_type} was "
-                          "not seen, so the model cannot be read faithfully.")
+        raise Unsupported(
+            f"Attention of blocks {missing} of {subject.anatomy.model_type} was "
+            "not seen, so the model cannot be read faithfully."
+        )
+
+
+def _check_kept_apart(subject: Subject, tap: _Tap) -> None:
+    """Packed segments must not see each other: a family may ignore where positions start again."""
+    own = tap.layout.relative + 1
+    for read in tap.reads:
+        if bool(((read.visible.keys_seen > own) & tap.layout.valid).any()):
+            raise Unsupported(
+                f"{subject.anatomy.model_type} does not keep packed rows apart: its "
+                f"block {read.block} attends across segments."
+            )
 
 
 def _eager(module, query, key, value, mask, kwargs):
     own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     if own is None:
-        raise Unsupported(f"{type(module).__name__} has no eager attention of its own to "
-                          "delegate to.")
+        raise Unsupported(
+            f"{type(module).__name__} has no eager attention of its own to delegate to."
+        )
     return own(module, query, key, value, mask, **kwargs)
 
 

@@ -73,9 +73,11 @@ def p0_scores(s: Scores, p0: torch.Tensor) -> torch.Tensor:
         scores = (s.q.float() * chosen).sum(-1)
     else:
         # a plain matrix-vector product where every row's P0 is key 0
-        scores = (s.q @ k[:, :, :1].transpose(-1, -2)).squeeze(-1).float() \
-            if s.q.dtype == torch.float32 \
+        scores = (
+            (s.q @ k[:, :, :1].transpose(-1, -2)).squeeze(-1).float()
+            if s.q.dtype == torch.float32
             else (s.q.float() @ k[:, :, :1].float().transpose(-1, -2)).squeeze(-1)
+        )
     scores = scores * s.scale
     return scores if s.softcap is None else torch.tanh(scores / s.softcap) * s.softcap
 

@@ -91,8 +91,10 @@ def fused_works(device: str, dtype: torch.dtype) -> str | None:
     if device not in ("cpu", "cuda"):
         return f"no fused attention with log-sum-exp on {device}"
     generator = torch.Generator().manual_seed(0)
+
     def draw(heads: int) -> torch.Tensor:
         return torch.randn(2, heads, 40, 16, generator=generator).to(device, dtype)
+
     q, k, v = draw(4), draw(2), draw(2)
     full = torch.ones(40, 40, dtype=torch.bool, device=device).tril()
     window = (full & full.triu(-9))[None, None]

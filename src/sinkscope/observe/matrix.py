@@ -52,8 +52,9 @@ def verify_types(types: Iterable[str], progress=None) -> dict[str, Any]:
 def verify_type(name: str) -> dict[str, Any]:
     """One row: reader, and for each property its largest error or the reason it was not verified.
 
-    Keys: built, read, exact (0.0 = bit-equal logits), lean, lean_bf16 and exact_bf16 (both against
-    fp32 arithmetic on the same queries and keys), left_padding, packing, residual, residual_form, p0_stream, p0_logits, causal, readers, reasons.
+    Keys: built, read, causal, exact (0.0 = bit-equal logits), lean, lean_bf16 and exact_bf16 (both
+    against fp32 arithmetic on the same queries and keys), left_padding, packing, residual,
+    residual_form, p0_stream, p0_logits, readers, reasons.
     """
     row: dict[str, Any] = {"built": False, "read": False, "reasons": {}}
     try:
@@ -127,6 +128,8 @@ def _p0(row: dict[str, Any], subject: Subject, ids: torch.Tensor) -> float:
 
 
 def _half(row: dict[str, Any], subject: Subject, ids: torch.Tensor) -> float:
+    if not row.get("lean_blocks") or row["lean_blocks"] < row["blocks_read"]:
+        raise ValueError("not every block is read by the lean reader")
     half = Subject(subject.model.to(torch.bfloat16), None, subject.anatomy, subject.identity)
     lean, exact = half_precision_errors(half, token_prompts(ids))
     row["exact_bf16"] = float(f"{exact:.2e}")
@@ -139,7 +142,8 @@ def verified(row: dict[str, Any]) -> dict[str, bool]:
     return {
         "exact": causal and row.get("exact") == 0.0,
         "lean": causal and row.get("lean", 1.0) <= LEAN,
-        "lean_bf16": causal and row.get("lean", 1.0) <= LEAN
+        "lean_bf16": causal
+        and row.get("lean", 1.0) <= LEAN
         and row.get("lean_bf16", 1.0) <= LEAN_HALF,
         "left_padding": causal and row.get("left_padding", 1.0) <= LEAN,
         "packing": causal and row.get("packing", 1.0) <= LEAN,

@@ -25,6 +25,7 @@ def p0_stream(
     subject: Subject, tokens: torch.Tensor, consume: Callable[[int, torch.Tensor], None]
 ) -> None:
     """Run each token as a sequence of its own; consume(point, hidden [b, d]) at each read point."""
+
     def first(point: int, hidden: torch.Tensor) -> None:
         consume(point, hidden[:, 0])
 

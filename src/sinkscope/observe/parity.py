@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+
 import torch
 
 from sinkscope.observe.attention import (
@@ -45,8 +46,9 @@ def packed(ids: torch.Tensor) -> Prompts:
     half = ids.shape[1] // 2
     positions = torch.cat([torch.arange(half), torch.arange(ids.shape[1] - half)])
     lengths = torch.full((ids.shape[0],), ids.shape[1])
-    return Prompts(ids, lengths, "ids", "without",
-                   position_ids=positions.expand(ids.shape[0], -1).clone())
+    return Prompts(
+        ids, lengths, "ids", "without", position_ids=positions.expand(ids.shape[0], -1).clone()
+    )
 
 
 def plain_logits(subject: Subject, prompts: Prompts) -> torch.Tensor:
@@ -86,9 +88,7 @@ def lean_difference(subject: Subject, prompts: Prompts) -> Parity:
     want = Want(columns=(0, 1))
     exact, layout, _ = observe(subject, prompts, want, "exact")
     lean, _, _ = observe(subject, prompts, want, "auto")
-    worst = max(
-        (_difference(a, b, layout) for a, b in zip(exact, lean, strict=True)), default=0.0
-    )
+    worst = max((_difference(a, b, layout) for a, b in zip(exact, lean, strict=True)), default=0.0)
     readers = [read.reader + (f" ({read.reason})" if read.reason else "") for read in lean]
     return Parity(worst, sum(read.reader.startswith("lean") for read in lean), readers)
 
@@ -123,8 +123,13 @@ def half_precision_errors(subject: Subject, prompts: Prompts) -> tuple[float, fl
 
 
 def _read(
-    s: Scores, lse: torch.Tensor, s_aux: torch.Tensor | None, like: AttentionRead,
-    layout: Layout, want: Want, chunked: bool = False,
+    s: Scores,
+    lse: torch.Tensor,
+    s_aux: torch.Tensor | None,
+    like: AttentionRead,
+    layout: Layout,
+    want: Want,
+    chunked: bool = False,
 ) -> AttentionRead:
     """The lean reduction with a learned sink folded in."""
     total = lse if s_aux is None else torch.logaddexp(lse, s_aux.float().view(1, -1, 1))

@@ -34,11 +34,12 @@ def attention_functions(model: Any, function: Callable, masks: str) -> Iterator[
         AttentionInterface._global_mapping,
         AttentionMaskInterface._global_mapping,
     )
+    mask_function: Any = mask_functions[name if by_name else masks]
     before = functions.get(name), mask_functions.get(name)
     saved = [(c, c._attn_implementation_internal) for c in configurations(model)]
     try:
         AttentionInterface.register(name, function)
-        AttentionMaskInterface.register(name, mask_functions[name if by_name else masks])
+        AttentionMaskInterface.register(name, mask_function)
         for config, _ in saved:
             config._attn_implementation_internal = name
         yield

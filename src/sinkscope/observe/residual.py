@@ -73,6 +73,7 @@ def residual_hooks(
         def before(index: int) -> Callable:
             def hook(module, args, kwargs):
                 consume(index, first_hidden(args, kwargs))
+
             return hook
 
         def after(module, args, output):
@@ -147,9 +148,11 @@ def _record(index: int, block: nn.Module, forms: list[BlockForm | None]) -> list
             shape = recording.x_in.shape if recording.x_in is not None else None
             out = _shaped(output, shape)
             if out is not None:
-                given = next((v for v in (*args, *kwargs.values())
-                              if _shaped(v, shape) is not None), None)
+                given = next(
+                    (v for v in (*args, *kwargs.values()) if _shaped(v, shape) is not None), None
+                )
                 recording.steps.append((name, _shaped(given, shape), out))
+
         return hook
 
     handles = []
@@ -242,7 +245,8 @@ def _as_inside(recording: _Recording) -> BlockForm | None:
     """Sublayers that return the residual stream itself: the last one returns x_out, and a norm
     reads the stream between the two."""
     x_in, x_out = recording.x_in, recording.x_out
-    assert x_in is not None and x_out is not None
+    assert x_in is not None
+    assert x_out is not None
     sublayers = [(n, out) for n, _, out in recording.steps if n not in recording.norms]
     if len(sublayers) < 2 or not torch.equal(sublayers[-1][1], x_out):
         return None
@@ -251,9 +255,10 @@ def _as_inside(recording: _Recording) -> BlockForm | None:
     for name, out in sublayers[:-1]:
         for middle in (out, x_in + out):
             if any(_close(read, middle) for read in reads):
-                error = (_full(middle) + (_full(x_out) - _full(middle)) - _full(x_out))
-                return BlockForm("inside", ((name, 1.0), (sublayers[-1][0], 1.0)),
-                                 error.abs().max().item() / top)
+                error = _full(middle) + (_full(x_out) - _full(middle)) - _full(x_out)
+                return BlockForm(
+                    "inside", ((name, 1.0), (sublayers[-1][0], 1.0)), error.abs().max().item() / top
+                )
     return None
 
 

@@ -54,8 +54,12 @@ def _kernel(device: str, dtype: str) -> dict[str, Any]:
     if problem:
         detail += "; the chunked reader is used instead"
     # without the kernel the lean reader is slower, not wrong
-    return {"name": f"fused attention, {dtype} on {device}", "ok": True, "detail": detail,
-            "fused": problem is None}
+    return {
+        "name": f"fused attention, {dtype} on {device}",
+        "ok": True,
+        "detail": detail,
+        "fused": problem is None,
+    }
 
 
 def _family(family: str, device: str) -> list[dict[str, Any]]:
@@ -71,11 +75,21 @@ def _family(family: str, device: str) -> list[dict[str, Any]]:
     parity = lean_difference(subject, prompts)
     after = plain_logits(subject, prompts)
     return [
-        {"name": f"{family}: exact reader leaves the logits alone", "ok": exact == 0.0,
-         "detail": f"largest difference {exact:.1e}"},
-        {"name": f"{family}: lean equals exact", "ok": parity.difference < 1e-5,
-         "detail": f"largest difference {parity.difference:.1e}"},
-        {"name": f"{family}: the model is restored", "ok": torch.equal(before, after),
-         "detail": "logits before and after are equal" if torch.equal(before, after)
-         else "logits changed"},
+        {
+            "name": f"{family}: exact reader leaves the logits alone",
+            "ok": exact == 0.0,
+            "detail": f"largest difference {exact:.1e}",
+        },
+        {
+            "name": f"{family}: lean equals exact",
+            "ok": parity.difference < 1e-5,
+            "detail": f"largest difference {parity.difference:.1e}",
+        },
+        {
+            "name": f"{family}: the model is restored",
+            "ok": torch.equal(before, after),
+            "detail": "logits before and after are equal"
+            if torch.equal(before, after)
+            else "logits changed",
+        },
     ]

@@ -19,9 +19,16 @@ from sinkscope.errors import Unsupported
 SEVERAL_STREAMS = ("gemma3n", "gemma3n_text", "deepseek_v4", "hy_v4", "qwen4_exp", "qwen4_exp_text")
 # What a configuration calls a layer, by a word in it, and what we call it; else it is "full".
 LAYER_WORDS = {
-    "linear": "linear", "mamba": "linear", "conv": "linear", "recurrent": "linear",
-    "moe": "none", "mlp": "none", "sliding": "sliding", "local": "sliding",
-    "chunked": "chunked", "sparse": "sparse",
+    "linear": "linear",
+    "mamba": "linear",
+    "conv": "linear",
+    "recurrent": "linear",
+    "moe": "none",
+    "mlp": "none",
+    "sliding": "sliding",
+    "local": "sliding",
+    "chunked": "chunked",
+    "sparse": "sparse",
 }
 _ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
 _MLP = re.compile(r"mlp|feed_?forward|ffn|moe|experts", re.IGNORECASE)
@@ -78,9 +85,7 @@ def find_anatomy(model: Any) -> Anatomy:
     config = model.config.get_text_config(decoder=True)
     name, stack = _find_stack(model, getattr(config, "num_hidden_layers", None))
     types = _layer_types(config, len(stack))
-    blocks = tuple(
-        _describe(f"{name}.{i}", i, block, types[i]) for i, block in enumerate(stack)
-    )
+    blocks = tuple(_describe(f"{name}.{i}", i, block, types[i]) for i, block in enumerate(stack))
     heads = _first(config, "num_attention_heads", "n_head", "num_heads", "n_heads")
     hidden = _first(config, "hidden_size", "n_embd", "d_model") or 0
     return Anatomy(
@@ -116,7 +121,8 @@ def _find_stack(model: nn.Module, wanted: int | None) -> tuple[str, nn.ModuleLis
 def _has_attention(block: nn.Module) -> bool:
     return any(
         _ATTENTION.search(name.rpartition(".")[2]) or _ATTENTION.search(type(child).__name__)
-        for name, child in block.named_modules() if name
+        for name, child in block.named_modules()
+        if name
     )
 
 
@@ -124,8 +130,7 @@ def _describe(name: str, index: int, block: nn.Module, layer_type: str) -> Block
     attention = _children(block, _ATTENTION)
     mlp = _children(block, _MLP)
     experts = any(
-        "expert" in child.lower() or "router" in child.lower()
-        for child, _ in block.named_modules()
+        "expert" in child.lower() or "router" in child.lower() for child, _ in block.named_modules()
     )
     return Block(
         index=index,
@@ -148,8 +153,7 @@ def _children(block: nn.Module, pattern: re.Pattern) -> list[str]:
             found.append(name)
         elif isinstance(child, nn.ModuleList):
             found += [
-                f"{name}.{i}" for i, item in enumerate(child)
-                if pattern.search(type(item).__name__)
+                f"{name}.{i}" for i, item in enumerate(child) if pattern.search(type(item).__name__)
             ]
     return found
 

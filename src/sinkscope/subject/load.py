@@ -119,7 +119,9 @@ def bundled_model() -> Path:
 def _refuse_bad_id(source: str, offline: bool) -> None:
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-    if source.startswith((".", "/", "~")) or os.sep in source.rstrip("/") and source.count("/") > 1:
+    if source.startswith((".", "/", "~")) or (
+        os.sep in source.rstrip("/") and source.count("/") > 1
+    ):
         raise InputError(f"No such folder: {source}.")
     try:
         validate_repo_id(source)
@@ -167,8 +169,9 @@ def _load_config(where: str, common: dict) -> Any:
             raise InputError(
                 f"{where} needs its own code; pass --trust-remote-code if you trust it."
             ) from None
-        raise Unsupported(f"{where}: the configuration is not one this transformers knows "
-                          f"({_first_line(error)})") from None
+        raise Unsupported(
+            f"{where}: the configuration is not one this transformers knows ({_first_line(error)})"
+        ) from None
     known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if not known and not hasattr(config, "auto_map"):
         raise Unsupported(f"{where} is a {config.model_type!r} model, not a causal language model.")
@@ -176,17 +179,27 @@ def _load_config(where: str, common: dict) -> Any:
 
 
 def _load_weights(
-    where: str, config: Any, common: dict, dtype: torch.dtype, device_map: str | None,
+    where: str,
+    config: Any,
+    common: dict,
+    dtype: torch.dtype,
+    device_map: str | None,
     allow_pickle: bool,
 ) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     extra = {"device_map": device_map} if device_map else {}
+    loaded: Any
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            where, config=config, dtype=dtype, output_loading_info=True,
-            use_safetensors=None if allow_pickle else True, **common, **extra,
+        loaded = AutoModelForCausalLM.from_pretrained(
+            where,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            use_safetensors=None if allow_pickle else True,
+            **common,
+            **extra,
         )
     except SafetensorError as error:
         raise InputError(f"{where}: the safetensors file is corrupt ({error}).") from None
@@ -196,10 +209,13 @@ def _load_weights(
         raise InputError(f"{where} cannot be loaded: {_first_line(error)}") from None
     except (ValueError, RuntimeError, KeyError, ImportError) as error:
         raise InputError(f"{where} cannot be loaded: {_first_line(error)}") from None
+    model, info = loaded
     missing = sorted(info.get("missing_keys") or [])
     if missing:
-        raise InputError(f"{where} lacks {len(missing)} weights, such as {missing[0]}; a model "
-                         "with random parts would give meaningless numbers.")
+        raise InputError(
+            f"{where} lacks {len(missing)} weights, such as {missing[0]}; a model "
+            "with random parts would give meaningless numbers."
+        )
     return model
 
 
@@ -223,7 +239,13 @@ def _refuse_nan(model: Any, where: str) -> None:
 def _load_tokenizer(where: str, common: dict, local: bool) -> Any:
     from transformers import AutoTokenizer
 
-    names = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
+    names = (
+        "tokenizer.json",
+        "tokenizer.model",
+        "vocab.json",
+        "vocab.txt",
+        "tokenizer_config.json",
+    )
     if local and not any((Path(where) / name).is_file() for name in names):
         return None  # token-id prompts still work; text prompts say what is missing
     try:

@@ -70,12 +70,19 @@ class Prompts:
 
     def take(self, rows: slice) -> Prompts:
         """The given rows as a Prompts of their own."""
+
         def cut(tensor: torch.Tensor | None) -> torch.Tensor | None:
             return None if tensor is None else tensor[rows]
 
         return Prompts(
-            self.input_ids[rows], self.lengths[rows], self.kind, self.bos,
-            cut(self.attention_mask), cut(self.position_ids), self.source, self.position_zero,
+            self.input_ids[rows],
+            self.lengths[rows],
+            self.kind,
+            self.bos,
+            cut(self.attention_mask),
+            cut(self.position_ids),
+            self.source,
+            self.position_zero,
         )
 
 
@@ -96,7 +103,7 @@ def build_prompts(
            repeated; ids: the given `ids`
     text   "builtin" (public-domain novels), a .txt or .jsonl file (field "text"), or
            "hub:NAME" for a Hub data set
-    bos    as-is: what the tokenizer does by itself; with / without: a BOS token is put first / never
+    bos    as-is: what the tokenizer does by itself; with: a BOS token is put first; without: not
     Raises InputError for empty text, ids outside the vocabulary, or a length over the model's.
     """
     if kind not in KINDS:
@@ -177,7 +184,11 @@ def from_rows(
             "the tokenizer and the model do not belong together."
         )
     return Prompts(
-        input_ids, lengths, kind, bos, source=source,
+        input_ids,
+        lengths,
+        kind,
+        bos,
+        source=source,
         position_zero=_name_position_zero(subject, input_ids[:, 0]),
     )
 
@@ -197,8 +208,11 @@ def read_documents(text: str) -> tuple[list[str], str]:
     except UnicodeDecodeError:
         raise InputError(f"{text} is not UTF-8 text.") from None
     if path.suffix == ".jsonl":
-        documents = [_text_of(line, text, i) for i, line in enumerate(content.splitlines(), 1)
-                     if line.strip()]
+        documents = [
+            _text_of(line, text, i)
+            for i, line in enumerate(content.splitlines(), 1)
+            if line.strip()
+        ]
     else:
         documents = content.split("\f")
     return _nonempty(documents, text), path.name
@@ -218,8 +232,11 @@ def text_windows(
         subject.tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
         for document in documents
     ]
-    whole = [(s, start) for s, stream in enumerate(streams)
-             for start in range(0, len(stream) - body + 1, body)]
+    whole = [
+        (s, start)
+        for s, stream in enumerate(streams)
+        for start in range(0, len(stream) - body + 1, body)
+    ]
     if not whole:
         return [stream[:body] for stream in streams if stream][:n]
     order = torch.randperm(len(whole), generator=generator)[:n].tolist()
@@ -240,8 +257,10 @@ def _synthetic(
 def _check_length(subject: Subject, length: int) -> None:
     limit = subject.max_length
     if limit is not None and length > limit:
-        raise InputError(f"length {length} is beyond this model's maximum of {limit}; "
-                         f"use --length {limit} or less.")
+        raise InputError(
+            f"length {length} is beyond this model's maximum of {limit}; "
+            f"use --length {limit} or less."
+        )
 
 
 def _starts_with_bos(rows: list[list[int]], subject: Subject) -> bool:
@@ -254,10 +273,12 @@ def _name_position_zero(subject: Subject, first: torch.Tensor) -> list[str]:
     """What sits at position zero, most frequent first, at most eight entries."""
     ids, counts = first.unique(return_counts=True)
     top = counts.argsort(descending=True, stable=True)[:8].tolist()
+
     def name(token: int) -> str:
         if subject.tokenizer is None:
             return str(token)
         return subject.tokenizer.decode([token])
+
     return [f"{name(int(ids[i]))!r} × {int(counts[i])}" for i in top]
 
 
@@ -275,7 +296,9 @@ def _hub_documents(name: str) -> Iterator[str]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise InputError("Hub data sets need the extra: pip install 'sinkscope[datasets]'.") from None
+        raise InputError(
+            "Hub data sets need the extra: pip install 'sinkscope[datasets]'."
+        ) from None
     try:
         stream = load_dataset(name, split="train", streaming=True)
         for row, _ in zip(stream, range(1000), strict=False):

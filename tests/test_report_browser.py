@@ -1,0 +1,226 @@
+"""The page in a real browser: everything is drawn, nothing is asked for, nothing hostile runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from sinkscope.report.page import render_page
+from sinkscope.report.text import token_text
+from tests.report_fixture import HOSTILE, build_result
+
+pytestmark = pytest.mark.browser
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+DRAWN = "document.documentElement.dataset.charts === 'drawn'"
+MAPPED = "document.documentElement.dataset.map === 'drawn'"
+
+
+def chromium() -> str | None:
+    """Path of an installed Chromium; SINKSCOPE_CHROMIUM overrides."""
+    chosen = os.environ.get("SINKSCOPE_CHROMIUM")
+    return chosen or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = chromium()
+    if path is None:
+        pytest.skip(f"no Chromium found: looked for {', '.join(NAMES)} on PATH")
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=path, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    other = build_result(sinks=False, seed=5)
+    path.write_text(render_page(build_result(), against=other), encoding="utf-8")
+    return path.as_uri()
+
+
+class Opened:
+    """A page with everything it said and asked for."""
+
+    def __init__(self, browser, address, **options):
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page = browser.new_page(**options)
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.said.append("dialog"), dialog.dismiss()))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(address)
+        self.page.wait_for_function(DRAWN)
+
+    def text(self, selector: str) -> str:
+        return self.page.locator(selector).inner_text()
+
+
+@pytest.fixture
+def opened(browser, address):
+    found = Opened(browser, address, color_scheme="light")
+    yield found
+    found.page.close()
+
+
+def test_every_chart_is_drawn_with_no_message_and_no_request(opened, address):
+    page = opened.page
+    page.wait_for_function(MAPPED)
+    figures = page.locator("[data-chart]")
+    assert figures.count() >= 2 * 15
+    sizes = page.evaluate(
+        """[...document.querySelectorAll('[data-chart]')].map((element) => {
+          const svg = element.querySelector('svg');
+          const box = svg ? svg.getBoundingClientRect() : { width: 0, height: 0 };
+          const marks = element.querySelectorAll('.mark-rect path, .mark-line path, ' +
+            '.mark-symbol path, .mark-area path').length;
+          return [element.dataset.chart, box.width, box.height, marks];
+        })"""
+    )
+    for name, width, height, marks in sizes:
+        assert width > 250, name
+        assert height > 80, name
+        assert marks > 0, name
+    assert opened.said == []
+    assert opened.asked == [address]
+
+
+def test_every_measure_can_be_drawn(opened):
+    page = opened.page
+    select = page.locator("[data-select=heat]")
+    captions = set()
+    for number in range(select.locator("option").count()):
+        select.select_option(str(number))
+        page.wait_for_function(DRAWN)
+        captions.add(opened.text("[data-figure=heat] figcaption"))
+        assert page.locator("[data-chart=heat] .mark-rect path").count() > 10
+    assert len(captions) == 7
+    assert opened.said == []
+
+
+def test_hostile_tokens_are_shown_and_not_run(opened):
+    page = opened.page
+    page.wait_for_function(MAPPED)
+    shown = page.locator("#map-tokens span").all_inner_texts()
+    assert shown[: len(HOSTILE)] == [token_text(token) for token in HOSTILE]
+    assert "<script>alert(1)</script>" in opened.text("#elsewhere")
+    assert "org/<b>tiny</b>-model" in opened.text("h1")
+    assert page.locator("main img").count() == 0
+    assert page.locator("script").count() == 3
+    assert opened.said == []
+
+
+def test_an_injected_script_is_stopped_by_the_policy(opened):
+    page = opened.page
+    page.evaluate(
+        """() => {
+          const script = document.createElement('script');
+          script.textContent = 'window.ran = true';
+          document.body.append(script);
+        }"""
+    )
+    assert page.evaluate("window.ran === undefined")
+    assert any("Content Security Policy" in message for message in opened.said)
+
+
+def test_keyboard_reaches_and_moves_the_selectors(opened):
+    page = opened.page
+    page.wait_for_function(MAPPED)
+    before = opened.text("[data-figure=heat] figcaption")
+    seen = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("document.activeElement.dataset.select || ''"))
+        if seen[-1] == "heat":
+            break
+    assert seen[-1] == "heat"
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function(DRAWN)
+    assert opened.text("[data-figure=heat] figcaption") != before
+
+
+def test_keyboard_moves_through_the_attention_map(opened):
+    page = opened.page
+    page.wait_for_function(MAPPED)
+    page.locator("#map-frame").focus()
+    first = opened.text("#map-read")
+    assert "query 23" in first
+    assert "to key 0 " in first
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowUp")
+    moved = opened.text("#map-read")
+    assert "query 22" in moved
+    assert "to key 1 " in moved
+    for _ in range(30):
+        page.keyboard.press("ArrowUp")
+    assert "query 0 " in opened.text("#map-read")
+    assert "to key 0 " in opened.text("#map-read")  # never right of the diagonal
+
+
+def test_map_shows_the_stored_attention_of_the_chosen_head(opened):
+    page = opened.page
+    page.wait_for_function(MAPPED)
+    page.locator("#map-block").select_option("3")
+    page.locator("#map-head").select_option("2")
+    page.locator("#map-example").select_option(value="1")
+    stored = build_result().data["scan/with"]["map"].values[1, 3, 2]
+    shown = opened.text("#map-read")
+    assert f"gives {100 * int(stored[23, 0]) / 255:.1f} % to key 0 " in shown
+    page.locator("#map-bos").select_option("without")
+    stored = build_result().data["scan/without"]["map"].values[1, 3, 2]
+    page.wait_for_function(
+        "value => document.getElementById('map-read').textContent.includes(value)",
+        arg=f"gives {100 * int(stored[23, 0]) / 255:.1f} %",
+    )
+    assert opened.said == []
+
+
+def test_a_click_on_a_tile_opens_its_map(opened):
+    page = opened.page
+    page.wait_for_function(MAPPED)
+    tile = page.locator("[data-chart=heat][data-bos=without] .mark-rect.role-mark path").nth(9)
+    tile.scroll_into_view_if_needed()
+    tile.click()
+    page.wait_for_function("document.getElementById('map-bos').value === 'without'")
+    chosen = [page.locator(f"#map-{name}").input_value() for name in ("block", "head")]
+    assert chosen == ["2", "1"]
+
+
+def test_dark_theme_follows_the_system_and_the_button(browser, address):
+    opened = Opened(browser, address, color_scheme="dark")
+    page = opened.page
+    paper = "getComputedStyle(document.body).backgroundColor"
+    label = "document.querySelector('[data-chart=norm] text').getAttribute('fill')"
+    dark = page.evaluate(paper), page.evaluate(label)
+    page.locator("#theme").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function(DRAWN)
+    light = page.evaluate(paper), page.evaluate(label)
+    assert light[0] == "rgb(255, 255, 255)"
+    assert sum(map(int, dark[0][4:-1].split(","))) < 100
+    assert light[1] != dark[1]
+    assert opened.text("#theme") == "Dark theme"
+    assert opened.said == []
+    page.close()
+
+
+def test_paper_is_light_and_a_phone_needs_no_sideways_scrolling(browser, address):
+    opened = Opened(browser, address, color_scheme="dark", viewport={"width": 375, "height": 800})
+    page = opened.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.close()
