@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -31,7 +32,7 @@ HOSTILE = [
 WORDS = re.findall(r"\S+", "the cat sat on a mat , and then it slept until noon .")
 MINIMAL = {
     *("p0_received", "p0_late", "received", "uniform_received", "uniform_late"),
-    *("random_target_p99", "selectivity", "entropy", "norm_ratio", "p0_cosine"),
+    *("random_target_p99", "selectivity", "entropy"),
 }
 
 
@@ -74,6 +75,7 @@ def _summary(scans: dict[str, ScanSummary]) -> Summary:
             device="cpu",
             dtype="float32",
             seed=0,
+            threads=1,
         ),
         command={"name": "scan", "reader": "auto", "text": "</script><script>alert(3)</script>"},
         scan=scans,
@@ -93,7 +95,8 @@ def _scan(data: xr.Dataset, minimal: bool, bos: str) -> ScanSummary:
         kind: received.isel(layer=np.flatnonzero(data["layer_type"].values == kind))
         for kind in np.unique(data["layer_type"].values)
     }
-    scan = ScanSummary(
+    kinds = data["layer_type"].values
+    return ScanSummary(
         p0_sink=bool((data["p0_late"] > 0.3).any()),
         sink_rate={str(e): _measured((received > e).values) for e in EPS},
         sink_rate_after_2={str(e): _measured((received[:, 2:] > e).values) for e in EPS},
@@ -102,14 +105,33 @@ def _scan(data: xr.Dataset, minimal: bool, bos: str) -> ScanSummary:
             for kind, part in by_type.items()
         },
         late_share=_measured(data["p0_late"].values),
+        late_share_by_type={
+            str(kind): _measured(data["p0_late"].values[:, kinds == kind])
+            for kind in np.unique(kinds)
+        },
         uniform_late_share=float(data["uniform_late"].mean()),
         reader={"lean": data.sizes["layer"]},
         position_zero=["'<s>' × 8"] if bos == "with" else [f"{t!r} × 1" for t in HOSTILE[:5]],
         notes=["Block 5 was read with the exact reader. <b>note</b>\x1b[31m"],
+        sink_heads=[],
+        null={"untrained_late_share": [0.021, 0.022, 0.02], "random_target_p99": 0.05},
+        residual_identity={"verified": True, "largest_error": 3.1e-6, "form": "pre-norm"},
+        **(_absent() if minimal else _present()),
     )
-    if minimal:
-        return scan
-    extras = {
+
+
+def _absent() -> dict[str, Any]:
+    """What a scan says of a model with several residual streams and no token away from P0."""
+    reason = "the model has no single residual stream"
+    return {
+        "delimiters": [],
+        "massive": {"reason": reason},
+        "secondary": {"runs": [], "reason": reason},
+    }
+
+
+def _present() -> dict[str, Any]:
+    return {
         "delimiters": [{"token": t, "hits": 3, "received": 0.08} for t in [".", *HOSTILE]],
         "massive": {
             "rule_met": True,
@@ -120,15 +142,8 @@ def _scan(data: xr.Dataset, minimal: bool, bos: str) -> ScanSummary:
             "p0_point": 3,
             "channels": [[17, 812.5], [42, 300.0]],
         },
-        "residual_identity": {"verified": True, "largest_error": 3.1e-6, "form": "pre-norm"},
-        "late_share_by_type": {
-            str(kind): _measured(data["p0_late"].values[:, data["layer_type"].values == kind])
-            for kind in np.unique(data["layer_type"].values)
-        },
         "secondary": {"runs": [{"start": 2, "lifetime": 3, "tokens": 17}]},
-        "null": {"untrained_late_share": [0.021, 0.022, 0.02], "random_target_p99": 0.05},
     }
-    return ScanSummary.model_validate({**scan.model_dump(), **extras})
 
 
 def _late(rng, layers: int, heads: int, sinks: bool) -> np.ndarray:

@@ -112,15 +112,18 @@ def test_data_holds_tokens_exactly_and_no_angle_bracket(page):
 def test_minimal_result_is_shown_without_what_it_lacks():
     result = build_result(minimal=True, policies=("without",))
     page = render_page(result)
-    for name in ("verdict", "rates", "heads", "position-zero", "received", "blocks", "settings"):
+    for name in ("verdict", "rates", "heads", "received", "blocks", "settings"):
         assert f'<section id="{name}">' in page
-    for name in ("maps", "massive", "reading", "compare"):
+    for name in ("maps", "position-zero", "massive", "reading", "compare"):
         assert f'<section id="{name}">' not in page
         assert f'href="#{name}"' not in page
     measures = {variant["label"] for variant in page_data(page)["figures"]["heat"]}
     assert "Class of head" not in measures
     assert "Late share of P0" in measures
-    assert "By block" in render_text(result)
+    text = render_text(result)
+    assert "By block" in text
+    assert "The residual stream was not read" in text
+    assert "Rule met" not in text
 
 
 def test_one_policy_needs_no_policy_headings(page):
@@ -441,7 +444,7 @@ def test_figures_are_written_in_every_format(tmp_path):
     result = build_result(minimal=True, policies=("with",))
     written = export_figures(result, tmp_path / "figures")
     names = {path.name for path in written}
-    assert {"heads-late-share-with.svg", "norm-with.pdf", "ranked-with.png"} <= names
+    assert {"heads-late-share-with.svg", "received-with.pdf", "ranked-with.png"} <= names
     starts = {".svg": b"<svg", ".pdf": b"%PDF", ".png": b"\x89PNG"}
     for path in written:
         assert path.read_bytes().startswith(starts[path.suffix])

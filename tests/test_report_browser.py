@@ -175,7 +175,7 @@ def test_map_shows_the_stored_attention_of_the_chosen_head(opened):
     page.wait_for_function(MAPPED)
     page.locator("#map-block").select_option("3")
     page.locator("#map-head").select_option("2")
-    page.locator("#map-example").select_option(value="1")
+    page.locator("#map-example").select_option(index=1)
     stored = build_result().data["scan/with"]["map"].values[1, 3, 2]
     shown = opened.text("#map-read")
     assert f"gives {100 * int(stored[23, 0]) / 255:.1f} % to key 0 " in shown

@@ -11,7 +11,7 @@ from sinkscope.report.embed import spec_of
 from sinkscope.report.sections import Figure, Section, Variant
 from sinkscope.report.tables import Table
 from sinkscope.report.text import NO_VALUE, number_of, percent, short, visible
-from sinkscope.report.words import heads_above_random, sink_heads
+from sinkscope.report.words import LIMITS, heads_above_random, sink_heads
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -54,35 +54,38 @@ def _table(bos: str, here: Any, there: Any) -> Table:
     table = Table(title, ["", "This run", "Other run", "Difference"], numeric={1, 2, 3})
     ours, theirs = _headline(*here), _headline(*there)
     for name in [*ours, *(key for key in theirs if key not in ours)]:
-        left, right = ours.get(name), theirs.get(name)
-        table.rows.append([name, *_cells(name, left, right)])
+        kind = (ours.get(name) or theirs[name])[0]
+        left, right = (side.get(name, (kind, None))[1] for side in (ours, theirs))
+        table.rows.append([name, *_cells(kind, left, right)])
     return table
 
 
-def _cells(name: str, left: float | None, right: float | None) -> list[str]:
-    show = short if name.endswith(("×", "number")) else percent
+def _cells(kind: str, left: float | None, right: float | None) -> list[str]:
+    """Both values and their difference; kind is share, count or ratio."""
+    show = {"share": percent, "count": "{:.0f}".format, "ratio": short}[kind]
+    shown = [NO_VALUE if value is None else show(value) for value in (left, right)]
     if left is None or right is None:
-        return [show(left), show(right), NO_VALUE]
+        return [*shown, NO_VALUE]
     difference = left - right
-    sign = "+" if difference > 0 else "−" if difference < 0 else ""
-    unit = " points" if show is percent else ""
-    size = f"{100 * abs(difference):.1f}" if show is percent else short(abs(difference))
-    return [show(left), show(right), f"{sign}{size}{unit}"]
+    size = f"{100 * abs(difference):.1f}" if kind == "share" else show(abs(difference))
+    sign = "" if float(size.replace(",", "")) == 0 else "+" if difference > 0 else "−"
+    return [*shown, f"{sign}{size}{' points' if kind == 'share' else ''}"]
 
 
-def _headline(scan: ScanSummary, data: Dataset) -> dict[str, float | None]:
-    numbers: dict[str, float | None] = {
+def _headline(scan: ScanSummary, data: Dataset) -> dict[str, tuple[str, float | None]]:
+    """Label -> kind and value of the numbers that two runs are compared by."""
+    shares = {
         "Late share of P0": number_of(scan.late_share),
         "Late share under uniform attention": scan.uniform_late_share,
+        **{f"Sink rate, ε = {visible(eps)}": number_of(r) for eps, r in scan.sink_rate.items()},
+        "Heads above random targets": heads_above_random(data),
     }
-    for eps, rate in scan.sink_rate.items():
-        numbers[f"Sink rate, ε = {visible(eps)}"] = number_of(rate)
-    numbers["Heads above the random-target null"] = heads_above_random(data)
-    numbers["Heads with a late share above 30%, number"] = float(len(sink_heads(data)))
-    if frames.has(data, "norm_ratio"):
-        ratio = frames.nanmedian(data["norm_ratio"].values, axis=0)
-        numbers["Largest norm of P0 over the median, ×"] = float(np.nanmax(ratio))
     for name, label in (("learned_mass", "a learned sink"), ("elsewhere_mass", "sinks elsewhere")):
         if frames.has(data, name):
-            numbers[f"Mass on {label}"] = float(frames.nanmean(data[name].values))
+            shares[f"Mass on {label}"] = float(frames.nanmean(data[name].values))
+    numbers: dict[str, tuple[str, float | None]] = {k: ("share", v) for k, v in shares.items()}
+    numbers[f"Heads with a late share above {LIMITS.head_share}"] = ("count", len(sink_heads(data)))
+    if frames.has(data, "norm_ratio"):
+        ratio = frames.nanmedian(data["norm_ratio"].values, axis=0)
+        numbers["Largest norm of P0 over the median"] = ("ratio", float(np.nanmax(ratio)))
     return numbers

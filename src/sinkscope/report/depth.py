@@ -137,7 +137,7 @@ def rank_chart(data: Dataset) -> Chart | None:
     if not frames.has(data, *names.values()):
         return None
     table = _series(data, names, "block")
-    return _sized(_lines(table, _block_x(data), "Stable rank (median head)"))
+    return _sized(_lines(table, _block_x(data), "Stable rank (median head)", zero=True))
 
 
 def qk_cosine_chart(data: Dataset) -> Chart | None:
@@ -167,7 +167,9 @@ def key_norm_chart(data: Dataset) -> Chart | None:
         return None
     if frames.has(data, "q_norm"):
         names["Queries"] = "q_norm"
-    return _sized(_lines(_series(data, names, "block"), _block_x(data), "Norm (median head)"))
+    return _sized(
+        _lines(_series(data, names, "block"), _block_x(data), "Norm (median head)", zero=True)
+    )
 
 
 def elsewhere_chart(data: Dataset) -> Chart:
@@ -209,13 +211,18 @@ def _long(x: np.ndarray, columns: dict[str, np.ndarray], along: str) -> list[fra
 
 
 def _lines(
-    table: list[frames.Row], x: alt.X, title: str, log: bool = False, percent: bool = False
+    table: list[frames.Row],
+    x: alt.X,
+    title: str,
+    log: bool = False,
+    percent: bool = False,
+    zero: bool = False,
 ) -> alt.Chart:
     order = list(dict.fromkeys(row["series"] for row in table))
     axis = alt.Axis(format=".0%", tickCount=5) if percent else alt.Axis(tickCount=5)
     if log:
         axis = log_axis(row["value"] for row in table)
-    scale = alt.Scale(type="log") if log else alt.Scale(zero=percent)
+    scale = alt.Scale(type="log") if log else alt.Scale(zero=percent or zero)
     domain, legend = alt.Scale(domain=order), alt.Legend(columns=2)
     return (
         alt.Chart(frames.inline(table))

@@ -7,7 +7,9 @@
   // ---- theme -------------------------------------------------------------
   const system = matchMedia("(prefers-color-scheme: dark)");
   const button = byId("theme");
-  const current = () => root.dataset.theme || (system.matches ? "dark" : "light");
+  let printing = false; // paper is light
+  const current = () =>
+    printing ? "light" : root.dataset.theme || (system.matches ? "dark" : "light");
   const showTheme = () => {
     const other = current() === "dark" ? "Light" : "Dark";
     button.textContent = other + " theme";
@@ -19,6 +21,8 @@
     redraw();
   });
   system.addEventListener("change", () => redraw());
+  addEventListener("beforeprint", () => { printing = true; paintMap(); });
+  addEventListener("afterprint", () => { printing = false; paintMap(); });
 
   // ---- charts ------------------------------------------------------------
   const unpack = (columns) => {
@@ -205,7 +209,8 @@
     const [query, key] = map.at;
     map.cursor.setAttribute("x", EDGE + key * CELL - 0.3);
     map.cursor.setAttribute("y", EDGE + query * CELL - 0.3);
-    byId("map-read").textContent = "Query " + query + " “" + map.tokens[query] + "” gives " +
+    byId("map-read").textContent = "Block " + selects.block.value + ", head " + selects.head.value +
+      ": query " + query + " “" + map.tokens[query] + "” gives " +
       (100 * share(query, key)).toFixed(1) + " % to key " + key + " “" + map.tokens[key] + "”.";
   };
   const fillHeads = (keep) => {
@@ -229,10 +234,13 @@
   const openMap = async (bos, block, head) => {
     const data = page.maps[bos];
     const kept = data && data.heads.some((pair) => pair[0] === block && pair[1] === head);
-    if (!kept) return;
-    selects.bos.value = bos;
-    await fillMap(block, head);
-    byId("maps").scrollIntoView();
+    if (kept) {
+      selects.bos.value = bos;
+      await fillMap(block, head);
+    } else if (data) {
+      byId("map-read").textContent = "The page holds no map of block " + block + ", head " + head + ".";
+    }
+    if (data) byId("maps").scrollIntoView();
   };
   const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
   const startMaps = async () => {

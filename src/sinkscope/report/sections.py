@@ -63,7 +63,7 @@ def heads_section(data: dict[str, Dataset]) -> Section:
         kinds = ", ".join(f"{kind[0]} for {kind}" for kind in others)
         lead += f" A letter under a block marks attention that is not full: {kinds}."
     figure = Figure("heat", "Heads, block by block", variants, wide=True)
-    return Section("heads", "Which heads", lead, [figure])
+    return Section("heads", "Which heads", lead, [figure] if variants else [])
 
 
 def _heads(data: Dataset, name: str) -> charts.Chart | None:
@@ -152,8 +152,8 @@ READING: tuple[Part, ...] = (
     (
         "key-norm",
         "Norms of keys and queries",
-        "A short key at position zero with a high logit means that direction, not length, draws "
-        "the attention. Median head.",
+        "A key at position zero that is short while its logit is high points to direction, not "
+        "length. Median head.",
         depth.key_norm_chart,
     ),
 )

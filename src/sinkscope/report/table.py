@@ -67,7 +67,11 @@ def _policy(result: Result, bos: str, data: Dataset) -> Group:
         _rich(tables.blocks_table(data)),
         _rich(tables.heads_table(data)),
     ]
-    optional = (tables.massive_table(scan), tables.delimiters_table(scan))
+    optional = (
+        tables.massive_table(scan),
+        tables.delimiters_table(scan),
+        tables.secondary_table(scan),
+    )
     shown += [_rich(table) for table in optional if table]
     if scan.notes:
         shown.append(Text("Notes", style="bold"))
@@ -77,8 +81,6 @@ def _policy(result: Result, bos: str, data: Dataset) -> Group:
 
 def _rich(table: tables.Table) -> Padding:
     rich = RichTable(
-        title=Text(table.title, style="bold"),
-        title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         header_style="dim",
@@ -88,4 +90,4 @@ def _rich(table: tables.Table) -> Padding:
         rich.add_column(Text(name), justify="right" if right else "left", no_wrap=right)
     for row in table.rows:
         rich.add_row(*(Text(cell) for cell in row))
-    return Padding(rich, (0, 0, 1, 0))
+    return Padding(Group(Text(table.title, style="bold"), rich), (0, 0, 1, 0))

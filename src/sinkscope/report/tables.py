@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sinkscope.result import Result, ScanSummary
 
-MASSIVE_RULE = "max |x| > 100 and ≥ 1000 × the median |x|"
+MASSIVE_RULE = "max |x| > 100 and ≥ 1000 × median"
 
 
 @dataclass
@@ -72,6 +72,7 @@ def nulls_table(scan: ScanSummary, data: Dataset) -> Table:
     uniform = percent(float(frames.nanmean(data["uniform_received"].values)))
     table.rows = [
         ["This model", _rate(scan.late_share), alpha],
+        *_late_by_type(scan),
         ["Uniform attention", percent(scan.uniform_late_share), uniform],
     ]
     if frames.has(data, "untrained_late"):
@@ -84,6 +85,13 @@ def nulls_table(scan: ScanSummary, data: Dataset) -> Table:
         above = percent(heads_above_random(data))
         table.rows.append(["Share of heads above their own", NO_VALUE, above])
     return table
+
+
+def _late_by_type(scan: ScanSummary) -> list[list[str]]:
+    by_type = scan.late_share_by_type
+    if len(by_type) < 2:
+        return []
+    return [[f"{_kind(kind)} attention", _rate(m), NO_VALUE] for kind, m in by_type.items()]
 
 
 def _highest_seed(data: Dataset, name: str) -> str:
@@ -149,7 +157,7 @@ def heads_table(data: Dataset, most: int = 10) -> Table:
 
 def delimiters_table(scan: ScanSummary) -> Table | None:
     """Tokens that act as sinks away from P0."""
-    found = extra(scan, "delimiters") or []
+    found = scan.delimiters
     if not found:
         return None
     table = Table(
@@ -162,10 +170,24 @@ def delimiters_table(scan: ScanSummary) -> Table | None:
     return table
 
 
+def secondary_table(scan: ScanSummary) -> Table | None:
+    """How long later tokens stay along the sink direction, most frequent runs first."""
+    runs = scan.secondary.get("runs") or []
+    if not runs:
+        return None
+    table = Table("Runs along the sink direction", ["From read point", "Lasting", "Tokens"])
+    table.numeric = {0, 1, 2}
+    for run in runs:
+        table.rows.append(
+            [visible(run.get(key, NO_VALUE)) for key in ("start", "lifetime", "tokens")]
+        )
+    return table
+
+
 def massive_table(scan: ScanSummary) -> Table | None:
     """The rule for massive activations as one row, and what it was judged on."""
-    found = extra(scan, "massive")
-    if not found:
+    found = scan.massive
+    if "rule_met" not in found:
         return None
     channels = ", ".join(_channel(channel) for channel in found.get("channels") or [])
     table = Table("Massive activations", ["", "Value"], numeric={1})
@@ -174,6 +196,7 @@ def massive_table(scan: ScanSummary) -> Table | None:
         ["Largest activation, anywhere", short(found.get("max_abs"))],
         ["Over the median one", f"{short(found.get('ratio'))} ×"],
         ["At read point", visible(found.get("point", NO_VALUE))],
+        ["P0 over the median one, mean prompt", f"{short(found.get('p0_ratio'))} ×"],
         ["Channels of P0 (mean size)", channels or NO_VALUE],
     ]
     return table
@@ -196,8 +219,7 @@ def settings_tables(result: Result) -> list[Table]:
         "Command": summary.command,
     }
     for bos, scan in summary.scan.items():
-        extras = {key: extra(scan, key) for key in ("null", "residual_identity", "secondary")}
-        known = {key: value for key, value in extras.items() if value}
+        known = {"null": scan.null, "residual_identity": scan.residual_identity}
         groups[f"Scan, {frames.POLICIES.get(bos, visible(bos))}"] = {"reader": scan.reader, **known}
     return [
         Table(title, ["Setting", "Value"], [[visible(k), visible(v)] for k, v in _flat(group)])
@@ -212,8 +234,3 @@ def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
     if isinstance(value, (list, tuple)):
         value = ", ".join(str(item) for item in value)
     return [] if value is None or value == "" else [(prefix, value)]
-
-
-def extra(scan: ScanSummary, key: str) -> Any:
-    """A key that the schema leaves open, or None."""
-    return (scan.model_extra or {}).get(key)

@@ -43,7 +43,7 @@ class Thresholds:
 LIMITS = Thresholds()
 NOT_SHOWN = (
     "A scan observes and changes nothing. It does not show which parts of the model make the "
-    "sink, nor that any of the patterns below cause it: that takes the causal tests, which are "
+    "sink, nor that any pattern shown here causes it: that takes causal tests, which are "
     "not part of a scan."
 )
 
@@ -82,6 +82,7 @@ def verdict_so_far(scan_summary: ScanSummary, dataset: Dataset) -> list[str]:
     """What the scan of one BOS policy shows, as sentences; the first is the headline."""
     parts = (
         _headline(scan_summary),
+        _by_type(scan_summary),
         _nulls(dataset),
         _where(dataset),
         _what_sits_there(scan_summary),
@@ -89,6 +90,7 @@ def verdict_so_far(scan_summary: ScanSummary, dataset: Dataset) -> list[str]:
         _elsewhere(dataset),
         _classes(dataset),
         _unread(dataset),
+        _unmeasured(scan_summary),
         NOT_SHOWN,
     )
     return [part for part in parts if part]
@@ -114,12 +116,22 @@ def _headline(scan: ScanSummary) -> str:
     )
 
 
+def _by_type(scan: ScanSummary) -> str:
+    """Late share by kind of attention, where there is more than one."""
+    by_type = scan.late_share_by_type
+    if len(by_type) < 2:
+        return ""
+    shown = [f"{visible(kind)} {percent(number_of(share))}" for kind, share in by_type.items()]
+    return f"By kind of attention: {', '.join(shown)}."
+
+
 def _nulls(data: Dataset) -> str:
     parts = []
     above = heads_above_random(data)
     if above is not None:
+        count = f"{percent(above)} of the heads give" if above else "No head gives"
         parts.append(
-            f"{percent(above)} of the heads give it more than the 99th percentile of random "
+            f"{count} it more than the 99th percentile of random "
             "target positions (1\u00a0% would by chance)"
         )
     if frames.has(data, "untrained_late"):
@@ -248,6 +260,11 @@ def _unread(data: Dataset) -> str:
         f"In {_plural('block', shown)} {shown} no late query can see position zero, "
         "because it lies outside the attention window."
     )
+
+
+def _unmeasured(scan: ScanSummary) -> str:
+    reason = scan.massive.get("reason")
+    return f"The residual stream was not read: {visible(reason)}." if reason else ""
 
 
 def _sentence(text: str) -> str:
