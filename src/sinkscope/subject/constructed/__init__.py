@@ -1,0 +1,16 @@
+"""Models whose sink is known by construction, saved as ordinary Hugging Face folders."""
+
+from sinkscope.subject.constructed.build import build_in_memory, build_model
+from sinkscope.subject.constructed.spec import MECHANISMS, NOISE_LEVELS, Spec, draw_spec
+from sinkscope.subject.constructed.truth import Truth, load_truth
+
+__all__ = [
+    "MECHANISMS",
+    "NOISE_LEVELS",
+    "Spec",
+    "Truth",
+    "build_in_memory",
+    "build_model",
+    "draw_spec",
+    "load_truth",
+]

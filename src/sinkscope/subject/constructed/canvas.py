@@ -1,0 +1,109 @@
+"""Weights of a family under common names, so that a circuit is written once for all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Canvas:
+    """Views into the weights of a causal LM: writing to a view writes the model.
+
+    With d residual channels and s the head size, in every block b:
+    query(b, head), key(b, group), value(b, group)  [s, d]
+    out(b, head)                                    [d, s]
+    gate(b, expert), up(b, expert)                  [neurons, d]; up is None without a gated MLP
+    down(b, expert)                                 [d, neurons]
+    router(b)                                       [experts, d], or None in a dense family
+    query_bias(b, head), learned(b)                 [s] and [heads], or None
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.config = model.config
+        self.depth = model.config.num_hidden_layers
+        self.heads = model.config.num_attention_heads
+        self.groups = getattr(model.config, "num_key_value_heads", self.heads)
+        self.size = (
+            getattr(model.config, "head_dim", None) or model.config.hidden_size // self.heads
+        )
+        self.experts = getattr(model.config, "num_local_experts", 1)
+
+    @property
+    def embedding(self) -> torch.Tensor:
+        """Token embedding [V, d]."""
+        return self.model.get_input_embeddings().weight.data
+
+    @property
+    def readout(self) -> torch.Tensor:
+        """Unembedding [V, d]."""
+        return self.model.get_output_embeddings().weight.data
+
+    @property
+    def positions(self) -> torch.Tensor | None:
+        """Position embedding [positions, d], or None where positions are rotated."""
+        return None
+
+    @property
+    def neurons(self) -> int:
+        """Neurons of an MLP, or of each expert."""
+        return self.gate(0).shape[0]
+
+    def block(self, b: int) -> nn.Module:
+        """The module of block b."""
+        return self.model.model.layers[b]
+
+    def query(self, b: int, head: int) -> torch.Tensor:
+        """Query rows of a head."""
+        return self._rows(self.block(b).self_attn.q_proj.weight.data, head)
+
+    def key(self, b: int, group: int) -> torch.Tensor:
+        """Key rows of a key head."""
+        return self._rows(self.block(b).self_attn.k_proj.weight.data, group)
+
+    def value(self, b: int, group: int) -> torch.Tensor:
+        """Value rows of a key head."""
+        return self._rows(self.block(b).self_attn.v_proj.weight.data, group)
+
+    def out(self, b: int, head: int) -> torch.Tensor:
+        """Output columns of a head."""
+        return self._rows(self.block(b).self_attn.o_proj.weight.data.T, head).T
+
+    def query_bias(self, b: int, head: int) -> torch.Tensor | None:
+        """Query bias of a head."""
+        return None
+
+    def learned(self, b: int) -> torch.Tensor | None:
+        """Learned sink logits of a block."""
+        return None
+
+    def router(self, b: int) -> torch.Tensor | None:
+        """Router rows of a block."""
+        return None
+
+    def gate(self, b: int, expert: int = 0) -> torch.Tensor:
+        """Gate rows, or input rows where the MLP is not gated."""
+        return self.block(b).mlp.gate_proj.weight.data
+
+    def up(self, b: int, expert: int = 0) -> torch.Tensor | None:
+        """Up rows."""
+        return self.block(b).mlp.up_proj.weight.data
+
+    def down(self, b: int, expert: int = 0) -> torch.Tensor:
+        """Output columns of the neurons."""
+        return self.block(b).mlp.down_proj.weight.data
+
+    def activate(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """What a neuron sends to its output column: here silu(gate)·up."""
+        return nn.functional.silu(gate) * up
+
+    def clear(self) -> None:
+        """Zero every weight, norms to one."""
+        for name, parameter in self.model.named_parameters():
+            norm = "norm" in name or ".ln_" in name
+            parameter.data.fill_(1.0 if norm and name.endswith("weight") else 0.0)
+
+    def _rows(self, weight: torch.Tensor, index: int) -> torch.Tensor:
+        return weight[index * self.size : (index + 1) * self.size]

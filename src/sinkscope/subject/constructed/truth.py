@@ -1,0 +1,75 @@
+"""The answer that lies beside a constructed model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sinkscope.errors import InputError
+
+FILE = "truth.json"
+SCHEMA = 1
+
+
+@dataclass
+class Truth:
+    """What was written into the weights. Blocks, heads and neurons count from 0.
+
+    verdict             class that an analysis should arrive at
+    position            where the sink is: p0, bos, position-id-0, delimiter, learned, or None
+    tokens              ids that attract by themselves, or that are written to where they stand
+    recognising_heads   [block, head] that make P0's unmixedness readable
+    recognising_neurons [block, neuron] that turn it into one number
+    amplifying_blocks   blocks whose MLP writes the sink direction
+    writing_neurons     [block, neuron] that do
+    experts             [block, expert] that hold the writing neurons, in routed families
+    amplification       norm (a massive activation), direction (no more than 1.5 times the others'
+                        norm), or None
+    massive_at          where a massive activation is: p0, bos, position-id-0, delimiter or None
+    massive_from        read point from which it is there (read point l is the input of block l)
+    channels, direction channels of the sink direction, and its unit components there
+    reading_heads       [block, head] that attend to the sink
+    from_block          first block with reading heads, None without a sink
+    secondary           the second sink: block, neurons, tokens; None without one
+    spec                the specification
+    """
+
+    mechanism: str
+    family: str
+    seed: int
+    noise: float
+    verdict: str
+    spec: dict[str, Any]
+    channels: list[int]
+    direction: list[float]
+    position: str | None = None
+    tokens: list[int] = field(default_factory=list)
+    recognising_heads: list[list[int]] = field(default_factory=list)
+    recognising_neurons: list[list[int]] = field(default_factory=list)
+    amplifying_blocks: list[int] = field(default_factory=list)
+    writing_neurons: list[list[int]] = field(default_factory=list)
+    experts: list[list[int]] = field(default_factory=list)
+    amplification: str | None = None
+    massive_at: str | None = None
+    massive_from: int | None = None
+    reading_heads: list[list[int]] = field(default_factory=list)
+    from_block: int | None = None
+    secondary: dict[str, Any] | None = None
+    schema: int = SCHEMA
+
+    def save(self, folder: Path) -> None:
+        """Write `truth.json` into a folder."""
+        text = json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
+        (folder / FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def load_truth(folder: str | Path) -> Truth:
+    """Read `truth.json` from a model folder. Raises InputError where there is none that fits."""
+    file = Path(folder) / FILE
+    try:
+        return Truth(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{file} is not a truth file ({error}).") from None
