@@ -255,6 +255,17 @@ def test_scan_runs_on_every_kind_of_family(family):
     assert result.to_json()
 
 
+def test_blocks_that_do_not_attend_are_named():
+    subject = Subject.from_model(tiny_model("jamba"), name="jamba")
+    result = scan(subject, n=2, length=24, kind="random", untrained=False)
+    blocks = result.data["scan/without"]["block"].values.tolist()
+    summary = result.summary.scan["without"]
+    assert blocks == [1, 3]
+    silent = [b.index for b in subject.anatomy.blocks if b.layer_type == "full"]
+    if set(silent) - {1, 3}:
+        assert any("made no softmax attention" in note for note in summary.notes)
+
+
 def test_scan_is_deterministic(llama):
     a, b = (scan(llama, n=3, length=24, kind="random").to_json() for _ in range(2))
     assert a == b

@@ -122,6 +122,17 @@ def test_state_space_models_are_refused():
         Subject.from_model(tiny_model("mamba"))
 
 
+def test_a_declared_attention_block_that_is_not_seen_is_refused(llama, ids):
+    class Silent(torch.nn.Module):
+        def forward(self, hidden_states, **kwargs):
+            return torch.zeros_like(hidden_states), None
+
+    llama.model.config.layer_types = ["full_attention"] * 4
+    llama.model.model.layers[2].self_attn = Silent()
+    with pytest.raises(Unsupported, match=r"blocks \[2\]"):
+        observe(llama, token_prompts(ids), Want(), "auto")
+
+
 def snapshot(model):
     return (
         dict(AttentionInterface._global_mapping),

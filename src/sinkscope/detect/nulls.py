@@ -52,7 +52,7 @@ def untrained(subject: Subject, prompts: Prompts, reader: str) -> dict[str, np.n
         if isinstance(fresh, str):
             return fresh
         stats = AttentionStats(1)
-        for batch in prompts.batches(4):
+        for batch in prompts.batches():
             reads, layout, _ = observe(fresh, batch, Want(), reader)
             stats.add(reads, layout, torch.zeros_like(batch.input_ids))
         received.append(np.nanmean(stats.alpha0, 0))

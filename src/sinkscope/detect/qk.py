@@ -23,6 +23,7 @@ from sinkscope.observe.registry import attention_functions, evaluation, hooks
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
+TOKENS = 512  # the shadow calls are eager, so their maps must stay small
 FIGURES = (
     "qk_cos_p0",
     "qk_cos_others",
@@ -95,6 +96,7 @@ def qk_split(subject: Subject, prompts: Prompts) -> dict[str, np.ndarray] | None
         or prompts.position_ids is not None
     ):
         return None
+    prompts = prompts.first_tokens(TOKENS)
     layout = layout_of(prompts, subject.device)
     shadow = _Shadow(layout)
     model = subject.model

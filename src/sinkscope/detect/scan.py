@@ -35,8 +35,8 @@ from sinkscope.subject.prompts import (
     vocabulary,
 )
 
-TOKENS_PER_BATCH = 8192
 PILOT = 8  # prompts for what needs queries and keys at hand, and for the nulls
+PILOT_TOKENS = 512  # enough for the mean direction of the other positions
 MAPS = 2  # prompts whose maps are kept for the report
 MAP_TOKENS = 48
 FIRST_TOKENS = 256  # first tokens over which P0's direction is compared
@@ -140,11 +140,12 @@ def _scan_one(subject: Subject, prompts: Prompts, settings: ScanSettings, progre
     attention = AttentionStats(vocabulary(subject))
     heads = HeadStats()
     want = Want(entropy=True, inspect=(heads.inspect,))
-    rows = max(1, TOKENS_PER_BATCH // prompts.length)
-    for done, batch in enumerate(prompts.batches(rows)):
-        progress(label, done * rows, len(prompts))
+    done = 0
+    for batch in prompts.batches():
+        progress(label, done, len(prompts))
         reads, layout = _one_pass(subject, batch, want, settings.reader, residual, heads)
         attention.add(reads, layout, batch.input_ids)
+        done += len(batch)
     progress(label, len(prompts), len(prompts))
     progress(f"nulls ({prompts.bos} BOS)", 0, 1)
     null = untrained(subject, pilot, settings.reader) if settings.untrained else "not asked for"
@@ -195,7 +196,10 @@ def _residual_stats(subject: Subject, direction: torch.Tensor | None) -> Residua
 def _pilot_direction(subject: Subject, pilot: Prompts, reader: str) -> torch.Tensor:
     """Mean unit vector of the other positions on the pilot prompts: [point, d]."""
     stats = _residual_stats(subject, None)
-    _one_pass(subject, pilot, Want(received=False), reader, stats, None)
+    if pilot.attention_mask is None and pilot.position_ids is None:
+        pilot = pilot.first_tokens(PILOT_TOKENS)
+    for batch in pilot.batches():
+        _one_pass(subject, batch, Want(received=False), reader, stats, None)
     return stats.other_direction
 
 
@@ -212,13 +216,8 @@ def _first_tokens(subject: Subject, prompts: Prompts, seed: int) -> torch.Tensor
 
 def _short(prompts: Prompts) -> Prompts:
     """At most two rows of at most 32 tokens, enough to prove an identity on."""
-    width = min(32, int(prompts.lengths[:2].min()))
-    return Prompts(
-        prompts.input_ids[:2, :width],
-        prompts.lengths[:2].clamp_max(width),
-        prompts.kind,
-        prompts.bos,
-    )
+    rows = prompts.take(slice(0, 2))
+    return rows.first_tokens(min(32, int(rows.lengths.min())))
 
 
 def _maps(subject: Subject, prompts: Prompts, reader: str):

@@ -164,6 +164,16 @@ def _notes(scan: Scan) -> list[str]:
         notes.append(f"The text gave {len(scan.prompts)} prompts of this length, not {asked}.")
     if len(scan.prompts) < 2:
         notes.append("One prompt only: no interval can be given.")
+    seen = set(scan.attention.blocks)
+    silent = [
+        block.index
+        for block in scan.subject.anatomy.blocks
+        if block.layer_type not in ("linear", "none") and block.index not in seen
+    ]
+    if silent:
+        notes.append(
+            f"Blocks {silent} made no softmax attention over the prompt and are not counted."
+        )
     reasons = sorted({f"{reader} ({why})" for reader, why in scan.attention.readers if why})
     notes += [f"Some blocks were read by {reason}." for reason in reasons]
     if isinstance(scan.null, str) and scan.null != "not asked for":

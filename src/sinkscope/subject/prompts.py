@@ -20,6 +20,7 @@ from sinkscope.errors import InputError
 from sinkscope.subject.load import Subject
 
 BUILTIN = "builtin"
+TOKENS_PER_BATCH = 8192
 KINDS = ("text", "random", "repeat", "ids")
 BOS_POLICIES = ("as-is", "with", "without", "both")
 
@@ -63,10 +64,22 @@ class Prompts:
                 digest.update(tensor.to(torch.int64).cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def batches(self, rows: int) -> Iterator[Prompts]:
-        """Consecutive slices of at most `rows` rows."""
+    def batches(self, rows: int | None = None) -> Iterator[Prompts]:
+        """Consecutive slices of at most `rows` rows; by default about 8,192 tokens each."""
+        rows = rows or max(1, TOKENS_PER_BATCH // self.length)
         for start in range(0, len(self), rows):
             yield self.take(slice(start, start + rows))
+
+    def first_tokens(self, count: int) -> Prompts:
+        """The same rows cut after `count` tokens (right-padded prompts only)."""
+        return Prompts(
+            self.input_ids[:, :count],
+            self.lengths.clamp_max(count),
+            self.kind,
+            self.bos,
+            source=self.source,
+            position_zero=self.position_zero,
+        )
 
     def take(self, rows: slice) -> Prompts:
         """The given rows as a Prompts of their own."""
