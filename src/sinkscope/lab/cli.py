@@ -11,10 +11,11 @@ import torch
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import AutoTokenizer
 
-from .corpus import CorpusError, split_path
-from .demand import Demand
-from .recipe import Recipe
-from .train import train
+from sinkscope.errors import InputError, SinkscopeError
+from sinkscope.lab.corpus import split_path
+from sinkscope.lab.demand import Demand
+from sinkscope.lab.recipe import Recipe
+from sinkscope.lab.train import train
 
 EXAMPLES = """examples:
   python -m sinkscope.lab.train --corpus PATH --out runs/reference
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--seed", type=int, default=default.seed)
     out.add_argument("--lr", type=float, default=default.learning_rate, help="peak learning rate")
     out.add_argument("--precision", choices=("bf16", "fp32"), default=default.precision)
+    out.add_argument("--device", default="cpu")
     out.add_argument("--threads", type=int, default=1, help="CPU threads")
     out.add_argument("--checkpoints", type=int, nargs="*", default=[], help="steps to save")
     out.add_argument("--no-demand", action="store_true", help="train the control")
@@ -97,12 +99,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         split_path(options.corpus, "train")
         if options.out.exists():
-            raise CorpusError(f"{options.out} exists already: choose another --out or remove it.")
+            raise InputError(f"{options.out} exists already: choose another --out or remove it.")
         tokenizer = options.tokenizer and AutoTokenizer.from_pretrained(options.tokenizer)
         recipe = recipe_of(options)
         with logged(options.out.with_suffix(".jsonl"), recipe.steps) as (log, say):
-            train(recipe, options.corpus, options.out, tokenizer, log, say)
-    except CorpusError as error:
+            train(recipe, options.corpus, options.out, tokenizer, options.device, log, say)
+    except SinkscopeError as error:
         print(error, file=sys.stderr)
-        return 2
+        return error.exit_code
     return 0

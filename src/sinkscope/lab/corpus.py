@@ -11,20 +11,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from sinkscope.errors import InputError
+
 SPLITS = ("train", "validation")
 
 
-class CorpusError(ValueError):
-    """The corpus is missing or malformed; the message is one sentence for the user."""
-
-
 def split_path(folder: str | Path, split: str) -> Path:
-    """Path of one split's file; a `CorpusError` when it is not there."""
+    """Path of one split's file; a `InputError` when it is not there."""
     if split not in SPLITS:
-        raise CorpusError(f"Unknown split {split!r}; choose one of {', '.join(SPLITS)}.")
+        raise InputError(f"Unknown split {split!r}; choose one of {', '.join(SPLITS)}.")
     path = Path(folder) / f"{split}.jsonl.xz"
     if not path.is_file():
-        raise CorpusError(
+        raise InputError(
             f"No corpus at {path}: give a folder that holds train.jsonl.xz and "
             "validation.jsonl.xz, one JSON object with a `text` a line."
         )
@@ -40,7 +38,7 @@ def read_texts(folder: str | Path, split: str) -> Iterator[str]:
                 if line.strip():
                     yield _text(line, path, number)
         except (lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
-            raise CorpusError(f"{path} cannot be read as xz-compressed UTF-8: {error}.") from error
+            raise InputError(f"{path} cannot be read as xz-compressed UTF-8: {error}.") from error
 
 
 def _text(line: str, path: Path, number: int) -> str:
@@ -49,7 +47,7 @@ def _text(line: str, path: Path, number: int) -> str:
     except (json.JSONDecodeError, KeyError, TypeError):
         text = None
     if not isinstance(text, str):
-        raise CorpusError(f"{path}, line {number} is not a JSON object with a string `text`.")
+        raise InputError(f"{path}, line {number} is not a JSON object with a string `text`.")
     return text
 
 
@@ -77,9 +75,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         text = cut_excerpt(options.corpus)
-    except CorpusError as error:
+    except InputError as error:
         print(error, file=sys.stderr)
-        return 2
+        return error.exit_code
     Path(options.out).write_text(text + "\n", encoding="utf-8")
     return 0
 

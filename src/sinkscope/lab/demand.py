@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedModel
 
-NAME = "sinkscope_demand"
+from sinkscope.observe.registry import attention_functions
+
 # Arguments that would change the attention itself; to ignore one would train another model.
 REFUSED = ("softcap", "s_aux", "sinks", "position_bias", "indices", "block_indices")
 
@@ -109,30 +109,7 @@ def _causal(query: Tensor, key: Tensor) -> Tensor:
 
 @contextmanager
 def asking(model: PreTrainedModel, demand: Demand) -> Iterator[LateLogShare]:
-    """Route the model's attention through a `LateLogShare`; on exit everything is as before.
-
-    Both registries are filled: without a mask function the model would silently drop padding.
-    """
+    """Route the model's attention through a `LateLogShare`; on exit everything is as before."""
     share = LateLogShare(demand)
-    before = model.config._attn_implementation
-    with (
-        _registered(AttentionInterface, share),
-        _registered(AttentionMaskInterface, sdpa_mask),
-    ):
-        try:
-            model.set_attn_implementation(NAME)
-            yield share
-        finally:
-            model.set_attn_implementation(before)
-
-
-@contextmanager
-def _registered(interface: type, function) -> Iterator[None]:
-    mapping = interface._global_mapping
-    before = dict(mapping)
-    try:
-        interface.register(NAME, function)
-        yield
-    finally:
-        mapping.pop(NAME)
-        mapping.update({NAME: before[NAME]} if NAME in before else {})
+    with attention_functions(model, share, masks="sdpa"):
+        yield share

@@ -20,10 +20,10 @@ import transformers
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from .corpus import read_texts
-from .demand import Demand, asking
-from .recipe import Recipe, build_model
-from .tokens import encode, train_tokenizer, windows
+from sinkscope.lab.corpus import read_texts
+from sinkscope.lab.demand import Demand, asking
+from sinkscope.lab.recipe import Recipe, build_model
+from sinkscope.lab.tokens import encode, train_tokenizer, windows
 
 Log = Callable[[dict], None]
 
@@ -47,8 +47,11 @@ def fit(
     with asking(model, demand) as share:
         for step, batch in enumerate(islice(batches, recipe.steps)):
             start = time.perf_counter()
+            batch = batch.to(model.device)
             rate = _set_rate(optimizer, recipe.learning_rate_at(step))
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+            with torch.autocast(
+                model.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"
+            ):
                 logits = model(batch[:, :-1], use_cache=False).logits
             loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
             log_share = share.mean()
@@ -92,7 +95,7 @@ def save_model(
     folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe
 ) -> None:
     """Weights in bfloat16, tokenizer, and `sink_heads.json`: the asked heads and all settings."""
-    model = copy.deepcopy(model).to(torch.bfloat16)
+    model = copy.deepcopy(model).to("cpu", torch.bfloat16)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     settings = {
@@ -121,6 +124,7 @@ def train(
     corpus: Path,
     out: Path,
     tokenizer: PreTrainedTokenizerFast | None = None,
+    device: str = "cpu",
     log: Log = lambda row: None,
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
@@ -130,10 +134,11 @@ def train(
     if tokenizer is None:
         say("Training the tokenizer ...")
         tokenizer = train_tokenizer(texts, recipe.vocabulary)
+        tokenizer.model_max_length = recipe.context
     say("Encoding the corpus ...")
     stream = encode(texts, tokenizer)
     say(f"Training on {len(stream):,} tokens ...")
-    model = build_model(recipe, tokenizer.bos_token_id, tokenizer.eos_token_id)
+    model = build_model(recipe, tokenizer.bos_token_id, tokenizer.eos_token_id).to(device)
     with finished_folder(out) as folder:
         fit(
             model,
@@ -148,6 +153,6 @@ def train(
 if __name__ == "__main__":
     import sys
 
-    from .cli import main
+    from sinkscope.lab.cli import main
 
     sys.exit(main())

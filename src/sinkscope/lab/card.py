@@ -1,0 +1,106 @@
+"""Measure a trained folder and write its model card.
+
+`python -m sinkscope.lab.card DIR --corpus PATH --control CONTROL` measures DIR, the control and
+the untrained model on the same windows of the validation text, and writes `figures.json` and
+`README.md` to DIR. The card holds no number that is not in `figures.json` or `sink_heads.json`.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from statistics import median
+
+import torch
+from transformers import AutoTokenizer, LlamaForCausalLM
+
+from sinkscope.errors import InputError, SinkscopeError
+from sinkscope.lab.card_text import card_text
+from sinkscope.lab.corpus import read_texts
+from sinkscope.lab.demand import Demand
+from sinkscope.lab.figures import distinct_windows, measure
+from sinkscope.lab.recipe import Recipe, build_model
+from sinkscope.lab.tokens import encode
+
+UNTRAINED_SEEDS = (0, 1, 2)
+
+
+def load_recipe(folder: Path) -> Recipe:
+    """The recipe in a trained folder's `sink_heads.json`."""
+    path = folder / "sink_heads.json"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: give a folder made by sinkscope.lab.train.")
+    settings = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+    if missing := [f.name for f in fields(Recipe) if f.name not in settings]:
+        raise InputError(f"{path} is of another version: it has no {missing[0]}; train it again.")
+    known = {f.name: settings[f.name] for f in fields(Recipe)}
+    for name in ("lengths", "checkpoints"):
+        known[name] = tuple(known[name])
+    if demand := known["demand"]:
+        known["demand"] = Demand(**{**demand, "heads": tuple(demand["heads"])})
+    return Recipe(**known)
+
+
+def run_log(folder: Path, tokens_per_step: int) -> dict:
+    """Steps, minutes and median seconds a step from the log beside the folder; empty without."""
+    path = folder.with_suffix(".jsonl")
+    if not path.is_file():
+        return {}
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    seconds = [tokens_per_step / row["tokens_per_second"] for row in rows]
+    return {"steps": len(rows), "minutes": sum(seconds) / 60, "seconds_a_step": median(seconds)}
+
+
+def measure_folder(
+    folder: Path, corpus: Path, control: Path | None, count: int, length: int
+) -> dict:
+    """Figures of the trained model, its control and the untrained model, on the same windows."""
+    recipe = load_recipe(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    windows = distinct_windows(encode(read_texts(corpus, "validation"), tokenizer), count, length)
+    asked = recipe.asked()
+    figures = {"trained": measure(_load(folder), windows, asked)}
+    figures["training"] = run_log(folder, recipe.tokens_per_step)
+    if control is not None:
+        figures["control"] = measure(_load(control), windows, asked)
+        figures["control_training"] = run_log(control, recipe.tokens_per_step)
+    untrained = (build_model(replace(recipe, seed=seed)) for seed in UNTRAINED_SEEDS)
+    figures["untrained"] = [measure(model, windows, asked) for model in untrained]
+    return figures
+
+
+def _load(folder: Path) -> LlamaForCausalLM:
+    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 when the card is written, 2 with one sentence when the input will not do."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sinkscope.lab.card", description="Measure a trained folder, write its card."
+    )
+    parser.add_argument("folder", type=Path, help="folder made by sinkscope.lab.train")
+    parser.add_argument(
+        "--corpus", type=Path, required=True, help="folder with the .jsonl.xz files"
+    )
+    parser.add_argument("--control", type=Path, help="folder of the same training, no demand")
+    parser.add_argument("--windows", type=int, default=512, help="windows of validation text")
+    parser.add_argument("--length", type=int, default=256, help="tokens a window")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    try:
+        figures = measure_folder(
+            options.folder, options.corpus, options.control, options.windows, options.length
+        )
+    except SinkscopeError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    (options.folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    text = card_text(load_recipe(options.folder), figures)
+    (options.folder / "README.md").write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
