@@ -15,6 +15,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 CASES = ("forward", "p0", "all", "output_attentions", "transformer_lens")
@@ -73,7 +74,7 @@ def case(name: str, length: int, rounds: int) -> dict:
         "transformer_lens": lens,
     }
     if name == "transformer_lens":
-        bridge = lens_model(model, length)
+        bridge = lens_model(model)
     runs[name](warm)
     before = resident()
     with peak_memory() as peak:
@@ -85,25 +86,13 @@ def case(name: str, length: int, rounds: int) -> dict:
     return {"seconds": seconds, "extra_mb": max(peak) - before, "threads": torch.get_num_threads()}
 
 
-def lens_model(model, length: int):
-    """The same shape as a HookedTransformer (its weights do not matter for cost)."""
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
+def lens_model(model):
+    """The same weights behind TransformerLens' bridge."""
+    from transformer_lens.model_bridge import TransformerBridge
 
-    config = HookedTransformerConfig(
-        n_layers=BLOCKS,
-        d_model=WIDTH,
-        n_ctx=length,
-        d_head=WIDTH // HEADS,
-        n_heads=HEADS,
-        d_mlp=4 * WIDTH,
-        d_vocab=VOCABULARY,
-        act_fn="silu",
-        gated_mlp=True,
-        normalization_type="RMS",
-        positional_embedding_type="rotary",
-        rotary_dim=WIDTH // HEADS,
-    )
-    return HookedTransformer(config).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return TransformerBridge.boot_transformers(folder, hf_model=model)
 
 
 def resident() -> float:

@@ -15,7 +15,8 @@ torch.set_num_threads(1)
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 
-WORDS = "the a of and to in sink token zero head block key query value norm . ,".split()
+SENTENCE = "the a of and to in sink token zero head block key query value norm . ,"
+WORDS = SENTENCE.split()
 WORDS.append("\n")
 
 

@@ -70,6 +70,7 @@ class Scan:
     settings: ScanSettings
     attention: AttentionStats
     residual: ResidualStats | None
+    no_residual: str
     heads: HeadStats
     p0_cosine: np.ndarray | None
     proof: ResidualProof
@@ -132,11 +133,7 @@ def _scan_one(subject: Subject, prompts: Prompts, settings: ScanSettings, progre
     label = f"scan ({prompts.bos} BOS)"
     pilot = prompts.take(slice(0, PILOT))
     proof = prove_residual(subject, _short(pilot))
-    residual, cosine = None, None
-    if not subject.anatomy.several_streams:
-        p0_mean, cosine = p0_directions(subject, _first_tokens(subject, prompts, settings.seed))
-        others = _pilot_direction(subject, pilot, settings.reader)
-        residual = _residual_stats(subject, sink_direction(p0_mean, others))
+    residual, cosine, no_residual = _residual(subject, prompts, pilot, settings)
     attention = AttentionStats(vocabulary(subject))
     heads = HeadStats()
     want = Want(entropy=True, inspect=(heads.inspect,))
@@ -152,19 +149,33 @@ def _scan_one(subject: Subject, prompts: Prompts, settings: ScanSettings, progre
     maps, map_tokens = _maps(subject, prompts, settings.reader)
     progress(f"nulls ({prompts.bos} BOS)", 1, 1)
     return Scan(
-        subject,
-        prompts,
-        settings,
-        attention,
-        residual,
-        heads,
-        cosine,
-        proof,
-        null,
-        qk_split(subject, pilot),
-        maps,
-        map_tokens,
+        subject=subject,
+        prompts=prompts,
+        settings=settings,
+        attention=attention,
+        residual=residual,
+        no_residual=no_residual,
+        heads=heads,
+        p0_cosine=cosine,
+        proof=proof,
+        null=null,
+        qk=qk_split(subject, pilot),
+        maps=maps,
+        map_tokens=map_tokens,
     )
+
+
+def _residual(
+    subject: Subject, prompts: Prompts, pilot: Prompts, settings: ScanSettings
+) -> tuple[ResidualStats | None, np.ndarray | None, str]:
+    """Statistics of the residual stream, P0's cosine by read point; or why there are none."""
+    if subject.anatomy.several_streams:
+        return None, None, "the family has several residual streams"
+    p0_mean, cosine = p0_directions(subject, _first_tokens(subject, prompts, settings.seed))
+    if len(p0_mean) != len(subject.anatomy.blocks) + 1:
+        return None, None, "not every block runs on text alone"
+    others = _pilot_direction(subject, pilot, settings.reader)
+    return _residual_stats(subject, sink_direction(p0_mean, others)), cosine, ""
 
 
 def _one_pass(

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from sinkscope.detect.scan import Scan
 
 EPS = (0.2, 0.3, 0.5, 0.8)
-SEVERAL = "the model has no single residual stream"
 AFTER = 2  # "[2:]": blocks after the two in which the circuit is said to form
 
 
@@ -119,7 +118,7 @@ def _null(scan: Scan, p99: np.ndarray) -> dict[str, Any]:
 def _massive(scan: Scan) -> dict[str, Any]:
     stats = scan.residual
     if stats is None:
-        return {"reason": SEVERAL}
+        return {"reason": scan.no_residual}
     at_p0, _ = stats.massive
     point = int(np.argmax(at_p0))
     ids, values = stats.channels
@@ -134,7 +133,7 @@ def _massive(scan: Scan) -> dict[str, Any]:
 def _secondary(scan: Scan) -> dict[str, Any]:
     stats = scan.residual
     if stats is None:
-        return {"runs": [], "reason": SEVERAL}
+        return {"runs": [], "reason": scan.no_residual}
     common = sorted(stats.lifetimes.items(), key=lambda item: -item[1])[:10]
     return {
         "runs": [
@@ -180,8 +179,8 @@ def _notes(scan: Scan) -> list[str]:
         notes.append(scan.null[0].upper() + scan.null[1:] + ".")
     if scan.residual is None:
         notes.append(
-            "This family has several residual streams; norms, directions and massive "
-            "activations of position zero are not reported, and attribution is refused."
+            f"Norms, directions and massive activations of position zero are not reported: "
+            f"{scan.no_residual}. Attribution is refused for the same reason."
         )
     elif not scan.proof.verified:
         notes.append(
