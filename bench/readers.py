@@ -43,8 +43,9 @@ def case(name: str, length: int, rounds: int) -> dict:
     """Seconds of each round and peak memory above what the loaded model holds, in MB."""
     import torch
 
-    from sinkscope.observe.attention import Want, observe, run_model
+    from sinkscope.observe.attention import observe, run_model
     from sinkscope.observe.parity import token_prompts
+    from sinkscope.observe.reads import Want
     from sinkscope.subject.load import Subject
 
     model = build(length)
@@ -89,10 +90,14 @@ def case(name: str, length: int, rounds: int) -> dict:
 def lens_model(model):
     """The same weights behind TransformerLens' bridge."""
     from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoTokenizer
 
+    from sinkscope.subject.load import bundled_model
+
+    tokenizer = AutoTokenizer.from_pretrained(bundled_model())  # the bridge insists on one
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        return TransformerBridge.boot_transformers(folder, hf_model=model)
+        return TransformerBridge.boot_transformers(folder, hf_model=model, tokenizer=tokenizer)
 
 
 def resident() -> float:

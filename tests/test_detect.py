@@ -11,9 +11,10 @@ from sinkscope.detect.heads import BROADCAST, NO_OP, NOT_A_SINK, UNDECIDED, clas
 from sinkscope.detect.residual import ResidualStats, p0_directions
 from sinkscope.detect.scan import ScanSettings, scan
 from sinkscope.errors import InputError
-from sinkscope.observe.attention import Want, observe
+from sinkscope.observe.attention import observe
 from sinkscope.observe.layout import layout_of
 from sinkscope.observe.parity import left_padded, packed, token_prompts
+from sinkscope.observe.reads import Want
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.stats import Moments, bootstrap
 from sinkscope.subject.load import Subject

@@ -5,7 +5,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from sinkscope.errors import Unsupported
-from sinkscope.observe.attention import Want, observe
+from sinkscope.observe.attention import observe
 from sinkscope.observe.layout import layout_of
 from sinkscope.observe.parity import (
     exact_difference,
@@ -16,6 +16,7 @@ from sinkscope.observe.parity import (
     plain_logits,
     token_prompts,
 )
+from sinkscope.observe.reads import Want
 from sinkscope.subject.load import Subject
 from sinkscope.subject.tiny import tiny_model
 

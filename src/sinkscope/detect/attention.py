@@ -13,8 +13,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sinkscope.observe.attention import AttentionRead
 from sinkscope.observe.layout import Layout, Visibility
+from sinkscope.observe.reads import AttentionRead
 
 SINK = 0.3  # the threshold of Gu et al., used where one threshold is needed
 MIN_QUERIES = 16  # a key seen by fewer queries has no stable mean

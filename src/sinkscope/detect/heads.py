@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sinkscope.observe.attention import AttentionCall, AttentionRead
 from sinkscope.observe.layout import Layout
+from sinkscope.observe.reads import AttentionCall, AttentionRead
 
 NOT_A_SINK, NO_OP, BROADCAST, UNDECIDED = range(4)
 CLASS_MEANINGS = "not_a_sink no_op broadcast undecided"

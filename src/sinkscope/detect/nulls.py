@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from sinkscope.detect.attention import AttentionStats
-from sinkscope.observe.attention import Want, observe
+from sinkscope.observe.attention import observe
+from sinkscope.observe.reads import Want
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 

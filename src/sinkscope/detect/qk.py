@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from sinkscope.observe.attention import _eager, _scale, run_model, uses_registry
+from sinkscope.observe.attention import run_model, uses_registry
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.registry import attention_functions, evaluation, hooks
+from sinkscope.observe.tap import own_eager, scale_of
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -50,8 +51,8 @@ class _Shadow:
     def attention(self, module, query, key, value, attention_mask, **kwargs):
         """The registered function: eager attention that remembers its queries and keys."""
         if query.shape[2] == key.shape[2]:
-            self._owner, self._last = module, (query, key, _scale(kwargs, query))
-        out, _ = _eager(module, query, key, value, attention_mask, kwargs)
+            self._owner, self._last = module, (query, key, scale_of(kwargs, query))
+        out, _ = own_eager(module, query, key, value, attention_mask, kwargs)
         return out, None
 
     def after(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:

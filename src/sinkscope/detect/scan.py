@@ -21,8 +21,9 @@ from sinkscope.detect.qk import qk_split
 from sinkscope.detect.residual import ResidualStats, p0_directions, sink_direction
 from sinkscope.detect.summary import scan_summary
 from sinkscope.errors import InputError
-from sinkscope.observe.attention import READERS, AttentionRead, Want, observe
+from sinkscope.observe.attention import READERS, observe
 from sinkscope.observe.layout import Layout, layout_of
+from sinkscope.observe.reads import AttentionRead, Want
 from sinkscope.observe.residual import ResidualProof, prove_residual, residual_hooks
 from sinkscope.result import Environment, ModelInfo, PromptInfo, Result, Summary
 from sinkscope.subject.load import Subject

@@ -10,17 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from sinkscope.observe.attention import (
-    AttentionCall,
-    AttentionRead,
-    Want,
-    model_inputs,
-    observe,
-    read_lean,
-)
+from sinkscope.observe.attention import model_inputs, observe
 from sinkscope.observe.columns import Scores, chunked_attention, chunked_key_sums
 from sinkscope.observe.fused import fused_attention, fused_works
 from sinkscope.observe.layout import Layout, layout_of
+from sinkscope.observe.reads import AttentionCall, AttentionRead, Want, read_lean
 from sinkscope.observe.registry import configurations, evaluation
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
