@@ -11,9 +11,10 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sinkscope.errors import InputError, SinkscopeError
 from sinkscope.lab.card_text import card_text
@@ -57,10 +58,10 @@ def measure_folder(
 ) -> dict:
     """Figures of the trained model, its control and the untrained model, on the same windows."""
     recipe = load_recipe(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     windows = distinct_windows(encode(read_texts(corpus, "validation"), tokenizer), count, length)
     asked = recipe.asked()
-    figures = {"trained": measure(_load(folder), windows, asked)}
+    figures: dict[str, Any] = {"trained": measure(_load(folder), windows, asked)}
     figures["training"] = run_log(folder, recipe.tokens_per_step)
     if control is not None:
         figures["control"] = measure(_load(control), windows, asked)

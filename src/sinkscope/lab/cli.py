@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
 from sinkscope.errors import InputError, SinkscopeError
 from sinkscope.lab.corpus import split_path
@@ -100,10 +100,10 @@ def main(argv: list[str] | None = None) -> int:
         split_path(options.corpus, "train")
         if options.out.exists():
             raise InputError(f"{options.out} exists already: choose another --out or remove it.")
-        tokenizer = options.tokenizer and AutoTokenizer.from_pretrained(options.tokenizer)
+        tokenizer = options.tokenizer and PreTrainedTokenizerFast.from_pretrained(options.tokenizer)
         recipe = recipe_of(options)
         with logged(options.out.with_suffix(".jsonl"), recipe.steps) as (log, say):
-            train(recipe, options.corpus, options.out, tokenizer, options.device, log, say)
+            train(recipe, options.corpus, options.out, tokenizer or None, options.device, log, say)
     except SinkscopeError as error:
         print(error, file=sys.stderr)
         return error.exit_code

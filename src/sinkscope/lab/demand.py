@@ -70,9 +70,10 @@ class LateLogShare:
         query, key, wide = query.float(), *(_repeat(x.float(), groups) for x in (key, value))
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
         with torch.autocast(query.device.type, enabled=False):
-            if module.layer_idx >= self.demand.from_block:
+            block = int(module.layer_idx)  # type: ignore[arg-type]
+            if block >= self.demand.from_block:
                 mask = _causal(query, key) if attention_mask is None else attention_mask
-                self.kept[module.layer_idx] = self._late_log_share(query * scaling, key, mask)
+                self.kept[block] = self._late_log_share(query * scaling, key, mask)
             output = nn.functional.scaled_dot_product_attention(
                 query,
                 key,

@@ -95,8 +95,9 @@ def save_model(
     folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe
 ) -> None:
     """Weights in bfloat16, tokenizer, and `sink_heads.json`: the asked heads and all settings."""
-    model = copy.deepcopy(model).to("cpu", torch.bfloat16)
-    model.save_pretrained(folder)
+    half: nn.Module = copy.deepcopy(model)
+    half.to(device="cpu", dtype=torch.bfloat16)
+    half.save_pretrained(folder)  # type: ignore[operator]
     tokenizer.save_pretrained(folder)
     settings = {
         "asked_heads": recipe.asked(),
@@ -138,7 +139,8 @@ def train(
     say("Encoding the corpus ...")
     stream = encode(texts, tokenizer)
     say(f"Training on {len(stream):,} tokens ...")
-    model = build_model(recipe, tokenizer.bos_token_id, tokenizer.eos_token_id).to(device)
+    model = build_model(recipe, tokenizer.bos_token_id, tokenizer.eos_token_id)
+    model.to(torch.device(device))  # type: ignore[arg-type]
     with finished_folder(out) as folder:
         fit(
             model,
