@@ -1,4 +1,8 @@
-"""Models whose sink is known by construction, saved as ordinary Hugging Face folders."""
+"""Models whose sink is known by construction, saved as ordinary Hugging Face folders.
+
+`check.check_truth` measures whether a model does what its truth says. It looks through `observe`,
+so it is not imported with the rest.
+"""
 
 from sinkscope.subject.constructed.build import build_in_memory, build_model
 from sinkscope.subject.constructed.spec import MECHANISMS, NOISE_LEVELS, Spec, draw_spec

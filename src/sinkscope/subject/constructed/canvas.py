@@ -51,7 +51,7 @@ class Canvas:
         """Neurons of an MLP, or of each expert."""
         return self.gate(0).shape[0]
 
-    def block(self, b: int) -> nn.Module:
+    def block(self, b: int) -> Any:
         """The module of block b."""
         return self.model.model.layers[b]
 

@@ -166,7 +166,9 @@ def route(canvas: Canvas, plan: Plan, b: int, expert: int) -> None:
     """Send positions whose flag is up to one expert, and no other position there."""
     threshold = flag_threshold(canvas, plan)
     gain = GATE * _norm(plan, LENGTH, FLAG**2) / (plan.unit * (FLAG - threshold))
-    canvas.router(b)[expert] = gain * (plan.flag - threshold / CONSTANT * plan.constant)
+    router = canvas.router(b)
+    assert router is not None
+    router[expert] = gain * (plan.flag - threshold / CONSTANT * plan.constant)
 
 
 def amplified_size(plan: Plan) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 LENGTH = 32  # entries of a code
-LARGEST = 2048  # codes there are
+LARGEST = 1054  # codes there are
 OVERLAP = 0.25  # largest cosine between two codes
 _MODULUS = 0b100101  # x^5 + x^2 + 1, primitive over GF(2)
 
@@ -14,8 +14,9 @@ def token_codes(count: int, generator: torch.Generator) -> torch.Tensor:
     """`count` different codes of entries ±1: [count, 32], cosine of any two at most 0.25.
 
     Gold codes: entry x of code (a, b, c) is the sign (−1)^(Tr(a·x³ + b·x) + c) over GF(32), whose
-    correlations are 0, ±8 or −32 out of 32 (Gold 1968). Which codes, in which order of entries and
-    with which signs, is drawn. Raises ValueError above 2048.
+    correlations are 0, ±8 or −32 out of 32 (Gold 1968). Only codes of mean zero are used, since a
+    LayerNorm removes the mean. Which of them, and the order of entries, is drawn. Raises ValueError
+    above 1054.
     """
     if count > LARGEST:
         raise ValueError(f"there are {LARGEST} codes, not {count}.")
@@ -25,11 +26,11 @@ def token_codes(count: int, generator: torch.Generator) -> torch.Tensor:
         [[_trace(_times(a, _times(x, _times(x, x)))) for x in field] for a in field]
     )
     bits = (cubic[:, None, None] + linear[None, :, None] + torch.arange(2)[:, None]) % 2
-    codes = 1.0 - 2.0 * bits.reshape(LARGEST, LENGTH)
+    codes = 1.0 - 2.0 * bits.reshape(-1, LENGTH)
+    codes = codes[codes.sum(1) == 0]
     chosen = torch.randperm(LARGEST, generator=generator)[:count]
     order = torch.randperm(LENGTH, generator=generator)
-    signs = 1.0 - 2.0 * torch.randint(2, (LENGTH,), generator=generator)
-    return codes[chosen][:, order] * signs
+    return codes[chosen][:, order]
 
 
 def _times(a: int, b: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -18,7 +20,7 @@ class Gpt2Canvas(Canvas):
         """Position embedding [positions, d]."""
         return self.model.transformer.wpe.weight.data
 
-    def block(self, b: int) -> nn.Module:
+    def block(self, b: int) -> Any:
         """The module of block b."""
         return self.model.transformer.h[b]
 

@@ -73,7 +73,19 @@ def make_plan(spec: Spec) -> Plan:
         halves = [_balanced(sink, spec.width)] * 2
     whole = halves[0] + halves[1]
     directions = [_balanced(part, spec.width) for part in (constant, flag, mark)]
-    return Plan(spec, generator, content, mixed, rest, *directions, whole / whole.norm(), *halves)
+    return Plan(
+        spec,
+        generator,
+        content,
+        mixed,
+        rest,
+        constant=directions[0],
+        flag=directions[1],
+        mark=directions[2],
+        sink=whole / whole.norm(),
+        first=halves[0],
+        second=halves[1],
+    )
 
 
 def _balanced(channels: torch.Tensor, width: int) -> torch.Tensor:

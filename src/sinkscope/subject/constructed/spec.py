@@ -31,6 +31,19 @@ MECHANISMS: dict[str, tuple[str, ...]] = {
     "uniform": ALL,
     "massive-elsewhere": ALL,
 }
+# Choices of amplifying blocks; a mechanism that is not named has none.
+BLOCKS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "p0-two-block": ((1,),),
+    "p0-deeper": ((3,), (4,), (5,), (6,)),
+    "p0-split": ((1, 2), (1, 3), (2, 3), (2, 4)),
+    "p0-expert": ((1,), (2,)),
+    "query-bias": ((0,),),
+    "delimiter": ((1,), (2,)),
+    "secondary": ((1, 4), (1, 5)),
+    "norm-unread": ((1,), (3,)),
+    "sink-without-massive": ((1,), (2,)),
+    "massive-elsewhere": ((1,), (2,)),
+}
 NOISE_LEVELS = (0.0, 0.02, 0.05, 0.1)
 SMALLEST_VOCABULARY = 258  # 256 bytes, <s>, </s>
 LONGEST = 512  # positions up to which the truth is promised
@@ -48,7 +61,7 @@ class Spec:
     heads       query heads in each block
     key_heads   key/value heads; heads is a multiple of it
     head_size   16 or more
-    vocab       token ids, 258 to 2048
+    vocab       token ids, 258 to 1054
     experts     experts in each block, two of which are active; 1 in the dense families
     blocks      blocks whose MLP amplifies, in order
     from_block  first block whose heads read the sink
@@ -99,7 +112,7 @@ def draw_spec(mechanism: str, seed: int = 0, **overrides: Any) -> Spec:
     family = draw("family", MECHANISMS[mechanism])
     head_size = draw("head_size", (16, 32))
     width = draw("width", (96, 128, 160))
-    heads = width // head_size if family == "gpt2" else draw("heads", (4, 6, 8))
+    heads = draw("heads", (width // head_size,) if family == "gpt2" else (4, 6, 8))
     groups = (heads,) if family == "gpt2" else (heads, heads // 2)
     depth, blocks, from_block = _places(mechanism, draw)
     spec = Spec(
@@ -108,11 +121,11 @@ def draw_spec(mechanism: str, seed: int = 0, **overrides: Any) -> Spec:
         seed=seed,
         width=width,
         depth=depth,
-        heads=overrides.get("heads", heads),
+        heads=heads,
         key_heads=draw("key_heads", groups),
         head_size=head_size,
         vocab=draw("vocab", (258, 320, 512, 1024)),
-        experts=draw("experts", (4, 6)) if family in ROUTED else overrides.get("experts", 1),
+        experts=draw("experts", (4, 6) if family in ROUTED else (1,)),
         blocks=blocks,
         from_block=from_block,
         readers=draw("readers", tuple(range(1, max(2, heads // 2 + 1)))),
@@ -139,27 +152,12 @@ class _Draw:
 
 def _places(mechanism: str, draw: _Draw) -> tuple[int, tuple[int, ...], int]:
     """Depth, amplifying blocks and first reading block."""
-    finish = {
-        "p0-deeper": (3, 4, 5, 6),
-        "query-bias": (0,),
-        "p0-split": (2, 3, 4),
-        "secondary": (4, 5),
-    }.get(mechanism, (1,))
-    last = draw("_last", finish)
-    blocks: tuple[int, ...] = (1, last) if mechanism in ("p0-split", "secondary") else (last,)
-    if mechanism in (
-        "bos-token",
-        "position-embedding",
-        "learned-sink",
-        "uniform",
-        "recognised-unamplified",
-    ):
-        blocks = ()
-    blocks = tuple(draw.overrides.get("blocks", blocks))
-    start = {"secondary": 2}.get(mechanism, max(blocks, default=0) + 1)
-    start = draw.overrides.get("from_block", start)
+    blocks = draw("blocks", BLOCKS.get(mechanism, ((),)))
+    # a second sink comes while the first is being read
+    done = blocks[:1] if mechanism == "secondary" else blocks
+    start = draw("from_block", (max(done, default=0) + 1,))
     depth = draw("depth", tuple(max((*blocks, start)) + extra for extra in (2, 3, 4)))
-    return depth, blocks, start
+    return depth, tuple(blocks), start
 
 
 def check_spec(spec: Spec) -> None:
@@ -174,8 +172,22 @@ def check_spec(spec: Spec) -> None:
         (spec.head_size % 2 == 0, "head_size must be even."),
         (spec.key_heads * spec.head_size >= LENGTH, f"key_heads × head_size must reach {LENGTH}."),
         (fits_gpt2 or not gpt2, "gpt2 needs width = heads × head_size and key_heads = heads."),
-        (SMALLEST_VOCABULARY <= spec.vocab <= LARGEST, "vocab must be between 258 and 2048."),
+        (SMALLEST_VOCABULARY <= spec.vocab <= LARGEST, "vocab must be between 258 and 1054."),
         (max((*spec.blocks, spec.from_block)) < spec.depth, "blocks must lie below depth."),
+        (
+            len(spec.blocks) == len(BLOCKS.get(spec.mechanism, ((),))[0]),
+            f"{spec.mechanism} has another number of amplifying blocks.",
+        ),
+        (list(spec.blocks) == sorted(set(spec.blocks)), "blocks must rise."),
+        (
+            min((*spec.blocks, 1)) >= (spec.mechanism != "query-bias"),
+            "only query-bias amplifies in block 0: elsewhere block 0 recognises.",
+        ),
+        (
+            spec.from_block
+            > max((*spec.blocks[: 1 if spec.mechanism == "secondary" else None], 0)),
+            "from_block must lie behind the amplifying blocks.",
+        ),
         (spec.channels in (2, 4, 6, 8), "channels must be 2, 4, 6 or 8."),
         (spec.channels >= 4 or spec.mechanism != "p0-split", "p0-split needs 4 channels or more."),
         (1 <= spec.readers <= spec.heads, "readers must be between 1 and heads."),
