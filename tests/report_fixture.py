@@ -45,10 +45,14 @@ def build_result(
     sinks: bool = True,
     seed: int = 0,
     examples: int = 2,
+    map_tokens: int = 24,
 ) -> Result:
     """A Result as `scan` would fill it; `sinks` False gives a model that spreads its attention."""
     rng = np.random.default_rng(seed)
-    sets = {bos: _dataset(rng, layers, heads, positions, sinks, examples) for bos in policies}
+    sets = {
+        bos: _dataset(rng, layers, heads, positions, sinks, (examples, map_tokens))
+        for bos in policies
+    }
     if minimal:
         sets = {bos: data[sorted(MINIMAL)] for bos, data in sets.items()}
     scans = {bos: _scan(data, minimal, bos) for bos, data in sets.items()}
@@ -152,7 +156,7 @@ def _late(rng, layers: int, heads: int, sinks: bool) -> np.ndarray:
     return (strength if sinks else 0.02 * strength + 0.015).astype(np.float32)
 
 
-def _dataset(rng, n: int, heads: int, T: int, sinks: bool, examples: int) -> xr.Dataset:
+def _dataset(rng, n: int, heads: int, T: int, sinks: bool, maps: tuple[int, int]) -> xr.Dataset:
     L, sequences, kv = n, 8, max(1, heads // 2)
     late = _late(rng, n, heads, sinks)
     noisy = np.clip(late + rng.normal(0, 0.02, (sequences, n, heads)), 0, 1)
@@ -169,9 +173,9 @@ def _dataset(rng, n: int, heads: int, T: int, sinks: bool, examples: int) -> xr.
     kinds = np.array(["full"] * n, dtype=object)
     kinds[-1] = "sliding"
     types = np.array([str(kind) for kind in kinds])
-    length = min(T, 24)
+    examples, length = maps[0], min(T, maps[1])
     tokens = np.array(
-        [[(HOSTILE + WORDS * 3)[(e + i) % 36] for i in range(length)] for e in range(examples)],
+        [[(HOSTILE + WORDS * 4)[e + i] for i in range(length)] for e in range(examples)],
         dtype=object,
     )
     lh, lhp, pt = ("layer", "head"), ("layer", "head", "position"), ("point",)

@@ -48,7 +48,7 @@ def page_data(page: str) -> dict:
 
 
 def test_large_model_stays_under_three_megabytes():
-    page = render_page(build_result(32, 32, 256))
+    page = render_page(build_result(32, 32, 256, map_tokens=48))
     assert len(page.encode("utf-8")) < 3_000_000
 
 
@@ -212,8 +212,10 @@ def test_panels_side_by_side_share_their_scales(result):
         assert len(domains) >= 2
         assert all(domain == domains[0] for domain in domains), name
     highest = max(float(one["norm_ratio"].max()) for one in data.values())
+    lowest = min(float(np.median(one["norm_ratio"], 0).min()) for one in data.values())
     top = figures["norm"].variants[0].specs["with"]["layer"][1]["encoding"]["y"]["scale"]["domain"]
     assert top[1] == pytest.approx(highest, rel=1e-3)
+    assert top[0] <= lowest + 1e-3
 
 
 def test_maps_unpack_to_the_stored_attention(result):
@@ -342,6 +344,27 @@ def test_block_table_has_a_row_a_block_with_null_and_stream(result):
     assert row["P0 cosine"] == f"{float(data['p0_cosine'][3]):.2f}"
     unseen = dict(zip(table.columns, table.rows[-1]))
     assert (unseen["Type"], unseen["Late share"], unseen["Highest"]) == ("sliding", "–", "–")
+
+
+def test_nulls_are_never_averaged_across_kinds_of_attention(result):
+    data = dataset(result).copy(deep=True)
+    data["uniform_received"][-1] = 0.5
+    rows = {row[0]: row[2] for row in tables.nulls_table(result.summary.scan["with"], data).rows}
+    assert rows["Uniform attention, sliding"] == percent(0.5)
+    assert rows["Uniform attention, full"] == percent(float(data["uniform_received"][0]))
+    assert rows["This model, sliding"] == percent(float(frames.alpha0(data)[-1].mean()))
+    drawn = charts.ranked_chart(data).data["values"]
+    lines = {row["value"] for row in drawn if row["series"] == "Uniform attention"}
+    assert len(lines) == 2
+
+
+def test_tables_without_rows_are_not_shown():
+    result = build_result(policies=("with",))
+    data = dataset(result).copy()
+    data["p0_late"] = data["p0_late"] * np.nan
+    result.data["scan/with"].dataset = data
+    assert "Strongest heads" not in render_text(result)
+    assert "Strongest heads" not in render_page(result)
 
 
 def test_strongest_heads_come_first(result):

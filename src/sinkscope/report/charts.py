@@ -241,8 +241,9 @@ def ranked_chart(data: Dataset) -> Chart:
             table += _ranked(values, untrained, seed)
     if frames.has(data, "random_target_p99"):
         table += _ranked(data["random_target_p99"].values, random, 0)
-    even = frames.rounded(frames.nanmean(data["uniform_received"].values))
-    table += [{"rank": rank, "value": even, "series": uniform, "run": 0} for rank in (0, 1)]
+    for run, layers in enumerate(frames.by_type(data).values()):
+        even = frames.nanmean(data["uniform_received"].values[layers])
+        table += frames.rows(rank=[0, 1], value=[even] * 2, series=[uniform] * 2, run=[run] * 2)
     shown = [name for name in RANKED if any(row["series"] == name for row in table)]
     dashes = alt.Scale(domain=shown, range=[RANKED[name] for name in shown])
     return (

@@ -43,11 +43,17 @@ def script_hash(source: str) -> str:
 @lru_cache(maxsize=1)
 def vega_runtime() -> str:
     """The Vega, Vega-Lite and vega-embed libraries as one script, from vl-convert's own copy."""
-    import altair as alt
     import vl_convert
 
-    version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
+    expose = "window.vegaEmbed = vegaEmbed;"
+    return vl_convert.javascript_bundle(expose, vl_version=vega_lite_version())
+
+
+def vega_lite_version() -> str:
+    """The Vega-Lite version that the installed Altair writes, as vl-convert names it."""
+    import altair as alt
+
+    return ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 
 
 def spec_of(chart: Chart) -> dict[str, Any]:
@@ -97,7 +103,7 @@ def share_scales(specs: list[dict[str, Any]]) -> None:
         for _, definition in open_ones if values else ():
             scale = definition.setdefault("scale", {})
             low = 0 if scale.get("zero") else min(values)
-            scale.update(domain=[low, max(values)], nice=True)
+            scale.update(domain=[low, max(values)], nice=channel == "y")
 
 
 def _open_scales(spec: dict[str, Any], channel: str) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sinkscope.errors import InputError
-from sinkscope.report import charts, frames, sections, theme
+from sinkscope.report import charts, embed, frames, sections, theme
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -64,7 +64,8 @@ def _write(path: Path, spec: dict[str, Any], form: str) -> None:
 
     config = theme.vega_config(theme.LIGHT) | {"background": "white", "font": PRINT_FONT}
     # no base url is allowed, so that drawing can ask the network for nothing
-    options: dict[str, Any] = {"config": config, "allowed_base_urls": []}
+    version = embed.vega_lite_version()
+    options: dict[str, Any] = {"config": config, "allowed_base_urls": [], "vl_version": version}
     if form == "svg":
         path.write_text(vl_convert.vegalite_to_svg(spec, **options), encoding="utf-8")
     elif form == "pdf":

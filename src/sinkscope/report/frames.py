@@ -69,6 +69,12 @@ def layer_types(data: Dataset) -> list[str]:
     return [str(kind) for kind in data["layer_type"].values]
 
 
+def by_type(data: Dataset) -> dict[str, np.ndarray]:
+    """Kind of attention -> boolean [layer]; figures are never averaged across kinds."""
+    types = np.array(layer_types(data), dtype=object)
+    return {kind: types == kind for kind in dict.fromkeys(types)}
+
+
 def readers(data: Dataset) -> list[str]:
     """Which reader read every attention layer."""
     if "reader" not in data.coords:

@@ -72,7 +72,7 @@ def _policy(result: Result, bos: str, data: Dataset) -> dict[str, Any]:
         "figures": key_figures(scan, data),
         "notes": scan.notes,
         "rates": [tables.rates_table(scan), tables.nulls_table(scan, data)],
-        "heads": [tables.heads_table(data)],
+        "heads": _present(tables.heads_table(data)),
         "blocks": tables.blocks_table(data),
         "massive": _present(tables.massive_table(scan)),
         "elsewhere": _present(tables.delimiters_table(scan), tables.secondary_table(scan)),
@@ -80,7 +80,7 @@ def _policy(result: Result, bos: str, data: Dataset) -> dict[str, Any]:
 
 
 def _present(*found: tables.Table | None) -> list[tables.Table]:
-    return [table for table in found if table is not None]
+    return [table for table in found if table is not None and table.rows]
 
 
 def key_figures(scan: ScanSummary, data: Dataset) -> list[tuple[str, str, str]]:

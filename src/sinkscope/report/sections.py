@@ -59,7 +59,7 @@ def heads_section(data: dict[str, Dataset]) -> Section:
     )
     types = {kind for one in data.values() for kind in charts.frames.layer_types(one)}
     others = sorted(types - {"full"})
-    if others and len(types) > 1:
+    if others:
         kinds = ", ".join(f"{kind[0]} for {kind}" for kind in others)
         lead += f" A letter under a block marks attention that is not full: {kinds}."
     figure = Figure("heat", "Heads, block by block", variants, wide=True)
@@ -74,8 +74,9 @@ NULLS: Part = (
     "ranked",
     "All heads, ranked, beside the nulls",
     "Heads are sorted by the attention that position zero receives in them. The dashed line is "
-    "what even attention would give; the untrained copies of the architecture (one line a seed) "
-    "and the 99th percentile of random target positions show what arises without a sink.",
+    "what even attention would give (one a kind of attention); the untrained copies of the "
+    "architecture (one line a seed) and the 99th percentile of random target positions show what "
+    "arises without a sink.",
     charts.ranked_chart,
 )
 STREAM: tuple[Part, ...] = (

@@ -65,14 +65,14 @@ def _policy(result: Result, bos: str, data: Dataset) -> Group:
         _rich(tables.rates_table(scan)),
         _rich(tables.nulls_table(scan, data)),
         _rich(tables.blocks_table(data)),
-        _rich(tables.heads_table(data)),
     ]
     optional = (
+        tables.heads_table(data),
         tables.massive_table(scan),
         tables.delimiters_table(scan),
         tables.secondary_table(scan),
     )
-    shown += [_rich(table) for table in optional if table]
+    shown += [_rich(table) for table in optional if table and table.rows]
     if scan.notes:
         shown.append(Text("Notes", style="bold"))
         shown += [Text(f"• {visible(note)}") for note in scan.notes]

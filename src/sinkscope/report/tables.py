@@ -64,17 +64,20 @@ def _rate(measured: Any) -> str:
 
 
 def nulls_table(scan: ScanSummary, data: Dataset) -> Table:
-    """Both measures of P0 beside each null."""
+    """Both measures of P0 beside each null; kinds of attention have rows of their own."""
     table = Table(
         "P0 and its nulls, mean head", ["", "Late share", "Received (α₀)"], numeric={1, 2}
     )
-    alpha = percent(float(frames.nanmean(frames.alpha0(data))))
-    uniform = percent(float(frames.nanmean(data["uniform_received"].values)))
-    table.rows = [
-        ["This model", _rate(scan.late_share), alpha],
-        *_late_by_type(scan),
-        ["Uniform attention", percent(scan.uniform_late_share), uniform],
-    ]
+    kinds = frames.by_type(data)
+    if len(kinds) == 1:
+        table.rows.append(["This model", _rate(scan.late_share), _alpha(data, slice(None))])
+    for kind, layers in kinds.items() if len(kinds) > 1 else ():
+        share = _rate(scan.late_share_by_type.get(kind))
+        table.rows.append([f"This model, {visible(kind)}", share, _alpha(data, layers)])
+    for kind, layers in kinds.items():
+        label = f"Uniform attention, {visible(kind)}" if len(kinds) > 1 else "Uniform attention"
+        null = (data[name].values[layers] for name in ("uniform_late", "uniform_received"))
+        table.rows.append([label, *(percent(float(frames.nanmean(one))) for one in null)])
     if frames.has(data, "untrained_late"):
         late, received = (_highest_seed(data, f"untrained_{name}") for name in ("late", "received"))
         seeds = data["untrained_late"].shape[0]
@@ -87,11 +90,8 @@ def nulls_table(scan: ScanSummary, data: Dataset) -> Table:
     return table
 
 
-def _late_by_type(scan: ScanSummary) -> list[list[str]]:
-    by_type = scan.late_share_by_type
-    if len(by_type) < 2:
-        return []
-    return [[f"{_kind(kind)} attention", _rate(m), NO_VALUE] for kind, m in by_type.items()]
+def _alpha(data: Dataset, layers: Any) -> str:
+    return percent(float(frames.nanmean(frames.alpha0(data)[layers])))
 
 
 def _highest_seed(data: Dataset, name: str) -> str:
