@@ -33,23 +33,20 @@ def one_draw(first_seed: int, index: int) -> dict:
     logging.disable_progress_bar()
     names = list(MECHANISMS)
     spec = draw_spec(names[index % len(names)], first_seed + index)
-    with tempfile.TemporaryDirectory() as place:
-        folder = build_model(spec, Path(place) / "model")
-        check = run_checks(sinkscope.load(folder), load_truth(folder), spec.seed)
-    return {
-        "mechanism": spec.mechanism,
-        "family": spec.family,
-        "seed": spec.seed,
-        "noise": spec.noise,
-        "failures": check.failures,
-        **figures(check),
-    }
+    draw = {name: getattr(spec, name) for name in ("mechanism", "family", "seed", "noise")}
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            folder = build_model(spec, Path(place) / "model")
+            check = run_checks(sinkscope.load(folder), load_truth(folder), spec.seed)
+    except Exception as error:  # noqa: BLE001 - a draw that cannot be built or loaded is a failure
+        return draw | {"failures": [repr(error)]}
+    return draw | {"failures": check.failures} | figures(check)
 
 
 def worst(draws: list[dict]) -> dict[str, float]:
     found = {}
     for name, pick in (("reader_mass", min), ("sink_rate", min), ("other_share", max)):
-        values = [draw[name] for draw in draws if draw[name] is not None]
+        values = [draw[name] for draw in draws if draw.get(name) is not None]
         if values:
             found[name] = pick(values)
     return found

@@ -46,7 +46,7 @@ def figures(check: Check) -> dict[str, float | None]:
     """
     truth, readers = check.truth, check.readers
     others = ~readers & ~check.heads(truth.recognising_heads)
-    share = check.seen.late(check.first)[others] / uniform_late()
+    share = check.share[others] / uniform_late()
     rate = (check.seen.received()[..., 0] > EPS).float().mean(1)[readers]
     at_zero = truth.position in ("p0", "bos", "position-id-0")
     return {
@@ -69,7 +69,7 @@ def _attention(check: Check) -> None:
     check.expect(others.max() < EPS if others.numel() else True, "another head has a sink")
     even = check.heads(truth.recognising_heads) if truth.mechanism != "uniform" else ~readers
     level = uniform_late()
-    first = seen.late(check.first)
+    first = check.share
     check.expect((first[even] < 1.001 * level).all(), "an averaging head prefers P0")
     high = first[~readers & ~even]
     check.expect(

@@ -19,6 +19,7 @@ from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
 ROWS = 16
+MANY = 64  # rows over which a head's small share of position zero is averaged
 LENGTH = 64
 FRESH = 8  # tokens at the start of a row that do not repeat
 
@@ -79,6 +80,13 @@ def look(subject: Subject, ids: torch.Tensor, positions: torch.Tensor | None = N
     learned = [read.learned for read in reads if read.learned is not None]
     stream = torch.stack([points[p] for p in sorted(points)])
     return Look(maps, torch.stack(learned) if learned else None, stream)
+
+
+def late_share(subject: Subject, ids: torch.Tensor) -> torch.Tensor:
+    """Mean mass of late queries on key 0, without keeping maps: [L, H]."""
+    reads, _, _ = observe(subject, token_prompts(ids), Want(received=False))
+    half = ids.shape[1] // 2
+    return torch.stack([read.p0[..., half:].mean((0, 2)) for read in reads])
 
 
 def plain_tokens(truth: Truth) -> torch.Tensor:

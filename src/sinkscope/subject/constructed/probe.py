@@ -10,7 +10,9 @@ import torch
 from sinkscope.subject.constructed.build import canvas_of
 from sinkscope.subject.constructed.canvas import Canvas
 from sinkscope.subject.constructed.measure import (
+    MANY,
     Look,
+    late_share,
     look,
     plain_rows,
     restored,
@@ -29,7 +31,12 @@ ALIGNED = 0.9  # least cosine to the sink direction where the stream carries it
 
 
 class Check:
-    """One constructed model under test; `failures` fills as rules are broken."""
+    """One constructed model under test; `failures` fills as rules are broken.
+
+    rows, target  token ids [16, 64], and where in them the sink or the massive activation is
+    seen          what a pass over them shows
+    share         late share of position zero in each head [L, H], over more rows
+    """
 
     def __init__(self, subject: Subject, truth: Truth, seed: int = 0):
         self.subject, self.truth, self.seed = subject, truth, seed
@@ -43,6 +50,7 @@ class Check:
         self.direction[truth.channels] = torch.tensor(truth.direction)
         self.readers = self.heads(truth.reading_heads)
         self.seen = look(subject, self.rows)
+        self.share = late_share(subject, self._rows(plain_rows(truth, seed + 1, MANY)))
 
     def expect(self, holds: bool | torch.Tensor, sentence: str) -> None:
         """Note a sentence as failed unless it holds."""

@@ -112,7 +112,8 @@ def draw_spec(mechanism: str, seed: int = 0, **overrides: Any) -> Spec:
     family = draw("family", MECHANISMS[mechanism])
     head_size = draw("head_size", (16, 32))
     width = draw("width", (96, 128, 160))
-    heads = draw("heads", (width // head_size,) if family == "gpt2" else (4, 6, 8))
+    counts = tuple(n for n in (4, 6, 8) if width % n == 0)
+    heads = draw("heads", (width // head_size,) if family == "gpt2" else counts)
     groups = (heads,) if family == "gpt2" else (heads, heads // 2)
     depth, blocks, from_block = _places(mechanism, draw)
     spec = Spec(
@@ -168,6 +169,7 @@ def check_spec(spec: Spec) -> None:
     rules = [
         (spec.family in families, f"{spec.mechanism} can be built in {', '.join(families)} only."),
         (spec.width >= 96, "width must be at least 96."),
+        (spec.width % spec.heads == 0, "width must be a multiple of heads."),
         (spec.heads % spec.key_heads == 0, "heads must be a multiple of key_heads."),
         (spec.head_size % 2 == 0, "head_size must be even."),
         (spec.key_heads * spec.head_size >= LENGTH, f"key_heads × head_size must reach {LENGTH}."),
