@@ -14,7 +14,18 @@ import pytest
 from rich.console import Console
 
 from sinkscope.errors import InputError
-from sinkscope.report import charts, compare, depth, embed, frames, sections, tables, theme, words
+from sinkscope.report import (
+    charts,
+    compare,
+    curves,
+    depth,
+    embed,
+    frames,
+    sections,
+    tables,
+    theme,
+    words,
+)
 from sinkscope.report.export import export_figures
 from sinkscope.report.page import render_page
 from sinkscope.report.table import render_rich, render_text
@@ -180,17 +191,17 @@ def test_optional_charts_are_left_out_when_their_variables_are_missing():
 def test_received_curve_keeps_a_single_late_sink():
     curve = np.full(500, 0.001)
     curve[0], curve[377] = 0.9, 0.5
-    starts, values = charts.binned(curve)
+    starts, values = curves.binned(curve)
     assert starts[0] == 0
     assert values[0] == 0.9
     assert max(values[1:]) == 0.5
-    assert len(starts) <= charts.RECEIVED_POINTS
+    assert len(starts) <= curves.RECEIVED_POINTS
 
 
 def test_uniform_null_by_key_is_the_mean_of_one_over_the_visible_keys():
     attention = np.tril(np.ones((7, 7))) / np.arange(1, 8)[:, None]
     seen = [attention[key:, key].mean() for key in range(7)]
-    np.testing.assert_allclose(charts.uniform_by_key(7), seen)
+    np.testing.assert_allclose(curves.uniform_by_key(7), seen)
 
 
 def test_columns_are_packed_without_loss():
@@ -353,7 +364,7 @@ def test_nulls_are_never_averaged_across_kinds_of_attention(result):
     assert rows["Uniform attention, sliding"] == percent(0.5)
     assert rows["Uniform attention, full"] == percent(float(data["uniform_received"][0]))
     assert rows["This model, sliding"] == percent(float(frames.alpha0(data)[-1].mean()))
-    drawn = charts.ranked_chart(data).data["values"]
+    drawn = curves.ranked_chart(data).data["values"]
     lines = {row["value"] for row in drawn if row["series"] == "Uniform attention"}
     assert len(lines) == 2
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sinkscope.report import charts, depth
+from sinkscope.report import charts, curves, depth, frames
 from sinkscope.report.embed import share_scales, spec_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def heads_section(data: dict[str, Dataset]) -> Section:
         "Every tile is one head; depth runs to the right. Click a tile to see its attention map "
         "below. An empty tile is a head that no late query can use to see position zero."
     )
-    types = {kind for one in data.values() for kind in charts.frames.layer_types(one)}
+    types = {kind for one in data.values() for kind in frames.layer_types(one)}
     others = sorted(types - {"full"})
     if others:
         kinds = ", ".join(f"{kind[0]} for {kind}" for kind in others)
@@ -77,7 +77,7 @@ NULLS: Part = (
     "what even attention would give (one a kind of attention); the untrained copies of the "
     "architecture (one line a seed) and the 99th percentile of random target positions show what "
     "arises without a sink.",
-    charts.ranked_chart,
+    curves.ranked_chart,
 )
 STREAM: tuple[Part, ...] = (
     (
@@ -103,7 +103,7 @@ RECEIVED: Part = (
     "dots mark position zero. A sink stands far above the dashed line, which is the attention a "
     "position would receive if every query spread its own evenly over a full causal window. "
     "Further right, neighbours share a point, which shows the highest of them.",
-    charts.received_chart,
+    curves.received_chart,
 )
 MASSIVE: tuple[Part, ...] = (
     (
