@@ -48,7 +48,8 @@ def test_named_families(name):
     assert marks["exact"]
     assert marks["lean"]
     assert marks["residual"]
-    assert marks["p0"]
+    if transformers.__version__ == COMMITTED["transformers"]:
+        assert marks["p0"]
 
 
 @pytest.mark.parametrize("name", SAMPLE)
