@@ -131,7 +131,6 @@ def test_a_wrong_claim_is_noticed(claim):
     if claim.get("reading_heads"):
         b, head = truth.reading_heads[-1]
         claim = {"reading_heads": [*truth.reading_heads, [b, (head + 1) % canvas.heads]]}
-    assert check_truth(subject, truth) == []
     assert check_truth(subject, dataclasses.replace(truth, **claim))
 
 

@@ -292,6 +292,7 @@ def test_the_reference_model_sinks_where_it_was_asked_to():
     result = scan(subject, n=12, length=128, untrained=False)
     summary = result.summary.scan["without"]
     assert summary.p0_sink
+    assert any("was induced" in note for note in summary.notes)
     asked = json.loads((bundled_model() / "sink_heads.json").read_text())
     found = {(block, head) for block, head, _ in summary.sink_heads}
     assert {tuple(pair) for pair in asked["asked_heads"]} <= found

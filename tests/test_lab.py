@@ -272,7 +272,7 @@ def test_uniform_attention_has_the_uniform_late_share():
     model = build_model(varied(TINY, demand=None))
     for block in model.model.layers:
         torch.nn.init.zeros_(block.self_attn.q_proj.weight)
-    figures = measure(model, distinct_windows(STREAM, 8, 32), [(1, 0)])
+    figures = measure(model, distinct_windows(STREAM, 8, 32), [(1, 0), (2, 1)])
     assert figures["late_share"]["asked"]["value"] == pytest.approx(uniform_late_share(32))
     heads = torch.tensor(figures["late_share"]["heads"])
     assert torch.allclose(heads, torch.full((3, 2), uniform_late_share(32)))
@@ -286,9 +286,13 @@ def test_figures_follow_the_definition():
         loss = model(batch, labels=batch).loss
         hidden = model(batch[:, :-1], output_hidden_states=True).hidden_states
     assert figures["loss"]["value"] == pytest.approx(loss.item(), abs=1e-5)
-    norms = hidden[2].norm(dim=-1)
-    ratio = (norms[:, 0] / norms[:, 1:].median(-1).values).mean().item()
-    assert figures["norm_ratio"][2] == pytest.approx(ratio, abs=1e-5)
+    for point in (0, 1, 2):
+        norms = hidden[point].norm(dim=-1)
+        ratio = (norms[:, 0] / norms[:, 1:].median(-1).values).mean().item()
+        assert figures["norm_ratio"][point] == pytest.approx(ratio, abs=1e-5)
+    share = figures["late_share"]
+    assert share["asked"]["value"] == pytest.approx(sum(share["heads"][b][1] for b in (1, 2)) / 2)
+    assert share["earlier_blocks"]["value"] == pytest.approx(sum(share["heads"][0]) / 2)
     assert figures["cosine_windows"][2] == pytest.approx(mean_cosine(hidden[2][None, :, 0])[0])
     everything = mean_cosine(model.model.embed_tokens.weight[None])[0]
     assert figures["cosine_vocabulary"][0] == pytest.approx(everything)

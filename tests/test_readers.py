@@ -92,6 +92,24 @@ def test_right_padding_changes_nothing(llama, ids):
             torch.testing.assert_close(got, getattr(single, name), atol=1e-5, rtol=1e-5)
 
 
+def test_a_mask_wider_than_the_keys_is_cut_as_eager_attention_cuts_it(llama, ids):
+    causal = torch.ones(2, 1, 24, 27, dtype=torch.bool).tril()
+    wide = torch.where(causal, 0.0, torch.finfo(torch.float32).min)
+
+    def widen(module, args, kwargs):
+        return args, {**kwargs, "attention_mask": wide}
+
+    def hooks():
+        layers = llama.model.model.layers
+        return [layer.register_forward_pre_hook(widen, with_kwargs=True) for layer in layers]
+
+    for reader in ("exact", "lean"):
+        widened, _, _ = observe(llama, token_prompts(ids), Want(), reader, hooks)
+        plain, _, _ = observe(llama, token_prompts(ids), Want(), reader)
+        for a, b in zip(widened, plain, strict=True):
+            torch.testing.assert_close(a.p0, b.p0, atol=1e-5, rtol=1e-5)
+
+
 def test_windows_hide_p0_and_say_so(ids):
     subject = Subject.from_model(tiny_model("mistral"))
     reads, _, _ = observe(subject, token_prompts(ids), Want(), "lean")

@@ -15,6 +15,7 @@ import torch
 
 from sinkscope.observe.layout import Layout, Visibility
 from sinkscope.observe.reads import AttentionRead
+from sinkscope.subject.prompts import token_text
 
 SINK = 0.3  # the threshold of Gu et al., used where one threshold is needed
 MIN_QUERIES = 16  # a key seen by fewer queries has no stable mean
@@ -128,7 +129,7 @@ class AttentionStats:
         order = np.argsort(-self.token_hits, kind="stable")[:top]
         return [
             {
-                "token": tokenizer.decode([int(i)]) if tokenizer is not None else str(int(i)),
+                "token": token_text(tokenizer, int(i)),
                 "id": int(i),
                 "hits": int(self.token_hits[i]),
                 "received": float(self.token_received[i] / self.token_hits[i]),

@@ -33,6 +33,7 @@ from sinkscope.subject.prompts import (
     Prompts,
     bos_id,
     build_prompts,
+    token_text,
     vocabulary,
 )
 
@@ -247,12 +248,8 @@ def _maps(subject: Subject, prompts: Prompts, reader: str):
             return [], []
         stacked = torch.stack([read.map[0] for read in reads if read.map is not None])
         maps.append((stacked.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
-        tokens.append([_token_text(subject, i) for i in ids[0].tolist()])
+        tokens.append([token_text(subject.tokenizer, i) for i in ids[0].tolist()])
     return maps, tokens
-
-
-def _token_text(subject: Subject, token: int) -> str:
-    return subject.tokenizer.decode([token]) if subject.tokenizer is not None else str(token)
 
 
 def _result(subject: Subject, settings: ScanSettings, scans: list[Scan]) -> Result:

@@ -157,7 +157,7 @@ def _identity(scan: Scan) -> dict[str, Any]:
 
 def _notes(scan: Scan) -> list[str]:
     """What a reader must know to read the numbers rightly."""
-    notes = []
+    notes = [scan.subject.identity["note"]] if "note" in scan.subject.identity else []
     asked = scan.settings.n
     if scan.settings.kind != "ids" and len(scan.prompts) < asked:
         notes.append(f"The text gave {len(scan.prompts)} prompts of this length, not {asked}.")

@@ -52,6 +52,8 @@ class Tap:
 
     def attention(self, module, query, key, value, attention_mask, **kwargs):
         """The registered function. The fifth name is fixed: some families pass it by keyword."""
+        if attention_mask is not None and attention_mask.shape[-1] > key.shape[2]:
+            attention_mask = attention_mask[..., : key.shape[2]]  # as eager attention itself does
         outside = self.block == OUTSIDE or query.shape[2] != key.shape[2]
         if outside or not is_causal(module, kwargs):
             out, _ = own_eager(module, query, key, value, self._add(attention_mask, query), kwargs)

@@ -62,7 +62,7 @@ def _policy(result: Result, bos: str, data: Dataset) -> Group:
         Text(sentences[0], style="bold"),
         *(Text(f"• {sentence}") for sentence in sentences[1:]),
         Text(),
-        _rich(tables.rates_table(scan)),
+        _rich(_turned(tables.rates_table(scan))),
         _rich(tables.nulls_table(scan, data)),
         _rich(tables.blocks_table(data)),
     ]
@@ -77,6 +77,13 @@ def _policy(result: Result, bos: str, data: Dataset) -> Group:
         shown.append(Text("Notes", style="bold"))
         shown += [Text(f"• {visible(note)}") for note in scan.notes]
     return Group(*shown)
+
+
+def _turned(table: tables.Table) -> tables.Table:
+    """Rows and columns exchanged: four thresholds below each other fit a narrow terminal."""
+    grid = [table.columns, *table.rows]
+    first, *rest = ([row[i] for row in grid] for i in range(len(table.columns)))
+    return tables.Table(table.title, first, rest, set(range(1, len(first))))
 
 
 def _rich(table: tables.Table) -> Padding:

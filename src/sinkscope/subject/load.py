@@ -16,6 +16,7 @@ from sinkscope.subject.anatomy import Anatomy, find_anatomy
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BUNDLED = "bundled"
+INDUCED = "sink_heads.json"  # left by the lab beside a model that was asked to sink
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -108,6 +109,8 @@ def load(
     model.eval()
     name = BUNDLED if source in (None, BUNDLED) else (path.name if local else str(source))
     identity = _identity(model, name, revision, path if local else None)
+    if local and (path / INDUCED).is_file():
+        identity["note"] = "The sink of this model was induced: training asked some heads for it."
     return Subject(model, tokenizer, find_anatomy(model), identity)
 
 

@@ -173,6 +173,13 @@ def bos_id(subject: Subject) -> int:
     return int(found)
 
 
+def token_text(tokenizer: Any, token: int) -> str:
+    """Text of one token, fit to be stored as UTF-8; its id where there is no tokenizer."""
+    if tokenizer is None:
+        return str(token)
+    return tokenizer.decode([token]).encode("utf-8", "replace").decode("utf-8")
+
+
 def vocabulary(subject: Subject) -> int:
     """Rows of the input embedding: ids at or above this cannot be looked up."""
     return subject.model.get_input_embeddings().weight.shape[0]
@@ -286,13 +293,7 @@ def _name_position_zero(subject: Subject, first: torch.Tensor) -> list[str]:
     """What sits at position zero, most frequent first, at most eight entries."""
     ids, counts = first.unique(return_counts=True)
     top = counts.argsort(descending=True, stable=True)[:8].tolist()
-
-    def name(token: int) -> str:
-        if subject.tokenizer is None:
-            return str(token)
-        return subject.tokenizer.decode([token])
-
-    return [f"{name(int(ids[i]))!r} × {int(counts[i])}" for i in top]
+    return [f"{token_text(subject.tokenizer, int(ids[i]))!r} × {int(counts[i])}" for i in top]
 
 
 def _text_of(line: str, source: str, number: int) -> str:
