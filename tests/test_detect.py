@@ -269,6 +269,27 @@ def test_scan_is_deterministic(llama):
     assert a == b
 
 
+def test_a_model_that_is_spread_out_gives_the_same(folder):
+    """Blocks kept on disk and brought in one at a time, as accelerate does for large models."""
+    from sinkscope.subject.load import load
+
+    spread = {
+        "model.embed_tokens": "cpu",
+        "model.layers.0": "cpu",
+        "model.layers.1": "disk",
+        "model.layers.2": "disk",
+        "model.layers.3": "cpu",
+        "model.norm": "cpu",
+        "model.rotary_emb": "cpu",
+        "lm_head": "cpu",
+    }
+    settings = ScanSettings(kind="random", n=3, length=24, untrained=False)
+    whole = scan(load(folder), settings).data["scan/without"]
+    parts = scan(load(folder, device_map=spread), settings).data["scan/without"]
+    for name in ("p0_late", "received", "norm_ratio", "qk_logit_p0", "stable_rank"):
+        np.testing.assert_allclose(whole[name], parts[name], atol=1e-5, rtol=1e-5)
+
+
 def test_one_prompt_gives_no_interval(llama):
     result = scan(llama, n=1, length=24, kind="random", untrained=False)
     summary = result.summary.scan["without"]

@@ -87,10 +87,11 @@ class ScanSummary(_Open):
     sink_rate_by_type: dict[str, dict[str, Measured]]
     late_share: Measured
     late_share_by_type: dict[str, Measured]
-    uniform_late_share: float
+    uniform_late_share: float | None
     reader: dict[str, int]
     position_zero: list[str]
     sink_heads: list[list[Any]]
+    sink_head_count: int
     null: dict[str, Any]
     delimiters: list[dict[str, Any]]
     massive: dict[str, Any]

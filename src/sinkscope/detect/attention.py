@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from sinkscope.observe.layout import Layout, Visibility
-from sinkscope.observe.reads import AttentionRead
+from sinkscope.observe.reads import AttentionRead, on_cpu
 from sinkscope.subject.prompts import token_text
 
 SINK = 0.3  # the threshold of Gu et al., used where one threshold is needed
@@ -41,12 +41,14 @@ class AttentionStats:
         """Add the reads of one batch. ids [B, T] are the batch's token ids."""
         self.blocks = [read.block for read in reads]
         self.readers = [(read.reader, read.reason) for read in reads]
-        alphas = torch.stack([_alpha(read) for read in reads]).cpu()  # [L, B, H, T]
-        rows, keys = (axis.cpu() for axis in layout.is_p0.nonzero(as_tuple=True))
+        reads = [on_cpu(read) for read in reads]  # the blocks may lie on several devices
+        layout = layout.on(torch.device("cpu"))
+        alphas = torch.stack([_alpha(read) for read in reads])  # [L, B, H, T]
+        rows, keys = layout.is_p0.nonzero(as_tuple=True)
         # advanced indices apart put the sample axis first: [S, L, H]
         self._alpha0.append(alphas[:, rows, :, keys])
-        self._late.append(torch.stack([_late(read, layout) for read in reads], 1).cpu())
-        self._uniform.append(torch.stack([_uniform(read.visible, layout) for read in reads]).cpu())
+        self._late.append(torch.stack([_late(read, layout) for read in reads], 1))
+        self._uniform.append(torch.stack([_uniform(read.visible, layout) for read in reads]))
         self._add_curve(alphas, layout)
         self._add_sums(reads, alphas, layout)
         self._add_elsewhere(reads, alphas, layout, ids.cpu())
@@ -61,8 +63,8 @@ class AttentionStats:
             grow = length - self._curve.shape[2]
             self._curve = torch.nn.functional.pad(self._curve, (0, grow))
             self._curve_count = torch.nn.functional.pad(self._curve_count, (0, grow))
-        valid = layout.valid.cpu()
-        relative = torch.where(valid, layout.relative.cpu(), 0)
+        valid = layout.valid
+        relative = torch.where(valid, layout.relative, 0)
         weighted = alphas * valid[None, :, None, :]
         for row in range(valid.shape[0]):
             self._curve.index_add_(2, relative[row], weighted[:, row])
@@ -76,15 +78,15 @@ class AttentionStats:
             rows = [
                 torch.full((read.p0.shape[1],), torch.nan)
                 if getattr(read, name) is None
-                else (getattr(read, name) * valid).sum((0, 2)).cpu()
+                else (getattr(read, name) * valid).sum((0, 2))
                 for read in reads
             ]
             self._sum(name, torch.stack(rows))
 
     def _add_elsewhere(self, reads, alphas, layout, ids) -> None:
         """Keys other than P0 that receive more than SINK in some head, and the mass they hold."""
-        seen = torch.stack([read.visible.seen_by for read in reads]).cpu()  # [L, B, T]
-        away = (layout.valid & (layout.relative > 0)).cpu()
+        seen = torch.stack([read.visible.seen_by for read in reads])  # [L, B, T]
+        away = layout.valid & (layout.relative > 0)
         sinks = (alphas > SINK) & (away & (seen >= MIN_QUERIES)).unsqueeze(2)
         mass = alphas * seen.unsqueeze(2)
         self._sum("elsewhere", (mass * sinks).sum((1, 3)))

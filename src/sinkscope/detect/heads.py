@@ -46,10 +46,11 @@ class HeadStats:
             self._value.append([])
             self._rank.append([])
         assert self.layout is not None
-        self._value[self._layer].append(value_norm_ratio(call.values, self.layout))
-        if self._rows < RANK_ROWS and self.layout.simple:
+        layout = self.layout.on(call.values.device)
+        self._value[self._layer].append(value_norm_ratio(call.values, layout))
+        if self._rows < RANK_ROWS and layout.simple:
             rows = slice(0, RANK_ROWS - self._rows)
-            self._rank[self._layer].append(_ranks(call, read, self.layout, rows))
+            self._rank[self._layer].append(_ranks(call, read, layout, rows))
         self._layer += 1
 
     @property

@@ -67,7 +67,8 @@ class _Shadow:
             without_rope = self._without_rotation(module, args, kwargs)
         finally:
             self._again, self._last = False, None
-        self.rows.append(_figures(query, key, scale, self.layout, without_bias, without_rope))
+        layout = self.layout.on(query.device)
+        self.rows.append(_figures(query, key, scale, layout, without_bias, without_rope))
 
     def _query_without_bias(self, module, args, kwargs) -> torch.Tensor | None:
         with _biases_off(module) as found:

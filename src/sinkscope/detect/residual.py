@@ -47,11 +47,11 @@ class ResidualStats:
 
     def consume(self, point: int, hidden: torch.Tensor) -> None:
         """Take the residual stream [B, T, d] at one read point."""
-        layout = self.layout
-        assert layout is not None
+        assert self.layout is not None
+        layout = self.layout.on(hidden.device)
         x = hidden.float()
-        p0 = layout.is_p0.to(x.device)
-        others = layout.valid.to(x.device) & ~p0
+        p0 = layout.is_p0
+        others = layout.valid & ~p0
         norms = x.norm(dim=-1)
         self._norms(point, norms, p0, others)
         self._massive_activations(point, x, p0, others)

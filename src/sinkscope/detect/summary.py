@@ -46,6 +46,7 @@ def scan_summary(scan: Scan) -> ScanSummary:
         reader=_reader_counts(scan),
         position_zero=scan.prompts.position_zero,
         notes=_notes(scan),
+        sink_head_count=int(sinking.sum()),
         sink_heads=_sink_heads(blocks, nan_mean(late), sinking),
         null=_null(scan, random_p99),
         delimiters=scan.attention.delimiters(scan.subject.tokenizer),
@@ -74,9 +75,9 @@ def _per_prompt(values: np.ndarray) -> np.ndarray:
     return nan_mean(values.reshape(values.shape[0], -1), axis=1)
 
 
-def _finite(values: np.ndarray) -> float:
+def _finite(values: np.ndarray) -> float | None:
     mean = float(nan_mean(values))
-    return mean if np.isfinite(mean) else 0.0
+    return mean if np.isfinite(mean) else None
 
 
 def _reader_counts(scan: Scan) -> dict[str, int]:

@@ -41,6 +41,20 @@ class Layout:
     relative: torch.Tensor
     late: torch.Tensor
     _cache: dict[int, tuple[Any, Visibility]] = field(default_factory=dict)
+    _copies: dict[torch.device, Layout] = field(default_factory=dict)
+
+    def on(self, device: torch.device) -> Layout:
+        """The same layout on another device, for models that are spread over several."""
+        if self.valid.device == device:
+            return self
+        if device not in self._copies:
+            self._copies[device] = Layout(
+                self.valid.to(device),
+                self.p0.to(device),
+                self.relative.to(device),
+                self.late.to(device),
+            )
+        return self._copies[device]
 
     @property
     def simple(self) -> bool:

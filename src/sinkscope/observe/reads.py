@@ -141,3 +141,13 @@ def _hidden_columns(s: Scores, columns: tuple[int, ...]) -> torch.Tensor:
         return ~s.mask[..., keys]
     rows = torch.arange(s.q.shape[2], device=s.q.device).unsqueeze(1)
     return keys > rows if s.causal else torch.zeros((), dtype=torch.bool, device=s.q.device)
+
+
+def on_cpu(read: AttentionRead) -> AttentionRead:
+    """The same read with every tensor on the CPU."""
+
+    def moved(value):
+        return value.cpu() if isinstance(value, torch.Tensor) else value
+
+    seen = Visibility(*(moved(x) for x in vars(read.visible).values()))
+    return AttentionRead(**{**{k: moved(v) for k, v in vars(read).items()}, "visible": seen})

@@ -79,8 +79,9 @@ class Tap:
             weights, learned = share_with_learned(weights, scores, value, kwargs["s_aux"])
         elif kwargs.get("sinks") is not None:
             learned = (1.0 - weights.float().sum(-1)).clamp_min(0.0)
-        visible = self.layout.visibility(boolean)
-        read = read_map(weights, self.layout, visible, self.want, self.block, "exact", reason)
+        layout = self.layout.on(query.device)
+        visible = layout.visibility(boolean)
+        read = read_map(weights, layout, visible, self.want, self.block, "exact", reason)
         read.learned = learned
         self.keep(read, AttentionCall(scores, value, out, module, kwargs.get("s_aux")))
         return out, None
@@ -98,8 +99,9 @@ class Tap:
         total, learned = fold_learned(lse, kwargs.get("s_aux"), query)
         if learned is not None:
             out = out * (lse - total).exp().unsqueeze(-1).to(out.dtype)
-        visible = self.layout.visibility(mask)
-        read = read_lean(scores, lse, total, self.layout, visible, self.want, self.block, reader)
+        layout = self.layout.on(query.device)
+        visible = layout.visibility(mask)
+        read = read_lean(scores, lse, total, layout, visible, self.want, self.block, reader)
         read.learned = learned
         out = out.transpose(1, 2).contiguous()
         self.keep(read, AttentionCall(scores, value, out, module, kwargs.get("s_aux")))
@@ -214,9 +216,9 @@ def own_map_hooks(tap: Tap, blocks: list[nn.Module]) -> list[Any]:
                 and item.dim() == 4
                 and item.shape[-2:] == (length, length)
             ):
-                visible = tap.layout.visibility(_seen_in(item))
-                tap.layout._cache.clear()
-                read = read_map(item, tap.layout, visible, tap.want, tap.block, "own maps", "")
+                layout = tap.layout.on(item.device)
+                visible = layout.visibility(_seen_in(item))
+                read = read_map(item, layout, visible, tap.want, tap.block, "own maps", "")
                 tap.keep(read, None)
                 return type(output)([*output[:i], None, *output[i + 1 :]])
         return None

@@ -99,7 +99,7 @@ def verdict_so_far(scan_summary: ScanSummary, dataset: Dataset) -> list[str]:
 def _headline(scan: ScanSummary) -> str:
     kind = strength(scan)
     share = number_of(scan.late_share)
-    if kind == "unknown" or share is None:
+    if kind == "unknown" or share is None or not scan.uniform_late_share:
         return "Whether position zero is a sink cannot be said: no late query sees it."
     words = {
         "sink": "Position zero is an attention sink",

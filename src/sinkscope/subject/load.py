@@ -38,7 +38,10 @@ class Subject:
     @property
     def device(self) -> torch.device:
         """Device of the input embeddings, where token ids must be put."""
-        return self.model.get_input_embeddings().weight.device
+        embedding = self.model.get_input_embeddings()
+        if embedding.weight.device.type == "meta":  # offloaded; accelerate brings it in to run
+            return torch.device(embedding._hf_hook.execution_device)
+        return embedding.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -71,7 +74,7 @@ def load(
     revision: str | None = None,
     dtype: str = "float32",
     device: str = "cpu",
-    device_map: str | None = None,
+    device_map: str | dict[str, str] | None = None,
     offline: bool = False,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
@@ -186,7 +189,7 @@ def _load_weights(
     config: Any,
     common: dict,
     dtype: torch.dtype,
-    device_map: str | None,
+    device_map: str | dict[str, str] | None,
     allow_pickle: bool,
 ) -> Any:
     from safetensors import SafetensorError
