@@ -125,6 +125,7 @@ def _secondary(canvas: Canvas, plan: Plan, truth: Truth) -> None:
     truth.secondary = {"block": middle, "neurons": neurons, "tokens": tokens}
     _massive(canvas, plan, truth, "p0", _all(canvas))
     truth.amplifying_blocks = [first]
+    truth.experts = [[b, expert] for b, expert in truth.experts if b == first]
     _read(canvas, plan, truth, "p0", "p0-circuit")
 
 
