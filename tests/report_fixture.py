@@ -118,6 +118,7 @@ def _scan(data: xr.Dataset, minimal: bool, bos: str) -> ScanSummary:
         position_zero=["'<s>' × 8"] if bos == "with" else [f"{t!r} × 1" for t in HOSTILE[:5]],
         notes=["Block 5 was read with the exact reader. <b>note</b>\x1b[31m"],
         sink_heads=[],
+        sink_head_count=0,
         null={"untrained_late_share": [0.021, 0.022, 0.02], "random_target_p99": 0.05},
         residual_identity={"verified": True, "largest_error": 3.1e-6, "form": "pre-norm"},
         **(_absent() if minimal else _present()),
