@@ -18,9 +18,10 @@ def fill(canvas: Canvas, plan: Plan, alike: bool = True) -> None:
     Heads compare tokens by a random projection of their codes (uniform attention without
     `alike`). What heads and neurons write is `noise` long in all, per unit of embedding.
     """
-    level = plan.spec.noise / math.sqrt(canvas.depth)
+    sources = canvas.depth + (canvas.positions is not None)
+    level = plan.spec.noise / math.sqrt(sources)
     if canvas.positions is not None:
-        canvas.positions.add_(plan.spec.noise * plan.normal(*canvas.positions.shape))
+        canvas.positions.add_(level * plan.normal(*canvas.positions.shape))
     for b in range(canvas.depth):
         _heads(canvas, plan, b, level, alike)
         for expert in range(canvas.experts):
