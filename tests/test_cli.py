@@ -203,6 +203,35 @@ def test_models_verify(capsys, tmp_path):
     assert json.loads(out_file.read_text())["types"]["llama"] == row
 
 
+def test_lab_builds_a_model_that_scan_reads(tmp_path, capsys):
+    code, out, _ = run(capsys, "lab", "list", "--json")
+    assert code == 0
+    assert len(json.loads(out)) == 15
+    folder = tmp_path / "D"
+    arguments = ["lab", "build", "--mechanism", "p0-two-block", "--seed", "7", "--out", folder]
+    assert run(capsys, *arguments)[0] == 0
+    truth = json.loads((folder / "truth.json").read_text())
+    _, out, _ = run(
+        capsys,
+        "scan",
+        folder,
+        "--prompts",
+        "random",
+        "--n",
+        "8",
+        "--length",
+        "64",
+        "--no-untrained",
+        "--json",
+        "--expect",
+        "sink",
+    )
+    found = json.loads(out)["scan"]["without"]["sink_heads"]
+    assert {(block, head) for block, head, _ in found} == set(map(tuple, truth["reading_heads"]))
+    assert run(capsys, *arguments)[0] == 2, "an existing model is not overwritten"
+    assert run(capsys, "lab", "build", "--mechanism", "magic", "--out", tmp_path / "E")[0] == 2
+
+
 def test_doctor(capsys):
     code, out, _ = run(capsys, "doctor", "--json")
     assert code == 0

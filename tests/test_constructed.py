@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sinkscope
 from sinkscope.errors import InputError
+from sinkscope.lab.known.check import check_truth, figures, run_checks
+from sinkscope.lab.known.measure import look, plain_rows
 from sinkscope.subject.constructed import (
     MECHANISMS,
     NOISE_LEVELS,
@@ -21,9 +23,7 @@ from sinkscope.subject.constructed import (
     load_truth,
 )
 from sinkscope.subject.constructed.build import canvas_of
-from sinkscope.subject.constructed.check import check_truth, figures, run_checks
 from sinkscope.subject.constructed.codes import LARGEST, LENGTH, token_codes
-from sinkscope.subject.constructed.measure import look, plain_rows
 from sinkscope.subject.constructed.plan import FLAG
 from sinkscope.subject.load import Subject
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import sinkscope
-from sinkscope.cli import doctor, models, report, run, scan
+from sinkscope.cli import doctor, lab, models, report, run, scan
 from sinkscope.errors import SinkscopeError
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ def _root(
 
 for _command in (run, scan, report, models, doctor):
     app.command(epilog=_command.EPILOG)(_command.command)
+app.add_typer(lab.app, name="lab")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -72,7 +72,8 @@ By read point of the residual stream, each figure trained / control / untrained.
 at position zero over the median norm of the other positions. *Cosine*: mean cosine over pairs of
 different first tokens of the state at position zero, for the windows' first tokens and for
 every one of the {vocabulary} vocabulary entries put first; for comparison, of the states in the
-middle of the windows.
+middle of the windows. A norm ratio near 1 throughout means that position zero is told apart by its
+direction and not by its norm.
 
 {table}
 
@@ -85,6 +86,9 @@ Late share of each head of the trained model, asked heads in bold:
 - The sink is there because it was asked for. That these heads sink, and how strongly, says nothing
   about whether or why language models sink of their own accord. How this model *recognises*
   position zero was left to it, but under a pressure that natural training does not have.
+- A demand that is kept can saturate the asked heads. An edit then shows in the margin of position
+  zero before it shows in its mass, and what those heads would otherwise have learned is missing:
+  compare the losses of the trained model and the control.
 - It is small and briefly trained: its loss is far from what the architecture could reach.
 - `<s>` has an embedding that was never trained as an input. What the model does with `<s>` first
   is what it does with an unknown token.
@@ -148,15 +152,16 @@ def _summary(figures: dict) -> str:
     rows[0].append(f"{mean(u['loss']['value'] for u in figures['untrained']):.3f}")
     for key in (k for k in names if k in figures["trained"]["late_share"]):
         untrained = mean(u["late_share"][key]["value"] for u in figures["untrained"])
-        shares = [_interval(c and c["late_share"][key]) for c in columns]
-        rows.append([names[key], *shares, f"{untrained:.3f}"])
+        shares = [_interval(c and c["late_share"][key], 4) for c in columns]
+        rows.append([names[key], *shares, f"{untrained:.4f}"])
     return _table(["", "trained", "control", "untrained"], rows)
 
 
-def _interval(measured: dict | None) -> str:
+def _interval(measured: dict | None, digits: int = 3) -> str:
     if measured is None:
         return "not run"
-    return f"{measured['value']:.3f} [{measured['low']:.3f}, {measured['high']:.3f}]"
+    value, low, high = (f"{measured[name]:.{digits}f}" for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def _by_read_point(figures: dict) -> str:
@@ -183,7 +188,7 @@ def _three(figures: dict, key: str, point: int) -> str:
 def _grid(recipe: Recipe, heads: list[list[float]]) -> str:
     asked = set(recipe.asked())
     rows = [
-        [str(b), *(f"**{s:.3f}**" if (b, h) in asked else f"{s:.3f}" for h, s in enumerate(row))]
+        [str(b), *(f"**{s:.4f}**" if (b, h) in asked else f"{s:.4f}" for h, s in enumerate(row))]
         for b, row in enumerate(heads)
     ]
     return _table(["block", *(f"head {h}" for h in range(recipe.heads))], rows)

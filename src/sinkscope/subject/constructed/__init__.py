@@ -1,7 +1,6 @@
 """Models whose sink is known by construction, saved as ordinary Hugging Face folders.
 
-`check.check_truth` measures whether a model does what its truth says. It looks through `observe`,
-so it is not imported with the rest.
+`sinkscope.lab.known.check` measures whether a model does what its truth says.
 """
 
 from sinkscope.subject.constructed.build import build_in_memory, build_model

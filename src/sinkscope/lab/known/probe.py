@@ -7,9 +7,7 @@ from typing import Any
 
 import torch
 
-from sinkscope.subject.constructed.build import canvas_of
-from sinkscope.subject.constructed.canvas import Canvas
-from sinkscope.subject.constructed.measure import (
+from sinkscope.lab.known.measure import (
     MANY,
     Look,
     late_share,
@@ -18,6 +16,8 @@ from sinkscope.subject.constructed.measure import (
     restored,
     uniform_late,
 )
+from sinkscope.subject.constructed.build import canvas_of
+from sinkscope.subject.constructed.canvas import Canvas
 from sinkscope.subject.constructed.plan import BOS
 from sinkscope.subject.constructed.truth import Truth
 from sinkscope.subject.load import Subject

@@ -7,10 +7,10 @@ every head that is not said to read stays below uniform attention in its mean la
 
 from __future__ import annotations
 
+from sinkscope.lab.known.measure import LENGTH, uniform_late
+from sinkscope.lab.known.probe import ALIGNED, CALM, EPS, MASSIVE, SINK, Check
+from sinkscope.lab.known.rules import RULES
 from sinkscope.subject.constructed import edits
-from sinkscope.subject.constructed.measure import LENGTH, uniform_late
-from sinkscope.subject.constructed.probe import ALIGNED, CALM, EPS, MASSIVE, SINK, Check
-from sinkscope.subject.constructed.rules import RULES
 from sinkscope.subject.constructed.truth import Truth
 from sinkscope.subject.load import Subject
 

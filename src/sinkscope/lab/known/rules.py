@@ -6,9 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from sinkscope.observe.p0_stream import p0_states
-from sinkscope.subject.constructed import edits
-from sinkscope.subject.constructed.measure import (
+from sinkscope.lab.known.measure import (
     LENGTH,
     look,
     plain_rows,
@@ -16,8 +14,10 @@ from sinkscope.subject.constructed.measure import (
     restored,
     uniform_late,
 )
+from sinkscope.lab.known.probe import ALIGNED, EPS, GONE, SINK, Check
+from sinkscope.observe.p0_stream import p0_states
+from sinkscope.subject.constructed import edits
 from sinkscope.subject.constructed.plan import BOS
-from sinkscope.subject.constructed.probe import ALIGNED, EPS, GONE, SINK, Check
 
 
 def _any_first_token(check: Check) -> None:

@@ -1,0 +1,1 @@
+"""Checks of constructed models against their truth, by direct measurement."""
