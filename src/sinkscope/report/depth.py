@@ -188,7 +188,7 @@ def secondary_chart(data: Dataset) -> Chart | None:
         return None
     table = frames.rows(point=data["point"].values, value=data["secondary_share"].values)
     chart = alt.Chart(frames.inline(table)).mark_line(point=True)
-    axis = alt.Axis(format=".1~%", tickCount=5)
+    axis = alt.Axis(format=".2~p", tickCount=5)  # shares of a few tokens in thousands
     y = alt.Y("value:Q", title="Share of later tokens", axis=axis)
     return _sized(chart.encode(x=_points(data), y=y))
 
