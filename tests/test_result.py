@@ -72,6 +72,13 @@ def test_a_broken_write_leaves_the_previous_run_whole(result, tmp_path, monkeypa
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
+def test_a_second_run_replaces_the_first(result, llama, tmp_path):
+    result.save(tmp_path / "run")
+    other = scan(llama, n=3, length=24, kind="random", seed=5, untrained=False)
+    folder = other.save(tmp_path / "run")
+    assert load_result(folder).to_json() == other.to_json() != result.to_json()
+
+
 def test_a_file_in_the_way(result, tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(InputError, match="Cannot write"):
