@@ -57,11 +57,10 @@ def test_sample_of_what_the_matrix_claims(name):
     if name not in all_types():
         pytest.skip(f"transformers {transformers.__version__} does not have {name}")
     marks, claimed = verified(verify_type(name)), verified(COMMITTED["types"][name])
-    if transformers.__version__ == COMMITTED["transformers"]:
-        assert marks == claimed
-    else:  # an older family may lack what a newer one has, but what is read must be right
-        assert marks["exact"]
-        assert marks["lean"]
+    same = transformers.__version__ == COMMITTED["transformers"]
+    # an older transformers may lack what a newer one has, but what is read must be right
+    for key in claimed if same else ("exact", "lean"):
+        assert marks[key] or not claimed[key], key
 
 
 def test_the_floors_of_the_matrix():
