@@ -58,9 +58,13 @@ def test_sample_of_what_the_matrix_claims(name):
         pytest.skip(f"transformers {transformers.__version__} does not have {name}")
     marks, claimed = verified(verify_type(name)), verified(COMMITTED["types"][name])
     same = transformers.__version__ == COMMITTED["transformers"]
-    # an older transformers may lack what a newer one has, but what is read must be right
-    for key in claimed if same else ("exact", "lean"):
-        assert marks[key] or not claimed[key], key
+    if same:
+        # the P0 errors of a few types lie at the bound itself, where another CPU may fall under it
+        assert marks["p0"] or not claimed["p0"]
+        assert {**marks, "p0": None} == {**claimed, "p0": None}
+    else:  # an older transformers may lack what a newer one has, but what is read must be right
+        assert marks["exact"]
+        assert marks["lean"]
 
 
 def test_the_floors_of_the_matrix():

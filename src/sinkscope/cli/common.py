@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -125,6 +125,28 @@ def check_expect(expect: str | None) -> None:
     """Refuse an expectation that can never be met."""
     if expect not in (None, "sink", "no-sink"):
         raise InputError(f"--expect {expect!r} is neither sink nor no-sink.")
+
+
+def scan_and_show(
+    loading: dict[str, Any],
+    settings: dict[str, Any],
+    out: Path | None,
+    expect: str | None,
+    as_json: bool,
+) -> None:
+    """Load, scan, save where a folder is given, print, and hold the result against `expect`."""
+    check_out(out)
+    check_expect(expect)
+    subject = load_subject(**loading)
+    from sinkscope.detect.scan import ScanSettings, scan
+
+    with progress_bar() as progress:
+        result = scan(subject, ScanSettings(**settings), progress=progress)
+    folder = result.save(out) if out is not None else None
+    show(result, as_json)
+    if folder is not None:
+        print(f"Report: {folder / 'report.html'}", file=sys.stderr if as_json else sys.stdout)
+    exit_on_expect(result, expect)
 
 
 def show(result: Result, as_json: bool) -> None:

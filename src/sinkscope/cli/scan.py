@@ -41,36 +41,31 @@ def command(
     debug: common.Debug = False,
 ) -> None:
     """Is there an attention sink, in which heads, and how sure is that."""
-    common.check_out(out)
-    common.check_expect(expect)
-    subject = common.load_subject(
-        model,
-        revision=revision,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        offline=offline,
-        allow_pickle=allow_pickle,
-        trust_remote_code=trust_remote_code,
+    common.scan_and_show(
+        loading={
+            "model": model,
+            "revision": revision,
+            "dtype": dtype,
+            "device": device,
+            "device_map": device_map,
+            "offline": offline,
+            "allow_pickle": allow_pickle,
+            "trust_remote_code": trust_remote_code,
+        },
+        settings={
+            "text": text,
+            "kind": kind,
+            "n": n,
+            "length": length,
+            "bos": bos,
+            "reader": reader,
+            "seed": seed,
+            "untrained": untrained,
+        },
+        out=out,
+        expect=expect,
+        as_json=json,
     )
-    from sinkscope.detect.scan import ScanSettings, scan
-
-    settings = ScanSettings(
-        text=text,
-        kind=kind,
-        n=n,
-        length=length,
-        bos=bos,
-        reader=reader,
-        seed=seed,
-        untrained=untrained,
-    )
-    with common.progress_bar() as progress:
-        result = scan(subject, settings, progress=progress)
-    if out is not None:
-        result.save(out)
-    common.show(result, json)
-    common.exit_on_expect(result, expect)
 
 
 command.__name__ = "scan"
