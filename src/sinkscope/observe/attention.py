@@ -52,7 +52,7 @@ def observe(
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(evaluation(model))
-        handles = _follow_blocks(tap, blocks)
+        handles = follow_blocks(tap, blocks)
         stack.enter_context(hooks(handles))
         if extra_hooks is not None:
             stack.enter_context(hooks(extra_hooks()))
@@ -69,7 +69,7 @@ def observe(
             stack.enter_context(hooks(own_map_hooks(tap, blocks)))
             stack.enter_context(attention_functions(model, tap.attention, "eager"))
         output = run_model(subject, prompts, logits, own_maps=not by_registry)
-    _check_all_seen(subject, tap)
+    check_all_seen(subject, tap)
     if prompts.position_ids is not None:
         _check_kept_apart(subject, tap)
     return tap.reads, layout, output
@@ -87,20 +87,25 @@ def run_model(subject: Subject, prompts: Prompts, logits: bool, own_maps: bool =
     inputs = model_inputs(subject, prompts)
     if own_maps:
         inputs["output_attentions"] = True
+    return call_model(subject, inputs, logits)
+
+
+def call_model(subject: Subject, inputs: dict[str, Any], logits: bool) -> Any:
+    """The forward call itself; raises OutOfResources where memory runs out."""
     model = subject.model
+    rows, length = inputs["input_ids"].shape
     # without the head: its logits would dwarf everything else at long lengths
     target = model if logits else getattr(model, "base_model", model)
     try:
         out = target(**inputs)
     except (torch.OutOfMemoryError, MemoryError):
         raise OutOfResources(
-            f"Out of memory at {len(prompts)} × {prompts.length} tokens; use a shorter --length."
+            f"Out of memory at {rows} × {length} tokens; use a shorter --length."
         ) from None
     except RuntimeError as error:
         if "allocate memory" in str(error):
             raise OutOfResources(
-                f"Out of memory at {len(prompts)} × {prompts.length} tokens; "
-                "use a shorter --length."
+                f"Out of memory at {rows} × {length} tokens; use a shorter --length."
             ) from None
         raise
     return out.logits if logits else None
@@ -130,7 +135,9 @@ def _accepts(model: Any, name: str) -> bool:
     return name in inspect.signature(target.forward).parameters
 
 
-def _follow_blocks(tap: Tap, blocks: list[nn.Module]) -> list[Any]:
+def follow_blocks(tap: Tap, blocks: list[nn.Module]) -> list[Any]:
+    """Hooks that tell the tap which block is running."""
+
     def enter(index: int) -> Callable:
         def hook(module, args):
             tap.block = index
@@ -147,7 +154,8 @@ def _follow_blocks(tap: Tap, blocks: list[nn.Module]) -> list[Any]:
     return handles
 
 
-def _check_all_seen(subject: Subject, tap: Tap) -> None:
+def check_all_seen(subject: Subject, tap: Tap) -> None:
+    """Raise Unsupported where a block that declares softmax attention was not seen."""
     seen = {read.block for read in tap.reads}
     types = [block.layer_type for block in subject.anatomy.blocks]
     missing = [

@@ -33,11 +33,15 @@ class BlockForm:
     kind    sum (x_out = x_in + Σ scale·output), inside (sublayers add the residual themselves)
     writes  (module path within the block, scale), one for each sublayer, in order
     error   largest |x_in + Σ contributions − x_out|, relative to the largest |x_out|
+    sources module path of each sublayer itself, where a norm behind it is what is added
+    inside  whether the output of each already contains the stream it was added to
     """
 
     kind: str
     writes: tuple[tuple[str, float], ...]
     error: float
+    sources: tuple[str, ...]
+    inside: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -237,7 +241,8 @@ def _as_sum(
                 error = (_full(x_in) + added - _full(x_out)).abs().max().item() / top
                 if error < _tolerance(x_out):
                     names = tuple((n, s) for (n, _), s in zip(members, scales.tolist()))
-                    return BlockForm("sum", names, error)
+                    sources = tuple(chain[0][0] for chain in chosen)
+                    return BlockForm("sum", names, error, sources, (False,) * count)
     return None
 
 
@@ -253,11 +258,16 @@ def _as_inside(recording: _Recording) -> BlockForm | None:
     top = x_out.double().abs().max().item() or 1.0
     reads = [given for n, given, _ in recording.steps if n in recording.norms and given is not None]
     for name, out in sublayers[:-1]:
-        for middle in (out, x_in + out):
+        for middle, holds_stream in ((out, True), (x_in + out, False)):
             if any(_close(read, middle) for read in reads):
                 error = _full(middle) + (_full(x_out) - _full(middle)) - _full(x_out)
+                names = (name, sublayers[-1][0])
                 return BlockForm(
-                    "inside", ((name, 1.0), (sublayers[-1][0], 1.0)), error.abs().max().item() / top
+                    "inside",
+                    tuple((n, 1.0) for n in names),
+                    error.abs().max().item() / top,
+                    names,
+                    (holds_stream, True),
                 )
     return None
 
