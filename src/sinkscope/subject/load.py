@@ -102,13 +102,13 @@ def load(
         "trust_remote_code": trust_remote_code,
     }
     if local:
-        _check_folder(path, allow_pickle, trust_remote_code)
-    config = _load_config(where, common)
-    model = _load_weights(where, config, common, DTYPES[dtype], device_map, allow_pickle)
+        check_folder(path, allow_pickle, trust_remote_code)
+    config = load_config(where, common)
+    model = load_weights(where, config, common, DTYPES[dtype], device_map, allow_pickle)
     if device_map is None:
         model = _to_device(model, device)
-    _refuse_nan(model, where)
-    tokenizer = _load_tokenizer(where, common, local)
+    refuse_nan(model, where)
+    tokenizer = load_tokenizer(where, common, local)
     model.eval()
     name = BUNDLED if source in (None, BUNDLED) else (path.name if local else str(source))
     identity = _identity(model, name, revision, path if local else None)
@@ -137,7 +137,8 @@ def _refuse_bad_id(source: str, offline: bool) -> None:
         raise InputError(f"No folder {source!r} here and HF_HUB_OFFLINE=1 forbids downloading it.")
 
 
-def _check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> None:
+def check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> None:
+    """Refuse a folder without a readable config.json, or without weights that may be read."""
     config_file = path / "config.json"
     if not config_file.is_file():
         raise InputError(f"{path} has no config.json, so it is not a Hugging Face model folder.")
@@ -162,7 +163,8 @@ def _check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> No
         raise InputError(f"{path} holds no weights (no .safetensors file).")
 
 
-def _load_config(where: str, common: dict) -> Any:
+def load_config(where: str, common: dict) -> Any:
+    """The configuration of a causal language model. Raises InputError and Unsupported."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -184,21 +186,23 @@ def _load_config(where: str, common: dict) -> Any:
     return config
 
 
-def _load_weights(
+def load_weights(
     where: str,
     config: Any,
     common: dict,
     dtype: torch.dtype,
     device_map: str | dict[str, str] | None,
     allow_pickle: bool,
+    model_class: Any = None,
 ) -> Any:
+    """Load weights into `model_class` (None: the causal model); none of its own may be missing."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     extra = {"device_map": device_map} if device_map else {}
     loaded: Any
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded = (model_class or AutoModelForCausalLM).from_pretrained(
             where,
             config=config,
             dtype=dtype,
@@ -234,7 +238,8 @@ def _to_device(model: Any, device: str) -> Any:
         raise InputError(f"Device {device!r} cannot be used: {_first_line(error)}") from None
 
 
-def _refuse_nan(model: Any, where: str) -> None:
+def refuse_nan(model: Any, where: str) -> None:
+    """Raise InputError where a weight is not finite."""
     for name, parameter in model.named_parameters():
         if parameter.device.type == "meta":
             continue  # offloaded by device_map; checked when it is read
@@ -242,7 +247,8 @@ def _refuse_nan(model: Any, where: str) -> None:
             raise InputError(f"{where}: weight {name} holds NaN or infinity.")
 
 
-def _load_tokenizer(where: str, common: dict, local: bool) -> Any:
+def load_tokenizer(where: str, common: dict, local: bool) -> Any:
+    """The tokenizer, or None where a folder holds none. Raises InputError for a damaged one."""
     from transformers import AutoTokenizer
 
     names = (
