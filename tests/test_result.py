@@ -5,10 +5,11 @@ import json
 
 import numpy as np
 import pytest
+import xarray
 
 from sinkscope.detect.scan import scan
 from sinkscope.errors import InputError, OutOfResources
-from sinkscope.result import load_result, write_folder
+from sinkscope.result import Result, TraceSummary, load_result, write_folder
 
 
 @pytest.fixture
@@ -111,3 +112,59 @@ def test_another_schema_is_refused(result, tmp_path):
 def test_table_and_plot(result):
     assert "tiny llama" in result.table()
     assert result.plot().to_dict()
+
+
+def other_part(result, name="trace", **arrays):
+    """A result of another command on the same model and prompts."""
+    summary = result.summary.model_copy(deep=True)
+    summary.scan = {}
+    summary.command = {"name": name, "n_verify": 3}
+    found = TraceSummary(
+        emergence_block=1,
+        amplification="norm",
+        recognition_point="x1",
+        writing_neurons=[[1, 5]],
+        writing_heads=[],
+        writing_experts=[],
+        reading_heads=[[2, 0]],
+    )
+    setattr(summary, name, {"without": found})
+    data = xarray.Dataset({k: ("point", v) for k, v in arrays.items()})
+    return Result(summary, xarray.DataTree.from_dict({f"{name}/without": data}))
+
+
+def test_a_merge_holds_both_commands(result, tmp_path):
+    merged = result.merge(other_part(result, norm=np.arange(3.0)))
+    assert merged.summary.scan["without"] == result.summary.scan["without"]
+    assert merged.summary.trace["without"].writing_neurons == [[1, 5]]
+    assert merged.summary.command["name"] == "scan+trace"
+    assert merged.summary.command["trace"] == {"n_verify": 3}
+    assert merged.summary.command["scan"]["n"] == 3
+    assert not result.summary.trace, "the parts stay as they were"
+    back = load_result(merged.save(tmp_path / "run"))
+    assert back.to_json() == merged.to_json()
+    assert list(back.data["trace/without"]["norm"].values) == [0, 1, 2]
+    assert "p0_late" in back.data["scan/without"]
+
+
+def test_merging_again_replaces_that_command_alone(result):
+    first = result.merge(other_part(result, norm=np.zeros(3)))
+    again = first.merge(other_part(result, norm=np.ones(2)))
+    assert list(again.data["trace/without"]["norm"].values) == [1, 1]
+    assert set(again.summary.command) == {"name", "scan", "trace"}
+
+
+def test_unlike_results_are_not_merged(result):
+    for change, words in (
+        (lambda s: setattr(s.model, "weights_sha256", "0"), "weights"),
+        (lambda s: setattr(s.environment, "dtype", "bfloat16"), "bfloat16"),
+        (lambda s: s.prompts.sha256.update(without="0"), "prompts differ"),
+    ):
+        other = other_part(result)
+        change(other.summary)
+        with pytest.raises(InputError, match=words):
+            result.merge(other)
+
+
+def test_commands_that_were_not_run_leave_no_key(result):
+    assert {"trace", "verify", "timeline", "mix"}.isdisjoint(json.loads(result.to_json()))

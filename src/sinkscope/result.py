@@ -15,102 +15,43 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from sinkscope.errors import InputError, OutOfResources
+from sinkscope.schema import (
+    SCHEMA,
+    Environment,
+    Measured,
+    ModelInfo,
+    PromptInfo,
+    ScanSummary,
+    StageSummary,
+    Summary,
+    TestRow,
+    TraceSummary,
+    VerifySummary,
+)
 
 if TYPE_CHECKING:
     import xarray
 
-SCHEMA = "1"
+__all__ = [
+    "Environment",
+    "Measured",
+    "ModelInfo",
+    "PromptInfo",
+    "Result",
+    "ScanSummary",
+    "StageSummary",
+    "Summary",
+    "TestRow",
+    "TraceSummary",
+    "VerifySummary",
+    "load_result",
+    "write_folder",
+]
+COMMANDS = ("scan", "trace", "verify", "timeline", "mix")  # what a result can hold
 SUMMARY, ARRAYS, REPORT = "summary.json", "arrays.nc", "report.html"
-
-
-class Measured(BaseModel):
-    """A measured value with its 95 % interval; low and high are None where none can be given."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-
-
-class _Open(BaseModel):
-    """Keys may be added freely, never renamed."""
-
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-
-
-class ModelInfo(_Open):
-    """Which model was looked at."""
-
-    id: str
-    revision: str | None = None
-    architecture: str
-    weights_sha256: str
-    parameters: int
-
-
-class PromptInfo(_Open):
-    """Which tokens were looked at."""
-
-    kind: str
-    n: int
-    length: int
-    sha256: dict[str, str]
-    source: str = ""
-
-
-class Environment(_Open):
-    """Versions and settings that the numbers depend on."""
-
-    sinkscope: str
-    torch: str
-    transformers: str
-    python: str
-    platform: str
-    device: str
-    dtype: str
-    seed: int
-    threads: int
-
-
-class ScanSummary(_Open):
-    """What `scan` found under one BOS policy. Rates and shares lie in 0..1.
-
-    sink_heads is [block, head, late share] of each sinking head; the other dicts are explained in
-    docs/measures.md.
-    """
-
-    p0_sink: bool
-    sink_rate: dict[str, Measured]
-    sink_rate_after_2: dict[str, Measured]
-    sink_rate_by_type: dict[str, dict[str, Measured]]
-    late_share: Measured
-    late_share_by_type: dict[str, Measured]
-    uniform_late_share: float | None
-    reader: dict[str, int]
-    position_zero: list[str]
-    sink_heads: list[list[Any]]
-    sink_head_count: int
-    null: dict[str, Any]
-    delimiters: list[dict[str, Any]]
-    massive: dict[str, Any]
-    secondary: dict[str, Any]
-    residual_identity: dict[str, Any]
-    notes: list[str]
-
-
-class Summary(_Open):
-    """Everything in summary.json."""
-
-    schema_version: str = Field(default=SCHEMA, alias="schema")
-    model: ModelInfo
-    prompts: PromptInfo
-    environment: Environment
-    command: dict[str, Any] = Field(default_factory=dict)
-    scan: dict[str, ScanSummary] = Field(default_factory=dict)
-
-    model_config = ConfigDict(extra="allow", populate_by_name=True, protected_namespaces=())
 
 
 class Result:
@@ -127,16 +68,39 @@ class Result:
         return render_text(self)
 
     def plot(self, bos: str | None = None) -> Any:
-        """Block × head heat map of the late share of P0, as an Altair chart."""
+        """The main chart of the first command this result holds, as an Altair chart.
+
+        For a scan that is the block × head heat map of the late share of P0. bos picks the BOS
+        policy; by default the first. Raises InputError where nothing can be drawn.
+        """
         from sinkscope.report.charts import heads_chart
 
         chosen = bos or next(iter(self.summary.scan))
         return heads_chart(self.data[f"scan/{chosen}"].to_dataset())
 
+    def merge(self, other: Result) -> Result:
+        """Both results as one, such as a scan and a trace of the same model on the same prompts.
+
+        Where both hold the same command under the same BOS policy, `other` has the last word.
+        Raises InputError where the weights, the dtype or the prompts differ.
+        """
+        import xarray
+
+        mine, theirs = self.summary, other.summary
+        _check_same(mine, theirs)
+        commands = _commands(mine) | _commands(theirs)
+        merged = mine.model_copy(deep=True)
+        merged.command = {"name": "+".join(commands), **commands}
+        merged.prompts.sha256 = mine.prompts.sha256 | theirs.prompts.sha256
+        for name in COMMANDS:
+            setattr(merged, name, getattr(mine, name) | getattr(theirs, name))
+        return Result(merged, xarray.DataTree.from_dict(_groups(self.data) | _groups(other.data)))
+
     def to_json(self) -> str:
-        """summary.json as text: strict JSON, keys in schema order."""
+        """summary.json as text: strict JSON, keys in schema order, none for what was not run."""
         content = self.summary.model_dump(mode="json", by_alias=True)
-        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        shown = {k: v for k, v in content.items() if v or k not in COMMANDS}
+        return json.dumps(shown, indent=2, ensure_ascii=False, allow_nan=False)
 
     def save(self, folder: str | Path) -> Path:
         """Write summary.json, arrays.nc and report.html into `folder`, whole or not at all.
@@ -151,6 +115,33 @@ class Result:
             REPORT: lambda path: path.write_text(render_page(self), encoding="utf-8"),
         }
         return write_folder(Path(folder), files)
+
+
+def _check_same(mine: Summary, theirs: Summary) -> None:
+    """Refuse to put results together that do not speak of the same thing."""
+    if mine.model.weights_sha256 != theirs.model.weights_sha256:
+        raise InputError(f"{mine.model.id} and {theirs.model.id} differ in weights: not merged.")
+    if mine.environment.dtype != theirs.environment.dtype:
+        pair = f"{mine.environment.dtype} and {theirs.environment.dtype}"
+        raise InputError(f"One result was measured in {pair.replace(' and ', ', one in ')}.")
+    ours, other = mine.prompts.sha256, theirs.prompts.sha256
+    for bos in ours.keys() & other.keys():
+        if ours[bos] != other[bos]:
+            raise InputError(f"The prompts differ ({bos} BOS), so the results are not merged.")
+
+
+def _commands(summary: Summary) -> dict[str, dict[str, Any]]:
+    """Command -> its settings, for one command or for several that were merged."""
+    command = dict(summary.command)
+    name = command.pop("name", "")
+    if "+" in name:
+        return command
+    return {name: command} if name else {}
+
+
+def _groups(tree: xarray.DataTree) -> dict[str, xarray.Dataset]:
+    """Group path -> dataset, without the groups that only hold others."""
+    return {path: data for path, data in tree.to_dict().items() if data.variables}
 
 
 def load_result(folder: str | Path) -> Result:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import sinkscope
 from sinkscope.detect.arrays import scan_dataset
 from sinkscope.detect.attention import AttentionStats
 from sinkscope.detect.heads import HeadStats
@@ -25,14 +22,15 @@ from sinkscope.observe.attention import READERS, observe
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.reads import AttentionRead, Want
 from sinkscope.observe.residual import ResidualProof, prove_residual, residual_hooks
-from sinkscope.result import Environment, ModelInfo, PromptInfo, Result, Summary
+from sinkscope.provenance import new_summary
+from sinkscope.result import Result
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import (
     BOS_POLICIES,
     BUILTIN,
     Prompts,
     bos_id,
-    build_prompts,
+    build_policies,
     token_text,
     vocabulary,
 )
@@ -116,19 +114,15 @@ def _check(settings: ScanSettings) -> None:
 
 
 def _prompts(subject: Subject, settings: ScanSettings) -> list[Prompts]:
-    policies = ("without", "with") if settings.bos == "both" else (settings.bos,)
-    return [
-        build_prompts(
-            subject,
-            text=settings.text,
-            kind=settings.kind,
-            n=settings.n,
-            length=settings.length,
-            bos=policy,
-            seed=settings.seed,
-        )
-        for policy in policies
-    ]
+    return build_policies(
+        subject,
+        text=settings.text,
+        kind=settings.kind,
+        n=settings.n,
+        length=settings.length,
+        bos=settings.bos,
+        seed=settings.seed,
+    )
 
 
 def _scan_one(subject: Subject, prompts: Prompts, settings: ScanSettings, progress) -> Scan:
@@ -255,42 +249,8 @@ def _maps(subject: Subject, prompts: Prompts, reader: str):
 def _result(subject: Subject, settings: ScanSettings, scans: list[Scan]) -> Result:
     import xarray
 
-    identity = subject.identity
-    first = scans[0]
-    summary = Summary(
-        model=ModelInfo(
-            **{
-                k: identity[k]
-                for k in ("id", "revision", "architecture", "weights_sha256", "parameters")
-            }
-        ),
-        prompts=PromptInfo(
-            kind=first.prompts.kind,
-            n=len(first.prompts),
-            length=first.prompts.length,
-            sha256={s.prompts.bos: s.prompts.sha256 for s in scans},
-            source=first.prompts.source,
-        ),
-        environment=environment(identity, settings.seed),
-        command={"name": "scan", **dataclasses.asdict(settings)},
-        scan={s.prompts.bos: scan_summary(s) for s in scans},
-    )
+    command = {"name": "scan", **dataclasses.asdict(settings)}
+    summary = new_summary(subject, [s.prompts for s in scans], command, settings.seed)
+    summary.scan = {s.prompts.bos: scan_summary(s) for s in scans}
     groups = {f"scan/{s.prompts.bos}": scan_dataset(s) for s in scans}
     return Result(summary, xarray.DataTree.from_dict(groups))
-
-
-def environment(identity: dict[str, Any], seed: int) -> Environment:
-    """Versions and settings that numbers depend on."""
-    import transformers
-
-    return Environment(
-        sinkscope=sinkscope.__version__,
-        torch=torch.__version__,
-        transformers=transformers.__version__,
-        python=sys.version.split()[0],
-        platform=f"{platform.system()} {platform.machine()}",
-        device=identity["device"],
-        dtype=identity["dtype"],
-        seed=seed,
-        threads=torch.get_num_threads(),
-    )

@@ -141,6 +141,15 @@ def build_prompts(
     return from_rows(subject, rows, kind, policy, source)
 
 
+def build_policies(subject: Subject, *, bos: str = "as-is", **options: Any) -> list[Prompts]:
+    """Prompts for each BOS policy asked for: two sets for `both`, else one.
+
+    options  of `build_prompts`
+    """
+    policies = ("without", "with") if bos == "both" else (bos,)
+    return [build_prompts(subject, bos=policy, **options) for policy in policies]
+
+
 def resolve_bos(subject: Subject, bos: str) -> str:
     """Turn a policy into what happens: "with" or "without".
 

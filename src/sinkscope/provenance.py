@@ -1,0 +1,58 @@
+"""What every result says of where its numbers come from: model, prompts, versions, settings."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+import sinkscope
+from sinkscope.result import Environment, ModelInfo, PromptInfo, Summary
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts
+
+IDENTITY = ("id", "revision", "architecture", "weights_sha256", "parameters")
+
+
+def new_summary(
+    subject: Subject, prompts: Sequence[Prompts], command: dict[str, Any], seed: int = 0
+) -> Summary:
+    """A summary that holds no finding yet.
+
+    prompts  one for each BOS policy: the whole set, also where a command uses a part of it, so
+             that the results of several commands on the same prompts can be merged
+    command  name and settings
+    """
+    first = prompts[0]
+    return Summary(
+        model=ModelInfo(**{key: subject.identity[key] for key in IDENTITY}),
+        prompts=PromptInfo(
+            kind=first.kind,
+            n=len(first),
+            length=first.length,
+            sha256={each.bos: each.sha256 for each in prompts},
+            source=first.source,
+        ),
+        environment=environment(subject.identity, seed),
+        command=command,
+    )
+
+
+def environment(identity: dict[str, Any], seed: int) -> Environment:
+    """Versions and settings that numbers depend on."""
+    import transformers
+
+    return Environment(
+        sinkscope=sinkscope.__version__,
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        python=sys.version.split()[0],
+        platform=f"{platform.system()} {platform.machine()}",
+        device=identity["device"],
+        dtype=identity["dtype"],
+        seed=seed,
+        threads=torch.get_num_threads(),
+    )

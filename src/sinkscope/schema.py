@@ -1,0 +1,232 @@
+"""The schema of `summary.json`: pydantic models, open to new keys, never renaming old ones.
+
+`scan`, `trace`, `verify` and `mix` hold one entry for each BOS policy (`with`, `without`);
+`timeline` is one object. A command that was not run leaves no key.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = "1"
+
+
+class Measured(BaseModel):
+    """A measured value with its 95 % interval; low and high are None where none can be given."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+class _Open(BaseModel):
+    """Keys may be added freely, never renamed."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+class ModelInfo(_Open):
+    """Which model was looked at."""
+
+    id: str
+    revision: str | None = None
+    architecture: str
+    weights_sha256: str
+    parameters: int
+
+
+class PromptInfo(_Open):
+    """Which tokens were looked at."""
+
+    kind: str
+    n: int
+    length: int
+    sha256: dict[str, str]
+    source: str = ""
+
+
+class Environment(_Open):
+    """Versions and settings that the numbers depend on."""
+
+    sinkscope: str
+    torch: str
+    transformers: str
+    python: str
+    platform: str
+    device: str
+    dtype: str
+    seed: int
+    threads: int
+
+
+class ScanSummary(_Open):
+    """What `scan` found under one BOS policy. Rates and shares lie in 0..1.
+
+    sink_heads is [block, head, late share] of each sinking head; the other dicts are explained in
+    docs/measures.md.
+    """
+
+    p0_sink: bool
+    sink_rate: dict[str, Measured]
+    sink_rate_after_2: dict[str, Measured]
+    sink_rate_by_type: dict[str, dict[str, Measured]]
+    late_share: Measured
+    late_share_by_type: dict[str, Measured]
+    uniform_late_share: float | None
+    reader: dict[str, int]
+    position_zero: list[str]
+    sink_heads: list[list[Any]]
+    sink_head_count: int
+    null: dict[str, Any]
+    delimiters: list[dict[str, Any]]
+    massive: dict[str, Any]
+    secondary: dict[str, Any]
+    residual_identity: dict[str, Any]
+    notes: list[str]
+
+
+class TraceSummary(_Open):
+    """What `trace` found under one BOS policy: how the sink is built, observed and not yet proved.
+
+    Blocks, heads, neurons and experts count from 0. Shares are parts of what P0's components write
+    along the sink direction, so they add up to 1. Read point `x{l}` is the input of block `l`.
+
+    emergence_block        block whose write makes P0 cross half of its rise; -1 is the embedding
+    emergence              the same by `norm` and by `direction`, each with its numbers
+    amplification          norm, direction, both, or None
+    recognition_point      first read point at which P0 can be told apart whatever its token
+    recognition            unmixedness, cone fit, separability by read point
+    concentration          C_k: part of the positive write along u made by the first k blocks
+    concentration_log_norm the same of the log norm ratio
+    writing_neurons        [block, neuron] of the fewest neurons that carry 90 % of the MLPs' write
+    writing_heads          [block, head, share]
+    writing_experts        [block, expert, share]
+    write_shares           share of `embedding`, `0.attention`, `0.mlp`, ..
+    reading_heads          [block, head]; reading_block is the first of them
+    spike_ratio            part of the vocabulary (spike_vocabulary items) that ends on the sink's
+                           side when placed at P0
+    margins, attribution   sink margin in nats, and its exact split over P0's contributions
+    routing                which experts P0 is routed to, in routed families
+    """
+
+    emergence_block: int | None
+    amplification: str | None
+    recognition_point: str | None
+    writing_neurons: list[list[int]]
+    writing_heads: list[list[Any]]
+    writing_experts: list[list[Any]]
+    reading_heads: list[list[int]]
+    emergence: dict[str, Any] = Field(default_factory=dict)
+    recognition: dict[str, Any] = Field(default_factory=dict)
+    concentration: dict[str, float | None] = Field(default_factory=dict)
+    concentration_log_norm: dict[str, Any] = Field(default_factory=dict)
+    writing_neuron_shares: list[float] = Field(default_factory=list)
+    k90: int | None = None
+    write_shares: dict[str, float] = Field(default_factory=dict)
+    reading_block: int | None = None
+    spike_ratio: float | None = None
+    spike_vocabulary: int | None = None
+    margins: dict[str, Any] = Field(default_factory=dict)
+    attribution: dict[str, Any] = Field(default_factory=dict)
+    routing: dict[str, Any] = Field(default_factory=dict)
+    direction_stability: dict[str, Any] = Field(default_factory=dict)
+    step_down: Any = None
+    secondary: Any = None
+    notes: list[str] = Field(default_factory=list)
+
+
+class StageSummary(_Open):
+    """One stage of the circuit: whether it was shown, and by how much.
+
+    passed       None where it was not tested
+    necessity    change of the sink when the stage is taken away, relative to intact (-1 = gone)
+    sufficiency  what arises where the stage is given to another position (nats of sink margin)
+    specificity  effect of the control over the effect
+    dose         Spearman correlation of dose and effect
+    mediation    part of the effect that passes through the next stage
+    """
+
+    stage: int
+    name: str
+    passed: bool | None = None
+    necessity: Measured | None = None
+    sufficiency: Measured | None = None
+    specificity: float | None = None
+    dose: float | None = None
+    mediation: Measured | float | None = None
+
+
+class TestRow(_Open):
+    """One edit beside its control. Changes are paired over prompts and relative to intact.
+
+    sink_change, control_change  change of the mean late share of the reading heads; -1 is gone
+    margin_change                change of the sink margin at the position asked about, nats
+    ce_change, kl                on the same text positions, nats a token
+    mass_moved_to                top receiving position after the edit: position, token, share
+    """
+
+    __test__ = False  # not a test of pytest
+
+    id: str
+    edit: str
+    control: str = ""
+    arrow: str = ""
+    block: int | None = None
+    position: int | None = None
+    dose: float | None = None
+    sink_change: Measured | None = None
+    control_change: Measured | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    margin_change: Measured | None = None
+    ce_change: Measured | float | None = None
+    kl: Measured | float | None = None
+    mass_moved_to: Any = None
+    passed: bool | None = None
+    note: str = ""
+
+
+class VerifySummary(_Open):
+    """What `verify` proved or refuted under one BOS policy.
+
+    verdict               p0-circuit, bos-token, position-embedding, learned-sink, query-bias,
+                          other, none or undetermined
+    verdict_detail        blocks: two-block or deeper; amplification: norm, direction or both
+    missing               what a verdict would still need
+    thresholds            every bound that decided, with its reason
+    faithfulness          sink kept when only the circuit is left at P0, relative to intact
+    completeness          sink kept when only the complement is left
+    what_would_change_it  sentences
+    """
+
+    verdict: str
+    verdict_detail: dict[str, Any] = Field(default_factory=dict)
+    missing: list[str] = Field(default_factory=list)
+    stages: list[StageSummary] = Field(default_factory=list)
+    tests: list[TestRow] = Field(default_factory=list)
+    faithfulness: Measured | None = None
+    completeness: Measured | None = None
+    circuit_size: dict[str, Any] = Field(default_factory=dict)
+    thresholds: dict[str, Any] = Field(default_factory=dict)
+    what_would_change_it: list[str] = Field(default_factory=list)
+    cost: dict[str, Any] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
+
+
+class Summary(_Open):
+    """Everything in summary.json."""
+
+    schema_version: str = Field(default=SCHEMA, alias="schema")
+    model: ModelInfo
+    prompts: PromptInfo
+    environment: Environment
+    command: dict[str, Any] = Field(default_factory=dict)
+    scan: dict[str, ScanSummary] = Field(default_factory=dict)
+    trace: dict[str, TraceSummary] = Field(default_factory=dict)
+    verify: dict[str, VerifySummary] = Field(default_factory=dict)
+    timeline: dict[str, Any] = Field(default_factory=dict)
+    mix: dict[str, Any] = Field(default_factory=dict)
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True, protected_namespaces=())
