@@ -38,6 +38,7 @@ from sinkscope.timeline.tensors import hash_tensors, tensor_names
 class Plan:
     """What of a model is loaded.
 
+    model       class that is loaded: the base model where it is what the causal model wraps
     blocks      the first blocks that are loaded
     of          blocks of the full model
     stack       path of the block list in the base model, such as "layers"
@@ -45,6 +46,7 @@ class Plan:
     skip        names of tensors that are not needed although they belong to no block
     """
 
+    model: Any
     blocks: int
     of: int
     stack: str
@@ -71,23 +73,29 @@ def plan_blocks(config: Any, blocks: int | None = None) -> Plan:
         raise InputError("at least one block must be loaded.")
     base, causal = model_classes(config)
     whole = _laid_out(causal, config)
-    anatomy = find_anatomy(_laid_out(base, config))
+    chosen, layout = causal, whole
+    if base is not None:
+        bare = _laid_out(base, config)
+        if bare.state_dict().keys() <= whole.base_model.state_dict().keys():
+            chosen, layout = base, bare
+    anatomy = find_anatomy(layout)
     of = len(anatomy.blocks)
-    chosen = of if blocks is None else min(blocks, of)
+    count = of if blocks is None else min(blocks, of)
     head = whole.get_output_embeddings()
     tied = bool(getattr(config.get_text_config(decoder=True), "tie_word_embeddings", True))
     skip = [
         name
         for name, module in whole.named_modules()
-        if head is not None and module is head and not tied
+        if head is not None and module is head and not tied and chosen is not causal
     ]
     return Plan(
-        blocks=chosen,
+        model=chosen,
+        blocks=count,
         of=of,
         stack=anatomy.blocks[0].name.rpartition(".")[0],
         parameters=sum(p.numel() for p in whole.parameters()),
         architecture=causal.__name__,
-        anatomy=replace(anatomy, blocks=anatomy.blocks[:chosen]),
+        anatomy=replace(anatomy, blocks=anatomy.blocks[:count]),
         skip=tuple(f"{name}.{leaf}" for name in skip for leaf in ("weight", "bias")),
     )
 
@@ -110,10 +118,8 @@ def load_first_blocks(
     common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
     config = load_config(str(folder), common)
     plan = plan_blocks(config, blocks)
-    base, _ = model_classes(config)
-    part = _cut_class(base, plan)
     model = load_weights(
-        str(folder), config, common, DTYPES[dtype], None, allow_pickle, model_class=part
+        str(folder), config, common, DTYPES[dtype], None, allow_pickle, model_class=_cut_class(plan)
     )
     refuse_nan(model, str(folder))
     model = model.to(torch.device(device)).eval()
@@ -161,7 +167,7 @@ def first_blocks(subject: Subject, blocks: int) -> Iterator[Subject]:
 
 
 def model_classes(config: Any) -> tuple[Any, Any]:
-    """(base model, causal model) of a configuration."""
+    """(base model or None, causal model) of a configuration."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 
     try:
@@ -171,10 +177,9 @@ def model_classes(config: Any) -> tuple[Any, Any]:
             f"the first blocks of a {config.model_type!r} model cannot be loaded alone; use all."
         ) from None
     try:
-        base = MODEL_MAPPING[type(config)]
+        return MODEL_MAPPING[type(config)], causal
     except KeyError:
-        base = causal
-    return base, causal
+        return None, causal
 
 
 def _laid_out(model_class: Any, config: Any) -> Any:
@@ -182,8 +187,9 @@ def _laid_out(model_class: Any, config: Any) -> Any:
         return model_class(copy.deepcopy(config))
 
 
-def _cut_class(model_class: Any, plan: Plan) -> type[nn.Module]:
+def _cut_class(plan: Plan) -> type[nn.Module]:
     """The same class, cut behind its constructor; its name and file stay, since they are read."""
+    model_class = plan.model
 
     def init(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         model_class.__init__(self, *args, **kwargs)

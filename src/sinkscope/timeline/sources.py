@@ -111,11 +111,12 @@ def find_runs(
 def _run_folder(path: Path, revisions: Sequence[str] | None, pattern: str | None) -> Run | None:
     """Sub-folders that are checkpoints; None where the folder is one model and nothing else."""
     names = sorted(str(p.relative_to(path)) for p in path.iterdir() if p.is_dir())
+    notes: list[str] = []
     if revisions is not None:
         missing = [name for name in revisions if not (path / name).is_dir()]
         if missing:
             raise InputError(f"{path} has no folder {missing[0]!r}.")
-        found, notes = listed(revisions, pattern), []
+        found = listed(revisions, pattern)
     else:
         found, _ = parse_all(names, pattern)
         found, notes = _one_line(found)
@@ -174,11 +175,12 @@ def _hub(repo: str, revisions: Sequence[str] | None, pattern: str | None, offlin
     if offline:
         raise InputError(f"no folder {repo!r} here, and --offline forbids asking the Hub.")
     refs = _refs(repo)
+    notes: list[str] = []
     if revisions is not None:
         missing = [name for name in revisions if name not in refs]
         if missing:
             raise InputError(f"{repo} has no branch or tag {missing[0]!r}.")
-        found, notes = listed(revisions, pattern), []
+        found = listed(revisions, pattern)
     else:
         found, notes = _one_line(parse_all(refs, pattern)[0])
         found, more = _apart(found, refs)
