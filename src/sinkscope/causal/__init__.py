@@ -1,0 +1,1 @@
+"""Is the circuit real: edits, controls, experiments, verdict."""

@@ -1,0 +1,55 @@
+"""Edits: small declarative objects that say where, which position, and what.
+
+    from sinkscope.causal.edits import SetWrite, Stream
+    edits = [SetWrite(block=1, kind="mlp", position=0, how="mean"), Stream(point=3, how="norm")]
+
+They are printed as one line, saved with `to_json`, read with `from_json`, and carried out together
+by `sinkscope.causal.engine.Engine.run`.
+"""
+
+from typing import Any
+
+from sinkscope.causal.edits.attention import HideKey, QueryBias, SelfOnly, Transplant
+from sinkscope.causal.edits.base import Context, Edit
+from sinkscope.causal.edits.inputs import PositionIds, TokenAt
+from sinkscope.causal.edits.stream import Stream
+from sinkscope.causal.edits.units import Heads, Neurons
+from sinkscope.causal.edits.writes import MatchVariance, ScaleWrite, SetWrite
+from sinkscope.errors import InputError
+
+__all__ = [
+    "Context",
+    "Edit",
+    "Heads",
+    "HideKey",
+    "MatchVariance",
+    "Neurons",
+    "PositionIds",
+    "QueryBias",
+    "ScaleWrite",
+    "SelfOnly",
+    "SetWrite",
+    "Stream",
+    "TokenAt",
+    "Transplant",
+    "from_json",
+]
+
+
+def from_json(data: dict[str, Any]) -> Edit:
+    """Read an edit back from `Edit.to_json`. Raises InputError for anything else."""
+    fields = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+    }
+    kinds = {kind.__name__: kind for kind in _kinds(Edit)}
+    name = fields.pop("edit", None)
+    if name not in kinds:
+        raise InputError(f"{name!r} is not an edit; known are {', '.join(sorted(kinds))}.")
+    try:
+        return kinds[name](**fields)
+    except TypeError as error:
+        raise InputError(f"{name} cannot be read back: {error}.") from None
+
+
+def _kinds(base: type[Edit]) -> list[type[Edit]]:
+    return [kind for sub in base.__subclasses__() for kind in (sub, *_kinds(sub))]

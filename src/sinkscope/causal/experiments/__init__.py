@@ -1,0 +1,1 @@
+"""The causal tests: necessity, sufficiency, identity, mediation."""
