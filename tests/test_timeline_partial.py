@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, Unsupported
 from sinkscope.observe.attention import observe
 from sinkscope.observe.p0_stream import p0_states
 from sinkscope.observe.reads import Want
@@ -60,6 +60,13 @@ def test_first_blocks_equal_those_of_the_whole(family, tmp_path, ids):
         assert torch.equal(mine.p0, theirs.p0)
         assert torch.equal(mine.received, theirs.received)
     assert torch.equal(p0_states(part, ids[:, 0]), p0_states(whole, ids[:, 0])[:, : K + 1])
+
+
+@pytest.mark.parametrize("family", ["zamba2", "hrm_text"])
+def test_families_whose_blocks_do_not_stand_alone(family, tmp_path):
+    tiny_model(family).save_pretrained(tmp_path)
+    with pytest.raises(Unsupported, match="load all"):
+        load_first_blocks(tmp_path, K)
 
 
 def test_view_of_a_whole_model_is_taken_back(llama, ids):

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from sinkscope.errors import InputError, Unsupported
+from sinkscope.observe.registry import hooks
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
 from sinkscope.subject.load import (
     DTYPES,
@@ -32,6 +33,8 @@ from sinkscope.subject.load import (
     refuse_nan,
 )
 from sinkscope.timeline.tensors import hash_tensors, tensor_names
+
+_NOT_ALONE = "the first blocks of a {!r} model cannot be loaded alone; load all."
 
 
 @dataclass(frozen=True)
@@ -118,11 +121,15 @@ def load_first_blocks(
     common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
     config = load_config(str(folder), common)
     plan = plan_blocks(config, blocks)
-    model = load_weights(
-        str(folder), config, common, DTYPES[dtype], None, allow_pickle, model_class=_cut_class(plan)
-    )
+    try:
+        model = load_weights(
+            str(folder), config, common, DTYPES[dtype], None, allow_pickle, _cut_class(plan)
+        )
+    except AttributeError:  # a constructor that goes on to use the blocks that were cut off
+        raise Unsupported(_NOT_ALONE.format(config.model_type)) from None
     refuse_nan(model, str(folder))
     model = model.to(torch.device(device)).eval()
+    _refuse_loops(model, plan)
     identity = {
         "id": name or folder.name,
         "revision": None,
@@ -173,13 +180,31 @@ def model_classes(config: Any) -> tuple[Any, Any]:
     try:
         causal = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     except KeyError:
-        raise Unsupported(
-            f"the first blocks of a {config.model_type!r} model cannot be loaded alone; use all."
-        ) from None
+        raise Unsupported(_NOT_ALONE.format(config.model_type)) from None
     try:
         return MODEL_MAPPING[type(config)], causal
     except KeyError:
         return None, causal
+
+
+def _refuse_loops(model: Any, plan: Plan) -> None:
+    """Refuse a model that runs its blocks more than once: what comes first depends on the rest."""
+    calls = [0] * plan.blocks
+
+    def count(index: int) -> Callable:
+        def hook(module, args):
+            calls[index] += 1
+
+        return hook
+
+    modules = plan.anatomy.modules(model)
+    handles = [m.register_forward_pre_hook(count(i)) for i, m in enumerate(modules)]
+    with torch.no_grad(), hooks(handles):
+        getattr(model, "base_model", model)(
+            input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False
+        )
+    if calls != [1] * plan.blocks:
+        raise Unsupported(_NOT_ALONE.format(model.config.model_type))
 
 
 def _laid_out(model_class: Any, config: Any) -> Any:
