@@ -21,13 +21,15 @@ from sinkscope.report import (
     depth,
     embed,
     frames,
-    sections,
+    scan_figures,
+    scan_page,
     tables,
     theme,
     words,
 )
 from sinkscope.report.export import export_figures
 from sinkscope.report.page import render_page
+from sinkscope.report.parts import Tables
 from sinkscope.report.table import render_rich, render_text
 from sinkscope.report.text import percent, ranges, short, token_text, visible
 from tests.report_fixture import HOSTILE, build_result
@@ -73,7 +75,7 @@ def test_every_figure_has_a_spec_for_both_policies(page):
     figures = page_data(page)["figures"]
     drawn = set(re.findall(r'data-chart="([a-z-]+)"', page))
     assert drawn == set(figures)
-    assert {name for name, _, _, _ in sections.single_charts()} | {"heat"} == drawn
+    assert {name for name, _, _, _ in scan_figures.single_charts()} | {"heat"} == drawn
     for variants in figures.values():
         assert variants
         for variant in variants:
@@ -147,7 +149,7 @@ def test_one_policy_needs_no_policy_headings(page):
 
 def test_result_without_a_scan_is_still_a_page():
     page = render_page(build_result(policies=()))
-    assert "This result holds no scan." in page
+    assert "This result holds no findings." in page
 
 
 # ---- charts and data --------------------------------------------------------------------------
@@ -212,7 +214,7 @@ def test_columns_are_packed_without_loss():
 
 def test_panels_side_by_side_share_their_scales(result):
     data = frames.datasets(result)
-    figures = {f.name: f for section in sections.sections(data) for f in section.figures}
+    figures = {f.name: f for section in scan_page.sections(result) for f in section.figures}
     for name in ("massive", "rank", "norm", "key-norm"):
         domains = [
             layer["encoding"]["y"]["scale"]["domain"]
@@ -433,12 +435,18 @@ def test_numbers_for_people():
 # ---- comparison and export --------------------------------------------------------------------
 
 
+def compared_tables(result, other):
+    section = compare.comparison(result, other)
+    shown = [part for part in section.parts if isinstance(part, Tables)]
+    return [table for part in shown for found in part.panels.values() for table in found]
+
+
 def test_comparison_shows_both_runs_and_their_difference(result):
     other = build_result(sinks=False, seed=5)
     page = render_page(result, against=other)
     assert '<section id="compare">' in page
     assert "difference" in page_data(page)["figures"]
-    _, found = compare.comparison(result, other)
+    found = compared_tables(result, other)
     assert len(found) == 2
     row = next(row for row in found[0].rows if row[0] == "Late share of P0")
     ours = result.summary.scan["with"].late_share.value
@@ -456,17 +464,18 @@ def test_difference_map_is_this_run_minus_the_other(result):
 
 
 def test_a_run_does_not_differ_from_itself(result):
-    _, found = compare.comparison(result, result)
+    found = compared_tables(result, result)
     for table in found:
         assert {row[3].split()[0] for row in table.rows} <= {"0.0", "0"}
 
 
 def test_comparison_of_unlike_models_has_no_head_map(result):
-    section, found = compare.comparison(result, build_result(layers=4, policies=("with",)))
+    other = build_result(layers=4, policies=("with",))
+    section = compare.comparison(result, other)
     assert not section.figures
     assert "cannot be matched" in section.lead
-    assert len(found) == 1
-    none, _ = compare.comparison(build_result(policies=("without",)), build_result(policies=()))
+    assert len(compared_tables(result, other)) == 1
+    none = compare.comparison(build_result(policies=("without",)), build_result(policies=()))
     assert "share no BOS policy" in none.lead
 
 

@@ -73,10 +73,9 @@ class Result:
         For a scan that is the block × head heat map of the late share of P0. bos picks the BOS
         policy; by default the first. Raises InputError where nothing can be drawn.
         """
-        from sinkscope.report.charts import heads_chart
+        from sinkscope.report.commands import main_chart
 
-        chosen = bos or next(iter(self.summary.scan))
-        return heads_chart(self.data[f"scan/{chosen}"].to_dataset())
+        return main_chart(self, bos)
 
     def merge(self, other: Result) -> Result:
         """Both results as one, such as a scan and a trace of the same model on the same prompts.

@@ -5,17 +5,17 @@ They are drawn by vl-convert, with no browser and no network.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sinkscope.errors import InputError
-from sinkscope.report import charts, embed, frames, sections, theme
+from sinkscope.report import embed, theme
+from sinkscope.report.commands import all_sections
+from sinkscope.report.parts import Drawing, Figure, Section
 
 if TYPE_CHECKING:
-    from xarray import Dataset
-
     from sinkscope.result import Result
 
 FORMATS = ("png", "svg", "pdf")
@@ -23,23 +23,10 @@ SCALE = 2.0  # pixels of a PNG for each unit of the chart: sharp in print at its
 PRINT_FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
 
 
-def named_charts(data: Dataset) -> dict[str, charts.Chart]:
-    """Every chart that this scan can fill, by file name; heat maps come once a measure."""
-    found: dict[str, charts.Chart] = {
-        f"heads-{measure.name.replace('_', '-')}": charts.heads_chart(data, measure.name)
-        for measure in charts.measures_of(data)
-    }
-    for name, _, _, draw in sections.single_charts():
-        chart = draw(data)
-        if chart is not None:
-            found[name] = chart
-    return found
-
-
 def export_figures(
     result: Result, folder: str | Path, formats: Iterable[str] = FORMATS
 ) -> list[Path]:
-    """Write every chart of every BOS policy into `folder` as NAME-BOS.FORMAT; returns the paths.
+    """Write every chart into `folder` as NAME-BOS.FORMAT; returns the paths.
 
     Raises InputError for an unknown format or a folder that cannot be written.
     """
@@ -49,17 +36,34 @@ def export_figures(
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown:
         raise InputError(f"{unknown[0]!r} is not a format; choose from {', '.join(FORMATS)}.")
-    files: dict[str, Any] = {}
-    for bos, data in frames.datasets(result).items():
-        for name, chart in named_charts(data).items():
-            spec = chart.to_dict()
-            for form in formats:
-                files[f"{name}-{bos}.{form}"] = partial(_write, spec=spec, form=form)
+    pictures = [one for section in all_sections(result) for one in _pictures(section)]
+    files = {
+        f"{name}.{form}": partial(write, form=form) for name, write in pictures for form in formats
+    }
     written = write_folder(Path(folder), files)
     return [written / name for name in files]
 
 
-def _write(path: Path, spec: dict[str, Any], form: str) -> None:
+def _pictures(section: Section) -> list[tuple[str, Callable[..., None]]]:
+    """File name and writer of every picture of a section."""
+    found: list[tuple[str, Callable[..., None]]] = []
+    for part in section.parts:
+        if isinstance(part, Figure):
+            for variant in part.variants:
+                for panel, chart in variant.charts.items():
+                    name = _file_name(variant.name or part.name, panel)
+                    found.append((name, partial(_write_chart, spec=chart.to_dict())))
+        elif isinstance(part, Drawing):
+            for panel, svg in part.panels.items():
+                found.append((_file_name(part.name, panel), partial(_write_svg, svg=svg)))
+    return found
+
+
+def _file_name(name: str, panel: str) -> str:
+    return f"{name}-{panel}" if panel else name
+
+
+def _write_chart(path: Path, spec: dict[str, Any], form: str) -> None:
     import vl_convert
 
     config = theme.vega_config(theme.LIGHT) | {"background": "white", "font": PRINT_FONT}
@@ -72,3 +76,16 @@ def _write(path: Path, spec: dict[str, Any], form: str) -> None:
         path.write_bytes(vl_convert.vegalite_to_pdf(spec, **options))
     else:
         path.write_bytes(vl_convert.vegalite_to_png(spec, scale=SCALE, **options))
+
+
+def _write_svg(path: Path, svg: str, form: str) -> None:
+    """An inline drawing with the colours of the light theme written into it."""
+    import vl_convert
+
+    drawn = theme.with_colours(svg, theme.LIGHT, PRINT_FONT)
+    if form == "svg":
+        path.write_text(drawn, encoding="utf-8")
+    elif form == "pdf":
+        path.write_bytes(vl_convert.svg_to_pdf(drawn))
+    else:
+        path.write_bytes(vl_convert.svg_to_png(drawn, scale=SCALE))

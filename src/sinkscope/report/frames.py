@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sinkscope.report.text import visible
+
 if TYPE_CHECKING:
     from xarray import Dataset
 
@@ -23,6 +25,29 @@ def datasets(result: Result) -> dict[str, Dataset]:
     """BOS policy -> dataset of the scan, in the order of the summary."""
     tree = result.data
     return {bos: tree[f"scan/{bos}"].to_dataset() for bos in result.summary.scan}
+
+
+def policies(result: Result) -> list[str]:
+    """Every BOS policy that some command of the result was run under."""
+    summary = result.summary
+    held = (summary.scan, summary.trace, summary.verify, summary.mix)
+    return list(dict.fromkeys(bos for command in held for bos in command))
+
+
+def group(result: Result, command: str, bos: str) -> Dataset:
+    """The arrays of one command under one BOS policy; an empty dataset where it kept none."""
+    import xarray
+
+    path = f"{command}/{bos}" if bos else command
+    tree = result.data
+    if path not in tree.to_dict(relative=True):
+        return xarray.Dataset()
+    return tree[path].to_dataset()
+
+
+def label(panel: str) -> str:
+    """The words that stand over a panel."""
+    return POLICIES.get(panel, visible(panel))
 
 
 def rounded(value: Any, figures: int = FIGURES) -> float | int | None:

@@ -54,7 +54,7 @@
     const old = views.get(element);
     if (old) { old.finalize(); views.delete(element); }
     if (!spec) {
-      element.textContent = "Not measured in this scan.";
+      element.textContent = "Not measured in this run.";
       return;
     }
     const result = await vegaEmbed(element, specOf(spec, element.dataset.title), {

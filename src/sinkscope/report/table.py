@@ -15,13 +15,11 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from sinkscope.report import frames, tables
+from sinkscope.report import commands, frames, tables
+from sinkscope.report.parts import Findings
 from sinkscope.report.text import visible
-from sinkscope.report.words import verdict_so_far
 
 if TYPE_CHECKING:
-    from xarray import Dataset
-
     from sinkscope.result import Result
 
 PLAIN_WIDTH = 110
@@ -38,10 +36,13 @@ def render_text(result: Result) -> str:
 def render_rich(result: Result, console: Console) -> None:
     """Print all findings to a rich console."""
     console.print(_heading(result))
-    for bos, data in frames.datasets(result).items():
-        console.print()
-        console.print(Text(frames.POLICIES.get(bos, visible(bos)), style="bold underline"))
-        console.print(_policy(result, bos, data))
+    for panel in [*frames.policies(result), ""]:
+        found = commands.all_findings(result, panel)
+        if found and panel:
+            console.print()
+            console.print(Text(frames.label(panel), style="bold underline"))
+        for one in found:
+            console.print(_findings(one))
 
 
 def _heading(result: Result) -> Text:
@@ -55,35 +56,19 @@ def _heading(result: Result) -> Text:
     )
 
 
-def _policy(result: Result, bos: str, data: Dataset) -> Group:
-    scan = result.summary.scan[bos]
-    sentences = verdict_so_far(scan, data)
+def _findings(found: Findings) -> Group:
+    """Sentences, tables and notes of one command."""
     shown: list[RenderableType] = [
-        Text(sentences[0], style="bold"),
-        *(Text(f"• {sentence}") for sentence in sentences[1:]),
+        Text(found.headline, style="bold"),
+        *(Text(f"• {sentence}") for sentence in [*found.sentences, found.limit] if sentence),
         Text(),
-        _rich(_turned(tables.rates_table(scan))),
-        _rich(tables.nulls_table(scan, data)),
-        _rich(tables.blocks_table(data)),
+        *(_rich(table) for table in found.tables),
     ]
-    optional = (
-        tables.heads_table(data),
-        tables.massive_table(scan),
-        tables.delimiters_table(scan),
-        tables.secondary_table(scan),
-    )
-    shown += [_rich(table) for table in optional if table and table.rows]
-    if scan.notes:
+    if found.notes:
         shown.append(Text("Notes", style="bold"))
-        shown += [Text(f"• {visible(note)}") for note in scan.notes]
+        shown += [Text(f"• {visible(note)}") for note in found.notes]
+        shown.append(Text())
     return Group(*shown)
-
-
-def _turned(table: tables.Table) -> tables.Table:
-    """Rows and columns exchanged: four thresholds below each other fit a narrow terminal."""
-    grid = [table.columns, *table.rows]
-    first, *rest = ([row[i] for row in grid] for i in range(len(table.columns)))
-    return tables.Table(table.title, first, rest, set(range(1, len(first))))
 
 
 def _rich(table: tables.Table) -> Padding:

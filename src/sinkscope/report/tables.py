@@ -37,6 +37,13 @@ class Table:
     numeric: set[int] = field(default_factory=set)
 
 
+def turned(table: Table) -> Table:
+    """Rows and columns exchanged: a few thresholds below each other fit a narrow terminal."""
+    grid = [table.columns, *table.rows]
+    first, *rest = ([row[i] for row in grid] for i in range(len(table.columns)))
+    return Table(table.title, first, rest, set(range(1, len(first))))
+
+
 def rates_table(scan: ScanSummary) -> Table:
     """Sink rates over eps with intervals: all blocks, from block 2 on, by layer type."""
     table = Table("Sink rate", ["Share of heads above ε", *_eps(scan)])
@@ -220,10 +227,13 @@ def settings_tables(result: Result) -> list[Table]:
     }
     for bos, scan in summary.scan.items():
         known = {"null": scan.null, "residual_identity": scan.residual_identity}
-        groups[f"Scan, {frames.POLICIES.get(bos, visible(bos))}"] = {"reader": scan.reader, **known}
+        groups[f"Scan, {frames.label(bos)}"] = {"reader": scan.reader, **known}
+    for bos, verified in summary.verify.items():
+        groups[f"Cost of verify, {frames.label(bos)}"] = verified.cost
     return [
         Table(title, ["Setting", "Value"], [[visible(k), visible(v)] for k, v in _flat(group)])
         for title, group in groups.items()
+        if group
     ]
 
 

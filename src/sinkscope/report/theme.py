@@ -76,6 +76,20 @@ DARK = {
 }
 
 
+def with_colours(svg: str, colours: dict[str, Any], font: str = FONT) -> str:
+    """A drawing that names the page's colours (`var(--ink)`), with these colours written in."""
+    for name, value in properties(colours).items():
+        svg = svg.replace(f"var(--{name})", value)
+    return svg.replace("var(--font)", font)
+
+
+def properties(colours: dict[str, Any]) -> dict[str, str]:
+    """The single colours by name, and `accent`, as custom properties of the stylesheet."""
+    plain = {name: value for name, value in colours.items() if isinstance(value, str)}
+    names = ("accent", "second", "third", "fourth")
+    return plain | dict(zip(names, colours["category"], strict=True))
+
+
 def vega_config(colours: dict[str, Any]) -> dict[str, Any]:
     """The Vega-Lite config that gives a chart these colours and the page's type."""
     axis = {

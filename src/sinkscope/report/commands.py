@@ -1,0 +1,91 @@
+"""What each command contributes: to the page, the terminal, the comparison and `Result.plot`.
+
+A new command adds its module to these tables; nothing else in this room knows commands by name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sinkscope.errors import InputError
+from sinkscope.report import (
+    causal_page,
+    circuit_page,
+    frames,
+    mixing_page,
+    scan_page,
+    timeline_page,
+    verdict_page,
+)
+from sinkscope.report.parts import Findings, Headline, Section
+
+if TYPE_CHECKING:
+    from sinkscope.report.charts import Chart
+    from sinkscope.result import Result
+
+# Sections of the page, in reading order: result -> sections; none where there is nothing to show.
+SECTIONS = (
+    verdict_page.sections,
+    circuit_page.sections,
+    causal_page.sections,
+    scan_page.sections,
+    timeline_page.sections,
+    mixing_page.sections,
+)
+# Words and tables in a terminal: (result, panel) -> findings, or None.
+FINDINGS = (
+    verdict_page.findings,
+    circuit_page.findings,
+    scan_page.findings,
+    timeline_page.findings,
+    mixing_page.findings,
+)
+# Numbers to compare two runs by: (result, bos), where the summary holds that command.
+HEADLINES = {
+    "verify": verdict_page.headline,
+    "trace": circuit_page.headline,
+    "scan": scan_page.headline,
+    "mix": mixing_page.headline,
+}
+# The one picture of a command: (result, bos), where the summary holds that command.
+MAIN_CHARTS = {
+    "scan": scan_page.main_chart,
+    "trace": circuit_page.main_chart,
+    "verify": causal_page.main_chart,
+    "mix": mixing_page.main_chart,
+}
+
+
+def all_sections(result: Result) -> list[Section]:
+    """Every section that this result can fill, in reading order."""
+    return [section for sections in SECTIONS for section in sections(result)]
+
+
+def all_findings(result: Result, panel: str) -> list[Findings]:
+    """What every command found under one BOS policy; "" for what has none."""
+    found = [findings(result, panel) for findings in FINDINGS]
+    return [one for one in found if one is not None]
+
+
+def headlines(result: Result, against: Result, bos: str) -> tuple[Headline, Headline]:
+    """The numbers of the commands that both runs hold under this BOS policy, for either run."""
+    ours: Headline = {}
+    theirs: Headline = {}
+    for name, headline in HEADLINES.items():
+        held = [getattr(one.summary, name) for one in (result, against)]
+        if all(bos in one for one in held):
+            ours |= headline(result, bos)
+            theirs |= headline(against, bos)
+    return ours, theirs
+
+
+def main_chart(result: Result, bos: str | None = None) -> Chart:
+    """The main chart of the first command that has one. Raises InputError where none has."""
+    for name, draw in MAIN_CHARTS.items():
+        held = getattr(result.summary, name)
+        chosen = bos or next(iter(held), None)
+        chart = draw(result, chosen) if chosen in held else None
+        if chart is not None:
+            return chart
+    known = ", ".join(frames.policies(result)) or "none"
+    raise InputError(f"There is nothing to plot for BOS policy {bos!r}; this result has {known}.")

@@ -1,0 +1,172 @@
+"""What a page is made of: sections of words, figures, drawings and tables.
+
+A command's module (`commands.py` lists them) says what it has to show in these terms; the template
+and the exporter know nothing of commands. Everything is kept by panel: the BOS policy it was
+measured under, or "" for what has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+from markupsafe import Markup
+
+from sinkscope.report.embed import share_scales, spec_of
+from sinkscope.report.tables import Table
+
+if TYPE_CHECKING:
+    from sinkscope.report.charts import Chart
+
+
+# label -> kind (share, count, ratio or word) and value: what two runs are compared by
+Headline: TypeAlias = dict[str, tuple[str, Any]]
+
+
+@dataclass
+class Findings:
+    """What one command found under one BOS policy, in words.
+
+    headline   the first sentence; `sentences` the others
+    keys       the few numbers at the top: value, what it is, what it is compared with
+    limit      what this does not show
+    tables     the tables that go with it in a terminal
+    """
+
+    headline: str
+    sentences: list[str] = field(default_factory=list)
+    keys: list[tuple[str, str, str]] = field(default_factory=list)
+    limit: str = ""
+    notes: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+
+
+@dataclass
+class Words:
+    """Findings side by side, a column a panel."""
+
+    panels: dict[str, Findings]
+    kind: ClassVar[str] = "words"
+
+
+@dataclass
+class Tables:
+    """Tables of each panel; `stacked` panels stand below each other, `quiet` hides the titles."""
+
+    panels: dict[str, list[Table]]
+    stacked: bool = False
+    quiet: bool = False
+    kind: ClassVar[str] = "tables"
+
+
+@dataclass
+class Drawing:
+    """A picture made here as inline SVG, one a panel; elements with data-tip explain themselves."""
+
+    name: str
+    title: str
+    caption: str
+    panels: dict[str, Markup]
+    kind: ClassVar[str] = "drawing"
+
+
+@dataclass
+class Variant:
+    """One choice of a figure's selector: a label, a caption and a chart for each panel.
+
+    name  of its file when it is exported; by default that of the figure
+    """
+
+    label: str
+    caption: str
+    charts: dict[str, Chart]
+    name: str = ""
+
+    @cached_property
+    def specs(self) -> dict[str, dict[str, Any]]:
+        """The charts as packed specs; panels side by side share their scales."""
+        made = {panel: spec_of(chart) for panel, chart in self.charts.items()}
+        if len(made) > 1:
+            share_scales(list(made.values()))
+        return made
+
+
+@dataclass
+class Figure:
+    """One figure: variants to choose from (often one), each with a chart a panel."""
+
+    name: str
+    title: str
+    variants: list[Variant]
+    wide: bool = False
+    kind: ClassVar[str] = "figure"
+
+    @property
+    def panels(self) -> list[str]:
+        """Every panel that some variant has a chart for."""
+        return list(dict.fromkeys(panel for one in self.variants for panel in one.charts))
+
+
+@dataclass
+class Maps:
+    """Attention maps to look through: what the page's script needs of each panel."""
+
+    panels: dict[str, Any]
+    kind: ClassVar[str] = "maps"
+
+
+Part: TypeAlias = Words | Tables | Drawing | Figure | Maps
+
+
+@dataclass
+class Section:
+    """A heading, a sentence on what the section is about, and its parts in reading order."""
+
+    name: str
+    title: str
+    lead: str
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def figures(self) -> list[Figure]:
+        """Its figures alone."""
+        return [part for part in self.parts if isinstance(part, Figure)]
+
+    @property
+    def runs(self) -> list[tuple[str, list[Part]]]:
+        """Parts of the same kind that follow each other, since figures stand side by side."""
+        return [(kind, list(run)) for kind, run in groupby(self.parts, key=lambda part: part.kind)]
+
+
+def figure(
+    name: str,
+    title: str,
+    caption: str,
+    charts: Iterable[tuple[str, Chart | None]],
+    wide: bool = False,
+) -> list[Figure]:
+    """A figure of one variant from (panel, chart) pairs; nothing where no chart could be drawn."""
+    drawn = {panel: chart for panel, chart in charts if chart is not None}
+    return [Figure(name, title, [Variant("", caption, drawn)], wide)] if drawn else []
+
+
+def tables(
+    panels: dict[str, Any], make: Callable[..., Iterable[Table | None]], **options: bool
+) -> list[Tables]:
+    """Tables made by `make(value)` for each panel, without the empty ones; nothing if all are."""
+    made = {panel: present(make(value)) for panel, value in panels.items()}
+    kept = {panel: found for panel, found in made.items() if found}
+    return [Tables(kept, **options)] if kept else []
+
+
+def with_tables(figures: list[Figure], found: list[Tables]) -> list[Part]:
+    """Figures with the tables that go with them; no tables without figures."""
+    return [*figures, *found] if figures else []
+
+
+def present(found: Iterable[Table | None]) -> list[Table]:
+    """The tables that exist and have rows."""
+    return [table for table in found if table is not None and table.rows]
