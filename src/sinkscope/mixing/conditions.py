@@ -1,0 +1,266 @@
+"""Conditions: the model with its sink, with the sink taken away, and with a control instead.
+
+A condition acts on attention (what later queries read at a key, see `attend`), on P0's stream (the
+edits of `sinkscope.causal`), or on both, in one pass that also reads the mass that is left. What
+acts on attention leaves P0's own stream, and so its norm, exactly as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import pad
+
+from sinkscope.errors import InputError, Unsupported
+from sinkscope.mixing.attend import MASS, VALUE, Attend
+from sinkscope.observe.attention import follow_blocks, run_model, uses_registry
+from sinkscope.observe.layout import Layout, layout_of
+from sinkscope.observe.p0_stream import p0_states
+from sinkscope.observe.registry import attention_functions, evaluation, hooks
+from sinkscope.observe.residual import first_hidden, hidden_of, residual_hooks
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts
+
+if TYPE_CHECKING:
+    from sinkscope.causal.edits import Edit
+    from sinkscope.observe.sites import Sites
+
+P0, OTHER = "p0", "other"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How the model is run.
+
+    name       key in results
+    remove     mass (shared out over the other keys), value (zeroed where later queries read it), or
+               None: attention is left alone
+    at         p0, or other: a random earlier key of each prompt, drawn anew for each prompt
+    dose       how much of it is removed, 0..1
+    blocks     blocks in which it is removed; None for all
+    edits      edits of P0's stream or of a control's (`sinkscope.causal.edits`)
+    keep_norm  give P0's stream its intact norm behind the first edited block, direction as it is
+    """
+
+    name: str
+    remove: str | None = None
+    at: str = P0
+    dose: float = 1.0
+    blocks: tuple[int, ...] | None = None
+    edits: tuple[Edit, ...] = ()
+    keep_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.remove not in (None, MASS, VALUE) or self.at not in (P0, OTHER):
+            raise InputError("a condition removes mass or value, at p0 or other.")
+        if not 0.0 <= self.dose <= 1.0:
+            raise InputError(f"a dose lies between 0 and 1, not at {self.dose:g}.")
+
+    def __str__(self) -> str:
+        said = []
+        key = "P0" if self.at == P0 else "a random earlier key"
+        share = "" if self.dose == 1 else f"{self.dose:.0%} of "
+        if self.remove == MASS:
+            said.append(f"{share}the mass on {key} shared out over the other keys")
+        if self.remove == VALUE:
+            said.append(f"{share}the value of {key} removed where later queries read it")
+        said += [str(edit) for edit in self.edits]
+        if self.keep_norm:
+            said.append("P0's norm kept")
+        return "; ".join(said) or "as it is"
+
+
+INTACT = Condition("intact")
+REDISTRIBUTED = Condition("redistributed", MASS)
+VALUE_ZEROED = Condition("value-zeroed", VALUE)
+OTHER_KEY = Condition("other-key", MASS, OTHER)
+OTHER_VALUE = Condition("other-value", VALUE, OTHER)
+
+
+def check_prompts(prompts: Prompts) -> None:
+    """Raise InputError for rows whose position zero is not key zero."""
+    if prompts.attention_mask is not None or prompts.position_ids is not None:
+        raise InputError("mixing needs right-padded prompts, not left-padded or packed ones.")
+
+
+def check_subject(subject: Subject) -> None:
+    """Raise Unsupported where attention, or the residual stream, is out of reach."""
+    kind = subject.anatomy.model_type
+    if not uses_registry(subject.model):
+        raise Unsupported(
+            f"{kind} does not use the attention registry, so its sink cannot be taken away there."
+        )
+    if subject.anatomy.several_streams:
+        raise Unsupported(f"{kind} has several residual streams, so mixing is not defined there.")
+
+
+@dataclass
+class Pass:
+    """What a pass left behind: `attend` with its masses, the logits where asked for."""
+
+    attend: Attend
+    layout: Layout
+    logits: torch.Tensor | None
+
+    def shares(self) -> torch.Tensor:
+        """[B, layer, H] late share of the key that was looked at, as it was really read."""
+        return _stacked(self.attend.shares)
+
+    def removed(self) -> torch.Tensor:
+        """[B, layer, H] mass that late queries lost at that key; 0 where nothing was taken."""
+        taken, shares = self.attend.removed, self.attend.shares
+        return _stacked({b: taken.get(b, torch.zeros_like(s)) for b, s in shares.items()})
+
+
+def _stacked(by_block: dict[int, torch.Tensor]) -> torch.Tensor:
+    heads = max(share.shape[1] for share in by_block.values())
+    rows = []
+    for block in sorted(by_block):
+        share = by_block[block].float().cpu()
+        rows.append(pad(share, (0, heads - share.shape[1]), value=torch.nan))
+    return torch.stack(rows, 1)
+
+
+def run(
+    subject: Subject,
+    prompts: Prompts,
+    condition: Condition = INTACT,
+    *,
+    keys: torch.Tensor | None = None,
+    consume: Callable[[int, torch.Tensor], None] | None = None,
+    logits: bool = False,
+    sites: Sites | None = None,
+    rows: list[int] | None = None,
+    clamp: dict[int, torch.Tensor] | None = None,
+    keep: bool = False,
+    own: bool = False,
+) -> Pass:
+    """One forward pass under a condition.
+
+    keys     [B] key of each row that condition `at="other"` acts on
+    consume  called as consume(point, hidden [B, T, d]) at every read point
+    sites    where blocks write; edits of P0's stream need it
+    rows     index of each row among all prompts, for edits that draw at random
+    clamp    {block: mass [B, H, T]} to which the mass on the key is set
+    keep     keep the mass of every query on the key
+    own      go through the family's own attention (slow, and the reference)
+
+    All hooks, registrations and configurations are restored after it, also on error.
+    """
+    check_prompts(prompts)
+    check_subject(subject)
+    layout = layout_of(prompts, subject.device)
+    attend = _attend(layout, condition, keys, clamp, keep, own)
+    model = subject.model
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(evaluation(model))
+        stack.enter_context(hooks(follow_blocks(attend, subject.anatomy.modules(model))))  # type: ignore[arg-type]
+        stack.enter_context(edited(subject, prompts, layout, condition, sites, rows))
+        if consume is not None:
+            stack.enter_context(hooks(residual_hooks(subject, consume)()))
+        masks = "eager" if own else "sdpa"
+        stack.enter_context(attention_functions(model, attend.attention, masks))
+        out = run_model(subject, prompts, logits)
+    return Pass(attend, layout, out)
+
+
+def _attend(
+    layout: Layout,
+    condition: Condition,
+    keys: torch.Tensor | None,
+    clamp: dict[int, torch.Tensor] | None,
+    keep: bool,
+    own: bool,
+) -> Attend:
+    count = layout.valid.shape[0]
+    if condition.at == OTHER:
+        if keys is None:
+            raise InputError(f"condition {condition.name} needs to be told which keys to act on.")
+    else:
+        keys = torch.zeros(count, dtype=torch.long)
+    assert keys is not None
+    return Attend(
+        layout,
+        keys.to(layout.valid.device),
+        condition.remove,
+        condition.dose,
+        condition.blocks,
+        clamp,
+        own=own,
+        keep=keep,
+    )
+
+
+def edited(
+    subject: Subject,
+    prompts: Prompts,
+    layout: Layout,
+    condition: Condition,
+    sites: Sites | None,
+    rows: list[int] | None = None,
+) -> ExitStack:
+    """A context in which the condition's edits of the stream are in place."""
+    stack = ExitStack()
+    if not condition.edits:
+        return stack
+    from sinkscope.causal.edits.base import Context
+
+    context = Context(subject, sites, layout, rows or list(range(len(prompts))))
+    with stack:
+        for edit in sorted(condition.edits, key=lambda edit: edit.order):
+            if edit.acts_on_attention:
+                raise InputError("a condition's edits act on the stream, not on attention.")
+            stack.enter_context(hooks(edit.hooks(context)))
+        if condition.keep_norm:
+            first = min(edit.first_block() for edit in condition.edits)
+            stack.enter_context(hooks(_norm_hooks(subject, prompts, first)))
+        return stack.pop_all()
+
+
+def _norm_hooks(subject: Subject, prompts: Prompts, first: int) -> list[Any]:
+    """Scale P0's stream to the norm that it has in the intact model, behind block `first`.
+
+    P0's stream depends on its token alone, so the intact norms come from a pass of length one.
+    """
+    tokens, index = prompts.input_ids[:, 0].unique(return_inverse=True)
+    norms = p0_states(subject, tokens)[index].norm(dim=-1)  # [B, point]
+    blocks = subject.anatomy.modules(subject.model)
+
+    def scaled(hidden: torch.Tensor, point: int) -> torch.Tensor:
+        wanted = norms[:, point].to(hidden.device)
+        own = hidden[:, 0].float().norm(dim=-1).clamp_min(1e-30)
+        new = hidden.clone()
+        new[:, 0] = (hidden[:, 0].float() * (wanted / own).unsqueeze(-1)).to(hidden.dtype)
+        return new
+
+    def at(point: int) -> Callable:
+        def enter(module, args, kwargs):
+            hidden = first_hidden(args, kwargs)
+            new = scaled(hidden, point)
+            if "hidden_states" in kwargs:
+                return args, {**kwargs, "hidden_states": new}
+            return tuple(new if value is hidden else value for value in args), kwargs
+
+        return enter
+
+    def leave(module, args, output):
+        new = scaled(hidden_of(output), len(blocks))
+        return new if isinstance(output, torch.Tensor) else type(output)([new, *output[1:]])
+
+    handles = [
+        blocks[point].register_forward_pre_hook(at(point), with_kwargs=True)
+        for point in range(first + 1, len(blocks))
+    ]
+    return [*handles, blocks[-1].register_forward_hook(leave)]
+
+
+def earlier_keys(prompts: Prompts, before: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    """[n] a random key of each prompt, later than P0 and earlier than `before` [n]."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.rand(len(prompts), generator=generator)
+    return 1 + (draws * (before - 1).clamp_min(1)).long().clamp_max((before - 2).clamp_min(0))

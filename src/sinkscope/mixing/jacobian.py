@@ -1,0 +1,210 @@
+"""How much a position of the last read point depends on a position of the first.
+
+The block ∂x^L_j/∂x^0_i [d, d] of the Jacobian of the residual stream, from the embeddings' read
+point to the last block's output, by its Frobenius norm. The cotangent e_k at position j gives row
+k of the blocks (j, i) for every i at once (vjp), so the norms are exact after d such products for
+each j. With random cotangents v of independent entries with mean 0 and variance 1,
+E‖vᵀJ‖² = ‖J‖²_F (Hutchinson), which needs a few products only, and has an interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from sinkscope.errors import OutOfResources, Unsupported
+from sinkscope.mixing.attend import Attend
+from sinkscope.mixing.conditions import INTACT, OTHER, Condition, check_subject, edited
+from sinkscope.observe.attention import follow_blocks, run_model
+from sinkscope.observe.layout import layout_of
+from sinkscope.observe.registry import attention_functions, evaluation, hooks
+from sinkscope.observe.residual import first_hidden, hidden_of
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts
+
+if TYPE_CHECKING:
+    from sinkscope.observe.sites import Sites
+
+ROWS = 32  # copies of the prompt that are run at once, one cotangent each
+PROBES = 32
+
+
+@dataclass
+class Jacobian:
+    """Norms of the blocks ∂x^L_j/∂x^0_i.
+
+    positions  the positions j
+    norm       [J, T] Frobenius norms; 0 for i > j
+    low, high  [J, T] 95 % interval; None where the norms are exact
+    """
+
+    positions: list[int]
+    norm: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+
+@dataclass
+class Graph:
+    """A forward pass that can be differentiated: first and last read point, [R, T, d]."""
+
+    first: torch.Tensor
+    last: torch.Tensor
+
+    def pull(self, cotangent: torch.Tensor) -> torch.Tensor:
+        """vjp: gradient [R, T, d] at the first read point of ⟨last, cotangent⟩."""
+        (found,) = torch.autograd.grad(
+            self.last, self.first, cotangent, retain_graph=True, materialize_grads=True
+        )
+        return found
+
+
+@contextmanager
+def differentiable(
+    subject: Subject,
+    ids: torch.Tensor,
+    condition: Condition = INTACT,
+    *,
+    frozen: bool = False,
+    key: int | None = None,
+    sites: Sites | None = None,
+) -> Iterator[Graph]:
+    """A pass over equal or different rows of ids [R, T] whose graph is kept while inside.
+
+    frozen  attention maps are constants: no gradient through queries and keys
+    key     for conditions that act on another key than P0
+    """
+    check_subject(subject)
+    count = ids.shape[0]
+    prompts = Prompts(ids, torch.full((count,), ids.shape[1]), "ids", "without")
+    layout = layout_of(prompts, subject.device)
+    chosen = 0 if condition.at != OTHER or key is None else key
+    keys = torch.full((count,), chosen, dtype=torch.long, device=layout.valid.device)
+    attend = Attend(
+        layout, keys, condition.remove, condition.dose, condition.blocks, own=True, frozen=frozen
+    )
+    blocks = subject.anatomy.modules(subject.model)
+    ends: dict[str, torch.Tensor] = {}
+
+    def enter(module, args, kwargs):
+        hidden = first_hidden(args, kwargs)
+        ends["first"] = leaf = hidden.detach().clone().requires_grad_()
+        if "hidden_states" in kwargs:
+            return args, {**kwargs, "hidden_states": leaf}
+        return tuple(leaf if value is hidden else value for value in args), kwargs
+
+    def leave(module, args, output):
+        ends["last"] = hidden_of(output)
+
+    with ExitStack() as stack:
+        stack.enter_context(evaluation(subject.model))
+        stack.enter_context(hooks(follow_blocks(attend, blocks)))  # type: ignore[arg-type]
+        stack.enter_context(edited(subject, prompts, layout, condition, sites))
+        handles = [blocks[0].register_forward_pre_hook(enter, with_kwargs=True)]
+        handles.append(blocks[-1].register_forward_hook(leave))
+        with hooks(handles), attention_functions(subject.model, attend.attention, "eager"):
+            stack.enter_context(torch.enable_grad())
+            run_model(subject, prompts, logits=False)
+        if ends["last"].grad_fn is None:
+            raise Unsupported(
+                f"{subject.anatomy.model_type} cannot be differentiated through its blocks."
+            )
+        yield Graph(ends["first"], ends["last"])
+
+
+def jacobian_norms(
+    subject: Subject,
+    ids: torch.Tensor,
+    positions: Sequence[int] | None = None,
+    condition: Condition = INTACT,
+    *,
+    frozen: bool = False,
+    key: int | None = None,
+    sites: Sites | None = None,
+) -> Jacobian:
+    """Exact norms for one prompt ids [T]: d products for each position j (all by default).
+
+    For small models; `estimate_norms` serves the others. Raises OutOfResources on lack of memory.
+    """
+    chosen = list(range(len(ids))) if positions is None else [int(j) for j in positions]
+    squares = np.zeros((len(chosen), len(ids)))
+
+    def cotangents(width: int) -> Iterator[torch.Tensor]:
+        for start in range(0, width, ROWS):
+            yield torch.eye(width)[start : start + ROWS]
+
+    def add(at: int, rows: torch.Tensor) -> None:
+        squares[at] += rows.double().square().sum((0, 2)).cpu().numpy()
+
+    _pull_all(subject, ids, chosen, condition, frozen, key, sites, cotangents, add)
+    return Jacobian(chosen, np.sqrt(squares))
+
+
+def estimate_norms(
+    subject: Subject,
+    ids: torch.Tensor,
+    positions: Sequence[int],
+    condition: Condition = INTACT,
+    *,
+    probes: int = PROBES,
+    seed: int = 0,
+    frozen: bool = False,
+    key: int | None = None,
+    sites: Sites | None = None,
+) -> Jacobian:
+    """Hutchinson estimates of the norms for one prompt ids [T], with 95 % intervals.
+
+    Each probe is a random sign for each channel. The interval is Student's on the mean over
+    probes of ‖vᵀJ‖², then its root; its lower end is cut at 0.
+    """
+    from scipy.stats import t
+
+    chosen = [int(j) for j in positions]
+    generator = torch.Generator().manual_seed(seed)
+    samples: list[list[np.ndarray]] = [[] for _ in chosen]
+
+    def cotangents(width: int) -> Iterator[torch.Tensor]:
+        for start in range(0, probes, ROWS):
+            count = min(ROWS, probes - start)
+            yield 2.0 * torch.randint(2, (count, width), generator=generator) - 1.0
+
+    def add(at: int, rows: torch.Tensor) -> None:
+        samples[at].append(rows.double().square().sum(2).cpu().numpy())
+
+    _pull_all(subject, ids, chosen, condition, frozen, key, sites, cotangents, add)
+    drawn = np.stack([np.concatenate(one) for one in samples])  # [J, probes, T]
+    mean = drawn.mean(1)
+    half = t.ppf(0.975, max(probes - 1, 1)) * drawn.std(1, ddof=1) / np.sqrt(probes)
+    low, high = np.sqrt(np.clip(mean - half, 0, None)), np.sqrt(mean + half)
+    return Jacobian(chosen, np.sqrt(mean), low, high)
+
+
+def _pull_all(
+    subject: Subject,
+    ids: torch.Tensor,
+    positions: list[int],
+    condition: Condition,
+    frozen: bool,
+    key: int | None,
+    sites: Sites | None,
+    cotangents: Callable[[int], Iterator[torch.Tensor]],
+    add: Callable[[int, torch.Tensor], None],
+) -> None:
+    """Pull every cotangent back from every position; add(index of j, gradients [r, T, d])."""
+    rows = ids.unsqueeze(0).expand(ROWS, -1)
+    try:
+        with differentiable(subject, rows, condition, frozen=frozen, key=key, sites=sites) as graph:
+            for at, j in enumerate(positions):
+                for vectors in cotangents(graph.last.shape[-1]):
+                    full = torch.zeros_like(graph.last)
+                    full[: len(vectors), j] = vectors.to(full)
+                    add(at, graph.pull(full)[: len(vectors)])
+    except torch.OutOfMemoryError:
+        raise OutOfResources(
+            f"Out of memory for the Jacobian at {len(ids)} tokens; use fewer tokens."
+        ) from None

@@ -1,0 +1,217 @@
+"""Mixing: attention with a key taken away, Jacobians, and the bound on them."""
+
+import pytest
+import torch
+
+from sinkscope.mixing.attend import MASS, VALUE
+from sinkscope.mixing.conditions import (
+    INTACT,
+    OTHER,
+    OTHER_KEY,
+    REDISTRIBUTED,
+    VALUE_ZEROED,
+    Condition,
+    earlier_keys,
+    run,
+)
+from sinkscope.mixing.jacobian import estimate_norms, jacobian_norms
+from sinkscope.observe.parity import plain_logits, token_prompts
+from sinkscope.subject.load import Subject
+from sinkscope.subject.tiny import tiny_model
+
+FAMILIES = ["llama", "gpt2", "gemma2", "gpt_oss", "qwen3_next"]
+KEYS = torch.tensor([3, 5])
+
+
+def subject_of(name: str) -> Subject:
+    return Subject.from_model(tiny_model(name), name=f"tiny {name}")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_pass_that_takes_nothing_away_is_the_plain_pass(name, ids):
+    subject, prompts = subject_of(name), token_prompts(ids)
+    plain = plain_logits(subject, prompts)
+    for condition in (
+        INTACT,
+        Condition("a", MASS, dose=0.0),
+        Condition("b", MASS, OTHER, dose=0.0),
+    ):
+        logits = run(subject, prompts, condition, keys=KEYS, logits=True).logits
+        torch.testing.assert_close(logits, plain, atol=2e-4, rtol=1e-4)
+
+
+def hidden_key_logits(subject, prompts, keys):
+    """Logits with a key closed in the mask itself, by the family's own eager attention."""
+    from sinkscope.observe.registry import attention_functions
+    from sinkscope.observe.tap import own_eager
+
+    def attention(module, query, key, value, attention_mask, **kwargs):
+        mask = attention_mask[..., : key.shape[2]].expand(len(keys), -1, -1, -1).clone()
+        for row, p in enumerate(keys.tolist()):
+            mask[row, :, p + 1 :, p] = torch.finfo(mask.dtype).min
+        return own_eager(module, query, key, value, mask, kwargs)
+
+    with torch.no_grad(), attention_functions(subject.model, attention, "eager"):
+        return subject.model(input_ids=prompts.input_ids, use_cache=False).logits
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("own", [False, True])
+def test_redistributed_mass_is_a_key_closed_in_the_mask(name, own, ids):
+    subject, prompts = subject_of(name), token_prompts(ids)
+    for condition, keys in ((REDISTRIBUTED, torch.zeros(2, dtype=torch.long)), (OTHER_KEY, KEYS)):
+        found = run(subject, prompts, condition, keys=keys, logits=True, own=own)
+        wanted = hidden_key_logits(subject, prompts, keys)
+        torch.testing.assert_close(found.logits, wanted, atol=2e-4, rtol=1e-4)
+        assert found.shares().abs().max() == 0
+        assert found.removed().min() >= 0
+        assert found.removed().max() > 0.01
+
+
+@pytest.mark.parametrize("remove", [MASS, VALUE])
+def test_lean_and_own_agree_at_any_dose(remove, ids):
+    subject, prompts = subject_of("llama"), token_prompts(ids)
+    condition = Condition("some", remove, OTHER, dose=0.4)
+    lean = run(subject, prompts, condition, keys=KEYS, logits=True, keep=True)
+    own = run(subject, prompts, condition, keys=KEYS, logits=True, keep=True, own=True)
+    torch.testing.assert_close(lean.logits, own.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(lean.shares(), own.shares(), atol=1e-5, rtol=1e-4)
+    for block, mass in lean.attend.masses.items():
+        torch.testing.assert_close(mass, own.attend.masses[block], atol=1e-5, rtol=1e-4)
+
+
+def test_a_zeroed_value_is_subtracted_and_nothing_else(ids):
+    """One block, so that the change of the output is that of attention alone."""
+    subject, prompts = subject_of("llama"), token_prompts(ids)
+    seen = {}
+
+    def keep(condition):
+        def consume(point, hidden):
+            seen[condition.name, point] = hidden.clone()
+
+        return run(subject, prompts, condition, consume=consume, keep=True)
+
+    keep(INTACT)
+    one = Condition("one", VALUE, blocks=(0,))
+    found = keep(one)
+    assert torch.equal(seen["intact", 1][:, 0], seen["one", 1][:, 0])  # P0 keeps its own value
+    assert not torch.equal(seen["intact", 1][:, 1:], seen["one", 1][:, 1:])
+    assert found.shares()[:, 0].max() > 0.01  # the mass stays where it was
+    assert found.removed().max() == 0
+
+
+def test_clamping_to_the_masses_of_another_pass_gives_its_output(ids):
+    subject, prompts = subject_of("llama"), token_prompts(ids)
+    half = run(subject, prompts, Condition("half", MASS, dose=0.5), logits=True, keep=True)
+    clamped = run(subject, prompts, INTACT, clamp=half.attend.masses, logits=True)
+    torch.testing.assert_close(clamped.logits, half.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_everything_is_restored_after_an_error(ids):
+    from transformers import AttentionInterface
+
+    subject, prompts = subject_of("llama"), token_prompts(ids)
+    before = plain_logits(subject, prompts)
+    names = set(AttentionInterface._global_mapping)
+    implementation = subject.model.config._attn_implementation_internal
+
+    def fail(point, hidden):
+        if point == 2:
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        run(subject, prompts, REDISTRIBUTED, consume=fail)
+    assert set(AttentionInterface._global_mapping) == names
+    assert subject.model.config._attn_implementation_internal == implementation
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in subject.model.modules())
+    assert torch.equal(plain_logits(subject, prompts), before)
+
+
+def test_earlier_keys_lie_between(ids):
+    prompts = token_prompts(ids[:1].expand(500, -1))
+    before = torch.full((500,), 6)
+    keys = earlier_keys(prompts, before)
+    assert sorted(keys.unique().tolist()) == [1, 2, 3, 4, 5]
+
+
+def whole_jacobian(subject, ids):
+    """The obvious way: one autograd Jacobian of the whole stack under its own eager attention."""
+    from sinkscope.observe.registry import configurations
+    from sinkscope.observe.residual import hidden_of
+
+    model = subject.model
+    for config in configurations(model):
+        config._attn_implementation_internal = "eager"
+    blocks = subject.anatomy.modules(model)
+    ends = {}
+    handle = blocks[0].register_forward_pre_hook(
+        lambda m, a, k: ends.__setitem__("x", (a[0] if a else k["hidden_states"]).detach()),
+        with_kwargs=True,
+    )
+    model(input_ids=ids[None], use_cache=False)
+    handle.remove()
+
+    def stack(x):
+        def swap(m, a, k):
+            return (x[None], *a[1:]), k
+
+        def keep(m, a, o):
+            ends["y"] = hidden_of(o)
+
+        handles = [
+            blocks[0].register_forward_pre_hook(swap, with_kwargs=True),
+            blocks[-1].register_forward_hook(keep),
+        ]
+        model(input_ids=ids[None], use_cache=False)
+        for one in handles:
+            one.remove()
+        return ends["y"][0]
+
+    whole = torch.autograd.functional.jacobian(stack, ends["x"][0])  # [T, d, T, d]
+    return whole.square().sum((1, 3)).sqrt()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "qwen3_moe"])
+def test_jacobian_by_vjp_against_autograd(name):
+    subject = subject_of(name)
+    if name == "qwen3_moe":  # grouped matrix products do not exist in double precision
+        subject.model.set_experts_implementation("eager")
+    subject.model.double()
+    ids = torch.randint(3, 100, (6,), generator=torch.Generator().manual_seed(2))
+    found = torch.from_numpy(jacobian_norms(subject, ids).norm)
+    wanted = whole_jacobian(subject, ids)
+    assert (found - wanted).abs().max() <= 1e-5 * wanted.max()
+    seen = wanted > 1e-9
+    assert ((found - wanted).abs()[seen] / wanted[seen]).max() <= 1e-5
+    assert found.triu(1).abs().max() == 0
+
+
+def test_hutchinson_intervals_hold_the_exact_norm():
+    subject = subject_of("llama")
+    ids = torch.randint(3, 100, (10,), generator=torch.Generator().manual_seed(3))
+    exact = jacobian_norms(subject, ids, [5, 9]).norm
+    inside = total = 0
+    for seed in range(6):
+        found = estimate_norms(subject, ids, [5, 9], probes=48, seed=seed)
+        seen = exact > 0
+        held = (found.low <= exact) & (exact <= found.high)
+        inside += int(held[seen].sum())
+        total += int(seen.sum())
+    assert inside / total > 0.88
+    assert abs(found.norm[seen] / exact[seen] - 1).max() < 0.5
+
+
+def test_a_frozen_jacobian_lacks_the_part_through_the_scores(ids):
+    subject = subject_of("llama")
+    full = jacobian_norms(subject, ids[0, :6]).norm
+    frozen = jacobian_norms(subject, ids[0, :6], frozen=True).norm
+    assert abs(full - frozen).max() > 1e-3 * full.max()
+
+
+def test_a_jacobian_under_a_condition_has_no_way_through_p0(ids):
+    subject = subject_of("llama")
+    found = jacobian_norms(subject, ids[0, :6], condition=REDISTRIBUTED).norm
+    assert found[1:, 0].max() == 0
+    assert found[0, 0] > 0
+    zeroed = jacobian_norms(subject, ids[0, :6], condition=VALUE_ZEROED).norm
+    assert zeroed[1:, 0].min() > 0  # the scores still depend on P0
