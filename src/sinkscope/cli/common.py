@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they do with them."""
+"""What several commands do alike: load, show progress, save, print, hold against `--expect`."""
 
 from __future__ import annotations
 
@@ -6,73 +6,30 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
+from sinkscope.cli.options import Debug as Debug
+from sinkscope.cli.options import Json as Json
+from sinkscope.cli.options import OnModel
+from sinkscope.cli.options import Seed as Seed
 from sinkscope.errors import InputError
 
 if TYPE_CHECKING:
     from sinkscope.result import Result
     from sinkscope.subject.load import Subject
 
-Model = Annotated[
-    str | None,
-    typer.Argument(
-        help="Folder or Hub id of a causal model. Default: the bundled model.", show_default=False
-    ),
-]
-Revision = Annotated[str | None, typer.Option(help="Hub revision: branch, tag or commit.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, ..")]
-DeviceMap = Annotated[
-    str | None, typer.Option(help="Spread over devices, such as auto (needs accelerate).")
-]
-Text = Annotated[
-    str, typer.Option(help="builtin, a .txt or .jsonl file, or hub:NAME for a Hub data set.")
-]
-Kind = Annotated[
-    str, typer.Option("--prompts", help="text, random (token ids) or repeat (one token repeated).")
-]
-Count = Annotated[int, typer.Option("--n", min=1, help="Number of prompts.")]
-Length = Annotated[int, typer.Option(min=2, help="Tokens in each prompt.")]
-Bos = Annotated[str, typer.Option(help="BOS policy: as-is, with, without or both.")]
-Reader = Annotated[str, typer.Option(help="Attention reader: auto, lean or exact.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
-Untrained = Annotated[
-    bool,
-    typer.Option(
-        "--untrained/--no-untrained", help="Compare with the same architecture untrained."
-    ),
-]
-Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
-AllowPickle = Annotated[
-    bool, typer.Option("--allow-pickle", help="Read pickle weights, which can run code.")
-]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-Expect = Annotated[
-    str | None,
-    typer.Option(help="sink or no-sink: exit with 1 if the model turns out otherwise."),
-]
+SINK = ("sink", "no-sink")  # what a scan can be held against
+VERDICTS = (  # what verify can be held against; the classes are those of causal/verdict.py
+    *("p0-circuit", "bos-token", "position-embedding", "learned-sink", "query-bias"),
+    *("other", "none", "undetermined"),
+)
 
 
-def load_subject(
-    model: str | None,
-    *,
-    revision: str | None,
-    dtype: str,
-    device: str,
-    device_map: str | None,
-    offline: bool,
-    allow_pickle: bool,
-    trust_remote_code: bool,
-) -> Subject:
+def load_subject(asked: OnModel) -> Subject:
     """Load the model that the options describe, with transformers' own chatter off."""
-    if offline:
+    if asked.offline:
         import os
 
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is first imported
@@ -82,16 +39,8 @@ def load_subject(
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    return load(
-        model,
-        revision=revision,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        offline=offline,
-        allow_pickle=allow_pickle,
-        trust_remote_code=trust_remote_code,
-    )
+    options = asked.loading
+    return load(options.pop("model"), **options)
 
 
 @contextlib.contextmanager
@@ -115,42 +64,24 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         yield step
 
 
-def check_out(out: Path | None) -> None:
-    """Refuse an output folder that cannot be one before any work is done."""
+def check(out: Path | None, expect: str | None = None, known: tuple[str, ...] = ()) -> None:
+    """Refuse an output folder or an expectation that cannot be one, before any work is done."""
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; --out wants a folder.")
+    if expect is not None and expect not in known:
+        raise InputError(f"--expect {expect!r} is not one of {', '.join(known)}.")
 
 
-def check_expect(expect: str | None) -> None:
-    """Refuse an expectation that can never be met."""
-    if expect not in (None, "sink", "no-sink"):
-        raise InputError(f"--expect {expect!r} is neither sink nor no-sink.")
-
-
-def scan_and_show(
-    loading: dict[str, Any],
-    settings: dict[str, Any],
-    out: Path | None,
-    expect: str | None,
-    as_json: bool,
-) -> None:
-    """Load, scan, save where a folder is given, print, and hold the result against `expect`."""
-    check_out(out)
-    check_expect(expect)
-    subject = load_subject(**loading)
-    from sinkscope.detect.scan import ScanSettings, scan
-
-    with progress_bar() as progress:
-        result = scan(subject, ScanSettings(**settings), progress=progress)
+def save_and_show(result: Result, out: Path | None, as_json: bool) -> None:
+    """Save a result where a folder is given, and print it."""
     folder = result.save(out) if out is not None else None
     show(result, as_json)
     if folder is not None:
         print(f"Report: {folder / 'report.html'}", file=sys.stderr if as_json else sys.stdout)
-    exit_on_expect(result, expect)
 
 
 def show(result: Result, as_json: bool) -> None:
-    """Print a result: the summary as JSON, or the table."""
+    """Print a result: the summary as JSON, or the tables."""
     if as_json:
         sys.stdout.write(result.to_json() + "\n")
         return
@@ -165,12 +96,19 @@ def exit_on_expect(result: Result, expect: str | None) -> None:
     """Exit with 1 where a BOS policy does not show what was expected."""
     if expect is None:
         return
-    wrong = [
-        bos for bos, found in result.summary.scan.items() if found.p0_sink != (expect == "sink")
-    ]
-    if wrong:
-        print(
-            f"sinkscope: expected {expect}, but {', '.join(wrong)} BOS shows otherwise.",
-            file=sys.stderr,
-        )
+    shown = _shown(result, by_scan=expect in SINK)
+    wrong = {bos: what for bos, what in shown.items() if what != expect}
+    if wrong or not shown:
+        found = ", ".join(f"{what} ({bos} BOS)" for bos, what in wrong.items()) or "no verdict"
+        print(f"sinkscope: expected {expect}, found {found}.", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _shown(result: Result, by_scan: bool) -> dict[str, str]:
+    """BOS policy -> sink or no-sink by the scan, or the verdict."""
+    summary = result.summary
+    if by_scan:
+        return {bos: SINK[0] if one.p0_sink else SINK[1] for bos, one in summary.scan.items()}
+    # a policy that was scanned but could not be verified has no verdict
+    unverified = dict.fromkeys(summary.scan, "no verdict")
+    return unverified | {bos: one.verdict for bos, one in summary.verify.items()}

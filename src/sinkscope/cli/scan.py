@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sinkscope.cli import common
+from sinkscope.cli.options import Debug, Json, OnModel, Out, Reader, Untrained, on_model
 
 EPILOG = """Examples:\n
   sinkscope scan                                   the bundled model\n
@@ -16,56 +16,29 @@ EPILOG = """Examples:\n
   sinkscope scan ./my-model --expect sink          exit code 1 if there is none"""
 
 
+@on_model
 def command(
-    model: common.Model = None,
-    revision: common.Revision = None,
-    dtype: common.Dtype = "float32",
-    device: common.Device = "cpu",
-    device_map: common.DeviceMap = None,
-    text: common.Text = "builtin",
-    kind: common.Kind = "text",
-    n: common.Count = 64,
-    length: common.Length = 256,
-    bos: common.Bos = "as-is",
-    reader: common.Reader = "auto",
-    seed: common.Seed = 0,
-    untrained: common.Untrained = True,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for summary.json, arrays.nc and report.html.")
+    asked: OnModel,
+    reader: Reader = "auto",
+    untrained: Untrained = True,
+    out: Out = None,
+    expect: Annotated[
+        str | None,
+        typer.Option(help="sink or no-sink: exit with 1 if the model turns out otherwise."),
     ] = None,
-    expect: common.Expect = None,
-    offline: common.Offline = False,
-    allow_pickle: common.AllowPickle = False,
-    trust_remote_code: common.TrustRemoteCode = False,
-    json: common.Json = False,
-    debug: common.Debug = False,
+    json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Is there an attention sink, in which heads, and how sure is that."""
-    common.scan_and_show(
-        loading={
-            "model": model,
-            "revision": revision,
-            "dtype": dtype,
-            "device": device,
-            "device_map": device_map,
-            "offline": offline,
-            "allow_pickle": allow_pickle,
-            "trust_remote_code": trust_remote_code,
-        },
-        settings={
-            "text": text,
-            "kind": kind,
-            "n": n,
-            "length": length,
-            "bos": bos,
-            "reader": reader,
-            "seed": seed,
-            "untrained": untrained,
-        },
-        out=out,
-        expect=expect,
-        as_json=json,
-    )
+    common.check(out, expect, common.SINK)
+    subject = common.load_subject(asked)
+    from sinkscope.detect.scan import ScanSettings, scan
+
+    settings = ScanSettings(**asked.prompts, reader=reader, untrained=untrained)
+    with common.progress_bar() as progress:
+        result = scan(subject, settings, progress=progress)
+    common.save_and_show(result, out, json)
+    common.exit_on_expect(result, expect)
 
 
 command.__name__ = "scan"
