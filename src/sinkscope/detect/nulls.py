@@ -49,7 +49,7 @@ def untrained(subject: Subject, prompts: Prompts, reader: str) -> dict[str, np.n
         return "the untrained null was not run: the model is too large for a second copy"
     received, late = [], []
     for seed in range(UNTRAINED_SEEDS):
-        fresh = _fresh(subject, seed)
+        fresh = untrained_copy(subject, seed)
         if isinstance(fresh, str):
             return fresh
         stats = AttentionStats(1)
@@ -61,7 +61,8 @@ def untrained(subject: Subject, prompts: Prompts, reader: str) -> dict[str, np.n
     return {"received": np.stack(received), "late": np.stack(late)}
 
 
-def _fresh(subject: Subject, seed: int) -> Subject | str:
+def untrained_copy(subject: Subject, seed: int) -> Subject | str:
+    """The same architecture with fresh random weights, or one sentence why there is none."""
     config = copy.deepcopy(subject.model.config)
     try:
         with torch.random.fork_rng():

@@ -19,12 +19,14 @@ from sinkscope.errors import Unsupported
 from sinkscope.observe.attention import observe
 from sinkscope.observe.projection import Heads, Opened, Projection, open_sublayer, record_parts
 from sinkscope.observe.reads import AttentionCall, AttentionRead, Want
+from sinkscope.observe.registry import hooks
 from sinkscope.observe.residual import (
     BlockForm,
     ResidualProof,
     first_hidden,
     hidden_of,
     prove_residual,
+    stir,
 )
 from sinkscope.subject.anatomy import Block
 from sinkscope.subject.load import Subject
@@ -224,7 +226,8 @@ def _open(
 
         return finish
 
-    reads, _, _ = observe(subject, rows, Want(received=False, inspect=(inspect,)), "auto", make)
+    with hooks(stir(modules)):
+        reads, _, _ = observe(subject, rows, Want(received=False, inspect=(inspect,)), "auto", make)
     for read in reads:  # families outside the registry show their maps, not their calls
         if read.block not in heads:
             heads[read.block] = [Heads(None, None, read.p0.shape[1])]
