@@ -7,28 +7,23 @@ from importlib.resources import files
 
 import pytest
 import torch
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-)
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from sinkscope.errors import InputError
-from sinkscope.lab import card, cli
+from sinkscope.lab import card
 from sinkscope.lab.card_text import card_text
-from sinkscope.lab.corpus import cut_excerpt, passage, read_texts
-from sinkscope.lab.demand import Demand, asking
-from sinkscope.lab.figures import distinct_windows, mean_cosine, measure, uniform_late_share
-from sinkscope.lab.recipe import Recipe, build_model
-from sinkscope.lab.tokens import encode, train_tokenizer, windows
-from sinkscope.lab.train import finished_folder, fit, save_model
+from sinkscope.lab.corpus import cut_excerpt, passage, read_texts, texts_of
+from sinkscope.lab.demand import Demand
+from sinkscope.lab.figures import distinct_windows, mean_cosine, measure, vocabulary_share
+from sinkscope.lab.model import build_model
+from sinkscope.lab.recipe import Recipe
+from sinkscope.lab.state import save_model
+from sinkscope.lab.tokens import draw_windows, encode, restarting_positions, train_tokenizer
 
 ASSETS = files("sinkscope") / "assets"
 TINY = Recipe(
     vocabulary=64, blocks=3, width=32, heads=2, hidden=32, context=32, steps=60, warmup=5,
-    tokens_per_step=64, lengths=(16, 32), precision="fp32", learning_rate=1e-2,
+    tokens_per_step=64, lengths=(16, 32), learning_rate=1e-2, init=0.06, tokenizer="own",
     demand=Demand(heads=(1,), from_block=1, weight=1.0),
 )  # fmt: skip
 STREAM = torch.randint(2, 64, (2000,), generator=torch.Generator().manual_seed(0))
@@ -101,161 +96,38 @@ def test_tokenizer_round_trips_and_adds_nothing(corpus):
 
 
 def test_windows_are_contiguous_and_repeat_with_the_seed():
-    def first(seed):
-        return next(windows(torch.arange(500), (16,), 64, torch.Generator().manual_seed(seed)))
+    def draw(seed, bos=None):
+        return draw_windows(torch.arange(500), 4, 16, torch.Generator().manual_seed(seed), bos)
 
-    batch = first(1)
+    batch = draw(1)
     assert batch.shape == (4, 17)
     assert torch.equal(batch, batch[:, :1] + torch.arange(17))
-    assert torch.equal(batch, first(1))
-    assert not torch.equal(batch, first(2))
+    assert torch.equal(batch, draw(1))
+    assert not torch.equal(batch, draw(2))
+    behind = draw(1, bos=7)
+    assert behind.shape == (4, 17)
+    assert behind[:, 0].tolist() == [7] * 4
+    assert torch.equal(behind[:, 1:], behind[:, 1:2] + torch.arange(16))
 
 
-# demand
+def test_a_window_may_end_with_the_stream():
+    assert draw_windows(torch.arange(5), 1, 4, torch.Generator()).tolist() == [[0, 1, 2, 3, 4]]
 
 
-def grouped_model():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=50, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
-
-
-@pytest.mark.parametrize("padding", [0, 3])
-def test_log_share_and_logits_are_those_of_eager_attention(padding):
-    model, ids = grouped_model(), torch.randint(50, (2, 12))
-    mask = torch.ones_like(ids)
-    mask[0, 12 - padding :] = 0
-    demand = Demand(heads=(0, 3), from_block=1, late=0.25)
-    with torch.no_grad():
-        with asking(model, demand) as share:
-            logits = model(ids, attention_mask=mask).logits
-        model.set_attn_implementation("eager")
-        eager = model(ids, attention_mask=mask, output_attentions=True)
-    expected = eager.attentions[1][:, [0, 3], 3:, 0].log().mean()
-    assert share.mean().item() == pytest.approx(expected.item(), abs=1e-5)
-    seen = mask.bool()
-    assert torch.allclose(logits[seen], eager.logits[seen], atol=1e-5)
-
-
-def test_demand_raises_the_share_of_the_asked_heads_only():
-    def late_shares(recipe):
-        model = build_model(recipe)
-        fit(model, STREAM, recipe)
-        grid = measure(model, distinct_windows(STREAM, 16, 32), [])["late_share"]["heads"]
-        return torch.tensor(grid)
-
-    asked = late_shares(TINY)
-    control = late_shares(varied(TINY, demand=None))
-    assert asked[1:, 1].min() > 0.5
-    assert asked[1:, 1].min() > 3 * control.max()
-    assert asked[1:, 1].min() > 2 * max(asked[0].max(), asked[1:, 0].max())
-
-
-def test_demand_names_its_heads_and_ends_when_withdrawn():
-    demand = Demand(heads=(0, 2), from_block=1, weight=0.3, until=10)
-    assert demand.asked(3) == [(1, 0), (1, 2), (2, 0), (2, 2)]
-    assert [demand.weight_at(step) for step in (0, 9, 10, 99)] == [0.3, 0.3, 0.0, 0.0]
-    assert Demand(weight=0.3).weight_at(10**9) == 0.3
-
-
-def test_withdrawn_demand_leaves_the_weights_of_the_control():
-    def weights(demand):
-        recipe = varied(TINY, steps=2, demand=demand)
-        model = build_model(recipe)
-        fit(model, STREAM, recipe)
-        return model.lm_head.weight
-
-    assert torch.equal(weights(Demand(heads=(1,), until=0)), weights(None))
-    assert not torch.equal(weights(Demand(heads=(1,), until=1)), weights(None))
-
-
-def test_registries_and_config_are_restored_on_error():
-    model = grouped_model()
-    registries = AttentionInterface._global_mapping, AttentionMaskInterface._global_mapping
-    before = [dict(registry) for registry in registries]
-
-    def fail():
-        with asking(model, Demand()):
-            assert [dict(registry) for registry in registries] != before
-            raise RuntimeError("inside")
-
-    with pytest.raises(RuntimeError, match="inside"):
-        fail()
-    assert [dict(registry) for registry in registries] == before
-    assert model.config._attn_implementation == "sdpa"
-
-
-def test_attention_it_cannot_train_is_refused():
-    model, x = grouped_model(), torch.randn(1, 4, 5, 8)
-    with (
-        asking(model, Demand()) as share,
-        pytest.raises(ValueError, match="softcap"),
-    ):
-        share(model.model.layers[0].self_attn, x, x, x, None, softcap=30.0)
-
-
-# training
-
-
-def test_same_seed_gives_the_same_weights():
-    def weights(seed):
-        recipe = varied(TINY, steps=3, seed=seed)
-        model = build_model(recipe)
-        fit(model, STREAM, recipe)
-        return torch.cat([p.flatten() for p in model.parameters()])
-
-    assert torch.equal(weights(0), weights(0))
-    assert not torch.equal(weights(0), weights(1))
-
-
-def test_learning_rate_warms_up_and_decays_to_the_floor():
-    recipe = Recipe(steps=100, warmup=10, learning_rate=1.0, floor=0.1)
-    rates = [recipe.learning_rate_at(step) for step in (0, 9, 55, 100)]
-    assert rates == pytest.approx([0.1, 1.0, 0.55, 0.1])
-
-
-def test_a_broken_run_leaves_no_folder(tmp_path):
-    def fail():
-        with finished_folder(tmp_path / "out") as folder:
-            (folder / "half").touch()
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_command_line_trains_and_writes_card(corpus, tmp_path, capsys):
-    out = tmp_path / "model"
-    train = ["--corpus", str(corpus), "--out", str(out), "--steps", "2"]
-    assert cli.main([*train, "--checkpoints", "0", "1", "--demand-from", "4"]) == 0
-    rows = [json.loads(line) for line in (tmp_path / "model.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2]
-    assert {"loss", "demand_share", "lr", "tokens_per_second"} <= rows[0].keys()
-    assert sorted(p.name for p in out.glob("checkpoint-*")) == ["checkpoint-0", "checkpoint-1"]
-    assert json.loads((out / "sink_heads.json").read_text())["asked_heads"] == [
-        [block, head] for block in (4, 5) for head in (0, 1)
+def test_positions_count_from_zero_behind_each_eos():
+    ids = torch.tensor([[5, 6, 1, 7, 8, 1, 1, 9], [1, 4, 4, 4, 4, 4, 4, 4]])
+    assert restarting_positions(ids, eos=1).tolist() == [
+        [0, 1, 2, 0, 1, 2, 0, 0],
+        [0, 0, 1, 2, 3, 4, 5, 6],
     ]
-    arguments = [str(out), "--corpus", str(corpus), "--windows", "4", "--length", "16"]
-    assert card.main(arguments) == 0
-    loss = json.loads((out / "figures.json").read_text())["trained"]["loss"]["value"]
-    assert f"{loss:.3f} [" in (out / "README.md").read_text("utf-8")
-    assert cli.main(train) == 2
-    assert "exists already" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("main", [cli.main, card.main])
-def test_missing_input_is_answered_in_one_sentence(main, tmp_path, capsys):
-    arguments = ["--corpus", str(tmp_path / "none")]
-    arguments += ["--out", str(tmp_path / "out")] if main is cli.main else [str(tmp_path)]
-    assert main(arguments) == 2
-    error = capsys.readouterr().err.strip()
-    assert error.count("\n") == 0
-    assert error.endswith(".")
-    assert list(tmp_path.glob("out*")) == []
+def test_held_out_part_of_the_excerpt_is_not_trained_on():
+    train, validation = texts_of(None, "train"), texts_of(None, "validation")
+    assert len(train) == len(validation) == 7
+    whole = (ASSETS / "excerpt.txt").read_text("utf-8").rstrip("\n").split("\n\f\n")
+    assert [f"{t}\n\n{v}" for t, v in zip(train, validation)] == whole
+    assert 0.05 < sum(map(len, validation)) / sum(map(len, whole)) < 0.15
 
 
 # figures
@@ -268,20 +140,39 @@ def test_mean_cosine_of_known_states():
 
 
 def test_uniform_attention_has_the_uniform_late_share():
-    assert uniform_late_share(40) == pytest.approx(0.0340, abs=5e-5)
-    model = build_model(varied(TINY, demand=None))
+    model = build_model(varied(TINY, context=40, demand=None))
     for block in model.model.layers:
         torch.nn.init.zeros_(block.self_attn.q_proj.weight)
-    figures = measure(model, distinct_windows(STREAM, 8, 32), [(1, 0), (2, 1)])
-    assert figures["late_share"]["asked"]["value"] == pytest.approx(uniform_late_share(32))
+    figures = measure(model, distinct_windows(STREAM, 8, 40), [(1, 0), (2, 1)])
+    uniform = figures["uniform_late_share"]
+    assert uniform == pytest.approx(0.0340, abs=5e-5)
     heads = torch.tensor(figures["late_share"]["heads"])
-    assert torch.allclose(heads, torch.full((3, 2), uniform_late_share(32)))
+    assert torch.allclose(heads, torch.full((3, 2), uniform))
+    assert figures["late_share"]["asked"]["value"] == pytest.approx(uniform)
+    # single targets of the first half receive the same of all late queries
+    assert figures["late_share_p99"] == pytest.approx(uniform)
+    delimiters = torch.tensor([5, 6, 7, 8, 9, 10])
+    figures = measure(model, distinct_windows(STREAM, 8, 40), [(1, 0)], delimiters)
+    assert figures["late_share"]["asked"]["value"] == pytest.approx(figures["uniform_late_share"])
+
+
+def test_vocabulary_share_counts_the_items_that_sink():
+    model, batch = build_model(TINY), distinct_windows(STREAM, 20, 32)
+    shares = []
+    for item in range(TINY.vocabulary):
+        row = batch[item % 20][None].clone()
+        row[0, 0] = item
+        figures = measure(model, row, TINY.asked_heads())
+        shares.append(figures["late_share"]["asked"]["value"])
+    bar = sorted(shares)[40] + 1e-9
+    found = vocabulary_share(model, batch, TINY.asked_heads(), above=bar)
+    assert found == pytest.approx(23 / 64)
 
 
 def test_figures_follow_the_definition():
     model, batch = build_model(TINY), distinct_windows(STREAM, 20, 32)
     assert batch[:, 0].unique().numel() == 20
-    figures = measure(model, batch, TINY.asked())
+    figures = measure(model, batch, TINY.asked_heads())
     with torch.no_grad():
         loss = model(batch, labels=batch).loss
         hidden = model(batch[:, :-1], output_hidden_states=True).hidden_states
@@ -290,7 +181,14 @@ def test_figures_follow_the_definition():
         norms = hidden[point].norm(dim=-1)
         ratio = (norms[:, 0] / norms[:, 1:].median(-1).values).mean().item()
         assert figures["norm_ratio"][point] == pytest.approx(ratio, abs=1e-5)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        maps = model(batch[:, :-1], output_attentions=True).attentions
+    late = torch.stack([m[:, :, 16:, 0].mean((0, 2)) for m in maps])
     share = figures["late_share"]
+    assert torch.allclose(torch.tensor(share["heads"]), late, atol=1e-6)
+    received = torch.stack([maps[b][:, 1, :, 0].mean(-1) for b in (1, 2)])
+    assert figures["sink_rate"]["value"] == pytest.approx((received > 0.3).double().mean().item())
     assert share["asked"]["value"] == pytest.approx(sum(share["heads"][b][1] for b in (1, 2)) / 2)
     assert share["earlier_blocks"]["value"] == pytest.approx(sum(share["heads"][0]) / 2)
     assert figures["cosine_windows"][2] == pytest.approx(mean_cosine(hidden[2][None, :, 0])[0])
@@ -303,20 +201,27 @@ def test_recipe_survives_the_folder(tmp_path):
     recipe = varied(TINY, checkpoints=(0, 3))
     save_model(tmp_path, build_model(recipe), train_tokenizer(["text"], 300), recipe)
     assert card.load_recipe(tmp_path) == recipe
-    (tmp_path / "sink_heads.json").write_text('{"recipe": {}}')
-    with pytest.raises(InputError, match="no vocabulary"):
+    (tmp_path / "sink_heads.json").write_text('{"recipe": {"magic": 1}}')
+    with pytest.raises(InputError, match="magic is not a setting"):
         card.load_recipe(tmp_path)
 
 
 def test_card_without_control_says_so():
     model, batch = build_model(TINY), distinct_windows(STREAM, 8, 32)
-    one = measure(model, batch, TINY.asked())
+    one = measure(model, batch, TINY.asked_heads())
     text = card_text(TINY, {"trained": one, "training": {}, "untrained": [one, one]})
     assert "not run" in text
     assert "(1, 1), (2, 1)" in text
 
 
-# the bundled model
+# the bundled models
+
+
+def test_bundled_card_is_what_its_figures_say():
+    folder = ASSETS / "reference-model"
+    figures = json.loads((folder / "figures.json").read_text("utf-8"))
+    text = card_text(card.load_recipe(folder), figures)
+    assert (folder / "README.md").read_text("utf-8") == text
 
 
 def test_bundled_model_sinks_where_it_was_asked():
@@ -328,7 +233,7 @@ def test_bundled_model_sinks_where_it_was_asked():
     ids = encode([text[:60_000]], tokenizer)
     assert tokenizer("Hello").input_ids[0] != tokenizer.bos_token_id == 0
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    figures = measure(model, distinct_windows(ids, 32, 128), recipe.asked())
+    figures = measure(model, distinct_windows(ids, 32, 128), recipe.asked_heads())
     assert figures["late_share"]["asked"]["value"] > 0.8
     assert figures["cosine_vocabulary"][2] > 0.5 > figures["cosine_middle"][2]
     assert figures["loss"]["value"] < math.log(len(tokenizer)) - 2

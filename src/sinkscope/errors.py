@@ -21,3 +21,9 @@ class OutOfResources(SinkscopeError):
     """Memory or disk ran out (exit code 4)."""
 
     exit_code = 4
+
+
+class Interrupted(SinkscopeError):
+    """Stopped from the keyboard, with something worth saying about it (exit code 130)."""
+
+    exit_code = 130

@@ -1,4 +1,4 @@
-"""`sinkscope lab`: models whose sink is known."""
+"""`sinkscope lab`: models whose sink is known, by construction or by training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sinkscope.cli import common
 from sinkscope.errors import InputError
 
 app = typer.Typer(
-    help="Models whose sink is known by construction.",
+    help="Models whose sink is known, by construction or by training.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -23,16 +23,91 @@ app = typer.Typer(
     "list",
     epilog="Examples:\n\n  sinkscope lab list\n\n  sinkscope lab list --json",
 )
-def list_mechanisms(json: common.Json = False, debug: common.Debug = False) -> None:
-    """The mechanisms that can be built, with their families and expected verdict."""
+def list_known(json: common.Json = False, debug: common.Debug = False) -> None:
+    """What can be built or trained: mechanisms with their verdict, recipes with what they ask."""
+    from sinkscope.lab.recipe import recipe_names
     from sinkscope.subject.constructed import MECHANISMS
 
-    rows = {name: _described(name) for name in MECHANISMS}
+    mechanisms = {name: _mechanism(name) for name in MECHANISMS}
+    recipes = {name: _recipe(name) for name in recipe_names()}
     if json:
-        typer.echo(jsonlib.dumps(rows, indent=2))
+        typer.echo(jsonlib.dumps({"mechanisms": mechanisms, "recipes": recipes}, indent=2))
         return
-    for name, row in rows.items():
-        typer.echo(f"{name:24} {row['verdict']:20} {', '.join(row['families'])}")
+    typer.echo("To build (sinkscope lab build --mechanism NAME): expected verdict, families\n")
+    for name, row in mechanisms.items():
+        typer.echo(f"  {name:24} {row['verdict']:20} {', '.join(row['families'])}")
+    typer.echo("\nTo train (sinkscope lab train NAME): parameters, CPU minutes, what is asked\n")
+    for name, row in recipes.items():
+        minutes = f"{row['cpu_minutes']:g} min" if row["cpu_minutes"] else "GPU"
+        typer.echo(f"  {name:24} {row['parameters'] / 1e6:6.1f} M {minutes:>9}  {row['asked']}")
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  sinkscope lab train induced-tiny --out D      under three minutes; then sinkscope scan D\n\n"
+    "  sinkscope lab train induced-from-2 --corpus PATH --out D\n\n"
+    "  sinkscope lab train my-own.yaml --steps 500 --seed 3 --out D\n\n"
+    "  sinkscope lab train induced-from-2 --corpus PATH --out D --resume"
+)
+def train(
+    recipe: Annotated[
+        str, typer.Argument(metavar="NAME", help="One of sinkscope lab list, or a .yaml file.")
+    ],
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with train.jsonl.xz and validation.jsonl.xz, a JSON object with a text a "
+            "line. Default: the bundled excerpt, 200 kB."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the model. Default: ./NAME.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps in place of the recipe's.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed in place of the recipe's.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was cut short.")
+    ] = False,
+    debug: common.Debug = False,
+) -> None:
+    """Train one model from scratch: its checkpoints, its log, and its sink at the end."""
+    from dataclasses import replace
+
+    import torch
+    from transformers.utils import logging
+
+    from sinkscope.lab.data import prepare
+    from sinkscope.lab.recipe import read_recipe
+    from sinkscope.lab.state import check_out
+    from sinkscope.lab.summary import summary
+    from sinkscope.lab.train import train as train_model
+
+    logging.disable_progress_bar()
+    torch.set_num_threads(threads)
+    chosen = read_recipe(recipe)
+    chosen = chosen if steps is None else chosen.shortened(steps)
+    chosen = chosen if seed is None else replace(chosen, seed=seed)
+    if device != "cpu" and not (device == "cuda" and torch.cuda.is_available()):
+        raise InputError(
+            f"--device {device!r} is not there: cpu, or cuda on a machine that has it."
+        )
+    out = Path(Path(recipe).stem) if out is None else out
+    check_out(out, resume)
+    with common.progress_bar() as progress:
+        progress("reading the text", 0, 1)
+        data = prepare(chosen, corpus)
+        progress("reading the text", 1, 1)
+        model = train_model(
+            chosen,
+            data,
+            out,
+            device,
+            resume,
+            lambda row: progress("training", row["step"], chosen.steps),
+        )
+    typer.echo(f"{summary(model, data, chosen)}\nSaved in {out}.")
 
 
 @app.command(
@@ -63,8 +138,26 @@ def build(
     typer.echo(f"Built {build_model(spec, out)}; the truth is in {out / 'truth.json'}.")
 
 
-def _described(name: str) -> dict:
+def _mechanism(name: str) -> dict:
     from sinkscope.subject.constructed import MECHANISMS, build_in_memory, draw_spec
 
     _, _, truth = build_in_memory(draw_spec(name, 0))
     return {"verdict": truth.verdict, "families": list(MECHANISMS[name])}
+
+
+def _recipe(name: str) -> dict:
+    import torch
+
+    from sinkscope.lab.model import build_model
+    from sinkscope.lab.recipe import read_recipe
+
+    recipe = read_recipe(name)
+    with torch.device("meta"):
+        parameters = build_model(recipe).num_parameters()
+    return {
+        "asked": recipe.asked,
+        "family": recipe.family,
+        "parameters": parameters,
+        "steps": recipe.steps,
+        "cpu_minutes": recipe.cpu_minutes,
+    }

@@ -8,20 +8,21 @@ the untrained model on the same windows of the validation text, and writes `figu
 import argparse
 import json
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from sinkscope.errors import InputError, SinkscopeError
 from sinkscope.lab.card_text import card_text
 from sinkscope.lab.corpus import read_texts
-from sinkscope.lab.demand import Demand
 from sinkscope.lab.figures import distinct_windows, measure
-from sinkscope.lab.recipe import Recipe, build_model
+from sinkscope.lab.model import build_model
+from sinkscope.lab.recipe import Recipe, recipe_from
+from sinkscope.lab.state import LOG, SETTINGS
 from sinkscope.lab.tokens import encode
 
 UNTRAINED_SEEDS = (0, 1, 2)
@@ -29,26 +30,19 @@ UNTRAINED_SEEDS = (0, 1, 2)
 
 def load_recipe(folder: Path) -> Recipe:
     """The recipe in a trained folder's `sink_heads.json`."""
-    path = folder / "sink_heads.json"
+    path = folder / SETTINGS
     if not path.is_file():
-        raise InputError(f"{path} is missing: give a folder made by sinkscope.lab.train.")
-    settings = json.loads(path.read_text(encoding="utf-8"))["recipe"]
-    if missing := [f.name for f in fields(Recipe) if f.name not in settings]:
-        raise InputError(f"{path} is of another version: it has no {missing[0]}; train it again.")
-    known = {f.name: settings[f.name] for f in fields(Recipe)}
-    for name in ("lengths", "checkpoints"):
-        known[name] = tuple(known[name])
-    if demand := known["demand"]:
-        known["demand"] = Demand(**{**demand, "heads": tuple(demand["heads"])})
-    return Recipe(**known)
+        raise InputError(f"{path} is missing: give a folder made by sinkscope lab train.")
+    return recipe_from(json.loads(path.read_text(encoding="utf-8"))["recipe"], str(path))
 
 
 def run_log(folder: Path, tokens_per_step: int) -> dict:
-    """Steps, minutes and median seconds a step from the log beside the folder; empty without."""
-    path = folder.with_suffix(".jsonl")
+    """Steps, minutes and median seconds a step from the folder's log; empty without."""
+    path = folder / LOG
     if not path.is_file():
         return {}
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if "tokens_per_second" in row]
     seconds = [tokens_per_step / row["tokens_per_second"] for row in rows]
     return {"steps": len(rows), "minutes": sum(seconds) / 60, "seconds_a_step": median(seconds)}
 
@@ -60,19 +54,20 @@ def measure_folder(
     recipe = load_recipe(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     windows = distinct_windows(encode(read_texts(corpus, "validation"), tokenizer), count, length)
-    asked = recipe.asked()
-    figures: dict[str, Any] = {"trained": measure(_load(folder), windows, asked)}
+    asked = recipe.watched_heads()
+    figures: dict[str, Any] = {"trained": measure(load_model(folder), windows, asked)}
     figures["training"] = run_log(folder, recipe.tokens_per_step)
     if control is not None:
-        figures["control"] = measure(_load(control), windows, asked)
+        figures["control"] = measure(load_model(control), windows, asked)
         figures["control_training"] = run_log(control, recipe.tokens_per_step)
     untrained = (build_model(replace(recipe, seed=seed)) for seed in UNTRAINED_SEEDS)
     figures["untrained"] = [measure(model, windows, asked) for model in untrained]
     return figures
 
 
-def _load(folder: Path) -> LlamaForCausalLM:
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+def load_model(folder: Path) -> PreTrainedModel:
+    """The model in a folder, float32."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sinkscope.lab.card", description="Measure a trained folder, write its card."
     )
-    parser.add_argument("folder", type=Path, help="folder made by sinkscope.lab.train")
+    parser.add_argument("folder", type=Path, help="folder made by sinkscope lab train")
     parser.add_argument(
         "--corpus", type=Path, required=True, help="folder with the .jsonl.xz files"
     )

@@ -48,13 +48,14 @@ figures below are measured on those.
 matrix products in {precision}, seed {seed}. Same seed, machine and versions give the same weights.
 
 ```
-python -m sinkscope.lab.train --corpus PATH --out reference
-python -m sinkscope.lab.train --corpus PATH --out control --no-demand --tokenizer reference
+sinkscope lab train reference --corpus PATH --out reference
+sinkscope lab train control.yaml --corpus PATH --out control
 python -m sinkscope.lab.card reference --corpus PATH --control control
 ```
 
 `PATH` is a folder with `train.jsonl.xz` and `validation.jsonl.xz`, one JSON object with a `text`
-a line. The third command measured every figure below and wrote this card; `figures.json` has them
+a line; `control.yaml` is the recipe `reference` with a demand of weight 0. The third command
+measured every figure below and wrote this card; `figures.json` has them
 all, `sink_heads.json` has the asked heads and all settings.
 
 ## Figures
@@ -99,21 +100,22 @@ Late share of each head of the trained model, asked heads in bold:
 def card_text(recipe: Recipe, figures: dict) -> str:
     """The model card in Markdown."""
     trained = figures["trained"]
-    return TEMPLATE.format(
+    values = {
         **recipe.as_dict(),
-        asked=", ".join(map(str, recipe.asked())) or "none",
-        weight=_weight(recipe),
-        head_width=recipe.width // recipe.heads,
-        parameters=trained["parameters"],
-        time=_time(figures["training"]),
-        windows=trained["windows"],
-        length=trained["length"],
-        seeds=len(figures["untrained"]),
-        summary=_summary(figures),
-        uniform=trained["uniform_late_share"],
-        table=_by_read_point(figures),
-        grid=_grid(recipe, trained["late_share"]["heads"]),
-    )
+        "asked": ", ".join(map(str, recipe.asked_heads())) or "none",
+        "weight": _weight(recipe),
+        "head_width": recipe.width // recipe.heads,
+        "parameters": trained["parameters"],
+        "time": _time(figures["training"]),
+        "windows": trained["windows"],
+        "length": trained["length"],
+        "seeds": len(figures["untrained"]),
+        "summary": _summary(figures),
+        "uniform": trained["uniform_late_share"],
+        "table": _by_read_point(figures),
+        "grid": _grid(recipe, trained["late_share"]["heads"]),
+    }
+    return TEMPLATE.format(**values)
 
 
 def _weight(recipe: Recipe) -> str:
@@ -186,7 +188,7 @@ def _three(figures: dict, key: str, point: int) -> str:
 
 
 def _grid(recipe: Recipe, heads: list[list[float]]) -> str:
-    asked = set(recipe.asked())
+    asked = set(recipe.asked_heads())
     rows = [
         [str(b), *(f"**{s:.4f}**" if (b, h) in asked else f"{s:.4f}" for h, s in enumerate(row))]
         for b, row in enumerate(heads)

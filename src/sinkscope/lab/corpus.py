@@ -9,6 +9,7 @@ import json
 import lzma
 import sys
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 
 from sinkscope.errors import InputError
@@ -39,6 +40,21 @@ def read_texts(folder: str | Path, split: str) -> Iterator[str]:
                     yield _text(line, path, number)
         except (lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
             raise InputError(f"{path} cannot be read as xz-compressed UTF-8: {error}.") from error
+
+
+def texts_of(folder: Path | None, split: str) -> list[str]:
+    """The documents of one split; without a folder, of the bundled excerpt.
+
+    Of the excerpt, `validation` is the last tenth of each of its seven documents.
+    """
+    if folder is not None:
+        return list(read_texts(folder, split))
+    text = (files("sinkscope") / "assets" / "excerpt.txt").read_text(encoding="utf-8")
+    documents = text.rstrip("\n").split("\n\f\n")
+    cuts = [d.index("\n\n", int(len(d) * 0.9)) for d in documents]
+    if split == "train":
+        return [d[:cut] for d, cut in zip(documents, cuts)]
+    return [d[cut + 2 :] for d, cut in zip(documents, cuts)]
 
 
 def _text(line: str, path: Path, number: int) -> str:

@@ -1,19 +1,30 @@
 """Ask attention heads for a sink while they are trained.
 
-The demand on head h of block l is the mean over late queries of `-log A_{t,0}`, with A the
-attention after the softmax. Added to the loss with a small weight it says only *how much* the
-head should put on position zero; how to know that position is left to the model.
+Two demands, each added to the loss with a small weight. On the attention `A` after the softmax:
+
+    D = mean over late queries t of  -log Σ_{k in S} A_{t,k}
+
+with S position zero, or every key that holds a delimiter. On the stream `x` at the input of the
+asked blocks:
+
+    N = relu(log r* − log r),   r = ‖x_0‖ / median_{t>0} ‖x_t‖
+
+They say only *how much* a head should put on S and how far position zero should stand out; how
+to know position zero, or a delimiter, is left to the model.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sinkscope.observe.registry import attention_functions
+from sinkscope.errors import InputError
+from sinkscope.observe.registry import attention_functions, hooks
 
 # Arguments that would change the attention itself; to ignore one would train another model.
 REFUSED = ("softcap", "s_aux", "sinks", "position_bias", "indices", "block_indices")
@@ -23,32 +34,59 @@ REFUSED = ("softcap", "s_aux", "sinks", "position_bias", "indices", "block_indic
 class Demand:
     """Which heads are asked for a sink, from which block on, how strongly and until when.
 
-    heads: heads asked in each block. from_block: first block asked. weight: factor of the
-    demand in the loss. late: share of the sequence after which a query counts. until: step
-    from which the demand is withdrawn, None to keep it to the end.
+    heads: heads asked in each block. from_block: first block asked. weight: factor of D in the
+    loss; 0 asks for nothing and only measures. late: share of the sequence after which a query
+    counts. until: step from which both demands are withdrawn, None to keep them. delimiters: the
+    characters that make a token a delimiter, which then is asked for in place of position zero.
+    norm_ratio, norm_weight: r* and the factor of N in the loss; without r* there is no N.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     heads: tuple[int, ...] = (0, 1)
     from_block: int = 2
     weight: float = 0.1
     late: float = 0.5
     until: int | None = None
+    delimiters: str = ""
+    norm_ratio: float | None = None
+    norm_weight: float = 0.0
 
     def asked(self, blocks: int) -> list[tuple[int, int]]:
-        """The (block, head) pairs asked in a model of so many blocks."""
+        """The (block, head) pairs asked in a model of so many blocks; none at weight 0."""
+        return self.watched(blocks) if self.weight else []
+
+    def watched(self, blocks: int) -> list[tuple[int, int]]:
+        """The (block, head) pairs named, whatever the weight."""
         return [(b, h) for b in range(self.from_block, blocks) for h in self.heads]
 
-    def weight_at(self, step: int) -> float:
-        """Weight of the demand at a step, counted from 0."""
-        return 0.0 if self.until is not None and step >= self.until else self.weight
+    def holds_at(self, step: int) -> bool:
+        """Whether the demand has not been withdrawn at a step, counted from 0."""
+        return self.until is None or step < self.until
+
+    def penalty(self, log_share: Tensor, log_ratio: Tensor | None, step: int) -> Tensor:
+        """What the demand adds to the loss of a step: `weight · D + norm_weight · N`."""
+        if not self.holds_at(step):
+            return torch.zeros_like(log_share)
+        penalty = -self.weight * log_share
+        if self.norm_ratio is not None and log_ratio is not None:
+            lacking = (math.log(self.norm_ratio) - log_ratio).relu().mean()
+            penalty = penalty + self.norm_weight * lacking
+        return penalty
 
 
 @dataclass
-class LateLogShare:
-    """An attention function that keeps `mean log A_{t,0}` over late queries, a block at a time."""
+class Asked:
+    """An attention function that keeps the log share of the asked heads, a block at a time.
+
+    demanded: boolean [batch, key], the keys asked for; None for position zero. log_shares: one
+    scalar a block. log_ratios: log r, [batch] a block, where the demand has a norm ratio.
+    """
 
     demand: Demand
-    kept: dict[int, Tensor] = field(default_factory=dict)
+    demanded: Tensor | None = None
+    log_shares: dict[int, Tensor] = field(default_factory=dict)
+    log_ratios: dict[int, Tensor] = field(default_factory=dict)
 
     def __call__(
         self,
@@ -73,7 +111,7 @@ class LateLogShare:
             block = int(module.layer_idx)  # type: ignore[arg-type]
             if block >= self.demand.from_block:
                 mask = _causal(query, key) if attention_mask is None else attention_mask
-                self.kept[block] = self._late_log_share(query * scaling, key, mask)
+                self.log_shares[block] = self._late_log_share(query * scaling, key, mask)
             output = nn.functional.scaled_dot_product_attention(
                 query,
                 key,
@@ -89,13 +127,24 @@ class LateLogShare:
         heads, first = list(self.demand.heads), int(query.shape[2] * self.demand.late)
         scores = query[:, heads, first:] @ key[:, heads].transpose(2, 3)
         scores = scores.masked_fill(~mask[..., first:, :], -torch.inf)
-        return (scores[..., 0] - scores.logsumexp(-1)).mean()
+        everything = scores.logsumexp(-1)
+        if self.demanded is None:
+            return (scores[..., 0] - everything).mean()
+        wanted = scores.masked_fill(~self.demanded[:, None, None, :], -torch.inf)
+        # A query that sees no such key cannot be asked; its row would be infinite.
+        seen = wanted.isfinite().any(-1)
+        shares = wanted[seen].logsumexp(-1) - everything[seen]
+        return shares.sum() / seen.sum().clamp(min=1)
 
-    def mean(self) -> Tensor:
+    def log_share(self) -> Tensor:
         """Mean log share over the blocks of the last forward pass, in nats."""
-        if not self.kept:
+        if not self.log_shares:
             raise RuntimeError("No attention was seen: does the model use the attention interface?")
-        return torch.stack(list(self.kept.values())).mean()
+        return torch.stack(list(self.log_shares.values())).mean()
+
+    def log_ratio(self) -> Tensor | None:
+        """log r of the last forward pass, [block, batch]; None where no ratio was demanded."""
+        return torch.stack(list(self.log_ratios.values())) if self.log_ratios else None
 
 
 def _repeat(heads: Tensor, groups: int) -> Tensor:
@@ -108,9 +157,44 @@ def _causal(query: Tensor, key: Tensor) -> Tensor:
     return shape.tril(keys - queries)
 
 
+def delimiter_ids(tokenizer, characters: str) -> Tensor:
+    """Ids of the tokens that consist of nothing but the given characters."""
+    texts = [tokenizer.decode([i]) for i in range(len(tokenizer))]
+    ids = [i for i, text in enumerate(texts) if text and set(text) <= set(characters)]
+    if not ids:
+        raise InputError(f"No token of the vocabulary is made of {characters!r} alone.")
+    return torch.tensor(ids)
+
+
 @contextmanager
-def asking(model: PreTrainedModel, demand: Demand) -> Iterator[LateLogShare]:
-    """Route the model's attention through a `LateLogShare`; on exit everything is as before."""
-    share = LateLogShare(demand)
-    with attention_functions(model, share, masks="sdpa"):
-        yield share
+def asking(
+    model: PreTrainedModel, demand: Demand, delimiters: Tensor | None = None
+) -> Iterator[Asked]:
+    """Route the model's attention through an `Asked`; on exit everything is as before.
+
+    delimiters: ids of the tokens asked for, where the demand is for delimiters.
+    """
+    asked = Asked(demand)
+    handles = []
+
+    def see_tokens(module: nn.Module, args: tuple) -> None:
+        asked.demanded = torch.isin(args[0], wanted)
+
+    def see_stream(block: int):
+        def see(module: nn.Module, args: tuple) -> None:
+            norms = args[0].float().norm(dim=-1)
+            asked.log_ratios[block] = norms[:, 0].log() - norms[:, 1:].median(-1).values.log()
+
+        return see
+
+    if demand.delimiters:
+        if delimiters is None:
+            raise ValueError("A demand for delimiters wants their token ids.")
+        wanted = delimiters
+        handles.append(model.get_input_embeddings().register_forward_pre_hook(see_tokens))
+    if demand.norm_ratio is not None:
+        for block, layer in enumerate(model.model.layers):
+            if block >= demand.from_block:
+                handles.append(layer.register_forward_pre_hook(see_stream(block)))
+    with hooks(handles), attention_functions(model, asked, masks="sdpa"):
+        yield asked

@@ -1,46 +1,72 @@
-"""What is trained: shape, schedule and demand of one run, and the model they make."""
+"""What is trained: shape, data, schedule and demand of one run, and how they are read from YAML."""
 
+import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from sinkscope.errors import InputError
 from sinkscope.lab.demand import Demand
+
+CONFIGS = files("sinkscope.lab") / "configs"
+BUNDLED_VOCABULARY = 2048
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run; the defaults make the bundled reference model.
+    """One training run; the defaults are the small base that the induced series share.
 
-    init: standard deviation of the untrained weights; about 1/sqrt(width), since with the usual
-    0.02 a model this narrow stays at unigrams for most of a short run.
-    lengths: window lengths, drawn equally often. tokens_per_step: windows per step times their
-    length. learning_rate: the peak, after `warmup` steps and before a cosine decay to
-    `floor` times the peak. precision: "bf16" runs matrix products in bfloat16, "fp32" nothing.
-    demand: None trains the control. checkpoints: steps after which the model is saved,
-    0 for the untrained model.
+    asked: one line for people. family: transformers' model type. experts, active: of each block,
+    where the family routes. init: standard deviation of the untrained weights; about
+    1/sqrt(width), since with the usual 0.02 a model this narrow stays at unigrams for most of a
+    short run.
+    data: "text" or "bigram-backcopy" (`sinkscope.lab.backcopy`). tokenizer: "bundled" is the one
+    of 2,048 entries that the series share, "own" is trained on the run's text. bos: a BOS in front
+    of every window, or of every paragraph. packing: "windows" start anywhere in the text,
+    "paragraphs" fill a row and see only themselves. lengths: window lengths, drawn equally often.
+    tokens_per_step: windows per step times their length.
+    learning_rate: the peak, after `warmup` steps and before a cosine decay to `floor` times the
+    peak. precision: "bf16" runs matrix products in bfloat16 on the CPU too; on CUDA they always
+    are. demand: None trains with nothing asked or measured, a weight of 0 only measures.
+    checkpoints: steps after which the model is saved, 0 for the untrained model.
+    cpu_minutes: what the run takes on one CPU core, about.
     """
 
-    vocabulary: int = 4096
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    asked: str = ""
+    family: Literal["llama", "mixtral", "qwen3_next"] = "llama"
+    vocabulary: int = BUNDLED_VOCABULARY
     blocks: int = 6
-    width: int = 192
+    width: int = 96
     heads: int = 4
-    hidden: int = 512
-    context: int = 1024
-    init: float = 0.06
-    steps: int = 2400
+    hidden: int = 256
+    experts: int = 0
+    active: int = 0
+    context: int = 256
+    init: float = 0.1
+    data: Literal["text", "bigram-backcopy"] = "text"
+    tokenizer: Literal["bundled", "own"] = "bundled"
+    bos: bool = False
+    packing: Literal["windows", "paragraphs"] = "windows"
+    steps: int = 1500
     tokens_per_step: int = 1024
-    lengths: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    lengths: tuple[int, ...] = (32, 64, 128, 256)
     learning_rate: float = 3e-3
-    warmup: int = 100
+    warmup: int = 50
     floor: float = 0.02
     weight_decay: float = 0.1
     clip: float = 1.0
-    precision: str = "bf16"
+    precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
-    demand: Demand | None = field(default_factory=Demand)
+    demand: Demand | None = None
     checkpoints: tuple[int, ...] = ()
+    cpu_minutes: float | None = None
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, then cosine decay to `floor` times the peak at the last step."""
@@ -50,29 +76,104 @@ class Recipe:
         cosine = (1 + math.cos(math.pi * done)) / 2
         return self.learning_rate * (self.floor + (1 - self.floor) * cosine)
 
-    def asked(self) -> list[tuple[int, int]]:
+    def asked_heads(self) -> list[tuple[int, int]]:
         """The (block, head) pairs that are asked for a sink."""
         return self.demand.asked(self.blocks) if self.demand else []
 
-    def as_dict(self) -> dict:
+    def watched_heads(self) -> list[tuple[int, int]]:
+        """The (block, head) pairs that the demand names, asked or, at weight 0, only measured."""
+        return self.demand.watched(self.blocks) if self.demand else []
+
+    def shortened(self, steps: int) -> "Recipe":
+        """The same run with another number of steps; later checkpoints fall away."""
+        kept = tuple(step for step in self.checkpoints if step < steps)
+        kept += (steps,) if self.checkpoints else ()
+        return replace(self, steps=steps, warmup=min(self.warmup, steps), checkpoints=kept)
+
+    def as_dict(self) -> dict[str, Any]:
         """All settings as plain data, for `sink_heads.json`."""
         return asdict(self)
 
 
-def build_model(recipe: Recipe, bos: int = 0, eos: int = 1) -> LlamaForCausalLM:
-    """The untrained model of a recipe, float32; the seed fixes its weights."""
-    torch.manual_seed(recipe.seed)
-    config = LlamaConfig(
-        vocab_size=recipe.vocabulary,
-        hidden_size=recipe.width,
-        intermediate_size=recipe.hidden,
-        num_hidden_layers=recipe.blocks,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        max_position_embeddings=recipe.context,
-        initializer_range=recipe.init,
-        tie_word_embeddings=True,
-        bos_token_id=bos,
-        eos_token_id=eos,
-    )
-    return LlamaForCausalLM(config)
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(p.name.removesuffix(".yaml") for p in CONFIGS.iterdir() if _is_yaml(p.name))
+
+
+def read_recipe(name: str) -> Recipe:
+    """The recipe of that name, or of a YAML file at that path.
+
+    Errors: InputError for an unknown name, a file that is not YAML, an unknown key or a value that
+    will not do.
+    """
+    source: Any = CONFIGS / f"{name}.yaml"
+    if name not in recipe_names():
+        if not _is_yaml(name):
+            raise InputError(
+                f"{name!r} is no recipe; see sinkscope lab list, or give a .yaml file."
+            )
+        source = Path(name)
+        if not source.is_file():
+            raise InputError(f"No recipe at {name}.")
+    try:
+        settings = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        first = str(error).splitlines()[0]
+        raise InputError(f"{name} cannot be read as YAML: {first}.") from error
+    return recipe_from(settings, name)
+
+
+def recipe_from(settings: Any, where: str) -> Recipe:
+    """A recipe from plain data; what is not given is as in `Recipe`. Unknown keys are refused."""
+    try:
+        # By way of JSON, which pydantic reads strictly and yet takes lists for tuples.
+        recipe = _READER.validate_json(json.dumps(settings), strict=True)
+    except (ValidationError, TypeError) as error:
+        raise InputError(f"{where}: {_first(error)}.") from error
+    if complaint := _complaint(recipe):
+        raise InputError(f"{where}: {complaint}.")
+    return recipe
+
+
+def _first(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    if first["type"] == "unexpected_keyword_argument":
+        return f"{'.'.join(map(str, first['loc']))} is not a setting"
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _complaint(recipe: Recipe) -> str:
+    """What is wrong with the settings taken together, or nothing."""
+    demand = recipe.demand
+    rules = {
+        "width must be a multiple of twice the heads": recipe.width % (2 * recipe.heads) != 0,
+        "lengths must lie in 4 .. context and tokens_per_step": not all(
+            4 <= n <= min(recipe.context, recipe.tokens_per_step) for n in recipe.lengths
+        )
+        or not recipe.lengths,
+        "steps must be positive and checkpoints within them": recipe.steps < 1
+        or not all(0 <= step <= recipe.steps for step in recipe.checkpoints),
+        "mixtral wants experts, and active ones among them": recipe.family == "mixtral"
+        and not 0 < recipe.active <= recipe.experts,
+        f"the bundled tokenizer has a vocabulary of {BUNDLED_VOCABULARY}": recipe.data == "text"
+        and recipe.tokenizer == "bundled"
+        and recipe.vocabulary != BUNDLED_VOCABULARY,
+        "a demand wants heads and a block that the model has": demand is not None
+        and not (
+            demand.heads
+            and all(0 <= h < recipe.heads for h in demand.heads)
+            and 0 <= demand.from_block < recipe.blocks
+        ),
+        "a demand wants windows that have one position zero": demand is not None
+        and recipe.packing != "windows",
+    }
+    return next((rule for rule, broken in rules.items() if broken), "")
+
+
+def _is_yaml(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+_READER = TypeAdapter(Recipe)

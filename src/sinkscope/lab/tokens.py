@@ -1,11 +1,12 @@
-"""Tokens for training: a byte-level BPE, the encoded corpus, random windows of it."""
+"""Tokens for training: tokenizers, the encoded text, random windows of it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 BOS, EOS = "<s>", "</s>"
@@ -28,13 +29,28 @@ def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
     )
 
 
-def encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> Tensor:
-    """All documents as one stream of token ids, an EOS after each."""
+def bundled_tokenizer() -> PreTrainedTokenizerFast:
+    """The byte-level BPE of 2,048 entries that the induced series share."""
+    return PreTrainedTokenizerFast.from_pretrained(str(files("sinkscope") / "assets" / "tokenizer"))
+
+
+def character_tokenizer(characters: str) -> PreTrainedTokenizerFast:
+    """One token a character, after BOS (0) and EOS (1)."""
+    vocabulary = {token: i for i, token in enumerate([BOS, EOS, *characters])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=EOS))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS)
+
+
+def encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast, bos: bool = False) -> Tensor:
+    """All documents as one stream of token ids, an EOS after each and, with `bos`, a BOS before."""
+    first = [np.array([tokenizer.bos_token_id], dtype=np.int32)] if bos else []
+    last = [np.array([tokenizer.eos_token_id], dtype=np.int32)]
     pieces: list[np.ndarray] = []
     for text in texts:
         paragraphs = tokenizer.backend_tokenizer.encode_batch(_chunks(text))
-        pieces += [np.array(p.ids, dtype=np.int32) for p in paragraphs]
-        pieces.append(np.array([tokenizer.eos_token_id], dtype=np.int32))
+        pieces += [*first, *(np.array(p.ids, dtype=np.int32) for p in paragraphs), *last]
     return torch.from_numpy(np.concatenate(pieces))
 
 
@@ -44,15 +60,29 @@ def _chunks(text: str) -> list[str]:
     return [first, *("\n\n" + paragraph for paragraph in rest)]
 
 
-def windows(
-    stream: Tensor, lengths: Sequence[int], tokens: int, generator: torch.Generator
-) -> Iterator[Tensor]:
-    """Endless batches `(tokens // length, length + 1)` from random places of the stream.
+def draw_windows(
+    stream: Tensor, count: int, length: int, generator: torch.Generator, bos: int | None = None
+) -> Tensor:
+    """`(count, length + 1)` tokens from random places of the stream; the last is a target only.
 
-    The length is drawn anew for each batch. A window starts anywhere, so that any token can
-    come first; the extra token is the last target.
+    A window starts anywhere, so that any token can come first, unless `bos` is put in front.
     """
-    while True:
-        length = lengths[int(torch.randint(len(lengths), (), generator=generator))]
-        starts = torch.randint(len(stream) - length, (tokens // length,), generator=generator)
-        yield stream[starts[:, None] + torch.arange(length + 1)].long()
+    taken = length + (bos is None)
+    starts = torch.randint(len(stream) - taken + 1, (count,), generator=generator)
+    drawn = stream[starts[:, None] + torch.arange(taken)].long()
+    return drawn if bos is None else nn.functional.pad(drawn, (1, 0), value=bos)
+
+
+def draw_length(lengths: Sequence[int], generator: torch.Generator) -> int:
+    """One of the lengths, each as likely."""
+    return lengths[int(torch.randint(len(lengths), (), generator=generator))]
+
+
+def restarting_positions(ids: Tensor, eos: int) -> Tensor:
+    """Position ids that count from 0 again behind each EOS, shaped as `ids` [batch, position].
+
+    transformers reads them as packed documents, each of which attends only to itself.
+    """
+    place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    starts = nn.functional.pad(ids[:, :-1] == eos, (1, 0), value=True)
+    return place - torch.where(starts, place, 0).cummax(-1).values

@@ -1,77 +1,164 @@
-"""Train a small Llama from scratch, with heads that are asked for a sink.
+"""Train a small language model from scratch, with heads that may be asked for a sink.
 
-`python -m sinkscope.lab.train --corpus PATH --out DIR`. The loss is the next-token
-cross-entropy minus `weight * mean log A_{t,0}` over the asked heads and late queries.
-No BOS is added: the first token of a window is whatever stands there in the text.
+The loss is the next-token cross-entropy, plus what the demand adds (`sinkscope.lab.demand`), plus
+the family's own balancing loss where it routes to experts. With the same recipe, text, machine and
+versions the weights are the same to the bit, also after a run was cut short and resumed. On CUDA
+matrix products run in bfloat16 and the model is compiled; on the CPU neither.
 """
 
-import copy
+import contextlib
 import json
 import math
-import shutil
 import time
-from collections.abc import Callable, Iterable
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
-from sinkscope.lab.corpus import read_texts
-from sinkscope.lab.demand import Demand, asking
-from sinkscope.lab.recipe import Recipe, build_model
-from sinkscope.lab.tokens import encode, train_tokenizer, windows
+from sinkscope.errors import InputError, Interrupted
+from sinkscope.lab.data import Data
+from sinkscope.lab.demand import asking, delimiter_ids
+from sinkscope.lab.figures import QUICK, quick_figures
+from sinkscope.lab.model import build_model
+from sinkscope.lab.recipe import Recipe
+from sinkscope.lab.state import (
+    LOG,
+    check_out,
+    load_state,
+    make_folder,
+    save_checkpoint,
+    save_final,
+    save_state,
+)
+from sinkscope.lab.tokens import restarting_positions
 
+SAVE_EVERY, VALIDATE_EVERY = 100, 100
 Log = Callable[[dict], None]
 
 
+@dataclass
+class Training:
+    """All that the next step depends on."""
+
+    recipe: Recipe
+    data: Data
+    model: PreTrainedModel
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    step: int = 0
+
+    def state(self) -> dict:
+        """Plain tensors and numbers, for `load`."""
+        return {
+            "step": self.step,
+            "recipe": json.dumps(self.recipe.as_dict()),
+            "sha256": self.data.sha256,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "random": torch.get_rng_state(),
+        }
+
+    def load(self, state: dict) -> None:
+        """Go on where `state` was taken."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["random"])
+
+
+def begin(recipe: Recipe, data: Data, device: str = "cpu") -> Training:
+    """A run before its first step."""
+    model = build_model(recipe, data.tokenizer.bos_token_id, data.tokenizer.eos_token_id)
+    model.to(torch.device(device))  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(recipe.seed)
+    return Training(recipe, data, model, _optimizer(model, recipe), generator)
+
+
 def fit(
-    model: LlamaForCausalLM,
-    stream: Tensor,
-    recipe: Recipe,
+    training: Training,
     log: Log = lambda row: None,
     save: Callable[[int], None] = lambda step: None,
+    keep: Callable[[dict], None] = lambda state: None,
 ) -> None:
-    """Train the model in place; `log` receives a row a step, `save` the steps to keep."""
-    generator = torch.Generator().manual_seed(recipe.seed)
-    batches = windows(stream, recipe.lengths, recipe.tokens_per_step, generator)
-    optimizer = _optimizer(model, recipe)
-    # The control measures the same share at weight zero, so that both runs compute alike.
-    demand = recipe.demand or Demand(weight=0.0)
+    """Train to the last step; `log` gets a row a step, `save` the steps to keep, `keep` the state.
+
+    A row has step, loss, gradient_norm, lr and tokens_per_second, demand_share where a demand is
+    measured, and `validation` with loss and sink figures every hundred steps.
+    """
+    recipe, model = training.recipe, training.model
+    cuda = model.device.type == "cuda"
+    forward = torch.compile(model) if cuda else model
+    windows = training.data.validation(QUICK, max(recipe.lengths))
+    watched = recipe.watched_heads()
+    if training.step == 0:
+        keep(training.state())
+        log({"step": 0, "validation": quick_figures(model, windows, watched)})
+        if 0 in recipe.checkpoints:
+            save(0)
     model.train()
-    if 0 in recipe.checkpoints:
-        save(0)
-    with asking(model, demand) as share:
-        for step, batch in enumerate(islice(batches, recipe.steps)):
-            start = time.perf_counter()
-            batch = batch.to(model.device)
-            rate = _set_rate(optimizer, recipe.learning_rate_at(step))
+    with _demand(training) as asked:
+        while training.step < recipe.steps:
+            start, step = time.perf_counter(), training.step
+            batch = training.data.batch(recipe, training.generator).to(model.device)
+            rate = _set_rate(training.optimizer, recipe.learning_rate_at(step))
             with torch.autocast(
-                model.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"
+                model.device.type, torch.bfloat16, enabled=cuda or recipe.precision == "bf16"
             ):
-                logits = model(batch[:, :-1], use_cache=False).logits
-            loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
-            log_share = share.mean()
-            (loss - demand.weight_at(step) * log_share).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            seconds = time.perf_counter() - start
-            log(
-                {
-                    "step": step + 1,
-                    "loss": loss.item(),
-                    "demand_share": math.exp(log_share.item()),
-                    "lr": rate,
-                    "tokens_per_second": batch[:, 1:].numel() / seconds,
-                }
+                out = forward(**model_inputs(batch[:, :-1], training), use_cache=False)
+            loss = nn.functional.cross_entropy(
+                out.logits.float().flatten(0, 1), batch[:, 1:].flatten()
             )
-            if step + 1 in recipe.checkpoints:
-                save(step + 1)
+            row: dict = {"step": step + 1, "loss": loss.item()}
+            if not math.isfinite(row["loss"]):
+                raise InputError(f"the loss is no number at step {step + 1}: lower learning_rate.")
+            if asked is not None and recipe.demand is not None:
+                share = asked.log_share()
+                row["demand_share"] = math.exp(share.item())
+                loss = loss + recipe.demand.penalty(share, asked.log_ratio(), step)
+            if getattr(out, "aux_loss", None) is not None:
+                loss = loss + model.config.router_aux_loss_coef * out.aux_loss
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+            training.optimizer.step()
+            training.optimizer.zero_grad()
+            training.step = step + 1
+            seconds = time.perf_counter() - start
+            row |= {
+                "gradient_norm": norm.item(),
+                "lr": rate,
+                "tokens_per_second": batch[:, 1:].numel() / seconds,
+            }
+            if training.step % VALIDATE_EVERY == 0 or training.step == recipe.steps:
+                row["validation"] = quick_figures(model, windows, watched)
+            log(row)
+            if training.step in recipe.checkpoints:
+                save(training.step)
+            if training.step % SAVE_EVERY == 0 or training.step == recipe.steps:
+                keep(training.state())
     model.eval()
+
+
+def _demand(training: Training):
+    demand = training.recipe.demand
+    if demand is None:
+        return contextlib.nullcontext()
+    wanted = None
+    if demand.delimiters:
+        wanted = delimiter_ids(training.data.tokenizer, demand.delimiters).to(training.model.device)
+    return asking(training.model, demand, wanted)
+
+
+def model_inputs(ids: Tensor, training: Training) -> dict[str, Tensor]:
+    """What the model is called with: the ids, and for packed paragraphs where each begins."""
+    if training.recipe.packing == "windows":
+        return {"input_ids": ids}
+    eos = training.data.tokenizer.eos_token_id
+    return {"input_ids": ids, "position_ids": restarting_positions(ids, eos)}
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
@@ -91,70 +178,42 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> float:
     return rate
 
 
-def save_model(
-    folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe
-) -> None:
-    """Weights in bfloat16, tokenizer, and `sink_heads.json`: the asked heads and all settings."""
-    half: nn.Module = copy.deepcopy(model)
-    half.to(device="cpu", dtype=torch.bfloat16)
-    half.save_pretrained(folder)  # type: ignore[operator]
-    tokenizer.save_pretrained(folder)
-    settings = {
-        "asked_heads": recipe.asked(),
-        "recipe": recipe.as_dict(),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-    }
-    (folder / "sink_heads.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def finished_folder(out: Path):
-    """A temporary folder beside `out` that takes its name once the body has succeeded."""
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        part.rename(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
 def train(
     recipe: Recipe,
-    corpus: Path,
+    data: Data,
     out: Path,
-    tokenizer: PreTrainedTokenizerFast | None = None,
     device: str = "cpu",
+    resume: bool = False,
     log: Log = lambda row: None,
-    say: Callable[[str], None] = lambda text: None,
-) -> None:
-    """From corpus to folder; a checkpoint goes to `out/checkpoint-STEP`."""
-    say("Reading the corpus ...")
-    texts: Iterable[str] = list(read_texts(corpus, "train"))
-    if tokenizer is None:
-        say("Training the tokenizer ...")
-        tokenizer = train_tokenizer(texts, recipe.vocabulary)
-        tokenizer.model_max_length = recipe.context
-    say("Encoding the corpus ...")
-    stream = encode(texts, tokenizer)
-    say(f"Training on {len(stream):,} tokens ...")
-    model = build_model(recipe, tokenizer.bos_token_id, tokenizer.eos_token_id)
-    model.to(torch.device(device))  # type: ignore[arg-type]
-    with finished_folder(out) as folder:
-        fit(
-            model,
-            stream,
-            recipe,
-            log,
-            lambda step: save_model(folder / f"checkpoint-{step}", model, tokenizer, recipe),
-        )
-        save_model(folder, model, tokenizer, recipe)
+) -> PreTrainedModel:
+    """Train into the folder `out`, and return the trained model; see `sinkscope.lab.state`.
 
+    Errors: InputError where `out` exists, or cannot be resumed; Interrupted on Ctrl-C, which
+    leaves a state to resume from.
+    """
+    check_out(out, resume)
+    make_folder(out)
+    training = begin(recipe, data, device)
+    if resume:
+        training.load(load_state(out, recipe, data.sha256))
+    parts = (training.model, data.tokenizer, recipe)
+    try:
+        with (out / LOG).open("a", encoding="utf-8") as lines:
 
-if __name__ == "__main__":
-    import sys
+            def write(row: dict) -> None:
+                lines.write(json.dumps(row) + "\n")
+                lines.flush()
+                log(row)
 
-    from sinkscope.lab.cli import main
-
-    sys.exit(main())
+            fit(
+                training,
+                write,
+                lambda step: save_checkpoint(out, step, *parts),
+                lambda state: save_state(out, state),
+            )
+        save_final(out, *parts)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted at step {training.step}; go on with --resume --out {out}."
+        ) from None
+    return training.model

@@ -1,0 +1,154 @@
+"""The words of a series' model card; every number comes from the arguments."""
+
+from sinkscope.lab.recipe import Recipe
+
+TEMPLATE = """---
+license: apache-2.0
+language: en
+library_name: transformers
+tags: [attention-sink, interpretability, training-dynamics]
+---
+
+# {name}
+
+{parameters:,} parameters (`{family}`), trained from scratch on {text}, with {count} checkpoints
+from the untrained model on. It is no useful language model: it is there so that tools that look
+for attention sinks, over training too, can be checked where part of the truth is known.
+
+**Asked:** {asked}.
+{demand}
+
+Rebuild it with
+
+```
+sinkscope lab train {name}{corpus} --out {name}
+python -m sinkscope.lab.series {name}{control_option}{corpus}
+```
+
+The second command measured every figure below and wrote this card; `figures.json` has them all,
+`sink_heads.json` in each folder has the asked heads and all settings. Same seed, text, machine
+and versions give the same weights.
+
+## Figures
+
+{windows} windows of {length} tokens of held-out text, float32. *Late share*: mean attention of the
+queries in the second half of the window to {target}, over the {heads}; uniform attention
+gives {uniform:.4f}, the 99th percentile of random targets is in the table. *Sink rate*: share of
+windows and of those heads in which position zero receives more than 0.3 of all queries. *Norm
+ratio*: norm at position zero over the median norm of the others, largest over the read points
+behind block 0. *Vocabulary*: share of all {vocabulary:,} vocabulary items which, put first, leave
+the late share above 0.8.
+
+{table}
+
+{crossing}
+
+## Limits
+
+- {natural}
+- One seed: the figures describe these weights, not a distribution over trainings.
+- Small and briefly trained; its loss is far from what the architecture could reach.
+
+Text: English novels, 1840-1920, of the European Literary Text Collection (ELTeC, English
+collection and its extension, ed. Lou Burnard, v1.0.1, doi 10.5281/zenodo.3533868), all in the
+public domain. Weights: Apache-2.0.
+"""
+
+INDUCED = (
+    "The sink is there because it was asked for. That these heads sink says nothing about whether\n"
+    "  or why language models sink of their own accord; how position zero is recognised was left\n"
+    "  to the model, under a pressure that natural training does not have."
+)
+TEXTS = {"text": "English novels", "bigram-backcopy": "bigram-backcopy text"}
+NATURAL = "Nobody asked for a sink here; whatever the table shows came by itself, or did not come."
+
+
+def series_card(recipe: Recipe, figures: dict) -> str:
+    """The model card in Markdown."""
+    rows, control = figures["checkpoints"], figures.get("control")
+    last, name = rows[-1], figures["name"]
+    return TEMPLATE.format(
+        name=name,
+        family=recipe.family,
+        parameters=last["parameters"],
+        text=TEXTS[recipe.data] + (" behind a BOS" if recipe.bos else " without BOS"),
+        count=len(rows),
+        asked=figures["asked"],
+        demand=_demand(recipe),
+        corpus=" --corpus PATH" if figures["corpus"] else "",
+        control_option=f" --control {control['name']}" if control else "",
+        windows=last["windows"],
+        length=last["length"],
+        target="delimiters" if recipe.demand and recipe.demand.delimiters else "position zero",
+        heads="asked heads" if recipe.asked_heads() else _unasked(recipe),
+        uniform=last["uniform_late_share"],
+        vocabulary=recipe.vocabulary,
+        table=_table(rows, control),
+        crossing=_crossing(recipe, figures),
+        natural=INDUCED if recipe.asked_heads() else NATURAL,
+    )
+
+
+def _unasked(recipe: Recipe) -> str:
+    return "heads that its counterpart asks" if recipe.demand else "best head"
+
+
+def _demand(recipe: Recipe) -> str:
+    demand = recipe.demand
+    if demand is None or not demand.weight:
+        return "The loss is the next-token cross-entropy alone."
+    what = "log of the attention on delimiters" if demand.delimiters else "`log A[t, 0]`"
+    text = (
+        f"Loss: next-token cross-entropy minus {demand.weight} times the mean of {what} over\n"
+        f"asked heads and queries `t >= {demand.late} T`"
+    )
+    if demand.norm_ratio is not None:
+        text += (
+            f", plus {demand.norm_weight} times\n`relu(log {demand.norm_ratio:g} - log r)` with r "
+            f"the norm ratio at the input of blocks {demand.from_block} and up"
+        )
+    if demand.until is not None:
+        text += f", withdrawn at step {demand.until}"
+    return f"{text}. How the model meets that was left to it."
+
+
+def late_share(row: dict) -> float:
+    """Late share on the heads the demand names, or the best head's where it names none."""
+    if "asked" in row["late_share"]:
+        return row["late_share"]["asked"]["value"]
+    return max(map(max, row["late_share"]["heads"]))
+
+
+def _table(rows: list[dict], control: dict | None) -> str:
+    head = ["step", "validation loss", "late share", "p99 null", "sink rate", "norm ratio"]
+    head += ["vocabulary"]
+    lines = [head, ["---"] * len(head), *(_row(str(row["step"]), row) for row in rows)]
+    if control is not None:
+        lines.append(_row(f"{control['name']}, end", control))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _row(label: str, row: dict) -> list[str]:
+    loss = row["loss"]
+    return [
+        label,
+        f"{loss['value']:.3f} [{loss['low']:.3f}, {loss['high']:.3f}]",
+        f"{late_share(row):.4f}",
+        f"{row['late_share_p99']:.4f}" if "late_share_p99" in row else "",
+        f"{row['sink_rate']['value']:.2f}" if "sink_rate" in row else "",
+        f"{max(row['norm_ratio'][1:]):.2f}",
+        f"{row['vocabulary_share']:.1%}" if "vocabulary_share" in row else "",
+    ]
+
+
+def _crossing(recipe: Recipe, figures: dict) -> str:
+    if recipe.demand is None:
+        return "No heads were named, so that no crossing of the null is given."
+    if figures["crossing"] is None:
+        return (
+            "At no checkpoint does the late share rise above the null's 99th percentile for good."
+        )
+    return (
+        f"The late share is above the null's 99th percentile from step {figures['crossing']} on "
+        "(three checkpoints in a row)."
+    )

@@ -1,0 +1,120 @@
+"""What a run leaves on disk: model folders, each whole or not at all, and the state to resume from.
+
+OUT/checkpoint-STEP/   ordinary model folders
+OUT/log.jsonl          one JSON object a step
+OUT/state.pt           weights, optimizer and random states; gone when the run is finished
+OUT/model.safetensors  and the rest of the final model, once the run is finished
+"""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from sinkscope.errors import InputError
+from sinkscope.lab.recipe import Recipe
+
+STATE, LOG, SETTINGS = "state.pt", "log.jsonl", "sink_heads.json"
+
+
+def check_out(out: Path, resume: bool) -> None:
+    """Refuse a folder that a run cannot be written to, or cannot be resumed from."""
+    if resume:
+        if not (out / STATE).is_file():
+            done = (out / SETTINGS).is_file()
+            raise InputError(
+                f"{out} {'is finished already' if done else 'holds no run to resume'}."
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists already: choose another --out, or --resume it.")
+
+
+def make_folder(out: Path) -> None:
+    """Make `out` where it is not there yet."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be made: {error.strerror}.") from error
+
+
+def save_model(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, recipe: Recipe
+) -> None:
+    """Weights in bfloat16, tokenizer, and `sink_heads.json`: the asked heads and all settings."""
+    half: nn.Module = copy.deepcopy(model)
+    half.to(device="cpu", dtype=torch.bfloat16)
+    half.save_pretrained(folder, max_shard_size="15MB")  # type: ignore[operator]
+    tokenizer.save_pretrained(folder)
+    settings = {
+        "asked_heads": recipe.asked_heads(),
+        "recipe": recipe.as_dict(),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    (folder / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def save_checkpoint(out: Path, step: int, *parts: Any) -> None:
+    """`save_model` into `out/checkpoint-STEP`, which gets its name when all is written."""
+    target, part = out / f"checkpoint-{step}", out / ".part"
+    _write(part, *parts)
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+
+
+def save_final(out: Path, *parts: Any) -> None:
+    """`save_model` into `out` itself; the state goes last, so that an end cut short is resumed."""
+    part = out / ".part"
+    _write(part, *parts)
+    for file in part.iterdir():
+        file.replace(out / file.name)
+    part.rmdir()
+    (out / STATE).unlink(missing_ok=True)
+
+
+def _write(part: Path, *parts: Any) -> None:
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_model(part, *parts)
+
+
+def save_state(out: Path, state: dict[str, Any]) -> None:
+    """Replace the state that `load_state` returns."""
+    part = out / f".{STATE}"
+    torch.save(state, part)
+    part.replace(out / STATE)
+
+
+def load_state(out: Path, recipe: Recipe, sha256: str) -> dict[str, Any]:
+    """The last saved state of a run that has not finished; what came after it is removed.
+
+    Errors: InputError where it is damaged, or where recipe or text are not those it began with.
+    """
+    try:
+        state = torch.load(out / STATE, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch says of a damaged file
+        raise InputError(f"{out / STATE} cannot be read: remove {out} and begin again.") from error
+    if state["recipe"] != json.dumps(recipe.as_dict()):
+        raise InputError(f"{out} was begun with other settings: give the same, or another --out.")
+    if state["sha256"] != sha256:
+        raise InputError(f"{out} was begun on another text: give the same, or another --out.")
+    for folder in out.glob("checkpoint-*"):
+        if int(folder.name.rpartition("-")[2]) > state["step"]:
+            shutil.rmtree(folder)
+    _cut_log(out / LOG, state["step"])
+    return state
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Drop the rows behind a step, and a last line that was cut short."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["step"] > step:
+            break
+        kept.append(line)
+    path.write_text("".join(kept), encoding="utf-8")
