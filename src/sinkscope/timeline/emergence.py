@@ -1,0 +1,133 @@
+"""When something emerged: the first sustained crossing of its null, with an interval.
+
+The criterion stands before any look at the data: the first checkpoint from which SUSTAINED
+checkpoints in a row lie above the 99th percentile of the null. The interval is about the moment at
+which the curve without noise crosses: it cannot be narrower than the grid of checkpoints, and it is
+wider where several checkpoints lie within noise of the null. With z_i the distance of checkpoint i
+from the null in standard errors, a crossing between i−1 and i has the weight
+
+    Π_{k<i} Φ(−z_k) · Π_{k≥i} Φ(z_k)
+
+over the checkpoints near the crossing (a flat prior on where each lies, one change of sign), and
+within a gap of the grid every moment is as likely as another on the axis of log steps. Reported are
+the 2.5th and 97.5th percentiles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import log_ndtr
+
+SUSTAINED = 3  # checkpoints in a row: the signals overshoot and dip (literature: use sustained)
+CERTAIN = 4.0  # standard errors beyond which a checkpoint is surely on its side
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Emergence:
+    """When a signal emerged.
+
+    step        first checkpoint of the sustained crossing
+    low, high   95 % interval of the crossing; low is None where the first checkpoint is above
+    before      the checkpoint before it, None where there is none
+    """
+
+    step: int
+    low: float | None
+    high: float
+    before: int | None
+
+
+def first_sustained(above: np.ndarray, sustained: int = SUSTAINED) -> int | None:
+    """Index of the first of `sustained` True in a row; at the end fewer are not enough."""
+    run = 0
+    for i, is_above in enumerate(above):
+        run = run + 1 if is_above else 0
+        if run == sustained:
+            return i - sustained + 1
+    return None
+
+
+def emergence(
+    steps: Sequence[int], values: np.ndarray, null: np.ndarray | float, error: np.ndarray | float
+) -> Emergence | None:
+    """First sustained crossing of a curve over its null; None where there is none.
+
+    steps   [c] rising
+    values  [c] the curve, on a scale on which its noise does not depend on its height
+    null    [c] or one number: 99th percentile of the null, on the same scale
+    error   [c] or one number: standard error of the values (see `noise`)
+    """
+    values = np.asarray(values, float)
+    null = np.broadcast_to(np.asarray(null, float), values.shape)
+    error = np.broadcast_to(np.asarray(error, float), values.shape)
+    found = first_sustained(values > null)
+    if found is None:
+        return None
+    step = int(steps[found])
+    before = int(steps[found - 1]) if found else None
+    z = (values - null) / np.maximum(error, 1e-12)
+    if found == 0 and z[0] > CERTAIN:
+        return Emergence(step, None, float(steps[0]), None)
+    low, high = _interval(steps, z, found)
+    return Emergence(step, low, high, before)
+
+
+def noise(values: np.ndarray, error: np.ndarray | float = 0.0) -> float:
+    """Standard deviation of a curve around its own course, from second differences.
+
+    values [c]; second differences of a smooth course vanish, those of white noise of deviation s
+    have the deviation √6·s; their median absolute value ignores a few jumps. Never below the
+    median of the standard errors over prompts.
+    """
+    values = np.asarray(values, float)
+    least = float(np.nanmedian(np.asarray(error, float)))
+    if len(values) < 5:
+        return least
+    second = np.diff(values, 2)
+    return max(float(np.median(np.abs(second))) / 0.6745 / math.sqrt(6.0), least)
+
+
+def _interval(steps: Sequence[int], z: np.ndarray, found: int) -> tuple[float | None, float]:
+    """Percentiles of the crossing over the gaps near it; gap i lies before checkpoint i."""
+    first = found
+    while first > 0 and z[first - 1] > -CERTAIN:
+        first -= 1
+    last = found
+    while last + 1 < len(z) and z[last] < CERTAIN:
+        last += 1
+    gaps = np.arange(first, last + 1)
+    zone = z[first : last + 1]
+    under, over = log_ndtr(-zone), log_ndtr(zone)
+    weight = np.array([under[:k].sum() + over[k:].sum() for k in range(len(gaps))])
+    share = np.exp(weight - weight.max())
+    share /= share.sum()
+    edges = [_gap(steps, int(i)) for i in gaps]
+    tail = (1.0 - LEVEL) / 2.0
+    low = _percentile(edges, share, tail)
+    return (
+        None if gaps[0] == 0 and share[0] > tail else low,
+        _percentile(edges, share, 1.0 - tail),
+    )
+
+
+def _gap(steps: Sequence[int], i: int) -> tuple[float, float]:
+    """The stretch before checkpoint i; before the first it has no length."""
+    return (float(steps[max(i - 1, 0)]), float(steps[i]))
+
+
+def _percentile(edges: list[tuple[float, float]], share: np.ndarray, wanted: float) -> float:
+    """Where the cumulated share reaches `wanted`, each gap filled evenly on the log axis."""
+    total = 0.0
+    for (start, stop), part in zip(edges, share, strict=True):
+        if total + part >= wanted and part > 0:
+            inner = (wanted - total) / part
+            if start <= 0 or stop <= start:
+                return start + inner * (stop - start)
+            return float(math.exp(math.log(start) + inner * math.log(stop / start)))
+        total += part
+    return edges[-1][1]
