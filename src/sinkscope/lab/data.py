@@ -1,7 +1,7 @@
 """Text for one run, encoded: where training batches and validation windows come from."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class Data:
 
     def validation(self, count: int, length: int) -> Tensor:
         """The same windows of held-out text at every call."""
-        return self.draw_validation(count, length, torch.Generator().manual_seed(VALIDATION_SEED))
+        return validation_windows(self.draw_validation, count, length)
 
 
 def prepare(recipe: Recipe, corpus: Path | None) -> Data:
@@ -53,40 +53,56 @@ def prepare(recipe: Recipe, corpus: Path | None) -> Data:
 
     Errors: InputError for a corpus that is missing, broken or too short for the windows.
     """
-    texts, held_out = texts_of(corpus, "train"), texts_of(corpus, "validation")
     if recipe.data == "bigram-backcopy":
-        return _backcopy(recipe, texts)
-    packed = recipe.packing == "paragraphs"
-    if packed:
-        texts, held_out = _paragraphs(texts), _paragraphs(held_out)
+        language = Backcopy(texts_of(corpus, "train"), recipe.vocabulary - 2)
+        draw = _of_language(language, recipe)
+        digest = hashlib.sha256(language.bigram.numpy().tobytes()).hexdigest()
+        return Data(language.tokenizer, draw, draw, digest)
+    texts = _texts(recipe, corpus, "train")
     if recipe.tokenizer == "bundled":
         tokenizer = bundled_tokenizer()
     else:
         tokenizer = train_tokenizer(texts, recipe.vocabulary)
         tokenizer.model_max_length = recipe.context
-    train, validation = (encode(t, tokenizer, packed and recipe.bos) for t in (texts, held_out))
-    if min(len(train), len(validation)) <= max(recipe.lengths) + 1:
-        raise InputError("The corpus is too short for one window of training or validation text.")
-    bos = tokenizer.bos_token_id if recipe.bos and not packed else None
-    return Data(
-        tokenizer,
-        lambda count, length, generator: draw_windows(train, count, length, generator, bos),
-        lambda count, length, generator: draw_windows(validation, count, length, generator, bos),
-        hashlib.sha256(train.numpy().tobytes()).hexdigest(),
-    )
+    draw_validation = held_out(recipe, corpus, tokenizer)
+    stream = _encoded(texts, tokenizer, recipe)
+    digest = hashlib.sha256(stream.numpy().tobytes()).hexdigest()
+    return Data(tokenizer, _of_stream(stream, tokenizer, recipe), draw_validation, digest)
 
 
-def _paragraphs(texts: Iterable[str]) -> list[str]:
+def held_out(recipe: Recipe, corpus: Path | None, tokenizer: PreTrainedTokenizerFast) -> Draw:
+    """Where validation windows come from; of a synthetic language every window is new anyway."""
+    if recipe.data == "bigram-backcopy":
+        language = Backcopy(texts_of(corpus, "train"), recipe.vocabulary - 2)
+        return _of_language(language, recipe)
+    stream = _encoded(_texts(recipe, corpus, "validation"), tokenizer, recipe)
+    return _of_stream(stream, tokenizer, recipe)
+
+
+def validation_windows(draw: Draw, count: int, length: int) -> Tensor:
+    """The same windows at every call."""
+    return draw(count, length, torch.Generator().manual_seed(VALIDATION_SEED))
+
+
+def _texts(recipe: Recipe, corpus: Path | None, split: str) -> list[str]:
+    texts = texts_of(corpus, split)
+    if recipe.packing == "windows":
+        return texts
     return [paragraph for text in texts for paragraph in text.split("\n\n") if paragraph.strip()]
 
 
-def _backcopy(recipe: Recipe, texts: list[str]) -> Data:
-    language = Backcopy(texts, recipe.vocabulary - 2)
+def _encoded(texts: list[str], tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Tensor:
+    stream = encode(texts, tokenizer, bos=recipe.bos and recipe.packing == "paragraphs")
+    if len(stream) <= max(recipe.lengths) + 1:
+        raise InputError("The corpus is too short for one window of training or validation text.")
+    return stream
+
+
+def _of_stream(stream: Tensor, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Draw:
+    bos = tokenizer.bos_token_id if recipe.bos and recipe.packing == "windows" else None
+    return lambda count, length, generator: draw_windows(stream, count, length, generator, bos)
+
+
+def _of_language(language: Backcopy, recipe: Recipe) -> Draw:
     bos = language.tokenizer.bos_token_id if recipe.bos else None
-
-    def draw(count: int, length: int, generator: torch.Generator) -> Tensor:
-        return language.draw(count, length, generator, bos)
-
-    # Every window is new, so that a training batch and a validation window never meet.
-    digest = hashlib.sha256(language.bigram.numpy().tobytes()).hexdigest()
-    return Data(language.tokenizer, draw, draw, digest)
+    return lambda count, length, generator: language.draw(count, length, generator, bos)

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from sinkscope.errors import InputError, SinkscopeError
 from sinkscope.lab.card import load_model, load_recipe, run_log
-from sinkscope.lab.data import prepare
+from sinkscope.lab.data import held_out, validation_windows
 from sinkscope.lab.demand import delimiter_ids
 from sinkscope.lab.figures import measure, vocabulary_share
 from sinkscope.lab.series_text import series_card
@@ -42,17 +43,18 @@ def measure_series(folder: Path, corpus: Path | None, control: Path | None = Non
     above the 99th percentile of random targets; null where there is none.
     """
     recipe = load_recipe(folder)
-    data = prepare(recipe, corpus)
-    windows = data.validation(WINDOWS, max(recipe.lengths))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    draw = held_out(recipe, corpus, tokenizer)
+    windows = validation_windows(draw, WINDOWS, max(recipe.lengths))
     watched = recipe.watched_heads()
     characters = recipe.demand.delimiters if recipe.demand else ""
-    delimiters = delimiter_ids(data.tokenizer, characters) if characters else None
+    delimiters = delimiter_ids(tokenizer, characters) if characters else None
     folders = checkpoints(folder)
     rows: list[dict[str, Any]] = []
     for step, path in folders.items():
         model = load_model(path)
         row = {"step": step, **measure(model, windows, watched, delimiters)}
-        if watched and step in (min(folders), max(folders)):
+        if recipe.asked_heads() and step in (min(folders), max(folders)):
             row["vocabulary_share"] = vocabulary_share(model, windows, watched, delimiters)
         rows.append(row)
     figures: dict[str, Any] = {
