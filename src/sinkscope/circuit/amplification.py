@@ -1,0 +1,102 @@
+"""Stage 2: how far position zero is pushed away from the others, by norm and by direction.
+
+Read points are the inputs of blocks, x0 .. xL. Norm: `r_l = ‖x_0‖ / median_{t>0} ‖x_t‖`. Direction:
+the sink direction u is the unit vector of (mean unit P0 over first tokens) − (mean unit others) at
+one read point, and `a_l = ⟨x̂_0, u⟩ − mean ⟨x̂_t, u⟩`. The emergence block l* is the one after
+whose write the curve stays above half of its rise; −1 is the embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sinkscope.circuit.streams import unit
+
+NORM_RISE = 1.5  # below it there is no amplification of the norm (measures, stage 2)
+OVER_NULL = 1.5  # and it must exceed the untrained architecture's own ratio by as much
+PLATEAU = 0.8  # log r within 20 % of its maximum
+# A rise along u counts from here on: P0 then stands this many standard deviations of the others
+# away from them, and by this much of the unit sphere.
+APART, DIRECTION_RISE = 3.0, 0.15
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The norm curve: log r at x0..xL, its plateau (first, last point), and where it emerges."""
+
+    curve: np.ndarray
+    plateau: tuple[int, int] | None
+    block: int | None
+    ratio: float
+    null: float | None
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The direction curve: a_l at x0..xL, in units of the sphere and of the others' deviation."""
+
+    curve: np.ndarray
+    apart: np.ndarray
+    cosine: np.ndarray
+    aligned: np.ndarray
+    block: int | None
+
+
+def norm_amplification(log_ratio: np.ndarray, null: float | None = None) -> Norm:
+    """From log r at x0..xL (mean over prompts). null: largest ratio of the untrained model."""
+    top = float(np.exp(log_ratio.max()))
+    rises = top >= NORM_RISE and (null is None or top >= OVER_NULL * max(1.0, null))
+    if not rises:
+        return Norm(log_ratio, None, None, top, null)
+    plateau = longest_run(log_ratio >= PLATEAU * log_ratio.max())
+    best = plateau[0] + int(np.argmax(log_ratio[plateau[0] : plateau[1] + 1]))
+    return Norm(log_ratio, plateau, crossing(log_ratio, best), top, null)
+
+
+def longest_run(flags: np.ndarray) -> tuple[int, int]:
+    """First and last index of the longest run of true entries (the first of equal ones)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
+    starts, stops = edges[::2], edges[1::2]
+    best = int(np.argmax(stops - starts))
+    return int(starts[best]), int(stops[best]) - 1
+
+
+def crossing(curve: np.ndarray, last: int) -> int:
+    """Block after whose write the curve has crossed half of its value at `last`, and stays there.
+
+    The rise counts from zero (no difference between P0 and the others), so that what the embedding
+    already holds gives −1.
+    """
+    above = curve[: last + 1] >= curve[last] / 2
+    below = np.flatnonzero(~above)
+    return int(below[-1]) if below.size else -1
+
+
+def sink_direction(p0: torch.Tensor, other_mean: torch.Tensor) -> torch.Tensor:
+    """u [d]: p0 [n, d] states of P0 over first tokens; other_mean [d] mean unit vector."""
+    return unit(unit(p0).mean(0) - other_mean)
+
+
+def direction_amplification(
+    p0: torch.Tensor, others: torch.Tensor, u: torch.Tensor, read_point: int
+) -> Direction:
+    """p0 [n, points, d] over first tokens, others [m, points, d] at x0..xL; u [d]."""
+    at_p0, at_others = unit(p0) @ u, unit(others) @ u
+    gap = (at_p0.mean(0) - at_others.mean(0)).numpy()
+    # a deviation below rounding says nothing about how far apart two groups are
+    apart = (gap / at_others.std(0).clamp_min(1e-4).numpy()).clip(-1e4, 1e4)
+    rises = gap[read_point] >= DIRECTION_RISE and apart[read_point] >= APART
+    block = crossing(gap, read_point) if rises else None
+    return Direction(gap, apart, mean_cosine(p0), at_p0.mean(0).numpy(), block)
+
+
+def mean_cosine(states: torch.Tensor) -> np.ndarray:
+    """Mean pairwise cosine over first tokens, [n, points, d] -> [points]; NaN for one token."""
+    n = states.shape[0]
+    if n < 2:
+        return np.full(states.shape[1], np.nan)
+    total = unit(states).double().sum(0).square().sum(-1)
+    return ((total - n) / (n * (n - 1))).numpy()

@@ -1,0 +1,145 @@
+"""Stage 3: later heads read position zero.
+
+Sink margin of a head: `μ = mean_t [s_t0 − logsumexp_{j≠0} s_tj]` over late queries; the share of
+attention on P0 is σ(s_t0 − logsumexp). Beside it: the margin when P0's key is computed from the
+sink direction alone, the part of the logit that the query bias makes, and the logit's exact linear
+attribution over everything that was added to P0's stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sinkscope.circuit.keys import SinkLogits, p0_keys, sink_logits
+from sinkscope.circuit.observed import HeadRead, Observed
+from sinkscope.detect.qk import qk_split
+from sinkscope.errors import Unsupported
+from sinkscope.observe.sites import Sites
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts
+
+MOST_HEADS = 64  # reading heads that are taken apart; the strongest ones
+MOST_ROWS = 64  # prompts over which the attribution is averaged
+BIAS_ROWS = 4  # prompts on which the query bias is measured
+
+
+@dataclass
+class Induction:
+    """How heads read P0; arrays over all blocks and heads are NaN where there is no figure.
+
+    margin   [n, L, H] nats
+    from_u   [n, L, H] margin when P0's key comes from û alone; None without a direction
+    bias     [L, H] part of the logit on P0 made by the query bias, nats
+    logits   exact attribution for the strongest reading heads, or None (`reason`)
+    """
+
+    margin: np.ndarray
+    from_u: np.ndarray | None
+    bias: np.ndarray
+    logits: SinkLogits | None
+    reason: str = ""
+
+
+def queries_of(observed: Observed) -> tuple[dict[int, torch.Tensor], dict[int, float]]:
+    """Mean late queries [n, H, D] and score scales by block."""
+    queries = {block: torch.cat(head.query) for block, head in observed.heads.items()}
+    return queries, {block: head.scale for block, head in observed.heads.items()}
+
+
+def read_gradients(
+    subject: Subject, sites: Sites, observed: Observed, heads: list[tuple[int, int]]
+) -> SinkLogits | str:
+    """The logits of reading heads on P0 taken apart, or why they are not."""
+    heads = [(b, h) for b, h in heads if b in observed.heads]
+    if not heads:
+        return "no head reads position zero" if observed.heads else _no_queries(observed)
+    queries, scales = queries_of(observed)
+    rows = slice(0, MOST_ROWS)
+    tokens = observed.prompts.input_ids[rows, 0]
+    strongest = sorted(heads, key=lambda head: -_late_logit(observed.heads[head[0]], head[1]))
+    chosen = sorted(strongest[:MOST_HEADS])
+    cut = {block: query[rows] for block, query in queries.items()}
+    try:
+        return sink_logits(subject, sites, tokens, chosen, cut, scales)
+    except Unsupported as error:
+        return str(error)
+
+
+def induction(
+    subject: Subject,
+    sites: Sites,
+    prompts: Prompts,
+    observed: Observed,
+    u: torch.Tensor | None,
+    logits: SinkLogits | str,
+) -> Induction:
+    """Margins of all heads, and what they rest on."""
+    blocks = len(sites.blocks)
+    if not observed.heads:
+        empty = np.full((len(prompts), blocks, 1), np.nan)
+        return Induction(empty, None, empty[0], None, _no_queries(observed))
+    width = max(head.query[0].shape[1] for head in observed.heads.values())
+    margin = np.full((len(prompts), blocks, width), np.nan)
+    for block, head in observed.heads.items():
+        rows = torch.cat(head.logit) - torch.cat(head.others)
+        margin[:, block, : rows.shape[1]] = rows.numpy()
+    from_u = _from_direction(subject, observed, u, margin) if u is not None else None
+    return Induction(
+        margin,
+        from_u,
+        _bias_part(subject, prompts, observed, blocks, width),
+        logits if isinstance(logits, SinkLogits) else None,
+        logits if isinstance(logits, str) else "",
+    )
+
+
+def _no_queries(observed: Observed) -> str:
+    if observed.own_maps:
+        return "the family shows its attention maps only, not its queries and keys"
+    return "the rows are padded on the left or packed"
+
+
+def _late_logit(head: HeadRead, index: int) -> float:
+    return float((torch.cat(head.logit) - torch.cat(head.others))[:, index].nanmean())
+
+
+def _from_direction(subject, observed: Observed, u: torch.Tensor, margin) -> np.ndarray:
+    """Margins with P0's key computed from u alone, at P0's own norm."""
+    queries, scales = queries_of(observed)
+    found = np.full(margin.shape, np.nan)
+    tokens = observed.prompts.input_ids[:, 0]
+    norms: dict[int, torch.Tensor] = {}
+
+    def keep(block: int, hidden: torch.Tensor) -> torch.Tensor:
+        norms[block] = hidden.norm(dim=-1, keepdim=True)
+        return hidden
+
+    def replaced(block: int, hidden: torch.Tensor) -> torch.Tensor:
+        return (u.to(hidden) * norms[block]).expand_as(hidden)
+
+    def read(block: int, keys: torch.Tensor, leaf: torch.Tensor) -> None:
+        head = observed.heads[block]
+        keys = keys.float().repeat_interleave(queries[block].shape[1] // keys.shape[1], 1)
+        logit = (queries[block] * keys.cpu()).sum(-1) * scales[block]
+        if head.softcap is not None:
+            logit = torch.tanh(logit / head.softcap) * head.softcap
+        others = torch.cat(head.others)
+        found[:, block, : logit.shape[1]] = (logit - others).numpy()
+
+    blocks = sorted(observed.heads)
+    p0_keys(subject, tokens, blocks, keep, lambda *_: None, blocks[-1] + 1)
+    p0_keys(subject, tokens, blocks, replaced, read, blocks[-1] + 1)
+    return found
+
+
+def _bias_part(subject, prompts: Prompts, observed: Observed, blocks: int, width: int):
+    found = np.full((blocks, width), np.nan)
+    split = qk_split(subject, prompts.take(slice(0, BIAS_ROWS)))
+    if split is None or len(split["qk_bias_part"]) != len(observed.heads):
+        return found
+    for block, row in zip(observed.heads, split["qk_bias_part"]):
+        found[block, : len(row)] = row
+    return found

@@ -1,0 +1,213 @@
+"""Position zero's keys, as functions of its stream: what the logits of reading heads are made of.
+
+With the scales of norms frozen, P0's key is an affine map of its stream, so the mean logit
+`s = mean_t q_t·k_0·scale` of a head is `⟨g, x_0⟩ + s(0)` with g its gradient, and splits exactly
+over everything that was added to x_0. The attention module itself is called, on one-token
+sequences, so rotations, qk-norms and latent projections are the family's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sinkscope.circuit.frozen import FrozenNorms
+from sinkscope.circuit.streams import one_token_pass
+from sinkscope.observe.residual import first_hidden, hidden_of
+from sinkscope.observe.sites import Sites, write_hooks
+from sinkscope.observe.tap import own_eager
+from sinkscope.subject.load import Subject
+
+Replace = Callable[[int, torch.Tensor], torch.Tensor]
+# (block, keys [n, G, D], the input of the block [n, 1, d])
+OnKeys = Callable[[int, torch.Tensor, torch.Tensor], None]
+
+
+@dataclass
+class SinkLogits:
+    """Mean late logits on P0 of some heads, and how they depend on P0's stream.
+
+    heads     [(block, head)]; query [n, heads, D] is given, one row for each prompt
+    value     [n, heads] q̄·k_0·scale
+    gradient  [n, heads, d] with respect to the block's input, norms frozen
+    bias      [n, heads] what is left of it when the block's input is zero
+    names     of the contributions: embedding, 0.attention, 0.mlp, ..
+    added     [n, contributions, d] what each added to P0's stream
+    """
+
+    heads: list[tuple[int, int]]
+    value: torch.Tensor
+    gradient: torch.Tensor
+    bias: torch.Tensor
+    names: list[str]
+    added: torch.Tensor
+    blocks: list[int]
+
+    @property
+    def parts(self) -> torch.Tensor:
+        """[n, heads, contributions] of the logit, without the bias; later writes count nothing."""
+        parts = torch.einsum("nhd,ncd->nhc", self.gradient, self.added)
+        before = torch.tensor([[at < block for at in self.blocks] for block, _ in self.heads])
+        return parts * before
+
+    @property
+    def error(self) -> float:
+        """|Σ parts + bias − value| of the means over prompts, over the largest |value|."""
+        total = (self.parts.sum(-1) + self.bias).mean(0)
+        value = self.value.mean(0)
+        return float((total - value).abs().max() / value.abs().max().clamp_min(1e-12))
+
+
+def sink_logits(
+    subject: Subject,
+    sites: Sites,
+    tokens: torch.Tensor,
+    heads: list[tuple[int, int]],
+    queries: dict[int, torch.Tensor],
+    scales: dict[int, float],
+) -> SinkLogits:
+    """Logits of the given heads on P0, taken apart.
+
+    tokens   [n] first token of each prompt
+    queries  block -> [n, H, D] mean late query of each prompt; scales: block -> score scale
+    Raises Unsupported for a norm that cannot be frozen.
+    """
+    blocks = subject.anatomy.modules(subject.model)
+    reading = sorted({block for block, _ in heads})
+    norms = FrozenNorms([blocks[block] for block in reading])
+    values: dict[tuple[int, int], torch.Tensor] = {}
+    gradients: dict[tuple[int, int], torch.Tensor] = {}
+    biases: dict[tuple[int, int], torch.Tensor] = {}
+
+    def logit(block: int, head: int, keys: torch.Tensor) -> torch.Tensor:
+        query = queries[block][:, head].to(keys)
+        group = head * keys.shape[1] // queries[block].shape[1]
+        return (query * keys[:, group]).sum(-1) * scales[block]
+
+    def differentiate(block: int, keys: torch.Tensor, leaf: torch.Tensor) -> None:
+        for b, head in heads:
+            if b == block:
+                value = logit(block, head, keys)
+                (gradient,) = torch.autograd.grad(value.sum(), leaf, retain_graph=True)
+                values[b, head] = value.detach().float().cpu()
+                gradients[b, head] = gradient[:, 0].float().cpu()
+
+    def at_zero(block: int, keys: torch.Tensor, leaf: torch.Tensor) -> None:
+        for b, head in heads:
+            if b == block:
+                biases[b, head] = logit(block, head, keys).detach().float().cpu()
+
+    names, at, added = ["embedding"], [-1], []
+
+    def write(block: int, index: int, delta: torch.Tensor) -> None:
+        names.append(next(n for b, i, n in sites.writes if (b, i) == (block, index)))
+        at.append(block)
+        added.append(delta[:, 0].detach().float().cpu())
+
+    def embed(block: int, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden
+
+    first: list[torch.Tensor] = []
+    stop = reading[-1] + 1
+    with norms.recording():
+        p0_keys(
+            subject, tokens, reading, embed, differentiate, stop,
+            extra=lambda: [*_embedding_hook(blocks[0], first), *write_hooks(subject, sites, write)()],
+            grad=True,
+        )  # fmt: skip
+    with norms.replaying():
+        p0_keys(subject, tokens, reading, lambda block, x: torch.zeros_like(x), at_zero, stop)
+    return SinkLogits(
+        heads,
+        torch.stack([values[h] for h in heads], 1),
+        torch.stack([gradients[h] for h in heads], 1),
+        torch.stack([biases[h] for h in heads], 1),
+        names,
+        torch.stack([*first, *added], 1),
+        at,
+    )
+
+
+def _embedding_hook(block: torch.nn.Module, into: list[torch.Tensor]) -> list[Any]:
+    def hook(module, args, kwargs):
+        into[:] = [first_hidden(args, kwargs)[:, 0].detach().float().cpu()]
+
+    return [block.register_forward_pre_hook(hook, with_kwargs=True)]
+
+
+def p0_keys(
+    subject: Subject,
+    tokens: torch.Tensor,
+    blocks: list[int],
+    replace: Replace,
+    on_keys: OnKeys,
+    stop: int,
+    extra: Callable[[], list[Any]] = list,
+    grad: bool = False,
+) -> None:
+    """Run P0 alone and call on_keys with the keys of the given blocks.
+
+    replace  called with the input of each of those blocks [n, 1, d]; gives what the block is to
+             read instead. It becomes a leaf where `grad` is set.
+    """
+    modules = subject.anatomy.modules(subject.model)
+    state = _State(on_keys)
+
+    def taps() -> list[Any]:
+        handles = extra()
+        for block in blocks:
+            handles.append(
+                modules[block].register_forward_pre_hook(
+                    state.enter(block, replace, grad), with_kwargs=True
+                )
+            )
+            handles.append(modules[block].register_forward_hook(state.leave))
+        return handles
+
+    one_token_pass(subject, tokens, taps, stop, attention=state.attention, grad=grad)
+
+
+class _State:
+    """Which block is running, and the leaf that its keys depend on."""
+
+    def __init__(self, on_keys: OnKeys) -> None:
+        self.on_keys = on_keys
+        self.block: int | None = None
+        self.leaf = torch.empty(0)
+
+    def enter(self, block: int, replace: Replace, grad: bool) -> Callable:
+        def hook(module, args, kwargs):
+            hidden = first_hidden(args, kwargs)
+            self.leaf = replace(block, hidden).detach().requires_grad_(grad)
+            self.block = block
+            return put_hidden(args, kwargs, self.leaf)
+
+        return hook
+
+    def leave(self, module, args, output):
+        self.block = None
+        out = hidden_of(output).detach()
+        return out if isinstance(output, torch.Tensor) else type(output)([out, *output[1:]])
+
+    def attention(self, module, query, key, value, attention_mask, **kwargs):
+        """The registered function: shows the keys, then attends as the family does."""
+        if self.block is not None and key.shape[2] == 1:
+            self.on_keys(self.block, key[:, :, 0], self.leaf)
+        out, _ = own_eager(
+            module, query.detach(), key.detach(), value.detach(), attention_mask, kwargs
+        )
+        return out, None
+
+
+def put_hidden(args: tuple, kwargs: dict, hidden: torch.Tensor) -> tuple[tuple, dict]:
+    """The arguments of a block with its hidden states replaced."""
+    if "hidden_states" in kwargs:
+        return args, {**kwargs, "hidden_states": hidden}
+    at = next(
+        i for i, a in enumerate(args) if isinstance(a, torch.Tensor) and a.is_floating_point()
+    )
+    return (*args[:at], hidden, *args[at + 1 :]), kwargs

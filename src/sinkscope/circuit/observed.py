@@ -1,0 +1,277 @@
+"""One pass over the prompts, from which everything about the other positions is taken.
+
+Position zero itself needs no prompt (see `streams.one_token_pass`). What is kept is small: figures
+by prompt, sums over prompts, and the states of a random sample of other positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from sinkscope.circuit.streams import stream_hooks, unit
+from sinkscope.detect.attention import AttentionStats
+from sinkscope.observe.attention import observe
+from sinkscope.observe.columns import Scores, chunked_attention, p0_scores
+from sinkscope.observe.fused import fused_attention, fused_works
+from sinkscope.observe.layout import Layout, layout_of
+from sinkscope.observe.reads import AttentionCall, AttentionRead, Want
+from sinkscope.observe.sites import Sites, Sublayer
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts, vocabulary
+
+SAMPLE = 512  # other positions whose states are kept
+SAMPLE_BYTES = 1 << 27  # and the most memory they may take
+UNMIXED_ROWS = 16  # prompts on which unmixedness and the cone are measured
+
+
+@dataclass
+class HeadRead:
+    """What is kept of one softmax block.
+
+    query     [n, H, D] mean late query of each prompt
+    others    [n, H] mean over late queries of logsumexp over the keys other than P0
+    logit     [n, H] mean over late queries of the score on P0
+    unmixed   [T, H] c_t = Σ_j A_tj² (sum over prompts); `counted` prompts
+    cone      per key head: mean unit value vector, and per head and position E‖o_t‖² of unit values
+    """
+
+    scale: float = 1.0
+    softcap: float | None = None
+    query: list[torch.Tensor] = field(default_factory=list)
+    others: list[torch.Tensor] = field(default_factory=list)
+    logit: list[torch.Tensor] = field(default_factory=list)
+    unmixed: torch.Tensor | None = None
+    mixed_norm: torch.Tensor | None = None
+    unit_value: torch.Tensor | None = None
+    unit_values: int = 0
+    counted: int = 0
+
+
+class Observed:
+    """Streaming statistics of one pass; `run` fills them.
+
+    log_ratio       [n, points] log of P0's norm over the median norm of the others
+    median_norm     [points] median norm of the others, mean over prompts
+    other_mean      [points, d] mean unit vector of the others
+    sample          [m, points, d] states of random other positions, and their token ids
+    attention_out   block -> (P0's mean write, the others' mean write), each [d]
+    out_norm        block -> [T] mean norm of attention's write by position; out_variance likewise
+    attention       AttentionStats, or None where a scan was given
+    """
+
+    def __init__(
+        self, subject: Subject, sites: Sites, prompts: Prompts, seed: int, stats: bool
+    ) -> None:
+        self.subject, self.sites, self.prompts = subject, sites, prompts
+        self.attention = AttentionStats(vocabulary(subject)) if stats else None
+        self.heads: dict[int, HeadRead] = {}
+        self.own_maps = False
+        self._generator = torch.Generator().manual_seed(seed)
+        points, size = len(sites.points), subject.anatomy.hidden_size
+        most = max(64, SAMPLE_BYTES // (4 * points * size))
+        self._per_row = max(2, min(SAMPLE, most) // len(prompts))
+        self._log_ratio: list[list[torch.Tensor]] = [[] for _ in range(points)]
+        self._median: list[list[torch.Tensor]] = [[] for _ in range(points)]
+        self._others = torch.zeros(points, size, dtype=torch.float64)
+        self._other_count = 0
+        self._sample: list[list[torch.Tensor]] = [[] for _ in range(points)]
+        self._ids: list[torch.Tensor] = []
+        self._mixer = {b: _first_mixer(sublayers) for b, sublayers in enumerate(sites.blocks)}
+        self._out: dict[int, list[torch.Tensor]] = {}
+        self._curves: dict[int, torch.Tensor] = {}
+        self._curve_rows = 0
+        self._rows_done = 0
+
+    def run(self, reader: str = "auto", progress=None) -> Observed:
+        """One pass over all prompts."""
+        want = Want(received=self.attention is not None, inspect=(self._inspect,))
+        taps = stream_hooks(self.subject, self.sites, self._point, self._write)
+        for batch in self.prompts.batches():
+            if progress:
+                progress("trace", self._rows_done, len(self.prompts))
+            self._layout = layout_of(batch, self.subject.device)
+            self._choose(batch)
+            reads, layout, _ = observe(self.subject, batch, want, reader, taps)
+            self.own_maps = self.own_maps or any(r.reader == "own maps" for r in reads)
+            if self.attention is not None:
+                self.attention.add(reads, layout, batch.input_ids)
+            self._other_count += int((layout.valid & ~layout.is_p0).sum())
+            self._rows_done += len(batch)
+            if layout.simple:
+                self._curve_rows += int((layout.valid.all(1)).sum())
+        return self
+
+    def _choose(self, batch: Prompts) -> None:
+        """Which other positions of this batch go into the sample."""
+        layout = self._layout.on(torch.device("cpu"))
+        rows, columns = [], []
+        for row in range(len(batch)):
+            others = (layout.valid[row] & ~layout.is_p0[row]).nonzero().flatten()
+            pick = torch.randperm(len(others), generator=self._generator)[: self._per_row]
+            columns.append(others[pick])
+            rows.append(torch.full_like(pick, row))
+        self._rows, self._columns = torch.cat(rows), torch.cat(columns)
+        self._ids.append(batch.input_ids[self._rows, self._columns])
+
+    def _point(self, number: int, hidden: torch.Tensor) -> None:
+        layout = self._layout.on(hidden.device)
+        x = hidden.float()
+        norms = x.norm(dim=-1)
+        p0, others = layout.is_p0, layout.valid & ~layout.is_p0
+        median = norms.masked_fill(~others, torch.nan).nanmedian(1).values.clamp_min(1e-12)
+        log_ratio = (norms.clamp_min(1e-12) / median.unsqueeze(1)).log()
+        mean = log_ratio.masked_fill(~p0, torch.nan).nanmean(1)
+        self._log_ratio[number].append(mean.cpu())
+        self._median[number].append(median.cpu())
+        weight = others / norms.clamp_min(1e-12)
+        self._others[number] += torch.einsum("btd,bt->d", x, weight).double().cpu()
+        rows, columns = self._rows.to(x.device), self._columns.to(x.device)
+        self._sample[number].append(x[rows, columns].cpu())
+
+    def _write(self, block: int, index: int, delta: torch.Tensor) -> None:
+        if index != self._mixer.get(block):
+            return
+        layout = self._layout.on(delta.device)
+        x = delta.float()
+        others = layout.valid & ~layout.is_p0
+        sums = [x[layout.is_p0].sum(0), x[others].sum(0)]
+        counts = [layout.is_p0.sum().float(), others.sum().float()]
+        sums = [torch.cat([s, c.reshape(1)]).double().cpu() for s, c in zip(sums, counts)]
+        before = self._out.get(block)
+        self._out[block] = sums if before is None else [a + b for a, b in zip(before, sums)]
+        if layout.simple:
+            full = layout.valid.all(1)
+            rows = torch.stack([x[full].norm(dim=-1).sum(0), x[full].var(-1).sum(0)])
+            old = self._curves.get(block)
+            rows = rows.double().cpu()
+            self._curves[block] = rows if old is None or old.shape != rows.shape else old + rows
+
+    def _inspect(self, call: AttentionCall, read: AttentionRead) -> None:
+        layout = self._layout.on(call.values.device)
+        if not layout.simple:
+            return
+        head = self.heads.setdefault(read.block, HeadRead())
+        s = call.scores
+        head.scale, head.softcap = s.scale, s.softcap
+        late = (layout.late & read.visible.p0_seen).float()
+        count = late.sum(1).clamp_min(1).unsqueeze(1)
+
+        def mean(values: torch.Tensor) -> torch.Tensor:
+            found = torch.einsum("bht,bt->bh", values, late) / count
+            return torch.where(late.any(1, keepdim=True), found, torch.nan).cpu()
+
+        query = torch.einsum("bhtd,bt->bhd", s.q.float(), late) / count.unsqueeze(-1)
+        head.query.append(query.cpu())
+        head.logit.append(mean(p0_scores(s, layout.p0)))
+        rest = without_p0(s, call.values)
+        head.others.append(mean(torch.where(late.bool().unsqueeze(1), rest, 0.0)))
+        if self._rows_done < UNMIXED_ROWS and bool(layout.valid.all()):
+            self._unmixed(head, call, slice(0, UNMIXED_ROWS - self._rows_done))
+
+    def _unmixed(self, head: HeadRead, call: AttentionCall, rows: slice) -> None:
+        s = call.scores
+        mask = s.mask if s.mask is None or s.mask.shape[0] == 1 else s.mask[rows]
+        one = Scores(s.q[rows], s.k[rows], mask, s.causal, s.scale, s.softcap)
+        unit_values = unit(call.values[rows].float()).to(call.values.dtype)
+        out, total = attend(one, unit_values)
+        if call.s_aux is not None:
+            logit = call.s_aux.float().reshape(1, -1, 1)
+            learned = torch.logaddexp(total, logit)
+            out = out * (total - learned).exp().unsqueeze(-1).to(out.dtype)
+            total = learned
+        twice = squared_lse(one, unit_values)
+        unmixed = (twice - 2 * total).exp().sum(0).transpose(0, 1).cpu()
+        mixed = out.float().square().sum(-1).sum(0).transpose(0, 1).cpu()
+        values = unit_values.float().sum((0, 2)).cpu()
+        if head.unmixed is None or head.mixed_norm is None or head.unit_value is None:
+            head.unmixed, head.mixed_norm, head.unit_value = unmixed, mixed, values
+        elif head.unmixed.shape == unmixed.shape:
+            head.unmixed = head.unmixed + unmixed
+            head.mixed_norm = head.mixed_norm + mixed
+            head.unit_value = head.unit_value + values
+        else:
+            return
+        head.unit_values += unit_values.shape[0] * unit_values.shape[2]
+        head.counted += unit_values.shape[0]
+
+    @property
+    def log_ratio(self) -> np.ndarray:
+        """Log norm ratio of P0: [n, points]."""
+        return torch.stack([torch.cat(rows) for rows in self._log_ratio], 1).double().numpy()
+
+    @property
+    def median_norm(self) -> torch.Tensor:
+        """Median norm of the others, mean over prompts: [points]."""
+        return torch.stack([torch.cat(rows).nanmean() for rows in self._median])
+
+    @property
+    def other_mean(self) -> torch.Tensor:
+        """Mean unit vector of the others: [points, d]."""
+        return (self._others / max(self._other_count, 1)).float()
+
+    @property
+    def sample(self) -> torch.Tensor:
+        """States of random other positions: [m, points, d]."""
+        return torch.stack([torch.cat(rows) for rows in self._sample], 1)
+
+    @property
+    def sample_ids(self) -> torch.Tensor:
+        """Their token ids: [m]."""
+        return torch.cat(self._ids)
+
+    @property
+    def attention_out(self) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        """Mean write of each block's attention: (P0, others), each [d]."""
+        return {
+            block: tuple((s[:-1] / s[-1].clamp_min(1)).float() for s in sums)  # type: ignore[misc]
+            for block, sums in self._out.items()
+        }
+
+    @property
+    def out_curves(self) -> dict[int, np.ndarray]:
+        """Norm and variance over channels of attention's write by position: block -> [2, T]."""
+        return {b: (rows / max(self._curve_rows, 1)).numpy() for b, rows in self._curves.items()}
+
+
+def _first_mixer(sublayers: tuple[Sublayer, ...]) -> int | None:
+    """Index of the first write of a block that is not an MLP's."""
+    return next((i for i, s in enumerate(sublayers) if s.kind != "mlp"), None)
+
+
+def attend(s: Scores, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention output [B, H, T, Dv] and log-sum-exp [B, H, T], fused where that is right."""
+    if s.softcap is not None or fused_works(s.q.device.type, s.q.dtype):
+        return chunked_attention(s, values)
+    return fused_attention(s.q, s.k, values, s.mask, s.causal, s.scale)
+
+
+def without_p0(s: Scores, values: torch.Tensor) -> torch.Tensor:
+    """Log-sum-exp of each query's scores over the keys 1.. (P0 left out): [B, H, T], fp32.
+
+    One fused call on the shortened sequence, so that nothing cancels where P0 has nearly all mass.
+    −inf at t = 0.
+    """
+    mask = None if s.mask is None else s.mask[..., 1:, 1:]
+    short = Scores(s.q[:, :, 1:], s.k[:, :, 1:], mask, s.causal, s.scale, s.softcap)
+    _, lse = attend(short, values[:, :, 1:])
+    return torch.nn.functional.pad(lse.float(), (1, 0), value=-torch.inf)
+
+
+def squared_lse(s: Scores, values: torch.Tensor) -> torch.Tensor:
+    """log Σ_j exp(2·s_tj), so that Σ_j A_tj² = exp(it − 2·log-sum-exp): [B, H, T], fp32."""
+    if s.softcap is not None:  # tanh(x/c)·c doubled: the cap is on the score, not on its double
+        return _doubled_chunks(s)
+    twice = Scores(s.q, s.k, s.mask, s.causal, 2 * s.scale)
+    return attend(twice, values)[1].float()
+
+
+def _doubled_chunks(s: Scores) -> torch.Tensor:
+    k, rows = s.expand(s.k), []
+    for start in range(0, s.q.shape[2], 128):
+        stop = min(start + 128, s.q.shape[2])
+        scores, _ = s.chunk(start, stop, k)
+        rows.append(torch.logsumexp(2 * scores, -1))
+    return torch.cat(rows, 2)

@@ -1,0 +1,237 @@
+"""What of position zero's stream was written by whom: embedding, heads, neurons, experts.
+
+One batched one-token pass. The stream is x_0 = embedding + Σ Δ, and each Δ is linear in what heads
+and neurons put on the input of its last map, once norms behind it are frozen. So the share of a
+unit along a direction is input × gradient of ⟨Δ, direction⟩; inside fused experts it is parameter ×
+gradient, summed over the batch. Shares and biases add up to ⟨Δ, direction⟩ exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from sinkscope.circuit.frozen import FrozenNorms
+from sinkscope.circuit.streams import BATCH, Taps, one_token_pass
+from sinkscope.observe.projection import Projection
+from sinkscope.observe.residual import residual_hooks
+from sinkscope.observe.sites import Sites, Sublayer, write_hooks
+from sinkscope.subject.load import Subject
+
+Along = Callable[[int], torch.Tensor]  # block -> direction, [d] or one for each token [n, d]
+
+
+@dataclass
+class Writes:
+    """Means over first tokens of what was written along a direction, in the stream's own units.
+
+    embedding  of x0 itself
+    total      write name -> ⟨Δ, u⟩
+    units      write name -> [inputs] of the last map: channels of heads, or neurons;
+               [experts, neurons] in fused experts
+    shared     write name -> [neurons] of the expert that serves every token
+    bias       write name -> what the biases of the last map and norms behind it wrote
+    error      largest |Σ units + bias − total| over the largest |total|
+    """
+
+    sites: Sites
+    embedding: float = 0.0
+    total: dict[str, float] = field(default_factory=dict)
+    units: dict[str, torch.Tensor] = field(default_factory=dict)
+    shared: dict[str, torch.Tensor] = field(default_factory=dict)
+    bias: dict[str, float] = field(default_factory=dict)
+    without_units: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def error(self) -> float:
+        """How far units and biases are from adding up, relative to the largest write."""
+        top = max((abs(v) for v in self.total.values()), default=0.0) or 1.0
+        return max((abs(self._rest(name)) / top for name in self.units), default=0.0)
+
+    def _rest(self, name: str) -> float:
+        parts = float(self.units[name].sum()) + self.bias.get(name, 0.0)
+        if name in self.shared:
+            parts += float(self.shared[name].sum())
+        return self.total[name] - parts
+
+    def heads(self, name: str, count: int) -> torch.Tensor:
+        """Writes of the heads of an attention, [heads]."""
+        return self.units[name].reshape(count, -1).sum(1)
+
+
+def written_along(
+    subject: Subject, sites: Sites, tokens: torch.Tensor, along: Along, stop: int
+) -> Writes:
+    """Writes of the blocks below `stop` at P0, mean over the tokens (see `Writes`).
+
+    along(block) gives the direction for the writes of a block; −1 asks for the embedding's. A
+    direction of shape [n, d] has one row for each token.
+    """
+    found = Writes(sites)
+    done = 0
+    for batch in tokens.split(BATCH):
+        rows = slice(done, done + len(batch))
+        pass_ = _Pass(subject, sites, found, along, rows, len(batch) / len(tokens), stop)
+        pass_.run(batch)
+        done += len(batch)
+    return found
+
+
+class _Pass:
+    """One batch of `written_along`."""
+
+    def __init__(self, subject, sites, found, along, rows, weight, stop) -> None:
+        self.subject, self.sites, self.found = subject, sites, found
+        self.along, self.rows, self.weight, self.stop = along, rows, weight, stop
+        self.blocks = subject.anatomy.modules(subject.model)[:stop]
+        self.leaves: dict[tuple[int, str], torch.Tensor] = {}
+
+    def run(self, batch: torch.Tensor) -> None:
+        norms = FrozenNorms(
+            [
+                block.get_submodule(s.write)
+                for block, sublayers in zip(self.blocks, self.sites.blocks)
+                for s in sublayers
+                if s.write != s.source
+            ]
+        )
+        with norms.recording():
+            one_token_pass(self.subject, batch, self._taps(), self.stop, grad=True)
+
+    def _linear_parameters(self) -> dict[tuple[int, int, str], nn.Parameter]:
+        """Parameters in which writes are linear: down maps of fused experts, and biases."""
+        found: dict[tuple[int, int, str], nn.Parameter] = {}
+        for b, block in enumerate(self.blocks):
+            for i, sublayer in enumerate(self.sites.blocks[b]):
+                for projection in (sublayer.projection, sublayer.shared):
+                    if projection is None:
+                        continue
+                    owner = projection.owner(block)
+                    if projection is sublayer.projection and sublayer.experts is not None:
+                        found[b, i, "experts"] = projection.weight(block)
+                        bias = getattr(owner, f"{projection.parameter}_bias", None)
+                    else:
+                        bias = getattr(owner, "bias", None)
+                    if isinstance(bias, nn.Parameter):
+                        key = "shared bias" if projection is sublayer.shared else "bias"
+                        found[b, i, key] = bias
+                after = block.get_submodule(sublayer.write)
+                bias = getattr(after, "bias", None)
+                if sublayer.write != sublayer.source and isinstance(bias, nn.Parameter):
+                    found[b, i, "norm bias"] = bias
+        return found
+
+    def _taps(self) -> Taps:
+        self.parameters = self._linear_parameters()
+
+        def embedding(point: int, hidden: torch.Tensor) -> None:
+            if point == 0:
+                u = self._direction(-1, hidden)
+                self.found.embedding += self._mean((hidden[:, 0].float() * u).sum(-1))
+
+        read = residual_hooks(self.subject, embedding)
+        wrote = write_hooks(self.subject, self.sites, self._written)
+
+        def make() -> list[Any]:
+            # the pass has switched all others off, and puts every one back as it was
+            for parameter in self.parameters.values():
+                parameter.requires_grad_(True)
+            return [*read(), *self._leaf_hooks(), *wrote(), *self._cut_hooks()]
+
+        return make
+
+    def _leaf_hooks(self) -> list[Any]:
+        """The input of every last map becomes a leaf of its own."""
+        handles = []
+        for b, block in enumerate(self.blocks):
+            for i, sublayer in enumerate(self.sites.blocks[b]):
+                for name, projection in _dense(sublayer):
+                    owner = projection.owner(block)
+                    handles.append(owner.register_forward_pre_hook(self._leaf((b, f"{i}{name}"))))
+        return handles
+
+    def _leaf(self, key: tuple[int, str]) -> Callable:
+        def hook(module, args):
+            leaf = args[0].detach().requires_grad_(True)
+            self.leaves[key] = leaf
+            return (leaf, *args[1:])
+
+        return hook
+
+    def _cut_hooks(self) -> list[Any]:
+        """Nothing behind a write may hold on to its graph."""
+
+        def cut(module, args, output):
+            if isinstance(output, torch.Tensor):
+                return output.detach()
+            return type(output)(o.detach() if isinstance(o, torch.Tensor) else o for o in output)
+
+        return [
+            block.get_submodule(s.write).register_forward_hook(cut)
+            for block, sublayers in zip(self.blocks, self.sites.blocks)
+            for s in sublayers
+        ]
+
+    def _direction(self, block: int, like: torch.Tensor) -> torch.Tensor:
+        u = self.along(block).to(like.device).float()
+        return u if u.dim() == 1 else u[self.rows]
+
+    def _mean(self, values: torch.Tensor) -> float:
+        return float(values.detach().double().mean()) * self.weight
+
+    def _written(self, block: int, index: int, delta: torch.Tensor) -> None:
+        if block >= self.stop:
+            return
+        name = next(n for b, i, n in self.sites.writes if (b, i) == (block, index))
+        u = self._direction(block, delta)
+        along = (delta[:, 0].float() * u).sum(-1)
+        self._add(self.found.total, name, self._mean(along))
+        sublayer = self.sites.blocks[block][index]
+        if sublayer.projection is None:
+            self.found.without_units[name] = sublayer.reason
+            return
+        self._units(block, index, name, sublayer, along)
+
+    def _units(self, block, index, name, sublayer: Sublayer, along: torch.Tensor) -> None:
+        leaves = {kind: self.leaves.pop((block, f"{index}{kind}")) for kind, _ in _dense(sublayer)}
+        own = {k: p for (b, i, k), p in self.parameters.items() if (b, i) == (block, index)}
+        wanted = [*leaves.values(), *own.values()]
+        if not wanted or not along.requires_grad:
+            self.found.without_units[name] = "its write does not depend on its last map"
+            return
+        grads = torch.autograd.grad(along.mean(), wanted, allow_unused=True)
+        pairs = zip([*leaves, *own], wanted, grads)
+        for kind, x, grad in pairs:
+            if grad is None:
+                continue
+            part = x.detach().float() * grad.float()
+            if kind == "experts":
+                layout = sublayer.projection.layout  # type: ignore[union-attr]
+                self._unit_sum(self.found.units, name, part.sum(1 if "out_in" in layout else 2))
+            elif kind.endswith("bias"):
+                self._add(self.found.bias, name, float(part.sum()) * self.weight)
+            else:
+                into = self.found.shared if kind == " shared" else self.found.units
+                self._unit_sum(into, name, part.reshape(-1, part.shape[-1]).sum(0))
+
+    def _unit_sum(self, into: dict, name: str, part: torch.Tensor) -> None:
+        part = part.detach().cpu() * self.weight
+        into[name] = into[name] + part if name in into else part
+
+    @staticmethod
+    def _add(into: dict[str, float], name: str, value: float) -> None:
+        into[name] = into.get(name, 0.0) + value
+
+
+def _dense(sublayer: Sublayer) -> list[tuple[str, Projection]]:
+    """Last maps of a sublayer that are plain linear modules: its own, and the shared expert's."""
+    found = []
+    if sublayer.projection is not None and sublayer.experts is None:
+        found.append(("", sublayer.projection))
+    if sublayer.shared is not None:
+        found.append((" shared", sublayer.shared))
+    return found
