@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from sinkscope.causal.edits.base import Call, Context, Edit
-from sinkscope.causal.readout import Reading, Readout, joined
+from sinkscope.causal.readout import Reading, Readout, TokenMass, joined
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.observe.attention import (
     call_model,
@@ -58,6 +58,7 @@ class Batch:
     layout: Layout
     outputs: dict[int, Any] = field(default_factory=dict)
     logits: torch.Tensor | None = None
+    clean: dict[tuple[int, str], Any] | None = None
 
 
 class Engine:
@@ -110,6 +111,16 @@ class Engine:
         self._batches = list(self._split())
         self.intact = joined([self._first_pass(batch) for batch in self._batches])
 
+    def token_mass(self) -> TokenMass:
+        """Which tokens late queries look at in the intact model, by head; costs a pass."""
+        ids = self.prompts.input_ids
+        mass = TokenMass(ids, self.depth, self._head_count)
+        for batch in self._batches:
+            reading = self._reading(batch, False)
+            reading.tokens, reading.token_rows = mass, batch.rows
+            self._pass(batch, (), 0, reading, False)
+        return mass
+
     @property
     def passes(self) -> float:
         """Forward passes spent so far."""
@@ -151,9 +162,10 @@ class Engine:
         """Blocks that were skipped are as they were."""
         if not self.suffix or start == 0:
             return
-        edited.share[:, :, :start] = self.intact.share[:, :, :start]
-        edited.margin[:, :, :start] = self.intact.margin[:, :, :start]
-        edited.value_ratio[:, :start] = self.intact.value_ratio[:, :start]
+        for name in ("share", "margin", "bare_share", "bare_margin"):
+            getattr(edited, name)[:, :, :start] = getattr(self.intact, name)[:, :, :start]
+        for name in ("learned", "value_ratio"):
+            getattr(edited, name)[:, :start] = getattr(self.intact, name)[:, :start]
 
     def _split(self) -> Iterator[Batch]:
         rows = LOGITS_PER_PASS // (self.prompts.length * vocabulary(self.subject))
@@ -177,7 +189,21 @@ class Engine:
         )
 
     def _context(self, batch: Batch) -> Context:
-        return Context(self.subject, self.sites, batch.layout, batch.rows, self.direction)
+        def clean(block: int, kind: str) -> Any:
+            return self._clean(batch)[block, kind]
+
+        return Context(
+            self.subject, self.sites, batch.layout, batch.rows, self.direction, clean=clean
+        )
+
+    def _clean(self, batch: Batch) -> dict[tuple[int, str], Any]:
+        if batch.clean is None:
+            batch.clean = clean_inputs(self.subject, self.sites, batch.prompts.input_ids[:, 0])
+        return batch.clean
+
+    def clean(self, block: int, kind: str) -> torch.Tensor:
+        """What the output projection of a block's sublayer is given at P0: [n, inputs]."""
+        return torch.cat([self._clean(batch)[block, kind] for batch in self._batches])
 
     def _first_pass(self, batch: Batch) -> Readout:
         """The intact pass, which keeps what every block gave."""
@@ -309,6 +335,48 @@ class _Router:
                 call = edit.attention(self.context, self.reading.block, call)
             query, key, value, attention_mask = call.query, call.key, call.value, call.mask
         return self.reading.attention(module, query, key, value, attention_mask, **kwargs)
+
+
+def clean_inputs(
+    subject: Subject, sites: Sites | None, first: torch.Tensor
+) -> dict[tuple[int, str], Any]:
+    """What every output projection is given at P0, from one pass over sequences of one token.
+
+    first [B] token ids. Keys and values as `Context.clean` describes them.
+    """
+    if sites is None:
+        raise InputError("this edit needs the write sites of the model (observe.sites).")
+    found: dict[tuple[int, str], Any] = {}
+
+    def row(key: tuple[int, str]) -> Callable:
+        def hook(module, args):
+            found[key] = args[0].reshape(len(first), -1)
+
+        return hook
+
+    def arguments(key: tuple[int, str]) -> Callable:
+        def hook(module, args, kwargs):
+            found[key] = args, kwargs
+
+        return hook
+
+    handles = []
+    for index, block in enumerate(subject.anatomy.modules(subject.model)):
+        for sublayer in sites.blocks[index]:
+            if sublayer.shared is not None:
+                owner = sublayer.shared.owner(block)
+                handles.append(owner.register_forward_pre_hook(row((index, "shared"))))
+            if sublayer.experts is not None:
+                experts = block.get_submodule(sublayer.experts)
+                hook = arguments((index, "experts"))
+                handles.append(experts.register_forward_pre_hook(hook, with_kwargs=True))
+            elif sublayer.projection is not None:
+                owner = sublayer.projection.owner(block)
+                handles.append(owner.register_forward_pre_hook(row((index, sublayer.kind))))
+    with torch.no_grad(), evaluation(subject.model), hooks(handles):
+        ids = first.to(subject.device).unsqueeze(1)
+        call_model(subject, {"input_ids": ids, "use_cache": False}, logits=False)
+    return found
 
 
 @contextmanager

@@ -26,6 +26,9 @@ class Readout:
     positions    the positions that were looked at, P0 first
     share        [n, position, L, H] mean attention of late queries (t ≥ T/2) that see the position
     margin       [n, position, L, H] nats: mean of s_tp − logsumexp_{j≠p} s_tj over the same queries
+    bare_share, bare_margin  the same with P0 left out of the keys, so that a position can be told
+                 to be a sink though P0 competes with it; of P0 itself they are share and margin
+    learned      [n, L, H] mean mass of late queries on a learned sink logit; 0 without one
     value_ratio  [n, L, H] ‖v_0‖ over the median of the others
     norm         [n, position, point] ‖x‖ over the median of the positions t > 0
     cosine       [n, position, point] cosine to the sink direction; NaN without one
@@ -36,6 +39,9 @@ class Readout:
     positions: tuple[int, ...]
     share: np.ndarray
     margin: np.ndarray
+    bare_share: np.ndarray
+    bare_margin: np.ndarray
+    learned: np.ndarray
     value_ratio: np.ndarray
     norm: np.ndarray
     cosine: np.ndarray
@@ -50,6 +56,14 @@ class Readout:
     def on(self, heads: list[tuple[int, int]], position: int = 0) -> np.ndarray:
         """Mean late share of a position over heads [(block, head)]: [n]."""
         return _over(self.share[:, self.at(position)], heads)
+
+    def bare_on(self, heads: list[tuple[int, int]], position: int) -> np.ndarray:
+        """Mean late share of a position with P0 left out of the keys: [n]."""
+        return _over(self.bare_share[:, self.at(position)], heads)
+
+    def bare_margin_on(self, heads: list[tuple[int, int]], position: int) -> np.ndarray:
+        """Mean margin of a position with P0 left out of the keys, in nats: [n]."""
+        return _over(self.bare_margin[:, self.at(position)], heads)
 
     def margin_on(self, heads: list[tuple[int, int]], position: int = 0) -> np.ndarray:
         """Mean margin of a position over heads, in nats: [n]."""
@@ -85,11 +99,16 @@ class Reading(Tap):
     want_received: bool = False
     share: torch.Tensor = field(init=False)
     margin: torch.Tensor = field(init=False)
+    bare_share: torch.Tensor = field(init=False)
+    bare_margin: torch.Tensor = field(init=False)
+    learned: torch.Tensor = field(init=False)
     values: torch.Tensor = field(init=False)
     received: torch.Tensor = field(init=False)
     norm: torch.Tensor = field(init=False)
     cosine: torch.Tensor = field(init=False)
     direction: torch.Tensor | None = None
+    tokens: TokenMass | None = None
+    token_rows: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         batch, length = self.layout.valid.shape
@@ -97,6 +116,9 @@ class Reading(Tap):
         looked = len(self.positions)
         self.share = torch.full((batch, looked, depth, heads), torch.nan)
         self.margin = torch.full_like(self.share, torch.nan)
+        self.bare_share = torch.full_like(self.share, torch.nan)
+        self.bare_margin = torch.full_like(self.share, torch.nan)
+        self.learned = torch.zeros(batch, depth, heads)
         self.values = torch.full((batch, depth, heads), torch.nan)
         self.received = torch.zeros(batch, length)
         self.norm = torch.full((batch, looked, depth + 1), torch.nan)
@@ -114,6 +136,10 @@ class Reading(Tap):
             ratio = _value_ratio(call.values, layout)
             ratio = ratio.repeat_interleave(read.p0.shape[1] // ratio.shape[1], 1)
             self.values[:, read.block, : ratio.shape[1]] = ratio.cpu()
+        if read.learned is not None:
+            late = layout.late.unsqueeze(1)
+            mass = (read.learned * late).sum(-1) / late.sum(-1)
+            self.learned[:, read.block, : mass.shape[1]] = mass.cpu()
         read.map = None
         self.reads.append(read)
 
@@ -138,18 +164,21 @@ class Reading(Tap):
         for start in range(first, s.q.shape[2], CHUNK):
             stop = min(start + CHUNK, s.q.shape[2])
             scores, visible = s.chunk(start, stop, k)
-            total = scores.logsumexp(-1)
+            total, learned = scores.logsumexp(-1), None
             if call.s_aux is not None:
-                logit = call.s_aux.float().reshape(1, -1, 1).to(total.device)
-                total = torch.logaddexp(total, logit)
+                learned = call.s_aux.float().reshape(1, -1, 1).to(total.device)
+                total = torch.logaddexp(total, learned)
             late = layout.late[:, None, start:stop]
             for i, position in enumerate(self.positions):
                 if position < scores.shape[-1]:
-                    sums.add(i, position, scores, visible, total, late)
-            self._receive(read.block, scores, total, late)
+                    sums.add(i, position, scores, visible, total, late, learned)
+            self._receive(read.block, scores, visible, total, late)
         self._put(read.block, sums)
 
-    def _receive(self, block: int, scores, total, late) -> None:
+    def _receive(self, block: int, scores, visible, total, late) -> None:
+        if self.tokens is not None:
+            mass = (scores - total.unsqueeze(-1)).exp()
+            self.tokens.add(block, mass, visible, late, self.token_rows)
         chosen = [head for b, head in self.heads if b == block]
         if self.want_received and chosen:
             mass = (scores[:, chosen] - total[:, chosen].unsqueeze(-1)).exp() * late.unsqueeze(-1)
@@ -163,16 +192,15 @@ class Reading(Tap):
         late = layout.late.unsqueeze(1)
         logs = weights.clamp_min(FLOOR).log().masked_fill(weights <= 0, NEVER)
         total = torch.zeros_like(logs[..., 0])
+        learned = None if read.learned is None else read.learned.clamp_min(FLOOR).log()
         for i, position in enumerate(self.positions):
-            sums.add(i, position, logs, weights > 0, total, late)
-        self._receive(read.block, logs, total, late)
+            sums.add(i, position, logs, weights > 0, total, late, learned)
+        self._receive(read.block, logs, weights > 0, total, late)
         self._put(read.block, sums)
 
     def _put(self, block: int, sums: _Sums) -> None:
-        share, margin = sums.means()
-        heads = share.shape[2]
-        self.share[:, :, block, :heads] = share.transpose(0, 1).cpu()
-        self.margin[:, :, block, :heads] = margin.transpose(0, 1).cpu()
+        for name, mean in sums.means().items():
+            getattr(self, name)[:, :, block, : mean.shape[2]] = mean.transpose(0, 1).cpu()
 
     def readout(self, ce: torch.Tensor | None, kl: torch.Tensor | None) -> Readout:
         """Everything that was read, as arrays."""
@@ -181,6 +209,9 @@ class Reading(Tap):
             self.positions,
             self.share.numpy(),
             self.margin.numpy(),
+            self.bare_share.numpy(),
+            self.bare_margin.numpy(),
+            self.learned.numpy(),
             self.values.numpy(),
             self.norm.numpy(),
             self.cosine.numpy(),
@@ -190,33 +221,82 @@ class Reading(Tap):
         )
 
 
+class TokenMass:
+    """Late attention by the token that receives it, P0 left out.
+
+    ids [n, T]. mass [L, H, tokens] sums of attention, even [L, tokens] what uniform attention over
+    the visible keys would give, queries [L] how many late queries were summed over.
+    """
+
+    def __init__(self, ids: torch.Tensor, depth: int, heads: int) -> None:
+        self.tokens, self._index = ids.unique(return_inverse=True)
+        self.mass = torch.zeros(depth, heads, len(self.tokens), dtype=torch.float64)
+        self.even = torch.zeros(depth, len(self.tokens), dtype=torch.float64)
+        self.queries = torch.zeros(depth, dtype=torch.float64)
+
+    def add(self, block: int, mass, visible, late, rows: list[int]) -> None:
+        """mass [B, H, Q, K] of some queries; visible like it, or one for all heads or rows."""
+        batch, heads, queries, keys = mass.shape
+        late = late.unsqueeze(-1)
+        received = (mass * late).sum(2)
+        seen = visible.expand(batch, visible.shape[1] if visible.dim() else 1, queries, keys)
+        even = (seen / seen.sum(-1, keepdim=True).clamp_min(1) * late).sum(2).mean(1)
+        received[..., 0], even[..., 0] = 0.0, 0.0
+        index = self._index[rows, :keys]
+        for row in range(batch):
+            self.mass[block, :heads].index_add_(1, index[row], received[row].double().cpu())
+            self.even[block].index_add_(0, index[row], even[row].double().cpu())
+        self.queries[block] += float(late.sum())
+
+    def shares(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean share of a late query's attention on each token, and what uniform would give."""
+        count = self.queries.clamp_min(1)
+        mass, even = self.mass / count[:, None, None], self.even / count[:, None]
+        return mass.numpy(), even.numpy()
+
+
 class _Sums:
-    """Sums over late queries of share and margin: [position, B, H]."""
+    """Sums over late queries of shares and margins: [position, B, H] each."""
+
+    NAMES = ("share", "margin", "bare_share", "bare_margin")
 
     def __init__(self, positions: int, batch: int, heads: int, device: torch.device) -> None:
-        shape = (positions, batch, heads)
-        self.share = torch.zeros(shape, dtype=torch.float64, device=device)
-        self.margin = torch.zeros_like(self.share)
-        self.seen = torch.zeros_like(self.share)
-        self.compared = torch.zeros_like(self.share)
+        shape = (len(self.NAMES), positions, batch, heads)
+        self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.counts = torch.zeros_like(self.sums)
 
-    def add(self, i: int, p: int, scores, visible, total, late) -> None:
-        """scores [B, H, Q, K], masked at NEVER; total [B, H, Q] log-sum-exp with a learned sink."""
+    def add(self, i: int, p: int, scores, visible, total, late, learned) -> None:
+        """scores [B, H, Q, K], masked at NEVER; total [B, H, Q] log-sum-exp with a learned sink.
+
+        learned  logit of that sink, or None
+        """
         own = scores[..., p]
-        before, after = scores[..., :p].logsumexp(-1), scores[..., p + 1 :].logsumexp(-1)
-        others = torch.logaddexp(before, after)
-        seen = late & (visible[..., p] if visible.dim() else visible)
-        compared = seen & (others > NEVER / 2)
-        self.share[i] += torch.where(seen, (own - total).exp(), 0.0).sum(-1)
-        self.margin[i] += torch.where(compared, own - others, 0.0).sum(-1)
-        self.seen[i] += seen.expand_as(own).sum(-1)
-        self.compared[i] += compared.expand_as(own).sum(-1)
+        others = _lse(scores, range(0, p), range(p + 1, scores.shape[-1]))
+        bare = others if p == 0 else _lse(scores, range(1, p), range(p + 1, scores.shape[-1]))
+        rest = total
+        if p != 0:
+            rest = torch.logaddexp(own, bare)
+            rest = rest if learned is None else torch.logaddexp(rest, learned)
+        seen = (late & (visible[..., p] if visible.dim() else visible)).expand_as(own)
+        self._add(0, i, (own - total).exp(), seen)
+        self._add(1, i, own - others, seen & (others > NEVER / 2))
+        self._add(2, i, (own - rest).exp(), seen)
+        self._add(3, i, own - bare, seen & (bare > NEVER / 2))
 
-    def means(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Share and margin, NaN where no late query sees the position."""
-        share = torch.where(self.seen > 0, self.share / self.seen.clamp_min(1), torch.nan)
-        margin = torch.where(self.compared > 0, self.margin / self.compared.clamp_min(1), torch.nan)
-        return share.float(), margin.float()
+    def _add(self, name: int, i: int, values: torch.Tensor, counted: torch.Tensor) -> None:
+        self.sums[name, i] += torch.where(counted, values, 0.0).sum(-1)
+        self.counts[name, i] += counted.sum(-1)
+
+    def means(self) -> dict[str, torch.Tensor]:
+        """Name -> [position, B, H]; NaN where no late query sees the position."""
+        means = torch.where(self.counts > 0, self.sums / self.counts.clamp_min(1), torch.nan)
+        return dict(zip(self.NAMES, means.float()))
+
+
+def _lse(scores: torch.Tensor, *parts: range) -> torch.Tensor:
+    """Log-sum-exp over some of the keys."""
+    found = [scores[..., p.start : p.stop].logsumexp(-1) for p in parts]
+    return torch.logaddexp(*found)
 
 
 def _value_ratio(values: torch.Tensor, layout: Layout) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 from sinkscope.causal.edits.attention import HideKey, QueryBias, SelfOnly, Transplant
 from sinkscope.causal.edits.base import Context, Edit
 from sinkscope.causal.edits.inputs import PositionIds, TokenAt
+from sinkscope.causal.edits.keep import KeepUnits
 from sinkscope.causal.edits.stream import Stream
 from sinkscope.causal.edits.units import Heads, Neurons
 from sinkscope.causal.edits.writes import MatchVariance, ScaleWrite, SetWrite
@@ -22,6 +23,7 @@ __all__ = [
     "Edit",
     "Heads",
     "HideKey",
+    "KeepUnits",
     "MatchVariance",
     "Neurons",
     "PositionIds",

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 HOWS = ("zero", "mean", "resample")
 
 
+def _no_clean(block: int, kind: str) -> Any:
+    raise InputError("this edit needs the intact values that an Engine keeps.")
+
+
 @dataclass
 class Context:
     """The pass an edit acts in.
@@ -31,6 +35,8 @@ class Context:
     rows       index of each row among all prompts, so that draws do not depend on batches
     direction  [d] sink direction u, or None
     calls      arguments of modules in flight, by id, for edits that call one again
+    clean      (block, "attention" | "mlp" | "shared") -> [B, inputs] of the output projection at P0
+               in the intact model; (block, "experts") -> the arguments of the experts at P0
     capture    runs a function that calls an attention module, and gives the query it came up with
     """
 
@@ -40,6 +46,7 @@ class Context:
     rows: list[int]
     direction: torch.Tensor | None = None
     calls: dict[int, tuple[tuple, dict]] = field(default_factory=dict)
+    clean: Callable[[int, str], Any] = _no_clean
     capture: Callable[[Callable[[], Any]], torch.Tensor] | None = None
 
     def block(self, index: int) -> torch.nn.Module:

@@ -11,7 +11,7 @@ from sinkscope.causal.edits.base import Context, Edit, with_hidden
 from sinkscope.errors import InputError
 from sinkscope.observe.residual import first_hidden, hidden_of
 
-STREAM_HOWS = ("remove", "swap", "norm", "copy", "mean", "set")
+STREAM_HOWS = ("remove", "level", "swap", "norm", "copy", "mean", "set")
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class Stream(Edit):
     """Change the residual stream at read point `point` (the input of block `point`).
 
     how  remove  x − ⟨x, u⟩·u: the component along the sink direction
+         level   the component along u is set so that the cosine to u is the mean of that of the
+                 other positions: P0 is no longer told apart along u
          swap    ‖x‖·r with r a random unit vector (drawn by `seed`): direction lost, norm kept
          norm    x scaled to the median norm of the other positions: norm lost, direction kept
          copy    the stream of position `source`
@@ -37,6 +39,7 @@ class Stream(Edit):
     def __str__(self) -> str:
         words = {
             "remove": "remove the sink direction from",
+            "level": "give the sink direction's share of the other positions to",
             "swap": "give a random direction to",
             "norm": "give the norm of the other positions to",
             "copy": f"copy position {self.source} to",
@@ -98,7 +101,13 @@ class Stream(Edit):
         along = self._vector(x, context)
         if self.how == "set":
             return along.expand_as(x)
-        return x.float() - (x.float() @ along).unsqueeze(-1) * along
+        rest = x.float() - (x.float() @ along).unsqueeze(-1) * along
+        if self.how == "remove":
+            return rest
+        unit = torch.nn.functional.normalize(hidden.float(), dim=-1) @ along
+        cosine = context.replacement(unit, self.position, "mean", self.seed).clamp(-0.999, 0.999)
+        size = cosine / (1 - cosine**2).sqrt() * rest.norm(dim=-1)
+        return rest + size.unsqueeze(-1) * along
 
     def _vector(self, x: torch.Tensor, context: Context) -> torch.Tensor:
         if self.vector is not None:

@@ -46,7 +46,7 @@ class Heads(Edit):
         module = sublayer.projection.owner(context.block(self.block))
 
         def enter(_, args):
-            rows = _input_rows(args[0], context, self.block)
+            rows = input_rows(args[0], context, self.block)
             parts = rows.reshape(*rows.shape[:2], count, -1).clone()
             chosen = list(self.heads)
             new = context.replacement(parts[:, :, chosen], self.position, self.how, self.seed)
@@ -96,7 +96,7 @@ class Neurons(Edit):
         module = projection.owner(context.block(self.block))
 
         def enter(_, args):
-            rows = _input_rows(args[0], context, self.block).clone()
+            rows = input_rows(args[0], context, self.block).clone()
             _check_units(self.neurons, rows.shape[-1], self.block)
             chosen = list(self.neurons)
             new = context.replacement(rows[:, :, chosen], self.position, self.how, self.seed)
@@ -169,7 +169,8 @@ def without_columns(context: Context, block: int, neurons: tuple[int, ...], expe
             units[chosen, index] = saved
 
 
-def _input_rows(value: torch.Tensor, context: Context, block: int) -> torch.Tensor:
+def input_rows(value: torch.Tensor, context: Context, block: int) -> torch.Tensor:
+    """What an output projection is given, [B, T, inputs]."""
     rows = at_positions(value, context)
     if rows is None:
         raise Unsupported(f"the output projection of block {block} does not see one row a token.")

@@ -1,0 +1,37 @@
+"""Every bound that decides a verdict, each with its reason; they travel with the result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+ALPHA = 0.05
+NECESSARY = 0.5
+NEGLIGIBLE = 0.1
+SPECIFIC = 0.5
+INDUCED = 0.25
+LOST = 0.5
+KEPT = 0.5
+LEARNED = 0.3
+ELSEWHERE = 0.3
+OVER_UNIFORM = 3.0
+
+REASONS = {
+    "ALPHA": "error rate of the paired test of an edit against its control, after Holm",
+    "NECESSARY": "an edit that the sink needs removes at least this part of it; half is the point "
+    "from which what is left is the smaller part",
+    "NEGLIGIBLE": "a control that moves the sink, or the margin, by less than this part of what "
+    "there is to move does nothing of interest",
+    "SPECIFIC": "a control must have at most this part of the effect of its edit",
+    "INDUCED": "part of the gap between P0's sink margin and that of an ordinary position which "
+    "the position must gain; the margin is a logarithm, so a quarter of it is far from noise",
+    "LOST": "part of the sink that must be gone for a token, a position id or a bias to carry it",
+    "KEPT": "part of the sink that the circuit alone must keep (faithfulness) to be sufficient",
+    "LEARNED": "mass on a learned logit from which a head counts as sinking there, as for P0 (Gu)",
+    "ELSEWHERE": "mass on a few kinds of token, away from P0, from which a head sinks there",
+    "OVER_UNIFORM": "and these tokens must hold this many times what uniform attention gives them",
+}
+
+
+def thresholds() -> dict[str, Any]:
+    """Name -> value and reason."""
+    return {name: {"value": globals()[name], "reason": why} for name, why in REASONS.items()}
