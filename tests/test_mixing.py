@@ -92,12 +92,23 @@ def test_a_zeroed_value_is_subtracted_and_nothing_else(ids):
         return run(subject, prompts, condition, consume=consume, keep=True)
 
     keep(INTACT)
-    one = Condition("one", VALUE, blocks=(0,))
+    one = Condition("one", VALUE, heads=((0, 1), (0, 2)))
     found = keep(one)
     assert torch.equal(seen["intact", 1][:, 0], seen["one", 1][:, 0])  # P0 keeps its own value
     assert not torch.equal(seen["intact", 1][:, 1:], seen["one", 1][:, 1:])
     assert found.shares()[:, 0].max() > 0.01  # the mass stays where it was
     assert found.removed().max() == 0
+
+
+def test_heads_that_are_not_named_keep_their_mass(ids):
+    subject, prompts = subject_of("llama"), token_prompts(ids)
+    intact = run(subject, prompts).shares()
+    for own in (False, True):
+        found = run(subject, prompts, Condition("a", MASS, heads=((0, 1), (3, 2))), own=own)
+        assert found.shares()[:, 0, 1].max() == 0
+        assert found.shares()[:, 3, 2].max() == 0
+        assert torch.allclose(found.shares()[:, 0, [0, 2, 3]], intact[:, 0, [0, 2, 3]])
+        assert found.removed()[:, 1].max() == 0
 
 
 def test_clamping_to_the_masses_of_another_pass_gives_its_output(ids):

@@ -67,7 +67,7 @@ class Attend:
     keys      [B] the key that is acted on in each row: 0 for P0
     remove    mass, value, or None for attention as it is
     dose      how much of it, 0..1
-    blocks    those in which it is removed; None for all
+    heads     {block: boolean [H]} heads in which it is removed; None for all
     clamp     {block: mass [B, H, T]} to which the mass on the key is set instead
     own       use the family's own attention throughout (differentiable)
     frozen    with `own`: no gradient through the attention maps
@@ -80,7 +80,7 @@ class Attend:
     keys: torch.Tensor
     remove: str | None = None
     dose: float = 1.0
-    blocks: tuple[int, ...] | None = None
+    heads: dict[int, torch.Tensor] | None = None
     clamp: dict[int, torch.Tensor] | None = None
     own: bool = False
     frozen: bool = False
@@ -99,7 +99,7 @@ class Attend:
         if self.block == OUTSIDE or query.shape[2] != key.shape[2] or not is_causal(module, kwargs):
             return own_eager(module, query, key, value, additive(mask, query), kwargs)[0], None
         call = Call(module, query, key, value, mask, kwargs)
-        acting = self.remove is not None and (self.blocks is None or self.block in self.blocks)
+        acting = self.remove is not None and (self.heads is None or self.block in self.heads)
         clamped = self.clamp is not None and self.block in self.clamp
         reason = "asked for" if self.own else why_not_lean(kwargs, query, mask)
         self.readers[self.block] = "own" if reason else "lean"
@@ -136,14 +136,16 @@ class Attend:
         self, mass: torch.Tensor, acting: bool, clamped: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Factors of the key's value and of the rest: the three rows of the module's docstring."""
-        itself = self._columns(mass) == torch.arange(mass.shape[-1], device=mass.device)
-        itself = itself.unsqueeze(1)
+        alone = self._columns(mass) == torch.arange(mass.shape[-1], device=mass.device)
+        alone = alone.unsqueeze(1)
         if clamped:
             assert self.clamp is not None
-            wanted = torch.where(itself, mass, self.clamp[self.block].to(mass.device))
+            wanted = torch.where(alone, mass, self.clamp[self.block].to(mass.device))
             self._keep(wanted, mass - wanted)
             return wanted, 1.0 - wanted
-        left = torch.where(itself, mass, (1.0 - self.dose) * mass)
+        if self.heads is not None:
+            alone = alone | ~self.heads[self.block].to(mass.device).view(1, -1, 1)
+        left = torch.where(alone, mass, (1.0 - self.dose) * mass)
         if self.remove == VALUE:
             self._keep(mass, 0.0)
             return left, 1.0 - mass

@@ -7,6 +7,7 @@ acts on attention leaves P0's own stream, and so its norm, exactly as it was.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import pad
 
+from sinkscope.detect.attention import SINK
+from sinkscope.detect.decision import OVER_UNIFORM
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.mixing.attend import MASS, VALUE, Attend
 from sinkscope.observe.attention import follow_blocks, run_model, uses_registry
@@ -41,7 +44,7 @@ class Condition:
                None: attention is left alone
     at         p0, or other: a random earlier key of each prompt, drawn anew for each prompt
     dose       how much of it is removed, 0..1
-    blocks     blocks in which it is removed; None for all
+    heads      (block, head) in which it is removed; None for all
     edits      edits of P0's stream or of a control's (`sinkscope.causal.edits`)
     keep_norm  give P0's stream its intact norm behind the first edited block, direction as it is
     """
@@ -50,7 +53,7 @@ class Condition:
     remove: str | None = None
     at: str = P0
     dose: float = 1.0
-    blocks: tuple[int, ...] | None = None
+    heads: tuple[tuple[int, int], ...] | None = None
     edits: tuple[Edit, ...] = ()
     keep_norm: bool = False
 
@@ -68,6 +71,8 @@ class Condition:
             said.append(f"{share}the mass on {key} shared out over the other keys")
         if self.remove == VALUE:
             said.append(f"{share}the value of {key} removed where later queries read it")
+        if said and self.heads is not None:
+            said.append(f"in {len(self.heads)} heads")
         said += [str(edit) for edit in self.edits]
         if self.keep_norm:
             said.append("P0's norm kept")
@@ -154,7 +159,8 @@ def run(
     check_prompts(prompts)
     check_subject(subject)
     layout = layout_of(prompts, subject.device)
-    attend = _attend(layout, condition, keys, clamp, keep, own)
+    attend = attend_under(subject, layout, condition, keys, own=own)
+    attend.clamp, attend.keep = clamp, keep
     model = subject.model
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
@@ -169,30 +175,29 @@ def run(
     return Pass(attend, layout, out)
 
 
-def _attend(
+def attend_under(
+    subject: Subject,
     layout: Layout,
     condition: Condition,
-    keys: torch.Tensor | None,
-    clamp: dict[int, torch.Tensor] | None,
-    keep: bool,
-    own: bool,
+    keys: torch.Tensor | None = None,
+    own: bool = False,
 ) -> Attend:
+    """The attention function of a condition; keys [B] for those that act on another key."""
     count = layout.valid.shape[0]
-    if condition.at == OTHER:
-        if keys is None:
-            raise InputError(f"condition {condition.name} needs to be told which keys to act on.")
-    else:
+    if condition.at == OTHER and keys is None:
+        raise InputError(f"condition {condition.name} needs to be told which keys to act on.")
+    if condition.at == P0 or keys is None:
         keys = torch.zeros(count, dtype=torch.long)
-    assert keys is not None
+    heads = None
+    if condition.heads is not None:
+        total = subject.anatomy.query_heads or 0
+        heads = {b: torch.zeros(total, dtype=torch.bool) for b, _ in condition.heads}
+        for block, head in condition.heads:
+            if not 0 <= head < total:
+                raise InputError(f"there is no head {head} in block {block}.")
+            heads[block][head] = True
     return Attend(
-        layout,
-        keys.to(layout.valid.device),
-        condition.remove,
-        condition.dose,
-        condition.blocks,
-        clamp,
-        own=own,
-        keep=keep,
+        layout, keys.to(layout.valid.device), condition.remove, condition.dose, heads, own=own
     )
 
 
@@ -257,6 +262,23 @@ def _norm_hooks(subject: Subject, prompts: Prompts, first: int) -> list[Any]:
         for point in range(first + 1, len(blocks))
     ]
     return [*handles, blocks[-1].register_forward_hook(leave)]
+
+
+def in_heads(condition: Condition, heads: tuple[tuple[int, int], ...]) -> Condition:
+    """The same condition in some heads only; in all of them where none is named."""
+    return dataclasses.replace(condition, heads=heads or None)
+
+
+def sinking_heads(shares: torch.Tensor, length: int) -> tuple[tuple[int, int], ...]:
+    """(block, head) that sink at P0: [n, layer, H] late shares over the thresholds of `detect`.
+
+    In the other heads P0 is a key like any other, and taking it away is no cut of a sink.
+    """
+    late = torch.arange((length + 1) // 2, length)
+    uniform = float((1.0 / (late + 1)).mean())
+    mean = shares.nanmean(0)
+    found = (mean > SINK) & (mean > OVER_UNIFORM * uniform)
+    return tuple((int(b), int(h)) for b, h in found.nonzero())
 
 
 def earlier_keys(prompts: Prompts, before: torch.Tensor, seed: int = 0) -> torch.Tensor:

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 
 from sinkscope.errors import OutOfResources, Unsupported
-from sinkscope.mixing.attend import Attend
-from sinkscope.mixing.conditions import INTACT, OTHER, Condition, check_subject, edited
+from sinkscope.mixing.conditions import INTACT, Condition, attend_under, check_subject, edited
 from sinkscope.observe.attention import follow_blocks, run_model
 from sinkscope.observe.layout import layout_of
 from sinkscope.observe.registry import attention_functions, evaluation, hooks
@@ -83,11 +82,9 @@ def differentiable(
     count = ids.shape[0]
     prompts = Prompts(ids, torch.full((count,), ids.shape[1]), "ids", "without")
     layout = layout_of(prompts, subject.device)
-    chosen = 0 if condition.at != OTHER or key is None else key
-    keys = torch.full((count,), chosen, dtype=torch.long, device=layout.valid.device)
-    attend = Attend(
-        layout, keys, condition.remove, condition.dose, condition.blocks, own=True, frozen=frozen
-    )
+    keys = None if key is None else torch.full((count,), key, dtype=torch.long)
+    attend = attend_under(subject, layout, condition, keys, own=True)
+    attend.frozen = frozen
     blocks = subject.anatomy.modules(subject.model)
     ends: dict[str, torch.Tensor] = {}
 

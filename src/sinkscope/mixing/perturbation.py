@@ -1,0 +1,179 @@
+"""Perturbation spread: how far a change of one token travels, over blocks and positions.
+
+For a prompt s and a variant s' that differ at position i only,
+
+    D^l_t = ‖x^l_t(s) − x^l_t(s')‖ / ‖x^l_t(s)‖,    t > i,
+
+at every read point l (Barbero et al., arXiv 2504.02732, whose figure it is). The spread of a pair
+at a read point is the mean of D over t > i. Original and variants run side by side in one pass, and
+the norms are taken as the stream goes by, so nothing but D is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from sinkscope.mixing.conditions import INTACT, OTHER, Condition, run
+from sinkscope.mixing.pairs import Pairs
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import TOKENS_PER_BATCH
+
+if TYPE_CHECKING:
+    from sinkscope.observe.sites import Sites
+
+FAR = 0.05  # a position is reached where D exceeds this
+
+
+@dataclass
+class Spread:
+    """D under one condition.
+
+    change   [n, kind, point, T] D^l_t, NaN before the edit and in padding
+    norm     [n, point] mean norm of the later positions' streams
+    at_edit  [n, kind, point] D at the last position that was edited
+    shares   [n, layer, H] late share of the key acted on (P0 by default), as read in the originals
+    removed  [n, layer, H] mass that late queries lost there
+    kinds    names of the variants
+    """
+
+    change: np.ndarray
+    norm: np.ndarray
+    at_edit: np.ndarray
+    shares: np.ndarray
+    removed: np.ndarray
+    kinds: tuple[str, ...]
+    last: np.ndarray
+
+    @property
+    def curves(self) -> np.ndarray:
+        """[n, kind, point] spread: mean of D over later positions."""
+        return np.nanmean(self.change, -1)
+
+    @property
+    def final(self) -> np.ndarray:
+        """[n] spread at the last read point, mean over kinds of variants."""
+        return self.curves[:, :, -1].mean(1)
+
+    @property
+    def overall(self) -> np.ndarray:
+        """[n] spread, mean over the read points behind the first block, and over kinds."""
+        return self.curves[:, :, 1:].mean((1, 2))
+
+    @property
+    def reach(self) -> np.ndarray:
+        """[n] share of (read point, later position) at which D exceeds FAR, mean over kinds."""
+        behind = self.change[:, :, 1:]
+        seen = np.isfinite(behind)
+        far = (np.nan_to_num(behind) > FAR) & seen
+        return far.sum((1, 2, 3)) / np.maximum(seen.sum((1, 2, 3)), 1)
+
+    def by_offset(self) -> np.ndarray:
+        """[kind, point, offset] mean D at t − i = 1, 2, ..: the map of the report."""
+        n, kinds, points, length = self.change.shape
+        total = np.zeros((kinds, points, length))
+        count = np.zeros(length)
+        for row in range(n):
+            part = self.change[row, :, :, self.last[row] + 1 :]
+            seen = np.isfinite(part[0, 0])
+            width = int(seen.sum())
+            total[:, :, :width] += part[:, :, :width]
+            count[:width] += 1
+        width = int((count > 0).sum())
+        return total[:, :, :width] / count[:width]
+
+
+def perturb(
+    subject: Subject,
+    pairs: Pairs,
+    condition: Condition = INTACT,
+    *,
+    keys: torch.Tensor | None = None,
+    sites: Sites | None = None,
+    clamp: Callable[[slice], dict[int, torch.Tensor]] | None = None,
+    keep: Callable[[slice, dict[int, torch.Tensor]], None] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Spread:
+    """Spread of all pairs under a condition: (1 + kinds) rows for each prompt, one pass.
+
+    keys   [n] key of each prompt for a condition that acts on another key than P0; it must lie
+           before the edit, as P0 does (see `conditions.earlier_keys`)
+    clamp  gives the masses to which the rows of a batch are set; keep is given those of a batch
+    """
+    each = 1 + len(pairs.kinds)
+    rows = max(1, TOKENS_PER_BATCH // (each * pairs.prompts.length))
+    parts = []
+    for start in range(0, len(pairs), rows):
+        batch = slice(start, min(start + rows, len(pairs)))
+        collect = _Collect(pairs, batch, each)
+        chosen = None
+        if condition.at == OTHER and keys is not None:
+            chosen = keys[batch].repeat_interleave(each)
+        done = run(
+            subject,
+            pairs.stacked(batch),
+            condition,
+            keys=chosen,
+            consume=collect.consume,
+            sites=sites,
+            # a variant is edited as its original is
+            rows=[r for r in range(batch.start, batch.stop) for _ in range(each)],
+            clamp=clamp(batch) if clamp else None,
+            keep=keep is not None,
+        )
+        if keep is not None:
+            keep(batch, done.attend.masses)
+        parts.append(collect.spread(done.shares()[::each], done.removed()[::each]))
+        if progress:
+            progress(batch.stop)
+    return _joined(parts, pairs)
+
+
+class _Collect:
+    """Takes D off the stream as it goes by."""
+
+    def __init__(self, pairs: Pairs, batch: slice, each: int) -> None:
+        cut = pairs.take(batch)
+        self.each, self.kinds = each, pairs.kinds
+        self.later = cut.later()
+        self.last = cut.last
+        self.change: list[torch.Tensor] = []
+        self.norm: list[torch.Tensor] = []
+
+    def consume(self, point: int, hidden: torch.Tensor) -> None:
+        """D of all rows at one read point."""
+        x = hidden.view(-1, self.each, *hidden.shape[1:])
+        base = x[:, 0].float()
+        norm = base.norm(dim=-1)
+        change = torch.stack(
+            [(x[:, v].float() - base).norm(dim=-1) for v in range(1, self.each)], 1
+        )
+        self.change.append((change / norm.unsqueeze(1).clamp_min(1e-30)).cpu())
+        later = self.later.to(norm.device)
+        self.norm.append(((norm * later).sum(1) / later.sum(1).clamp_min(1)).cpu())
+
+    def spread(self, shares: torch.Tensor, removed: torch.Tensor) -> Spread:
+        """Everything of this batch."""
+        change = torch.stack(self.change, 2)  # [n, kind, point, T]
+        index = self.last.view(-1, 1, 1, 1).expand(*change.shape[:3], 1)
+        at_edit = change.gather(3, index).squeeze(3)
+        change = change.masked_fill(~self.later[:, None, None], torch.nan)
+        return Spread(
+            change.numpy(),
+            torch.stack(self.norm, 1).numpy(),
+            at_edit.numpy(),
+            shares.numpy(),
+            removed.numpy(),
+            self.kinds,
+            self.last.numpy(),
+        )
+
+
+def _joined(parts: list[Spread], pairs: Pairs) -> Spread:
+    names = ("change", "norm", "at_edit", "shares", "removed")
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return Spread(**arrays, kinds=pairs.kinds, last=pairs.last.numpy())
