@@ -19,6 +19,11 @@ _PUBLIC = {
     "build_prompts": "sinkscope.subject.prompts",
     "scan": "sinkscope.detect.scan",
     "ScanSettings": "sinkscope.detect.scan",
+    "trace": "sinkscope.circuit.trace",
+    "TraceSettings": "sinkscope.circuit.trace",
+    "find_circuit": "sinkscope.circuit.trace",
+    "verify": "sinkscope.causal.verify",
+    "VerifySettings": "sinkscope.causal.verify",
     "Result": "sinkscope.result",
     "load_result": "sinkscope.result",
 }

@@ -63,7 +63,7 @@ def head_writes(writes: Writes) -> dict[tuple[int, int], float]:
 def neuron_writes(writes: Writes) -> dict[int, np.ndarray]:
     """Block -> write of each neuron of its first MLP along u, summed over experts."""
     found = {}
-    for block, index, name in writes.sites.writes:
+    for block, _, name in writes.sites.writes:
         if name in writes.units and name == f"{block}.mlp":
             units = writes.units[name].double().numpy()
             found[block] = units.sum(0) if units.ndim == 2 else units

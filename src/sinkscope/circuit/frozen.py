@@ -22,8 +22,8 @@ CLOSE = 1e-3  # relative; far above rounding, far below what another kind of nor
 
 
 @dataclass
-class _Affine:
-    """y = scale·gain·(x − mean x, if centred) + bias."""
+class Affine:
+    """What a norm is when its scale is frozen: y = scale·gain·(x − mean x, if centred) + bias."""
 
     centred: bool
     gain: torch.Tensor
@@ -48,7 +48,7 @@ class FrozenNorms:
             for child in root.modules()
             if "norm" in type(child).__name__.lower() and not list(child.children())
         ]
-        self._forms: dict[tuple[nn.Module, torch.Size], _Affine] = {}
+        self._forms: dict[tuple[nn.Module, torch.Size], Affine] = {}
         self._scales: dict[nn.Module, list[torch.Tensor]] = {}
 
     @contextmanager
@@ -95,10 +95,10 @@ class FrozenNorms:
         linear = scale * form.part(args[0].float())
         return (linear if form.bias is None else linear + form.bias).to(output.dtype)
 
-    def _form(self, module: nn.Module, x: torch.Tensor) -> _Affine:
+    def _form(self, module: nn.Module, x: torch.Tensor) -> Affine:
         key = (module, x.shape[1:])  # one qk-norm may serve queries and fewer keys
         if key not in self._forms:
-            self._forms[key] = _probe(module, x[:1].detach())
+            self._forms[key] = affine_form(module, x[:1].detach())
         return self._forms[key]
 
 
@@ -112,7 +112,7 @@ def _plain(args: tuple, output) -> bool:
     )
 
 
-def _probe(module: nn.Module, like: torch.Tensor) -> _Affine:
+def affine_form(module: nn.Module, like: torch.Tensor) -> Affine:
     """Find the affine form from the norm of zeros, of ones and of alternating ones."""
     with torch.no_grad():
         ones = torch.ones_like(like)
@@ -130,4 +130,4 @@ def _probe(module: nn.Module, like: torch.Tensor) -> _Affine:
             rolled = alternating.roll(1, -1)
             other = module.forward(rolled).float() - bias
             gain[..., -1] = (other / rolled.float().masked_fill(rolled == 0, 1.0))[..., -1]
-    return _Affine(centred, gain, bias if bool(bias.any()) else None)
+    return Affine(centred, gain, bias if bool(bias.any()) else None)

@@ -8,8 +8,7 @@ sequences, so rotations, qk-norms and latent projections are the family's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,10 +112,11 @@ def sink_logits(
 
     first: list[torch.Tensor] = []
     stop = reading[-1] + 1
+    wrote = write_hooks(subject, sites, write)
     with norms.recording():
         p0_keys(
             subject, tokens, reading, embed, differentiate, stop,
-            extra=lambda: [*_embedding_hook(blocks[0], first), *write_hooks(subject, sites, write)()],
+            extra=lambda: [*_embedding_hook(blocks[0], first), *wrote()],
             grad=True,
         )  # fmt: skip
     with norms.replaying():

@@ -7,16 +7,18 @@ by prompt, sums over prompts, and the states of a random sample of other positio
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
+from sinkscope.circuit.routing import Routing
 from sinkscope.circuit.streams import stream_hooks, unit
 from sinkscope.detect.attention import AttentionStats
 from sinkscope.observe.attention import observe
 from sinkscope.observe.columns import Scores, chunked_attention, p0_scores
 from sinkscope.observe.fused import fused_attention, fused_works
-from sinkscope.observe.layout import Layout, layout_of
+from sinkscope.observe.layout import layout_of
 from sinkscope.observe.reads import AttentionCall, AttentionRead, Want
 from sinkscope.observe.sites import Sites, Sublayer
 from sinkscope.subject.load import Subject
@@ -25,6 +27,7 @@ from sinkscope.subject.prompts import Prompts, vocabulary
 SAMPLE = 512  # other positions whose states are kept
 SAMPLE_BYTES = 1 << 27  # and the most memory they may take
 UNMIXED_ROWS = 16  # prompts on which unmixedness and the cone are measured
+FIRST_ROWS = 8  # prompts whose P0 is compared with the same token alone
 
 
 @dataclass
@@ -35,7 +38,8 @@ class HeadRead:
     others    [n, H] mean over late queries of logsumexp over the keys other than P0
     logit     [n, H] mean over late queries of the score on P0
     unmixed   [T, H] c_t = Σ_j A_tj² (sum over prompts); `counted` prompts
-    cone      per key head: mean unit value vector, and per head and position E‖o_t‖² of unit values
+    mixed_norm  [T, H] ‖o_t‖² when every value has length one (sum over prompts)
+    unit_value, unit_square  [G, D], [G, D, D] sums of unit values and of their outer products
     """
 
     scale: float = 1.0
@@ -46,6 +50,7 @@ class HeadRead:
     unmixed: torch.Tensor | None = None
     mixed_norm: torch.Tensor | None = None
     unit_value: torch.Tensor | None = None
+    unit_square: torch.Tensor | None = None
     unit_values: int = 0
     counted: int = 0
 
@@ -83,12 +88,18 @@ class Observed:
         self._out: dict[int, list[torch.Tensor]] = {}
         self._curves: dict[int, torch.Tensor] = {}
         self._curve_rows = 0
+        self._first_rows: list[torch.Tensor] = []
         self._rows_done = 0
+        self.routing = Routing(subject, sites)
 
     def run(self, reader: str = "auto", progress=None) -> Observed:
         """One pass over all prompts."""
         want = Want(received=self.attention is not None, inspect=(self._inspect,))
-        taps = stream_hooks(self.subject, self.sites, self._point, self._write)
+        stream = stream_hooks(self.subject, self.sites, self._point, self._write)
+
+        def taps() -> list[Any]:
+            return [*stream(), *self.routing.hooks(lambda: self._layout)]
+
         for batch in self.prompts.batches():
             if progress:
                 progress("trace", self._rows_done, len(self.prompts))
@@ -128,6 +139,8 @@ class Observed:
         self._median[number].append(median.cpu())
         weight = others / norms.clamp_min(1e-12)
         self._others[number] += torch.einsum("btd,bt->d", x, weight).double().cpu()
+        if self._rows_done == 0 and layout.simple:
+            self._first_rows.append(x[:FIRST_ROWS, 0].cpu())
         rows, columns = self._rows.to(x.device), self._columns.to(x.device)
         self._sample[number].append(x[rows, columns].cpu())
 
@@ -186,14 +199,13 @@ class Observed:
         unmixed = (twice - 2 * total).exp().sum(0).transpose(0, 1).cpu()
         mixed = out.float().square().sum(-1).sum(0).transpose(0, 1).cpu()
         values = unit_values.float().sum((0, 2)).cpu()
-        if head.unmixed is None or head.mixed_norm is None or head.unit_value is None:
-            head.unmixed, head.mixed_norm, head.unit_value = unmixed, mixed, values
-        elif head.unmixed.shape == unmixed.shape:
-            head.unmixed = head.unmixed + unmixed
-            head.mixed_norm = head.mixed_norm + mixed
-            head.unit_value = head.unit_value + values
-        else:
+        square = torch.einsum("bgtd,bgte->gde", unit_values.float(), unit_values.float()).cpu()
+        new = {"unmixed": unmixed, "mixed_norm": mixed, "unit_value": values, "unit_square": square}
+        if head.unmixed is not None and head.unmixed.shape != unmixed.shape:
             return
+        for name, value in new.items():
+            old = getattr(head, name)
+            setattr(head, name, value if old is None else old + value)
         head.unit_values += unit_values.shape[0] * unit_values.shape[2]
         head.counted += unit_values.shape[0]
 
@@ -211,6 +223,11 @@ class Observed:
     def other_mean(self) -> torch.Tensor:
         """Mean unit vector of the others: [points, d]."""
         return (self._others / max(self._other_count, 1)).float()
+
+    @property
+    def first_rows(self) -> torch.Tensor | None:
+        """P0's states within the first prompts, [rows, points, d]; None for packed rows."""
+        return torch.stack(self._first_rows, 1) if self._first_rows else None
 
     @property
     def sample(self) -> torch.Tensor:

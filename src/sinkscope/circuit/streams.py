@@ -17,7 +17,7 @@ BATCH = 2048  # one-token sequences run at a time
 Taps = Callable[[], list[Any]]
 
 
-class _Enough(Exception):  # noqa: N818 - not an error: the blocks that are needed have run
+class _Enough(Exception):
     pass
 
 

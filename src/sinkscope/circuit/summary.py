@@ -1,0 +1,303 @@
+"""The headline findings of a trace."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sinkscope.circuit.components import main_components
+from sinkscope.circuit.concentration import (
+    concentration,
+    later_amplification,
+    log_norm_share,
+    step_down,
+)
+from sinkscope.circuit.keys import SinkLogits
+from sinkscope.circuit.recognition import APART
+from sinkscope.circuit.routing import OTHERS, P0
+from sinkscope.circuit.unmixed import asymmetry
+from sinkscope.result import Measured, TraceSummary
+from sinkscope.stats import bootstrap
+from sinkscope.subject.prompts import token_text
+
+if TYPE_CHECKING:
+    from sinkscope.circuit.trace import Traced
+
+SHORT = 32  # tokens below which late queries and curves over positions mean little
+NAMED = 20  # items named in a list
+
+
+def trace_summary(traced: Traced) -> TraceSummary:
+    """Reduce one trace to its summary."""
+    found, circuit = traced.found, traced.found.circuit
+    log_ratio = found.norm.curve
+    block_writes = block_writes_of(traced)
+    components = found.components
+    stepped = None
+    if circuit.plateau is not None and block_writes is not None:
+        stepped = step_down(log_ratio, block_writes, circuit.plateau)
+    emergence = circuit.emergence_block
+    return TraceSummary(
+        emergence_block=emergence,
+        emergence=_emergence(traced),
+        amplification=circuit.amplification,
+        recognition_point=circuit.recognition_point,
+        recognition=_recognition(traced),
+        concentration={} if block_writes is None else dict(concentration(block_writes)),
+        concentration_log_norm=log_norm_share(log_ratio),
+        writing_neurons=[[b, n] for b, n, _ in components.neurons],
+        writing_neuron_shares=[share for _, _, share in components.neurons],
+        writing_heads=[list(row) for row in components.heads],
+        writing_experts=[list(row) for row in components.experts],
+        k90=components.k90,
+        write_shares=_write_shares(traced),
+        reading_heads=[list(head) for head in circuit.reading_heads],
+        reading_block=circuit.reading_block,
+        spike_ratio=None if traced.vocabulary is None else traced.vocabulary.ratio,
+        spike_vocabulary=None if traced.vocabulary is None else len(traced.vocabulary.sinks),
+        margins=_margins(traced),
+        attribution=_attribution(traced),
+        routing=_routing(traced),
+        direction_stability=_stability(traced),
+        step_down=stepped,
+        secondary=[]
+        if block_writes is None or emergence is None
+        else later_amplification(block_writes, emergence),
+        notes=_notes(traced),
+        **_more(traced),
+    )
+
+
+def _more(traced: Traced) -> dict[str, Any]:
+    """Further keys, beside those of the schema."""
+    circuit, components = traced.found.circuit, traced.found.components
+    return {
+        "p0_sink": traced.found.reading.p0_sink,
+        "read_point": None if circuit.direction is None else f"x{circuit.read_point}",
+        "writing_shared_neurons": [list(row) for row in components.shared],
+        "writing_whole": [[name, share] for name, share in components.whole],
+        "weights": traced.weights,
+        "by_type": _by_type(traced),
+        "vocabulary": _vocabulary(traced),
+    }
+
+
+def block_writes_of(traced: Traced) -> np.ndarray | None:
+    """⟨Δ^l_0, u⟩ of every block, mean over first tokens: [blocks]."""
+    u = traced.found.circuit.direction
+    if u is None:
+        return None
+    along = (traced.found.p0[:, traced.found.at].mean(0) @ u).numpy().astype(np.float64)
+    return np.diff(along)
+
+
+def _emergence(traced: Traced) -> dict[str, Any]:
+    """The two curves' figures, the plateau, and what they were held against."""
+    found = traced.found
+    norm: dict[str, Any] = {
+        "block": found.norm.block,
+        "largest_ratio": found.norm.ratio,
+        "untrained_ratio": found.norm.null,
+        "plateau": None if found.norm.plateau is None else [f"x{p}" for p in found.norm.plateau],
+    }
+    if isinstance(found.null, str) and found.norm.plateau is not None:
+        norm["untrained"] = found.null
+    entry: dict[str, Any] = {"norm": norm, "direction": {"block": None}}
+    if found.direction is not None:
+        at = found.circuit.read_point
+        entry["direction"] = {
+            "block": found.direction.block,
+            "distance": float(found.direction.curve[at]),
+            "deviations": float(found.direction.apart[at]),
+            "p0_along": float(found.direction.aligned[at]),
+        }
+    return entry
+
+
+def _recognition(traced: Traced) -> dict[str, Any]:
+    recognised = traced.found.recognition
+    entry: dict[str, Any] = {"threshold": APART}
+    if recognised.auroc is None:
+        entry["reason"] = recognised.reason
+    else:
+        points = traced.found.circuit.sites.points
+        entry["auroc"] = {p: float(a) for p, a in zip(points, recognised.auroc)}
+    ratios = asymmetry(traced.found.observed)
+    if ratios:
+        first = min(ratios)
+        entry["attention_output"] = {"block": first, **ratios[first]}
+    if traced.cones:
+        first = min(traced.cones)
+        cone = traced.cones[first]
+        entry["cone"] = {
+            "block": first,
+            "axis": float(cone.axis.mean()),
+            "r2": _nan(np.nanmean(cone.r2)) if np.isfinite(cone.r2).any() else None,
+            "isotropy": float(cone.isotropy.mean()),
+            "unmixedness_p0": float(cone.unmixed[0].mean()),
+            "unmixedness_others": float(np.nanmean(cone.unmixed[1:])),
+        }
+    return entry
+
+
+def _write_shares(traced: Traced) -> dict[str, float]:
+    """Share of embedding and sublayers in the whole write along the direction; adds up to 1."""
+    writes = traced.found.writes
+    if writes is None:
+        return {}
+    total = writes.embedding + sum(writes.total.values())
+    if abs(total) < 1e-12:
+        return {}
+    return {
+        "embedding": writes.embedding / total,
+        **{name: value / total for name, value in writes.total.items()},
+    }
+
+
+def _margins(traced: Traced) -> dict[str, Any]:
+    """Means over the reading heads, intervals over prompts; nats."""
+    induction, heads = traced.induction, traced.found.circuit.reading_heads
+    if not heads or (induction.reason and not np.isfinite(induction.margin).any()):
+        return {"reason": induction.reason or "no head reads position zero"}
+    seed = traced.settings.seed
+    at = tuple(np.array(heads).T)
+    margin = induction.margin[(slice(None), *at)].mean(1)
+    entry: dict[str, Any] = {"mean": bootstrap(margin, seed)}
+    if induction.from_u is not None:
+        alone = induction.from_u[(slice(None), *at)].mean(1)
+        entry["from_direction"] = bootstrap(alone, seed)
+        entry["share_from_direction"] = _ratio(alone.mean(), margin.mean())
+    bias = induction.bias[at]
+    if np.isfinite(bias).any():
+        entry["query_bias"] = Measured(value=float(np.nanmean(bias)))
+        logits = traced.found.logits
+        if isinstance(logits, SinkLogits):
+            entry["share_query_bias"] = _ratio(float(np.nanmean(bias)), float(logits.value.mean()))
+    return entry
+
+
+def _attribution(traced: Traced) -> dict[str, Any]:
+    """Mean logit of the reading heads on P0, split over what was added to P0's stream."""
+    logits = traced.found.logits
+    if not isinstance(logits, SinkLogits):
+        return {"reason": logits}
+    parts = logits.parts.mean((0, 1))
+    order = parts.abs().argsort(descending=True)[:NAMED].tolist()
+    entry: dict[str, Any] = {
+        "logit": float(logits.value.mean()),
+        "heads": len(logits.heads),
+        "parts": {logits.names[i]: float(parts[i]) for i in sorted(order)},
+        "bias": float(logits.bias.mean()),
+        "error": logits.error,
+    }
+    if traced.read is not None:
+        components = main_components(traced.read)
+        entry["neurons"] = [list(row) for row in components.neurons[:NAMED]]
+        entry["writing_heads"] = [list(row) for row in components.heads[:NAMED]]
+        entry["unit_error"] = traced.read.error
+    return entry
+
+
+def _routing(traced: Traced) -> dict[str, Any]:
+    """Of the blocks that write, and of the first routed one: where P0 and the others are sent."""
+    others = traced.found.observed.routing
+    if not traced.routing.blocks:
+        return {}
+    writing = {block for block, _ in traced.found.circuit.experts}
+    shown = sorted(writing | {min(traced.routing.blocks)})
+    return {
+        str(block): {
+            "p0": traced.routing.summary(block, P0),
+            "others": others.summary(block, OTHERS),
+        }
+        for block in shown
+        if block in traced.routing.blocks and block in others.blocks
+    }
+
+
+def _stability(traced: Traced) -> dict[str, Any]:
+    """Over first tokens (mean pairwise cosine at the read point), and over the text behind."""
+    found = traced.found
+    entry: dict[str, Any] = {"first_tokens": len(found.tokens), "text": traced.text_cosine}
+    if found.direction is not None:
+        entry["cosine"] = _nan(found.direction.cosine[found.circuit.read_point])
+        entry["cosine_at_embedding"] = _nan(found.direction.cosine[0])
+    return entry
+
+
+def _by_type(traced: Traced) -> dict[str, dict[str, Any]]:
+    """Blocks and reading heads by kind of layer; kinds are never averaged together."""
+    anatomy, late = traced.subject.anatomy.blocks, traced.found.circuit.late
+    margin = traced.induction.margin
+    found: dict[str, dict[str, Any]] = {}
+    for kind in sorted({block.layer_type for block in anatomy}):
+        blocks = [block.index for block in anatomy if block.layer_type == kind]
+        heads = [head for head in traced.found.circuit.reading_heads if head[0] in blocks]
+        entry: dict[str, Any] = {"blocks": len(blocks), "reading_heads": len(heads)}
+        if np.isfinite(late[blocks]).any():
+            entry["late_share"] = float(np.nanmean(late[blocks]))
+        if np.isfinite(margin[:, blocks]).any():
+            entry["margin"] = float(np.nanmean(margin[:, blocks]))
+        found[kind] = entry
+    return found
+
+
+def _vocabulary(traced: Traced) -> dict[str, Any]:
+    scanned = traced.vocabulary
+    if scanned is None:
+        return {}
+    missed = np.flatnonzero(~scanned.sinks)
+    return {
+        "point": f"x{scanned.point}",
+        "not_sinking": [
+            {"id": int(i), "token": token_text(traced.subject.tokenizer, int(i))}
+            for i in missed[:NAMED]
+        ],
+    }
+
+
+def _notes(traced: Traced) -> list[str]:
+    found, circuit = traced.found, traced.found.circuit
+    notes = [traced.subject.identity["note"]] if "note" in traced.subject.identity else []
+    if len(traced.prompts) < 2:
+        notes.append("One prompt only: no interval can be given.")
+    if traced.prompts.length < SHORT:
+        notes.append(
+            f"The prompts have {traced.prompts.length} tokens: below {SHORT}, late queries and "
+            "curves over positions say little."
+        )
+    if not circuit.reading_heads:
+        notes.append("No head sinks at position zero, so there is nothing that reads it.")
+    elif not found.reading.p0_sink:
+        notes.append("Fewer than one head in a hundred sinks at position zero.")
+    if circuit.direction is None:
+        notes.append("Nothing sets position zero apart: no sink direction was taken.")
+    if found.norm.plateau is None and circuit.direction is not None:
+        notes.append(
+            "The norm of position zero is not amplified; writes are taken along the part of the "
+            "sink direction that the reading heads read."
+        )
+    if isinstance(found.null, str) and found.null != "not asked for":
+        notes.append(found.null[0].upper() + found.null[1:] + ".")
+    if found.recognition.reason:
+        notes.append(f"Separability was not measured: {found.recognition.reason}.")
+    if found.writes is not None and found.writes.without_units:
+        name, reason = next(iter(found.writes.without_units.items()))
+        count = len(found.writes.without_units)
+        notes.append(f"{count} sublayers are not split into units ({name}: {reason}).")
+    if traced.induction.reason:
+        notes.append(f"The sink logit is not attributed: {traced.induction.reason}.")
+    if len(found.tokens) == 1:
+        notes.append("Position zero always holds the same token, so it was traced for that one.")
+    return notes
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return float(part / whole) if abs(whole) > 1e-9 else None
+
+
+def _nan(value: Any) -> float | None:
+    number = float(value) if not isinstance(value, torch.Tensor) else float(value.item())
+    return number if np.isfinite(number) else None

@@ -1,0 +1,232 @@
+"""`trace`: how position zero becomes a sink, from recognition to the heads that read it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from sinkscope.circuit.arrays import trace_dataset
+from sinkscope.circuit.find import Found, find, find_circuit, usable_vocabulary
+from sinkscope.circuit.induction import Induction, induction
+from sinkscope.circuit.keys import SinkLogits
+from sinkscope.circuit.routing import Routing
+from sinkscope.circuit.streams import one_token_pass, stream_hooks, unit
+from sinkscope.circuit.summary import trace_summary
+from sinkscope.circuit.unmixed import Cone, cones
+from sinkscope.circuit.vocabulary import Vocabulary, scan_vocabulary
+from sinkscope.circuit.weights import weight_view
+from sinkscope.circuit.writes import Writes, written_along
+from sinkscope.errors import InputError
+from sinkscope.observe.attention import READERS
+from sinkscope.provenance import new_summary
+from sinkscope.result import Result
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import BOS_POLICIES, BUILTIN, Prompts, build_policies
+
+__all__ = ["TraceSettings", "Traced", "find_circuit", "trace"]
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """What to trace with; every field travels with the result.
+
+    text, kind, n, length, bos, seed  see `subject.prompts.build_prompts`; bos may be "both"
+    reader      auto, exact or lean
+    untrained   hold the norm of P0 against the same architecture untrained
+    vocabulary  put every vocabulary item at P0
+    """
+
+    text: str = BUILTIN
+    kind: str = "text"
+    n: int = 64
+    length: int = 256
+    bos: str = "as-is"
+    reader: str = "auto"
+    seed: int = 0
+    untrained: bool = True
+    vocabulary: bool = True
+
+
+@dataclass
+class Traced:
+    """Everything measured under one BOS policy, before it is put into arrays and a summary.
+
+    read      writes along the mean gradient of the reading heads' logits, for attribution
+    routing   of P0's first tokens, in routed families; that of the prompts is in found.observed
+    """
+
+    subject: Subject
+    prompts: Prompts
+    settings: TraceSettings
+    found: Found
+    induction: Induction
+    read: Writes | None
+    cones: dict[int, Cone]
+    vocabulary: Vocabulary | None
+    routing: Routing
+    weights: list[dict[str, Any]]
+    text_cosine: float | None
+
+
+def trace(
+    subject: Subject,
+    settings: TraceSettings | None = None,
+    *,
+    prompts: Prompts | None = None,
+    scan: Result | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+    **changes: Any,
+) -> Result:
+    """Trace how the sink of position zero is built.
+
+    settings, changes  a TraceSettings, or its fields as keywords: trace(subject, n=16, bos="both")
+    prompts            ready-made Prompts instead of what the settings describe
+    scan               a scan of the same prompts: its sinking heads are taken as they are
+    progress           called as progress(label, done, total)
+
+    Returns a Result with one group for each BOS policy. Raises InputError, and Unsupported for a
+    model whose residual identity does not hold.
+    """
+    settings = dataclasses.replace(settings or TraceSettings(), **changes)
+    _check(settings)
+    chosen = [prompts] if prompts is not None else _prompts(subject, settings)
+    traced = [_trace_one(subject, each, settings, scan, progress) for each in chosen]
+    return _result(subject, settings, traced)
+
+
+def _check(settings: TraceSettings) -> None:
+    if settings.reader not in READERS:
+        raise InputError(f"reader {settings.reader!r} is not one of {', '.join(READERS)}.")
+    if settings.bos not in BOS_POLICIES:
+        raise InputError(f"BOS policy {settings.bos!r} is not one of {', '.join(BOS_POLICIES)}.")
+
+
+def _prompts(subject: Subject, settings: TraceSettings) -> list[Prompts]:
+    return build_policies(
+        subject,
+        text=settings.text,
+        kind=settings.kind,
+        n=settings.n,
+        length=settings.length,
+        bos=settings.bos,
+        seed=settings.seed,
+    )
+
+
+def _trace_one(subject, prompts: Prompts, settings: TraceSettings, scan, progress) -> Traced:
+    found = find(
+        subject, prompts, settings.reader, settings.seed, settings.untrained, scan, progress
+    )
+    circuit = found.circuit
+    return Traced(
+        subject,
+        prompts,
+        settings,
+        found,
+        induction(subject, circuit.sites, prompts, found.observed, circuit.direction, found.logits),
+        _read_writes(subject, found),
+        cones(found.observed),
+        _vocabulary(subject, found, progress) if settings.vocabulary else None,
+        _routing(subject, found),
+        _weights(subject, found),
+        _text_cosine(subject, found),
+    )
+
+
+def _read_writes(subject: Subject, found: Found) -> Writes | None:
+    """What each component adds to the mean logit of the reading heads on P0, norms frozen."""
+    logits = found.logits
+    if not isinstance(logits, SinkLogits):
+        return None
+    total = len(logits.heads)
+
+    def along(block: int) -> torch.Tensor:
+        later = torch.tensor([place > block for place, _ in logits.heads])
+        return (logits.gradient * later[None, :, None]).sum(1) / total
+
+    stop = max(place for place, _ in logits.heads)
+    tokens = found.observed.prompts.input_ids[: len(logits.value), 0]
+    return written_along(subject, found.circuit.sites, tokens, along, stop)
+
+
+def _vocabulary(subject: Subject, found: Found, progress) -> Vocabulary | None:
+    """At the start of the norm's plateau, else where u was taken."""
+    circuit = found.circuit
+    if circuit.direction is None:
+        return None
+    point = circuit.plateau[0] if circuit.plateau is not None else circuit.read_point
+    at_p0 = found.p0[:, found.at[point]]
+    others = found.observed.sample[:, found.at[point]]
+    u = circuit.direction
+    midpoint = float((unit(at_p0) @ u).mean() + (unit(others) @ u).mean()) / 2
+    least = float(at_p0.norm(dim=1).median()) / 2 if circuit.plateau is not None else 0.0
+    return scan_vocabulary(subject, usable_vocabulary(subject), u, point, midpoint, least, progress)
+
+
+def _routing(subject: Subject, found: Found) -> Routing:
+    routing = Routing(subject, found.circuit.sites)
+    if found.observed.routing.blocks:
+        one_token_pass(subject, found.tokens, lambda: routing.hooks(lambda: None))
+    return routing
+
+
+def _weights(subject: Subject, found: Found) -> list[dict[str, Any]]:
+    circuit, observed = found.circuit, found.observed
+    if circuit.direction is None or not circuit.neurons:
+        return []
+    points = circuit.sites.points
+    signals: dict[int, dict[str, torch.Tensor]] = {}
+    for block in {b for b, _ in circuit.neurons}:
+        # what the MLP reads: the stream behind the attention, where there is such a point
+        at = points.index(f"x{block}") + int(circuit.sites.mid[block])
+        stream = found.p0[:, at].mean(0) - observed.sample[:, at].mean(0)
+        added = [p0 - rest for b, (p0, rest) in observed.attention_out.items() if b <= block]
+        attention = torch.stack(added).sum(0) if added else torch.zeros_like(stream)
+        signals[block] = {"attention": attention, "stream": stream}
+    return weight_view(subject, circuit.sites, circuit.neurons, signals, circuit.direction)
+
+
+def _text_cosine(subject: Subject, found: Found) -> float | None:
+    """Least cosine, over prompts and read points, of P0 within a prompt and its token alone."""
+    within = found.observed.first_rows
+    if within is None:
+        return None
+    tokens = found.observed.prompts.input_ids[: len(within), 0]
+    alone: dict[int, torch.Tensor] = {}
+
+    def keep(number: int, hidden: torch.Tensor) -> None:
+        alone[number] = hidden[:, 0].float().cpu()
+
+    one_token_pass(subject, tokens, stream_hooks(subject, found.circuit.sites, keep))
+    states = torch.stack([alone[i] for i in sorted(alone)], 1)
+    return float((unit(within) * unit(states)).sum(-1).min())
+
+
+def _result(subject: Subject, settings: TraceSettings, traced: list[Traced]) -> Result:
+    import xarray
+
+    summary = new_summary(
+        subject,
+        [each.prompts for each in traced],
+        {"name": "trace", **dataclasses.asdict(settings)},
+        settings.seed,
+    )
+    summary.trace = {each.prompts.bos: trace_summary(each) for each in traced}
+    _compare_policies(summary, traced)
+    groups = {f"trace/{each.prompts.bos}": trace_dataset(each) for each in traced}
+    return Result(summary, xarray.DataTree.from_dict(groups))
+
+
+def _compare_policies(summary, traced: list[Traced]) -> None:
+    """How far the sink directions without and with BOS agree."""
+    if len(traced) != 2:
+        return
+    u, v = (each.found.circuit.direction for each in traced)
+    cosine = float(np.clip(float(u @ v), -1, 1)) if u is not None and v is not None else None
+    for each in summary.trace.values():
+        each.direction_stability["cosine_between_policies"] = cosine
