@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sinkscope.errors import InputError, Unsupported
+from sinkscope.errors import InputError, OutOfResources, Unsupported
 from sinkscope.observe.attention import observe
 from sinkscope.observe.p0_stream import p0_states
 from sinkscope.observe.reads import Want
@@ -173,7 +173,10 @@ def test_hub_checkpoint_comes_by_ranges(tmp_path, ids):
     tiny_model("llama").save_pretrained(place, max_shard_size="40KB")
     one = Checkpoint("step-10", 10, "org/name", "c0ffee", "step-10")
     fs = DirFileSystem(hub, LocalFileSystem())
-    fetch_first_blocks(one, 1, here, fs=fs)
+    with pytest.raises(OutOfResources, match="--disk-budget"):
+        fetch_first_blocks(one, 1, here, 1000, fs=fs)
+    assert not list(here.glob("*.safetensors"))
+    fetch_first_blocks(one, 1, here, 10**7, fs=fs)
     got = sum(f.stat().st_size for f in here.glob("*.safetensors"))
     assert got < 0.6 * sum(f.stat().st_size for f in place.glob("*.safetensors"))
     states, _ = _look(load_first_blocks(here, 1), ids, 1)

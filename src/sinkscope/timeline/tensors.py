@@ -62,6 +62,13 @@ def copy_tensors(
     return at
 
 
+def kept_bytes(source: BinaryIO, keep: Callable[[str], bool], name: str = "weights") -> int:
+    """How many bytes of data `copy_tensors` would copy; only the header is read."""
+    header, _ = read_header(source, name)
+    offsets = (v["data_offsets"] for k, v in header.items() if k != "__metadata__" and keep(k))
+    return sum(stop - start for start, stop in offsets)
+
+
 def hash_tensors(folder: Path, keep: Callable[[str], bool]) -> str:
     """SHA-256 of the names and bytes of the kept tensors of a folder's safetensors files."""
     digest = hashlib.sha256()

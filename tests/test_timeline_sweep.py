@@ -1,0 +1,179 @@
+"""Sweeps: the same bytes however they are run, whatever is killed meanwhile."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sinkscope.errors import InputError
+from sinkscope.subject.load import load
+from sinkscope.subject.tiny import tiny_model
+from sinkscope.timeline import sweep as sweeping
+from sinkscope.timeline.pilot import Looking, Pilot, run_pilot, view_hash
+from sinkscope.timeline.sources import Checkpoint, Run, find_runs
+from sinkscope.timeline.store import Store, decode, encode
+from sinkscope.timeline.sweep import Task, sweep
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
+from sweep_kill import kill_and_resume, snapshot
+
+COUNT = 6
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    folder = tmp_path_factory.mktemp("series")
+    for step in range(COUNT):
+        tiny_model("llama", seed=step).save_pretrained(folder / f"checkpoint-{step * 10}")
+    return find_runs([folder])[0]
+
+
+@pytest.fixture(scope="module")
+def pilot(run) -> Pilot:
+    looking = Looking(kind="random", n=2, length=32, first_blocks=2, untrained=False)
+    return run_pilot(load(run.checkpoints[-1].place), looking)
+
+
+@pytest.fixture(scope="module")
+def serial(run, pilot, tmp_path_factory) -> dict[str, bytes]:
+    store = Store(tmp_path_factory.mktemp("serial"))
+    found = sweep(run, pilot, store, threads=1)
+    assert not found.broken
+    assert all(light is not None for light in found.lights)
+    return snapshot(store)
+
+
+def test_pilot_survives_json(pilot):
+    again = Pilot.from_json(pilot.to_json())
+    assert view_hash(again.view) == view_hash(pilot.view)
+    assert again.to_json() == pilot.to_json()
+
+
+def test_what_is_stored_is_not_measured_again(run, pilot, tmp_path, monkeypatch, serial):
+    store = Store(tmp_path)
+    first = sweep(run, pilot, store, threads=1)
+    assert snapshot(store) == serial
+    monkeypatch.setattr(sweeping, "measure", None)
+    again = sweep(run, pilot, store, threads=1)
+    assert [encode(a) for a in again.lights] == [encode(a) for a in first.lights]
+
+
+def test_changed_checkpoint_is_measured_again(run, pilot, tmp_path, serial):
+    store = Store(tmp_path / "store")
+    sweep(run, pilot, store, threads=1)
+    for step in (0, 10):
+        tiny_model("llama", seed=99 + step).save_pretrained(tmp_path / f"checkpoint-{step}")
+    other = find_runs([tmp_path / "checkpoint-0", tmp_path / "checkpoint-10"])[0]
+    sweep(other, pilot, store, threads=1)
+    assert len(snapshot(store)) == COUNT + 2
+
+
+def test_damaged_file_is_measured_again(run, pilot, tmp_path, serial):
+    store = Store(tmp_path)
+    sweep(run, pilot, store, threads=1)
+    name = sorted(serial)[0]
+    (tmp_path / name).write_bytes(serial[name][:100])
+    sweep(run, pilot, store, threads=1)
+    assert snapshot(store) == serial
+
+
+def test_broken_checkpoints_are_reported_and_skipped(pilot, tmp_path):
+    for step in range(4):
+        tiny_model("llama", seed=step).save_pretrained(tmp_path / "run" / f"checkpoint-{step}")
+    weights = "model.safetensors"
+    (tmp_path / "run/checkpoint-0" / weights).write_bytes(b"12345678 no header")
+    whole = (tmp_path / "run/checkpoint-1" / weights).read_bytes()
+    (tmp_path / "run/checkpoint-1" / weights).write_bytes(whole[: len(whole) // 2])
+    model = tiny_model("llama", seed=2)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[0, 0] = torch.nan
+    model.save_pretrained(tmp_path / "run/checkpoint-2")
+    found = sweep(find_runs([tmp_path / "run"])[0], pilot, Store(tmp_path / "s"), threads=1)
+    assert sorted(found.broken) == ["checkpoint-0", "checkpoint-1", "checkpoint-2"]
+    assert "corrupt" in found.broken["checkpoint-0"]
+    assert "cut short" in found.broken["checkpoint-1"]
+    assert "NaN" in found.broken["checkpoint-2"]
+    assert [light is not None for light in found.lights] == [False, False, False, True]
+    (tmp_path / "run/checkpoint-3" / weights).unlink()
+    with pytest.raises(InputError, match="no checkpoint of run could be measured"):
+        sweep(find_runs([tmp_path / "run"])[0], pilot, Store(tmp_path / "t"), threads=1)
+
+
+def test_processes_give_the_same_bytes(run, pilot, tmp_path, serial):
+    found = sweep(run, pilot, Store(tmp_path), workers=2, threads=1)
+    assert not found.broken
+    assert snapshot(Store(tmp_path)) == serial
+
+
+def test_a_task_that_kills_its_worker_is_reported(monkeypatch):
+    monkeypatch.setattr(sweeping, "measure", _die_or_answer)
+    tasks = [Task(i, Checkpoint(str(i), i, ""), {}, "", "", 1, 0) for i in range(4)]
+    found = sorted(sweeping._in_processes(iter(tasks), 2))
+    assert [index for index, content, _ in found if content is None] == [1]
+    assert "died three times" in found[1][2]
+    assert [content for _, content, _ in found] == [b"0", None, b"2", b"3"]
+
+
+def _die_or_answer(task):
+    if task.index == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task.index, str(task.index).encode(), ""
+
+
+def test_killed_sweeps_go_on(run, pilot, tmp_path, serial):
+    moments = random.Random(0)
+    kills = [kill_and_resume(run, pilot, tmp_path / str(i), moments.random()) for i in range(3)]
+    assert all(found == serial for found in kills)
+
+
+def test_ray_with_a_worker_killed(run, pilot, tmp_path, serial):
+    ray = pytest.importorskip("ray")
+    import psutil
+
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    killed = []
+
+    def kill_one() -> None:
+        end = time.time() + 60
+        while not killed and time.time() < end:
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    if process.name().startswith("ray::measure") or any(
+                        "ray::measure" in part for part in process.cmdline()
+                    ):
+                        process.kill()
+                        killed.append(process.pid)
+                        break
+                except psutil.Error:
+                    continue
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    try:
+        found = sweep(run, pilot, Store(tmp_path), workers="ray", threads=1)
+    finally:
+        thread.join()
+        ray.shutdown()
+    assert killed
+    assert not found.broken
+    assert snapshot(Store(tmp_path)) == serial
+
+
+def test_workers_that_make_no_sense(run, pilot, tmp_path):
+    for workers in ("many", 0):
+        with pytest.raises(InputError, match="--workers"):
+            sweep(run, pilot, Store(tmp_path), workers=workers)
+
+
+def test_stored_bytes_say_everything(serial):
+    for content in serial.values():
+        assert encode(decode(content)) == content
