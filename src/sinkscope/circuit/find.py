@@ -113,10 +113,10 @@ def find(
     components = Components([], [], [], [], [])
     if read_point is not None:
         u = sink_direction(p0[:, at[read_point]], observed.other_mean[at[read_point]])
-        direction = direction_amplification(p0[:, at], observed.sample[:, at], u, read_point)
         along = u
         if norm.plateau is None and isinstance(logits, SinkLogits):
             along = part_that_is_read(u, logits)
+        direction = direction_amplification(p0[:, at], observed.sample[:, at], along, read_point)
         writes = written_along(subject, sites, tokens, lambda block: along, read_point)
         components = main_components(writes)
     recognised = recognition(subject, sites, observed, seed)
@@ -158,7 +158,7 @@ def part_that_is_read(u: torch.Tensor, logits: SinkLogits) -> torch.Tensor:
     """Unit vector of Σ_h g_h ⟨g_h, u⟩ over the reading heads' gradients g_h.
 
     Where the norm is not amplified, u holds every difference between P0 and the others, read or
-    not; writes are then taken along what of it the heads read.
+    not; emergence and writes are then taken along what of it the heads read.
     """
     gradients = logits.gradient.mean(0)
     return unit(gradients.T @ (gradients @ u))
