@@ -148,6 +148,8 @@ class Engine:
             start = min([start, *(block for block, _ in self.heads)])
         parts = []
         for batch in self._batches:
+            if any(edit.needs_clean for edit in edits):
+                self._clean(batch)  # before the edits are in place
             reading = self._reading(batch, want_received)
             logits = self._pass(batch, edits, start if self.suffix else 0, reading, want_logits)
             ce, kl = None, None

@@ -129,6 +129,7 @@ class Edit:
     """Base of all edits: where it begins to act, and the four ways in which it may act."""
 
     acts_on_attention = False
+    needs_clean = False  # reads `Context.clean`
     order = 1  # edits of inputs and of the stream are installed before those of sublayers
 
     def first_block(self) -> int:

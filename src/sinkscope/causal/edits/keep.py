@@ -30,6 +30,7 @@ class KeepUnits(Edit):
     units: tuple[int, ...] = ()
     shared: tuple[int, ...] = ()
     complement: bool = False
+    needs_clean = True
 
     def __str__(self) -> str:
         unit = "heads" if self.kind == "attention" else "neurons"

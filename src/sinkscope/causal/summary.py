@@ -1,0 +1,198 @@
+"""What a verification leaves behind: the summary with its evidence table, and the arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sinkscope.causal.experiments.lab import NECESSITY, Test
+from sinkscope.causal.experiments.sufficiency import Kept
+from sinkscope.causal.thresholds import thresholds
+from sinkscope.causal.verdict import is_faithful
+from sinkscope.result import Measured
+from sinkscope.schema import StageSummary, TestRow, VerifySummary
+from sinkscope.stats import bootstrap, spearman
+
+if TYPE_CHECKING:
+    import xarray
+
+    from sinkscope.causal.verify import Verified
+
+
+# stage -> name, ids of necessity tests, ids of sufficiency tests, ids whose doses count
+STAGES = {
+    1: ("recognition", ("N1", "N2"), ("S1", "S2"), "S2"),
+    2: ("amplification", ("N3", "N3s", "N4"), (), "N4"),
+    3: ("induction", ("N5",), ("S3",), ""),
+}
+
+
+def verify_summary(done: Verified) -> VerifySummary:
+    """Reduce one verification to its summary."""
+    kept, verdict = done.kept, done.verdict
+    rows = [_row(test) for test in done.tests]
+    if kept is not None:
+        rows += _kept_rows(kept)
+    return VerifySummary(
+        verdict=verdict.verdict,
+        verdict_detail=verdict.detail | {"because": verdict.because},
+        missing=verdict.missing,
+        stages=_stages(done),
+        tests=rows,
+        faithfulness=None if kept is None else kept.faithfulness,
+        completeness=None if kept is None else kept.completeness,
+        circuit_size={}
+        if kept is None
+        else {"components": kept.components, "share": kept.share, "of": kept.total},
+        thresholds=thresholds(),
+        what_would_change_it=verdict.what_would_change_it,
+        cost={"passes": round(done.engine.passes, 2), "suffix_passes": done.engine.suffix},
+        notes=_notes(done),
+    )
+
+
+def _notes(done: Verified) -> list[str]:
+    notes = list(dict.fromkeys(done.notes))
+    if not done.engine.suffix:
+        notes.append("Blocks could not be skipped in this family, so every edited pass was whole.")
+    if len(done.prompts) < 2:
+        notes.append("One prompt: no interval and no test can be given.")
+    return notes
+
+
+ROW = (
+    *("id", "edit", "control", "arrow", "block", "position", "dose", "sink_change"),
+    *("control_change", "p", "p_holm", "margin_change", "ce_change", "kl", "mass_moved_to"),
+    *("kind", "claim", "passed", "note", "edit_json", "p0_norm", "p0_cosine"),
+    *("control_p", "control_p_holm", "control_margin_change", "specificity"),
+)
+
+
+def _row(test: Test) -> TestRow:
+    return TestRow(**{key: getattr(test, key) for key in ROW}, **test.extra)
+
+
+def _kept_rows(kept: Kept) -> list[TestRow]:
+    """S4 as two rows; their change is what of the sink is kept, less one."""
+
+    def change(part: Measured | None) -> Measured | None:
+        if part is None or part.value is None:
+            return part
+        ends = [None if end is None else end - 1 for end in (part.low, part.high)]
+        return Measured(value=part.value - 1, low=ends[0], high=ends[1])
+
+    draws = 0 if kept.draws is None else len(kept.draws)
+    names = (
+        f"keep only the {kept.components} units of the circuit at position 0, all else the mean",
+        f"mean-ablate the {kept.components} units of the circuit at position 0, all else intact",
+    )
+    only, without = (
+        TestRow(
+            id="S4",
+            edit=name,
+            arrow="stage 2 -> stage 4",
+            position=0,
+            sink_change=change(part),
+            edit_json=[edit.to_json() for edit in edits],
+            kind="sufficiency",
+        )
+        for name, part, edits in zip(names, (kept.faithfulness, kept.completeness), kept.edits)
+    )
+    only.control = f"{draws} random sets of as many units"
+    only.control_change = change(kept.random)
+    only.p, only.passed = kept.p, is_faithful(kept)
+    return [only, without]
+
+
+def _stages(done: Verified) -> list[StageSummary]:
+    if not done.tests:
+        return []
+    stages = []
+    for number, (name, needed, enough, dosed) in STAGES.items():
+        taken = [t for t in done.tests if t.id in needed and t.claim]
+        given = [t for t in done.tests if t.id in enough and t.claim]
+        least = min(taken, key=lambda t: t.size, default=None)
+        most = max(given, key=lambda t: t.size, default=None)
+        passed = [t.passed for t in (least, most) if t is not None]
+        stages.append(
+            StageSummary(
+                stage=number,
+                name=name,
+                passed=all(passed) if passed else None,
+                necessity=None if least is None else least.sink_change,
+                sufficiency=_sufficiency(done, number, most),
+                specificity=next((t.specificity for t in (least, most) if t is not None), None),
+                dose=_dose([t for t in done.tests if t.id == dosed]),
+                **_edits(least, most),
+            )
+        )
+    sink = done.engine.intact.on([(int(b), int(h)) for b, h in done.circuit.reading_heads])
+    share: dict[str, Any] = {"late_share": bootstrap(sink)}
+    stages.append(StageSummary(stage=4, name="sink", passed=True, **share))
+    return stages
+
+
+def _edits(*tests: Test | None) -> dict[str, Any]:
+    return {"edits": [test.edit for test in tests if test is not None]}
+
+
+def _sufficiency(done: Verified, stage: int, most: Test | None) -> Measured | None:
+    """Nats of margin; for amplification what the circuit alone keeps of the sink."""
+    if stage == 2:
+        return None if done.kept is None else done.kept.faithfulness
+    return None if most is None else most.margin_change
+
+
+def _dose(tests: list[Test]) -> float | None:
+    """Rank correlation of dose and size of effect, no dose and no effect counted in."""
+    rows = [t for t in tests if t.dose is not None]
+    doses = [0.0, *(t.dose for t in rows if t.dose is not None)]
+    return spearman(doses, [0.0, *(abs(t.size) for t in rows)])
+
+
+def verify_dataset(done: Verified) -> xarray.Dataset:
+    """Effects per test and prompt, by block, and of every random draw."""
+    import xarray
+
+    data: dict[str, Any] = {}
+
+    def add(name: str, dims: tuple[str, ...], values: Any, long_name: str, units: str = "1"):
+        attributes = {"long_name": long_name, "units": units}
+        data[name] = xarray.Variable(dims, np.asarray(values), attributes)
+
+    intact = done.engine.intact
+    heads = [(int(b), int(h)) for b, h in done.circuit.reading_heads]
+    add("p0_norm", ("sequence", "point"), intact.norm[:, 0], "norm of P0 over the median of others")
+    add("late", ("sequence", "layer", "head"), intact.share[:, 0], "late share of P0, intact")
+    if heads:
+        add("sink", ("sequence",), intact.on(heads), "late share of P0 on the reading heads")
+    tests = done.tests
+    if tests:
+        missing = np.full(len(done.prompts), np.nan)
+        controls = [missing if t.control_effect is None else t.control_effect for t in tests]
+        effect = "relative change of the sink (N, I), or part of the margin's gap gained (S)"
+        add("effect", ("test", "sequence"), np.stack([t.effect for t in tests]), effect)
+        add("control_effect", ("test", "sequence"), np.stack(controls), f"control: {effect}")
+        doses = [np.nan if t.dose is None else t.dose for t in tests]
+        add("dose", ("test",), doses, "dose of the edit")
+        data["test_id"] = xarray.Variable(("test",), np.array([t.id for t in tests], dtype=object))
+        for id, name in (("N1", "attention"), ("N3", "mlp")):
+            add(f"{name}_necessity", ("layer",), _by_block(done, id), f"{id}: effect by block")
+    for name, draws in (("n4_draws", _draws(tests)), ("s4_draws", done.kept and done.kept.draws)):
+        if draws is not None:
+            add(name, ("draw",), draws, "sink kept or changed by each random set")
+    return xarray.Dataset(data)
+
+
+def _by_block(done: Verified, id: str) -> np.ndarray:
+    """Effect of the first row of each block; NaN where none was run."""
+    found = np.full(done.engine.depth, np.nan)
+    for test in done.tests:
+        if test.id == id and test.kind == NECESSITY and test.block is not None:
+            found[test.block] = test.size if np.isnan(found[test.block]) else found[test.block]
+    return found
+
+
+def _draws(tests: list[Test]) -> np.ndarray | None:
+    return next((t.draws for t in tests if t.id == "N4" and t.draws is not None), None)
