@@ -216,24 +216,27 @@ def edited(
     from sinkscope.causal.edits.base import Context
 
     context = Context(subject, sites, layout, rows or list(range(len(prompts))))
+    # before any edit is in place
+    norms = _p0_norms(subject, prompts) if condition.keep_norm else None
     with stack:
         for edit in sorted(condition.edits, key=lambda edit: edit.order):
             if edit.acts_on_attention:
                 raise InputError("a condition's edits act on the stream, not on attention.")
             stack.enter_context(hooks(edit.hooks(context)))
-        if condition.keep_norm:
+        if norms is not None:
             first = min(edit.first_block() for edit in condition.edits)
-            stack.enter_context(hooks(_norm_hooks(subject, prompts, first)))
+            stack.enter_context(hooks(_norm_hooks(subject, norms, first)))
         return stack.pop_all()
 
 
-def _norm_hooks(subject: Subject, prompts: Prompts, first: int) -> list[Any]:
-    """Scale P0's stream to the norm that it has in the intact model, behind block `first`.
-
-    P0's stream depends on its token alone, so the intact norms come from a pass of length one.
-    """
+def _p0_norms(subject: Subject, prompts: Prompts) -> torch.Tensor:
+    """[B, point] norms of P0's stream, which depends on its token alone: a pass of length one."""
     tokens, index = prompts.input_ids[:, 0].unique(return_inverse=True)
-    norms = p0_states(subject, tokens)[index].norm(dim=-1)  # [B, point]
+    return p0_states(subject, tokens)[index].norm(dim=-1)
+
+
+def _norm_hooks(subject: Subject, norms: torch.Tensor, first: int) -> list[Any]:
+    """Scale P0's stream to norms [B, point], behind block `first`."""
     blocks = subject.anatomy.modules(subject.model)
 
     def scaled(hidden: torch.Tensor, point: int) -> torch.Tensor:

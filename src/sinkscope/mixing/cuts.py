@@ -1,0 +1,89 @@
+"""The circuit cut: conditions in which P0 never becomes the sink, by edits of what writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from sinkscope.mixing.conditions import Condition
+
+if TYPE_CHECKING:
+    from sinkscope.causal.edits import Edit
+    from sinkscope.circuit.model import Circuit
+    from sinkscope.observe.sites import Sites
+    from sinkscope.subject.load import Subject
+
+CUT, CUT_NORM, CUT_CONTROL = "circuit-cut", "circuit-cut-norm-kept", "circuit-cut-control"
+
+
+def cut_conditions(subject: Subject, circuit: Circuit, seed: int = 0) -> list[Condition]:
+    """The circuit's neurons and heads off at P0; the same at its intact norm; the control.
+
+    The control switches off as many random other neurons and heads of the same blocks at P0.
+    Empty where neither neurons nor heads write the sink.
+    """
+    edits = cut_edits(circuit.sites, circuit.neurons, circuit.heads)
+    if not edits:
+        return []
+    neurons = _others(subject, circuit, seed)
+    heads = _other_heads(circuit, seed)
+    control = cut_edits(circuit.sites, neurons, heads)
+    found = [Condition(CUT, edits=edits), Condition(CUT_NORM, edits=edits, keep_norm=True)]
+    return [*found, Condition(CUT_CONTROL, edits=control)] if control else found
+
+
+def cut_edits(
+    sites: Sites, neurons: Sequence[tuple[int, int]], heads: Sequence[tuple[int, int]] = ()
+) -> tuple[Edit, ...]:
+    """Edits that switch neurons and heads off at P0, a block each.
+
+    They take the mean over the other positions of the prompt; neurons of routed experts, which
+    other positions need not use, are set to zero.
+    """
+    from sinkscope.causal.edits import Heads, Neurons
+
+    edits: list[Edit] = []
+    for block in sorted({block for block, _ in neurons}):
+        mlp = sites.mlp(block)
+        projection = mlp.projection if mlp is not None else None
+        if projection is None:
+            continue
+        units = tuple(unit for b, unit in neurons if b == block)
+        how = "zero" if projection.layout.startswith("expert") else "mean"
+        edits.append(Neurons(block, units, 0, how))
+    for block in sorted({block for block, _ in heads}):
+        attention = sites.attention(block)
+        if attention is not None and attention.projection is not None:
+            edits.append(Heads(block, tuple(h for b, h in heads if b == block), 0, "mean"))
+    return tuple(edits)
+
+
+def _others(subject: Subject, circuit: Circuit, seed: int) -> list[tuple[int, int]]:
+    """As many random neurons of the same blocks that are not in the circuit."""
+    generator = torch.Generator().manual_seed(seed)
+    blocks = subject.anatomy.modules(subject.model)
+    found = []
+    for block in sorted({block for block, _ in circuit.neurons}):
+        taken = {unit for b, unit in circuit.neurons if b == block}
+        mlp = circuit.sites.mlp(block)
+        if mlp is None or mlp.projection is None:
+            continue
+        width = mlp.projection.columns(blocks[block]).shape[-2]
+        order = torch.randperm(width, generator=generator).tolist()
+        found += [(block, unit) for unit in order if unit not in taken][: len(taken)]
+    return found
+
+
+def _other_heads(circuit: Circuit, seed: int) -> list[tuple[int, int]]:
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for block in sorted({block for block, _ in circuit.heads}):
+        taken = {head for b, head in circuit.heads if b == block}
+        attention = circuit.sites.attention(block)
+        if attention is None or attention.heads is None:
+            continue
+        order = torch.randperm(attention.heads, generator=generator).tolist()
+        found += [(block, head) for head in order if head not in taken][: len(taken)]
+    return found

@@ -1,0 +1,149 @@
+"""Is the sink used here, or only there: loss and KL as more and more of it is taken away.
+
+Attention on P0 and dependence on it are two things: a model may sink heavily and lose nothing when
+the sink is gone, or lose everything. So for each condition and dose, on the same text positions:
+
+    ce   change of the cross-entropy of the next token, nats, against the intact model
+    kl   KL(intact ‖ changed) of the next-token distribution, nats
+    left late share that the sinking heads still give to P0
+
+for predictions made at positions 1 and later (P0's own prediction knows one token only).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from sinkscope.mixing.conditions import INTACT, Condition, run
+from sinkscope.result import Measured
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import TOKENS_PER_BATCH, Prompts, vocabulary
+
+if TYPE_CHECKING:
+    from sinkscope.observe.sites import Sites
+
+DOSES = (0.25, 0.5, 0.75, 1.0)
+LOGITS = 1 << 26  # logits held at once
+# One per cent of perplexity, about what rounding to half precision does to a loss.
+USED = 0.01
+USE_WORDS = ("used", "only there", "undetermined", "no sink")
+
+
+@dataclass
+class Cost:
+    """What a condition costs, for each prompt [n].
+
+    ce, kl  as above; left [n] late share left on the key acted on, mean over the heads asked for
+    removed mass that late queries lost there, mean over the same heads
+    """
+
+    condition: Condition
+    ce: np.ndarray
+    kl: np.ndarray
+    left: np.ndarray
+    removed: np.ndarray
+
+
+def costs(
+    subject: Subject,
+    prompts: Prompts,
+    conditions: Sequence[Condition],
+    heads: Sequence[tuple[int, int]] = (),
+    *,
+    keys: torch.Tensor | None = None,
+    sites: Sites | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Cost]:
+    """Cost of each condition on these prompts; the intact pass is made once for each batch.
+
+    heads  (block, head) over which `left` and `removed` are averaged; all where none is named
+    """
+    size = max(1, min(TOKENS_PER_BATCH, LOGITS // vocabulary(subject)) // prompts.length)
+    parts: list[list[tuple[np.ndarray, ...]]] = [[] for _ in conditions]
+    for start in range(0, len(prompts), size):
+        rows = list(range(start, min(start + size, len(prompts))))
+        batch = prompts.take(slice(start, start + size))
+        intact = _logprobs(run(subject, batch, INTACT, logits=True).logits)
+        base = _loss(intact, batch)
+        for at, condition in enumerate(conditions):
+            chosen = None if keys is None else keys[rows]
+            done = run(subject, batch, condition, keys=chosen, logits=True, sites=sites, rows=rows)
+            changed = _logprobs(done.logits)
+            kl = _mean((intact.exp() * (intact - changed)).sum(-1)[:, 1:-1], batch)
+            shares = (_over(x, heads).numpy() for x in (done.shares(), done.removed()))
+            parts[at].append((_loss(changed, batch) - base, kl, *shares))
+        if progress:
+            progress(rows[-1] + 1, len(prompts))
+    return [
+        Cost(condition, *(np.concatenate(column) for column in zip(*part)))
+        for condition, part in zip(conditions, parts)
+    ]
+
+
+def doses(condition: Condition) -> list[Condition]:
+    """A condition at rising doses; of a circuit cut, rising parts of its edits' units."""
+    if condition.remove is not None:
+        return [dataclasses.replace(condition, dose=dose) for dose in DOSES]
+    found: list[Condition] = []
+    for dose in DOSES:
+        edits = tuple(_part(edit, dose) for edit in condition.edits)
+        if not found or edits != found[-1].edits:
+            found.append(dataclasses.replace(condition, edits=edits))
+    return found
+
+
+def _part(edit, dose: float):
+    """The first units of an edit of neurons or heads, largest writers first."""
+    for name in ("neurons", "heads"):
+        units = getattr(edit, name, None)
+        if units is not None:
+            count = max(1, round(dose * len(units)))
+            return dataclasses.replace(edit, **{name: units[:count]})
+    return edit
+
+
+def _logprobs(logits: torch.Tensor | None) -> torch.Tensor:
+    assert logits is not None
+    return logits.float().log_softmax(-1)
+
+
+def _loss(logprobs: torch.Tensor, prompts: Prompts) -> np.ndarray:
+    """[n] mean loss of tokens 2.., which are predicted at positions 1.."""
+    targets = prompts.input_ids[:, 2:].to(logprobs.device).unsqueeze(-1)
+    return _mean(-logprobs[:, 1:-1].gather(2, targets).squeeze(-1), prompts)
+
+
+def _mean(values: torch.Tensor, prompts: Prompts) -> np.ndarray:
+    """[n] mean over predictions of real tokens; values [n, T − 2] at positions 1 to T − 2."""
+    positions = torch.arange(2, prompts.length)
+    real = (positions < prompts.lengths.unsqueeze(1)).to(values.device)
+    total = (values.double() * real).sum(1) / real.sum(1).clamp_min(1)
+    return total.cpu().numpy()
+
+
+def _over(shares: torch.Tensor, heads: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """[n] mean of [n, layer, H] over some heads."""
+    if not heads:
+        return shares.flatten(1).nanmean(1)
+    return torch.stack([shares[:, block, head] for block, head in heads], 1).mean(1)
+
+
+def used(effect: Measured, control: Measured | None) -> str:
+    """Whether a rise of the loss says that what was taken away is used.
+
+    used          the interval lies above USED, and above that of the control
+    only there    the interval lies below USED
+    undetermined  anything else
+    """
+    if effect.low is None or effect.high is None:
+        return "undetermined"
+    beyond = control is None or control.high is None or effect.low > control.high
+    if effect.low > USED and beyond:
+        return "used"
+    return "only there" if effect.high < USED else "undetermined"

@@ -1,0 +1,101 @@
+"""How much of the rise in mixing goes through the sink: the circuit cut, with the masses clamped.
+
+Cutting the circuit changes P0's stream, and with it both how much attention P0 draws and what is
+read there. Let Y(c, m) be the spread with circuit c (intact 0, cut 1) and the mass of every query
+on P0, in every head, held at what it is under m. Then (Pearl 2001)
+
+    total    Y(1, 1) − Y(0, 0)
+    through  Y(0, 1) − Y(0, 0)    natural indirect effect: only the masses change
+    direct   Y(1, 0) − Y(0, 0)    natural direct effect: everything but the masses changes
+
+Two mediated shares, through / total and 1 − direct / total, agree where the two do not interact;
+both are given. Masses are clamped for original and variant of each pair to their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from sinkscope.mixing.conditions import INTACT, Condition
+from sinkscope.mixing.pairs import Pairs
+from sinkscope.mixing.perturbation import perturb
+from sinkscope.result import Measured
+from sinkscope.stats import paired_change
+from sinkscope.subject.load import Subject
+
+if TYPE_CHECKING:
+    from sinkscope.observe.sites import Sites
+
+LEAST = 1e-4  # a total effect below this part of the spread is rounding
+
+
+@dataclass
+class Mediation:
+    """Final spread [n] of each pair in the four worlds."""
+
+    intact: np.ndarray
+    cut: np.ndarray
+    masses_of_cut: np.ndarray
+    masses_of_intact: np.ndarray
+
+    @property
+    def total(self) -> Measured:
+        """Effect of the cut on the spread."""
+        return paired_change(self.cut, self.intact)
+
+    @property
+    def through(self) -> Measured:
+        """Effect of the masses alone."""
+        return paired_change(self.masses_of_cut, self.intact)
+
+    @property
+    def direct(self) -> Measured:
+        """Effect of everything but the masses."""
+        return paired_change(self.masses_of_intact, self.intact)
+
+    @property
+    def share(self) -> Measured:
+        """through / total; None where the cut changes nothing."""
+        if not self.defined:
+            return Measured(value=None)
+        return paired_change(self.masses_of_cut, self.intact, self.cut - self.intact)
+
+    @property
+    def share_by_direct(self) -> Measured:
+        """1 − direct / total; None where the cut changes nothing."""
+        if not self.defined:
+            return Measured(value=None)
+        return paired_change(self.cut, self.masses_of_intact, self.cut - self.intact)
+
+    @property
+    def defined(self) -> bool:
+        """Whether the cut changes the spread at all: a share of nothing is no number."""
+        total = self.total
+        if total.value is None or total.low is None or total.high is None:
+            return False
+        return total.low * total.high > 0 and abs(total.value) > LEAST * float(self.intact.mean())
+
+
+def mediate(subject: Subject, pairs: Pairs, cut: Condition, sites: Sites) -> Mediation:
+    """The four worlds, two of them clamped to the masses of the other two."""
+    kept: dict[str, dict[int, dict[int, torch.Tensor]]] = {"intact": {}, "cut": {}}
+
+    def keep(world: str):
+        def store(rows: slice, masses: dict[int, torch.Tensor]) -> None:
+            kept[world][rows.start] = {block: mass.cpu() for block, mass in masses.items()}
+
+        return store
+
+    def clamp(world: str):
+        return lambda rows: kept[world][rows.start]
+
+    return Mediation(
+        perturb(subject, pairs, INTACT, sites=sites, keep=keep("intact")).final,
+        perturb(subject, pairs, cut, sites=sites, keep=keep("cut")).final,
+        perturb(subject, pairs, INTACT, sites=sites, clamp=clamp("cut")).final,
+        perturb(subject, pairs, cut, sites=sites, clamp=clamp("intact")).final,
+    )

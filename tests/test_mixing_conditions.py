@@ -1,0 +1,195 @@
+"""The circuit cut, its control, what it costs, and how much goes through the sink."""
+
+import numpy as np
+import pytest
+import torch
+
+from sinkscope.mixing.conditions import (
+    INTACT,
+    OTHER_KEY,
+    REDISTRIBUTED,
+    VALUE_ZEROED,
+    Condition,
+    earlier_keys,
+    in_heads,
+    run,
+)
+from sinkscope.mixing.cuts import cut_conditions, cut_edits
+from sinkscope.mixing.dose import USED, costs, doses, used
+from sinkscope.mixing.mediation import Mediation, mediate
+from sinkscope.mixing.pairs import swapped
+from sinkscope.mixing.perturbation import perturb
+from sinkscope.mixing.sweeps import lengths_up_to, sweep_depth, sweep_length
+from sinkscope.observe.parity import plain_logits, token_prompts
+from sinkscope.observe.sites import find_sites
+from sinkscope.result import Measured
+from sinkscope.stats import paired_change
+from sinkscope.subject.constructed import build_in_memory, draw_spec
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import build_prompts
+
+
+@pytest.fixture(scope="module")
+def known():
+    """A constructed model whose sink is P0's, its circuit as the truth says, prompts, pairs."""
+    from sinkscope.circuit.find import find_circuit
+
+    spec = draw_spec("p0-two-block", seed=3, family="llama", noise=0.1)
+    model, tokenizer, truth = build_in_memory(spec)
+    subject = Subject.from_model(model, tokenizer)
+    prompts = build_prompts(subject, n=24, length=64)
+    circuit = find_circuit(subject, prompts, untrained=False)
+    heads = tuple(map(tuple, truth.reading_heads))
+    return subject, truth, prompts, circuit, heads
+
+
+def test_the_cut_circuit_has_no_sink_and_mixes_more_and_its_control_does_not(known):
+    subject, truth, prompts, circuit, heads = known
+    assert {tuple(n) for n in truth.writing_neurons} == set(circuit.neurons)
+    pairs = swapped(subject, prompts)
+    intact = perturb(subject, pairs)
+    share = {"intact": np.mean([intact.shares[:, b, h] for b, h in heads])}
+    more = {}
+    for condition in cut_conditions(subject, circuit):
+        found = perturb(subject, pairs, condition, sites=circuit.sites)
+        share[condition.name] = np.mean([found.shares[:, b, h] for b, h in heads])
+        more[condition.name] = paired_change(found.final, intact.final)
+    assert share["intact"] > 0.8
+    assert share["circuit-cut"] < 0.1
+    assert share["circuit-cut-norm-kept"] < 0.5 * share["intact"]
+    assert share["circuit-cut-control"] > 0.95 * share["intact"]
+    assert more["circuit-cut"].low > 0
+    assert abs(more["circuit-cut-control"].value) < 0.1 * more["circuit-cut"].value
+
+
+def test_the_norm_is_kept_where_it_is_said_to_be(known):
+    subject, _, prompts, circuit, _ = known
+    norms = {}
+
+    def norm_of(condition):
+        kept = []
+        run(
+            subject,
+            prompts.take(slice(0, 4)),
+            condition,
+            sites=circuit.sites,
+            consume=lambda point, hidden: kept.append(hidden[:, 0].norm(dim=-1)),
+        )
+        norms[condition.name] = torch.stack(kept)
+
+    cut, kept, _ = cut_conditions(subject, circuit)
+    for condition in (INTACT, cut, kept):
+        norm_of(condition)
+    first = cut.edits[0].first_block() + 1
+    torch.testing.assert_close(norms[kept.name][first:], norms["intact"][first:], rtol=1e-4, atol=0)
+    assert (norms[cut.name][first:] < 0.5 * norms["intact"][first:]).all()
+
+
+def test_costs_against_logits_by_hand(llama, ids):
+    prompts = token_prompts(ids)
+    keys = torch.tensor([3, 5])
+    found = costs(llama, prompts, [Condition("none"), REDISTRIBUTED, OTHER_KEY], keys=keys)
+    assert np.abs(found[0].ce).max() < 1e-6
+    assert np.abs(found[0].kl).max() < 1e-6
+    intact = plain_logits(llama, prompts).log_softmax(-1)
+    logits = run(llama, prompts, REDISTRIBUTED, logits=True).logits.log_softmax(-1)
+    for row in range(2):
+        loss = [-x[row, range(1, 23), ids[row, 2:]].mean().item() for x in (intact, logits)]
+        assert found[1].ce[row] == pytest.approx(loss[1] - loss[0], abs=1e-4)
+        kl = (intact[row].exp() * (intact[row] - logits[row])).sum(-1)[1:-1].mean()
+        assert found[1].kl[row] == pytest.approx(float(kl), abs=1e-4)
+    assert found[1].left.max() == 0
+    assert found[2].removed.min() > 0
+
+
+def test_a_dose_takes_more_and_more(known):
+    subject, _, prompts, circuit, heads = known
+    steps = doses(in_heads(REDISTRIBUTED, heads))
+    found = costs(subject, prompts.take(slice(0, 4)), steps, heads)
+    left = [one.left.mean() for one in found]
+    assert left == sorted(left, reverse=True)
+    assert left[-1] == 0
+    assert left[1] == pytest.approx(2 * left[2], rel=0.02)
+    cut = cut_conditions(subject, circuit)[0]
+    parts = [sum(len(edit.neurons) for edit in step.edits) for step in doses(cut)]
+    assert parts == sorted(set(parts))
+    assert parts[-1] == len(circuit.neurons)
+
+
+def test_padding_does_not_count(llama, ids):
+    prompts = token_prompts(ids)
+    prompts.lengths = torch.tensor([24, 12])
+    padded = costs(llama, prompts, [REDISTRIBUTED])[0]
+    alone = costs(llama, token_prompts(ids[1:, :12]), [REDISTRIBUTED])[0]
+    assert padded.ce[1] == pytest.approx(alone.ce[0], abs=1e-5)
+    assert padded.kl[1] == pytest.approx(alone.kl[0], abs=1e-5)
+
+
+def test_used_or_only_there():
+    def at(value, low, high):
+        return Measured(value=value, low=low, high=high)
+
+    quiet = at(0.0, -0.001, 0.001)
+    assert used(at(0.3, 0.2, 0.4), quiet) == "used"
+    assert used(at(0.3, 0.2, 0.4), at(0.3, 0.2, 0.4)) == "undetermined"
+    assert used(at(0.001, -0.001, USED / 2), quiet) == "only there"
+    assert used(at(0.02, 0.0, 0.04), quiet) == "undetermined"
+    assert used(Measured(value=0.3), quiet) == "undetermined"
+
+
+def test_in_the_constructed_model_the_rise_goes_through_the_masses(known):
+    """Its heads are blind to the sink's value, so the masses are all there is."""
+    subject, _, prompts, circuit, _ = known
+    pairs = swapped(subject, prompts)
+    found = mediate(subject, pairs, cut_conditions(subject, circuit)[0], circuit.sites)
+    assert found.defined
+    assert found.share.value == pytest.approx(1, abs=0.05)
+    assert found.share.low > 0.9
+
+
+def test_a_cut_that_goes_around_the_masses_is_not_mediated(known):
+    """The control cut leaves the masses alone, and what it does is too little to have shares."""
+    subject, _, prompts, circuit, _ = known
+    pairs = swapped(subject, prompts.take(slice(0, 6)))
+    control = cut_conditions(subject, circuit)[2]
+    found = mediate(subject, pairs, control, circuit.sites)
+    assert abs(found.through.value) <= 1e-7
+    assert not found.defined
+    assert found.share.value is None
+    # a change that goes around the masses altogether
+    y = np.array([0.1, 0.2, 0.3])
+    around = Mediation(y, y + 0.05 + 0.01 * y, y, y + 0.05 + 0.01 * y)
+    assert around.share.value == around.share_by_direct.value == 0
+
+
+def test_sweeps(known):
+    subject, _, _, _, heads = known
+    assert lengths_up_to(300) == [64, 128, 256, 300]
+    assert lengths_up_to(64) == [64]
+    prompts = build_prompts(subject, n=8, length=96)
+    found = sweep_length(subject, prompts, [64, 96], heads)
+    assert found.intact.shape == (2, 8)
+    assert (found.share > 0.8).all()
+    pairs = swapped(subject, prompts)
+    depth = sweep_depth(subject, pairs, heads)
+    assert sorted(depth) == sorted({block for block, _ in heads})
+    whole = perturb(subject, pairs, in_heads(REDISTRIBUTED, heads)).final
+    if len(depth) == 1:
+        np.testing.assert_allclose(depth[next(iter(depth))], whole)
+
+
+def test_the_value_of_the_sink_can_be_asked_for_apart(known):
+    subject, _, prompts, _, heads = known
+    some = prompts.take(slice(0, 6))
+    mass, value = costs(
+        subject, some, [in_heads(REDISTRIBUTED, heads), in_heads(VALUE_ZEROED, heads)], heads
+    )
+    assert value.left.min() > 0.8
+    assert mass.left.max() == 0
+
+
+def test_a_cut_of_nothing_is_no_condition(known):
+    subject, _, prompts, _, _ = known
+    sites = find_sites(subject, prompts)
+    assert cut_edits(sites, []) == ()
+    assert earlier_keys(prompts, torch.full((24,), 9)).max() < 9
