@@ -161,16 +161,25 @@ class StageSummary(_Open):
 class TestRow(_Open):
     """One edit beside its control. Changes are paired over prompts and relative to intact.
 
+    kind                         necessity (of P0's sink) or sufficiency (at another position)
+    claim                        whether the row decides; doses and variants are shown beside it
     sink_change, control_change  change of the mean late share of the reading heads; -1 is gone
-    margin_change                change of the sink margin at the position asked about, nats
+    margin_change, control_margin_change  change of the sink margin at the position, nats
+    p, p_holm                    one-sided, edit against control; adjusted over the rows of its id
+    control_p_holm               that the control does something itself
     ce_change, kl                on the same text positions, nats a token
-    mass_moved_to                top receiving position after the edit: position, token, share
+    p0_norm, p0_cosine           of the edited P0: over the median norm, and to the sink direction
+    mass_moved_to                position that gained most: position, token, share
+    passed                       None for a row that has no control of its own
     """
 
     __test__ = False  # not a test of pytest
 
     id: str
     edit: str
+    kind: str = "necessity"
+    claim: bool = True
+    edit_json: list[dict[str, Any]] = Field(default_factory=list)
     control: str = ""
     arrow: str = ""
     block: int | None = None
@@ -178,12 +187,16 @@ class TestRow(_Open):
     dose: float | None = None
     sink_change: Measured | None = None
     control_change: Measured | None = None
+    margin_change: Measured | None = None
+    control_margin_change: Measured | None = None
     p: float | None = None
     p_holm: float | None = None
-    margin_change: Measured | None = None
-    ce_change: Measured | float | None = None
-    kl: Measured | float | None = None
-    mass_moved_to: Any = None
+    control_p_holm: float | None = None
+    ce_change: Measured | None = None
+    kl: Measured | None = None
+    p0_norm: float | None = None
+    p0_cosine: float | None = None
+    mass_moved_to: dict[str, Any] | None = None
     passed: bool | None = None
     note: str = ""
 

@@ -83,7 +83,7 @@ def main_chart(result: Result, bos: str | None = None) -> Chart:
     """The main chart of the first command that has one. Raises InputError where none has."""
     for name, draw in MAIN_CHARTS.items():
         held = getattr(result.summary, name)
-        chosen = bos or next(iter(held), None)
+        chosen = str(bos or next(iter(held), ""))
         chart = draw(result, chosen) if chosen in held else None
         if chart is not None:
             return chart

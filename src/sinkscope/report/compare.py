@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sinkscope.report import commands, frames, scan_figures
@@ -48,9 +49,17 @@ def _table(bos: str, ours: Headline, theirs: Headline) -> Table:
     return table
 
 
+_SHOWN: dict[str, Callable[[Any], str]] = {
+    "share": percent,
+    "count": "{:.0f}".format,
+    "ratio": short,
+    "word": visible,
+}
+
+
 def _cells(kind: str, left: Any, right: Any) -> list[str]:
     """Both values and their difference; kind is share, count, ratio or word."""
-    show = {"share": percent, "count": "{:.0f}".format, "ratio": short, "word": visible}[kind]
+    show = _SHOWN[kind]
     shown = [NO_VALUE if value is None else show(value) for value in (left, right)]
     if kind == "word":
         return [*shown, "same" if left == right else "differs"]

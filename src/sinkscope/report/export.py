@@ -82,7 +82,8 @@ def _write_svg(path: Path, svg: str, form: str) -> None:
     """An inline drawing with the colours of the light theme written into it."""
     import vl_convert
 
-    drawn = theme.with_colours(svg, theme.LIGHT, PRINT_FONT)
+    paper = f'<rect width="100%" height="100%" fill="{theme.LIGHT["paper"]}"/>'
+    drawn = theme.with_colours(svg, theme.LIGHT, PRINT_FONT).replace("</title>", f"</title>{paper}")
     if form == "svg":
         path.write_text(drawn, encoding="utf-8")
     elif form == "pdf":

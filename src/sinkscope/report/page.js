@@ -277,6 +277,36 @@
     await fillMap(strongest[0], strongest[1]);
   };
 
+  // ---- drawings ----------------------------------------------------------
+  const tip = document.createElement("div");
+  tip.id = "tip";
+  tip.setAttribute("role", "status");
+  tip.hidden = true;
+  document.body.append(tip);
+  const explain = (element, x, y) => {
+    tip.textContent = element.dataset.tip;
+    tip.hidden = false;
+    const box = tip.getBoundingClientRect();
+    tip.style.left = Math.max(4, Math.min(x + 14, innerWidth - box.width - 8)) + "px";
+    tip.style.top = (y + 18 + box.height > innerHeight ? y - box.height - 10 : y + 18) + "px";
+  };
+  const silence = () => { tip.hidden = true; };
+  for (const canvas of document.querySelectorAll(".canvas")) {
+    canvas.addEventListener("pointermove", (event) => {
+      const element = event.target.closest("[data-tip]");
+      if (element) explain(element, event.clientX, event.clientY);
+      else silence();
+    });
+    canvas.addEventListener("pointerleave", silence);
+    canvas.addEventListener("focusin", (event) => {
+      if (!event.target.dataset.tip) return;
+      const box = event.target.getBoundingClientRect();
+      explain(event.target, box.left, box.bottom - 12);
+    });
+    canvas.addEventListener("focusout", silence);
+  }
+  addEventListener("keydown", (event) => { if (event.key === "Escape") silence(); });
+
   showTheme();
   startMaps();
   drawAll(elements);

@@ -74,6 +74,29 @@ class Drawing:
 
 
 @dataclass
+class Stage:
+    """One stage of the circuit in the strip.
+
+    state  shown, failed, untested, or seen (observed by a trace, not tested)
+    rows   what it rests on: label, value, interval
+    """
+
+    number: int
+    name: str
+    state: str
+    words: str
+    rows: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+@dataclass
+class Strip:
+    """The stages side by side."""
+
+    panels: dict[str, list[Stage]]
+    kind: ClassVar[str] = "strip"
+
+
+@dataclass
 class Variant:
     """One choice of a figure's selector: a label, a caption and a chart for each panel.
 
@@ -118,7 +141,7 @@ class Maps:
     kind: ClassVar[str] = "maps"
 
 
-Part: TypeAlias = Words | Tables | Drawing | Figure | Maps
+Part: TypeAlias = Words | Tables | Drawing | Strip | Figure | Maps
 
 
 @dataclass

@@ -68,7 +68,7 @@ def percent(value: float | None) -> str:
     share = 100 * value
     if 0 < abs(share) < 0.05:
         return "<\u00a00.1\u00a0%" if share > 0 else ">\u00a0−0.1\u00a0%"
-    return f"{share:.1f}\u00a0%"
+    return f"{share:.1f}\u00a0%".replace("-", "−")
 
 
 def percent_interval(measured: Any) -> str:

@@ -78,6 +78,7 @@ DARK = {
 
 def with_colours(svg: str, colours: dict[str, Any], font: str = FONT) -> str:
     """A drawing that names the page's colours (`var(--ink)`), with these colours written in."""
+    svg = str(svg)  # Markup would escape what is put in
     for name, value in properties(colours).items():
         svg = svg.replace(f"var(--{name})", value)
     return svg.replace("var(--font)", font)
@@ -138,5 +139,9 @@ def vega_config(colours: dict[str, Any]) -> dict[str, Any]:
         "point": {"filled": True, "size": 28},
         "rule": {"color": colours["reference"], "strokeDash": [4, 3]},
         "text": {"color": colours["quiet"], "fontSize": 11},
-        "style": {"null": {"color": colours["reference"], "strokeDash": [4, 3]}},
+        "style": {
+            "null": {"color": colours["reference"], "strokeDash": [4, 3]},
+            "band": {"color": colours["category"][1], "opacity": 0.18},
+            "interval": {"color": colours["ink"], "strokeDash": [1, 0], "strokeWidth": 1.5},
+        },
     }

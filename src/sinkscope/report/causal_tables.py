@@ -1,0 +1,150 @@
+"""Tables of the causal tests: every row with every number, the stages, the bounds that decided."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sinkscope.report.tables import Table
+from sinkscope.report.text import NO_VALUE, bounds_of, number_of, percent, token_text, visible
+
+if TYPE_CHECKING:
+    from sinkscope.result import StageSummary, TestRow, VerifySummary
+
+RESULTS = {True: "✓ holds", False: "✗ fails", None: NO_VALUE}
+
+
+def effects_table(verified: VerifySummary) -> Table:
+    """What every edit did beside what its control did."""
+    columns = ["Test", "Edit", "Result", "Sink", "Control", "Margin", "Control", "p (Holm)"]
+    table = Table("Effects", columns, numeric=set(range(3, 8)))
+    table.rows = [
+        [
+            visible(test.id),
+            visible(test.edit),
+            _result(test),
+            change(test.sink_change),
+            change(test.control_change),
+            nats(test.margin_change),
+            nats(test.control_margin_change),
+            p_value(test.p_holm),
+        ]
+        for test in verified.tests
+    ]
+    return table
+
+
+def aftermath_table(verified: VerifySummary) -> Table:
+    """What every edit costs, what it leaves of position zero, and where the mass went."""
+    columns = ["Test", "Edit", "CE", "KL", "P0 norm", "P0 cosine", "Mass moved to", "Control"]
+    table = Table("Cost, and where the mass went", columns, numeric=set(range(2, 6)))
+    table.rows = [
+        [
+            visible(test.id),
+            visible(test.edit),
+            nats(test.ce_change, 2),
+            nats(test.kl, 2, sign=False),
+            _plain(test.p0_norm),
+            _plain(test.p0_cosine),
+            _moved(test.mass_moved_to),
+            visible("; ".join(filter(None, (test.control, test.note)))) or NO_VALUE,
+        ]
+        for test in verified.tests
+    ]
+    return table
+
+
+def _result(test: TestRow) -> str:
+    if test.passed is None or test.claim:
+        return RESULTS[test.passed]
+    return f"({RESULTS[test.passed]})"
+
+
+def stages_table(verified: VerifySummary) -> Table:
+    """The stages with their evidence."""
+    table = Table(
+        "Stages",
+        ["Stage", "", "Shown", "Sink without it", "It alone gives", "Control ÷ effect", "Dose"],
+        numeric={0, 3, 4, 5, 6},
+    )
+    for one in verified.stages:
+        table.rows.append(
+            [
+                str(one.stage),
+                visible(one.name),
+                {True: "yes", False: "no", None: "not tested"}[one.passed],
+                change(one.necessity),
+                _kept(one) if one.stage == 2 else nats(one.sufficiency),
+                _plain(one.specificity),
+                _plain(one.dose),
+            ]
+        )
+    return table
+
+
+def _kept(stage: StageSummary) -> str:
+    """What the circuit alone keeps of the sink."""
+    value = number_of(stage.sufficiency)
+    return NO_VALUE if value is None else f"{percent(value)}\u00a0kept"
+
+
+def changes_table(verified: VerifySummary) -> Table:
+    """What would change the verdict."""
+    table = Table("What would change it", ["This would give another verdict"])
+    table.rows = [[visible(one)] for one in verified.what_would_change_it]
+    return table
+
+
+def thresholds_table(verified: VerifySummary) -> Table:
+    """Every bound that decided, with its reason."""
+    table = Table("Bounds that decided", ["Bound", "Value", "Why"], numeric={1})
+    for name, entry in verified.thresholds.items():
+        known = isinstance(entry, dict)
+        value, reason = (entry.get("value"), entry.get("reason", "")) if known else (entry, "")
+        table.rows.append([visible(name), visible(value), visible(reason)])
+    return table
+
+
+def change(measured: Any) -> str:
+    """A relative change as a percentage with its interval."""
+    value, bounds = number_of(measured), bounds_of(measured)
+    if value is None:
+        return NO_VALUE
+    shown = percent(value)
+    if bounds is not None:
+        shown += f" ({100 * bounds[0]:.0f} to {100 * bounds[1]:.0f})"
+    return _tidy(shown)
+
+
+def nats(measured: Any, digits: int = 1, sign: bool = True) -> str:
+    """A figure in nats with its interval."""
+    value, bounds = number_of(measured), bounds_of(measured)
+    if value is None:
+        return NO_VALUE
+    form = f"{'+' if sign else ''}.{digits}f"
+    shown = f"{value:{form}}"
+    if bounds is not None:
+        shown += f" ({bounds[0]:{form}} to {bounds[1]:{form}})"
+    return _tidy(shown)
+
+
+def p_value(p: float | None) -> str:
+    """An adjusted p, not more precise than it is."""
+    if p is None:
+        return NO_VALUE
+    return "<\u00a00.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _plain(value: float | None) -> str:
+    return NO_VALUE if value is None else _tidy(f"{value:.2f}")
+
+
+def _tidy(text: str) -> str:
+    return text.replace("-", "−").replace(" ", "\u00a0")
+
+
+def _moved(moved: dict[str, Any] | None) -> str:
+    if not moved:
+        return NO_VALUE
+    share = percent(number_of(moved.get("share")))
+    token = token_text(moved.get("token", ""), 16)
+    return f"{visible(moved.get('position', NO_VALUE))} “{token}” +{share}".replace("+−", "−")

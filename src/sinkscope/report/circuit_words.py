@@ -1,0 +1,105 @@
+"""What a trace shows, in sentences. It observes: whether the parts cause the sink, verify tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sinkscope.report.text import number_of, percent, ranges
+
+if TYPE_CHECKING:
+    from sinkscope.result import TraceSummary
+
+NOT_SHOWN = (
+    "A trace observes. Which of these parts the sink needs, and whether they are enough, is tested "
+    "by sinkscope verify."
+)
+HOW = {
+    "norm": "by a longer stream",
+    "direction": "by its direction",
+    "both": "by its direction and then by its length",
+}
+
+
+def sentences(trace: TraceSummary) -> list[str]:
+    """The findings, the first as headline."""
+    said = (_emergence(trace), _recognised(trace), _writers(trace), _readers(trace), _spike(trace))
+    return [sentence for sentence in said if sentence]
+
+
+def _emergence(trace: TraceSummary) -> str:
+    block = trace.emergence_block
+    if block is None:
+        return "Nothing sets position zero apart along the blocks."
+    how = HOW.get(trace.amplification or "", "")
+    where = "by its embedding alone" if block < 0 else f"in block {block}"
+    return f"Position zero is set apart {where}{', ' + how if how and block >= 0 else ''}."
+
+
+def _recognised(trace: TraceSummary) -> str:
+    point = trace.recognition_point
+    if point is None:
+        return ""
+    return f"A linear probe tells it from other positions {place(point)}, whatever the tokens are."
+
+
+def place(point: str) -> str:
+    """A read point in words: x3 is the input of block 3, 3.attention lies behind its attention."""
+    if "." in point:
+        block, kind = point.split(".", 1)
+        return f"from behind the {'MLP' if kind == 'mlp' else kind} of block {block} on"
+    return f"from the input of block {point.lstrip('x')} on"
+
+
+def _writers(trace: TraceSummary) -> str:
+    shares = {name: share for name, share in trace.write_shares.items() if share > 0}
+    if not shares:
+        return ""
+    name, share = max(shares.items(), key=lambda item: item[1])
+    who = written_by(name)
+    said = f"{who[0].upper()}{who[1:]} writes {percent(share)} of the sink direction"
+    if trace.k90:
+        neurons = "neuron carries" if trace.k90 == 1 else "neurons carry"
+        blocks = ranges([block for block, _ in trace.writing_neurons])
+        said += f"; {trace.k90} {neurons} most of it (block {blocks})"
+    return f"{said}."
+
+
+def written_by(name: str) -> str:
+    """A write such as 1.mlp, in words."""
+    if "." not in name:
+        return f"the {name}"
+    block, kind = name.split(".", 1)
+    return f"the {'MLP' if kind == 'mlp' else kind} of block {block}"
+
+
+def _readers(trace: TraceSummary) -> str:
+    heads = trace.reading_heads
+    if not heads:
+        return "No head reads it: there is no sink at position zero."
+    blocks = ranges([block for block, _ in heads])
+    count = "One head reads it" if len(heads) == 1 else f"{len(heads)} heads read it"
+    return f"{count}, in {'block' if blocks.isdigit() else 'blocks'} {blocks}."
+
+
+def _spike(trace: TraceSummary) -> str:
+    ratio = number_of(trace.spike_ratio)
+    if ratio is None:
+        return ""
+    of = f" of {trace.spike_vocabulary:,} vocabulary items" if trace.spike_vocabulary else ""
+    return f"Placed at position zero, {percent(ratio)}{of} end on the sink’s side of the direction."
+
+
+def key_figures(trace: TraceSummary) -> list[tuple[str, str, str]]:
+    """The few numbers at the top: value, what it is, what it is compared with."""
+    keys = []
+    if trace.emergence_block is not None:
+        where = str(trace.emergence_block) if trace.emergence_block >= 0 else "embedding"
+        keys.append((where, "is the block that sets P0 apart (l*)", ""))
+    second = number_of(trace.concentration.get("2"))
+    if second is not None:
+        keys.append((percent(second), "is written in the first two blocks (C₂)", ""))
+    if trace.k90 is not None:
+        keys.append((f"{trace.k90:,}", "neurons in the smallest set that makes 90 %", ""))
+    if trace.reading_heads:
+        keys.append((f"{len(trace.reading_heads):,}", "heads read it", ""))
+    return keys
