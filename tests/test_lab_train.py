@@ -124,6 +124,7 @@ def test_controls_differ_from_their_series_in_the_demand_alone():
         ({"vocabulary": 300}, "bundled tokenizer"),
         ({"family": "mixtral"}, "experts"),
         ({"packing": "paragraphs", "demand": {}}, "one position zero"),
+        ({"first": "any", "bos": True}, "without BOS"),
         ([1, 2], "object"),
     ],
 )
@@ -324,6 +325,19 @@ def test_backcopy_follows_its_rule():
     others = [(r, t) for r in range(40) for t in range(2, 64) if (r, t) not in set(copies)]
     assert sum(bool(rows[r, t + 1] == rows[r, t - 1]) for r, t in others) < 0.3 * len(others)
     assert "".join(language.tokenizer.decode(language.tokenizer("tea").input_ids)) == "tea"
+
+
+def test_any_token_may_come_first_in_training_and_none_is_changed_in_validation():
+    recipe = replace(TINY, first="any", vocabulary=2000, tokens_per_step=3200)
+    counting = data(torch.arange(2000))
+    rows = torch.cat(
+        [counting.batch(recipe, torch.Generator().manual_seed(s))[:, :3] for s in (0, 1)]
+    )
+    assert torch.equal(rows[:, 2], rows[:, 1] + 1)
+    assert (rows[:, 1] - rows[:, 0] != 1).double().mean() > 0.95
+    assert rows[:, 0].max() > 1900
+    kept = counting.validation(50, 16)
+    assert torch.equal(kept[:, 1], kept[:, 0] + 1)
 
 
 def test_paragraphs_see_only_themselves_and_begin_with_bos():

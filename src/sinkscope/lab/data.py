@@ -41,7 +41,12 @@ class Data:
     def batch(self, recipe: Recipe, generator: torch.Generator) -> Tensor:
         """One training step's windows; their length is drawn anew for each batch."""
         length = draw_length(recipe.lengths, generator)
-        return self.draw(recipe.tokens_per_step // length, length, generator)
+        windows = self.draw(recipe.tokens_per_step // length, length, generator)
+        if recipe.first == "any":
+            windows[:, 0] = torch.randint(
+                recipe.vocabulary, windows[:, 0].shape, generator=generator
+            )
+        return windows
 
     def validation(self, count: int, length: int) -> Tensor:
         """The same windows of held-out text at every call."""

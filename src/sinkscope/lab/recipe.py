@@ -27,7 +27,8 @@ class Recipe:
     short run.
     data: "text" or "bigram-backcopy" (`sinkscope.lab.backcopy`). tokenizer: "bundled" is the one
     of 2,048 entries that the series share, "own" is trained on the run's text. bos: a BOS in front
-    of every window, or of every paragraph. packing: "windows" start anywhere in the text,
+    of every window, or of every paragraph. first: "text" leaves a window's first token as it
+    stands, "any" puts one drawn from the whole vocabulary in its place. packing: "windows" start anywhere in the text,
     "paragraphs" fill a row and see only themselves. lengths: window lengths, drawn equally often.
     tokens_per_step: windows per step times their length.
     learning_rate: the peak, after `warmup` steps and before a cosine decay to `floor` times the
@@ -53,8 +54,9 @@ class Recipe:
     data: Literal["text", "bigram-backcopy"] = "text"
     tokenizer: Literal["bundled", "own"] = "bundled"
     bos: bool = False
+    first: Literal["text", "any"] = "text"
     packing: Literal["windows", "paragraphs"] = "windows"
-    steps: int = 1500
+    steps: int = 800
     tokens_per_step: int = 1024
     lengths: tuple[int, ...] = (32, 64, 128, 256)
     learning_rate: float = 3e-3
@@ -160,6 +162,8 @@ def _complaint(recipe: Recipe) -> str:
         f"the bundled tokenizer has a vocabulary of {BUNDLED_VOCABULARY}": recipe.data == "text"
         and recipe.tokenizer == "bundled"
         and recipe.vocabulary != BUNDLED_VOCABULARY,
+        "first: any wants windows without BOS": recipe.first == "any"
+        and (recipe.bos or recipe.packing != "windows"),
         "a demand wants heads and a block that the model has": demand is not None
         and not (
             demand.heads
