@@ -17,8 +17,8 @@ os.environ.update(COLUMNS="88", TERM="dumb", NO_COLOR="1")
 
 DOCS = Path(__file__).resolve().parent
 COMMANDS = (
-    *(("run",), ("scan",), ("report",), ("models",), ("doctor",)),
-    *(("lab",), ("lab", "list"), ("lab", "build")),
+    *(("run",), ("scan",), ("trace",), ("verify",), ("report",), ("models",), ("doctor",)),
+    *(("lab",), ("lab", "list"), ("lab", "build"), ("lab", "train")),
 )
 MATRIX = DOCS.parent / "src" / "sinkscope" / "assets" / "support.json"
 
