@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sinkscope.causal.experiments.lab import NECESSITY, Test
+from sinkscope.causal.experiments.mediation import mediated
 from sinkscope.causal.experiments.sufficiency import Kept
 from sinkscope.causal.thresholds import thresholds
 from sinkscope.causal.verdict import is_faithful
@@ -124,6 +125,7 @@ def _stages(done: Verified) -> list[StageSummary]:
                 sufficiency=_sufficiency(done, number, most),
                 specificity=next((t.specificity for t in (least, most) if t is not None), None),
                 dose=_dose([t for t in done.tests if t.id == dosed]),
+                mediation=mediated(done.tests, f"stage {number}"),
                 **_edits(least, most),
             )
         )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sinkscope.causal.engine import Engine
-from sinkscope.causal.experiments import identity, necessity, sufficiency
+from sinkscope.causal.experiments import identity, mediation, necessity, sufficiency
 from sinkscope.causal.experiments.lab import Lab, Test, judge
 from sinkscope.causal.experiments.sufficiency import Kept
 from sinkscope.causal.summary import verify_dataset, verify_summary
@@ -178,6 +178,7 @@ def run_tests(
         lambda: sufficiency.variance(lab, strongest_attention()),
         lambda: sufficiency.transplant(lab),
         keep,
+        lambda: mediation.mediation(lab, tests),
     ]
     for number, step in enumerate(steps):
         progress(number, len(steps))

@@ -11,23 +11,31 @@ from typing import Any
 
 from sinkscope.causal.edits.attention import HideKey, QueryBias, SelfOnly, Transplant
 from sinkscope.causal.edits.base import Context, Edit
+from sinkscope.causal.edits.hold import HoldDirection, HoldKeys
 from sinkscope.causal.edits.inputs import PositionIds, TokenAt
 from sinkscope.causal.edits.keep import KeepUnits
 from sinkscope.causal.edits.stream import Stream
+from sinkscope.causal.edits.tokens import DropToken, InsertToken, RandomTokens, RepeatToken
 from sinkscope.causal.edits.units import Heads, Neurons
 from sinkscope.causal.edits.writes import MatchVariance, ScaleWrite, SetWrite
 from sinkscope.errors import InputError
 
 __all__ = [
     "Context",
+    "DropToken",
     "Edit",
     "Heads",
     "HideKey",
+    "HoldDirection",
+    "HoldKeys",
+    "InsertToken",
     "KeepUnits",
     "MatchVariance",
     "Neurons",
     "PositionIds",
     "QueryBias",
+    "RandomTokens",
+    "RepeatToken",
     "ScaleWrite",
     "SelfOnly",
     "SetWrite",

@@ -82,6 +82,29 @@ class RepeatToken(Edit):
         return {**inputs, "input_ids": ids}
 
 
+@dataclass(frozen=True)
+class RandomTokens(Edit):
+    """Random tokens out of `tokens` at every position, drawn by `seed` for each prompt."""
+
+    tokens: tuple[int, ...]
+    seed: int = 0
+    order = 0
+
+    def __str__(self) -> str:
+        return "random tokens at every position"
+
+    def inputs(self, context: Context, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Replace the ids."""
+        _check(context, list(self.tokens))
+        pool = torch.tensor(self.tokens)
+        drawn = []
+        for row in context.rows:
+            generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + row)
+            picks = torch.randint(len(pool), inputs["input_ids"].shape[1:], generator=generator)
+            drawn.append(pool[picks])
+        return {**inputs, "input_ids": torch.stack(drawn).to(inputs["input_ids"].device)}
+
+
 def _check(context: Context, tokens: list[int]) -> None:
     if not all(0 <= token < vocabulary(context.subject) for token in tokens):
         raise InputError("a token id lies outside the model's vocabulary.")

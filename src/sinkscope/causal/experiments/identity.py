@@ -14,7 +14,7 @@ import torch
 
 from sinkscope.causal.edits import PositionIds, QueryBias, TokenAt
 from sinkscope.causal.edits.base import Edit
-from sinkscope.causal.edits.tokens import DropToken, InsertToken, RepeatToken
+from sinkscope.causal.edits.tokens import DropToken, InsertToken, RandomTokens, RepeatToken
 from sinkscope.causal.experiments.lab import NECESSITY, Lab, Test
 from sinkscope.causal.verdict import POSITION, QUERY_BIAS, TOKEN
 from sinkscope.errors import InputError, Unsupported
@@ -23,8 +23,9 @@ from sinkscope.stats import bootstrap, paired_change
 from sinkscope.subject.prompts import bos_id, vocabulary
 
 TOKEN_ARROW, POSITION_ARROW = "token at P0 -> stage 4", "position id -> stage 4"
-ITEMS = 6  # vocabulary items that are put at P0 of every prompt in turn
+ITEMS = 5  # vocabulary items that are put at P0 of every prompt in turn
 FRESH = 8  # first positions whose tokens are not drawn: a repeat is as unmixed as P0 itself
+DIFFERENT = 128  # vocabulary items that the control of a repeated token draws from
 RESAMPLES = 500
 
 
@@ -186,12 +187,13 @@ def _repeated(lab: Lab) -> Test:
     """One token everywhere: all positions are then as unmixed as P0, and the mask marks none.
 
     A sink by recognition falls toward uniform attention; one by position embedding need not. The
-    control repeats the token behind P0 only.
+    control replaces all tokens too, by different ones.
     """
     items = random_tokens(lab, len(lab.engine.prompts), 3)
     edit = RepeatToken(items)
     note = "one token repeated: nothing but its position tells P0 from the others"
-    test = _row(lab, edit, RepeatToken(items, start=1), note, moved=True)
+    different = RandomTokens(random_tokens(lab, DIFFERENT, 4), lab.seed)
+    test = _row(lab, edit, different, note, moved=True)
     blocks = [block for block, _ in lab.heads]
     test.extra["share"] = bootstrap(lab.run([edit], full=True).on(lab.heads), lab.seed)
     test.extra["uniform"] = float(np.nanmean(np.asarray(lab.circuit.uniform_late)[blocks]))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Edits = Sequence[Edit]
 NECESSITY, SUFFICIENCY = "necessity", "sufficiency"
+MEDIATION = "mediation"  # rows that `experiments.mediation` judges by itself
 
 
 @dataclass
@@ -270,6 +271,7 @@ def judge(tests: list[Test]) -> None:
     A row holds if the edit does what the circuit predicts by enough, significantly more than its
     control, and the control has at most half of its effect.
     """
+    tests = [test for test in tests if test.kind != MEDIATION]
     for id in sorted({test.id for test in tests}):
         family = [test for test in tests if test.id == id]
         for name in ("p", "control_p"):

@@ -19,13 +19,12 @@ import numpy as np
 from sinkscope.causal.edits import Stream, from_json
 from sinkscope.causal.edits.base import Edit
 from sinkscope.causal.edits.hold import HoldDirection, HoldKeys, record
-from sinkscope.causal.experiments.lab import NECESSITY, Lab, Test
+from sinkscope.causal.experiments.lab import MEDIATION, NECESSITY, Lab, Test
 from sinkscope.causal.thresholds import ALPHA, NEGLIGIBLE, SPECIFIC
 from sinkscope.errors import Unsupported
 from sinkscope.result import Measured
 from sinkscope.stats import holm, paired_change, sign_flip_p
 
-MEDIATION = "mediation"
 MEDIATED = 0.5  # from here on the larger part passes through the held stage
 
 
@@ -113,10 +112,10 @@ def _row(lab: Lab, edits: list[Edit], holds: Sequence[Edit], arrow: str) -> Test
     return test
 
 
-def share(tests: Sequence[Test], arrow: str) -> Measured | None:
+def mediated(tests: Sequence[Test], arrow: str) -> Measured | None:
     """The mediated part for an arrow that begins so, such as "stage 1"."""
     for test in tests:
-        if test.arrow.startswith(arrow):
+        if test.kind == MEDIATION and test.arrow.startswith(arrow):
             return test.extra["mediated"]
     return None
 
