@@ -184,9 +184,11 @@ def test_who_sees_whom(family):
         keep, engine._maps = engine._maps, True
         original = engine._reading
 
-        def reading(*args):
-            made = original(*args)
-            made._from_map = lambda read, layout: maps.__setitem__(read.block, read.map.clone())
+        def reading(*args, **kwargs):
+            made = original(*args, **kwargs)
+            made._from_map = lambda read, layout, chosen: maps.__setitem__(
+                read.block, read.map.clone()
+            )
             return made
 
         engine._reading = reading

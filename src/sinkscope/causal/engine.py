@@ -67,7 +67,8 @@ class Engine:
     prompts    right-padded (no attention mask, no position ids of their own)
     sites      where blocks write (`observe.sites.find_sites`); edits of writes need it
     direction  [d] sink direction u, for cosines and for edits along it
-    heads      [(block, head)] whose received attention is averaged in `Readout.received`
+    heads      [(block, head)] that edited passes read, and whose received attention is averaged in
+               `Readout.received`; without any, every head is read
     positions  positions that are looked at in every pass; P0 is always the first
     of_tokens  tokens of what counts as one plain pass in `passes`; by default these prompts
 
@@ -150,7 +151,7 @@ class Engine:
         for batch in self._batches:
             if any(edit.needs_clean for edit in edits):
                 self._clean(batch)  # before the edits are in place
-            reading = self._reading(batch, want_received)
+            reading = self._reading(batch, want_received, edited=True)
             logits = self._pass(batch, edits, start if self.suffix else 0, reading, want_logits)
             ce, kl = None, None
             if logits is not None:
@@ -178,7 +179,7 @@ class Engine:
                 yield Batch(piece, index, layout_of(piece, self.subject.device))
                 first += len(piece)
 
-    def _reading(self, batch: Batch, want_received: bool) -> Reading:
+    def _reading(self, batch: Batch, want_received: bool, edited: bool = False) -> Reading:
         return Reading(
             batch.layout,
             Want(received=False, maps=self._maps),
@@ -188,6 +189,7 @@ class Engine:
             shape=(self.depth, self._head_count),
             want_received=want_received,
             direction=self.direction,
+            only_heads=edited and bool(self.heads),
         )
 
     def _context(self, batch: Batch) -> Context:

@@ -6,6 +6,7 @@ keys taken directly: `log(a/(1 − a))` from a rounded `a` is meaningless in sat
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -107,6 +108,7 @@ class Reading(Tap):
     norm: torch.Tensor = field(init=False)
     cosine: torch.Tensor = field(init=False)
     direction: torch.Tensor | None = None
+    only_heads: bool = False  # read `heads` and no others
     tokens: TokenMass | None = None
     token_rows: list[int] = field(default_factory=list)
 
@@ -127,11 +129,14 @@ class Reading(Tap):
     def keep(self, read: AttentionRead, call: AttentionCall | None) -> None:
         """Reduce a read to shares and margins; its map is dropped."""
         layout = self.layout.on(read.p0.device)
-        if read.map is not None:
-            self._from_map(read, layout)
-        else:
+        count = read.p0.shape[1]
+        reading = [head for block, head in self.heads if block == read.block]
+        chosen = reading if self.only_heads else list(range(count))
+        if chosen and read.map is not None:
+            self._from_map(read, layout, chosen)
+        elif chosen:
             assert call is not None
-            self._from_scores(read, call, layout)
+            self._from_scores(read, call, layout, chosen)
         if call is not None:
             ratio = _value_ratio(call.values, layout)
             ratio = ratio.repeat_interleave(read.p0.shape[1] // ratio.shape[1], 1)
@@ -156,51 +161,54 @@ class Reading(Tap):
             along = x[:, list(self.positions)] @ self.direction.to(x.device, torch.float32)
             self.cosine[:, :, point] = (along / chosen.clamp_min(FLOOR)).cpu()
 
-    def _from_scores(self, read: AttentionRead, call: AttentionCall, layout: Layout) -> None:
-        s, heads = call.scores, read.p0.shape[1]
-        sums = _Sums(len(self.positions), s.q.shape[0], heads, s.q.device)
-        k = s.expand(s.k)
+    def _from_scores(
+        self, read: AttentionRead, call: AttentionCall, layout: Layout, chosen: list[int]
+    ) -> None:
+        s = _of_heads(call.scores, chosen)
+        sums = _Sums(len(self.positions), s.q.shape[0], len(chosen), s.q.device)
         first = int(layout.late.int().argmax(1).min())
         for start in range(first, s.q.shape[2], CHUNK):
             stop = min(start + CHUNK, s.q.shape[2])
-            scores, visible = s.chunk(start, stop, k)
+            scores, visible = s.chunk(start, stop, s.k)
             total, learned = scores.logsumexp(-1), None
             if call.s_aux is not None:
-                learned = call.s_aux.float().reshape(1, -1, 1).to(total.device)
+                learned = call.s_aux.float().reshape(1, -1, 1)[:, chosen].to(total.device)
                 total = torch.logaddexp(total, learned)
             late = layout.late[:, None, start:stop]
             for i, position in enumerate(self.positions):
                 if position < scores.shape[-1]:
                     sums.add(i, position, scores, visible, total, late, learned)
-            self._receive(read.block, scores, visible, total, late)
-        self._put(read.block, sums)
+            self._receive(read.block, chosen, scores, visible, total, late)
+        self._put(read.block, chosen, sums)
 
-    def _receive(self, block: int, scores, visible, total, late) -> None:
-        if self.tokens is not None:
-            mass = (scores - total.unsqueeze(-1)).exp()
-            self.tokens.add(block, mass, visible, late, self.token_rows)
-        chosen = [head for b, head in self.heads if b == block]
-        if self.want_received and chosen:
-            mass = (scores[:, chosen] - total[:, chosen].unsqueeze(-1)).exp() * late.unsqueeze(-1)
-            mass = mass.sum((1, 2)).cpu()
-            self.received[:, : mass.shape[1]] += mass
-
-    def _from_map(self, read: AttentionRead, layout: Layout) -> None:
+    def _from_map(self, read: AttentionRead, layout: Layout, chosen: list[int]) -> None:
         assert read.map is not None
-        weights = read.map.float()
-        sums = _Sums(len(self.positions), weights.shape[0], weights.shape[1], weights.device)
+        weights = read.map.float()[:, chosen]
+        sums = _Sums(len(self.positions), len(weights), len(chosen), weights.device)
         late = layout.late.unsqueeze(1)
         logs = weights.clamp_min(FLOOR).log().masked_fill(weights <= 0, NEVER)
         total = torch.zeros_like(logs[..., 0])
-        learned = None if read.learned is None else read.learned.clamp_min(FLOOR).log()
+        learned = None
+        if read.learned is not None:
+            learned = read.learned[:, chosen].clamp_min(FLOOR).log()
         for i, position in enumerate(self.positions):
             sums.add(i, position, logs, weights > 0, total, late, learned)
-        self._receive(read.block, logs, weights > 0, total, late)
-        self._put(read.block, sums)
+        self._receive(read.block, chosen, logs, weights > 0, total, late)
+        self._put(read.block, chosen, sums)
 
-    def _put(self, block: int, sums: _Sums) -> None:
+    def _receive(self, block: int, chosen: list[int], scores, visible, total, late) -> None:
+        if self.tokens is not None:
+            mass = (scores - total.unsqueeze(-1)).exp()
+            self.tokens.add(block, mass, visible, late, self.token_rows)
+        reading = [i for i, head in enumerate(chosen) if (block, head) in self.heads]
+        if self.want_received and reading:
+            mass = (scores[:, reading] - total[:, reading].unsqueeze(-1)).exp()
+            mass = (mass * late.unsqueeze(-1)).sum((1, 2)).cpu()
+            self.received[:, : mass.shape[1]] += mass
+
+    def _put(self, block: int, chosen: list[int], sums: _Sums) -> None:
         for name, mean in sums.means().items():
-            getattr(self, name)[:, :, block, : mean.shape[2]] = mean.transpose(0, 1).cpu()
+            getattr(self, name)[:, :, block, chosen] = mean.transpose(0, 1).cpu()
 
     def readout(self, ce: torch.Tensor | None, kl: torch.Tensor | None) -> Readout:
         """Everything that was read, as arrays."""
@@ -297,6 +305,12 @@ def _lse(scores: torch.Tensor, *parts: range) -> torch.Tensor:
     """Log-sum-exp over some of the keys."""
     found = [scores[..., p.start : p.stop].logsumexp(-1) for p in parts]
     return torch.logaddexp(*found)
+
+
+def _of_heads(s: Scores, chosen: list[int]) -> Scores:
+    """The scores of some heads, with a key head for each of them."""
+    mask = s.mask if s.mask is None or s.mask.shape[1] == 1 else s.mask[:, chosen]
+    return dataclasses.replace(s, q=s.q[:, chosen], k=s.expand(s.k)[:, chosen], mask=mask)
 
 
 def _value_ratio(values: torch.Tensor, layout: Layout) -> torch.Tensor:
