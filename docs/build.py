@@ -1,6 +1,6 @@
 """Build the generated pages of the docs, or check that they are current.
 
-python docs/build.py            write docs/cli.md and docs/support.md
+python docs/build.py            write docs/cli.md, docs/support.md, a table in docs/known-answers.md
 python docs/build.py --check    exit with 1 if they are stale
 """
 
@@ -20,6 +20,8 @@ COMMANDS = (
     *(("run",), ("scan",), ("trace",), ("verify",), ("report",), ("models",), ("doctor",)),
     *(("lab",), ("lab", "list"), ("lab", "build"), ("lab", "train")),
 )
+FIGURES = DOCS.parent / "src" / "sinkscope" / "assets" / "series" / "figures"
+TABLE = ("<!-- trained models: written by docs/build.py -->", "<!-- end of trained models -->")
 MATRIX = DOCS.parent / "src" / "sinkscope" / "assets" / "support.json"
 
 
@@ -72,9 +74,25 @@ def support_page() -> str:
     return "\n".join(parts) + "\n"
 
 
+def known_answers_page() -> str:
+    """The page as it is, with the table of trained models from the bundled figures."""
+    from sinkscope.lab.series_text import overview
+
+    figures = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(FIGURES.glob("*.json"))]
+    page = (DOCS / "known-answers.md").read_text(encoding="utf-8")
+    before, _, rest = page.partition(TABLE[0])
+    _, _, after = rest.partition(TABLE[1])
+    return f"{before}{TABLE[0]}\n{overview(figures)}\n{TABLE[1]}{after}"
+
+
 def main() -> None:
     stale = []
-    for name, text in {"cli.md": cli_page(), "support.md": support_page()}.items():
+    pages = {
+        "cli.md": cli_page(),
+        "support.md": support_page(),
+        "known-answers.md": known_answers_page(),
+    }
+    for name, text in pages.items():
         file = DOCS / name
         if "--check" not in sys.argv:
             file.write_text(text, encoding="utf-8")

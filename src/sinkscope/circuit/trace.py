@@ -28,7 +28,7 @@ from sinkscope.result import Result
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import BOS_POLICIES, BUILTIN, Prompts, build_policies
 
-__all__ = ["TraceSettings", "Traced", "find_circuit", "trace"]
+__all__ = ["TraceSettings", "Traced", "find_circuit", "trace", "trace_one", "traced_result"]
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def trace(
     settings = dataclasses.replace(settings or TraceSettings(), **changes)
     _check(settings)
     chosen = [prompts] if prompts is not None else _prompts(subject, settings)
-    traced = [_trace_one(subject, each, settings, scan, progress) for each in chosen]
-    return _result(subject, settings, traced)
+    traced = [trace_one(subject, each, settings, scan, progress) for each in chosen]
+    return traced_result(subject, settings, traced)
 
 
 def _check(settings: TraceSettings) -> None:
@@ -118,7 +118,14 @@ def _prompts(subject: Subject, settings: TraceSettings) -> list[Prompts]:
     )
 
 
-def _trace_one(subject, prompts: Prompts, settings: TraceSettings, scan, progress) -> Traced:
+def trace_one(
+    subject: Subject,
+    prompts: Prompts,
+    settings: TraceSettings,
+    scan: Result | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Traced:
+    """Trace one set of prompts; the circuit that `verify` takes is in `found.circuit`."""
     found = find(
         subject, prompts, settings.reader, settings.seed, settings.untrained, scan, progress
     )
@@ -207,7 +214,8 @@ def _text_cosine(subject: Subject, found: Found) -> float | None:
     return float((unit(within) * unit(states)).sum(-1).min())
 
 
-def _result(subject: Subject, settings: TraceSettings, traced: list[Traced]) -> Result:
+def traced_result(subject: Subject, settings: TraceSettings, traced: list[Traced]) -> Result:
+    """The result of one trace for each BOS policy."""
     import xarray
 
     summary = new_summary(

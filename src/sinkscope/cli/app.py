@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 
 import sinkscope
-from sinkscope.cli import doctor, lab, models, report, run, scan
+from sinkscope.cli import doctor, lab, models, report, run, scan, trace, verify
 from sinkscope.errors import SinkscopeError
 
 app = typer.Typer(
     name="sinkscope",
-    help="Find attention sinks in language models, at the cost of a forward pass.",
+    help="Find attention sinks in language models, trace how they are built, and prove it.",
     epilog="Exit codes: 0 done; 1 an --expect not met; 2 bad usage or input; 3 model not "
     "supported; 4 out of memory or disk; 130 interrupted.",
     no_args_is_help=True,
@@ -43,7 +43,7 @@ def _root(
     pass
 
 
-for _command in (run, scan, report, models, doctor):
+for _command in (run, scan, trace, verify, report, models, doctor):
     app.command(epilog=_command.EPILOG)(_command.command)
 app.add_typer(lab.app, name="lab")
 

@@ -25,6 +25,12 @@ def sink_changes(test: TestRow) -> tuple[Any, Any]:
     return test.sink_change, test.control_change
 
 
+def mediated(test: TestRow) -> tuple[Any, Any]:
+    """Part of the sink that comes back when the next stage is held, and under its control."""
+    held = test.model_extra or {}
+    return held.get("mediated"), held.get("control_mediated")
+
+
 def margin_changes(test: TestRow) -> tuple[Any, Any]:
     """Change of the margin by the edit and by its control."""
     return test.margin_change, test.control_margin_change
@@ -39,16 +45,16 @@ def paired_chart(tests: Iterable[TestRow], both: Both, title: str, percent: bool
     axis = alt.Axis(format=".0%", tickCount=5) if percent else alt.Axis(tickCount=6)
     base = alt.Chart(frames.inline(table))
     y = alt.Y("test:N", title=None, sort=order, axis=None)
-    offset = alt.YOffset("series:N", scale=alt.Scale(domain=["words", EDIT, CONTROL]))
+    offset = alt.YOffset(
+        "series:N", scale=alt.Scale(domain=["words", EDIT, CONTROL], paddingInner=0.2)
+    )
     x = alt.X("value:Q", title=title, axis=axis, scale=alt.Scale(zero=True))
     words = (
         alt.Chart(frames.inline([{"test": name, "series": "words"} for name in order]))
         .mark_text(align="left", fontSize=11, limit=600)
         .encode(y=y, yOffset=offset, x=alt.value(0), text="test:N")
     )
-    bars = base.mark_bar(height={"band": 0.75}).encode(
-        x=x, y=y, yOffset=offset, color=_colour(), tooltip=_tips(percent)
-    )
+    bars = base.mark_bar().encode(x=x, y=y, yOffset=offset, color=_colour(), tooltip=_tips(percent))
     spans = base.mark_rule(style="interval").encode(x="low:Q", x2="high:Q", y=y, yOffset=offset)
     height = ROW * len(order)
     return alt.layer(bars, spans, words).properties(width=620, height=height)
@@ -58,7 +64,8 @@ def dose_chart(
     tests: list[TestRow], both: Both, dose: str, title: str, percent: bool
 ) -> Chart | None:
     """Effect over dose, the edit and its control as lines with intervals."""
-    table = [row for test in tests for row in _pair(test, both, dose=test.dose)]
+    first = {test.dose: test for test in reversed(tests)}  # variants of a dose come behind it
+    table = [row for test in first.values() for row in _pair(test, both, dose=test.dose)]
     if len({row["dose"] for row in table}) < 2:
         return None
     base = alt.Chart(frames.inline(table))
@@ -128,7 +135,7 @@ def kept_chart(tests: Iterable[TestRow]) -> Chart | None:
     order = [row["part"] for row in table]
     base = alt.Chart(frames.inline(table))
     y = alt.Y("part:N", title=None, sort=order, axis=None)
-    offset = alt.YOffset("layer:N", scale=alt.Scale(domain=["words", "bar"]))
+    offset = alt.YOffset("layer:N", scale=alt.Scale(domain=["words", "bar"], paddingInner=0.2))
     axis = alt.Axis(format=".0%", tickCount=5)
     words = (
         base.transform_calculate(layer="'words'")
@@ -136,7 +143,7 @@ def kept_chart(tests: Iterable[TestRow]) -> Chart | None:
         .encode(y=y, yOffset=offset, x=alt.value(0), text="part:N")
     )
     placed = base.transform_calculate(layer="'bar'")
-    bars = placed.mark_bar(height={"band": 0.75}).encode(
+    bars = placed.mark_bar().encode(
         x=alt.X("value:Q", title="Sink kept, relative to intact", axis=axis),
         y=y,
         yOffset=offset,
@@ -173,11 +180,18 @@ def _row(measured: Any, **more: Any) -> list[frames.Row]:
 
 
 def _label(test: TestRow) -> str:
-    return f"{visible(test.id)}  {visible(test.edit, 72)}"
+    return f"{visible(test.id)}  {short_edit(test.edit)}"
+
+
+def short_edit(edit: str, limit: int = 100) -> str:
+    """An edit as one line: of several parts the first, and how many more there are."""
+    first, *more = edit.split("; ")
+    return visible(first, limit) + (f" (and {len(more)} more)" if more else "")
 
 
 def _colour() -> alt.Color:
-    return alt.Color("series:N", title=None, scale=SERIES)
+    legend = alt.Legend(symbolOpacity=1, symbolType="square")
+    return alt.Color("series:N", title=None, scale=SERIES, legend=legend)
 
 
 def _tips(percent: bool) -> list[alt.Tooltip]:

@@ -10,6 +10,7 @@ from sinkscope.report.causal_charts import (
     dose_chart,
     kept_chart,
     margin_changes,
+    mediated,
     paired_chart,
     sink_changes,
 )
@@ -53,19 +54,28 @@ def sections(result: Result) -> list[Section]:
             [*_sufficiency(verified)],
         ),
         Section(
+            "identity",
+            "Is it the place, or what stands there",
+            "A P0 circuit needs neither a certain token nor a certain position id at position "
+            "zero, only the mask. And its stages follow from each other: where the next stage is "
+            "held as it was, the effect of an edit before it is undone.",
+            [*_identity(verified), *_mediation(verified)],
+        ),
+        Section(
             "tests",
             "Every test",
             "Rows in brackets show a dose or a variant and do not decide. CE and KL are nats a "
             "token on the same text. Mass moved to: the position that gained most.",
             [
+                *tables_of(verified, lambda one: [causal_tables.effects_table(one)], stacked=True),
                 *tables_of(
                     verified,
                     lambda one: [
-                        causal_tables.effects_table(one),
                         causal_tables.aftermath_table(one),
                         causal_tables.thresholds_table(one),
                     ],
                     stacked=True,
+                    folded=True,
                 ),
             ],
         ),
@@ -124,6 +134,42 @@ def _sufficiency(verified: dict[str, VerifySummary]) -> list[Figure]:
     ]
 
 
+def _identity(verified: dict[str, VerifySummary]) -> list[Figure]:
+    def found(one: VerifySummary) -> list[TestRow]:
+        return [test for test in one.tests if test.id.startswith("I")]
+
+    return figure(
+        "identity",
+        "Other tokens, other position ids",
+        "Where other tokens or shifted position ids take the sink away, these carry it. One token "
+        "repeated from the start takes a P0 circuit’s sink away too: then nothing tells position "
+        "zero from the others.",
+        (
+            (bos, paired_chart(found(one), sink_changes, SINK, percent=True))
+            for bos, one in verified.items()
+        ),
+        wide=True,
+    )
+
+
+def _mediation(verified: dict[str, VerifySummary]) -> list[Figure]:
+    def found(one: VerifySummary) -> list[TestRow]:
+        return [test for test in one.tests if test.kind == "mediation"]
+
+    title = "Part of the effect that passes through the next stage"
+    return figure(
+        "mediation",
+        "Does the effect pass through the next stage",
+        "The first edit breaks a stage; the second holds the next one as it was, and the sink "
+        "comes back by this much. The control holds another position.",
+        (
+            (bos, paired_chart(found(one), mediated, title, percent=True))
+            for bos, one in verified.items()
+        ),
+        wide=True,
+    )
+
+
 def _doses(verified: dict[str, VerifySummary], kind: str) -> list[Figure]:
     both, title = (sink_changes, SINK) if kind == "necessity" else (margin_changes, MARGIN)
     made: list[Figure] = []
@@ -149,7 +195,7 @@ def _deciding(verified: VerifySummary, kind: str) -> list[TestRow]:
     """Rows that decide; of several doses of a test the largest alone."""
     chosen: dict[tuple, TestRow] = {}
     for test in verified.tests:
-        if test.claim and test.kind == kind:
+        if test.claim and test.kind == kind and not test.id.startswith("I"):
             key = (test.id,) if test.dose is not None else (test.id, test.edit)
             if key not in chosen or (test.dose or 0) >= (chosen[key].dose or 0):
                 chosen[key] = test

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from sinkscope.report.causal_charts import short_edit
 from sinkscope.report.tables import Table
 from sinkscope.report.text import NO_VALUE, bounds_of, number_of, percent, token_text, visible
 
 if TYPE_CHECKING:
     from sinkscope.result import StageSummary, TestRow, VerifySummary
 
-RESULTS = {True: "✓ holds", False: "✗ fails", None: NO_VALUE}
+RESULTS = {
+    "necessity": {True: "✓ needed", False: "not needed"},
+    "sufficiency": {True: "✓ enough", False: "not enough"},
+    "mediation": {True: "✓ passes on", False: "does not"},
+    "identity": {True: "carries it", False: "✓ does not"},
+}
 
 
 def effects_table(verified: VerifySummary) -> Table:
@@ -54,31 +61,54 @@ def aftermath_table(verified: VerifySummary) -> Table:
 
 
 def _result(test: TestRow) -> str:
-    if test.passed is None or test.claim:
-        return RESULTS[test.passed]
-    return f"({RESULTS[test.passed]})"
+    """What the row says, in brackets where it does not decide."""
+    kind = "identity" if "role" in (test.model_extra or {}) else test.kind
+    if test.id.startswith("I") and kind != "identity":
+        return NO_VALUE  # shown beside the rows that ask about a token or a position id
+    if test.passed is None or kind not in RESULTS:
+        return NO_VALUE
+    said = RESULTS[kind][test.passed].replace(" ", "\u00a0")
+    return said if test.claim else f"({said})"
 
 
 def stages_table(verified: VerifySummary) -> Table:
-    """The stages with their evidence."""
+    """The stages in short, for a terminal."""
     table = Table(
-        "Stages",
-        ["Stage", "", "Shown", "Sink without it", "It alone gives", "Control ÷ effect", "Dose"],
-        numeric={0, 3, 4, 5, 6},
+        "Stages", ["Stage", "", "Shown", "Sink without it", "It alone gives"], numeric={0, 3, 4}
     )
     for one in verified.stages:
-        table.rows.append(
-            [
-                str(one.stage),
-                visible(one.name),
-                {True: "yes", False: "no", None: "not tested"}[one.passed],
-                change(one.necessity),
-                _kept(one) if one.stage == 2 else nats(one.sufficiency),
-                _plain(one.specificity),
-                _plain(one.dose),
-            ]
-        )
+        given = _kept(one) if one.stage == 2 else _short_nats(one.sufficiency)
+        shown = {True: "yes", False: "no", None: "not tested"}[one.passed]
+        without = percent(number_of(one.necessity))
+        table.rows.append([str(one.stage), visible(one.name), shown, without, given])
     return table
+
+
+def deciding_table(verified: VerifySummary) -> Table:
+    """The rows that decide, without intervals, for a terminal."""
+    columns = ["Test", "Edit", "Effect", "Control", "p (Holm)", ""]
+    table = Table("Deciding tests (all numbers: --json, report.html)", columns, numeric={2, 3, 4})
+    for test in verified.tests:
+        if test.claim and test.passed is not None:
+            pair: tuple[Any, Any] = (test.sink_change, test.control_change)
+            show: Callable[[Any], str] = _short_change
+            if test.kind == "sufficiency" and test.margin_change is not None:
+                pair, show = (test.margin_change, test.control_margin_change), _short_nats
+            effect, control = map(show, pair)
+            edit = short_edit(test.edit)
+            row = [visible(test.id), edit, effect, control, p_value(test.p_holm), _result(test)]
+            table.rows.append(row)
+    return table
+
+
+def _short_change(measured: Any) -> str:
+    value = number_of(measured)
+    return NO_VALUE if value is None else percent(0.0 if abs(value) < 0.0005 else value)
+
+
+def _short_nats(measured: Any) -> str:
+    value = number_of(measured)
+    return NO_VALUE if value is None else _tidy(f"{round(value, 1) + 0.0:+.1f} nats")
 
 
 def _kept(stage: StageSummary) -> str:
@@ -89,7 +119,7 @@ def _kept(stage: StageSummary) -> str:
 
 def changes_table(verified: VerifySummary) -> Table:
     """What would change the verdict."""
-    table = Table("What would change it", ["This would give another verdict"])
+    table = Table("What would change it", ["Were this so, the verdict would be another"])
     table.rows = [[visible(one)] for one in verified.what_would_change_it]
     return table
 
@@ -109,9 +139,9 @@ def change(measured: Any) -> str:
     value, bounds = number_of(measured), bounds_of(measured)
     if value is None:
         return NO_VALUE
-    shown = percent(value)
+    shown = percent(0.0 if abs(value) < 0.0005 else value)
     if bounds is not None:
-        shown += f" ({100 * bounds[0]:.0f} to {100 * bounds[1]:.0f})"
+        shown += f" ({round(100 * bounds[0])} to {round(100 * bounds[1])})"
     return _tidy(shown)
 
 
@@ -121,9 +151,13 @@ def nats(measured: Any, digits: int = 1, sign: bool = True) -> str:
     if value is None:
         return NO_VALUE
     form = f"{'+' if sign else ''}.{digits}f"
-    shown = f"{value:{form}}"
+
+    def show(number: float) -> str:
+        return f"{round(number, digits) + 0.0:{form}}"  # no minus before a zero
+
+    shown = show(value)
     if bounds is not None:
-        shown += f" ({bounds[0]:{form}} to {bounds[1]:{form}})"
+        shown += f" ({show(bounds[0])} to {show(bounds[1])})"
     return _tidy(shown)
 
 
@@ -135,7 +169,7 @@ def p_value(p: float | None) -> str:
 
 
 def _plain(value: float | None) -> str:
-    return NO_VALUE if value is None else _tidy(f"{value:.2f}")
+    return NO_VALUE if value is None else _tidy(f"{round(value, 2) + 0.0:.2f}")
 
 
 def _tidy(text: str) -> str:

@@ -20,6 +20,7 @@ LABEL, UNIT, NODE, BUS, TILES, END = 78, 246, 334, 520, 596, 866
 LINE, COMPACT, FULL = 21.0, 9.0, 26.0  # heights: a unit, a row that only reads, when few and many
 MANY = 20  # from this many reading rows on they are drawn compactly
 THIN, THICK = 0.8, 26.0  # width of an edge of share 0 and 1
+LEAST_SHOWN = 0.0005
 NODE_WIDE, NODE_HIGH = 126, 36.0
 COLOURS = {"attention": "second", "mlp": "third", "other": "fourth"}
 
@@ -39,6 +40,11 @@ class _Sheet:
 
 def _tip(words: str) -> str:
     return f' data-tip="{escape(words)}"' if words else ""
+
+
+def share_text(share: float) -> str:
+    """A share as people read it; what rounds to nothing has no sign."""
+    return percent(0.0 if abs(share) < LEAST_SHOWN else share)
 
 
 def width_of(share: float) -> float:
@@ -101,9 +107,9 @@ def _label(sheet: _Sheet, row: Row, bottom: float, top: float, only: float) -> N
         sheet.text(10, middle + 20 + 14 * line, words, style, tip)
     if row.writers:
         for y in (bottom, top):
-            line = f'<path d="M10 {y:.1f}H{END}" stroke="var(--line)"/>'
-            if line not in sheet.edges:
-                sheet.edges.append(line)
+            rule = f'<path d="M10 {y:.1f}H{END}" stroke="var(--line)"/>'
+            if rule not in sheet.edges:
+                sheet.edges.append(rule)
 
 
 _QUIET = 'fill="var(--quiet)"'
@@ -134,7 +140,7 @@ def _writers(
 def _node(sheet: _Sheet, writer: Writer, block: int, middle: float) -> None:
     colour = COLOURS.get(writer.kind, "fourth")
     name = NAMES.get(writer.kind, writer.kind)
-    tip = f"Block {block}, {name}: {percent(writer.share)} of the write along the sink direction"
+    tip = f"Block {block}, {name}: {share_text(writer.share)} of the write along the sink direction"
     cut = number_of(writer.without)
     if cut is not None:
         tip += f"; without it the sink changes by {percent(cut)}"
@@ -146,7 +152,7 @@ def _node(sheet: _Sheet, writer: Writer, block: int, middle: float) -> None:
     )
     at = middle + 4 if cut is None else middle - 3
     centre = 'text-anchor="middle" pointer-events="none"'
-    sheet.text(NODE + NODE_WIDE / 2, at, f"{name} {percent(writer.share)}", centre)
+    sheet.text(NODE + NODE_WIDE / 2, at, f"{name} {share_text(writer.share)}", centre)
     if cut is not None:
         words = f"sink {percent(cut)} without"
         sheet.text(
@@ -159,7 +165,7 @@ def _unit(
 ) -> None:
     colour = COLOURS.get(kind, "fourth")
     sheet.text(UNIT - 60, y + 4, label, 'text-anchor="end"', tip)
-    sheet.text(UNIT - 12, y + 4, percent(share), f'text-anchor="end" {_QUIET}', tip)
+    sheet.text(UNIT - 12, y + 4, share_text(share), f'text-anchor="end" {_QUIET}', tip)
     sheet.marks.append(
         f'<circle cx="{UNIT}" cy="{y:.1f}" r="4.5" fill="var(--{colour})"{_tip(tip)} tabindex="0"/>'
     )
@@ -171,7 +177,7 @@ def _edge(
 ) -> None:
     """A curve whose width is the share; dashed where it writes against the direction."""
     colour = COLOURS.get(kind, "fourth")
-    against = ' stroke-dasharray="4 3"' if share < 0 else ""
+    against = ' stroke-dasharray="4 3"' if share <= -LEAST_SHOWN else ""
     half = (x1 - x0) / 2
     sheet.edges.append(
         f'<path d="M{x0} {y0:.1f}C{x0 + half} {y0:.1f} {x1 - half} {y1:.1f} {x1} {y1:.1f}"'
@@ -238,12 +244,12 @@ def _token(sheet: _Sheet, picture: Picture, y: float) -> None:
     """Token zero, at the foot of the bus."""
     words = f"position zero: {picture.start}"
     wide = 9 * min(len(words), 34) * 0.72 + 24
-    tip = f"The embedding writes {percent(picture.embedding)} of the sink direction"
+    tip = f"The embedding writes {share_text(picture.embedding)} of the sink direction"
     sheet.marks.append(
         f'<rect x="{BUS - wide / 2:.1f}" y="{y + 10:.1f}" width="{wide:.1f}" height="28" rx="14"'
         f' fill="var(--paper)" stroke="var(--accent)" stroke-width="1.5"{_tip(tip)} tabindex="0"/>'
     )
     shown = words if len(words) <= 34 else words[:33] + "…"
     sheet.text(BUS, y + 28, shown, 'text-anchor="middle" pointer-events="none"')
-    share = f"embedding {percent(picture.embedding)}"
+    share = f"embedding {share_text(picture.embedding)}"
     sheet.text(BUS, y + 54, share, f'text-anchor="middle" font-size="11" {_QUIET}')

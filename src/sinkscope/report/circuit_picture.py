@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sinkscope.result import Measured, Result, TraceSummary
 
 LEAST = 0.01  # writers below this share are not drawn
+NEEDED = 0.2  # unless the sink changes by this much without them
 MOST_UNITS = 6  # units of one sublayer that are drawn one by one
 NAMES = {"attention": "attention", "mlp": "MLP", "other": "mixer"}
 
@@ -133,8 +134,9 @@ def _row(result: Result, bos: str, trace: TraceSummary, block: int, late: np.nda
         if place != str(block):
             continue
         units = _units(trace, block, kind, share)
-        if abs(share) >= LEAST or units:
-            row.writers.append(Writer(kind, share, units, without(result, bos, block, kind)))
+        cut = without(result, bos, block, kind)
+        if abs(share) >= LEAST or units or abs(number_of(cut) or 0.0) >= NEEDED:
+            row.writers.append(Writer(kind, share, units, cut))
     reading = {head for place, head in trace.reading_heads if place == block}
     if late is not None:
         margins = frames.group(result, "trace", bos).get("margin")

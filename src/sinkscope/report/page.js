@@ -21,7 +21,11 @@
     redraw();
   });
   system.addEventListener("change", () => redraw());
-  addEventListener("beforeprint", () => { printing = true; paintMap(); });
+  addEventListener("beforeprint", () => {
+    printing = true;
+    paintMap();
+    for (const folded of document.querySelectorAll(".tables details")) folded.open = true;
+  });
   addEventListener("afterprint", () => { printing = false; paintMap(); });
 
   // ---- charts ------------------------------------------------------------

@@ -54,11 +54,17 @@ class Words:
 
 @dataclass
 class Tables:
-    """Tables of each panel; `stacked` panels stand below each other, `quiet` hides the titles."""
+    """Tables of each panel.
+
+    stacked  panels stand below each other
+    quiet    titles are not shown
+    folded   each table opens on demand
+    """
 
     panels: dict[str, list[Table]]
     stacked: bool = False
     quiet: bool = False
+    folded: bool = False
     kind: ClassVar[str] = "tables"
 
 

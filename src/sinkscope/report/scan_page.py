@@ -98,8 +98,6 @@ def _verdict(result: Result, data: dict[str, Dataset]) -> Section:
     """What the scan shows in words; the verdict so far, where nothing more was tested."""
     found = {bos: _findings(result, bos, one) for bos, one in data.items()}
     if result.summary.verify:
-        for one in found.values():
-            one.limit = ""
         return Section("scan", "What the scan shows", "", [Words(found)])
     return Section("verdict", "Verdict so far", "", [Words(found)])
 
@@ -129,6 +127,7 @@ def findings(result: Result, bos: str) -> Findings | None:
 def _findings(result: Result, bos: str, data: Dataset) -> Findings:
     scan = result.summary.scan[bos]
     headline, *sentences, limit = verdict_so_far(scan, data)
+    limit = "" if result.summary.verify else limit
     return Findings(headline, sentences, key_figures(scan, data), limit, scan.notes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sinkscope.report import causal_tables
+from sinkscope.report.causal_charts import short_edit
 from sinkscope.report.parts import Findings, Headline, Part, Section, Stage, Strip, Words
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.text import bounds_of, number_of, percent, percent_interval, visible
@@ -53,7 +54,7 @@ def findings(result: Result, bos: str) -> Findings | None:
     found = _findings(verified)
     found.tables = [
         causal_tables.stages_table(verified),
-        causal_tables.effects_table(verified),
+        causal_tables.deciding_table(verified),
     ]
     changes = causal_tables.changes_table(verified)
     found.tables += [changes] if changes.rows else []
@@ -94,15 +95,8 @@ def _because(verified: VerifySummary) -> list[str]:
 
 
 def _details(verified: VerifySummary) -> list[str]:
-    """How many rows hold, and what the circuit alone keeps."""
-    judged = [test for test in verified.tests if test.claim and test.passed is not None]
+    """How large the circuit is."""
     said = []
-    if judged:
-        held = sum(bool(test.passed) for test in judged)
-        said.append(
-            f"{held} of {len(judged)} deciding tests did what a P0 circuit predicts and their "
-            "control did not; the rows below say which."
-        )
     size = verified.circuit_size
     if size.get("components") and size.get("share") is not None:
         said.append(
@@ -145,6 +139,9 @@ def _stages(verified: VerifySummary) -> list[Stage]:
 def stage_rows(stage: StageSummary) -> list[tuple[str, str, str]]:
     """What a stage rests on: label, value, interval."""
     rows = []
+    held = (stage.model_extra or {}).get("late_share")
+    if number_of(held) is not None:
+        rows.append(("Of reading heads", percent(number_of(held)), percent_interval(held)))
     if stage.necessity is not None and stage.necessity.value is not None:
         bounds = bounds_of(stage.necessity)
         interval = f"{100 * bounds[0]:.0f} to {100 * bounds[1]:.0f}" if bounds else ""
@@ -159,7 +156,7 @@ def stage_rows(stage: StageSummary) -> list[tuple[str, str, str]]:
         shown = f"{stage.sufficiency.value:+.1f} nats"
         rows.append(("Given elsewhere", _minus(shown), _minus(interval)))
     if stage.specificity is not None:
-        rows.append(("Control ÷ effect", _minus(f"{stage.specificity:.2f}"), ""))
+        rows.append(("Control ÷ effect", _minus(f"{round(stage.specificity, 2) + 0.0:.2f}"), ""))
     if stage.dose is not None:
         rows.append(("Dose (Spearman)", _minus(f"{stage.dose:.2f}"), ""))
     through = number_of(stage.mediation)
@@ -182,7 +179,7 @@ def headline(result: Result, bos: str) -> Headline:
         "Faithfulness": ("share", number_of(verified.faithfulness)),
         "Complement": ("share", number_of(verified.completeness)),
         **{
-            f"{test.id}, sink without: {short_edit(test.edit)}": (
+            f"{test.id}, sink without: {short_edit(test.edit, 60)}": (
                 "share",
                 number_of(test.sink_change),
             )
@@ -190,8 +187,3 @@ def headline(result: Result, bos: str) -> Headline:
             if test.claim and test.kind == "necessity"
         },
     }
-
-
-def short_edit(edit: str, limit: int = 60) -> str:
-    """An edit as one short line."""
-    return visible(edit, limit)
