@@ -228,6 +228,82 @@ class VerifySummary(_Open):
     notes: list[str] = Field(default_factory=list)
 
 
+class MixRow(_Open):
+    """One condition of `mix`: what was done to the model, and what became of it.
+
+    what           the edit in words; control names the condition it is held against
+    sink_left      late share of P0 in the sinking heads, relative to intact (1 = all of it)
+    mass_removed   attention that late queries lost at the key acted on, mean of those heads
+    spread, spread_change      at the last read point; the change relative to intact
+    influence, influence_change  by Jacobian norms
+    effective_rank, effective_rank_without_p0  mean over read points behind the first block
+    ce_change, kl  on the same text positions, nats a token
+    use            used, only there, undetermined; None for controls
+    out_of_distribution  the model was never trained on such input
+    """
+
+    name: str
+    what: str
+    control: str | None = None
+    sink_left: Measured | None = None
+    mass_removed: Measured | None = None
+    spread: Measured | None = None
+    spread_change: Measured | None = None
+    influence: Measured | None = None
+    influence_change: Measured | None = None
+    effective_rank: Measured | None = None
+    effective_rank_without_p0: Measured | None = None
+    ce_change: Measured | None = None
+    kl: Measured | None = None
+    use: str | None = None
+    out_of_distribution: bool = False
+
+
+class MixSummary(_Open):
+    """What `mix` found under one BOS policy: what the sink is for.
+
+    verdict         used, only there, undetermined, or no sink: does the loss need the sink here
+    mixing          more, less, no different, or undetermined: mixing without the sink
+    sentence        both in words
+    spread          condition -> spread of a one-token change at the last read point
+    jacobian        condition -> influence of other tokens, by Jacobian norms
+    effective_rank  condition -> mean over read points behind the first block, P0 included
+    row_entropy, smoothness  of attention rows, `with_p0` and `without_p0`
+    conditions      a row each, controls among them
+    dose            condition -> steps of dose, sink left, ce_change, kl
+    mediation       how much of the rise goes through the sink's masses
+    length, depth   sweeps
+    theorem         least slack of the spectral theorem, and whether it holds
+    path_bound      how far the frozen norms stay below their bound, on small models
+    reach           condition -> share of (read point, later position) that a change reaches
+    pairs           how many prompts were perturbed, by which kinds of swap
+    paraphrases     spread of paraphrase pairs, where a file was given
+    """
+
+    verdict: str
+    mixing: str
+    sentence: str
+    sink_heads: list[list[int]]
+    late_share: Measured
+    spread: dict[str, Measured]
+    jacobian: dict[str, Measured] = Field(default_factory=dict)
+    effective_rank: dict[str, Measured] = Field(default_factory=dict)
+    row_entropy: dict[str, Measured] = Field(default_factory=dict)
+    smoothness: dict[str, Measured] = Field(default_factory=dict)
+    conditions: list[MixRow] = Field(default_factory=list)
+    dose: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
+    mediation: dict[str, Any] = Field(default_factory=dict)
+    length: list[dict[str, Any]] = Field(default_factory=list)
+    depth: list[dict[str, Any]] = Field(default_factory=list)
+    theorem: dict[str, Any] = Field(default_factory=dict)
+    path_bound: dict[str, Any] = Field(default_factory=dict)
+    reach: dict[str, Measured] = Field(default_factory=dict)
+    pairs: dict[str, Any] = Field(default_factory=dict)
+    paraphrases: dict[str, Any] = Field(default_factory=dict)
+    thresholds: dict[str, Any] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
+
+
 class Summary(_Open):
     """Everything in summary.json."""
 
@@ -240,6 +316,6 @@ class Summary(_Open):
     trace: dict[str, TraceSummary] = Field(default_factory=dict)
     verify: dict[str, VerifySummary] = Field(default_factory=dict)
     timeline: dict[str, Any] = Field(default_factory=dict)
-    mix: dict[str, Any] = Field(default_factory=dict)
+    mix: dict[str, MixSummary] = Field(default_factory=dict)
 
     model_config = ConfigDict(extra="allow", populate_by_name=True, protected_namespaces=())

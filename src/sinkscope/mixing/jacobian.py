@@ -138,7 +138,8 @@ def jacobian_norms(
     def add(at: int, rows: torch.Tensor) -> None:
         squares[at] += rows.double().square().sum((0, 2)).cpu().numpy()
 
-    _pull_all(subject, ids, chosen, condition, frozen, key, sites, cotangents, add)
+    with _graph(subject, ids, ROWS, condition, frozen, key, sites) as graph:
+        _pull_all(graph, chosen, cotangents, add)
     return Jacobian(chosen, np.sqrt(squares))
 
 
@@ -173,7 +174,8 @@ def estimate_norms(
     def add(at: int, rows: torch.Tensor) -> None:
         samples[at].append(rows.double().square().sum(2).cpu().numpy())
 
-    _pull_all(subject, ids, chosen, condition, frozen, key, sites, cotangents, add)
+    with _graph(subject, ids, min(ROWS, probes), condition, frozen, key, sites) as graph:
+        _pull_all(graph, chosen, cotangents, add)
     drawn = np.stack([np.concatenate(one) for one in samples])  # [J, probes, T]
     mean = drawn.mean(1)
     half = t.ppf(0.975, max(probes - 1, 1)) * drawn.std(1, ddof=1) / np.sqrt(probes)
@@ -181,27 +183,37 @@ def estimate_norms(
     return Jacobian(chosen, np.sqrt(mean), low, high)
 
 
-def _pull_all(
+@contextmanager
+def _graph(
     subject: Subject,
     ids: torch.Tensor,
-    positions: list[int],
+    rows: int,
     condition: Condition,
     frozen: bool,
     key: int | None,
     sites: Sites | None,
-    cotangents: Callable[[int], Iterator[torch.Tensor]],
-    add: Callable[[int, torch.Tensor], None],
-) -> None:
-    """Pull every cotangent back from every position; add(index of j, gradients [r, T, d])."""
-    rows = ids.unsqueeze(0).expand(ROWS, -1)
+) -> Iterator[Graph]:
+    """`rows` copies of one prompt, to be differentiated."""
     try:
-        with differentiable(subject, rows, condition, frozen=frozen, key=key, sites=sites) as graph:
-            for at, j in enumerate(positions):
-                for vectors in cotangents(graph.last.shape[-1]):
-                    full = torch.zeros_like(graph.last)
-                    full[: len(vectors), j] = vectors.to(full)
-                    add(at, graph.pull(full)[: len(vectors)])
+        with differentiable(
+            subject, ids.expand(rows, -1), condition, frozen=frozen, key=key, sites=sites
+        ) as graph:
+            yield graph
     except torch.OutOfMemoryError:
         raise OutOfResources(
             f"Out of memory for the Jacobian at {len(ids)} tokens; use fewer tokens."
         ) from None
+
+
+def _pull_all(
+    graph: Graph,
+    positions: list[int],
+    cotangents: Callable[[int], Iterator[torch.Tensor]],
+    add: Callable[[int, torch.Tensor], None],
+) -> None:
+    """Pull every cotangent back from every position; add(index of j, gradients [r, T, d])."""
+    for at, j in enumerate(positions):
+        for vectors in cotangents(graph.last.shape[-1]):
+            full = torch.zeros_like(graph.last)
+            full[: len(vectors), j] = vectors.to(full)
+            add(at, graph.pull(full)[: len(vectors)])

@@ -1,0 +1,326 @@
+"""Everything that `mix` measures under one BOS policy, in order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from sinkscope.errors import SinkscopeError, Unsupported
+from sinkscope.mixing.collapse import Collapse, collapse
+from sinkscope.mixing.conditions import (
+    INTACT,
+    OTHER_KEY,
+    OTHER_VALUE,
+    REDISTRIBUTED,
+    VALUE_ZEROED,
+    Condition,
+    check_prompts,
+    check_subject,
+    earlier_keys,
+    in_heads,
+    run,
+    sinking_heads,
+)
+from sinkscope.mixing.cuts import CUT, CUT_CONTROL, cut_conditions
+from sinkscope.mixing.dose import Cost, costs, doses
+from sinkscope.mixing.influence import Influence, influences
+from sinkscope.mixing.jacobian import jacobian_norms
+from sinkscope.mixing.maps import map_curves
+from sinkscope.mixing.mediation import Mediation, mediate
+from sinkscope.mixing.pairs import Pairs, read_paraphrases, swapped
+from sinkscope.mixing.paths import path_bound
+from sinkscope.mixing.perturbation import Spread, perturb
+from sinkscope.mixing.sweeps import (
+    LONGEST,
+    LengthSweep,
+    lengths_up_to,
+    sweep_depth,
+    sweep_length,
+)
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts, build_prompts
+
+if TYPE_CHECKING:
+    from sinkscope.mixing.mix import MixSettings
+    from sinkscope.observe.sites import Sites
+
+PILOT = 8  # prompts for collapse, maps, sweeps
+COLLAPSE_TOKENS = 256
+BOUND_TOKENS, BOUND_WIDTH = 16, 256  # the path-sum bound is for small models
+# condition -> what it is held against
+CONTROLS = {
+    REDISTRIBUTED.name: OTHER_KEY.name,
+    VALUE_ZEROED.name: OTHER_VALUE.name,
+    CUT: CUT_CONTROL,
+    "circuit-cut-norm-kept": CUT_CONTROL,
+}
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Bound:
+    """Path-sum bound [T, T] on the frozen-attention norms of one prompt, and those norms."""
+
+    bound: np.ndarray
+    frozen: np.ndarray
+
+
+@dataclass
+class Mixed:
+    """What was measured under one BOS policy.
+
+    heads       (block, head) that sink, in which the sink is taken away; empty: none does, and the
+                attention conditions act on every head
+    spreads     condition -> Spread; `dropped` the spread without BOS, on the same text
+    costs       condition -> Cost at each dose
+    """
+
+    subject: Subject
+    prompts: Prompts
+    settings: MixSettings
+    heads: tuple[tuple[int, int], ...]
+    pairs: Pairs
+    conditions: dict[str, Condition]
+    spreads: dict[str, Spread]
+    costs: dict[str, list[Cost]]
+    collapses: dict[str, Collapse]
+    maps: dict[str, np.ndarray]
+    influence: Influence | str
+    bound: Bound | str
+    mediation: Mediation | str
+    lengths: LengthSweep | None = None
+    depth: dict[int, np.ndarray] | None = None
+    dropped: tuple[Spread, Cost] | None = None
+    paraphrases: tuple[Pairs, dict[str, Spread]] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def controls(self) -> dict[str, str]:
+        """Condition -> its control, of those that were run."""
+        run_ = self.conditions
+        return {name: by for name, by in CONTROLS.items() if name in run_ and by in run_}
+
+
+def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress: Progress) -> Mixed:
+    """Measure everything under one BOS policy."""
+    check_subject(subject)
+    check_prompts(prompts)
+    step = _labelled(progress, prompts.bos)
+    notes: list[str] = []
+    prompts = prompts.take(slice(0, settings.pairs))
+    pairs = swapped(subject, prompts, settings.swaps, settings.seed)
+    keys = earlier_keys(prompts, pairs.first, settings.seed)
+    intact = perturb(subject, pairs)
+    heads = sinking_heads(torch.from_numpy(intact.shares), prompts.length)
+    if not heads:
+        notes.append("No head sinks at P0, so the conditions act on every head.")
+    conditions, sites = _conditions(subject, prompts, heads, settings, notes)
+    spreads = {INTACT.name: intact}
+    for done, (name, condition) in enumerate(conditions.items()):
+        step("spread", done, len(conditions))
+        if name not in spreads:
+            spreads[name] = perturb(subject, pairs, condition, keys=keys, sites=sites)
+    step("spread", 1, 1)
+    pilot = prompts.take(slice(0, PILOT))
+    found = Mixed(
+        subject,
+        prompts,
+        settings,
+        heads,
+        pairs,
+        conditions,
+        spreads,
+        _costs(subject, prompts, conditions, heads, keys, sites, step),
+        {
+            name: collapse(
+                subject, pilot.first_tokens(COLLAPSE_TOKENS), conditions[name],
+                keys=keys[: len(pilot)].clamp_max(COLLAPSE_TOKENS - 1), sites=sites,
+            )
+            for name in _few(conditions)
+        },
+        map_curves(subject, pilot),
+        _influence(subject, prompts, conditions, sites, settings, step),
+        _bound(subject, prompts, settings),
+        _mediation(subject, pairs, conditions, sites),
+        notes=notes,
+    )  # fmt: skip
+    _extras(found, keys, step)
+    return found
+
+
+def _labelled(progress: Progress, bos: str):
+    return lambda what, done, total: progress(f"{what} ({bos} BOS)", done, total)
+
+
+def _conditions(
+    subject: Subject, prompts: Prompts, heads, settings: MixSettings, notes: list[str]
+) -> tuple[dict[str, Condition], Sites | None]:
+    """All conditions by name, and the sites that the circuit's edits need."""
+    at_heads = [
+        in_heads(each, heads) for each in (REDISTRIBUTED, VALUE_ZEROED, OTHER_KEY, OTHER_VALUE)
+    ]
+    found = [INTACT, *at_heads]
+    sites = None
+    if settings.circuit and heads:
+        from sinkscope.circuit.find import find_circuit
+
+        try:
+            circuit = find_circuit(subject, prompts, seed=settings.seed, untrained=False)
+        except Unsupported as error:
+            notes.append(f"The circuit could not be cut: {error}")
+        else:
+            cuts = cut_conditions(subject, circuit, settings.seed)
+            sites = circuit.sites
+            found += cuts
+            if not cuts:
+                notes.append("No neuron or head was found to write the sink, so none was cut.")
+    return {condition.name: condition for condition in found}, sites
+
+
+def _few(conditions: dict[str, Condition]) -> list[str]:
+    """The conditions that dearer measures are taken under."""
+    return [n for n in (INTACT.name, REDISTRIBUTED.name, OTHER_KEY.name, CUT) if n in conditions]
+
+
+def _costs(subject, prompts, conditions, heads, keys, sites, step) -> dict[str, list[Cost]]:
+    asked = {
+        name: doses(one) if name in CONTROLS else [one]
+        for name, one in conditions.items()
+        if name != INTACT.name
+    }
+    flat = [one for each in asked.values() for one in each]
+    found = iter(
+        costs(
+            subject, prompts, flat, heads, keys=keys, sites=sites,
+            progress=lambda done, total: step("loss", done, total),
+        )
+    )  # fmt: skip
+    return {name: [next(found) for _ in each] for name, each in asked.items()}
+
+
+def _influence(subject, prompts, conditions, sites, settings: MixSettings, step):
+    if not settings.jacobian:
+        return "not asked for"
+    chosen = [conditions[name] for name in _few(conditions)]
+    try:
+        return influences(
+            subject, prompts, chosen, sites=sites, seed=settings.seed,
+            progress=lambda done, total: step("Jacobian", done, total),
+        )  # fmt: skip
+    except (Unsupported, RuntimeError) as error:  # an operator without a derivative
+        return str(error).splitlines()[0]
+
+
+def _bound(subject: Subject, prompts: Prompts, settings: MixSettings) -> Bound | str:
+    if not settings.jacobian:
+        return "not asked for"
+    if subject.anatomy.hidden_size > BOUND_WIDTH:
+        return f"for models of at most {BOUND_WIDTH} channels"
+    ids = prompts.input_ids[0, : min(BOUND_TOKENS, int(prompts.lengths[0]))]
+    try:
+        found = path_bound(subject, ids).bound
+        return Bound(found, jacobian_norms(subject, ids, frozen=True).norm)
+    except (SinkscopeError, RuntimeError) as error:
+        return str(error).splitlines()[0]
+
+
+def _mediation(subject, pairs, conditions, sites) -> Mediation | str:
+    if CUT not in conditions:
+        return "the circuit was not cut"
+    return mediate(subject, pairs, conditions[CUT], sites)
+
+
+def _extras(found: Mixed, keys: torch.Tensor, step) -> None:
+    """Sweeps, BOS dropped, paraphrases."""
+    settings, subject = found.settings, found.subject
+    if settings.sweeps:
+        found.lengths = _lengths(found, step)
+        few = found.pairs.take(slice(0, PILOT))
+        found.depth = sweep_depth(
+            subject, few, found.heads, lambda done, total: step("depth", done, total)
+        )
+    if found.prompts.bos == "with":
+        found.dropped = _dropped(found)
+    if settings.paraphrases:
+        pairs = read_paraphrases(
+            subject, settings.paraphrases, found.prompts.bos, found.prompts.length
+        )
+        found.paraphrases = (
+            pairs,
+            {
+                name: perturb(subject, pairs, found.conditions[name])
+                for name in (INTACT.name, REDISTRIBUTED.name)
+            },
+        )
+        if pairs.skipped:
+            found.notes.append(f"{pairs.skipped} paraphrase pairs of unequal length left out.")
+
+
+def _lengths(found: Mixed, step) -> LengthSweep | None:
+    """The same kind of prompts at rising lengths; None where the text is too short for two."""
+    settings, subject = found.settings, found.subject
+    limit = settings.longest or min(subject.max_length or LONGEST, LONGEST)
+    prompts = found.prompts.take(slice(0, PILOT))
+    if settings.longest or found.prompts.kind != "ids":
+        prompts = build_prompts(
+            subject, text=settings.text, kind=settings.kind, n=PILOT, length=limit,
+            bos=found.prompts.bos, seed=settings.seed,
+        )  # fmt: skip
+    lengths = lengths_up_to(int(prompts.lengths.min()))
+    if len(lengths) < 2:
+        return None
+    if subject.max_length and limit < subject.max_length:
+        found.notes.append(
+            f"The length sweep ends at {lengths[-1]} tokens; the model reaches "
+            f"{subject.max_length} (longest)."
+        )
+    return sweep_length(
+        subject, prompts, lengths, found.heads, settings.seed,
+        lambda done, total: step("lengths", done, total),
+    )  # fmt: skip
+
+
+def _dropped(found: Mixed) -> tuple[Spread, Cost]:
+    """The same text without its BOS token: out of distribution for a model that always had one."""
+    pairs = found.pairs
+    short = Pairs(
+        _without_first(pairs.prompts),
+        pairs.variants[:, :, 1:],
+        pairs.first - 1,
+        pairs.last - 1,
+        pairs.kinds,
+    )
+    spread = perturb(found.subject, short)
+    losses = [
+        _losses(found.subject, prompts, first)
+        for prompts, first in ((pairs.prompts, 3), (short.prompts, 2))
+    ]
+    none = np.full(len(pairs), np.nan)
+    condition = Condition("bos-dropped")
+    return spread, Cost(condition, losses[1] - losses[0], none, none, none)
+
+
+def _without_first(prompts: Prompts) -> Prompts:
+    return dataclasses.replace(
+        prompts, input_ids=prompts.input_ids[:, 1:], lengths=prompts.lengths - 1, bos="without"
+    )
+
+
+def _losses(subject: Subject, prompts: Prompts, first: int) -> np.ndarray:
+    """[n] mean loss of the tokens from `first` on."""
+    found = []
+    for batch in prompts.batches():
+        logits = run(subject, batch, logits=True).logits
+        assert logits is not None
+        ids = batch.input_ids.to(logits.device)
+        scores = logits[:, first - 1 : -1].float().log_softmax(-1)
+        loss = -scores.gather(2, ids[:, first:].unsqueeze(-1)).squeeze(-1)
+        positions = torch.arange(first, batch.length)
+        real = (positions < batch.lengths.unsqueeze(1)).to(loss.device)
+        found.append(((loss * real).sum(1) / real.sum(1).clamp_min(1)).cpu().numpy())
+    return np.concatenate(found)

@@ -1,0 +1,99 @@
+"""`mix`: what the sink is for, with the sink, without it, and with a control instead."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sinkscope.errors import InputError
+from sinkscope.mixing.arrays import mix_dataset
+from sinkscope.mixing.measured import measure
+from sinkscope.mixing.pairs import SWAPS
+from sinkscope.mixing.summary import mix_summary
+from sinkscope.provenance import new_summary
+from sinkscope.result import Result
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import BOS_POLICIES, BUILTIN, Prompts, build_policies
+
+
+@dataclass(frozen=True)
+class MixSettings:
+    """What to look at; every field travels with the result.
+
+    text, kind, n, length, bos, seed  see `subject.prompts.build_prompts`; bos may be "both"
+    pairs        how many of the prompts are perturbed (each with every kind of swap)
+    swaps        nearest, random: what a token is replaced by
+    paraphrases  .jsonl file of paraphrase pairs, beside the swaps
+    circuit      trace the circuit and cut it
+    jacobian     Jacobian norms, and on small models the path-sum bound
+    sweeps       over length and over depth
+    longest      longest prompt of the length sweep; None: the model's maximum, at most 1,024
+    """
+
+    text: str = BUILTIN
+    kind: str = "text"
+    n: int = 64
+    length: int = 256
+    bos: str = "as-is"
+    seed: int = 0
+    pairs: int = 32
+    swaps: tuple[str, ...] = SWAPS
+    paraphrases: str | None = None
+    circuit: bool = True
+    jacobian: bool = True
+    sweeps: bool = True
+    longest: int | None = None
+
+
+def mix(
+    subject: Subject,
+    settings: MixSettings | None = None,
+    *,
+    prompts: Prompts | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+    **changes: Any,
+) -> Result:
+    """Measure how much positions mix, and what becomes of that when the sink is taken away.
+
+    settings, changes  a MixSettings, or its fields as keywords: mix(subject, pairs=16, bos="both")
+    prompts            ready-made Prompts instead of what the settings describe
+    progress           called as progress(label, done, total)
+
+    Returns a Result with one group for each BOS policy. Raises InputError, and Unsupported for a
+    model whose attention cannot be reached.
+    """
+    settings = dataclasses.replace(settings or MixSettings(), **changes)
+    _check(settings)
+    progress = progress or (lambda label, done, total: None)
+    chosen = [prompts] if prompts is not None else _prompts(subject, settings)
+    found = [measure(subject, each, settings, progress) for each in chosen]
+    import xarray
+
+    command = {"name": "mix", **dataclasses.asdict(settings), "swaps": list(settings.swaps)}
+    summary = new_summary(subject, chosen, command, settings.seed)
+    summary.mix = {each.bos: mix_summary(one) for each, one in zip(chosen, found)}
+    groups = {f"mix/{each.bos}": mix_dataset(one) for each, one in zip(chosen, found)}
+    return Result(summary, xarray.DataTree.from_dict(groups))
+
+
+def _check(settings: MixSettings) -> None:
+    if settings.bos not in BOS_POLICIES:
+        raise InputError(f"BOS policy {settings.bos!r} is not one of {', '.join(BOS_POLICIES)}.")
+    if settings.pairs < 1:
+        raise InputError("at least one pair is needed.")
+    if settings.longest is not None and settings.longest < 2:
+        raise InputError("the longest prompt of the sweep has at least two tokens.")
+
+
+def _prompts(subject: Subject, settings: MixSettings) -> list[Prompts]:
+    return build_policies(
+        subject,
+        text=settings.text,
+        kind=settings.kind,
+        n=settings.n,
+        length=settings.length,
+        bos=settings.bos,
+        seed=settings.seed,
+    )

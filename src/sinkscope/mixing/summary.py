@@ -1,0 +1,280 @@
+"""The summary of `mix`: a row for each condition, and what it says in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sinkscope.mixing.collapse import ROUNDING
+from sinkscope.mixing.conditions import INTACT, OTHER_KEY, REDISTRIBUTED, VALUE_ZEROED
+from sinkscope.mixing.dose import USED, Cost, used
+from sinkscope.mixing.influence import Influence
+from sinkscope.mixing.mediation import Mediation
+from sinkscope.mixing.perturbation import FAR
+from sinkscope.mixing.sweeps import late_share
+from sinkscope.schema import Measured, MixRow, MixSummary
+from sinkscope.stats import bootstrap, paired_change
+
+if TYPE_CHECKING:
+    from sinkscope.mixing.measured import Mixed
+
+MORE = 0.01  # an interval that holds zero and stays within one per cent says: no different
+ROUNDING_OF_SPREAD = 1e-4  # relative changes below are rounding
+
+
+def mix_summary(found: Mixed) -> MixSummary:
+    """Everything that `mix` says about one BOS policy."""
+    rows = [_row(found, name) for name in found.conditions]
+    if found.dropped is not None:
+        rows.append(_dropped_row(found))
+    by_name = {row.name: row for row in rows}
+    verdict, mixing = _verdict(found, by_name), _mixing(found, by_name)
+    return MixSummary(
+        verdict=verdict,
+        mixing=mixing,
+        sentence=_sentence(found, by_name, verdict, mixing),
+        sink_heads=[list(head) for head in found.heads],
+        late_share=bootstrap(late_share(found.spreads[INTACT.name], found.heads)),
+        spread={row.name: row.spread for row in rows if row.spread is not None},
+        jacobian={row.name: row.influence for row in rows if row.influence is not None},
+        effective_rank={
+            row.name: row.effective_rank for row in rows if row.effective_rank is not None
+        },
+        row_entropy=_maps(found, "row_entropy"),
+        smoothness=_maps(found, "smoothness"),
+        conditions=rows,
+        dose={
+            name: [_step(one) for one in each] for name, each in found.costs.items() if each[1:]
+        },
+        mediation=_mediation(found),
+        length=_length(found),
+        depth=_depth(found),
+        theorem=_theorem(found),
+        path_bound=_path_bound(found),
+        thresholds={
+            "used": {"value": USED, "why": "nats a token: one per cent of perplexity"},
+            "no_different": {"value": MORE, "why": "relative change of the spread within which an interval about zero says: none"},
+            "reached": {"value": FAR, "why": "relative change from which a position is reached"},
+        },
+        notes=found.notes,
+        pairs={"n": len(found.pairs), "kinds": list(found.pairs.kinds)},
+        reach={name: bootstrap(each.reach) for name, each in found.spreads.items()},
+        paraphrases=_paraphrases(found),
+    )  # fmt: skip
+
+
+def _row(found: Mixed, name: str) -> MixRow:
+    condition = found.conditions[name]
+    spread, intact = found.spreads[name], found.spreads[INTACT.name]
+    row = MixRow(
+        name=name,
+        what=str(condition),
+        control=found.controls.get(name),
+        spread=bootstrap(spread.final),
+        spread_change=paired_change(spread.final, intact.final, intact.final),
+    )
+    if condition.at == "p0":
+        share = late_share(intact, found.heads)
+        row.sink_left = paired_change(late_share(spread, found.heads), 0 * share, share)
+    if condition.remove is not None:
+        removed = _over(spread.removed, found.heads)
+        row.mass_removed = bootstrap(removed)
+    if isinstance(found.influence, Influence) and name in found.influence.names:
+        own, base = (
+            found.influence.influence[found.influence.names.index(n)] for n in (name, INTACT.name)
+        )
+        row.influence = bootstrap(own)
+        row.influence_change = paired_change(own, base, base)
+    if name in found.collapses:
+        ranks = found.collapses[name].values["effective_rank"][:, :, 1:].mean(-1)
+        row.effective_rank = bootstrap(ranks[:, 0])
+        row.effective_rank_without_p0 = bootstrap(ranks[:, 1])
+    if name in found.costs:
+        full = found.costs[name][-1]
+        row.ce_change, row.kl = _paired(full.ce), bootstrap(full.kl)
+        if name in found.controls:
+            control = found.costs[found.controls[name]][-1]
+            row.use = used(row.ce_change, _paired(control.ce))
+    return row
+
+
+def _dropped_row(found: Mixed) -> MixRow:
+    assert found.dropped is not None
+    spread, cost = found.dropped
+    intact = found.spreads[INTACT.name]
+    return MixRow(
+        name=cost.condition.name,
+        what="the same text without its BOS token",
+        spread=bootstrap(spread.final),
+        spread_change=paired_change(spread.final, intact.final, intact.final),
+        ce_change=_paired(cost.ce),
+        out_of_distribution=True,
+    )
+
+
+def _paired(differences: np.ndarray) -> Measured:
+    """Mean of differences that are paired already, with the interval for few prompts."""
+    return paired_change(differences, np.zeros_like(differences))
+
+
+def _over(shares: np.ndarray, heads) -> np.ndarray:
+    if not heads:
+        return np.nanmean(shares, (1, 2))
+    return np.mean([shares[:, block, head] for block, head in heads], 0)
+
+
+def _maps(found: Mixed, name: str) -> dict[str, Measured]:
+    values = found.maps[name].mean(-1)  # [n, 2]
+    return {"with_p0": bootstrap(values[:, 0]), "without_p0": bootstrap(values[:, 1])}
+
+
+def _step(one: Cost) -> dict[str, Any]:
+    edits = [getattr(e, "neurons", getattr(e, "heads", ())) for e in one.condition.edits]
+    return {
+        "dose": one.condition.dose if one.condition.remove else sum(map(len, edits)),
+        "left": bootstrap(one.left),
+        "removed": bootstrap(one.removed),
+        "ce_change": _paired(one.ce),
+        "kl": bootstrap(one.kl),
+    }
+
+
+def _mediation(found: Mixed) -> dict[str, Any]:
+    if not isinstance(found.mediation, Mediation):
+        return {"reason": found.mediation}
+    each = found.mediation
+    names = ("total", "through", "direct", "share", "share_by_direct")
+    return {"defined": each.defined} | {name: getattr(each, name) for name in names}
+
+
+def _length(found: Mixed) -> list[dict[str, Any]]:
+    sweep = found.lengths
+    if sweep is None:
+        return []
+    return [
+        {
+            "length": length,
+            "late_share": bootstrap(sweep.share[i]),
+            "spread": bootstrap(sweep.intact[i]),
+            "spread_without": bootstrap(sweep.without[i]),
+            "spread_change": paired_change(sweep.without[i], sweep.intact[i], sweep.intact[i]),
+        }
+        for i, length in enumerate(sweep.lengths)
+    ]
+
+
+def _depth(found: Mixed) -> list[dict[str, Any]]:
+    intact = found.spreads[INTACT.name].final
+    return [
+        {
+            "block": block,
+            "heads": sum(b == block for b, _ in found.heads),
+            "spread_change": paired_change(spread, intact[: len(spread)], intact[: len(spread)]),
+        }
+        for block, spread in (found.depth or {}).items()
+    ]
+
+
+def _theorem(found: Mixed) -> dict[str, Any]:
+    every = list(found.collapses.values())
+    entropy = np.concatenate([one.entropy.ravel() for one in every])
+    entropy = entropy[np.isfinite(entropy)]
+    return {
+        "holds": all(one.holds for one in every),
+        "least_slack": float(min(one.sigma.min() for one in every)),
+        "least_entropy_slack": float(entropy.min()) if len(entropy) else None,
+        "streams": int(sum(one.sigma.size for one in every)),
+        "rounding": ROUNDING,
+    }
+
+
+def _path_bound(found: Mixed) -> dict[str, Any]:
+    if isinstance(found.bound, str):
+        return {"reason": found.bound}
+    causal = np.tril(np.ones_like(found.bound.bound, dtype=bool))
+    ratio = found.bound.frozen[causal] / found.bound.bound[causal]
+    return {
+        "holds": bool(ratio.max() <= 1 + 1e-4),
+        "largest_ratio": float(ratio.max()),
+        "median_ratio": float(np.median(ratio)),
+        "tokens": len(causal),
+    }
+
+
+def _paraphrases(found: Mixed) -> dict[str, Any]:
+    if found.paraphrases is None:
+        return {}
+    pairs, spreads = found.paraphrases
+    intact = spreads[INTACT.name].final
+    return {
+        "n": len(pairs),
+        "skipped": pairs.skipped,
+        "spread": {name: bootstrap(each.final) for name, each in spreads.items()},
+        "spread_change": {
+            name: paired_change(each.final, intact, intact) for name, each in spreads.items()
+        },
+    }
+
+
+def _verdict(found: Mixed, rows: dict[str, MixRow]) -> str:
+    """used where the loss needs the sink's mass or its value; no sink where no head sinks."""
+    if not found.heads:
+        return "no sink"
+    uses = {rows[name].use for name in (REDISTRIBUTED.name, VALUE_ZEROED.name)}
+    if "used" in uses:
+        return "used"
+    return "only there" if uses == {"only there"} else "undetermined"
+
+
+def _mixing(found: Mixed, rows: dict[str, MixRow]) -> str:
+    """Whether a change spreads further once the sink is gone, and the control does not do it."""
+    change, control = (rows[n].spread_change for n in (REDISTRIBUTED.name, OTHER_KEY.name))
+    if change is None or change.low is None or change.high is None or change.value is None:
+        return "undetermined"
+    low = high = 0.0
+    if control is not None and control.low is not None and control.high is not None:
+        low, high = min(control.low, 0.0), max(control.high, 0.0)
+    if change.low > high and change.value > ROUNDING_OF_SPREAD:
+        return "more"
+    if change.high < low and change.value < -ROUNDING_OF_SPREAD:
+        return "less"
+    return "no different" if max(abs(change.low), abs(change.high)) < MORE else "undetermined"
+
+
+def _sentence(found: Mixed, rows: dict[str, MixRow], verdict: str, mixing: str) -> str:
+    """Both answers in words."""
+    if not found.heads:
+        return "No head sinks at position zero, so there is no sink to take away."
+    mass, value = rows[REDISTRIBUTED.name], rows[VALUE_ZEROED.name]
+    moved = "a changed token moves later states"
+    amount = _percent(mass.spread_change)
+    spread = {
+        "more": f"Without its sink, {moved} {amount} more",
+        "less": f"Without its sink, {moved} {amount} less",
+        "no different": f"Without its sink, {moved} no further",
+        "undetermined": f"Whether {moved} further without the sink is open",
+    }[mixing]
+    parts = {
+        "used": "The sink is used here",
+        "only there": "The sink is only there: the loss does not need it",
+        "undetermined": "Whether the loss needs the sink is open",
+    }[verdict]
+    return (
+        f"{parts}: sharing its attention out over the other tokens changes the loss by "
+        f"{_nats(mass.ce_change)}, removing what is read there by {_nats(value.ce_change)}. "
+        f"{spread}."
+    ).replace("need it: sharing", "need it. Sharing")
+
+
+def _nats(measured: Measured | None) -> str:
+    if measured is None or measured.value is None:
+        return "an unknown amount"
+    shown = f"{measured.value:+.3f} nats a token"
+    if measured.low is not None and measured.high is not None:
+        shown += f" ({measured.low:+.3f} to {measured.high:+.3f})"
+    return shown
+
+
+def _percent(measured: Measured | None) -> str:
+    return "–" if measured is None or measured.value is None else f"{abs(measured.value):.1%}"
