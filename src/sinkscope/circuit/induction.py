@@ -23,6 +23,7 @@ from sinkscope.subject.prompts import Prompts
 
 MOST_HEADS = 64  # reading heads that are taken apart; the strongest ones
 MOST_ROWS = 64  # prompts over which the attribution is averaged
+LINEAR, LINEAR_HALF = 1e-3, 5e-2  # largest error of a logit's parts that is still rounding
 BIAS_ROWS = 4  # prompts on which the query bias is measured
 
 
@@ -63,9 +64,12 @@ def read_gradients(
     chosen = sorted(strongest[:MOST_HEADS])
     cut = {block: query[rows] for block, query in queries.items()}
     try:
-        return sink_logits(subject, sites, tokens, chosen, cut, scales)
+        logits = sink_logits(subject, sites, tokens, chosen, cut, scales)
     except Unsupported as error:
-        return str(error)
+        return str(error).rstrip(".")
+    if logits.error > (LINEAR if subject.dtype == torch.float32 else LINEAR_HALF):
+        return f"keys are not linear in P0's stream with norms frozen (off by {logits.error:.1e})"
+    return logits
 
 
 def induction(
@@ -99,6 +103,8 @@ def induction(
 def _no_queries(observed: Observed) -> str:
     if observed.own_maps:
         return "the family shows its attention maps only, not its queries and keys"
+    if observed.several:
+        return "its blocks attend more than once"
     return "the rows are padded on the left or packed"
 
 

@@ -15,6 +15,7 @@ import torch
 from sinkscope.circuit.routing import Routing
 from sinkscope.circuit.streams import stream_hooks, unit
 from sinkscope.detect.attention import AttentionStats
+from sinkscope.errors import Unsupported
 from sinkscope.observe.attention import observe
 from sinkscope.observe.columns import Scores, chunked_attention, p0_scores
 from sinkscope.observe.fused import fused_attention, fused_works
@@ -65,6 +66,7 @@ class Observed:
     attention_out   block -> (P0's mean write, the others' mean write), each [d]
     out_norm        block -> [T] mean norm of attention's write by position; out_variance likewise
     attention       AttentionStats, or None where a scan was given
+    several         blocks that attend more than once; they have no HeadRead
     """
 
     def __init__(
@@ -74,8 +76,11 @@ class Observed:
         self.attention = AttentionStats(vocabulary(subject)) if stats else None
         self.heads: dict[int, HeadRead] = {}
         self.own_maps = False
+        self.several: set[int] = set()
+        self._seen_points: set[int] = set()
+        self._seen_calls: set[int] = set()
         self._generator = torch.Generator().manual_seed(seed)
-        points, size = len(sites.points), subject.anatomy.hidden_size
+        points, size = len(sites.points), _width(subject)
         most = max(64, SAMPLE_BYTES // (4 * points * size))
         self._per_row = max(2, min(SAMPLE, most) // len(prompts))
         self._log_ratio: list[list[torch.Tensor]] = [[] for _ in range(points)]
@@ -104,6 +109,7 @@ class Observed:
             if progress:
                 progress("trace", self._rows_done, len(self.prompts))
             self._layout = layout_of(batch, self.subject.device)
+            self._seen_points, self._seen_calls = set(), set()
             self._choose(batch)
             reads, layout, _ = observe(self.subject, batch, want, reader, taps)
             self.own_maps = self.own_maps or any(r.reader == "own maps" for r in reads)
@@ -128,6 +134,12 @@ class Observed:
         self._ids.append(batch.input_ids[self._rows, self._columns])
 
     def _point(self, number: int, hidden: torch.Tensor) -> None:
+        if number in self._seen_points:
+            raise Unsupported(
+                f"{self.subject.anatomy.model_type} runs its blocks more than once in a pass, so "
+                "its stream cannot be traced from block to block."
+            )
+        self._seen_points.add(number)
         layout = self._layout.on(hidden.device)
         x = hidden.float()
         norms = x.norm(dim=-1)
@@ -164,7 +176,11 @@ class Observed:
 
     def _inspect(self, call: AttentionCall, read: AttentionRead) -> None:
         layout = self._layout.on(call.values.device)
-        if not layout.simple:
+        if read.block in self._seen_calls:  # several softmaxes in one block have no one margin
+            self.several.add(read.block)
+            self.heads.pop(read.block, None)
+        self._seen_calls.add(read.block)
+        if not layout.simple or read.block in self.several:
             return
         head = self.heads.setdefault(read.block, HeadRead())
         s = call.scores
@@ -251,6 +267,12 @@ class Observed:
     def out_curves(self) -> dict[int, np.ndarray]:
         """Norm and variance over channels of attention's write by position: block -> [2, T]."""
         return {b: (rows / max(self._curve_rows, 1)).numpy() for b, rows in self._curves.items()}
+
+
+def _width(subject: Subject) -> int:
+    """Channels of the stream; a nested configuration may not say."""
+    weight = subject.model.get_input_embeddings().weight
+    return subject.anatomy.hidden_size or weight.shape[1]
 
 
 def _first_mixer(sublayers: tuple[Sublayer, ...]) -> int | None:

@@ -120,7 +120,7 @@ def _gain_before(
         ]
 
     one_token_pass(subject, torch.tensor([0]), taps, block + 1)
-    return gain[0] if gain else torch.ones(subject.anatomy.hidden_size)
+    return gain[0] if gain else torch.ones(next(iter(maps.values()))[1].shape[1])
 
 
 def _quadratic(
