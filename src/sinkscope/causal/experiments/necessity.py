@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 
 from sinkscope.causal.edits import MatchVariance, Neurons, SetWrite, Stream
-from sinkscope.causal.edits.base import Edit
+from sinkscope.causal.edits.base import Context, Edit
 from sinkscope.causal.engine import Engine
 from sinkscope.causal.experiments.lab import NECESSITY, Lab, Test
 from sinkscope.causal.thresholds import NECESSARY
 from sinkscope.errors import Unsupported
+from sinkscope.observe.sites import write_hooks
 from sinkscope.subject.prompts import Prompts
 
 FIRST = "stage 1 -> stage 4"
@@ -71,36 +73,51 @@ def mlp_writes(lab: Lab) -> list[Test]:
 
 
 def write_sets(lab: Lab) -> list[Test]:
-    """Where no single write holds half of the sink: the smallest set of P0's writes that does.
+    """Where no single write holds half of the sink: a smallest set of P0's writes that does.
 
-    Candidates are ranked on one-token streams: the write whose removal turns P0 most away from the
-    sink direction is added to the set, one after the other; each set is then run in full.
+    Found on one-token streams, where a pass costs next to nothing: the write that adds most along
+    the sink direction is taken away, then the one that adds most in what is left, so that a backup
+    that only acts when the first is gone is found too. Each set is run in full, and once one holds
+    half of the sink, writes that it does not need are put back.
     """
-    candidates = [
-        (block, kind)
-        for block in range(lab.last_read)
-        for kind in ("attention", "mlp")
-        if _has(lab, block, kind)
-    ]
+    if lab.engine.direction is None:
+        return []
     small = _one_token(lab)
     chosen: list[tuple[int, str]] = []
     tests: list[Test] = []
-    while candidates and len(chosen) < LARGEST_SET:
-        best = min(candidates, key=lambda one: _aligned(lab, small, [*chosen, one]))
-        candidates.remove(best)
-        chosen.append(best)
-        if len(chosen) == 1:
-            continue  # N1 and N3 have it, alone
-        edits, controls = (
-            [SetWrite(block, kind, position, "mean") for block, kind in sorted(chosen)]
-            for position in (0, lab.position)
-        )
-        tests.append(
-            lab.test("N3s", NECESSITY, edits, [controls], arrow=SECOND, dose=float(len(chosen)))
-        )
-        if -tests[-1].size >= NECESSARY:
+    while len(chosen) < LARGEST_SET:
+        added = _added_along(lab, small, chosen)
+        best = max(added, key=lambda one: added[one], default=None)
+        if best is None or added[best] <= 0:
             break
+        chosen.append(best)
+        if len(chosen) > 1:  # alone it is in N1 or N3
+            tests.append(_set_test(lab, chosen))
+            if -tests[-1].size >= NECESSARY:
+                return tests + _smaller_sets(lab, chosen)
     return tests
+
+
+def _smaller_sets(lab: Lab, chosen: list[tuple[int, str]]) -> list[Test]:
+    tests: list[Test] = []
+    for one in list(chosen):
+        rest = [other for other in chosen if other != one]
+        if len(rest) < 2:
+            break
+        test = _set_test(lab, rest)
+        if -test.size >= NECESSARY:
+            tests.append(test)
+            chosen = rest
+    return tests
+
+
+def _set_test(lab: Lab, writes: list[tuple[int, str]]) -> Test:
+    edits, controls = (
+        [SetWrite(block, kind, position, "mean") for block, kind in sorted(writes)]
+        for position in (0, lab.position)
+    )
+    size = float(len(writes))
+    return lab.test("N3s", NECESSITY, edits, [controls], arrow=SECOND, dose=size)
 
 
 def neurons(lab: Lab) -> list[Test]:
@@ -196,11 +213,38 @@ def _one_token(lab: Lab) -> Engine:
     return Engine(engine.subject, prompts, engine.sites, direction=engine.direction)
 
 
-def _aligned(lab: Lab, small: Engine, writes: list[tuple[int, str]]) -> float:
-    """Mean cosine of P0 to u over the blocks that are read, without these writes."""
-    read = small.run([SetWrite(b, kind) for b, kind in writes], want_logits=False)
-    points = sorted({block for block, _ in lab.heads})
-    return float(np.nanmean(read.cosine[:, 0][:, points]))
+@dataclass(frozen=True)
+class _Listen(Edit):
+    """Changes nothing: adds up what every sublayer writes at P0 along a direction."""
+
+    added: Any = None
+    order = 2
+
+    def hooks(self, context: Context) -> list[Any]:
+        assert context.sites is not None
+        assert context.direction is not None
+        sites, u = context.sites, context.direction.float()
+
+        def consume(block: int, index: int, delta: torch.Tensor) -> None:
+            key = block, sites.blocks[block][index].kind
+            along = float((delta[:, 0].float() @ u.to(delta.device)).sum())
+            self.added[key] = self.added.get(key, 0.0) + along
+
+        return write_hooks(context.subject, sites, consume)()
+
+
+def _added_along(
+    lab: Lab, small: Engine, without: list[tuple[int, str]]
+) -> dict[tuple[int, str], float]:
+    """What P0's other writes before the last reading block add along u, with these set to zero."""
+    added: dict[tuple[int, str], float] = {}
+    edits = [SetWrite(block, kind) for block, kind in without]
+    small.run([*edits, _Listen(added)], want_logits=False)
+    return {
+        key: along
+        for key, along in added.items()
+        if key not in without and key[0] < lab.last_read and key[1] in ("attention", "mlp")
+    }
 
 
 def _doubling(count: int) -> list[int]:

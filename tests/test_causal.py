@@ -1,0 +1,312 @@
+"""Constructed models: the verdict is the one that was built in, and controls do nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+
+import numpy as np
+import pytest
+
+import sinkscope
+from sinkscope.causal.edits import KeepUnits, from_json
+from sinkscope.causal.engine import Engine
+from sinkscope.causal.experiments.lab import Lab, Test, judge
+from sinkscope.causal.experiments.necessity import (
+    mlp_writes,
+    neurons,
+    ranked_neurons,
+    recognition,
+    write_sets,
+)
+from sinkscope.causal.experiments.sufficiency import circuit_units, keep_circuit, keep_edits
+from sinkscope.causal.summary import verify_dataset, verify_summary
+from sinkscope.causal.thresholds import ALPHA, NEGLIGIBLE, thresholds
+from sinkscope.causal.verdict import VERDICTS, with_p0_sink
+from sinkscope.causal.verify import VerifySettings, verify, verify_one
+from sinkscope.circuit.find import find_circuit
+from sinkscope.errors import InputError, Unsupported
+from sinkscope.lab.known.measure import plain_rows
+from sinkscope.observe.parity import token_prompts
+from sinkscope.result import Measured
+from sinkscope.schema import VerifySummary
+from sinkscope.subject.constructed.build import build_in_memory
+from sinkscope.subject.constructed.spec import MECHANISMS, draw_spec
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import build_prompts
+from sinkscope.subject.tiny import tiny_model
+
+SMALL = VerifySettings(rows=8, draws=4)
+CHEAP = {"p0-split": "gpt2", "p0-deeper": "gpt2", "bos-token": "gpt2"}  # and llama for the rest
+
+
+@cache
+def constructed(mechanism: str, bos: str = "without", **fields):
+    family = CHEAP.get(mechanism, MECHANISMS[mechanism][0])
+    spec = draw_spec(mechanism, 7, family=family, noise=0.05, **fields)
+    model, tokenizer, truth = build_in_memory(spec)
+    subject = Subject.from_model(model, tokenizer, mechanism)
+    prompts = build_prompts(subject, n=16, length=64, bos=bos)
+    return subject, prompts, find_circuit(subject, prompts, untrained=False), truth
+
+
+@cache
+def verified(mechanism: str, bos: str = "without"):
+    subject, prompts, circuit, truth = constructed(mechanism, bos)
+    return verify_one(subject, prompts, circuit, SMALL), truth
+
+
+CASES = [(name, "with" if name == "bos-token" else "without") for name in MECHANISMS]
+CASES += [("bos-token", "without"), ("p0-two-block", "with")]
+
+
+@pytest.mark.parametrize(("mechanism", "bos"), CASES)
+def test_verdict_is_what_was_built(mechanism, bos):
+    done, truth = verified(mechanism, bos)
+    wanted = "none" if (mechanism, bos) == ("bos-token", "without") else truth.verdict
+    assert done.verdict.verdict == wanted, done.verdict
+    assert done.verdict.verdict in VERDICTS
+    assert not done.verdict.missing
+    summary = verify_summary(done)
+    assert VerifySummary.model_validate_json(summary.model_dump_json()) == summary
+    assert summary.verdict_detail["because"]
+    for test in done.tests:
+        if test.claim and test.control_p_holm is not None and test.id != "I1":
+            assert test.control_p_holm > ALPHA or test.specificity < 0.5, test.edit
+    if wanted == "p0-circuit":
+        assert summary.faithfulness.value > 0.9
+        assert summary.completeness.value < 0.2
+        assert summary.circuit_size["share"] < 0.05
+        deeper = truth.amplifying_blocks[0] > 1
+        assert summary.verdict_detail["blocks"] == ("deeper" if deeper else "two-block")
+        assert summary.what_would_change_it
+
+
+def test_evidence_of_a_two_block_circuit():
+    """Every row of a known circuit comes out as the mechanism says."""
+    done, truth = verified("p0-two-block")
+    rows = {}
+    for test in done.tests:
+        rows.setdefault(test.id, []).append(test)
+    write = truth.amplifying_blocks[0]
+    for test in rows["N3"]:
+        if test.block in (0, write):
+            assert test.passed, test.edit
+            assert -test.size > 0.9
+        else:
+            assert not test.passed
+            assert abs(test.size) < NEGLIGIBLE
+    assert [t.passed for t in rows["N4"] if t.claim] == [True]
+    assert {t.passed for t in rows["N5"] if t.claim} == {True}
+    assert max((t for t in rows["S1"] if t.claim), key=lambda t: t.size).passed
+    by_edit = {t.edit.split(" of ")[0]: t for t in rows["S3"]}
+    assert by_edit["key"].passed
+    assert by_edit["key and value"].passed
+    assert not by_edit["value"].passed
+    summary = verify_summary(done)
+    assert [stage.passed for stage in summary.stages] == [True] * 4
+    moved = next(t for t in rows["S1"] if t.passed).mass_moved_to
+    assert moved["position"] == SMALL.position
+    assert moved["share"] > 0.3
+    for row in summary.tests:
+        for edit in row.edit_json:
+            assert from_json(edit).to_json() == edit
+
+
+def test_a_backup_is_found_as_part_of_a_set():
+    """A second MLP writes when the first is off: neither is needed, both together are."""
+    spec = draw_spec("delimiter", 7, family="llama", blocks=(1,), from_block=3, depth=5)
+    model, _, truth = build_in_memory(spec)
+    layers = model.model.layers
+    layers[2].mlp.load_state_dict(layers[1].mlp.state_dict())
+    ids = plain_rows(truth, 0, rows=8)
+    ids[:, 0] = truth.tokens[0]  # marked in its embedding; no other position is
+    subject, prompts = Subject.from_model(model), token_prompts(ids)
+    circuit = find_circuit(subject, prompts, untrained=False)
+    engine = Engine(
+        subject, prompts, circuit.sites, direction=circuit.direction,
+        heads=circuit.reading_heads, positions=(0, 5),
+    )  # fmt: skip
+    lab = Lab(engine, circuit, list(circuit.reading_heads), 5, 2, 0)
+    alone = [*recognition(lab), *mlp_writes(lab)]
+    judge(alone)
+    assert not any(t.passed for t in alone)
+    sets = write_sets(lab)
+    judge(sets)
+    assert sets[-1].passed
+    assert sets[-1].edit == (
+        "mean mlp write of block 1 at position 0; mean mlp write of block 2 at position 0"
+    )
+
+
+def lab_of(mechanism: str, rows: int = 4, draws: int = 3) -> Lab:
+    subject, prompts, circuit, _ = constructed(mechanism)
+    engine = Engine(
+        subject, prompts.take(slice(0, rows)), circuit.sites,
+        direction=circuit.direction, heads=circuit.reading_heads, positions=(0, 5),
+    )  # fmt: skip
+    return Lab(engine, circuit, list(circuit.reading_heads), 5, draws, 0)
+
+
+@pytest.mark.parametrize("mechanism", ["p0-two-block", "p0-expert"])
+def test_keeping_all_units_changes_nothing_and_none_leaves_nothing(mechanism):
+    lab, truth = lab_of(mechanism), constructed(mechanism)[3]
+    engine, sites, block = lab.engine, lab.circuit.sites, truth.amplifying_blocks[0]
+    module = engine.subject.anatomy.modules(engine.subject.model)[block]
+    everything = tuple(range(sites.mlp(block).projection.columns(module).shape[-2]))
+    heads = tuple(range(sites.attention(block).heads))
+    for edit in (
+        KeepUnits(block, "mlp", everything),
+        KeepUnits(block, "attention", heads),
+        KeepUnits(block, "mlp", (), complement=True),
+    ):
+        kept = engine.run([edit])
+        assert np.abs(kept.on(lab.heads) - lab.intact_sink).max() < 1e-5, edit
+    writers = tuple(n for _, n in truth.writing_neurons)
+    assert np.abs(engine.run([KeepUnits(block, "mlp", writers)]).on(lab.heads)).min() > 0.9
+    for edit in (
+        KeepUnits(block, "mlp", ()),
+        KeepUnits(block, "mlp", writers, complement=True),
+    ):
+        assert engine.run([edit]).on(lab.heads).max() < 0.1, edit
+
+
+def test_circuit_units_are_those_that_write():
+    lab, truth = lab_of("p0-two-block"), constructed("p0-two-block")[3]
+    assert sorted(map(list, ranked_neurons(lab))) == sorted(truth.writing_neurons)
+    units = circuit_units(lab)
+    assert set(units) == {(truth.amplifying_blocks[0], "mlp")}
+    assert len(keep_edits(lab, units)) == 1 + 2 * lab.last_read
+    kept = keep_circuit(lab)
+    assert kept.components == len(truth.writing_neurons)
+    assert kept.random.value < 0.1
+
+
+def row(id="N3", size=-0.9, control=0.0, kind="necessity", claim=True, role=None, n=8):
+    none = Measured(value=None)
+    test = Test(
+        id=id, kind=kind, arrow="", edit=f"{id} edit", edit_json=[], control="", block=1,
+        position=0, dose=None, claim=claim, sink_change=none, control_change=none,
+        margin_change=none, control_margin_change=none, p=0.001, control_p=1.0, ce_change=None,
+        kl=None, p0_norm=None, p0_cosine=None, mass_moved_to=None,
+        effect=np.full(n, size), control_effect=np.full(n, control),
+    )  # fmt: skip
+    if role:
+        test.extra["role"] = role
+    return test
+
+
+def identity(token=0.0, position=0.0):
+    return [
+        row("I1", token, role="token at P0"),
+        row("I2", position, role="position ids"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "bos", "verdict", "missing"),
+    [
+        ([*identity(), row(), row("S1", 0.9, kind="sufficiency")], "without", "p0-circuit", ""),
+        ([*identity(), row()], "without", "undetermined", "sufficiency"),
+        ([*identity(), row("S1", 0.9, kind="sufficiency")], "with", "undetermined", "necessity"),
+        (
+            [*identity(), row(control=-0.6), row("S1", 0.9, kind="sufficiency")],
+            "without", "undetermined", "necessity",
+        ),
+        (
+            [*identity(), row(size=-0.4), row("S1", 0.9, kind="sufficiency")],
+            "without", "undetermined", "most: 40%",
+        ),
+        ([*identity(token=-0.9), row()], "with", "bos-token", ""),
+        ([*identity(token=-0.9), row()], "without", "other", ""),
+        ([*identity(position=-0.9), row()], "without", "position-embedding", ""),
+        (
+            [*identity(position=-0.9), row("I2", -0.8, role="query bias")],
+            "without", "query-bias", "",
+        ),
+        (
+            [*identity(position=-0.9), row("I2", -0.2, role="query bias")],
+            "without", "position-embedding", "",
+        ),
+    ],
+)  # fmt: skip
+def test_rules_of_the_verdict(rows, bos, verdict, missing):
+    judge(rows)
+    found = with_p0_sink(rows, None, bos, {}, 8)
+    assert found.verdict == verdict
+    assert missing in " ".join(found.missing)
+    assert bool(found.missing) == (verdict == "undetermined")
+
+
+def test_one_prompt_is_undetermined_and_says_why():
+    subject, prompts, circuit, _ = constructed("p0-two-block")
+    small = dataclasses.replace(SMALL, rows=1, draws=1)
+    done = verify_one(subject, prompts, circuit, small)
+    assert done.verdict.verdict == "undetermined"
+    assert "more than one prompt" in done.verdict.missing[0]
+    assert verify_summary(done).tests[0].sink_change.low is None
+
+
+def test_result_of_the_public_call(tmp_path):
+    subject, prompts, circuit, _ = constructed("uniform")
+    seen = []
+    result = sinkscope.verify(
+        subject, prompts=prompts, circuit=circuit, rows=8,
+        progress=lambda label, done, total: seen.append(label),
+    )  # fmt: skip
+    assert result.summary.verify["without"].verdict == "none"
+    assert result.summary.command["rows"] == 8
+    assert result.summary.prompts.n == 16
+    assert set(result.summary.verify["without"].thresholds) == set(thresholds())
+    assert "verify/without" in result.data.groups or "/verify/without" in result.data.groups
+
+
+def test_dataset_names_its_dimensions():
+    done, _ = verified("p0-two-block")
+    data = verify_dataset(done)
+    assert data["effect"].dims == ("test", "sequence")
+    assert data.sizes["test"] == len(done.tests)
+    assert data["mlp_necessity"].sizes["layer"] == done.engine.depth
+    assert np.nanmin(data["mlp_necessity"]) < -0.9
+    assert all("long_name" in data[name].attrs for name in data if name != "test_id")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"length": 16}, "too short to verify on"),
+        ({"position": 40}, "must lie in their first half"),
+        ({"bos": "sometimes"}, "is not one of"),
+    ],
+)
+def test_bad_settings_are_refused(changes, message):
+    subject, _, _, _ = constructed("uniform")
+    fields = {"n": 4, "length": 64, **changes}
+    with pytest.raises(InputError, match=message):
+        verify(subject, **fields)
+
+
+def test_a_failed_residual_identity_is_refused():
+    subject = Subject.from_model(tiny_model("llama"))
+    forward = type(subject.model.model.layers[1].mlp).forward
+    mlp = subject.model.model.layers[1].mlp
+    block = subject.model.model.layers[1]
+    original = type(block).forward
+
+    def twisted(*args, **kwargs):
+        return 1.5 * original(block, *args, **kwargs)
+
+    block.forward = twisted
+    assert forward is type(mlp).forward
+    with pytest.raises(Unsupported, match="residual identity"):
+        verify(subject, n=4, length=32, kind="random")
+
+
+def test_equal_seeds_give_equal_numbers():
+    first, second = lab_of("p0-two-block"), lab_of("p0-two-block")
+    for one, other in zip(neurons(first), neurons(second), strict=True):
+        assert one.edit_json == other.edit_json
+        assert one.sink_change == other.sink_change
+        assert one.p == other.p
+        assert (one.effect == other.effect).all()
+    assert (keep_circuit(first).draws == keep_circuit(second).draws).all()

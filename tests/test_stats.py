@@ -1,0 +1,64 @@
+"""Intervals cover, tests hold their level, adjustments are right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sinkscope.stats import holm, paired_change, sign_flip_p, spearman, widened_tail
+
+
+def test_widened_tail_is_hesterbergs():
+    # Hesterberg (2015), table of adjusted levels: n = 10 needs 0.86 %, n = 100 2.3 %
+    assert widened_tail(10) == pytest.approx(0.0086, abs=2e-4)
+    assert widened_tail(100) == pytest.approx(0.0231, abs=2e-4)
+
+
+@pytest.mark.parametrize("n", [6, 16])
+def test_paired_interval_covers_the_true_ratio(n):
+    generator = np.random.default_rng(0)
+    held = 0
+    for seed in range(300):
+        intact = 0.8 + 0.1 * generator.standard_normal(n)
+        edited = 0.3 * intact + 0.05 * generator.standard_normal(n)
+        change = paired_change(edited, intact, intact, seed)
+        assert change.low <= change.value <= change.high
+        held += change.low <= -0.7 <= change.high
+    assert 0.92 <= held / 300 <= 0.98
+
+
+def test_paired_change_of_few_or_missing_prompts():
+    one = paired_change(np.array([0.2]), np.array([0.8]), np.array([0.8]))
+    assert one.value == pytest.approx(-0.75)
+    assert one.low is None
+    assert paired_change(np.array([np.nan]), np.array([0.8])).value is None
+    left_out = paired_change(np.array([0.2, np.nan, 0.2]), np.array([0.8, 0.1, 0.8]))
+    assert left_out.value == pytest.approx(-0.6)
+
+
+def test_sign_flips_are_exact_for_few():
+    assert sign_flip_p(np.array([1.0, 2.0, 3.0])) == 1 / 8
+    assert sign_flip_p(np.array([-1.0, -2.0, -3.0])) == 1.0
+    assert sign_flip_p(np.array([3.0, 2.0, -1.0])) == 2 / 8
+    assert sign_flip_p(np.zeros(5)) == 1.0
+    assert sign_flip_p(np.array([np.nan])) is None
+
+
+def test_sign_flips_of_many_agree_with_the_exact_ones(monkeypatch):
+    values = np.random.default_rng(1).standard_normal(12) + 0.4
+    exact = sign_flip_p(values)
+    monkeypatch.setattr("sinkscope.stats.EXACT_FLIPS", 4)
+    assert sign_flip_p(values) == pytest.approx(exact, abs=0.01)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, None, 0.5]) == [
+        pytest.approx(0.04), pytest.approx(0.09), pytest.approx(0.09), None, 0.5,
+    ]  # fmt: skip
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_spearman():
+    assert spearman([1, 2, 3], [10.0, 30.0, 20.0]) == pytest.approx(0.5)
+    assert spearman([1, 2], [1.0, 2.0]) is None
+    assert spearman([1, 2, 3], [1.0, 1.0, 1.0]) is None
