@@ -28,9 +28,9 @@ class Recipe:
     data: "text" or "bigram-backcopy" (`sinkscope.lab.backcopy`). tokenizer: "bundled" is the one
     of 2,048 entries that the series share, "own" is trained on the run's text. bos: a BOS in front
     of every window, or of every paragraph. first: "text" leaves a window's first token as it
-    stands, "any" puts one drawn from the whole vocabulary in its place. packing: "windows" start anywhere in the text,
-    "paragraphs" fill a row and see only themselves. lengths: window lengths, drawn equally often.
-    tokens_per_step: windows per step times their length.
+    stands, "any" puts one drawn from the whole vocabulary in its place. packing: "windows" start
+    anywhere in the text, "paragraphs" fill a row and see only themselves. lengths: window lengths,
+    drawn equally often. tokens_per_step: windows per step times their length.
     learning_rate: the peak, after `warmup` steps and before a cosine decay to `floor` times the
     peak. precision: "bf16" runs matrix products in bfloat16 on the CPU too; on CUDA they always
     are. demand: None trains with nothing asked or measured, a weight of 0 only measures.

@@ -36,7 +36,7 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def measure_series(folder: Path, corpus: Path | None, control: Path | None = None) -> dict:
-    """Figures by step, `vocabulary_share` at the first and the last, and the control at its end.
+    """Figures by step, `vocabulary_share` at the last, and the control at its end.
 
     vocabulary_share: share of all vocabulary items which, put first, leave the asked heads' late
     share above 0.8. crossing: first step of three in a row whose late share on the asked heads is
@@ -54,7 +54,7 @@ def measure_series(folder: Path, corpus: Path | None, control: Path | None = Non
     for step, path in folders.items():
         model = load_model(path)
         row = {"step": step, **measure(model, windows, watched, delimiters)}
-        if recipe.asked_heads() and step in (min(folders), max(folders)):
+        if recipe.asked_heads() and step == max(folders):
             row["vocabulary_share"] = vocabulary_share(model, windows, watched, delimiters)
         rows.append(row)
     figures: dict[str, Any] = {
@@ -87,6 +87,15 @@ def crossing(rows: list[dict]) -> int | None:
     return None
 
 
+def rounded(data: Any) -> Any:
+    """The same data with six significant digits, which is more than the windows carry."""
+    if isinstance(data, float):
+        return float(f"{data:.6g}")
+    if isinstance(data, dict):
+        return {key: rounded(value) for key, value in data.items()}
+    return [rounded(value) for value in data] if isinstance(data, list | tuple) else data
+
+
 def main(argv: list[str] | None = None) -> int:
     """0 when figures and card are written, 2 with one sentence when the input will not do."""
     parser = argparse.ArgumentParser(prog="python -m sinkscope.lab.series", description=__doc__)
@@ -103,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     except SinkscopeError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    (options.folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    (options.folder / "figures.json").write_text(json.dumps(rounded(figures)) + "\n", "utf-8")
     (options.folder / "README.md").write_text(series_card(recipe, figures), "utf-8")
     return 0
 

@@ -89,6 +89,33 @@ def series_card(recipe: Recipe, figures: dict) -> str:
     )
 
 
+def overview(every: list[dict]) -> str:
+    """One row a series, at its last checkpoint; in brackets the control on the same heads."""
+    head = ["series", "asked", "parameters", "checkpoints", "validation loss", "late share"]
+    head += ["uniform", "vocabulary", "above the null from step"]
+    rows = []
+    for figures in every:
+        last, control = figures["checkpoints"][-1], figures.get("control")
+        beside = ["", ""]
+        if control:
+            beside = [f" ({control['loss']['value']:.3f})", f" ({late_share(control):.4f})"]
+        rows.append(
+            [
+                f"`{figures['name']}`",
+                figures["asked"],
+                f"{last['parameters'] / 1e6:.2f} M",
+                str(len(figures["checkpoints"])),
+                f"{last['loss']['value']:.3f}{beside[0]}",
+                f"{late_share(last):.4f}{beside[1]}",
+                f"{last['uniform_late_share']:.4f}",
+                f"{last['vocabulary_share']:.1%}" if "vocabulary_share" in last else "",
+                "never" if figures["crossing"] is None else str(figures["crossing"]),
+            ]
+        )
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def _unasked(recipe: Recipe) -> str:
     return "heads that its counterpart asks" if recipe.demand else "best head"
 
