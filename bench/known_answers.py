@@ -1,0 +1,287 @@
+"""Does the tracing find what was written into the weights, and does the verdict follow?
+
+    python bench/known_answers.py --draws 500 --jobs 2 --json > known_answers.json
+
+Mechanisms come in turn; family, sizes, noise and weights are drawn by seed, none of which was used
+to set a threshold. Each model is traced and verified on windows of the bundled text, and what comes
+out is held against its truth. For intervals the truth is the same figure on POPULATION other
+windows. Exit code 1 if a floor is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import time
+from collections import Counter, defaultdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from transformers.utils import logging
+
+from sinkscope import Subject, build_prompts
+from sinkscope.causal.engine import Engine
+from sinkscope.causal.experiments.lab import NECESSITY, SUFFICIENCY, Lab, Test
+from sinkscope.causal.verify import VerifySettings, verify_one
+from sinkscope.circuit.find import find
+from sinkscope.detect.attention import SINK, AttentionStats
+from sinkscope.detect.summary import sink_rates
+from sinkscope.observe.attention import observe
+from sinkscope.result import Measured
+from sinkscope.subject.constructed import MECHANISMS, Truth, build_in_memory, draw_spec
+from sinkscope.subject.prompts import Prompts
+
+FIRST_SEED = 90_000
+PROMPTS, LENGTH, POPULATION = 32, 128, 192
+AT_P0 = ("p0", "bos", "position-id-0")
+# floor name -> (bound, whether the value must be at least it)
+FLOORS = {
+    "verdict": (0.97, True),
+    "decoy called p0-circuit": (0.01, False),
+    "emergence block": (0.98, True),
+    "neuron precision": (0.95, True),
+    "neuron recall": (0.95, True),
+    "head precision": (0.97, True),
+    "head recall": (0.97, True),
+    "writing expert": (0.98, True),
+    "control significant": (0.05, False),
+    "attribution error": (1e-4, False),
+}
+
+
+def one_draw(first_seed: int, index: int) -> dict[str, Any]:
+    """Trace and verify one constructed model, and hold what comes out against its truth."""
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    names = list(MECHANISMS)
+    spec = draw_spec(names[index % len(names)], first_seed + index)
+    draw: dict[str, Any] = {k: getattr(spec, k) for k in ("mechanism", "family", "seed", "noise")}
+    start = time.perf_counter()
+    try:
+        model, tokenizer, truth = build_in_memory(spec)
+        draw |= _analysed(Subject.from_model(model, tokenizer), truth, spec.seed)
+    except Exception as error:  # noqa: BLE001 - a draw that breaks is a failure, not the end
+        draw["error"] = repr(error)
+    return draw | {"seconds": time.perf_counter() - start}
+
+
+def _analysed(subject: Subject, truth: Truth, seed: int) -> dict[str, Any]:
+    windows = build_prompts(subject, n=PROMPTS + POPULATION, length=LENGTH, bos="with", seed=seed)
+    prompts, others = windows.take(slice(0, PROMPTS)), windows.take(slice(PROMPTS, None))
+    found = find(subject, prompts, seed=seed)
+    circuit = found.circuit
+    settings = VerifySettings(n=PROMPTS, length=LENGTH, bos="with", seed=seed)
+    done = verify_one(subject, prompts, circuit, settings)
+    claims = [test for test in done.tests if test.claim and test.control_effect is not None]
+    return {
+        "verdict": [done.verdict.verdict, truth.verdict],
+        "missing": done.verdict.missing,
+        "emergence": [circuit.emergence_block, emergence_of(truth)],
+        "neurons": _sets(circuit.neurons, truth.writing_neurons if writes_at_p0(truth) else []),
+        "heads": _sets(circuit.reading_heads, truth.reading_heads if reads_p0(truth) else []),
+        "experts": _sets(circuit.experts, truth.experts if writes_at_p0(truth) else []),
+        "controls": [[test.id, _significant(test)] for test in claims],
+        "attribution_error": None if isinstance(found.logits, str) else found.logits.error,
+        "intervals": _intervals(subject, found, done, others, seed),
+        "passes": done.engine.passes,
+    }
+
+
+def reads_p0(truth: Truth) -> bool:
+    """Whether some head reads position zero (the BOS and position id 0 stand there)."""
+    return truth.position in AT_P0
+
+
+def writes_at_p0(truth: Truth) -> bool:
+    """Whether the writing neurons write at position zero; delimiters have theirs elsewhere."""
+    return truth.massive_at in AT_P0 or (truth.massive_at is None and reads_p0(truth))
+
+
+def emergence_of(truth: Truth) -> int | None:
+    """Block after which P0 is set apart: the first that amplifies, −1 the embedding."""
+    if not writes_at_p0(truth):
+        return None
+    return truth.amplifying_blocks[0] if truth.amplifying_blocks else -1
+
+
+def _sets(found: Any, truth: Any) -> list[int]:
+    """Right, wrong, missed."""
+    ours, theirs = ({tuple(map(int, one)) for one in each} for each in (found, truth))
+    return [len(ours & theirs), len(ours - theirs), len(theirs - ours)]
+
+
+def _significant(test: Test) -> bool:
+    return test.control_p_holm is not None and test.control_p_holm < 0.05
+
+
+def _intervals(subject: Subject, found, done, others: Prompts, seed: int) -> list[dict[str, Any]]:
+    """[what, interval, truth on other windows] of sink rate, necessity and sufficiency."""
+    alpha = found.observed.attention.alpha0
+    everywhere = np.ones(alpha.shape[1], dtype=bool)
+    rate = sink_rates(alpha, everywhere, seed)[str(SINK)]
+    rows = [_interval("sink rate", rate, _sink_rate(subject, others, seed), alpha)]
+    if not done.tests:
+        return rows
+    circuit = done.circuit
+    heads = [(int(b), int(h)) for b, h in circuit.reading_heads]
+    engine = Engine(
+        subject,
+        others,
+        circuit.sites,
+        direction=circuit.direction,
+        heads=heads,
+        positions=(0, done.engine.positions[1]),
+    )
+    lab = Lab(engine, circuit, heads, done.engine.positions[1], 0, seed)
+    necessary = [t for t in done.tests if t.kind == NECESSITY and t.id == "N3" and t.claim]
+    if necessary:
+        best = min(necessary, key=lambda test: test.size)
+        again = lab.test("N3", NECESSITY, _edits(best)).sink_change
+        rows.append(_interval("necessity", best.sink_change, again, best.effect))
+    sufficient = [t for t in done.tests if t.kind == SUFFICIENCY and t.id == "S1" and t.claim]
+    if sufficient:
+        best = max(sufficient, key=lambda test: test.size)
+        again = lab.test("S1", SUFFICIENCY, _edits(best)).margin_change
+        rows.append(_interval("sufficiency", best.margin_change, again, best.effect))
+    return rows
+
+
+def _edits(test: Test) -> list:
+    from sinkscope.causal.edits import from_json
+
+    return [from_json(one) for one in test.edit_json]
+
+
+def _sink_rate(subject: Subject, prompts: Prompts, seed: int) -> Measured:
+    from sinkscope.subject.prompts import vocabulary
+
+    stats = AttentionStats(vocabulary(subject))
+    for batch in prompts.batches():
+        reads, layout, _ = observe(subject, batch)
+        stats.add(reads, layout, batch.input_ids)
+    every = np.ones(stats.alpha0.shape[1], dtype=bool)
+    return sink_rates(stats.alpha0, every, seed)[str(SINK)]
+
+
+def _interval(what: str, ours: Measured, truth: Measured, values: np.ndarray) -> dict[str, Any]:
+    """The truth is itself a mean over other windows: half of its own interval is allowed for."""
+    width = 0.0 if ours.low is None or ours.high is None else ours.high - ours.low
+    return {
+        "what": what,
+        "interval": [ours.low, ours.value, ours.high],
+        "truth": [truth.low, truth.value, truth.high],
+        "spread": width > 1e-6,
+    }
+
+
+def holds(row: dict[str, Any]) -> bool:
+    low, _, high = row["interval"]
+    return low is not None and low - 1e-6 <= row["truth"][1] <= high + 1e-6
+
+
+def summary(draws: list[dict[str, Any]]) -> dict[str, Any]:
+    """The table of floors; intervals with any spread apart from those without."""
+    good = [draw for draw in draws if "error" not in draw]
+    decoys = [draw for draw in good if draw["verdict"][1] != "p0-circuit"]
+    routed = [draw for draw in good if draw["mechanism"] == "p0-expert"]
+    errors = [d["attribution_error"] for d in good if d["attribution_error"] is not None]
+    controls = [flag for draw in good for _, flag in draw["controls"]]
+    values: dict[str, Any] = {
+        "draws": len(draws),
+        "broken": len(draws) - len(good),
+        "verdict": _share(draw["verdict"][0] == draw["verdict"][1] for draw in good),
+        "decoy called p0-circuit": _share(d["verdict"][0] == "p0-circuit" for d in decoys),
+        "emergence block": _share(draw["emergence"][0] == draw["emergence"][1] for draw in good),
+        **_precision_recall("neuron", [draw["neurons"] for draw in good]),
+        **_precision_recall("head", [draw["heads"] for draw in good]),
+        "writing expert": _share(draw["experts"][1:] == [0, 0] for draw in routed),
+        "control significant": _share(controls),
+        "attribution error": max(errors, default=None),
+    }
+    covered = defaultdict(list)
+    for draw in good:
+        for row in draw["intervals"]:
+            covered[row["what"], row["spread"]].append(holds(row))
+    values["intervals that hold the truth"] = {
+        f"{what} ({'with spread' if spread else 'no spread'})": [_share(flags), len(flags)]
+        for (what, spread), flags in sorted(covered.items())
+    }
+    values["mean seconds"] = float(np.mean([draw["seconds"] for draw in draws]))
+    return values
+
+
+def _share(flags: Any) -> float | None:
+    flags = list(flags)
+    return sum(flags) / len(flags) if flags else None
+
+
+def _precision_recall(name: str, counts: list[list[int]]) -> dict[str, float | None]:
+    right, wrong, missed = np.sum(counts, 0).tolist() if counts else (0, 0, 0)
+    return {
+        f"{name} precision": right / (right + wrong) if right + wrong else None,
+        f"{name} recall": right / (right + missed) if right + missed else None,
+    }
+
+
+def missed_floors(values: dict[str, Any]) -> list[str]:
+    """Floors that these values do not meet."""
+    missed = ["some draws broke"] if values["broken"] else []
+    for name, (bound, at_least) in FLOORS.items():
+        value = values[name]
+        if value is not None and (value < bound if at_least else value > bound):
+            missed.append(f"{name}: {value:.4g}, floor {bound:g}")
+    return missed
+
+
+def table(values: dict[str, Any], draws: list[dict[str, Any]]) -> str:
+    lines = [f"{name:40} {value}" for name, value in values.items() if not isinstance(value, dict)]
+    for name, (share, count) in values["intervals that hold the truth"].items():
+        lines.append(f"intervals hold: {name:24} {share:.3f} of {count}")
+    wrong = Counter(
+        (d["mechanism"], *d["verdict"])
+        for d in draws
+        if "error" not in d and d["verdict"][0] != d["verdict"][1]
+    )
+    lines += [
+        f"{mechanism}: {ours} instead of {truth}, {n} times"
+        for (mechanism, ours, truth), n in sorted(wrong.items())
+    ]
+    lines += [f"seed {d['seed']} {d['mechanism']}: {d['error']}" for d in draws if "error" in d]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--draws", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=FIRST_SEED)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    work = partial(one_draw, options.seed)
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        steps = pool.imap_unordered(work, range(options.draws))
+        draws = list(track(steps, "draws", options.draws, console=_stderr()))
+    draws.sort(key=lambda draw: draw["seed"])
+    values = summary(draws)
+    missed = missed_floors(values)
+    if options.json:
+        print(json.dumps({"floors": values, "missed": missed, "draws": draws}, indent=1))
+    else:
+        print(table(values, draws))
+        print("\n".join(f"missed: {one}" for one in missed) or "every floor is met")
+    return 1 if missed else 0
+
+
+def _stderr() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
