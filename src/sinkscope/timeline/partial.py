@@ -122,9 +122,10 @@ def load_first_blocks(
     config = load_config(str(folder), common)
     plan = plan_blocks(config, blocks)
     try:
-        model = load_weights(
-            str(folder), config, common, DTYPES[dtype], None, allow_pickle, _cut_class(plan)
-        )
+        with quiet():  # transformers reports every tensor that is left in the file
+            model = load_weights(
+                str(folder), config, common, DTYPES[dtype], None, allow_pickle, _cut_class(plan)
+            )
     except AttributeError:  # a constructor that goes on to use the blocks that were cut off
         raise Unsupported(_NOT_ALONE.format(config.model_type)) from None
     refuse_nan(model, str(folder))
@@ -154,6 +155,22 @@ def content_hash(folder: Path, plan: Plan) -> str:
         for path in sorted(p for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth")):
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No remarks and no progress bars from transformers, for the time being."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 @contextmanager

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from sinkscope.circuit.find import find_circuit, first_tokens
-from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.nulls import UNTRAINED_LIMIT, UNTRAINED_SEEDS, untrained_copy
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import BUILTIN, Prompts, build_prompts
-from sinkscope.timeline.light import Light, View, light
+from sinkscope.timeline.light import View, light
+from sinkscope.timeline.signals import distance, sink_share
 
 ROOM = 2  # blocks loaded behind the first reading block: the circuit was elsewhere earlier on
 FIRST_TOKENS = 64
@@ -146,17 +146,6 @@ def run_pilot(subject: Subject, looking: Looking) -> Pilot:
     )
     null = _null(subject, view) if looking.untrained else "not asked for"
     return Pilot(view, blocks, whole, null, note)
-
-
-def distance(found: Light, point: int) -> float:
-    """Standardised distance of P0 from the others along u at a read point."""
-    mean, spread = found.others_along[:, point]
-    return float((found.p0_along[:, point].mean() - mean) / max(float(spread), 1e-4))
-
-
-def sink_share(found: Light) -> np.ndarray:
-    """Mean late share over the heads within the horizon: [prompt]."""
-    return nan_mean(found.late.reshape(len(found.late), -1), axis=1)
 
 
 def _circuit(subject: Subject, prompts: Prompts, seed: int) -> tuple[int | None, int | None, str]:

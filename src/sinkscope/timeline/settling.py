@@ -57,16 +57,7 @@ def settling(
 
     The answer for checkpoint i uses checkpoints up to i alone.
     """
-    calm = []
-    for i in range(len(steps)):
-        start = stretch(steps, i)
-        calm.append(
-            start is not None
-            and bool(emerged[start])
-            and is_calm(
-                {k: v[start : i + 1] for k, v in signals.items()}, directions[start : i + 1]
-            )
-        )
+    calm = [calm_at(steps, signals, directions, emerged, i) for i in range(len(steps))]
     given = [i >= HOLD - 1 and all(calm[i - HOLD + 1 : i + 1]) for i in range(len(calm))]
     announced = next((i for i, now in enumerate(given) if now), None)
     standing = None
@@ -77,6 +68,20 @@ def settling(
             standing = i
     since = stretch(steps, standing) if standing is not None else None
     return Settled(announced, since, standing, tuple(calm))
+
+
+def calm_at(
+    steps: Sequence[int],
+    signals: dict[str, np.ndarray],
+    directions: np.ndarray,
+    emerged: Sequence[bool],
+    i: int,
+) -> bool:
+    """Whether the stretch that ends at checkpoint i is calm; arguments as for `settling`."""
+    start = stretch(steps, i)
+    if start is None or not emerged[start]:
+        return False
+    return is_calm({k: v[start : i + 1] for k, v in signals.items()}, directions[start : i + 1])
 
 
 def stretch(steps: Sequence[int], i: int) -> int | None:

@@ -28,7 +28,7 @@ from sinkscope.errors import InputError, OutOfResources, SinkscopeError
 from sinkscope.subject.load import Subject, check_folder, load, load_config
 from sinkscope.timeline.hub import fetch_first_blocks
 from sinkscope.timeline.light import Light, light
-from sinkscope.timeline.partial import content_hash, load_first_blocks, plan_blocks
+from sinkscope.timeline.partial import content_hash, load_first_blocks, plan_blocks, quiet
 from sinkscope.timeline.pilot import Pilot, view_hash
 from sinkscope.timeline.sources import Checkpoint, Run
 from sinkscope.timeline.store import Store, encode, key_of
@@ -163,7 +163,8 @@ def opened(
 
 def _load(folder: Path, blocks: int | None, dtype: str, device: str) -> Subject:
     if blocks is None:
-        return load(folder, dtype=dtype, device=device)
+        with quiet():
+            return load(folder, dtype=dtype, device=device)
     return load_first_blocks(folder, blocks, dtype=dtype, device=device)
 
 

@@ -1,0 +1,263 @@
+"""Watching a run must not change it, whatever the run is made of."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sinkscope.errors import InputError
+from sinkscope.observe.registry import hooks
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts
+from sinkscope.subject.tiny import tiny_model
+from sinkscope.timeline import callbacks, receivers
+from sinkscope.timeline.alarms import Watch
+from sinkscope.timeline.light import View, light
+from sinkscope.timeline.monitor import SinkMonitor, unwrapped
+
+STEPS = 6
+
+
+def _model():
+    model = tiny_model("llama")
+    model.config.attention_dropout = 0.1  # so that the random state matters
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.1
+    return model.train()
+
+
+def _train(model, watch=None, step_context=None, prepare=lambda model: model):
+    """Losses, final weights and the random state after a few steps."""
+    torch.manual_seed(0)
+    prepared = prepare(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    monitor = watch(prepared) if watch else None
+    for step in range(STEPS):
+        if monitor:
+            monitor(step)
+        ids = torch.randint(100, (2, 16))
+        with torch.autocast("cpu", torch.bfloat16, enabled=step_context == "autocast"):
+            loss = prepared(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses, [p.detach().clone() for p in model.parameters()], torch.rand(3)
+
+
+def _every(seen):
+    def watch(model):
+        monitor = SinkMonitor(model, every=2, first_blocks=2)
+        return lambda step: seen.append(monitor.observe(step))
+
+    return watch
+
+
+def _same(a, b):
+    assert a[0] == b[0]
+    assert all(torch.equal(x, y) for x, y in zip(a[1], b[1], strict=True))
+    assert torch.equal(a[2], b[2])
+
+
+@pytest.mark.parametrize(
+    "kind", ["plain", "autocast", "checkpointing", "compiled", "compiled in place"]
+)
+def test_a_watched_run_is_the_same_bit_for_bit(kind):
+    def prepare(model):
+        if kind == "checkpointing":
+            model.gradient_checkpointing_enable()
+        if kind == "compiled":
+            return torch.compile(model, backend="aot_eager")
+        if kind == "compiled in place":
+            model.compile(backend="aot_eager")
+        return model
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    plain = _train(_model(), None, kind, prepare)
+    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    seen = []
+    watched = _train(_model(), _every(seen), kind, prepare)
+    _same(plain, watched)
+    assert [bool(metrics) for metrics in seen] == [True, False] * (STEPS // 2)
+    if kind.startswith("compiled"):
+        assert compiled
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
+
+
+def test_numbers_are_those_of_the_light_set():
+    model = _model()
+    monitor = SinkMonitor(model, every=1, first_blocks=2)
+    metrics = monitor.observe(0)
+    found = light(Subject.from_model(copy.deepcopy(model)), monitor._view)
+    assert metrics["sink/late_share"] == pytest.approx(np.nanmean(found.late))
+    assert metrics["sink/norm_ratio"] == pytest.approx(np.exp(found.log_ratio[:, 2].mean()))
+    assert "sink/turn" not in metrics
+    again = monitor.observe(1)
+    assert again["sink/turn"] == pytest.approx(0, abs=1e-6)
+    assert all(type(value) is float and np.isfinite(value) for value in again.values())
+    assert model.training
+
+
+def test_own_prompts_and_bad_settings(ids):
+    model = _model()
+    assert SinkMonitor(model, prompts=ids).observe(0)
+    with pytest.raises(InputError, match="eight tokens"):
+        SinkMonitor(model, prompts=ids[0])
+    with pytest.raises(InputError, match="every"):
+        SinkMonitor(model, every=0)
+    with pytest.raises(InputError, match="no transformers model"):
+        SinkMonitor(nn.Linear(2, 2))
+    monitor = SinkMonitor(model)
+    monitor.observe(100)
+    with pytest.raises(InputError, match="after step 100"):
+        monitor.observe(100)
+
+
+def test_only_the_first_blocks_run():
+    model = _model()
+    monitor = SinkMonitor(model, first_blocks=1)
+    calls = []
+    handles = [
+        layer.register_forward_hook(lambda *_, i=i: calls.append(i))
+        for i, layer in enumerate(model.model.layers)
+    ]
+    with hooks(handles):
+        monitor.observe(0)
+    assert set(calls) == {0}
+
+
+def test_wrappers():
+    model = _model()
+
+    class Holder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = torch.compile(model, backend="eager")
+
+    assert unwrapped(Holder()) is model
+    assert unwrapped(torch.compile(model, backend="eager")) is model
+    assert unwrapped(model) is model
+
+
+def test_settled_is_announced_online():
+    said = []
+    model = _model()
+    monitor = SinkMonitor(model, every=1, first_blocks=1, on_alarm=said.append)
+    monitor._uniform = 1e-6  # so that a tiny random model counts as having a sink
+    monitor._past.above = []
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:] *= 1
+    for step in range(1, 14):
+        metrics = monitor.observe(step)
+        monitor._past.above[-1] = True
+    assert metrics["sink/settled"] == 1.0
+    assert [alarm.kind for alarm in said] == ["settled"]
+
+
+def test_alarms():
+    watch = Watch()
+
+    def look(step, share, ratio, **more):
+        metrics = {"sink/late_share": share, "sink/norm_ratio": ratio, **more}
+        return [alarm.kind for alarm in watch.look(step, metrics)]
+
+    assert look(0, 0.03, 1.0) == []
+    assert look(1, 0.4, 8.0) == []
+    assert look(2, 0.4, 9.0) == []
+    assert look(3, 0.15, 9.0) == ["collapse"]
+    assert look(4, 0.15, 9.0) == []
+    assert look(5, 0.4, 9.0) == []
+    assert look(6, 0.1, 40.0) == ["collapse", "blow-up"]
+    assert look(7, 0.4, 41.0) == []
+    assert [a.kind for a in watch.look(8, {"sink/norm_ratio": 1.0})] == ["collapse"]
+
+
+def test_receivers(tmp_path, monkeypatch):
+    metrics = {"sink/late_share": 0.5}
+    lines = receivers.json_lines(tmp_path / "logs" / "sink.jsonl")
+    lines(1, metrics)
+    lines(2, metrics)
+    read = [json.loads(x) for x in (tmp_path / "logs" / "sink.jsonl").read_text().splitlines()]
+    assert read == [{"step": 1, **metrics}, {"step": 2, **metrics}]
+    seen = []
+    writer = types.SimpleNamespace(add_scalar=lambda *call: seen.append(call))
+    receivers.tensorboard(writer)(3, metrics)
+    assert seen == [("sink/late_share", 0.5, 3)]
+    log = types.SimpleNamespace(log=lambda metrics, step: seen.append((metrics, step)))
+    receivers.wandb(log)(4, metrics)
+    monkeypatch.setitem(sys.modules, "trackio", log)
+    receivers.trackio()(5, metrics)
+    assert seen[1:] == [(metrics, 4), (metrics, 5)]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match="wandb is not installed"):
+        receivers.wandb()
+
+
+def test_trainer_gives_the_same_losses(tmp_path):
+    from transformers import Trainer, TrainingArguments
+
+    rows = [{"input_ids": r, "labels": r} for r in torch.randint(100, (24, 16)).tolist()]
+
+    def run(name, calls):
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path / name),
+            max_steps=4,
+            logging_steps=1,
+            report_to=[],
+            per_device_train_batch_size=2,
+            save_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
+            seed=1,
+        )
+        trainer = Trainer(_model(), arguments, train_dataset=rows, callbacks=calls)
+        trainer.train()
+        return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    seen = []
+    callback = callbacks.trainer_callback(
+        [lambda *call: seen.append(call)], every=2, first_blocks=1
+    )
+    assert run("plain", []) == run("watched", [callback])
+    assert [step for step, _ in seen] == [0, 2, 4]
+    assert seen[0][1]["sink/late_share"] > 0
+
+
+def test_lightning_shape_of_the_callback(monkeypatch):
+    stand_in = types.ModuleType("lightning.pytorch")
+    stand_in.Callback = type("Callback", (), {})
+    monkeypatch.setitem(sys.modules, "lightning", types.ModuleType("lightning"))
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", stand_in)
+    seen = []
+    callback = callbacks.lightning_callback(
+        [lambda step, metrics: seen.append(step)], every=2, first_blocks=1
+    )
+    assert isinstance(callback, stand_in.Callback)
+    module = nn.Module()
+    module.model = _model()
+    callback.on_train_start(types.SimpleNamespace(global_step=0), module)
+    for step in (1, 1, 2, 2, 3, 4):  # two batches are accumulated for a step
+        callback.on_train_batch_end(types.SimpleNamespace(global_step=step), module, None, None, 0)
+    assert seen == [0, 2, 4]
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
+    with pytest.raises(InputError, match="Lightning is not installed"):
+        callbacks.lightning_callback()
+
+
+def test_view_is_the_documented_one():
+    monitor = SinkMonitor(_model(), first_blocks=3)
+    assert isinstance(monitor._view, View)
+    assert isinstance(monitor._view.prompts, Prompts)
+    assert (monitor._view.horizon, monitor._view.point) == (3, 3)
