@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 EDIT, CONTROL = "Edit", "Its control"
 ROW = 44  # height of one test
+# words above bars: cut where the plot ends, so that they never squeeze it on a small screen
+WORDS: dict[str, Any] = {
+    "align": "left",
+    "fontSize": 11,
+    "clip": True,
+    "limit": alt.ExprRef("width"),
+}
 SERIES = alt.Scale(domain=[EDIT, CONTROL])
 Both = Callable[["TestRow"], tuple[Any, Any]]
 
@@ -51,7 +58,7 @@ def paired_chart(tests: Iterable[TestRow], both: Both, title: str, percent: bool
     x = alt.X("value:Q", title=title, axis=axis, scale=alt.Scale(zero=True))
     words = (
         alt.Chart(frames.inline([{"test": name, "series": "words"} for name in order]))
-        .mark_text(align="left", fontSize=11, limit=600)
+        .mark_text(**WORDS)
         .encode(y=y, yOffset=offset, x=alt.value(0), text="test:N")
     )
     bars = base.mark_bar().encode(x=x, y=y, yOffset=offset, color=_colour(), tooltip=_tips(percent))
@@ -139,7 +146,7 @@ def kept_chart(tests: Iterable[TestRow]) -> Chart | None:
     axis = alt.Axis(format=".0%", tickCount=5)
     words = (
         base.transform_calculate(layer="'words'")
-        .mark_text(align="left", fontSize=11, limit=600)
+        .mark_text(**WORDS)
         .encode(y=y, yOffset=offset, x=alt.value(0), text="part:N")
     )
     placed = base.transform_calculate(layer="'bar'")

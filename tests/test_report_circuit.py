@@ -1,0 +1,374 @@
+"""The report of a circuit without a browser: the drawing, the strip, the evidence, the exports."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from sinkscope.errors import InputError
+from sinkscope.report import (
+    causal_charts,
+    causal_tables,
+    circuit_drawing,
+    circuit_picture,
+    circuit_tables,
+    commands,
+    frames,
+    theme,
+    verdict_page,
+)
+from sinkscope.report.compare import comparison
+from sinkscope.report.export import export_figures
+from sinkscope.report.page import render_page
+from sinkscope.report.parts import Drawing, Figure, Section, Tables
+from sinkscope.report.table import render_text
+from sinkscope.result import Measured
+from tests.circuit_fixture import NEURONS, SHARES, build_circuit
+
+STAGES = ["circuit", "recognition", "amplification", "induction"]
+CAUSAL = ["verdict", "necessity", "sufficiency", "identity", "tests"]
+
+
+@pytest.fixture(scope="module")
+def result():
+    return build_circuit(policies=("without",))
+
+
+@pytest.fixture(scope="module")
+def page(result):
+    return render_page(result)
+
+
+def page_data(page):
+    return json.loads(re.search(r'id="data">(.*?)</script>', page, re.S).group(1))
+
+
+def picture(result, bos="without"):
+    return circuit_picture.picture_of(result, bos)
+
+
+def drawn(result, bos="without"):
+    svg = circuit_drawing.draw(picture(result, bos), "Circuit")
+    return ElementTree.fromstring(theme.with_colours(svg, theme.LIGHT))
+
+
+def rows_of(chart):
+    """The rows that a chart draws; layers that share them hand them up."""
+    charts = [chart, *getattr(chart, "layer", [])]
+    found = [one.data["values"] for one in charts if isinstance(one.data, dict)]
+    return max(found, key=len)
+
+
+def elements(svg, name):
+    return [e for e in svg.iter() if e.tag.endswith("}" + name)]
+
+
+# ---- what a page holds ------------------------------------------------------------------------
+
+
+def test_every_command_has_its_sections(page):
+    for name in [*CAUSAL, *STAGES, "scan", "rates", "settings"]:
+        assert f'<section id="{name}">' in page, name
+    assert page.index('id="verdict"') < page.index('id="circuit"') < page.index('id="scan"')
+
+
+def test_a_trace_alone_is_a_page_a_table_and_a_plot():
+    result = build_circuit(policies=("without",), verified=False, scanned=False)
+    page = render_page(result)
+    for name in STAGES:
+        assert f'<section id="{name}">' in page, name
+    for name in [*CAUSAL, "scan", "rates"]:
+        assert f'<section id="{name}">' not in page, name
+    assert "is tested by sinkscope verify" in page
+    text = render_text(result)
+    assert "neuron 58" in text
+    assert "Sink rate" not in text
+    assert result.plot().to_dict()["encoding"]["y"]["title"] == "Share of the write along u"
+
+
+def test_a_scan_beside_a_verdict_no_longer_says_that_tests_are_missing(result, page):
+    said = "that takes causal tests"
+    assert said not in page
+    assert said in render_page(build_circuit(policies=("without",), verified=False))
+    assert said not in render_text(result)
+
+
+def test_large_circuits_stay_under_three_megabytes():
+    page = render_page(build_circuit(32, 32, positions=128, map_tokens=48))
+    assert len(page.encode("utf-8")) < 3_000_000
+
+
+def test_hostile_text_stays_text(page):
+    own = page.split("<main>")[1]
+    assert "“</script>”" not in own
+    assert "“&lt;/script&gt;”" in own
+    assert len(re.findall(r"<script\b", page)) == 3
+
+
+# ---- the drawing ------------------------------------------------------------------------------
+
+
+def test_rows_hold_who_writes_and_who_reads(result):
+    rows = {row.first: row for row in picture(result).rows}
+    writers = {w.kind: w for w in rows[1].writers}
+    assert [unit.label for unit in writers["mlp"].units[:4]] == [f"neuron {n}" for _, n in NEURONS]
+    assert [unit.share for unit in writers["mlp"].units[:4]] == SHARES
+    assert writers["mlp"].units[-1].share == pytest.approx(0.958 - sum(SHARES))
+    assert writers["attention"].share == -0.02
+    reading = {(b, h) for b, h in result.summary.trace["without"].reading_heads}
+    found = {
+        (row.first, head)
+        for row in rows.values()
+        for head, reader in enumerate(row.readers)
+        if reader.reads
+    }
+    assert found == reading
+    assert [words for words, _ in rows[1].notes] == ["sets P0 apart"]
+    assert [words for words, _ in rows[0].notes] == ["P0 told apart"]
+
+
+def test_a_write_that_only_the_tests_reveal_is_drawn(result):
+    trace = result.summary.trace["without"].model_copy(deep=True)
+    trace.write_shares["0.attention"] = 0.0001
+    trace.writing_heads = []
+    other = build_circuit(policies=("without",))
+    other.summary.trace["without"] = trace
+    kinds = [writer.kind for writer in picture(other).rows[0].writers]
+    assert kinds == ["attention"]  # the sink goes without it (N1), though it writes nothing along u
+    other.summary.verify = {}
+    assert not picture(other).rows[0].writers
+
+
+def test_experts_stand_for_their_neurons():
+    units = picture(build_circuit(policies=("without",), experts=True)).rows[1].writers[1].units
+    assert units[0].label == "expert 3"
+    assert "neurons 58, 74, 171, 189" in units[0].tip
+
+
+def test_blocks_in_which_nothing_happens_are_folded():
+    result = build_circuit(layers=12, policies=("without",))
+    trace = result.summary.trace["without"]
+    trace.reading_heads = [head for head in trace.reading_heads if head[0] in (2, 3)]
+    rows = picture(result).rows
+    assert [(row.first, row.last) for row in rows if row.empty] == [(4, 11)]
+    assert [row.first for row in rows] == [0, 1, 2, 3, 4]
+
+
+def test_edges_are_as_wide_as_their_share(result):
+    widths = [
+        float(path.get("stroke-width"))
+        for path in elements(drawn(result), "path")
+        if (path.get("d") or "").startswith(f"M{circuit_drawing.UNIT} ")
+    ]
+    expected = [circuit_drawing.width_of(share) for share in sorted(SHARES, reverse=True)]
+    for width in expected:
+        assert any(abs(width - found) < 0.06 for found in widths)
+
+
+def test_everything_drawn_lies_on_the_sheet():
+    for case in (
+        build_circuit(policies=("without",)),
+        build_circuit(32, 32, policies=("without",)),
+        build_circuit(policies=("without",), experts=True),
+    ):
+        svg = drawn(case)
+        width, height = (float(n) for n in svg.get("viewBox").split()[2:])
+        for rect in elements(svg, "rect"):
+            x, y = float(rect.get("x")), float(rect.get("y"))
+            assert x >= 0
+            assert y >= 0
+            assert x + float(rect.get("width")) <= width + 1
+            assert y + float(rect.get("height")) <= height
+        lines = sorted(float(t.get("y")) for t in elements(svg, "text") if t.get("x") == "10.0")
+        assert all(b - a >= 12 for a, b in itertools.pairwise(lines)), "labels do not overlap"
+
+
+def test_numbers_are_said_when_pointed_at(result):
+    tips = [e.get("data-tip") for e in drawn(result).iter() if e.get("data-tip")]
+    assert any(tip.startswith("Block 1, neuron 58: 34.0") for tip in tips)
+    assert any("without it the sink changes by −97.0" in tip for tip in tips)
+    assert sum("sink margin" in tip for tip in tips) == len(
+        result.summary.trace["without"].reading_heads
+    )
+
+
+def test_nothing_to_draw_is_no_drawing():
+    result = build_circuit(policies=("without",), sinks=False, verified=False)
+    trace = result.summary.trace["without"]
+    trace.write_shares, trace.reading_heads, trace.writing_neurons = {}, [], []
+    trace.writing_heads, trace.emergence_block, trace.recognition_point = [], None, None
+    assert picture(result) is None
+    assert "Nothing sets position zero apart" in render_page(result)
+
+
+# ---- the evidence -----------------------------------------------------------------------------
+
+
+def test_strip_says_pass_fail_and_not_tested(page):
+    assert re.findall(r'class="stage (\w+)"', page) == ["shown", "shown", "failed", "untested"]
+
+
+def test_stage_rows_carry_their_intervals(result):
+    first, second, *_ = result.summary.verify["without"].stages
+    rows = {name: (value, interval) for name, value, interval in verdict_page.stage_rows(first)}
+    assert rows["Sink without it"] == ("−81.0\u00a0%", "−84 to −78")
+    assert rows["Given elsewhere"] == ("+4.6 nats", "+4.6 to +4.6")
+    kept = {r[0]: r[1] for r in verdict_page.stage_rows(second)}["Kept by it alone"]
+    assert kept == "95.0\u00a0%"
+
+
+def test_effects_table_has_every_test_with_edit_and_control(result):
+    verified = result.summary.verify["without"]
+    table = causal_tables.effects_table(verified)
+    assert len(table.rows) == len(verified.tests)
+    row = next(r for r in table.rows if r[0] == "N3" and "block 1" in r[1])
+    assert row[2:5] == ["✓\u00a0needed", *map(causal_tables.change, (_m(-0.97), _m(-0.01)))]
+    aftermath = causal_tables.aftermath_table(verified).rows[0]
+    assert aftermath[6].startswith("3 “</script>” +11.0")
+
+
+def _m(value, half=0.03):
+    return Measured(value=value, low=value - half, high=value + half)
+
+
+def test_paired_chart_sets_every_edit_beside_its_control(result):
+    tests = [t for t in result.summary.verify["without"].tests if t.id == "N3"]
+    chart = causal_charts.paired_chart(tests, causal_charts.sink_changes, "x", percent=True)
+    rows = rows_of(chart)
+    assert len(rows) == 2 * len(tests)
+    edit = next(r for r in rows if "block 1" in r["test"] and r["series"] == causal_charts.EDIT)
+    assert (edit["value"], edit["low"], edit["high"]) == (-0.97, -1.0, -0.94)
+
+
+def test_dose_chart_takes_each_dose_once(result):
+    tests = [t for t in result.summary.verify["without"].tests if t.id == "N4"]
+    variant = tests[-1].model_copy(update={"sink_change": _m(-0.1), "claim": False})
+    chart = causal_charts.dose_chart(
+        [*tests, variant], causal_charts.sink_changes, "n", "x", percent=True
+    )
+    rows = [r for r in rows_of(chart) if r["series"] == causal_charts.EDIT]
+    assert [(r["dose"], r["value"]) for r in sorted(rows, key=lambda r: r["dose"])] == [
+        (1, -0.2),
+        (2, -0.5),
+        (4, -0.96),
+    ]
+
+
+def test_blocks_chart_shows_both_writes_of_every_block(result):
+    rows = rows_of(causal_charts.blocks_chart(result.summary.verify["without"].tests))
+    shown = {(r["block"], r["series"]) for r in rows}
+    assert {(0, "Attention write"), (1, "MLP write"), (1, "MLP write, control")} <= shown
+
+
+def test_kept_chart_shows_what_is_left(result):
+    rows = rows_of(causal_charts.kept_chart(result.summary.verify["without"].tests))
+    assert [row["value"] for row in rows] == [0.95, 0.03, 0.08]
+
+
+def test_verdict_names_its_class_and_what_would_change_it(result):
+    text = render_text(result)
+    assert "p0-circuit: Position zero is a sink by a circuit" in text
+    assert "N3 on block 1 removing less than half of the sink" in text
+    for name in verdict_page.SENTENCES:
+        verified = result.summary.verify["without"].model_copy(update={"verdict": name})
+        assert verdict_page._findings(verified).headline.startswith(f"{name}: ")
+
+
+def test_units_are_ranked_over_kinds(result):
+    units = circuit_tables.writers_tables(result.summary.trace["without"])[1]
+    assert [row[1] for row in units.rows] == [
+        *(f"neuron {n}" for _, n in NEURONS),
+        "head 2",
+    ]
+
+
+# ---- one list for every command ---------------------------------------------------------------
+
+
+def test_a_section_that_a_command_adds_is_on_the_page(result, monkeypatch):
+    def added(held):
+        return [Section("mine", "Mine", "A lead.", [Tables({"": []})])]
+
+    monkeypatch.setattr(commands, "SECTIONS", (*commands.SECTIONS, added))
+    assert '<section id="mine">' in render_page(result)
+
+
+def test_every_section_is_named_once(result):
+    names = [section.name for section in commands.all_sections(result)]
+    assert len(names) == len(set(names))
+    figures = [f.name for s in commands.all_sections(result) for f in s.figures]
+    assert len(figures) == len(set(figures))
+
+
+def test_every_figure_of_a_full_result_is_drawn(page, result):
+    drawn = set(re.findall(r'data-chart="([a-z0-9-]+)"', page))
+    assert drawn == set(page_data(page)["figures"])
+    wanted = {"auroc", "unmixed", "variance", "trace-norm", "trace-direction", "write-shares"}
+    wanted |= {"neurons", "concentration", "vocabulary", "margin", "alone", "attribution"}
+    wanted |= {"necessity-tests", "necessity-blocks", "sufficiency-tests", "kept", "identity"}
+    wanted |= {"dose-n2", "dose-n4", "dose-s1"}
+    assert wanted <= drawn
+    assert "routing" in render_page(build_circuit(policies=("without",), experts=True))
+
+
+def test_runs_are_compared_by_what_both_hold(result):
+    traced = build_circuit(policies=("without",), verified=False, scanned=False)
+    traced.summary.trace["without"].emergence_block = 3
+    section = comparison(result, traced)
+    rows = {row[0]: row[1:] for row in _tables(section)[0].rows}
+    assert rows["Emergence block"] == ["1", "3", "differs"]
+    assert rows["Reading heads"][2] == "0"
+    assert "Verdict" not in rows
+    assert "Late share of P0" not in rows
+    both = {row[0] for row in _tables(comparison(result, result))[0].rows}
+    assert {"Verdict", "Late share of P0"} <= both
+
+
+def _tables(section):
+    parts = [part for part in section.parts if isinstance(part, Tables)]
+    return [table for part in parts for found in part.panels.values() for table in found]
+
+
+def test_plot_of_what_is_not_there_is_refused(result):
+    with pytest.raises(InputError, match="with"):
+        result.plot("with")
+
+
+def test_the_drawing_is_exported_in_the_colours_of_paper(tmp_path, monkeypatch):
+    result = build_circuit(policies=("without",), verified=False, scanned=False)
+    only = [
+        Section(s.name, s.title, s.lead, [p for p in s.parts if isinstance(p, Drawing)])
+        for s in commands.all_sections(result)
+    ]
+    monkeypatch.setattr("sinkscope.report.export.all_sections", lambda held: only)
+    written = export_figures(result, tmp_path)
+    assert {path.name for path in written} == {
+        f"circuit-without.{f}" for f in ("png", "svg", "pdf")
+    }
+    svg = (tmp_path / "circuit-without.svg").read_text()
+    assert "var(--" not in svg
+    assert theme.LIGHT["category"][0] in svg
+    assert (tmp_path / "circuit-without.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_figures_of_every_command_have_files_of_their_own(result):
+    names = [
+        (variant.name or part.name, panel)
+        for section in commands.all_sections(result)
+        for part in section.parts
+        if isinstance(part, Figure)
+        for variant in part.variants
+        for panel in variant.charts
+    ]
+    assert len(names) == len(set(names))
+
+
+def test_policies_of_all_commands_are_shown():
+    result = build_circuit(policies=("without",))
+    result.summary.trace["with"] = result.summary.trace.pop("without")
+    assert frames.policies(result) == ["without", "with"]
+    assert "With BOS" in render_page(result)
