@@ -24,6 +24,8 @@ _PUBLIC = {
     "find_circuit": "sinkscope.circuit.trace",
     "verify": "sinkscope.causal.verify",
     "VerifySettings": "sinkscope.causal.verify",
+    "mix": "sinkscope.mixing.mix",
+    "MixSettings": "sinkscope.mixing.mix",
     "Result": "sinkscope.result",
     "load_result": "sinkscope.result",
 }

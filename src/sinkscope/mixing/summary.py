@@ -54,7 +54,10 @@ def mix_summary(found: Mixed) -> MixSummary:
         path_bound=_path_bound(found),
         thresholds={
             "used": {"value": USED, "why": "nats a token: one per cent of perplexity"},
-            "no_different": {"value": MORE, "why": "relative change of the spread within which an interval about zero says: none"},
+            "no_different": {
+                "value": MORE,
+                "why": "relative: an interval about zero that stays within says no difference",
+            },
             "reached": {"value": FAR, "why": "relative change from which a position is reached"},
         },
         notes=found.notes,

@@ -1,0 +1,145 @@
+"""`mix` end to end: one result, its words, its page, the command."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import sinkscope
+from sinkscope.cli.app import main
+from sinkscope.errors import InputError, Unsupported
+from sinkscope.mixing.summary import MORE
+from sinkscope.report.page import render_page
+from sinkscope.report.table import render_text
+from sinkscope.result import load_result
+from sinkscope.subject.constructed import build_in_memory, draw_spec
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import build_prompts
+from sinkscope.subject.tiny import tiny_model
+
+FIGURES = (
+    "mix-loss mix-kl spread-with spread-without spread-depth jacobian-with jacobian-without "
+    "collapse row-entropy smoothness mix-length mix-length-share mix-depth"
+)
+
+
+@pytest.fixture(scope="module")
+def subject():
+    spec = draw_spec("p0-two-block", seed=3, family="llama", noise=0.1)
+    model, tokenizer, _ = build_in_memory(spec)
+    return Subject.from_model(model, tokenizer, name="p0-two-block")
+
+
+@pytest.fixture(scope="module")
+def result(subject):
+    return sinkscope.mix(subject, n=12, pairs=12, length=48, longest=96)
+
+
+def rows_of(result):
+    return {row.name: row for row in result.summary.mix["without"].conditions}
+
+
+def test_the_floor_more_spread_without_the_sink_and_not_with_the_control(result):
+    one, rows = result.summary.mix["without"], rows_of(result)
+    assert one.mixing == "more"
+    for cut, control in (
+        ("redistributed", "other-key"),
+        ("circuit-cut", "circuit-cut-control"),
+        ("circuit-cut-norm-kept", "circuit-cut-control"),
+    ):
+        change, other = rows[cut].spread_change, rows[control].spread_change
+        assert rows[cut].control == control
+        assert change.low > 0
+        assert abs(other.value) < 0.02 * change.value
+        assert rows[cut].sink_left.value < 0.1
+    assert one.mediation["share"].value == pytest.approx(1, abs=0.1)
+    assert one.theorem["holds"]
+    assert one.path_bound["holds"]
+    assert 0 < one.path_bound["largest_ratio"] <= 1
+    assert one.verdict == "only there"  # its readout does not look at what the heads write
+    assert one.sentence.startswith("The sink is only there")
+    assert 0 < MORE < 0.1
+
+
+def test_saved_and_loaded_it_is_the_same(result, tmp_path):
+    loaded = load_result(result.save(tmp_path / "run"))
+    assert loaded.to_json() == result.to_json()
+    data = loaded.data["mix/without"].to_dataset()
+    assert data["spread"].dims == ("condition", "sequence", "kind", "point")
+    assert data["spread"].attrs["reference"]
+    np.testing.assert_array_equal(data["jacobian"], result.data["mix/without"]["jacobian"])
+    final = data["spread"].sel(condition="intact").values[:, :, -1].mean()
+    assert final == pytest.approx(result.summary.mix["without"].spread["intact"].value, rel=1e-5)
+
+
+def test_the_page_and_the_table(result):
+    page = render_page(result)
+    for name in FIGURES.split():
+        assert f'data-chart="{name}"' in page, name
+    text = render_text(result)
+    assert "The sink is only there" in text
+    assert "Circuit cut" in text
+    assert result.plot() is not None
+
+
+def test_equal_seeds_give_equal_bytes(subject):
+    options = {"n": 4, "pairs": 4, "length": 24, "sweeps": False, "circuit": False}
+    a, b = (sinkscope.mix(subject, jacobian=False, **options).to_json() for _ in range(2))
+    assert a == b
+
+
+def test_a_model_without_a_sink_says_so():
+    found = sinkscope.mix(
+        Subject.from_model(tiny_model("llama")),
+        kind="random", n=4, pairs=4, length=24, sweeps=False, jacobian=False,
+    )  # fmt: skip
+    one = found.summary.mix["without"]
+    assert one.verdict == "no sink"
+    assert one.sink_heads == []
+    assert "No head sinks" in one.sentence
+
+
+def test_bos_dropped_is_reported_apart(subject):
+    found = sinkscope.mix(
+        subject, n=4, pairs=4, length=32, bos="with", sweeps=False, circuit=False, jacobian=False
+    )
+    row = found.summary.mix["with"].conditions[-1]
+    assert row.name == "bos-dropped"
+    assert row.out_of_distribution
+    assert row.use is None
+    assert row.ce_change.value is not None
+
+
+def test_dropped_bos_compares_the_same_tokens(subject):
+    """Losses of tokens 3.. with BOS are those of tokens 2.. without it."""
+    from sinkscope.mixing.measured import _losses, _without_first
+
+    prompts = build_prompts(subject, n=3, length=24, bos="with")
+    short = _without_first(prompts)
+    assert torch.equal(prompts.input_ids[:, 3:], short.input_ids[:, 2:])
+    logits = subject.model(short.input_ids).logits.log_softmax(-1)
+    wanted = [
+        -logits[row, range(1, 22), short.input_ids[row, 2:]].mean().item() for row in range(3)
+    ]
+    np.testing.assert_allclose(_losses(subject, short, 2), wanted, rtol=1e-4)
+
+
+def test_what_cannot_be_done_is_one_sentence(subject):
+    with pytest.raises(Unsupported, match="attention registry"):
+        sinkscope.mix(Subject.from_model(tiny_model("bloom")), kind="random", n=2, length=16)
+    with pytest.raises(InputError, match="at least 8 tokens"):
+        sinkscope.mix(subject, n=2, length=4)
+    with pytest.raises(InputError, match="swaps are"):
+        sinkscope.mix(subject, n=2, length=16, swaps=("other",))
+
+
+def test_the_command(folder, text_file, capsys):
+    options = ["--text", str(text_file), "--n", "2", "--pairs", "2", "--length", "16", "--json"]
+    with pytest.raises(SystemExit) as stop:
+        main(["mix", str(folder), *options, "--no-sweeps", "--no-jacobian", "--no-circuit"])
+    assert stop.value.code == 0
+    summary = json.loads(capsys.readouterr().out)
+    found = next(iter(summary["mix"].values()))
+    assert {"spread", "jacobian", "effective_rank", "conditions", "verdict"} <= set(found)
+    assert set(found["spread"]["intact"]) == {"value", "low", "high"}
