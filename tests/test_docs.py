@@ -1,5 +1,6 @@
 """Generated pages are current, and the prose names only commands that exist."""
 
+import json
 import re
 import subprocess
 import sys
@@ -27,8 +28,52 @@ def test_links_lead_somewhere(page):
 
 
 def test_every_array_is_explained():
-    from sinkscope.detect.arrays import LABELS
+    from sinkscope.circuit.arrays import LABELS as TRACE
+    from sinkscope.detect.arrays import LABELS as SCAN
 
     text = (ROOT / "docs" / "measures.md").read_text(encoding="utf-8")
-    missing = [name for name in LABELS if f"`{name}`" not in text]
+    missing = [name for name in [*SCAN, *TRACE] if f"`{name}`" not in text]
     assert not missing
+
+
+def test_every_test_of_verify_is_explained():
+    sources = (ROOT / "src" / "sinkscope" / "causal").rglob("*.py")
+    ids = {
+        id
+        for file in sources
+        for id in re.findall(r'"([NSIM][1-9]s?)"', file.read_text(encoding="utf-8"))
+    }
+    table = (ROOT / "docs" / "measures.md").read_text(encoding="utf-8").split("## The proof")[1]
+    assert len(ids) >= 11
+    assert not [id for id in ids if not re.search(rf"\b{id}\b", table)]
+
+
+def python_of(page):
+    """The Python blocks of a page, or the code cells of a notebook, as one program."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    return "\n".join(re.findall(r"```python\n(.*?)```", text, re.S))
+
+
+@pytest.mark.parametrize("name", ["circuit.md", "edits.md", "notebooks/circuit.ipynb"])
+def test_code_of_the_docs_runs_offline_and_tells_the_truth(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    names = {}
+    exec(compile(python_of(ROOT / "docs" / name), name, "exec"), names)
+    said = capsys.readouterr().out
+    if name == "edits.md":  # what the page says of the numbers
+        changes = [float(n) for n in re.findall(r"^([+-]\d\.\d+) ", said, re.M)]
+        assert changes[0] < -0.5 < changes[1]
+        assert changes[-2] < -0.5 < changes[-1]
+        assert float(re.search(r"gains (\S+) nats", said).group(1)) > 1
+    elif name == "circuit.md":
+        assert names["found"].emergence_block == 1
+        assert len(names["found"].writing_neurons) == 4
+        assert (tmp_path / "run" / "report.html").exists()
+    else:
+        assert sorted(names["found"].writing_neurons) == sorted(names["truth"].writing_neurons)
+        assert "p0-circuit" in said
+        assert (tmp_path / "run" / "report.html").exists()

@@ -62,9 +62,10 @@ def paired_chart(tests: Iterable[TestRow], both: Both, title: str, percent: bool
         .encode(y=y, yOffset=offset, x=alt.value(0), text="test:N")
     )
     bars = base.mark_bar().encode(x=x, y=y, yOffset=offset, color=_colour(), tooltip=_tips(percent))
+    ticks = base.mark_tick(thickness=2).encode(x=x, y=y, yOffset=offset, color=_colour())
     spans = base.mark_rule(style="interval").encode(x="low:Q", x2="high:Q", y=y, yOffset=offset)
     height = ROW * len(order)
-    return alt.layer(bars, spans, words).properties(width=620, height=height)
+    return alt.layer(bars, ticks, spans, words).properties(width=620, height=height)
 
 
 def dose_chart(

@@ -1,0 +1,109 @@
+"""Make the pictures of docs/circuit.md and the outputs of the notebook.
+
+python docs/pictures.py     builds one model, runs scan, trace and verify, a few minutes on a laptop
+
+Nothing is downloaded. The notebook's cells are run in order in one namespace; what they print and
+the value of their last line are stored in it, charts as PNG.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import contextlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+NOTEBOOK = DOCS / "notebooks" / "circuit.ipynb"
+# the pictures of circuit.md, by the names that `sinkscope report --figures` gives them
+PICTURES = (
+    *("circuit", "auroc", "variance", "trace-norm", "neurons", "attribution"),
+    *("necessity-tests", "dose-n2", "sufficiency-tests", "kept"),
+)
+
+
+def pictures() -> None:
+    """The commands of docs/circuit.md, and its pictures."""
+    from sinkscope.cli.app import main
+
+    with tempfile.TemporaryDirectory() as folder:
+        model, run, figures = (f"{folder}/{name}" for name in ("model", "run", "figures"))
+        mechanism = ["--mechanism", "p0-two-block", "--seed", "7"]
+        prompts = ["--prompts", "random", "--n", "16", "--length", "64"]
+        for arguments in (
+            ["lab", "build", *mechanism, "--out", model],
+            ["run", model, *prompts, "--out", run],
+            ["report", run, "--figures", figures],
+        ):
+            with contextlib.suppress(SystemExit):
+                main(arguments)
+        for name in PICTURES:
+            shutil.copy(f"{figures}/{name}-without.png", DOCS / "circuit" / f"{name}.png")
+
+
+def execute(path: Path) -> None:
+    """Run a notebook's cells and store what they give."""
+    book = json.loads(path.read_text(encoding="utf-8"))
+    names: dict[str, Any] = {}
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+            for number, cell in enumerate(code, 1):
+                cell["execution_count"] = number
+                cell["outputs"] = run_cell("".join(cell["source"]), names, number)
+        finally:
+            os.chdir(before)
+    path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def run_cell(source: str, names: dict[str, Any], number: int) -> list[dict[str, Any]]:
+    """Outputs of one cell in the form that notebooks keep them."""
+    tree = ast.parse(source)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    printed, value = io.StringIO(), None
+    with contextlib.redirect_stdout(printed):
+        exec(compile(tree, "cell", "exec"), names)
+        if isinstance(last, ast.Expr):
+            value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+    outputs: list[dict[str, Any]] = []
+    if printed.getvalue():
+        text = printed.getvalue().splitlines(keepends=True)
+        outputs.append({"output_type": "stream", "name": "stdout", "text": text})
+    if value is not None:
+        result = {"output_type": "execute_result", "execution_count": number, "metadata": {}}
+        outputs.append({**result, "data": shown(value)})
+    return outputs
+
+
+def shown(value: Any) -> dict[str, Any]:
+    """A value as a notebook shows it: charts as a picture, all else as text."""
+    if not hasattr(value, "to_dict") or not hasattr(value, "mark_bar"):
+        if not type(value).__name__.endswith("Chart"):
+            return {"text/plain": repr(value).splitlines(keepends=True)}
+    import vl_convert
+
+    from sinkscope.report import embed, theme
+
+    png = vl_convert.vegalite_to_png(
+        value.to_dict(),
+        vl_version=embed.vega_lite_version(),
+        config=theme.vega_config(theme.LIGHT) | {"background": "white"},
+        allowed_base_urls=[],
+    )
+    return {
+        "image/png": base64.b64encode(png).decode(),
+        "text/plain": [f"alt.{type(value).__name__}(...)"],
+    }
+
+
+if __name__ == "__main__":
+    pictures()
+    execute(NOTEBOOK)
