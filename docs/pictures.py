@@ -85,9 +85,8 @@ def run_cell(source: str, names: dict[str, Any], number: int) -> list[dict[str, 
 
 def shown(value: Any) -> dict[str, Any]:
     """A value as a notebook shows it: charts as a picture, all else as text."""
-    if not hasattr(value, "to_dict") or not hasattr(value, "mark_bar"):
-        if not type(value).__name__.endswith("Chart"):
-            return {"text/plain": repr(value).splitlines(keepends=True)}
+    if not type(value).__name__.endswith("Chart"):
+        return {"text/plain": repr(value).splitlines(keepends=True)}
     import vl_convert
 
     from sinkscope.report import embed, theme
