@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sinkscope.cli import common
 from sinkscope.cli.options import Debug, Json, OnModel, Out, on_model
+from sinkscope.errors import InputError
 
 EPILOG = """Examples:\n
   sinkscope verify                                 the bundled model\n
   sinkscope verify ./my-model --out verified       every test beside its control\n
-  sinkscope verify ./my-model --expect p0-circuit  exit code 1 for any other verdict"""
+  sinkscope verify ./my-model --expect p0-circuit  exit code 1 for any other verdict\n
+  sinkscope verify gpt2 --recipe ran-milo-2026     published numbers beside measured ones"""
 
 
 @on_model
@@ -25,6 +28,13 @@ def command(
     draws: Annotated[
         int, typer.Option(min=1, help="Random sets in tests that compare with such.")
     ] = 20,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="A published experiment instead, such as ran-milo-2026; docs/recipes.md lists "
+            "them. Length, BOS policy and kind of prompts are then the paper's."
+        ),
+    ] = None,
     out: Out = None,
     expect: Annotated[
         str | None,
@@ -35,6 +45,9 @@ def command(
 ) -> None:
     """Test the circuit by intervention, beside controls, and reach a verdict."""
     common.check(out, expect, common.VERDICTS)
+    if recipe is not None:
+        _recipe(recipe, asked, out, expect, json)
+        return
     subject = common.load_subject(asked)
     from sinkscope.causal.verify import VerifySettings, verify
 
@@ -43,6 +56,20 @@ def command(
         result = verify(subject, settings, progress=progress)
     common.save_and_show(result, out, json)
     common.exit_on_expect(result, expect)
+
+
+def _recipe(name: str, asked: OnModel, out: Path | None, expect: str | None, json: bool) -> None:
+    """Run a published experiment; there is no verdict to expect of it."""
+    from sinkscope.causal.recipes.run import RecipeSettings, recipe_of, run
+
+    if expect is not None:
+        raise InputError("--recipe reaches no verdict, so it takes no --expect.")
+    recipe_of(name)  # before a model is loaded for an unknown one
+    subject = common.load_subject(asked)
+    settings = RecipeSettings(asked.text, asked.n, asked.seed)
+    with common.progress_bar() as progress:
+        result = run(name, subject, settings, progress=progress)
+    common.save_and_show(result, out, json)
 
 
 command.__name__ = "verify"

@@ -13,6 +13,7 @@ from sinkscope.report import (
     circuit_page,
     frames,
     mixing_page,
+    recipe_page,
     scan_page,
     timeline_page,
     verdict_page,
@@ -28,6 +29,7 @@ SECTIONS = (
     verdict_page.sections,
     circuit_page.sections,
     causal_page.sections,
+    recipe_page.sections,
     scan_page.sections,
     timeline_page.sections,
     mixing_page.sections,
@@ -36,6 +38,7 @@ SECTIONS = (
 FINDINGS = (
     verdict_page.findings,
     circuit_page.findings,
+    recipe_page.findings,
     scan_page.findings,
     timeline_page.findings,
     mixing_page.findings,

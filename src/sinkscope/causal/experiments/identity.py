@@ -15,11 +15,12 @@ import torch
 from sinkscope.causal.edits import PositionIds, QueryBias, TokenAt
 from sinkscope.causal.edits.base import Edit
 from sinkscope.causal.edits.tokens import DropToken, InsertToken, RandomTokens, RepeatToken
-from sinkscope.causal.experiments.lab import NECESSITY, Lab, Test
+from sinkscope.causal.experiments.lab import IDENTITY, NECESSITY, Lab, Test
 from sinkscope.causal.verdict import POSITION, QUERY_BIAS, TOKEN
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.result import Measured
 from sinkscope.stats import bootstrap, paired_change
+from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import bos_id, vocabulary
 
 TOKEN_ARROW, POSITION_ARROW = "token at P0 -> stage 4", "position id -> stage 4"
@@ -42,7 +43,7 @@ def tokens(lab: Lab) -> list[Test]:
     replaced.claim = True
     replaced.extra |= {"role": TOKEN, "identity": explained_by_identity(lab)}
     rows = [_row(lab, *one, moved=True) for one in _bos_rows(lab)]
-    return [replaced, *rows, _repeated(lab)]
+    return _as_identity([replaced, *rows, _repeated(lab)])
 
 
 def positions(lab: Lab) -> list[Test]:
@@ -66,12 +67,12 @@ def positions(lab: Lab) -> list[Test]:
                 tests[-1].extra["moved"] = _moved(lab, swap)
     except (Unsupported, InputError) as refusal:
         lab.notes.append(f"I2: {refusal}")
-    return tests
+    return _as_identity(tests)
 
 
 def query_bias(lab: Lab) -> list[Test]:
     """I2: the sink without query biases. Nothing of equal size is there to be its control."""
-    if not has_attention_bias(lab):
+    if not attention_biases(lab.engine.subject):
         lab.notes.append("query bias: the attention of this model has no bias.")
         return []
     try:
@@ -80,7 +81,14 @@ def query_bias(lab: Lab) -> list[Test]:
         lab.notes.append(f"query bias: {refusal}")
         return []
     test.extra["role"] = QUERY_BIAS
-    return [test]
+    return _as_identity([test])
+
+
+def _as_identity(tests: list[Test]) -> list[Test]:
+    """Measured as necessity rows, and named as what they are."""
+    for test in tests:
+        test.kind = IDENTITY
+    return tests
 
 
 def random_tokens(lab: Lab, count: int, draw: int) -> tuple[int, ...]:
@@ -221,9 +229,8 @@ def _shift(lab: Lab) -> int:
     return length if limit is None else min(length, limit - length)
 
 
-def has_attention_bias(lab: Lab) -> bool:
+def attention_biases(subject: Subject) -> bool:
     """Whether any attention sublayer holds a bias, of whatever projection."""
-    subject = lab.engine.subject
     return any(
         name.endswith("bias")
         for block in subject.anatomy.blocks

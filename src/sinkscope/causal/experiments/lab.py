@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Edits = Sequence[Edit]
 NECESSITY, SUFFICIENCY = "necessity", "sufficiency"
+IDENTITY = "identity"  # judged as necessity: does the sink need that token, that position id
 MEDIATION = "mediation"  # rows that `experiments.mediation` judges by itself
 
 
@@ -281,5 +282,5 @@ def judge(tests: list[Test]) -> None:
         if test.p_holm is None or test.specificity is None:
             test.passed = None if test.p_holm is None else False
             continue
-        wanted = -test.size >= NECESSARY if test.kind == NECESSITY else test.size >= INDUCED
+        wanted = -test.size >= NECESSARY if test.kind != SUFFICIENCY else test.size >= INDUCED
         test.passed = bool(wanted and test.p_holm < ALPHA and test.specificity <= SPECIFIC)
