@@ -1,11 +1,12 @@
 """Does the tracing find what was written into the weights, and does the verdict follow?
 
-    python bench/known_answers.py --draws 500 --jobs 2 --json > known_answers.json
+    python bench/known_answers.py --draws 500 --jobs 2 --keep draws.jsonl --json > answers.json
 
 Mechanisms come in turn; family, sizes, noise and weights are drawn by seed, none of which was used
 to set a threshold. Each model is traced and verified on windows of the bundled text, and what comes
 out is held against its truth. For intervals the truth is the same figure on POPULATION other
-windows. Exit code 1 if a floor is missed.
+windows. With --keep every draw is written down as it ends, and a second run makes those that are
+missing. Exit code 1 if a floor is missed.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import sys
 import time
 from collections import Counter, defaultdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import track
 from transformers.utils import logging
 
@@ -37,7 +40,7 @@ from sinkscope.subject.constructed import MECHANISMS, Truth, build_in_memory, dr
 from sinkscope.subject.prompts import Prompts
 
 FIRST_SEED = 90_000
-PROMPTS, LENGTH, POPULATION = 32, 128, 192
+PROMPTS, LENGTH, POPULATION = 24, 64, 96
 AT_P0 = ("p0", "bos", "position-id-0")
 # floor name -> (bound, whether the value must be at least it)
 FLOORS = {
@@ -260,12 +263,21 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=500)
     parser.add_argument("--seed", type=int, default=FIRST_SEED)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="JSON lines, one draw each")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    wanted = range(options.seed, options.seed + options.draws)
+    draws = [draw for draw in _kept(options.keep) if draw["seed"] in wanted]
+    done = {draw["seed"] for draw in draws}
+    todo = [seed - options.seed for seed in wanted if seed not in done]
     work = partial(one_draw, options.seed)
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-        steps = pool.imap_unordered(work, range(options.draws))
-        draws = list(track(steps, "draws", options.draws, console=_stderr()))
+        steps = pool.imap_unordered(work, todo)
+        for draw in track(steps, "draws", len(todo), console=Console(stderr=True)):
+            draws.append(draw)
+            if options.keep:
+                with options.keep.open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps(draw) + "\n")
     draws.sort(key=lambda draw: draw["seed"])
     values = summary(draws)
     missed = missed_floors(values)
@@ -277,10 +289,10 @@ def main() -> int:
     return 1 if missed else 0
 
 
-def _stderr() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True)
+def _kept(path: Path | None) -> list[dict[str, Any]]:
+    if path is None or not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 if __name__ == "__main__":
