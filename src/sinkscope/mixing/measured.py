@@ -59,6 +59,7 @@ CONTROLS = {
     CUT: CUT_CONTROL,
     "circuit-cut-norm-kept": CUT_CONTROL,
 }
+DOSED = (REDISTRIBUTED.name, VALUE_ZEROED.name, CUT)  # at rising doses; the others in full
 Progress = Callable[[str, int, int], None]
 
 
@@ -189,7 +190,7 @@ def _few(conditions: dict[str, Condition]) -> list[str]:
 
 def _costs(subject, prompts, conditions, heads, keys, sites, step) -> dict[str, list[Cost]]:
     asked = {
-        name: doses(one) if name in CONTROLS else [one]
+        name: doses(one) if name in DOSED else [one]
         for name, one in conditions.items()
         if name != INTACT.name
     }
