@@ -1,0 +1,138 @@
+"""trace, verify and run at the command line, on a model whose answer is known."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sinkscope.cli import common
+from sinkscope.cli.app import main
+from sinkscope.cli.options import OnModel
+from sinkscope.schema import VerifySummary
+from sinkscope.subject.constructed import build_model, draw_spec, load_truth
+
+PROMPTS = ["--prompts", "random", "--n", "12", "--length", "48", "--offline"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return build_model(draw_spec("p0-two-block", 7), tmp_path_factory.mktemp("lab") / "model")
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return exit_.value.code, out, err
+
+
+def test_run_does_all_three_in_one_folder(model, tmp_path, capsys):
+    folder = tmp_path / "D"
+    code, out, err = run(
+        capsys, "run", model, *PROMPTS, "--no-untrained", "--out", folder, "--json",
+        "--expect", "p0-circuit",
+    )  # fmt: skip
+    assert code == 0, err
+    summary = json.loads(out)
+    assert summary == json.loads((folder / "summary.json").read_text())
+    truth = load_truth(model)
+    traced = summary["trace"]["without"]
+    assert sorted(traced["writing_neurons"]) == sorted(truth.writing_neurons)
+    assert sorted(traced["reading_heads"]) == sorted(truth.reading_heads)
+    assert summary["verify"]["without"]["verdict"] == truth.verdict
+    assert summary["command"]["name"] == "scan+trace+verify"
+    page = (folder / "report.html").read_text()
+    assert '<svg class="circuit"' in page
+    code, out, _ = run(capsys, "report", folder)
+    assert code == 0
+    assert "p0-circuit" in out
+
+
+def test_trace_alone(model, tmp_path, capsys):
+    arguments = ["trace", model, *PROMPTS, "--no-untrained", "--no-vocabulary"]
+    code, out, _ = run(capsys, *arguments, "--out", tmp_path / "D")
+    assert code == 0
+    assert "Position zero is set apart in block 1" in out
+    summary = json.loads((tmp_path / "D" / "summary.json").read_text())
+    assert "scan" not in summary
+    assert summary["trace"]["without"]["spike_ratio"] is None
+    assert summary["command"]["name"] == "trace"
+
+
+def test_verify_of_a_model_without_a_sink_is_none(folder, capsys):
+    arguments = ["verify", folder, "--prompts", "random", "--n", "3", "--length", "32", "--offline"]
+    code, out, _ = run(capsys, *arguments, "--json")
+    assert code == 0
+    assert json.loads(out)["verify"]["without"]["verdict"] == "none"
+    code, _, err = run(capsys, *arguments, "--expect", "p0-circuit")
+    assert code == 1
+    assert "expected p0-circuit, found none (without BOS)" in err
+
+
+def test_what_cannot_be_expected_is_refused_before_any_work(tmp_path, capsys):
+    for command in ("verify", "run"):
+        code, _, err = run(capsys, command, tmp_path / "nowhere", "--expect", "magic")
+        assert (code, "--expect 'magic' is not one of" in err) == (2, True)
+    assert run(capsys, "verify", tmp_path / "nowhere", "--expect", "sink")[0] == 2
+    assert run(capsys, "scan", tmp_path / "nowhere", "--expect", "none")[0] == 2
+
+
+def test_run_still_scans_what_cannot_be_traced(folder, tmp_path, capsys, monkeypatch):
+    from sinkscope.circuit import trace
+    from sinkscope.errors import Unsupported
+
+    def refuse(*arguments):
+        raise Unsupported("The residual identity does not hold.")
+
+    monkeypatch.setattr(trace, "trace_one", refuse)
+    arguments = ["run", folder, "--prompts", "random", "--n", "3", "--length", "24", "--offline"]
+    arguments += ["--no-untrained", "--out", tmp_path / "D"]
+    code, out, _ = run(capsys, *arguments, "--json")
+    assert code == 0
+    summary = json.loads(out)
+    assert "trace" not in summary
+    assert any("neither traced nor tested" in n for n in summary["scan"]["without"]["notes"])
+    assert run(capsys, *arguments, "--expect", "p0-circuit")[0] == 1, "no verdict is not this one"
+
+
+def test_run_says_why_short_prompts_were_not_tested(folder, tmp_path, capsys):
+    code, out, _ = run(
+        capsys, "run", folder, "--prompts", "random", "--n", "3", "--length", "12", "--offline",
+        "--no-untrained", "--json", "--out", tmp_path / "D",
+    )  # fmt: skip
+    assert code == 0
+    summary = json.loads(out)
+    assert "verify" not in summary
+    assert any("was not tested" in note for note in summary["trace"]["without"]["notes"])
+
+
+def test_both_policies_of_a_run_are_held_against_the_expectation(capsys):
+    from tests.circuit_fixture import build_circuit
+
+    result = build_circuit()
+    common.exit_on_expect(result, "p0-circuit")
+    result.summary.verify["with"] = VerifySummary(verdict="bos-token")
+    with pytest.raises(Exception, match="1"):
+        common.exit_on_expect(result, "p0-circuit")
+    assert "found bos-token (with BOS)" in capsys.readouterr().err
+
+
+def test_verdicts_of_the_command_line_are_those_of_the_tests():
+    from sinkscope.causal.verdict import VERDICTS
+    from sinkscope.report.verdict_page import SENTENCES
+
+    assert set(common.VERDICTS) == set(VERDICTS) == set(SENTENCES)
+
+
+def test_options_are_shared_by_every_command_on_a_model(capsys):
+    for name in ("scan", "trace", "verify", "run"):
+        code, out, _ = run(capsys, name, "--help")
+        assert code == 0
+        for option in ("--revision", "--prompts", "--bos", "--seed", "--offline", "--json"):
+            assert option in out, (name, option)
+        assert "Examples:" in out
+    asked = OnModel(model="m", n=3)
+    assert asked.prompts["n"] == 3
+    assert asked.loading["model"] == "m"
+    assert not set(asked.prompts) & set(asked.loading)
