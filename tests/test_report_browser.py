@@ -9,6 +9,7 @@ import pytest
 
 from sinkscope.report.page import render_page
 from sinkscope.report.text import token_text
+from tests.circuit_fixture import build_circuit
 from tests.report_fixture import HOSTILE, build_result
 
 pytestmark = pytest.mark.browser
@@ -58,6 +59,7 @@ class Opened:
         self.said: list[str] = []
         self.asked: list[str] = []
         self.page = browser.new_page(**options)
+        self.page.set_default_timeout(180_000)  # machines that are busy with other tests
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("dialog", lambda dialog: (self.said.append("dialog"), dialog.dismiss()))
@@ -223,4 +225,74 @@ def test_paper_is_light_and_a_phone_needs_no_sideways_scrolling(browser, address
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def circuit(tmp_path_factory):
+    path = tmp_path_factory.mktemp("circuit") / "report.html"
+    path.write_text(render_page(build_circuit(policies=("without",))), encoding="utf-8")
+    return path.as_uri()
+
+
+def test_circuit_is_drawn_explains_itself_and_asks_for_nothing(browser, circuit):
+    opened = Opened(browser, circuit, color_scheme="light")
+    page = opened.page
+    node = page.locator("svg.circuit circle[data-tip^='Block 1, neuron 58']")
+    node.hover()
+    assert "34.0" in opened.text("#tip")
+    page.mouse.move(1, 1)
+    assert page.locator("#tip").is_hidden()
+    node.focus()  # and without a mouse
+    assert "neuron 58" in opened.text("#tip")
+    page.keyboard.press("Escape")
+    assert page.locator("#tip").is_hidden()
+    empty = page.evaluate(
+        """[...document.querySelectorAll('[data-chart]')].filter((element) => !element
+          .querySelector('.mark-rect path, .mark-line path, .mark-symbol path, .mark-area path'))
+          .map((element) => element.dataset.chart)"""
+    )
+    assert empty == []
+    assert opened.said == []
+    assert opened.asked == [circuit]
+    page.close()
+
+
+def test_labels_of_the_circuit_lie_within_it_and_apart(browser, circuit):
+    opened = Opened(browser, circuit)
+    boxes = opened.page.evaluate(
+        """(() => {
+          const sheet = document.querySelector('svg.circuit').getBoundingClientRect();
+          return [...document.querySelectorAll('svg.circuit text')].map((text) => {
+            const box = text.getBoundingClientRect();
+            return [text.textContent, box.left - sheet.left, box.top - sheet.top,
+              box.right - sheet.left, box.bottom - sheet.top, sheet.width, sheet.height];
+          });
+        })()"""
+    )
+    assert len(boxes) > 20
+    for text, left, top, right, bottom, width, height in boxes:
+        assert left >= 0, text
+        assert top >= 0, text
+        assert right <= width, text
+        assert bottom <= height, text
+    for i, one in enumerate(boxes):
+        for other in boxes[i + 1 :]:
+            across = min(one[3], other[3]) - max(one[1], other[1])
+            down = min(one[4], other[4]) - max(one[2], other[2])
+            assert across <= 0.5 or down <= 3, (one[0], other[0])  # line boxes may touch
+    opened.page.close()
+
+
+def test_circuit_on_a_phone_in_the_dark_and_on_paper(browser, circuit):
+    options = {"color_scheme": "dark", "viewport": {"width": 375, "height": 800}}
+    opened = Opened(browser, circuit, **options)
+    page = opened.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    colour = "getComputedStyle(document.querySelector('svg.circuit text')).fill"
+    dark = page.evaluate(colour)
+    page.emulate_media(media="print")
+    assert page.evaluate(colour) != dark
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("[...document.querySelectorAll('.tables details')].every((d) => d.open)")
     page.close()
