@@ -1,8 +1,8 @@
-"""sinkscope: find attention sinks in language models, at the cost of a forward pass.
+"""sinkscope: find attention sinks in language models, trace the circuit, test it.
 
     import sinkscope
     subject = sinkscope.load("path/or/hub-id")
-    result = sinkscope.scan(subject)
+    result = sinkscope.run(subject)      # or scan, trace, verify alone
     print(result.table())
 
 Heavy imports (torch, transformers) happen on first use, so that `import sinkscope` stays cheap.
@@ -17,6 +17,7 @@ _PUBLIC = {
     "Subject": "sinkscope.subject.load",
     "Prompts": "sinkscope.subject.prompts",
     "build_prompts": "sinkscope.subject.prompts",
+    "run": "sinkscope.job",
     "scan": "sinkscope.detect.scan",
     "ScanSettings": "sinkscope.detect.scan",
     "trace": "sinkscope.circuit.trace",
