@@ -3,8 +3,7 @@
     python bench/partial.py --json
 
 Each way runs in a process of its own, so that its peak memory is its own, beyond what Python, torch
-and transformers take. Seconds are processor seconds, which other work on the machine does not touch.
- is measured by a third and taken off.
+and transformers take. Seconds are processor seconds: other work on the machine does not count.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from sinkscope.timeline.signals import distance, sink_share
 
 ROOM = 2  # blocks loaded behind the first reading block: the circuit was elsewhere earlier on
 FIRST_TOKENS = 64
+BOS = ("as-is", "with", "without")
 NULL_RESAMPLES = 2000
 
 
@@ -122,6 +123,10 @@ def run_pilot(subject: Subject, looking: Looking) -> Pilot:
 
     Raises InputError for prompts that cannot be built, Unsupported for a model that cannot be read.
     """
+    if looking.bos not in BOS:
+        raise InputError(
+            f"BOS policy {looking.bos!r} of a timeline is not one of {', '.join(BOS)}."
+        )
     prompts = build_prompts(
         subject,
         text=looking.text,

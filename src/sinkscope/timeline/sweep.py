@@ -131,14 +131,17 @@ def sweep(
     return swept
 
 
-def content_of(checkpoint: Checkpoint, pilot: Pilot) -> str:
-    """What identifies the content that is measured: a Hub commit, or a hash of what is read."""
+def content_of(checkpoint: Checkpoint, pilot: Pilot | None) -> str:
+    """What identifies the content that is measured: a Hub commit, or a hash of what is read.
+
+    pilot  decides which blocks are read; None: all
+    """
     if checkpoint.commit is not None:
         return f"{checkpoint.place}@{checkpoint.commit}/{checkpoint.subfolder}"
     folder = Path(checkpoint.place)
     check_folder(folder, False, False)
     common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
-    plan = plan_blocks(load_config(str(folder), common), None if pilot.whole else _horizon(pilot))
+    plan = plan_blocks(load_config(str(folder), common), None if pilot is None else _blocks(pilot))
     return content_hash(folder, plan)
 
 
@@ -168,15 +171,16 @@ def _load(folder: Path, blocks: int | None, dtype: str, device: str) -> Subject:
     return load_first_blocks(folder, blocks, dtype=dtype, device=device)
 
 
-def _horizon(pilot: Pilot) -> int:
-    return pilot.view.horizon
+def _blocks(pilot: Pilot) -> int | None:
+    """Number of first blocks that are loaded; None: the whole model."""
+    return None if pilot.whole else pilot.view.horizon
 
 
 def measure(task: Task) -> tuple[int, bytes | None, str]:
     """Do one task: (index, the encoded light set, "") or (index, None, what is wrong)."""
     torch.set_num_threads(task.threads)
     pilot = Pilot.from_json(task.pilot)
-    blocks = None if pilot.whole else _horizon(pilot)
+    blocks = _blocks(pilot)
     try:
         with opened(task.checkpoint, blocks, task.dtype, task.device, task.budget) as subject:
             return task.index, encode(light(subject, pilot.view)), ""
