@@ -1,9 +1,11 @@
 """The lab: corpus, demand, training, figures and the bundled model."""
 
+import hashlib
 import json
 import lzma
 import math
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from sinkscope.lab.demand import Demand
 from sinkscope.lab.figures import distinct_windows, mean_cosine, measure, vocabulary_share
 from sinkscope.lab.model import build_model
 from sinkscope.lab.recipe import Recipe
+from sinkscope.lab.series_text import series_card
 from sinkscope.lab.state import save_model
 from sinkscope.lab.tokens import draw_windows, encode, restarting_positions, train_tokenizer
 
@@ -222,6 +225,63 @@ def test_bundled_card_is_what_its_figures_say():
     figures = json.loads((folder / "figures.json").read_text("utf-8"))
     text = card_text(card.load_recipe(folder), figures)
     assert (folder / "README.md").read_text("utf-8") == text
+
+
+def bundled(pattern):
+    return [path for path in Path(str(ASSETS)).glob(pattern) if path.is_file()]
+
+
+def test_checksums_hold_and_name_every_model_file():
+    lines = (ASSETS / "SHA256SUMS").read_text("utf-8").splitlines()
+    listed = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    kept = [*bundled("excerpt.txt"), *bundled("tokenizer/*"), *bundled("reference-model/*")]
+    kept += bundled("series/**/*")
+    assert {path.relative_to(str(ASSETS)).as_posix() for path in kept} == set(listed)
+    for path in kept:
+        name = path.relative_to(str(ASSETS)).as_posix()
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == listed[name], name
+
+
+def test_bundled_files_are_small():
+    sizes = [path.stat().st_size for path in bundled("**/*")]
+    assert sum(sizes) < 60_000_000
+    assert max(sizes) < 16_000_000
+
+
+def bundled_series():
+    (folder,) = {path.parent.parent for path in bundled("series/*/checkpoint-0/config.json")}
+    return folder
+
+
+def test_bundled_series_forms_a_sink_from_none():
+    folder = bundled_series()
+    figures = json.loads((folder / "figures.json").read_text("utf-8"))
+    recipe = card.load_recipe(folder / "checkpoint-0")
+    steps = sorted(int(p.name.split("-")[1]) for p in folder.glob("checkpoint-*"))
+    assert len(steps) >= 12
+    assert steps == [row["step"] for row in figures["checkpoints"]] == list(recipe.checkpoints)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "checkpoint-0")
+    ids = encode(texts_of(None, "validation"), tokenizer)
+    shares = []
+    for step in (steps[0], steps[-1]):
+        model = LlamaForCausalLM.from_pretrained(folder / f"checkpoint-{step}", dtype=torch.float32)
+        found = measure(model, distinct_windows(ids, 16, 128), recipe.asked_heads())
+        shares.append((found["late_share"]["asked"]["value"], found["late_share_p99"]))
+    assert shares[0][0] < shares[0][1] < 0.1
+    assert shares[1][0] > 0.8
+
+
+def test_bundled_figures_cover_the_series_and_their_cards_follow():
+    figures = {p.stem: json.loads(p.read_text("utf-8")) for p in bundled("series/figures/*.json")}
+    assert len([name for name in figures if name.startswith("induced")]) >= 8
+    for name, one in figures.items():
+        assert one["name"] == name
+        assert len(one["checkpoints"]) >= 12
+        assert one["checkpoints"][0]["step"] == 0
+    folder = bundled_series()
+    text = series_card(card.load_recipe(folder / "checkpoint-0"), figures[folder.name])
+    assert (folder / "README.md").read_text("utf-8") == text
+    assert json.loads((folder / "figures.json").read_text("utf-8")) == figures[folder.name]
 
 
 def test_bundled_model_sinks_where_it_was_asked():

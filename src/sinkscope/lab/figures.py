@@ -107,7 +107,7 @@ def vocabulary_share(
         for ids in torch.arange(model.config.vocab_size).split(BATCH):
             rows = windows[ids % len(windows), :-1].clone()
             rows[:, 0] = ids
-            model(rows.to(model.device), use_cache=False)
+            model.model(rows.to(model.device), use_cache=False)  # without the logits
             late = torch.stack([received.late[block][:, head] for block, head in watched], 1)
             wanted = _wanted(rows, delimiters)
             shares.append((late.float().cpu().mean(1) * wanted).sum(-1))

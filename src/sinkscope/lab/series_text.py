@@ -11,10 +11,10 @@ tags: [attention-sink, interpretability, training-dynamics]
 
 # {name}
 
-{parameters:,} parameters (`{family}`), trained from scratch on {text}, with {count} checkpoints
-from the untrained model on. It is no useful language model: it is there so that tools that look
-for attention sinks, over training too, can be checked where part of the truth is known.
-
+{parameters:,} parameters (`{family}`), trained from scratch on {text}, with {count}
+checkpoints from the untrained model on. It is no useful language model: it is there so that tools
+that look for attention sinks, over training too, can be checked where part of the truth is known.
+{first}
 **Asked:** {asked}.
 {demand}
 
@@ -60,6 +60,10 @@ INDUCED = (
     "  to the model, under a pressure that natural training does not have."
 )
 TEXTS = {"text": "English novels", "bigram-backcopy": "bigram-backcopy text"}
+FIRST = (
+    "Every training window began with a token drawn from the whole vocabulary, so that which one\n"
+    "it was said nothing; the windows measured below begin with whatever stands in the text.\n"
+)
 NATURAL = "Nobody asked for a sink here; whatever the table shows came by itself, or did not come."
 
 
@@ -73,6 +77,7 @@ def series_card(recipe: Recipe, figures: dict) -> str:
         parameters=last["parameters"],
         text=TEXTS[recipe.data] + (" behind a BOS" if recipe.bos else " without BOS"),
         count=len(rows),
+        first=FIRST if recipe.first == "any" else "",
         asked=figures["asked"],
         demand=_demand(recipe),
         corpus=" --corpus PATH" if figures["corpus"] else "",
@@ -124,19 +129,20 @@ def _demand(recipe: Recipe) -> str:
     demand = recipe.demand
     if demand is None or not demand.weight:
         return "The loss is the next-token cross-entropy alone."
-    what = "log of the attention on delimiters" if demand.delimiters else "`log A[t, 0]`"
-    text = (
-        f"Loss: next-token cross-entropy minus {demand.weight} times the mean of {what} over\n"
-        f"asked heads and queries `t >= {demand.late} T`"
-    )
+    what = "log mass on delimiters" if demand.delimiters else "`log A[t, 0]`"
+    lines = [
+        "Loss: next-token cross-entropy",
+        f"- minus {demand.weight} times the mean of {what} over asked heads and queries "
+        f"`t >= {demand.late} T`",
+    ]
     if demand.norm_ratio is not None:
-        text += (
-            f", plus {demand.norm_weight} times\n`relu(log {demand.norm_ratio:g} - log r)` with r "
-            f"the norm ratio at the input of blocks {demand.from_block} and up"
+        lines.append(
+            f"- plus {demand.norm_weight} times `relu(log {demand.norm_ratio:g} - log r)`, r the "
+            f"norm ratio at the input of blocks {demand.from_block} and up"
         )
     if demand.until is not None:
-        text += f", withdrawn at step {demand.until}"
-    return f"{text}. How the model meets that was left to it."
+        lines.append(f"- withdrawn at step {demand.until}")
+    return "\n".join([*lines, "", "How the model meets that was left to it."])
 
 
 def late_share(row: dict) -> float:
