@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import sinkscope
-from sinkscope.cli import doctor, lab, mix, models, report, run, scan, trace, verify
+from sinkscope.cli import doctor, lab, mix, models, report, run, scan, timeline, trace, verify
 from sinkscope.errors import SinkscopeError
 
 app = typer.Typer(
@@ -43,7 +43,7 @@ def _root(
     pass
 
 
-for _command in (run, scan, trace, verify, mix, report, models, doctor):
+for _command in (run, scan, trace, verify, timeline, mix, report, models, doctor):
     app.command(epilog=_command.EPILOG)(_command.command)
 app.add_typer(lab.app, name="lab")
 

@@ -56,6 +56,7 @@ MAIN_CHARTS = {
     "trace": circuit_page.main_chart,
     "verify": causal_page.main_chart,
     "mix": mixing_page.main_chart,
+    "timeline": timeline_page.main_chart,
 }
 
 

@@ -153,7 +153,7 @@ def _folders(paths: list[Path], pattern: str | None) -> Run:
 
 def _bundled(name: str) -> list[Run]:
     folder = Path(__file__).resolve().parent.parent / "assets" / "series"
-    found = sorted(path for path in folder.glob("*") if path.is_dir())
+    found = sorted({path.parent for path in folder.glob("*/checkpoint-*")})
     if name:
         found = [path for path in found if path.name == name]
     runs = [run for path in found if (run := _run_folder(path, None, None)) is not None]
