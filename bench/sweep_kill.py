@@ -1,6 +1,6 @@
 """Kill a sweep at random moments, resume it, and hold the result against one that was left alone.
 
-    python bench/sweep_kill.py --kills 20 --json
+python bench/sweep_kill.py --kills 20 --json
 """
 
 from __future__ import annotations
