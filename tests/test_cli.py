@@ -245,23 +245,16 @@ def test_doctor(capsys):
 def test_interrupt(tmp_path):
     """Ctrl-C in the middle: 130, one sentence, nothing written."""
     out_dir = tmp_path / "D"
-    command = [
-        sys.executable,
-        "-m",
-        "sinkscope",
-        "run",
-        "--offline",
-        "--n",
-        "4000",
-        "--prompts",
-        "random",
-        "--length",
-        "256",
-        "--out",
-        str(out_dir),
-    ]
+    arguments = ["run", "--offline", "--n", "4000", "--prompts", "random", "--length", "256"]
+    code = (
+        "import sys; from sinkscope.cli.app import main; print('ready', flush=True); "
+        "main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", code, *arguments, "--out", str(out_dir)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    time.sleep(8)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(6)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130

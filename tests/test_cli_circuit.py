@@ -79,13 +79,13 @@ def test_what_cannot_be_expected_is_refused_before_any_work(tmp_path, capsys):
 
 
 def test_run_still_scans_what_cannot_be_traced(folder, tmp_path, capsys, monkeypatch):
-    from sinkscope.circuit import trace
+    from sinkscope import job
     from sinkscope.errors import Unsupported
 
     def refuse(*arguments):
         raise Unsupported("The residual identity does not hold.")
 
-    monkeypatch.setattr(trace, "trace_one", refuse)
+    monkeypatch.setattr(job, "trace_one", refuse)
     arguments = ["run", folder, "--prompts", "random", "--n", "3", "--length", "24", "--offline"]
     arguments += ["--no-untrained", "--out", tmp_path / "D"]
     code, out, _ = run(capsys, *arguments, "--json")
