@@ -17,8 +17,8 @@ os.environ.update(COLUMNS="88", TERM="dumb", NO_COLOR="1")
 
 DOCS = Path(__file__).resolve().parent
 COMMANDS = (
-    *(("run",), ("scan",), ("trace",), ("verify",), ("mix",), ("report",), ("models",)),
-    ("doctor",),
+    *(("run",), ("scan",), ("trace",), ("verify",), ("timeline",), ("mix",)),
+    *(("report",), ("models",), ("doctor",)),
     *(("lab",), ("lab", "list"), ("lab", "build"), ("lab", "train")),
 )
 FIGURES = DOCS.parent / "src" / "sinkscope" / "assets" / "series" / "figures"

@@ -27,6 +27,9 @@ _PUBLIC = {
     "VerifySettings": "sinkscope.causal.verify",
     "mix": "sinkscope.mixing.mix",
     "MixSettings": "sinkscope.mixing.mix",
+    "timeline": "sinkscope.timeline.timeline",
+    "Looking": "sinkscope.timeline.pilot",
+    "SinkMonitor": "sinkscope.timeline.monitor",
     "Result": "sinkscope.result",
     "load_result": "sinkscope.result",
 }

@@ -112,7 +112,7 @@ class SinkMonitor:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise InputError("every must be at least 1.")
-        inner: Any = unwrapped(self.model)
+        inner: Any = called_whole(unwrapped(self.model))
         anatomy = find_anatomy(inner)
         identity = {"id": "in training", "parameters": 0}
         self._subject = Subject(inner, None, anatomy, identity)
@@ -192,6 +192,30 @@ def unwrapped(model: nn.Module) -> nn.Module:
         else:
             raise InputError(f"no transformers model was found in {type(model).__name__}.")
     return getattr(inner, "_orig_mod", inner)
+
+
+def called_whole(model: nn.Module) -> nn.Module:
+    """A sharded model (FSDP2) in a shell through which it is always called from its root.
+
+    The root gathers the embeddings; the decoder alone would meet their shards. The shell passes for
+    a class of the model's own file, where its attention is looked up.
+    """
+    if not any(type(module).__name__.startswith("FSDP") for module in model.modules()):
+        return model
+
+    def init(self: nn.Module) -> None:
+        nn.Module.__init__(self)
+        self.sharded = model
+        self.config = model.config
+
+    members = {
+        "__init__": init,
+        # FSDP2 puts a class of its own before the model's
+        "__module__": type(model).__mro__[2].__module__,
+        "forward": lambda self, **inputs: self.sharded(**inputs),
+        "get_input_embeddings": lambda self: self.sharded.get_input_embeddings(),
+    }
+    return type(type(model).__name__, (nn.Module,), members)()
 
 
 def rank() -> int:

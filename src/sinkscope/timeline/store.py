@@ -98,4 +98,4 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """JSON, whole or not at all."""
-    write_whole(path, json.dumps(value, sort_keys=True).encode())
+    write_whole(path, json.dumps(value).encode())

@@ -1,0 +1,304 @@
+"""The study of convergence: every trained series of a folder, and the page that says what it shows.
+
+    python bench/convergence.py SERIES --out docs/studies/convergence.md
+
+SERIES is a folder of run folders, each with checkpoint-STEP and a log. Measured checkpoints are
+kept in a cache, so the page can be written again within seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sinkscope.result import Result
+from sinkscope.timeline.timeline import timeline
+
+DONE = 0.9  # share of a curve's whole change after which it counts as done
+HALF = 0.5
+CURVES = {"loss": "Loss", "sink": "Late share", "log_norm": "log r", "concentration_2": "C_2"}
+PAGE = """# Does the circuit's concentration tell that training has converged?
+
+Written by `python bench/convergence.py SERIES`, over {count} series of {models}: small models that
+`sinkscope lab train` makes, {checkpoints} checkpoints in all. Their sinks were *asked for* through
+the loss ("induced"), except in the controls; what carries the sink was left to gradient descent.
+
+## What was found
+
+{findings}
+
+## Runs
+
+Emergence of the sink with its 95 % interval (first sustained crossing of the 99th percentile of the
+null), stages by change points (their number by BIC), the settling signal (given online), and `C_2`
+at its least after the emergence and at the end.
+
+{runs}
+
+## What comes first
+
+Step at which each curve has gone through half, and through nine tenths, of its whole change. A
+circuit that leads the loss would be done before it.
+
+{order}
+
+## Does a signal tell the loss still to come?
+
+Each run is left out in turn; a linear fit on the others predicts its remaining loss (loss now
+minus loss at the last checkpoint). `R²` is against the run's own mean, so 0 is no better than
+nothing. The second column is what a signal adds to log step, loss so far, its slope and the
+gradient norm.
+
+{judgement}
+
+## What this cannot show
+
+- These models have a million parameters and saw {tokens} steps. Whether a model of 30 billion
+  behaves alike cannot be read off them.
+- Every run follows the same schedule: the learning rate falls with the step, so what follows the
+  step follows the rate as well. Only the second column above is free of that, and only linearly.
+- The sinks were asked for. A sink that training finds by itself may come at another time and by
+  another way; the controls here show none, or too little to time.
+- {count} runs are few: a median over runs has no interval worth printing.
+- Loss is that of this text; nothing is said about downstream tasks.
+
+## The same on public suites
+
+Exact commands; each loads only the first blocks of every revision, by range requests, and keeps
+what it measured:
+
+```
+sinkscope timeline EleutherAI/pythia-160m --n 32 --out pythia-160m
+sinkscope timeline EleutherAI/pythia-14m-seed1 EleutherAI/pythia-14m-seed2 \\
+    EleutherAI/pythia-14m-seed3 EleutherAI/pythia-14m-seed4 --first-blocks all --out polypythias-14m
+sinkscope timeline allenai/OLMo-2-0425-1B-early-training --workers 4 --out olmo-2-1b-early
+sinkscope timeline allenai/OLMo-2-0425-1B --workers ray --disk-budget 100 --out olmo-2-1b
+sinkscope timeline allenai/OLMoE-1B-7B-0924 --workers ray --disk-budget 200 --out olmoe
+```
+
+`--first-blocks all` measures the loss too, which the table of signals needs; with several runs on
+one command line they are judged against each other. Not every revision of these suites is known to
+hold safetensors; one that does not is reported and skipped.
+"""
+
+
+def reached(steps: np.ndarray, values: np.ndarray, share: float) -> float | None:
+    """First step from which a curve stays beyond a share of its whole change; None: it has none."""
+    change = values[-1] - values[0]
+    if not np.isfinite(values).all() or abs(change) < 1e-6:
+        return None
+    beyond = (values - values[0]) / change >= share
+    below = np.flatnonzero(~beyond)
+    return float(steps[below[-1] + 1]) if below.size and below[-1] + 1 < len(steps) else None
+
+
+def curves(result: Result, run: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    data = result.data[f"timeline/{run}"].to_dataset()
+    found = {
+        "sink": data["sink_by_prompt"].values.mean(1),
+        "log_norm": data["log_norm_by_prompt"].values.mean(1),
+        "concentration_2": data["concentration"].values[:, 1],
+    }
+    if "loss" in data:
+        found["loss"] = data["loss"].values
+    return data["step"].values, found
+
+
+def least_c2(result: Result, run: str, one: dict[str, Any]) -> float | None:
+    """Least C_2 from the emergence of the sink on."""
+    if one["emergence_step"] is None:
+        return None
+    steps, found = curves(result, run)
+    return float(np.nanmin(found["concentration_2"][steps >= one["emergence_step"]]))
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def show(value: float | None, form: str = "{:.2f}") -> str:
+    return "–" if value is None else form.format(value)
+
+
+def runs_table(result: Result) -> str:
+    rows = []
+    for run, one in result.summary.timeline["runs"].items():
+        sink = one["emergence"]["sink"]
+        interval = "–"
+        if sink is not None:
+            low = "before" if sink["low"] is None else f"{sink['low']:.0f}"
+            interval = f"{sink['step']} ({low}–{sink['high']:.0f})"
+        starts = ", ".join(str(stage["start"]) for stage in one["stages"][1:])
+        rows.append(
+            [
+                run,
+                interval,
+                f"{len(one['stages'])}" + (f" (from {starts})" if starts else ""),
+                show(one["settled_step"], "{:.0f}"),
+                show(least_c2(result, run, one)),
+                show(one["concentration"]["2"]["value"]),
+                show(one["late_share"]["value"]),
+                show(one["norm_ratio"], "{:.1f}"),
+            ]
+        )
+    header = [
+        "Series",
+        "Emerged",
+        "Stages",
+        "Settled",
+        "C_2 least",
+        "C_2 end",
+        "Late share",
+        "Norm",
+    ]
+    return table(header, rows)
+
+
+def order_table(result: Result) -> str:
+    rows = []
+    for run in result.summary.timeline["runs"]:
+        steps, found = curves(result, run)
+        cells = []
+        for name in CURVES:
+            both = [reached(steps, found[name], s) if name in found else None for s in (HALF, DONE)]
+            cells.append(" / ".join(show(value, "{:.0f}") for value in both))
+        rows.append([run, *cells])
+    return table(["Series", *(f"{label}, half / nine tenths" for label in CURVES.values())], rows)
+
+
+def judgement_table(result: Result) -> str:
+    judged = result.summary.timeline["judgement"]
+    if not judged["signals"]:
+        return f"Not judged: {judged['reason']}."
+    rows = [
+        [
+            row["name"],
+            show(row["alone"]),
+            show(row["added"], "{:+.2f}"),
+            show(row["rank"], "{:+.2f}"),
+        ]
+        for row in judged["signals"]
+    ]
+    return table(["Signal", "R² alone", "R² added", "Rank correlation"], rows)
+
+
+def findings(result: Result) -> str:
+    """The answers in words, from the numbers alone."""
+    runs = result.summary.timeline["runs"]
+    sinking = {name: one for name, one in runs.items() if one["emergence_step"] is not None}
+    strong = {n: o for n, o in sinking.items() if (o["late_share"]["value"] or 0) > 0.1}
+    said = []
+    early = [one["emergence_step"] / one["steps"][-1] for one in strong.values()]
+    if early:
+        said.append(
+            f"**Early:** in the {len(strong)} series that end with a strong sink (late share above "
+            f"0.1) it emerges after {100 * np.median(early):.0f} % of training (median; "
+            f"{100 * min(early):.0f}–{100 * max(early):.0f} %)."
+        )
+        ends = {name: one["concentration"]["2"]["value"] for name, one in strong.items()}
+        rises = [
+            n for n, o in strong.items() if ends[n] - (least_c2(result, n, o) or ends[n]) > 0.1
+        ]
+        most = [name for name, value in ends.items() if value > 0.8]
+        said.append(
+            f"**Concentration in the first two blocks:** `C_2` ends above 0.8 in {len(most)} of "
+            f"{len(strong)} ({', '.join(most) or 'none'}) and rises by more than 0.1 after the "
+            f"emergence in {len(rises)} ({', '.join(rises) or 'none'})."
+        )
+        counts = [len(one["stages"]) for one in strong.values()]
+        kinds = ", ".join(f"{k} in {counts.count(k)}" for k in sorted(set(counts)))
+        said.append(f"**Stages:** {kinds} of these series.")
+        settled = [name for name, one in strong.items() if one["settled_step"] is not None]
+        said.append(
+            f"**Settling:** the signal stands at the end in {len(settled)} of {len(strong)} "
+            f"({', '.join(settled) or 'none'})."
+        )
+        said.append(_lead(result, strong))
+    said.append(_added(result))
+    return "\n".join(f"- {sentence}" for sentence in said if sentence)
+
+
+def _lead(result: Result, strong: dict[str, Any]) -> str:
+    before = after = 0
+    for run in strong:
+        steps, found = curves(result, run)
+        if "loss" not in found:
+            continue
+        sink, loss = (reached(steps, found[name], DONE) for name in ("sink", "loss"))
+        if sink is not None and loss is not None:
+            before += sink < loss
+            after += sink > loss
+    return (
+        "**Order:** the late share is through nine tenths of its change before the loss in "
+        f"{before} series and after it in {after}."
+    )
+
+
+def _added(result: Result) -> str:
+    rows = {row["name"]: row for row in result.summary.timeline["judgement"]["signals"]}
+    gains = {n: r["added"] for n, r in rows.items() if r["added"] is not None}
+    if not gains:
+        return ""
+    best = max(gains, key=lambda name: gains[name])
+    if gains[best] > 0.02:
+        return (
+            f"**Beyond the baselines** the best signal is `{best}`, which adds {gains[best]:.2f} "
+            "to R² in the median run."
+        )
+    return (
+        "**Beyond the baselines** no signal adds more than 0.02 to R² in the median run: whoever "
+        "knows the step and the loss so far learns nothing further about the loss to come. That is "
+        "a negative answer, for these series."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("series", type=Path)
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--cache", type=Path, default=None)
+    parser.add_argument("--workers", default="1")
+    parser.add_argument("--only", default="", help="names of runs, with commas between")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    only = set(options.only.split(",")) if options.only else None
+    folders = sorted(
+        {path.parent for path in options.series.glob("*/checkpoint-*")}
+        if only is None
+        else {options.series / name for name in only}
+    )
+    result = timeline(
+        folders,
+        first_blocks="all",
+        cache=options.cache,
+        workers=options.workers,
+        threads=1,
+    )
+    if options.json:
+        print(json.dumps(result.summary.timeline["judgement"], indent=2))
+    runs = result.summary.timeline["runs"]
+    sizes = sorted({f"{result.summary.model.parameters / 1e6:.1f} million parameters"})
+    page = PAGE.format(
+        count=len(runs),
+        models=" and ".join(sizes),
+        checkpoints=sum(len(one["steps"]) for one in runs.values()),
+        tokens=max(one["steps"][-1] for one in runs.values()),
+        findings=findings(result),
+        runs=runs_table(result),
+        order=order_table(result),
+        judgement=judgement_table(result),
+    )
+    if options.out is None:
+        print(page)
+    else:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
