@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field, fields
+from functools import reduce
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -170,14 +172,15 @@ class Reading(Tap):
         for start in range(first, s.q.shape[2], CHUNK):
             stop = min(start + CHUNK, s.q.shape[2])
             scores, visible = s.chunk(start, stop, s.k)
-            total, learned = scores.logsumexp(-1), None
+            row, learned = _Row(scores, self.positions), None
+            total = row.without()
             if call.s_aux is not None:
                 learned = call.s_aux.float().reshape(1, -1, 1)[:, chosen].to(total.device)
                 total = torch.logaddexp(total, learned)
             late = layout.late[:, None, start:stop]
             for i, position in enumerate(self.positions):
-                if position < scores.shape[-1]:
-                    sums.add(i, position, scores, visible, total, late, learned)
+                if position in row.columns:
+                    sums.add(i, position, row, visible, total, late, learned)
             self._receive(read.block, chosen, scores, visible, total, late)
         self._put(read.block, chosen, sums)
 
@@ -191,8 +194,9 @@ class Reading(Tap):
         learned = None
         if read.learned is not None:
             learned = read.learned[:, chosen].clamp_min(FLOOR).log()
+        row = _Row(logs, self.positions)
         for i, position in enumerate(self.positions):
-            sums.add(i, position, logs, weights > 0, total, late, learned)
+            sums.add(i, position, row, weights > 0, total, late, learned)
         self._receive(read.block, chosen, logs, weights > 0, total, late)
         self._put(read.block, chosen, sums)
 
@@ -263,6 +267,25 @@ class TokenMass:
         return mass.numpy(), even.numpy()
 
 
+class _Row:
+    """Rows of scores [B, H, Q, K], masked at NEVER, as a few columns and the rest of them.
+
+    Leaving a column out of a log-sum-exp by subtraction would lose everything where that column
+    holds nearly all the mass, so the others are summed without it. That reads the scores once.
+    """
+
+    def __init__(self, scores: torch.Tensor, positions: tuple[int, ...]) -> None:
+        keys = scores.shape[-1]
+        self.columns = {p: scores[..., p] for p in positions if p < keys}
+        edges = [-1, *sorted(self.columns), keys]
+        self._rest = _lse(scores, *(range(a + 1, b) for a, b in pairwise(edges)))
+
+    def without(self, *positions: int) -> torch.Tensor:
+        """Log-sum-exp over all keys but these columns: [B, H, Q]."""
+        left = [column for p, column in self.columns.items() if p not in positions]
+        return reduce(torch.logaddexp, left, self._rest)
+
+
 class _Sums:
     """Sums over late queries of shares and margins: [position, B, H] each."""
 
@@ -273,14 +296,11 @@ class _Sums:
         self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
         self.counts = torch.zeros_like(self.sums)
 
-    def add(self, i: int, p: int, scores, visible, total, late, learned) -> None:
-        """scores [B, H, Q, K], masked at NEVER; total [B, H, Q] log-sum-exp with a learned sink.
-
-        learned  logit of that sink, or None
-        """
-        own = scores[..., p]
-        others = _lse(scores, range(0, p), range(p + 1, scores.shape[-1]))
-        bare = others if p == 0 else _lse(scores, range(1, p), range(p + 1, scores.shape[-1]))
+    def add(self, i: int, p: int, row: _Row, visible, total, late, learned) -> None:
+        """total [B, H, Q] log-sum-exp with a learned sink; learned its logit, or None."""
+        own = row.columns[p]
+        others = row.without(p)
+        bare = others if p == 0 else row.without(0, p)
         rest = total
         if p != 0:
             rest = torch.logaddexp(own, bare)
@@ -304,7 +324,7 @@ class _Sums:
 def _lse(scores: torch.Tensor, *parts: range) -> torch.Tensor:
     """Log-sum-exp over some of the keys."""
     found = [scores[..., p.start : p.stop].logsumexp(-1) for p in parts]
-    return torch.logaddexp(*found)
+    return reduce(torch.logaddexp, found)
 
 
 def _of_heads(s: Scores, chosen: list[int]) -> Scores:
