@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from sinkscope.timeline.timeline import timeline
 
 DONE = 0.9  # share of a curve's whole change after which it counts as done
 HALF = 0.5
+RISE = 0.1  # of C_2: less is called no concentration
 CURVES = {"loss": "Loss", "sink": "Late share", "log_norm": "log r", "concentration_2": "C_2"}
 PAGE = """# Does the circuit's concentration tell that training has converged?
 
-Written by `python bench/convergence.py SERIES`, over {count} series of {models}: small models that
-`sinkscope lab train` makes, {checkpoints} checkpoints in all. Their sinks were *asked for* through
-the loss ("induced"), except in the controls; what carries the sink was left to gradient descent.
+Written by `python bench/convergence.py SERIES`, over {count} series of small models that
+`sinkscope lab train` makes (about a million parameters, more with experts), {checkpoints}
+checkpoints in all. Their sinks were *asked for* through the loss ("induced"), except in the
+controls; what carries the sink was left to gradient descent.
 
 ## What was found
 
@@ -41,8 +44,8 @@ at its least after the emergence and at the end.
 
 ## What comes first
 
-Step at which each curve has gone through half, and through nine tenths, of its whole change. A
-circuit that leads the loss would be done before it.
+Step at which each curve has gone through half, and through nine tenths, of its whole change; `C_2`
+from its least after the emergence on. A circuit that leads the loss would be done before it.
 
 {order}
 
@@ -162,13 +165,30 @@ def runs_table(result: Result) -> str:
 def order_table(result: Result) -> str:
     rows = []
     for run in result.summary.timeline["runs"]:
-        steps, found = curves(result, run)
         cells = []
         for name in CURVES:
-            both = [reached(steps, found[name], s) if name in found else None for s in (HALF, DONE)]
+            both = [_reached(result, run, name, share) for share in (HALF, DONE)]
             cells.append(" / ".join(show(value, "{:.0f}") for value in both))
         rows.append([run, *cells])
     return table(["Series", *(f"{label}, half / nine tenths" for label in CURVES.values())], rows)
+
+
+def _reached(result: Result, run: str, name: str, share: float) -> float | None:
+    """`reached` of one curve; C_2 counts from its least after the emergence, before it is noise."""
+    steps, found = curves(result, run)
+    if name not in found:
+        return None
+    values = found[name]
+    if name == "concentration_2":
+        emerged = result.summary.timeline["runs"][run]["emergence_step"]
+        if emerged is None:
+            return None
+        start = int(np.flatnonzero(steps >= emerged)[0])
+        start += int(np.nanargmin(values[start:]))
+        steps, values = steps[start:], values[start:]
+        if values[-1] - values[0] < RISE:
+            return None
+    return reached(steps, values, share)
 
 
 def judgement_table(result: Result) -> str:
@@ -197,12 +217,12 @@ def findings(result: Result) -> str:
     if early:
         said.append(
             f"**Early:** in the {len(strong)} series that end with a strong sink (late share above "
-            f"0.1) it emerges after {100 * np.median(early):.0f} % of training (median; "
-            f"{100 * min(early):.0f}–{100 * max(early):.0f} %)."
+            f"0.1) it emerges after {100 * np.median(early):.1f} % of training (median; "
+            f"{100 * min(early):.1f}–{100 * max(early):.1f} %)."
         )
         ends = {name: one["concentration"]["2"]["value"] for name, one in strong.items()}
         rises = [
-            n for n, o in strong.items() if ends[n] - (least_c2(result, n, o) or ends[n]) > 0.1
+            n for n, o in strong.items() if ends[n] - (least_c2(result, n, o) or ends[n]) > RISE
         ]
         most = [name for name, value in ends.items() if value > 0.8]
         said.append(
@@ -212,7 +232,13 @@ def findings(result: Result) -> str:
         )
         counts = [len(one["stages"]) for one in strong.values()]
         kinds = ", ".join(f"{k} in {counts.count(k)}" for k in sorted(set(counts)))
-        said.append(f"**Stages:** {kinds} of these series.")
+        without = [len(one["stages"]) for name, one in runs.items() if name not in strong]
+        beside = ", ".join(f"{k} in {without.count(k)}" for k in sorted(set(without))) or "none"
+        said.append(
+            f"**Stages:** {kinds} of these series; of the {len(without)} without a strong sink, "
+            f"{beside}. Where both agree, stages are those of training as such and no mark of the "
+            "circuit."
+        )
         settled = [name for name, one in strong.items() if one["settled_step"] is not None]
         said.append(
             f"**Settling:** the signal stands at the end in {len(settled)} of {len(strong)} "
@@ -220,7 +246,9 @@ def findings(result: Result) -> str:
         )
         said.append(_lead(result, strong))
     said.append(_added(result))
-    return "\n".join(f"- {sentence}" for sentence in said if sentence)
+    return "\n".join(
+        textwrap.fill(f"- {sentence}", 100, subsequent_indent="  ") for sentence in said if sentence
+    )
 
 
 def _lead(result: Result, strong: dict[str, Any]) -> str:
@@ -282,10 +310,8 @@ def main() -> None:
     if options.json:
         print(json.dumps(result.summary.timeline["judgement"], indent=2))
     runs = result.summary.timeline["runs"]
-    sizes = sorted({f"{result.summary.model.parameters / 1e6:.1f} million parameters"})
     page = PAGE.format(
         count=len(runs),
-        models=" and ".join(sizes),
         checkpoints=sum(len(one["steps"]) for one in runs.values()),
         tokens=max(one["steps"][-1] for one in runs.values()),
         findings=findings(result),

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sinkscope.timeline.emergence import SUSTAINED, Emergence, emergence, first_sustained, noise
+from sinkscope.timeline.emergence import (
+    STRAIGHT,
+    SUSTAINED,
+    Emergence,
+    emergence,
+    first_sustained,
+    noise,
+)
 from sinkscope.timeline.settling import Settled, settling
 from sinkscope.timeline.stages import Stages, find_stages
 
@@ -68,7 +75,7 @@ def log_emergence(steps: Sequence[int], values: np.ndarray, null: np.ndarray) ->
     apart = apart - apart.mean(0)
     error = apart.std(1, ddof=1) / np.sqrt(values.shape[1]) if values.shape[1] > 1 else 0.0
     curve = np.log(mean)
-    return emergence(steps, curve, np.log(np.maximum(null, 1e-9)), noise(curve, error))
+    return emergence(steps, curve, np.log(np.maximum(null, 1e-9)), noise(curve, error, STRAIGHT))
 
 
 def emerged_by(above: np.ndarray) -> list[bool]:

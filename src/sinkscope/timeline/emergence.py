@@ -21,8 +21,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import log_ndtr
+from scipy.stats import norm
 
 SUSTAINED = 3  # checkpoints in a row: the signals overshoot and dip (literature: use sustained)
+# While a sink emerges most of its curve bends, in a short series nearly all of it.
+STRAIGHT = 0.25  # share of the second differences that may be taken for noise
 CERTAIN = 4.0  # standard errors beyond which a checkpoint is surely on its side
 LEVEL = 0.95
 
@@ -77,19 +80,19 @@ def emergence(
     return Emergence(step, low, high, before)
 
 
-def noise(values: np.ndarray, error: np.ndarray | float = 0.0) -> float:
+def noise(values: np.ndarray, error: np.ndarray | float = 0.0, quantile: float = 0.5) -> float:
     """Standard deviation of a curve around its own course, from second differences.
 
     values [c]; second differences of a smooth course vanish, those of white noise of deviation s
-    have the deviation √6·s; their median absolute value ignores a few jumps. Never below the
-    median of the standard errors over prompts.
+    have the deviation √6·s; a quantile of their absolute values ignores jumps and bends, the more
+    of them the lower it is. Never below the median of the standard errors over prompts.
     """
     values = np.asarray(values, float)
     least = float(np.nanmedian(np.asarray(error, float)))
     if len(values) < 5:
         return least
-    second = np.diff(values, 2)
-    return max(float(np.median(np.abs(second))) / 0.6745 / math.sqrt(6.0), least)
+    expected = float(norm.ppf(0.5 + quantile / 2)) * math.sqrt(6.0)
+    return max(float(np.quantile(np.abs(np.diff(values, 2)), quantile)) / expected, least)
 
 
 def _interval(steps: Sequence[int], z: np.ndarray, found: int) -> tuple[float | None, float]:

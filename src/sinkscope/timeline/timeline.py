@@ -22,7 +22,7 @@ from sinkscope.stats import bootstrap
 from sinkscope.subject.load import Subject
 from sinkscope.timeline.arrays import run_arrays, run_dataset
 from sinkscope.timeline.course import Course, Curves, course, emerged_by
-from sinkscope.timeline.emergence import Emergence, emergence, noise
+from sinkscope.timeline.emergence import STRAIGHT, Emergence, emergence, noise
 from sinkscope.timeline.judging import baselines, judge, remaining_loss
 from sinkscope.timeline.light import Light
 from sinkscope.timeline.logs import training_log
@@ -265,9 +265,11 @@ def _emergences(one: _Timed, steps: list[int]) -> dict[str, Any]:
         apart = norm - norm.mean(0)
         error = apart.std(1, ddof=1) / np.sqrt(norm.shape[1]) if norm.shape[1] > 1 else 0.0
         curve = norm.mean(1)
-        found["norm"] = emergence(steps, curve, null["log_norm"], noise(curve, error))
+        found["norm"] = emergence(steps, curve, null["log_norm"], noise(curve, error, STRAIGHT))
         distance = arrays["distance"]
-        found["direction"] = emergence(steps, distance, null["distance"], noise(distance))
+        found["direction"] = emergence(
+            steps, distance, null["distance"], noise(distance, 0.0, STRAIGHT)
+        )
     return {name: _emergence(value) for name, value in found.items()}
 
 
