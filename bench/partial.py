@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--way", choices=["full", "first"], default=None)
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -36,6 +36,7 @@ from sinkscope.timeline.parts import P0Parts, p0_parts
 
 KEPT = 16  # other positions of each prompt whose states are kept for directions
 TARGETS = 32  # random keys whose late share is the null of P0's
+AT_ONCE = 1024  # tokens: with few blocks in memory, activations would soon outweigh weights
 CHANNELS = 5  # largest channels of P0 that are followed
 
 
@@ -153,7 +154,7 @@ def _pass(part: Subject, view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray
     keys = 1 + torch.randperm(max(length // 2 - 1, 1), generator=generator)[:TARGETS]
     kept = 1 + torch.randperm(length - 1, generator=generator)[:KEPT]
     late, targets, ratios, others = [], [], [], []
-    for batch in view.prompts.batches():
+    for batch in view.prompts.batches(max(1, AT_ONCE // view.prompts.length)):
         stream = _Stream(layout_of(batch, part.device), kept)
         want = Want(received=False, columns=tuple(keys.tolist()))
         reads, layout, _ = observe(
