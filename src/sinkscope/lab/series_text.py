@@ -114,11 +114,17 @@ def overview(every: list[dict]) -> str:
                 f"{late_share(last):.4f}{beside[1]}",
                 f"{last['uniform_late_share']:.4f}",
                 f"{last['vocabulary_share']:.1%}" if "vocabulary_share" in last else "",
-                "never" if figures["crossing"] is None else str(figures["crossing"]),
+                _first_above(figures),
             ]
         )
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _first_above(figures: dict) -> str:
+    if "late_share_p99" not in figures["checkpoints"][-1]:
+        return ""
+    return "never" if figures["crossing"] is None else str(figures["crossing"])
 
 
 def _unasked(recipe: Recipe) -> str:
