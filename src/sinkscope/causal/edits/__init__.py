@@ -12,10 +12,16 @@ from typing import Any
 from sinkscope.causal.edits.attention import HideKey, QueryBias, SelfOnly, Transplant
 from sinkscope.causal.edits.base import Context, Edit
 from sinkscope.causal.edits.hold import HoldDirection, HoldKeys
-from sinkscope.causal.edits.inputs import PositionIds, TokenAt
 from sinkscope.causal.edits.keep import KeepUnits
+from sinkscope.causal.edits.positions import PositionIds
 from sinkscope.causal.edits.stream import Stream
-from sinkscope.causal.edits.tokens import DropToken, InsertToken, RandomTokens, RepeatToken
+from sinkscope.causal.edits.tokens import (
+    DropToken,
+    InsertToken,
+    RandomTokens,
+    RepeatToken,
+    TokenAt,
+)
 from sinkscope.causal.edits.units import Heads, Neurons
 from sinkscope.causal.edits.writes import MatchVariance, ScaleWrite, SetWrite
 from sinkscope.errors import InputError

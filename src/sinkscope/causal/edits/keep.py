@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from sinkscope.causal.edits.base import Context, Edit, at_positions, with_hidden
-from sinkscope.causal.edits.units import input_rows, without_columns
+from sinkscope.causal.edits.base import Context, Edit, at_positions
+from sinkscope.causal.edits.units import input_rows, with_row, without_columns
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.observe.residual import hidden_of
 
@@ -96,13 +96,7 @@ class KeepUnits(Edit):
                 new = self._expert_row(module, args, kwargs, output, context)
             finally:
                 again.clear()
-            hidden = hidden_of(output)
-            whole = at_positions(hidden, context)
-            if whole is None:
-                raise Unsupported("these experts do not write one row a token.")
-            whole = whole.clone()
-            whole[:, 0] = new
-            return with_hidden(output, whole.reshape(hidden.shape))
+            return with_row(output, new, context, 0)
 
         return leave
 

@@ -1,4 +1,4 @@
-"""Edits that change which tokens stand where: one dropped, one put in, one repeated.
+"""Edits that change which tokens stand where: one replaced, dropped, put in or repeated.
 
 What a query is asked to predict moves along, so cross-entropy is of the new sequence, and the KL
 from the intact logits compares other text positions than before: it says nothing here.
@@ -14,6 +14,27 @@ import torch
 from sinkscope.causal.edits.base import Context, Edit
 from sinkscope.errors import InputError
 from sinkscope.subject.prompts import vocabulary
+
+
+@dataclass(frozen=True)
+class TokenAt(Edit):
+    """Put a token at a position: one for all prompts, or one for each of them (in their order)."""
+
+    position: int
+    token: int | tuple[int, ...]
+    order = 0
+
+    def __str__(self) -> str:
+        what = f"token {self.token}" if isinstance(self.token, int) else "other tokens"
+        return f"{what} at position {self.position}"
+
+    def inputs(self, context: Context, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Replace the ids."""
+        context.check(self.position)
+        tokens = _of_rows(self.token, context)
+        ids = inputs["input_ids"].clone()
+        ids[:, self.position] = torch.tensor(tokens, device=ids.device)
+        return {**inputs, "input_ids": ids}
 
 
 @dataclass(frozen=True)
@@ -70,13 +91,7 @@ class RepeatToken(Edit):
     def inputs(self, context: Context, inputs: dict[str, Any]) -> dict[str, Any]:
         """Replace the ids."""
         context.check(self.start)
-        if isinstance(self.token, int):
-            tokens = [self.token] * len(context.rows)
-        else:
-            if max(context.rows) >= len(self.token):
-                raise InputError(f"{len(self.token)} tokens were given for more prompts.")
-            tokens = [self.token[row] for row in context.rows]
-        _check(context, tokens)
+        tokens = _of_rows(self.token, context)
         ids = inputs["input_ids"].clone()
         ids[:, self.start :] = torch.tensor(tokens, device=ids.device).unsqueeze(1)
         return {**inputs, "input_ids": ids}
@@ -103,6 +118,18 @@ class RandomTokens(Edit):
             picks = torch.randint(len(pool), inputs["input_ids"].shape[1:], generator=generator)
             drawn.append(pool[picks])
         return {**inputs, "input_ids": torch.stack(drawn).to(inputs["input_ids"].device)}
+
+
+def _of_rows(token: int | tuple[int, ...], context: Context) -> list[int]:
+    """The token of each prompt in the batch."""
+    if isinstance(token, int):
+        tokens = [token] * len(context.rows)
+    else:
+        if max(context.rows) >= len(token):
+            raise InputError(f"{len(token)} tokens were given for more prompts.")
+        tokens = [token[row] for row in context.rows]
+    _check(context, tokens)
+    return tokens
 
 
 def _check(context: Context, tokens: list[int]) -> None:

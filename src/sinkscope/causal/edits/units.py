@@ -139,6 +139,11 @@ def rerun_rows(
     new = hidden_of(
         module.forward(*(rows(a) for a in args), **{k: rows(v) for k, v in kwargs.items()})
     )
+    return with_row(output, new, context, position)
+
+
+def with_row(output: Any, new: torch.Tensor, context: Context, position: int) -> Any:
+    """A module's output with the row of one position replaced."""
     hidden = hidden_of(output)
     whole = at_positions(hidden, context)
     if whole is None:

@@ -1,4 +1,4 @@
-"""Edits of what the model is given: the token at a position, and the position ids."""
+"""An edit of where the model is told that its tokens stand: the position ids."""
 
 from __future__ import annotations
 
@@ -10,35 +10,6 @@ import torch
 
 from sinkscope.causal.edits.base import Context, Edit
 from sinkscope.errors import InputError, Unsupported
-from sinkscope.subject.prompts import vocabulary
-
-
-@dataclass(frozen=True)
-class TokenAt(Edit):
-    """Put a token at a position: one for all prompts, or one for each of them (in their order)."""
-
-    position: int
-    token: int | tuple[int, ...]
-    order = 0
-
-    def __str__(self) -> str:
-        what = f"token {self.token}" if isinstance(self.token, int) else "other tokens"
-        return f"{what} at position {self.position}"
-
-    def inputs(self, context: Context, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Replace the ids."""
-        context.check(self.position)
-        if isinstance(self.token, int):
-            tokens = [self.token] * len(context.rows)
-        else:
-            if max(context.rows) >= len(self.token):
-                raise InputError(f"{len(self.token)} tokens were given for more prompts.")
-            tokens = [self.token[row] for row in context.rows]
-        if not all(0 <= token < vocabulary(context.subject) for token in tokens):
-            raise InputError("a token id lies outside the model's vocabulary.")
-        ids = inputs["input_ids"].clone()
-        ids[:, self.position] = torch.tensor(tokens, device=ids.device)
-        return {**inputs, "input_ids": ids}
 
 
 @dataclass(frozen=True)
