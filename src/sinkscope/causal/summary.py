@@ -113,8 +113,8 @@ def _stages(done: Verified) -> list[StageSummary]:
     for number, (name, needed, enough, dosed) in STAGES.items():
         taken = [t for t in done.tests if t.id in needed and t.claim]
         given = [t for t in done.tests if t.id in enough and t.claim]
-        least = min(_deciding(taken), key=lambda t: t.size, default=None)
-        most = max(_deciding(given), key=lambda t: t.size, default=None)
+        least = min(taken, key=lambda t: t.size, default=None)
+        most = max(given, key=lambda t: t.size, default=None)
         passed = [t.passed for t in (least, most) if t is not None]
         stages.append(
             StageSummary(
@@ -133,11 +133,6 @@ def _stages(done: Verified) -> list[StageSummary]:
     share: dict[str, Any] = {"late_share": bootstrap(sink)}
     stages.append(StageSummary(stage=4, name="sink", passed=True, **share))
     return stages
-
-
-def _deciding(tests: list[Test]) -> list[Test]:
-    """The rows that hold, where there are any: one is enough to show a stage."""
-    return [test for test in tests if test.passed] or tests
 
 
 def _edits(*tests: Test | None) -> dict[str, Any]:
