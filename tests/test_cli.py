@@ -260,3 +260,16 @@ def test_interrupt(tmp_path):
     assert process.returncode == 130
     assert err.strip().splitlines()[-1] == "sinkscope: interrupted; nothing was written."
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [(["scan", "--n", "0"], "--n"), (["scan", "--nope"], "--nope"), (["nothing"], "nothing")],
+)
+def test_bad_usage_names_what_is_wrong(arguments, part, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    err = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert part in err
+    assert "unexpected" not in err

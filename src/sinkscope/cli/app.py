@@ -70,16 +70,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 def explain(error: BaseException) -> tuple[int, str]:
     """Exit code and one sentence for an error."""
-    import click
-
     if isinstance(error, SinkscopeError):
         return error.exit_code, str(error)
-    if isinstance(error, (KeyboardInterrupt, click.exceptions.Abort)):
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return INTERRUPTED, INTERRUPTION
-    if isinstance(error, click.exceptions.Exit):
+    if isinstance(error, typer.Exit):
         return error.exit_code, ""
-    if isinstance(error, click.exceptions.ClickException):
-        return 2, error.format_message()
+    as_usage = getattr(error, "format_message", None)
+    if as_usage is not None:  # an error of click; typer may bring a copy of its own
+        return 2, as_usage()
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
         return 4, "out of memory; use a shorter --length or a smaller --n."
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
