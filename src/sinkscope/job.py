@@ -12,7 +12,7 @@ from sinkscope.detect.scan import ScanSettings, scan
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, build_policies
+from sinkscope.subject.prompts import Prompts, PromptSettings
 
 Progress = Callable[[str, int, int], None]
 
@@ -34,16 +34,7 @@ def run(
     missing. Raises InputError and Unsupported as `scan` does.
     """
     settings = {"reader": reader, "untrained": untrained, **prompts}
-    asked = ScanSettings(**settings)
-    policies = build_policies(
-        subject,
-        text=asked.text,
-        kind=asked.kind,
-        n=asked.n,
-        length=asked.length,
-        bos=asked.bos,
-        seed=asked.seed,
-    )
+    policies = PromptSettings(**prompts).build(subject)
     parts = [_one(subject, rows, settings, prompts, progress) for rows in policies]
     return functools.reduce(lambda one, other: one.merge(other), parts)
 

@@ -22,27 +22,20 @@ from sinkscope.errors import InputError
 from sinkscope.provenance import new_summary
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import BOS_POLICIES, BUILTIN, Prompts, build_policies
+from sinkscope.subject.prompts import Prompts, PromptSettings
 
 SHORTEST = 24  # tokens; below that there is no room for an ordinary position and late queries
 
 
 @dataclass(frozen=True)
-class VerifySettings:
+class VerifySettings(PromptSettings):
     """What to verify with; every field travels with the result.
 
-    text, kind, n, length, bos, seed  see `subject.prompts.build_prompts`; bos may be "both"
     rows      prompts the tests are run on, the first of the n that the circuit is found on
     position  p, the ordinary position of controls and sufficiency tests
     draws     random sets in the tests that compare with random sets
     """
 
-    text: str = BUILTIN
-    kind: str = "text"
-    n: int = 64
-    length: int = 256
-    bos: str = "as-is"
-    seed: int = 0
     rows: int = 16
     position: int = 5
     draws: int = 20
@@ -86,26 +79,12 @@ def verify(
     Unsupported for a model whose residual identity does not hold.
     """
     settings = dataclasses.replace(settings or VerifySettings(), **changes)
-    if settings.bos not in BOS_POLICIES:
-        raise InputError(f"BOS policy {settings.bos!r} is not one of {', '.join(BOS_POLICIES)}.")
     progress = progress or (lambda label, done, total: None)
-    chosen = [prompts] if prompts is not None else _prompts(subject, settings)
+    chosen = [prompts] if prompts is not None else settings.build(subject)
     done = [
         verify_one(subject, each, _circuit_of(circuit, each), settings, progress) for each in chosen
     ]
     return _result(subject, settings, done)
-
-
-def _prompts(subject: Subject, settings: VerifySettings) -> list[Prompts]:
-    return build_policies(
-        subject,
-        text=settings.text,
-        kind=settings.kind,
-        n=settings.n,
-        length=settings.length,
-        bos=settings.bos,
-        seed=settings.seed,
-    )
 
 
 def _circuit_of(circuit: Circuit | None, prompts: Prompts) -> Circuit | None:

@@ -21,33 +21,25 @@ from sinkscope.circuit.unmixed import Cone, cones
 from sinkscope.circuit.vocabulary import Vocabulary, scan_vocabulary
 from sinkscope.circuit.weights import weight_view
 from sinkscope.circuit.writes import Writes, written_along
-from sinkscope.errors import InputError
-from sinkscope.observe.attention import READERS
+from sinkscope.observe.attention import check_reader
 from sinkscope.provenance import new_summary
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import BOS_POLICIES, BUILTIN, Prompts, build_policies
+from sinkscope.subject.prompts import Prompts, PromptSettings
 
 __all__ = ["TraceSettings", "Traced", "find_circuit", "trace", "trace_one", "traced_result"]
 
 
 @dataclass(frozen=True)
-class TraceSettings:
+class TraceSettings(PromptSettings):
     """What to trace with; every field travels with the result.
 
-    text, kind, n, length, bos, seed  see `subject.prompts.build_prompts`; bos may be "both"
     reader      auto, exact or lean
     untrained   hold the norm of P0 against the same architecture untrained
     vocabulary  put every vocabulary item at P0
     """
 
-    text: str = BUILTIN
-    kind: str = "text"
-    n: int = 64
-    length: int = 256
-    bos: str = "as-is"
     reader: str = "auto"
-    seed: int = 0
     untrained: bool = True
     vocabulary: bool = True
 
@@ -93,29 +85,10 @@ def trace(
     model whose residual identity does not hold.
     """
     settings = dataclasses.replace(settings or TraceSettings(), **changes)
-    _check(settings)
-    chosen = [prompts] if prompts is not None else _prompts(subject, settings)
+    check_reader(settings.reader)
+    chosen = [prompts] if prompts is not None else settings.build(subject)
     traced = [trace_one(subject, each, settings, scan, progress) for each in chosen]
     return traced_result(subject, settings, traced)
-
-
-def _check(settings: TraceSettings) -> None:
-    if settings.reader not in READERS:
-        raise InputError(f"reader {settings.reader!r} is not one of {', '.join(READERS)}.")
-    if settings.bos not in BOS_POLICIES:
-        raise InputError(f"BOS policy {settings.bos!r} is not one of {', '.join(BOS_POLICIES)}.")
-
-
-def _prompts(subject: Subject, settings: TraceSettings) -> list[Prompts]:
-    return build_policies(
-        subject,
-        text=settings.text,
-        kind=settings.kind,
-        n=settings.n,
-        length=settings.length,
-        bos=settings.bos,
-        seed=settings.seed,
-    )
 
 
 def trace_one(

@@ -17,8 +17,7 @@ from sinkscope.detect.nulls import untrained
 from sinkscope.detect.qk import qk_split
 from sinkscope.detect.residual import ResidualStats, p0_directions, sink_direction
 from sinkscope.detect.summary import scan_summary
-from sinkscope.errors import InputError
-from sinkscope.observe.attention import READERS, observe
+from sinkscope.observe.attention import check_reader, observe
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.reads import AttentionRead, Want
 from sinkscope.observe.residual import ResidualProof, prove_residual, residual_hooks
@@ -26,11 +25,9 @@ from sinkscope.provenance import new_summary
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import (
-    BOS_POLICIES,
-    BUILTIN,
     Prompts,
+    PromptSettings,
     bos_id,
-    build_policies,
     token_text,
     vocabulary,
 )
@@ -43,21 +40,14 @@ FIRST_TOKENS = 256  # first tokens over which P0's direction is compared
 
 
 @dataclass(frozen=True)
-class ScanSettings:
+class ScanSettings(PromptSettings):
     """What to scan with; every field travels with the result.
 
-    text, kind, n, length, bos, seed  see `subject.prompts.build_prompts`; bos may be "both"
     reader     auto, exact or lean
     untrained  compare with the same architecture untrained (three seeds)
     """
 
-    text: str = BUILTIN
-    kind: str = "text"
-    n: int = 64
-    length: int = 256
-    bos: str = "as-is"
     reader: str = "auto"
-    seed: int = 0
     untrained: bool = True
 
 
@@ -97,32 +87,13 @@ def scan(
     Returns a Result with one group for each BOS policy. Raises InputError and Unsupported.
     """
     settings = dataclasses.replace(settings or ScanSettings(), **changes)
-    _check(settings)
+    check_reader(settings.reader)
     progress = progress or (lambda label, done, total: None)
     scans = [
         _scan_one(subject, chosen, settings, progress)
-        for chosen in ([prompts] if prompts is not None else _prompts(subject, settings))
+        for chosen in ([prompts] if prompts is not None else settings.build(subject))
     ]
     return _result(subject, settings, scans)
-
-
-def _check(settings: ScanSettings) -> None:
-    if settings.reader not in READERS:
-        raise InputError(f"reader {settings.reader!r} is not one of {', '.join(READERS)}.")
-    if settings.bos not in BOS_POLICIES:
-        raise InputError(f"BOS policy {settings.bos!r} is not one of {', '.join(BOS_POLICIES)}.")
-
-
-def _prompts(subject: Subject, settings: ScanSettings) -> list[Prompts]:
-    return build_policies(
-        subject,
-        text=settings.text,
-        kind=settings.kind,
-        n=settings.n,
-        length=settings.length,
-        bos=settings.bos,
-        seed=settings.seed,
-    )
 
 
 def _scan_one(subject: Subject, prompts: Prompts, settings: ScanSettings, progress) -> Scan:

@@ -15,14 +15,13 @@ from sinkscope.mixing.summary import mix_summary
 from sinkscope.provenance import new_summary
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import BOS_POLICIES, BUILTIN, Prompts, build_policies
+from sinkscope.subject.prompts import Prompts, PromptSettings
 
 
 @dataclass(frozen=True)
-class MixSettings:
+class MixSettings(PromptSettings):
     """What to look at; every field travels with the result.
 
-    text, kind, n, length, bos, seed  see `subject.prompts.build_prompts`; bos may be "both"
     pairs        how many of the prompts are perturbed (each with every kind of swap)
     swaps        nearest, random: what a token is replaced by
     paraphrases  .jsonl file of paraphrase pairs, beside the swaps
@@ -32,12 +31,6 @@ class MixSettings:
     longest      longest prompt of the length sweep; None: the model's maximum, at most 1,024
     """
 
-    text: str = BUILTIN
-    kind: str = "text"
-    n: int = 64
-    length: int = 256
-    bos: str = "as-is"
-    seed: int = 0
     pairs: int = 32
     swaps: tuple[str, ...] = SWAPS
     paraphrases: str | None = None
@@ -67,7 +60,7 @@ def mix(
     settings = dataclasses.replace(settings or MixSettings(), **changes)
     _check(settings)
     progress = progress or (lambda label, done, total: None)
-    chosen = [prompts] if prompts is not None else _prompts(subject, settings)
+    chosen = [prompts] if prompts is not None else settings.build(subject)
     found = [measure(subject, each, settings, progress) for each in chosen]
     import xarray
 
@@ -79,21 +72,7 @@ def mix(
 
 
 def _check(settings: MixSettings) -> None:
-    if settings.bos not in BOS_POLICIES:
-        raise InputError(f"BOS policy {settings.bos!r} is not one of {', '.join(BOS_POLICIES)}.")
     if settings.pairs < 1:
         raise InputError("at least one pair is needed.")
     if settings.longest is not None and settings.longest < 2:
         raise InputError("the longest prompt of the sweep has at least two tokens.")
-
-
-def _prompts(subject: Subject, settings: MixSettings) -> list[Prompts]:
-    return build_policies(
-        subject,
-        text=settings.text,
-        kind=settings.kind,
-        n=settings.n,
-        length=settings.length,
-        bos=settings.bos,
-        seed=settings.seed,
-    )

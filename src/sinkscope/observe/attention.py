@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sinkscope.errors import OutOfResources, Unsupported
+from sinkscope.errors import InputError, OutOfResources, Unsupported
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.reads import AttentionRead, Want
 from sinkscope.observe.registry import attention_functions, evaluation, hooks
@@ -25,6 +25,12 @@ from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
 READERS = ("auto", "exact", "lean")
+
+
+def check_reader(reader: str) -> None:
+    """InputError for a reader that there is not."""
+    if reader not in READERS:
+        raise InputError(f"reader {reader!r} is not one of {', '.join(READERS)}.")
 
 
 def observe(

@@ -141,13 +141,40 @@ def build_prompts(
     return from_rows(subject, rows, kind, policy, source)
 
 
-def build_policies(subject: Subject, *, bos: str = "as-is", **options: Any) -> list[Prompts]:
-    """Prompts for each BOS policy asked for: two sets for `both`, else one.
+@dataclass(frozen=True)
+class PromptSettings:
+    """Which prompts a command looks at; its own settings are added to these.
 
-    options  of `build_prompts`
+    text, kind, n, length, bos, seed  see `build_prompts`; bos may be "both"
+
+    Raises InputError for a BOS policy that there is not.
     """
-    policies = ("without", "with") if bos == "both" else (bos,)
-    return [build_prompts(subject, bos=policy, **options) for policy in policies]
+
+    text: str = BUILTIN
+    kind: str = "text"
+    n: int = 64
+    length: int = 256
+    bos: str = "as-is"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_bos(self.bos)
+
+    def build(self, subject: Subject) -> list[Prompts]:
+        """Prompts for each BOS policy asked for: two sets for `both`, else one."""
+        policies = ("without", "with") if self.bos == "both" else (self.bos,)
+        return [
+            build_prompts(
+                subject,
+                text=self.text,
+                kind=self.kind,
+                n=self.n,
+                length=self.length,
+                bos=policy,
+                seed=self.seed,
+            )
+            for policy in policies
+        ]
 
 
 def resolve_bos(subject: Subject, bos: str) -> str:
@@ -164,9 +191,13 @@ def resolve_bos(subject: Subject, bos: str) -> str:
     if bos == "with":
         bos_id(subject)
         return "with"
-    if bos == "without":
-        return "without"
-    raise InputError(f"BOS policy {bos!r} is not one of {', '.join(BOS_POLICIES)}.")
+    _check_bos(bos)
+    return "without"
+
+
+def _check_bos(bos: str) -> None:
+    if bos not in BOS_POLICIES:
+        raise InputError(f"BOS policy {bos!r} is not one of {', '.join(BOS_POLICIES)}.")
 
 
 def bos_id(subject: Subject) -> int:

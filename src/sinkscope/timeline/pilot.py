@@ -19,7 +19,7 @@ from sinkscope.circuit.find import find_circuit, first_tokens
 from sinkscope.detect.nulls import UNTRAINED_LIMIT, UNTRAINED_SEEDS, untrained_copy
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import BUILTIN, Prompts, build_prompts
+from sinkscope.subject.prompts import Prompts, PromptSettings
 from sinkscope.timeline.light import View, light
 from sinkscope.timeline.signals import distance, sink_share
 
@@ -30,21 +30,16 @@ NULL_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Looking:
+class Looking(PromptSettings):
     """What a timeline looks with; every field travels with the result.
 
-    text, kind, n, length, bos, seed  see `subject.prompts.build_prompts`
     first_blocks  how many first blocks are loaded: "auto" (by the pilot), "all", or a number
     dtype, device as for `load`; early checkpoints want float32
     untrained     compare with the same architecture untrained (three seeds)
     """
 
-    text: str = BUILTIN
-    kind: str = "text"
     n: int = 16
     length: int = 128
-    bos: str = "as-is"
-    seed: int = 0
     first_blocks: str | int = "auto"
     dtype: str = "float32"
     device: str = "cpu"
@@ -127,15 +122,8 @@ def run_pilot(subject: Subject, looking: Looking) -> Pilot:
         raise InputError(
             f"BOS policy {looking.bos!r} of a timeline is not one of {', '.join(BOS)}."
         )
-    prompts = build_prompts(
-        subject,
-        text=looking.text,
-        kind=looking.kind if subject.tokenizer is not None else "random",
-        n=looking.n,
-        length=looking.length,
-        bos=looking.bos,
-        seed=looking.seed,
-    )
+    kind = looking.kind if subject.tokenizer is not None else "random"
+    [prompts] = replace(looking, kind=kind).build(subject)
     blocks = len(subject.anatomy.blocks)
     read_point, reading, note = _circuit(subject, prompts, looking.seed)
     horizon = _horizon(looking.first_blocks, blocks, read_point, reading)
