@@ -11,6 +11,7 @@ import pytest
 import sinkscope
 from sinkscope.causal.edits import KeepUnits, from_json
 from sinkscope.causal.engine import Engine
+from sinkscope.causal.experiments.kept import keep_circuit, keep_edits, traced_units
 from sinkscope.causal.experiments.lab import Lab, Test, judge
 from sinkscope.causal.experiments.necessity import (
     mlp_writes,
@@ -19,7 +20,6 @@ from sinkscope.causal.experiments.necessity import (
     recognition,
     write_sets,
 )
-from sinkscope.causal.experiments.sufficiency import circuit_units, keep_circuit, keep_edits
 from sinkscope.causal.summary import verify_dataset, verify_summary
 from sinkscope.causal.thresholds import ALPHA, NEGLIGIBLE, thresholds
 from sinkscope.causal.verdict import VERDICTS, with_p0_sink
@@ -76,11 +76,11 @@ def test_verdict_is_what_was_built(mechanism, bos):
             assert test.control_p_holm > ALPHA or test.specificity < 0.5, test.edit
     if wanted == "p0-circuit":
         assert summary.faithfulness.value > 0.9
-        writers = {(block, neuron) for block, neuron in truth.writing_neurons}
-        if writers <= set(done.circuit.neurons):
-            assert summary.completeness.value < 0.2
-        else:  # a writer that k90 leaves out holds the sink alone: the norm scales it up again
-            assert summary.completeness.value > 0.9
+        assert summary.completeness.value < 0.2
+        growth = [size["components"] for size in summary.circuit_growth]
+        assert growth == sorted(set(growth))
+        assert growth[0] == summary.circuit_size["traced"]
+        assert growth[-1] == summary.circuit_size["needed"]
         assert summary.circuit_size["share"] < 0.05
         deeper = truth.amplifying_blocks[0] > 1
         assert summary.verdict_detail["blocks"] == ("deeper" if deeper else "two-block")
@@ -176,15 +176,37 @@ def test_keeping_all_units_changes_nothing_and_none_leaves_nothing(mechanism):
         assert engine.run([edit]).on(lab.heads).max() < 0.1, edit
 
 
-def test_circuit_units_are_those_that_write():
+def test_traced_units_are_those_that_write():
     lab, truth = lab_of("p0-two-block"), constructed("p0-two-block")[3]
     assert sorted(map(list, ranked_neurons(lab))) == sorted(truth.writing_neurons)
-    units = circuit_units(lab)
+    units = traced_units(lab)
     assert set(units) == {(truth.amplifying_blocks[0], "mlp")}
     assert len(keep_edits(lab, units)) == 1 + 2 * lab.last_read
     kept = keep_circuit(lab)
     assert kept.components == len(truth.writing_neurons)
     assert kept.random.value < 0.1
+
+
+def test_a_writer_that_the_trace_leaves_out_is_found_by_the_ranking():
+    """Of the split circuit a weak writer falls outside k90, and holds the sink when left alone."""
+    done, truth = verified("p0-split")
+    writers = {(block, "mlp", neuron) for block, neuron in truth.writing_neurons}
+    traced = {(block, "mlp", neuron) for block, neuron in done.circuit.neurons}
+    assert writers - traced
+    assert writers - traced <= set(done.circuit.ranking[: 4 * len(writers)])
+    first, last = done.kept.sizes[0], done.kept.sizes[-1]
+    assert first.completeness.value > 0.9
+    assert last.completeness.value < 0.2
+    assert done.kept.components == last.components
+
+
+def test_without_a_ranking_only_the_traced_units_are_kept_and_it_is_said():
+    lab = lab_of("p0-split")
+    lab.circuit = dataclasses.replace(lab.circuit, ranking="its keys are not linear")
+    kept = keep_circuit(lab)
+    assert len(kept.sizes) == 1
+    assert kept.needed is None
+    assert any("its keys are not linear" in note for note in lab.notes)
 
 
 def row(id="N3", size=-0.9, control=0.0, kind="necessity", claim=True, role=None, n=8):

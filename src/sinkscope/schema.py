@@ -212,6 +212,9 @@ class VerifySummary(_Open):
     thresholds            every bound that decided, with its reason
     faithfulness          sink kept when only the circuit is left at P0, relative to intact
     completeness          sink kept when only the complement is left
+    circuit_size          components of that circuit, their share of all, traced: how many of them
+                          the trace lists, needed: how many it takes to be faithful and complete
+    circuit_growth        components, share, faithfulness and completeness of every set tried
     what_would_change_it  sentences
     """
 
@@ -223,6 +226,7 @@ class VerifySummary(_Open):
     faithfulness: Measured | None = None
     completeness: Measured | None = None
     circuit_size: dict[str, Any] = Field(default_factory=dict)
+    circuit_growth: list[dict[str, Any]] = Field(default_factory=list)
     thresholds: dict[str, Any] = Field(default_factory=dict)
     what_would_change_it: list[str] = Field(default_factory=list)
     cost: dict[str, Any] = Field(default_factory=dict)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sinkscope.causal.experiments.kept import Kept, Size
 from sinkscope.causal.experiments.lab import NECESSITY, Test
 from sinkscope.causal.experiments.mediation import mediated
-from sinkscope.causal.experiments.sufficiency import Kept
 from sinkscope.causal.thresholds import thresholds
 from sinkscope.causal.verdict import is_faithful
 from sinkscope.result import Measured
@@ -45,7 +45,14 @@ def verify_summary(done: Verified) -> VerifySummary:
         completeness=None if kept is None else kept.completeness,
         circuit_size={}
         if kept is None
-        else {"components": kept.components, "share": kept.share, "of": kept.total},
+        else {
+            "components": kept.components,
+            "share": kept.share,
+            "of": kept.total,
+            "traced": kept.traced,
+            "needed": kept.needed,
+        },
+        circuit_growth=[] if kept is None else [_size(size, kept.total) for size in kept.sizes],
         thresholds=thresholds(),
         what_would_change_it=verdict.what_would_change_it,
         cost={"passes": round(done.engine.passes, 2), "suffix_passes": done.engine.suffix},
@@ -72,6 +79,15 @@ ROW = (
 
 def _row(test: Test) -> TestRow:
     return TestRow(**{key: getattr(test, key) for key in ROW}, **test.extra)
+
+
+def _size(size: Size, total: int) -> dict[str, Any]:
+    return {
+        "components": size.components,
+        "share": size.components / total,
+        "faithfulness": size.faithfulness,
+        "completeness": size.completeness,
+    }
 
 
 def _kept_rows(kept: Kept) -> list[TestRow]:

@@ -11,6 +11,9 @@ SPECIFIC = 0.5
 INDUCED = 0.25
 LOST = 0.5
 KEPT = 0.5
+FAITHFUL = 0.9
+COMPLETE = 0.2
+SPARSE = 0.05
 LEARNED = 0.3
 ELSEWHERE = 0.3
 OVER_UNIFORM = 3.0
@@ -26,6 +29,9 @@ REASONS = {
     "the position must gain; the margin is a logarithm, so a quarter of it is far from noise",
     "LOST": "part of the sink that must be gone for a token, a position id or a bias to carry it",
     "KEPT": "part of the sink that the circuit alone must keep (faithfulness) to be sufficient",
+    "FAITHFUL": "part of the sink that the reported circuit is grown to keep alone",
+    "COMPLETE": "part of it that everything but the reported circuit may keep",
+    "SPARSE": "and it may have at most this part of all units; half a model is no circuit",
     "LEARNED": "mass on a learned logit from which a head counts as sinking there, as for P0 (Gu)",
     "ELSEWHERE": "mass on a few kinds of token, away from P0, from which a head sinks there",
     "OVER_UNIFORM": "and these tokens must hold this many times what uniform attention gives them",

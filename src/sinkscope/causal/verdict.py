@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from sinkscope.causal.experiments.kept import Kept
 from sinkscope.causal.experiments.lab import NECESSITY, Test
-from sinkscope.causal.experiments.sufficiency import Kept
 from sinkscope.causal.readout import Readout, TokenMass
 from sinkscope.causal.thresholds import (
     ALPHA,

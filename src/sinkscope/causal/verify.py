@@ -11,8 +11,8 @@ import numpy as np
 
 from sinkscope.causal.engine import Engine
 from sinkscope.causal.experiments import identity, mediation, necessity, sufficiency
+from sinkscope.causal.experiments.kept import Kept, keep_circuit
 from sinkscope.causal.experiments.lab import Lab, Test, judge
-from sinkscope.causal.experiments.sufficiency import Kept
 from sinkscope.causal.summary import verify_dataset, verify_summary
 from sinkscope.causal.verdict import Verdict, elsewhere, with_p0_sink, without_p0_sink
 from sinkscope.circuit.find import find_circuit
@@ -140,7 +140,7 @@ def run_tests(
         return [] if alone else necessity.write_sets(lab)
 
     def keep() -> list[Test]:
-        kept.append(sufficiency.keep_circuit(lab))
+        kept.append(keep_circuit(lab))
         return []
 
     steps: list[Callable[[], list[Test]]] = [

@@ -70,6 +70,16 @@ def neuron_writes(writes: Writes) -> dict[int, np.ndarray]:
     return found
 
 
+def unit_writes(writes: Writes) -> list[tuple[tuple[int, str, int], float]]:
+    """((block, attention | mlp | shared, head or neuron), write) of every unit, in no order."""
+    kinds = {"head": "attention", "neuron": "mlp", "shared": "shared"}
+    return [
+        ((int(place), kinds[kind], index), value)
+        for kind, place, index, value in _table(writes)
+        if kind in kinds
+    ]
+
+
 def _table(writes: Writes) -> list[tuple[str, int | str, int, float]]:
     """(kind, block or name, index, write) of every component."""
     rows: list[tuple[str, int | str, int, float]] = [("whole", "embedding", 0, writes.embedding)]

@@ -21,6 +21,7 @@ from sinkscope.circuit.keys import SinkLogits
 from sinkscope.circuit.model import Circuit
 from sinkscope.circuit.null import untrained_ratio
 from sinkscope.circuit.observed import Observed
+from sinkscope.circuit.ranking import units_by_logit
 from sinkscope.circuit.reading import Reading, reading_from_scan, reading_of
 from sinkscope.circuit.recognition import Recognition, recognition
 from sinkscope.circuit.streams import p0_points, unit
@@ -122,6 +123,10 @@ def find(
     recognised = recognition(subject, sites, observed, seed)
     circuit = _circuit(prompts, sites, reading, norm, direction, u, read_point, components)
     circuit.recognition_point = recognised.point
+    if isinstance(logits, SinkLogits):
+        circuit.ranking = units_by_logit(subject, sites, prompts, logits)
+    else:
+        circuit.ranking = logits
     return Found(
         circuit, observed, reading, at, tokens, p0, norm, direction, writes, components,
         recognised, null, logits,

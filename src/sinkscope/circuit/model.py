@@ -26,6 +26,9 @@ class Circuit:
     experts              [(block, expert)] that hold its routed neurons
     reading_heads        [(block, head)] that sink at P0
     reading_block        first block that reads
+    ranking              [(block, attention | mlp | shared, unit)] that raise the reading heads'
+                         logits on P0, those that raise them most first (`circuit.ranking`); or why
+                         there is none
     recognition_point    name of the first read point at which P0 can be told apart linearly
     late                 [L, H] mean late share of P0; NaN where a block has no softmax attention
     uniform_late         [L] what uniform attention would give
@@ -48,5 +51,6 @@ class Circuit:
     late: np.ndarray
     uniform_late: np.ndarray
     sites: Sites
+    ranking: list[tuple[int, str, int]] | str = "no head reads position zero"
     recognition_point: str | None = None
     notes: list[str] = field(default_factory=list)

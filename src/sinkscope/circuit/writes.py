@@ -8,7 +8,7 @@ gradient, summed over the batch. Shares and biases add up to ⟨Δ, direction⟩
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from sinkscope.observe.residual import residual_hooks
 from sinkscope.observe.sites import Sites, Sublayer, write_hooks
 from sinkscope.subject.load import Subject
 
+Key = tuple[int, str]  # block, number of the sublayer and which of its last maps (`dense_maps`)
 Along = Callable[[int], torch.Tensor]  # block -> direction, [d] or one for each token [n, d]
 
 
@@ -64,18 +65,26 @@ class Writes:
 
 
 def written_along(
-    subject: Subject, sites: Sites, tokens: torch.Tensor, along: Along, stop: int
+    subject: Subject,
+    sites: Sites,
+    tokens: torch.Tensor,
+    along: Along,
+    stop: int,
+    usual: Mapping[Key, torch.Tensor] | None = None,
 ) -> Writes:
     """Writes of the blocks below `stop` at P0, mean over the tokens (see `Writes`).
 
     along(block) gives the direction for the writes of a block; −1 asks for the embedding's. A
     direction of shape [n, d] has one row for each token.
+    usual: [inputs] what last maps are given at other positions; shares of heads and neurons are then
+    of the difference from that, and no longer add up to the write. Fused experts are left whole.
     """
     found = Writes(sites)
     done = 0
     for batch in tokens.split(BATCH):
         rows = slice(done, done + len(batch))
         pass_ = _Pass(subject, sites, found, along, rows, len(batch) / len(tokens), stop)
+        pass_.usual = usual or {}
         pass_.run(batch)
         done += len(batch)
     return found
@@ -88,7 +97,8 @@ class _Pass:
         self.subject, self.sites, self.found = subject, sites, found
         self.along, self.rows, self.weight, self.stop = along, rows, weight, stop
         self.blocks = subject.anatomy.modules(subject.model)[:stop]
-        self.leaves: dict[tuple[int, str], torch.Tensor] = {}
+        self.leaves: dict[Key, torch.Tensor] = {}
+        self.usual: Mapping[Key, torch.Tensor] = {}
 
     def run(self, batch: torch.Tensor) -> None:
         norms = FrozenNorms(
@@ -149,12 +159,12 @@ class _Pass:
         handles = []
         for b, block in enumerate(self.blocks):
             for i, sublayer in enumerate(self.sites.blocks[b]):
-                for name, projection in _dense(sublayer):
+                for name, projection in dense_maps(sublayer):
                     owner = projection.owner(block)
                     handles.append(owner.register_forward_pre_hook(self._leaf((b, f"{i}{name}"))))
         return handles
 
-    def _leaf(self, key: tuple[int, str]) -> Callable:
+    def _leaf(self, key: Key) -> Callable:
         def hook(module, args):
             leaf = args[0].detach().requires_grad_(True)
             self.leaves[key] = leaf
@@ -197,7 +207,7 @@ class _Pass:
         self._units(block, index, name, sublayer, along)
 
     def _units(self, block, index, name, sublayer: Sublayer, along: torch.Tensor) -> None:
-        leaves = {kind: self.leaves.pop((block, f"{index}{kind}")) for kind, _ in _dense(sublayer)}
+        leaves = {kind: self.leaves.pop((block, f"{index}{kind}")) for kind, _ in dense_maps(sublayer)}
         own = {k: p for (b, i, k), p in self.parameters.items() if (b, i) == (block, index)}
         wanted = [*leaves.values(), *own.values()]
         if not wanted or not along.requires_grad:
@@ -208,7 +218,8 @@ class _Pass:
         for kind, x, grad in pairs:
             if grad is None:
                 continue
-            part = x.detach().float() * grad.float()
+            usual = self.usual.get((block, f"{index}{kind}"), 0.0)
+            part = (x.detach().float() - usual) * grad.float()
             if kind == "experts":
                 layout = sublayer.projection.layout  # type: ignore[union-attr]
                 self._unit_sum(self.found.units, name, part.sum(1 if "out_in" in layout else 2))
@@ -227,8 +238,9 @@ class _Pass:
         into[name] = into.get(name, 0.0) + value
 
 
-def _dense(sublayer: Sublayer) -> list[tuple[str, Projection]]:
-    """Last maps of a sublayer that are plain linear modules: its own, and the shared expert's."""
+def dense_maps(sublayer: Sublayer) -> list[tuple[str, Projection]]:
+    """Last maps of a sublayer that are plain linear modules: its own (named ""), and the shared
+    expert's (named " shared")."""
     found = []
     if sublayer.projection is not None and sublayer.experts is None:
         found.append(("", sublayer.projection))
