@@ -233,7 +233,16 @@ def verify_summary(layers: int = 6) -> VerifySummary:
         tests=tests,
         faithfulness=measured(0.95),
         completeness=measured(0.08),
-        circuit_size={"components": 6, "share": 0.011},
+        circuit_size={"components": 6, "share": 0.011, "of": 560, "traced": 4, "needed": 6},
+        circuit_growth=[
+            {
+                "components": n,
+                "share": n / 560,
+                "faithfulness": measured(f),
+                "completeness": measured(c),
+            }
+            for n, f, c in ((4, 0.7, 0.5), (6, 0.95, 0.08))
+        ],
         thresholds={"NECESSARY": {"value": 0.5, "reason": "half of the sink"}},
         what_would_change_it=["N3 on block 1 removing less than half of the sink."],
         cost={"passes": 31.2},

@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 
 import sinkscope
 from sinkscope.causal.edits import KeepUnits, from_json
@@ -20,9 +21,10 @@ from sinkscope.causal.experiments.necessity import (
     recognition,
     write_sets,
 )
+from sinkscope.causal.readout import TokenMass
 from sinkscope.causal.summary import verify_dataset, verify_summary
 from sinkscope.causal.thresholds import ALPHA, NEGLIGIBLE, thresholds
-from sinkscope.causal.verdict import VERDICTS, with_p0_sink
+from sinkscope.causal.verdict import VERDICTS, elsewhere, with_p0_sink, without_p0_sink
 from sinkscope.causal.verify import VerifySettings, verify, verify_one
 from sinkscope.circuit.find import find_circuit
 from sinkscope.errors import InputError, Unsupported
@@ -207,6 +209,30 @@ def test_without_a_ranking_only_the_traced_units_are_kept_and_it_is_said():
     assert len(kept.sizes) == 1
     assert kept.needed is None
     assert any("its keys are not linear" in note for note in lab.notes)
+
+
+def test_a_token_sink_is_held_against_the_queries_that_can_see_it():
+    ids = torch.tensor([[7, 1, 2, 9, 1, 2], [7, 1, 2, 1, 1, 9], [7, 1, 2, 1, 2, 1]])
+    mass = TokenMass(ids, torch.full((3,), 6), 1, 1)
+    nine, two = mass.tokens.numpy() == 9, mass.tokens.numpy() == 2
+    assert mass.seen(nine) == pytest.approx((3 + 1 + 0) / 9)  # late queries are 3, 4 and 5
+    assert mass.seen(two) == 1
+    assert mass.seen(nine | two) == 1
+    assert mass.seen(mass.tokens.numpy() == 7) == 0  # it stands at P0 only
+
+
+def test_delimiters_that_few_rows_hold_are_still_a_sink():
+    """Half of the rows have no delimiter, so the heads put under a half on them over all rows."""
+    subject, prompts, *_ = constructed("delimiter")
+    rows = prompts.input_ids.clone()
+    mass = Engine(subject, prompts).token_mass()
+    shares, _ = mass.shares()
+    sink = mass.tokens[int(shares.max((0, 1)).argmax())]
+    rows[::2][rows[::2] == sink] = int(rows[0, 1])
+    thinned = dataclasses.replace(prompts, input_ids=rows)
+    engine = Engine(subject, thinned)
+    assert engine.token_mass().shares()[0].max() < 0.9
+    assert without_p0_sink(elsewhere(engine.intact, engine.token_mass())).verdict == "other"
 
 
 def row(id="N3", size=-0.9, control=0.0, kind="necessity", claim=True, role=None, n=8):

@@ -16,7 +16,7 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> Measured:
     """Mean over prompts with its 95 % percentile bootstrap interval (2,000 resamples).
 
     values [n]; NaN entries are prompts for which the figure is not defined. With fewer than two
-    prompts there is no interval.
+    prompts there is no interval. The levels are widened for few prompts (`widened_tail`).
     """
     values = np.asarray(values, dtype=np.float64)
     values = values[np.isfinite(values)]
@@ -27,7 +27,8 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> Measured:
         return Measured(value=mean)
     generator = np.random.default_rng(seed)
     picks = generator.integers(values.size, size=(RESAMPLES, values.size))
-    low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
+    tail = 100 * widened_tail(values.size)
+    low, high = np.percentile(values[picks].mean(1), [tail, 100 - tail])
     # rounding in the resampled means must not put the mean outside its own interval
     return Measured(value=mean, low=min(float(low), mean), high=max(float(high), mean))
 
@@ -39,8 +40,8 @@ def paired_change(
 
     edited, intact, scale [n] are paired by prompt and resampled together (2,000 times); without a
     scale the unit is 1. The percentile levels are widened for few prompts as Hesterberg (2015,
-    arXiv 1411.5279) proposes: from 2.5 % to Φ(t_{n−1}(2.5 %)·√(n/(n−1))), which covers as often as
-    a t interval does. NaN entries are left out; one prompt gives no interval.
+    arXiv 1411.5279) proposes (`widened_tail`). NaN entries are left out; one prompt gives no
+    interval.
     """
     scale = np.ones_like(intact) if scale is None else scale
     rows = np.stack([edited - intact, scale]).astype(np.float64)
@@ -59,7 +60,10 @@ def paired_change(
 
 
 def widened_tail(n: int, tail: float = 0.025) -> float:
-    """The percentile level at which a bootstrap of n values covers as a t interval does."""
+    """The percentile level at which a bootstrap of n values covers as a t interval does.
+
+    Φ(t_{n−1}(2.5 %)·√(n/(n−1))); Hesterberg (2015), arXiv 1411.5279.
+    """
     from scipy.stats import norm, t
 
     return float(norm.cdf(t.ppf(tail, n - 1) * np.sqrt(n / (n - 1))))

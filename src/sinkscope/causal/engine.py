@@ -115,7 +115,7 @@ class Engine:
     def token_mass(self) -> TokenMass:
         """Which tokens late queries look at in the intact model, by head; costs a pass."""
         ids = self.prompts.input_ids
-        mass = TokenMass(ids, self.depth, self._head_count)
+        mass = TokenMass(ids, self.prompts.lengths, self.depth, self._head_count)
         for batch in self._batches:
             reading = self._reading(batch, False)
             reading.tokens, reading.token_rows = mass, batch.rows

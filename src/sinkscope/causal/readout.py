@@ -236,12 +236,13 @@ class Reading(Tap):
 class TokenMass:
     """Late attention by the token that receives it, P0 left out.
 
-    ids [n, T]. mass [L, H, tokens] sums of attention, even [L, tokens] what uniform attention over
-    the visible keys would give, queries [L] how many late queries were summed over.
+    ids [n, T], lengths [n]. mass [L, H, tokens] sums of attention, even [L, tokens] what uniform
+    attention over the visible keys would give, queries [L] how many late queries were summed over.
     """
 
-    def __init__(self, ids: torch.Tensor, depth: int, heads: int) -> None:
+    def __init__(self, ids: torch.Tensor, lengths: torch.Tensor, depth: int, heads: int) -> None:
         self.tokens, self._index = ids.unique(return_inverse=True)
+        self._lengths, self._first = lengths, _first_places(self._index, len(self.tokens))
         self.mass = torch.zeros(depth, heads, len(self.tokens), dtype=torch.float64)
         self.even = torch.zeros(depth, len(self.tokens), dtype=torch.float64)
         self.queries = torch.zeros(depth, dtype=torch.float64)
@@ -265,6 +266,24 @@ class TokenMass:
         count = self.queries.clamp_min(1)
         mass, even = self.mass / count[:, None, None], self.even / count[:, None]
         return mass.numpy(), even.numpy()
+
+    def seen(self, chosen: np.ndarray) -> float:
+        """Share of late queries behind the first of the chosen tokens ([tokens], boolean).
+
+        A sliding window may have left it behind; then what is held is more than is said.
+        """
+        late = (self._lengths + 1) // 2
+        first = self._first[:, torch.from_numpy(chosen)].amin(1)
+        behind = (self._lengths - torch.maximum(first, late)).clamp_min(0)
+        return float(behind.sum() / (self._lengths - late).sum().clamp_min(1))
+
+
+def _first_places(index: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Position at which each token first stands in each row, P0 left out: [n, tokens]."""
+    rows, length = index.shape
+    first = torch.full((rows, tokens), torch.iinfo(torch.long).max)
+    places = torch.arange(1, length).expand(rows, -1)
+    return first.scatter_reduce(1, index[:, 1:], places, "amin")
 
 
 class _Row:

@@ -15,7 +15,7 @@ FAITHFUL = 0.9
 COMPLETE = 0.2
 SPARSE = 0.05
 LEARNED = 0.3
-ELSEWHERE = 0.3
+ELSEWHERE = 0.5
 OVER_UNIFORM = 3.0
 
 REASONS = {
@@ -33,7 +33,8 @@ REASONS = {
     "COMPLETE": "part of it that everything but the reported circuit may keep",
     "SPARSE": "and it may have at most this part of all units; half a model is no circuit",
     "LEARNED": "mass on a learned logit from which a head counts as sinking there, as for P0 (Gu)",
-    "ELSEWHERE": "mass on a few kinds of token, away from P0, from which a head sinks there",
+    "ELSEWHERE": "mass on a few kinds of token, away from P0, from which a head sinks there; such "
+    "tokens stand at many positions and what each receives adds up, so it must be the larger part",
     "OVER_UNIFORM": "and these tokens must hold this many times what uniform attention gives them",
 }
 

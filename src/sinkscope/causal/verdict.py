@@ -27,6 +27,7 @@ from sinkscope.causal.thresholds import (
     SPECIFIC,
 )
 from sinkscope.detect.arrays import nan_mean
+from sinkscope.detect.attention import SINK
 from sinkscope.detect.decision import LEAST_SHARE
 
 VERDICTS = (
@@ -71,12 +72,18 @@ class Elsewhere:
 
 
 def elsewhere(intact: Readout, mass: TokenMass) -> Elsewhere:
-    """Look for sinks that are not P0 (intact readings of a model without a P0 sink)."""
+    """Look for sinks that are not P0 (intact readings of a model without a P0 sink).
+
+    What a head puts on a few kinds of token is held against the queries that can see one of them.
+    """
     learned = nan_mean(intact.learned)
     shares, even = mass.shares()
     chosen = (shares > OVER_UNIFORM * even[:, None]) & (shares > MIN_TOKEN_SHARE)
     held = np.where(chosen, shares, 0.0)
-    heads = np.argwhere(held.sum(-1) > ELSEWHERE)
+    total = held.sum(-1)
+    for block, head in np.argwhere(chosen.any(-1)):
+        total[block, head] /= max(mass.seen(chosen[block, head]), MIN_TOKEN_SHARE)
+    heads = np.argwhere(total > ELSEWHERE)
     tokens = held[tuple(heads.T)].sum(0) if len(heads) else np.zeros(held.shape[-1])
     order = np.argsort(-tokens, kind="stable")[:3]
     return Elsewhere(
@@ -102,8 +109,9 @@ def without_p0_sink(found: Elsewhere) -> Verdict:
             {"tokens": found.tokens},
         )
     change = [
-        f"a head whose late queries put more than {ELSEWHERE:.0%} of their attention on position "
-        "zero, on a learned logit or on one kind of token"
+        f"a head whose late queries put more than {SINK:.0%} of their attention on position zero, "
+        f"more than {LEARNED:.0%} on a learned logit, or more than {ELSEWHERE:.0%} on a few kinds "
+        "of token"
     ]
     return Verdict("none", "No head sinks anywhere.", what_would_change_it=change)
 

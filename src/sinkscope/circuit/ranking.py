@@ -1,8 +1,8 @@
 """Every unit that writes at position zero, ranked by what mean-ablating it takes from the sink.
 
 With the norms frozen, the mean late logit of a reading head h of block b_h on position zero is
-⟨g_h, x_0⟩ plus a constant (`keys.SinkLogits`), and x_0 is a sum of writes. A head or neuron of block
-b whose write at position zero is Δ_0, and Δ_t at the others, gives the reading heads' logits
+⟨g_h, x_0⟩ plus a constant (`keys.SinkLogits`), and x_0 is a sum of writes. A head or neuron of
+block b whose write at position zero is Δ_0, and Δ_t at the others, gives the reading heads' logits
 
     Σ_{h: b_h > b} ⟨g_h, Δ_0 − mean_{t>0} Δ_t⟩
 

@@ -76,8 +76,9 @@ def written_along(
 
     along(block) gives the direction for the writes of a block; −1 asks for the embedding's. A
     direction of shape [n, d] has one row for each token.
-    usual: [inputs] what last maps are given at other positions; shares of heads and neurons are then
-    of the difference from that, and no longer add up to the write. Fused experts are left whole.
+    usual: [inputs] what last maps are given at other positions; shares of heads and neurons are
+    then of the difference from that, and no longer add up to the write. Fused experts are left as
+    they are.
     """
     found = Writes(sites)
     done = 0
@@ -207,7 +208,9 @@ class _Pass:
         self._units(block, index, name, sublayer, along)
 
     def _units(self, block, index, name, sublayer: Sublayer, along: torch.Tensor) -> None:
-        leaves = {kind: self.leaves.pop((block, f"{index}{kind}")) for kind, _ in dense_maps(sublayer)}
+        leaves = {
+            kind: self.leaves.pop((block, f"{index}{kind}")) for kind, _ in dense_maps(sublayer)
+        }
         own = {k: p for (b, i, k), p in self.parameters.items() if (b, i) == (block, index)}
         wanted = [*leaves.values(), *own.values()]
         if not wanted or not along.requires_grad:

@@ -13,6 +13,7 @@ from sinkscope.report.text import bounds_of, number_of, visible
 
 if TYPE_CHECKING:
     from sinkscope.result import TestRow
+    from sinkscope.schema import VerifySummary
 
 EDIT, CONTROL = "Edit", "Its control"
 ROW = 44  # height of one test
@@ -162,6 +163,34 @@ def kept_chart(tests: Iterable[TestRow]) -> Chart | None:
     )
     spans = placed.mark_rule(style="interval").encode(x="low:Q", x2="high:Q", y=y, yOffset=offset)
     return alt.layer(bars, spans, words).properties(width=620, height=36 * len(order))
+
+
+def growth_chart(verified: VerifySummary) -> Chart | None:
+    """What the circuit alone keeps of the sink, and what all but it does, by its size."""
+    table: list[frames.Row] = []
+    for size in verified.circuit_growth:
+        for name, key in (
+            ("The circuit alone", "faithfulness"),
+            ("All else alone", "completeness"),
+        ):
+            table += _row(size[key], units=size["components"], series=name)
+    if len(verified.circuit_growth) < 2:
+        return None
+    base = alt.Chart(frames.inline(table), width=620, height=200)
+    x = alt.X("units:Q", title="Heads and neurons in the circuit", scale=alt.Scale(type="log"))
+    colour = alt.Color("series:N", title=None, legend=alt.Legend(columns=2, symbolType="stroke"))
+    lines = base.mark_line(point=True).encode(
+        x=x,
+        y=alt.Y("value:Q", title="Sink kept", axis=alt.Axis(format=".0%", tickCount=5)),
+        color=colour,
+        tooltip=[
+            alt.Tooltip("units:Q", title="Units"),
+            alt.Tooltip("series:N", title=" "),
+            alt.Tooltip("value:Q", title="Kept", format=".1%"),
+        ],
+    )
+    spans = base.mark_rule(style="interval").encode(x=x, y="low:Q", y2="high:Q")
+    return alt.layer(lines, spans)
 
 
 def _kept(measured: Any) -> dict[str, Any]:

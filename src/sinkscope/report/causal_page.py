@@ -8,6 +8,7 @@ from sinkscope.report import causal_tables
 from sinkscope.report.causal_charts import (
     blocks_chart,
     dose_chart,
+    growth_chart,
     kept_chart,
     margin_changes,
     mediated,
@@ -128,6 +129,15 @@ def _sufficiency(verified: dict[str, VerifySummary]) -> list[Figure]:
             "Only these units write at position zero as they did, everything else there is its "
             "mean (faithfulness); random sets of as many units; and the other way round.",
             ((bos, kept_chart(one.tests)) for bos, one in verified.items()),
+            wide=True,
+        ),
+        *figure(
+            "kept-growth",
+            "How many units it takes",
+            "The traced units first, then those whose write at position zero does most for the "
+            "reading heads’ logits. Reported is the smallest circuit that is faithful and "
+            "complete, or else the largest that is still sparse (see the bounds below).",
+            ((bos, growth_chart(one)) for bos, one in verified.items()),
             wide=True,
         ),
         *_doses(verified, "sufficiency"),
