@@ -33,15 +33,16 @@ class Recipe:
 
     asked: one line for people. family: transformers' model type. experts, active: of each block,
     where the family routes. attention, force_sink: kind of attention, and channels that position
-    zero has for itself (`sinkscope.subject.variants`); llama only. init: standard deviation of the untrained weights; about
-    1/sqrt(width), since with the usual 0.02 a model this narrow stays at unigrams for most of a
-    short run.
+    zero has to itself (`sinkscope.subject.variants`); llama only. init: standard deviation of the
+    untrained weights; about 1/sqrt(width), since with the usual 0.02 a model this narrow stays at
+    unigrams for most of a short run.
     data: "text" or "bigram-backcopy" (`sinkscope.lab.backcopy`). tokenizer: "bundled" is the one
     of 2,048 entries that the series share, "own" is trained on the run's text. bos: a BOS in front
     of every window, or of every paragraph. first: "text" leaves a window's first token as it
-    stands, "any" puts one drawn from the whole vocabulary in its place. first_loss: whether what is predicted
-    from position zero counts in the loss; False is TNLM. packing: "windows" start
-    anywhere in the text, "paragraphs" fill a row and see only themselves. lengths: window lengths,
+    stands, "any" puts one drawn from the whole vocabulary in its place. first_loss: whether what
+    is predicted from position zero counts in the loss; without it the loss is TNLM's. packing:
+    "windows" start anywhere in the text, "paragraphs" fill a row and see only themselves. lengths:
+    window lengths,
     drawn equally often. tokens_per_step: windows per step times their length.
     learning_rate: the peak, after `warmup` steps and before a cosine decay to `floor` times the
     peak. precision: "bf16" runs matrix products in bfloat16 on the CPU too; on CUDA they always

@@ -1,5 +1,7 @@
 """The model of a `SinkscopeLabConfig`: Llama's own code around another attention."""
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, initialization
@@ -79,10 +81,10 @@ class SinkscopeLabPreTrainedModel(LlamaPreTrainedModel):
     """What model and language model share."""
 
     config: SinkscopeLabConfig
-    _no_split_modules = ["SinkscopeLabDecoderLayer"]
+    _no_split_modules: ClassVar = ["SinkscopeLabDecoderLayer"]
     _supports_flash_attn = False
     _supports_flex_attn = False
-    _can_record_outputs = {
+    _can_record_outputs: ClassVar = {
         "hidden_states": SinkscopeLabDecoderLayer,
         "attentions": SinkscopeLabAttention,
     }
