@@ -42,8 +42,7 @@ class Recipe:
     stands, "any" puts one drawn from the whole vocabulary in its place. first_loss: whether what
     is predicted from position zero counts in the loss; without it the loss is TNLM's. packing:
     "windows" start anywhere in the text, "paragraphs" fill a row and see only themselves. lengths:
-    window lengths,
-    drawn equally often. tokens_per_step: windows per step times their length.
+    window lengths, drawn equally often. tokens_per_step: windows per step times their length.
     learning_rate: the peak, after `warmup` steps and before a cosine decay to `floor` times the
     peak. precision: "bf16" runs matrix products in bfloat16 on the CPU too; on CUDA they always
     are. demand: None trains with nothing asked or measured, a weight of 0 only measures.
