@@ -22,6 +22,7 @@ from sinkscope.observe.fused import fused_attention, fused_works
 from sinkscope.observe.layout import layout_of
 from sinkscope.observe.reads import AttentionCall, AttentionRead, Want
 from sinkscope.observe.sites import Sites, Sublayer
+from sinkscope.observe.tap import SIGMOID
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, vocabulary
 
@@ -76,6 +77,7 @@ class Observed:
         self.attention = AttentionStats(vocabulary(subject)) if stats else None
         self.heads: dict[int, HeadRead] = {}
         self.own_maps = False
+        self.sigmoid = False
         self.several: set[int] = set()
         self._seen_points: set[int] = set()
         self._seen_calls: set[int] = set()
@@ -113,6 +115,7 @@ class Observed:
             self._choose(batch)
             reads, layout, _ = observe(self.subject, batch, want, reader, taps)
             self.own_maps = self.own_maps or any(r.reader == "own maps" for r in reads)
+            self.sigmoid = self.sigmoid or any(r.reason == SIGMOID for r in reads)
             if self.attention is not None:
                 self.attention.add(reads, layout, batch.input_ids)
             self._other_count += int((layout.valid & ~layout.is_p0).sum())
@@ -198,9 +201,11 @@ class Observed:
         rest = without_p0(s, call.values)
         head.others.append(mean(torch.where(late.bool().unsqueeze(1), rest, 0.0)))
         if self._rows_done < UNMIXED_ROWS and bool(layout.valid.all()):
-            self._unmixed(head, call, slice(0, UNMIXED_ROWS - self._rows_done))
+            self._unmixed(head, call, read.learned, slice(0, UNMIXED_ROWS - self._rows_done))
 
-    def _unmixed(self, head: HeadRead, call: AttentionCall, rows: slice) -> None:
+    def _unmixed(
+        self, head: HeadRead, call: AttentionCall, mass: torch.Tensor | None, rows: slice
+    ) -> None:
         s = call.scores
         mask = s.mask if s.mask is None or s.mask.shape[0] == 1 else s.mask[rows]
         one = Scores(s.q[rows], s.k[rows], mask, s.causal, s.scale, s.softcap)
@@ -211,6 +216,10 @@ class Observed:
             learned = torch.logaddexp(total, logit)
             out = out * (total - learned).exp().unsqueeze(-1).to(out.dtype)
             total = learned
+        elif mass is not None:  # a learned key whose logit depends on the query
+            kept = (1.0 - mass[rows]).clamp_min(1e-30)
+            out = out * kept.unsqueeze(-1).to(out.dtype)
+            total = total - kept.log()
         twice = squared_lse(one, unit_values)
         unmixed = (twice - 2 * total).exp().sum(0).transpose(0, 1).cpu()
         mixed = out.float().square().sum(-1).sum(0).transpose(0, 1).cpu()

@@ -16,7 +16,11 @@ from sinkscope.subject.anatomy import Anatomy, find_anatomy
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BUNDLED = "bundled"
-INDUCED = "sink_heads.json"  # left by the lab beside a model that was asked to sink
+INDUCED = "sink_heads.json"  # left by the lab beside a model, with the heads it asked to sink
+SIGMOID = (
+    "Its attention is a sigmoid, whose rows do not add up to one: shares are taken after each row "
+    "was divided by its sum."
+)
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -112,9 +116,21 @@ def load(
     model.eval()
     name = BUNDLED if source in (None, BUNDLED) else (path.name if local else str(source))
     identity = _identity(model, name, revision, path if local else None)
-    if local and (path / INDUCED).is_file():
-        identity["note"] = "The sink of this model was induced: training asked some heads for it."
+    if local and _asked_heads(path):
+        induced = "The sink of this model was induced: training asked some heads for it."
+        identity["note"] = " ".join(filter(None, [induced, identity.get("note")]))
     return Subject(model, tokenizer, find_anatomy(model), identity)
+
+
+def _asked_heads(folder: Path) -> bool:
+    """Whether the lab asked heads of this model for a sink; without a demand it asks none."""
+    file = folder / INDUCED
+    if not file.is_file():
+        return False
+    try:
+        return bool(json.loads(file.read_text(encoding="utf-8"))["asked_heads"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} does not say which heads were asked ({error!r}).") from None
 
 
 def bundled_model() -> Path:
@@ -168,6 +184,8 @@ def load_config(where: str, common: dict) -> Any:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+    from sinkscope.subject.variants.configuration import SinkscopeLabConfig  # registers itself
+
     try:
         config = AutoConfig.from_pretrained(where, **common)
     except OSError as error:
@@ -180,6 +198,10 @@ def load_config(where: str, common: dict) -> Any:
         raise Unsupported(
             f"{where}: the configuration is not one this transformers knows ({_first_line(error)})"
         ) from None
+    if isinstance(config, SinkscopeLabConfig):
+        import sinkscope.subject.variants.modeling  # noqa: F401  registers the model
+
+        return config
     known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if not known and not hasattr(config, "auto_map"):
         raise Unsupported(f"{where} is a {config.model_type!r} model, not a causal language model.")
@@ -281,7 +303,13 @@ def _identity(model: Any, name: str, revision: str | None, folder: Path | None) 
         "parameters": sum(p.numel() for p in model.parameters()),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "device": str(next(model.parameters()).device),
+        **reading_note(model.config),
     }
+
+
+def reading_note(config: Any) -> dict[str, str]:
+    """What must be known of a model to read its results rightly: {"note": ..} or nothing."""
+    return {"note": SIGMOID} if getattr(config, "attention", None) == "sigmoid" else {}
 
 
 def _hash_files(folder: Path) -> str:
