@@ -90,7 +90,11 @@ def validation_windows(draw: Draw, count: int, length: int) -> Tensor:
 
 
 def _texts(recipe: Recipe, corpus: Path | None, split: str) -> list[str]:
-    texts = texts_of(corpus, split)
+    return documents(recipe, texts_of(corpus, split))
+
+
+def documents(recipe: Recipe, texts: list[str]) -> list[str]:
+    """What a recipe packs: whole texts, or their paragraphs."""
     if recipe.packing == "windows":
         return texts
     return [paragraph for text in texts for paragraph in text.split("\n\n") if paragraph.strip()]
@@ -104,8 +108,16 @@ def _encoded(texts: list[str], tokenizer: PreTrainedTokenizerFast, recipe: Recip
 
 
 def _of_stream(stream: Tensor, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Draw:
-    bos = tokenizer.bos_token_id if recipe.bos and recipe.packing == "windows" else None
-    return lambda count, length, generator: draw_windows(stream, count, length, generator, bos)
+    bos = tokenizer.bos_token_id if recipe.bos else None
+    if bos is None or recipe.packing != "paragraphs":
+        return lambda count, length, generator: draw_windows(stream, count, length, generator, bos)
+
+    def draw(count: int, length: int, generator: torch.Generator) -> Tensor:
+        rows = draw_windows(stream, count, length, generator)
+        rows[:, 0] = bos  # what is left of a paragraph that the row cuts begins with BOS too
+        return rows
+
+    return draw
 
 
 def _of_language(language: Backcopy, recipe: Recipe) -> Draw:

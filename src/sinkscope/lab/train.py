@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,11 @@ from sinkscope.lab.tokens import restarting_positions
 
 SAVE_EVERY, VALIDATE_EVERY = 100, 100
 Log = Callable[[dict], None]
+Measure = Callable[[PreTrainedModel], dict]
+
+
+class Stopped(Exception):
+    """A run that `stop` ended before its last step, with its state saved."""
 
 
 @dataclass
@@ -84,20 +90,24 @@ def fit(
     log: Log = lambda row: None,
     save: Callable[[int], None] = lambda step: None,
     keep: Callable[[dict], None] = lambda state: None,
+    measure: Measure | None = None,
+    every: int = VALIDATE_EVERY,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train to the last step; `log` gets a row a step, `save` the steps to keep, `keep` the state.
 
     A row has step, loss, gradient_norm, lr and tokens_per_second, demand_share where a demand is
-    measured, and `validation` with loss and sink figures every hundred steps.
+    measured, and every so many steps `validation`: what `measure` says of the model, by default
+    loss and sink figures on held-out windows. Where `stop` says so after a step, the state is kept
+    and Stopped is raised.
     """
     recipe, model = training.recipe, training.model
     cuda = model.device.type == "cuda"
     forward = torch.compile(model) if cuda else model
-    windows = training.data.validation(QUICK, max(recipe.lengths))
-    watched = recipe.watched_heads()
+    measure = measure or _quick(training)
     if training.step == 0:
         keep(training.state())
-        log({"step": 0, "validation": quick_figures(model, windows, watched)})
+        log({"step": 0, "validation": measure(model)})
         if 0 in recipe.checkpoints:
             save(0)
     model.train()
@@ -133,14 +143,22 @@ def fit(
                 "lr": rate,
                 "tokens_per_second": batch[:, 1:].numel() / seconds,
             }
-            if training.step % VALIDATE_EVERY == 0 or training.step == recipe.steps:
-                row["validation"] = quick_figures(model, windows, watched)
+            if training.step % every == 0 or training.step == recipe.steps:
+                row["validation"] = measure(model)
             log(row)
             if training.step in recipe.checkpoints:
                 save(training.step)
-            if training.step % SAVE_EVERY == 0 or training.step == recipe.steps:
+            stopped = training.step < recipe.steps and stop()
+            if stopped or training.step % SAVE_EVERY == 0 or training.step == recipe.steps:
                 keep(training.state())
+            if stopped:
+                raise Stopped
     model.eval()
+
+
+def _quick(training: Training) -> Measure:
+    windows = training.data.validation(QUICK, max(training.recipe.lengths))
+    return lambda model: quick_figures(model, windows, training.recipe.watched_heads())
 
 
 def _demand(training: Training):
@@ -155,7 +173,7 @@ def _demand(training: Training):
 
 def model_inputs(ids: Tensor, training: Training) -> dict[str, Tensor]:
     """What the model is called with: the ids, and for packed paragraphs where each begins."""
-    if training.recipe.packing == "windows":
+    if training.recipe.packing != "paragraphs":
         return {"input_ids": ids}
     eos = training.data.tokenizer.eos_token_id
     return {"input_ids": ids, "position_ids": restarting_positions(ids, eos)}
@@ -185,11 +203,14 @@ def train(
     device: str = "cpu",
     resume: bool = False,
     log: Log = lambda row: None,
+    **options: Any,
 ) -> PreTrainedModel:
     """Train into the folder `out`, and return the trained model; see `sinkscope.lab.state`.
 
+    options: measure, every and stop, as in `fit`.
+
     Errors: InputError where `out` exists, or cannot be resumed; Interrupted on Ctrl-C, which
-    leaves a state to resume from.
+    leaves a state to resume from; Stopped where `stop` ended it.
     """
     check_out(out, resume)
     make_folder(out)
@@ -210,6 +231,7 @@ def train(
                 write,
                 lambda step: save_checkpoint(out, step, *parts),
                 lambda state: save_state(out, state),
+                **options,
             )
         save_final(out, *parts)
     except KeyboardInterrupt:
