@@ -29,11 +29,11 @@ def render_text(result: Result) -> str:
     """All findings as plain text without colours."""
     stream = io.StringIO()
     console = Console(file=stream, width=PLAIN_WIDTH, color_system=None, force_terminal=False)
-    render_rich(result, console)
+    renderrich_table(result, console)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 
-def render_rich(result: Result, console: Console) -> None:
+def renderrich_table(result: Result, console: Console) -> None:
     """Print all findings to a rich console."""
     console.print(_heading(result))
     for panel in [*frames.policies(result), ""]:
@@ -62,7 +62,7 @@ def _findings(found: Findings) -> Group:
         Text(found.headline, style="bold"),
         *(Text(f"• {sentence}") for sentence in [*found.sentences, found.limit] if sentence),
         Text(),
-        *(_rich(table) for table in found.tables),
+        *(rich_table(table) for table in found.tables),
     ]
     if found.notes:
         shown.append(Text("Notes", style="bold"))
@@ -71,7 +71,8 @@ def _findings(found: Findings) -> Group:
     return Group(*shown)
 
 
-def _rich(table: tables.Table) -> Padding:
+def rich_table(table: tables.Table) -> Padding:
+    """A table as rich draws it."""
     rich = RichTable(
         box=box.SIMPLE_HEAD,
         pad_edge=False,

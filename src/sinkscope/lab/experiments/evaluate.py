@@ -75,9 +75,7 @@ def quick_evaluation(subject: Subject, rows: Tensor, bos: str) -> dict[str, floa
         reads, layout, logits = observe(subject, part, Want(), logits=True)
         stats.add(reads, layout, part.input_ids)
         predicted = logits[:, start : start + text.shape[1] - 1].float().cpu()
-        loss = nn.functional.cross_entropy(
-            predicted.transpose(1, 2), text[:, 1:], reduction="none"
-        )
+        loss = nn.functional.cross_entropy(predicted.transpose(1, 2), text[:, 1:], reduction="none")
         losses.append(loss.mean(1))
     alpha = stats.alpha0
     seen = np.isfinite(alpha)

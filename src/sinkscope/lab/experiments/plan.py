@@ -1,7 +1,7 @@
 """What an experiment is: cells that differ in a few settings, at three sizes, as read from YAML."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -97,6 +97,7 @@ class Plan:
     size: str
     seeds: int
     cells: dict[str, Recipe]
+    steps: int | None = None  # where it was asked for other steps than the size's
 
     @property
     def settings(self) -> Size:
@@ -124,6 +125,21 @@ class Plan:
             "length": self.settings.length,
             "every": self.settings.every,
         }
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a page says of it beside the results, as plain data."""
+        words = asdict(self.experiment)
+        kept = ("question", "source", "differs", "control", "published")
+        return {**{key: words[key] for key in kept}, "options": self.options}
+
+    @property
+    def options(self) -> str:
+        """Options of the command that asks for it, beside corpus, device and folder."""
+        given = [f"--size {self.size}"]
+        given += [f"--seeds {self.seeds}"] if self.seeds != self.settings.seeds else []
+        given += [f"--steps {self.steps}"] if self.steps is not None else []
+        return " ".join(given)
 
 
 def experiment_names() -> list[str]:
@@ -187,7 +203,7 @@ def make_plan(name: str, size: str, seeds: int | None = None, steps: int | None 
     cells = _expand(experiment, chosen, name)
     if steps is not None:
         cells = {cell: recipe.shortened(steps) for cell, recipe in cells.items()}
-    return Plan(Path(name).stem, experiment, size, seeds or chosen.seeds, cells)
+    return Plan(Path(name).stem, experiment, size, seeds or chosen.seeds, cells, steps)
 
 
 _READER = TypeAdapter(Experiment)

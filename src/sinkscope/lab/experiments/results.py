@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError
+from sinkscope.lab.corpus import texts_sha256
 from sinkscope.lab.experiments.plan import Plan
 
 ASKED, RESULTS, CURVES = "experiment.json", "results.jsonl", "curves.jsonl"
@@ -28,13 +29,14 @@ class Results:
     curves: list[Line]
 
 
-def begin(out: Path, plan: Plan, text_sha256: str) -> None:
-    """Make `out` the folder of this plan, or see that it is.
+def begin(out: Path, plan: Plan, corpus: Path | None) -> None:
+    """Make `out` the folder of this plan on this text, or see that it is.
 
     Errors: InputError where it cannot be written, or holds something else, another experiment,
     other settings or another text.
     """
-    asked = json.loads(json.dumps({**plan.identity, "text_sha256": text_sha256}))
+    asked = json.loads(json.dumps({**plan.identity, "text_sha256": texts_sha256(corpus)}))
+    about = {"about": plan.about, "seeds": plan.seeds, "excerpt": corpus is None}
     if (out / ASKED).is_file():
         held = _read_json(out / ASKED)
         changed = [key for key in asked if held.get(key) != asked[key]]
@@ -43,12 +45,13 @@ def begin(out: Path, plan: Plan, text_sha256: str) -> None:
                 f"{out} holds {held.get('experiment')} at size {held.get('size')} with another "
                 f"{changed[0]}: give the same, or another --out."
             )
+        _replace(out / ASKED, json.dumps({**asked, **about}, indent=1) + "\n")
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty and holds no experiment: choose another --out.")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _replace(out / ASKED, json.dumps(asked, indent=1) + "\n")
+        _replace(out / ASKED, json.dumps({**asked, **about}, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error.strerror}.") from error
 

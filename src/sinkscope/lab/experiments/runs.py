@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 import sinkscope
 from sinkscope.errors import Interrupted
 from sinkscope.lab.card import load_model, run_log
-from sinkscope.lab.corpus import texts_sha256
 from sinkscope.lab.data import prepare
 from sinkscope.lab.experiments.evaluate import evaluation, quick_evaluation, text_rows
 from sinkscope.lab.experiments.plan import Plan, Run
@@ -56,7 +55,7 @@ def run_plan(
     state saved.
     """
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    begin(out, plan, texts_sha256(corpus))
+    begin(out, plan, corpus)
     done: list[str] = []
     for run in plan.runs:
         if not _measured(plan, run, out):
@@ -116,7 +115,9 @@ def _one(
                 stop=lambda: _over(deadline),
             )
         except Interrupted:
-            raise Interrupted(f"interrupted; give the same command again to go on in {out}.") from None
+            raise Interrupted(
+                f"interrupted; give the same command again to go on in {out}."
+            ) from None
     put_lines(out / CURVES, [{"cell": run.cell, "seed": run.seed, "bos": bos, **curve_of(folder)}])
     model = load_model(folder).to(torch.device(device))  # type: ignore[arg-type]
     subject = Subject.from_model(model, data.tokenizer, name=run.folder)
