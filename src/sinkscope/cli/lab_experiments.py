@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from sinkscope.cli import common
-from sinkscope.errors import InputError
 
 RUN_EPILOG = (
     "Examples:\n\n"

@@ -3,7 +3,7 @@
 Rows are windows that lie inside one document, so that no separator stands in them. With BOS and
 without, the model reads the same number of tokens, and the loss counts the same text positions:
 
-    with     <s> x_0 .. x_{T-2}     predicts x_1 .. x_{T-1}     (x_0, predicted from BOS, is left out)
+    with     <s> x_0 .. x_{T-2}     predicts x_1 .. x_{T-1}     (x_0 after BOS is left out)
     without      x_0 .. x_{T-1}     predicts x_1 .. x_{T-1}
 """
 

@@ -74,7 +74,7 @@ def read_lines(path: Path) -> list[Line]:
 
 
 def put_lines(path: Path, new: Sequence[Line]) -> None:
-    """Add lines in place of those of the same run and BOS policy; the file is whole at all times."""
+    """Add lines, in place of those of the same run and BOS policy; the file is always whole."""
     taken = {key_of(line) for line in new}
     kept = [line for line in read_lines(path) if key_of(line) not in taken]
     _replace(path, "".join(json.dumps(line) + "\n" for line in [*kept, *new]))

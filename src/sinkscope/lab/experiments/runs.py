@@ -1,4 +1,4 @@
-"""Train and measure every run of a plan: what is finished is skipped, what was cut short resumed."""
+"""Train and measure the runs of a plan: the finished are skipped, those cut short resumed."""
 
 import json
 import shutil
