@@ -103,6 +103,8 @@ def induction(
 def _no_queries(observed: Observed) -> str:
     if observed.own_maps:
         return "the family shows its attention maps only, not its queries and keys"
+    if observed.sigmoid:
+        return "sigmoid attention has no softmax in which logits compete"
     if observed.several:
         return "its blocks attend more than once"
     return "the rows are padded on the left or packed"

@@ -22,6 +22,7 @@ from sinkscope.observe.fused import fused_attention, fused_works
 from sinkscope.observe.layout import layout_of
 from sinkscope.observe.reads import AttentionCall, AttentionRead, Want
 from sinkscope.observe.sites import Sites, Sublayer
+from sinkscope.observe.tap import SIGMOID
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, vocabulary
 
@@ -76,6 +77,7 @@ class Observed:
         self.attention = AttentionStats(vocabulary(subject)) if stats else None
         self.heads: dict[int, HeadRead] = {}
         self.own_maps = False
+        self.sigmoid = False
         self.several: set[int] = set()
         self._seen_points: set[int] = set()
         self._seen_calls: set[int] = set()
@@ -113,6 +115,7 @@ class Observed:
             self._choose(batch)
             reads, layout, _ = observe(self.subject, batch, want, reader, taps)
             self.own_maps = self.own_maps or any(r.reader == "own maps" for r in reads)
+            self.sigmoid = self.sigmoid or any(r.reason == SIGMOID for r in reads)
             if self.attention is not None:
                 self.attention.add(reads, layout, batch.input_ids)
             self._other_count += int((layout.valid & ~layout.is_p0).sum())

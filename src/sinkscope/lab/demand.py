@@ -27,7 +27,10 @@ from sinkscope.errors import InputError
 from sinkscope.observe.registry import attention_functions, hooks
 
 # Arguments that would change the attention itself; to ignore one would train another model.
-REFUSED = ("softcap", "s_aux", "sinks", "position_bias", "indices", "block_indices")
+REFUSED = (
+    *("softcap", "s_aux", "sinks", "sigmoid_bias"),
+    *("position_bias", "indices", "block_indices"),
+)
 
 
 @dataclass(frozen=True)

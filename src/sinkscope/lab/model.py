@@ -1,16 +1,34 @@
 """The untrained model of a recipe."""
 
+from typing import Any
+
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sinkscope.lab.recipe import Recipe
+from sinkscope.subject.variants.configuration import SinkscopeLabConfig
+from sinkscope.subject.variants.modeling import SinkscopeLabForCausalLM
 
 
 def build_model(recipe: Recipe, bos: int = 0, eos: int = 1) -> PreTrainedModel:
-    """A model of transformers' own code, float32; the recipe's seed fixes its weights."""
+    """A model of transformers' own code, float32; the recipe's seed fixes its weights.
+
+    A variant begins with the very weights of the plain model of that seed.
+    """
+    shape = _shape(recipe, bos, eos)
     torch.manual_seed(recipe.seed)
-    config = AutoConfig.for_model(
-        recipe.family,
+    config = AutoConfig.for_model(recipe.family, **shape)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    if recipe.attention == "softmax" and not recipe.force_sink:
+        return model
+    changed = SinkscopeLabConfig(recipe.attention, recipe.force_sink, **shape)
+    variant = SinkscopeLabForCausalLM(changed)
+    variant.load_state_dict(model.state_dict(), strict=False)
+    return variant
+
+
+def _shape(recipe: Recipe, bos: int, eos: int) -> dict[str, Any]:
+    return dict(
         vocab_size=recipe.vocabulary,
         hidden_size=recipe.width,
         intermediate_size=recipe.hidden,
@@ -25,7 +43,6 @@ def build_model(recipe: Recipe, bos: int = 0, eos: int = 1) -> PreTrainedModel:
         eos_token_id=eos,
         **_extra(recipe),
     )
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 def _extra(recipe: Recipe) -> dict:

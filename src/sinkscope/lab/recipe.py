@@ -12,9 +12,19 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sinkscope.errors import InputError
 from sinkscope.lab.demand import Demand
+from sinkscope.subject.variants.configuration import FUSED
 
 CONFIGS = files("sinkscope.lab") / "configs"
 BUNDLED_VOCABULARY = 2048
+Attention = Literal[
+    "softmax",
+    "gated",
+    "softmax-plus-one",
+    "learned-sink",
+    "sigmoid",
+    "key-value-bias",
+    "head-norm",
+]
 
 
 @dataclass(frozen=True)
@@ -22,16 +32,18 @@ class Recipe:
     """One training run; the defaults are the small base that the induced series share.
 
     asked: one line for people. family: transformers' model type. experts, active: of each block,
-    where the family routes. init: standard deviation of the untrained weights; about
-    1/sqrt(width), since with the usual 0.02 a model this narrow stays at unigrams for most of a
-    short run.
+    where the family routes. attention, force_sink: kind of attention, and channels that position
+    zero has to itself (`sinkscope.subject.variants`); llama only. init: standard deviation of the
+    untrained weights; about 1/sqrt(width), since with the usual 0.02 a model this narrow stays at
+    unigrams for most of a short run.
     data: "text" or "bigram-backcopy" (`sinkscope.lab.backcopy`). tokenizer: "bundled" is the one
     of 2,048 entries that the series share, "own" is trained on the run's text. bos: a BOS in front
     of every window, or of every paragraph that sees only itself. first: "text" leaves a window's
-    first token as it stands, "any" puts one drawn from the whole vocabulary in its place. packing:
-    "windows" start anywhere in the text, "paragraphs" fill a row and see only themselves,
-    "paragraphs-causal" fill a row and see whatever stands before them in it. lengths: window
-    lengths, drawn equally often. tokens_per_step: windows per step times their length.
+    first token as it stands, "any" puts one drawn from the whole vocabulary in its place.
+    first_loss: whether what is predicted from position zero counts in the loss; without it the loss
+    is TNLM's. packing: "windows" start anywhere in the text, "paragraphs" fill a row and see only
+    themselves, "paragraphs-causal" fill a row and see whatever stands before them in it. lengths:
+    window lengths, drawn equally often. tokens_per_step: windows per step times their length.
     learning_rate: the peak, after `warmup` steps and before a cosine decay to `floor` times the
     peak. precision: "bf16" runs matrix products in bfloat16 on the CPU too; on CUDA they always
     are. demand: None trains with nothing asked or measured, a weight of 0 only measures.
@@ -51,11 +63,14 @@ class Recipe:
     experts: int = 0
     active: int = 0
     context: int = 256
+    attention: Attention = "softmax"
+    force_sink: int = 0
     init: float = 0.1
     data: Literal["text", "bigram-backcopy"] = "text"
     tokenizer: Literal["bundled", "own"] = "bundled"
     bos: bool = False
     first: Literal["text", "any"] = "text"
+    first_loss: bool = True
     packing: Literal["windows", "paragraphs", "paragraphs-causal"] = "windows"
     steps: int = 800
     tokens_per_step: int = 1024
@@ -176,6 +191,13 @@ def _complaint(recipe: Recipe) -> str:
             and all(0 <= h < recipe.heads for h in demand.heads)
             and 0 <= demand.from_block < recipe.blocks
         ),
+        "attention and force_sink want the llama family": recipe.family != "llama"
+        and (recipe.attention != "softmax" or recipe.force_sink != 0),
+        "force_sink must leave channels for the other tokens": not (
+            0 <= recipe.force_sink < recipe.width
+        ),
+        f"a demand wants attention to be one of {', '.join(FUSED)}": demand is not None
+        and recipe.attention not in FUSED,
         "a demand wants windows that have one position zero": demand is not None
         and recipe.packing != "windows",
     }

@@ -37,6 +37,7 @@ from sinkscope.lab.state import (
 from sinkscope.lab.tokens import restarting_positions
 
 SAVE_EVERY, VALIDATE_EVERY = 100, 100
+IGNORED = -100  # as a target: no loss is taken there
 Log = Callable[[dict], None]
 Measure = Callable[[PreTrainedModel], dict]
 
@@ -121,7 +122,7 @@ def fit(
             ):
                 out = forward(**model_inputs(batch[:, :-1], training), use_cache=False)
             loss = nn.functional.cross_entropy(
-                out.logits.float().flatten(0, 1), batch[:, 1:].flatten()
+                out.logits.float().flatten(0, 1), targets(batch, training).flatten()
             )
             row: dict = {"step": step + 1, "loss": loss.item()}
             if not math.isfinite(row["loss"]):
@@ -177,6 +178,20 @@ def model_inputs(ids: Tensor, training: Training) -> dict[str, Tensor]:
         return {"input_ids": ids}
     eos = training.data.tokenizer.eos_token_id
     return {"input_ids": ids, "position_ids": restarting_positions(ids, eos)}
+
+
+def targets(batch: Tensor, training: Training) -> Tensor:
+    """What is to be predicted, [batch, position]; IGNORED from position zero under TNLM.
+
+    In packed paragraphs that is the first position of each.
+    """
+    following = batch[:, 1:]
+    if training.recipe.first_loss:
+        return following
+    positions = model_inputs(batch[:, :-1], training).get("position_ids")
+    if positions is None:
+        positions = torch.arange(following.shape[1], device=batch.device).expand_as(following)
+    return following.masked_fill(positions == 0, IGNORED)
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from sinkscope.errors import Unsupported
 from sinkscope.observe.columns import Scores, chunked_attention, p0_scores
 from sinkscope.observe.fused import fused_attention, fused_works
 from sinkscope.observe.layout import Layout
@@ -28,6 +29,7 @@ from sinkscope.observe.tap import (
     boolean_mask,
     fold_learned,
     is_causal,
+    is_sigmoid,
     own_eager,
     scale_of,
     share_with_learned,
@@ -98,6 +100,10 @@ class Attend:
             mask = mask[..., : key.shape[2]]
         if self.block == OUTSIDE or query.shape[2] != key.shape[2] or not is_causal(module, kwargs):
             return own_eager(module, query, key, value, additive(mask, query), kwargs)[0], None
+        if is_sigmoid(kwargs):
+            raise Unsupported(
+                "sigmoid attention shares nothing out: what is taken from one key goes to no other."
+            )
         call = Call(module, query, key, value, mask, kwargs)
         acting = self.remove is not None and (self.heads is None or self.block in self.heads)
         clamped = self.clamp is not None and self.block in self.clamp

@@ -20,6 +20,7 @@ from sinkscope.observe.layout import Layout
 from sinkscope.observe.reads import AttentionCall, AttentionRead, Want, read_lean, read_map
 
 OUTSIDE = -1  # no decoder block is running
+SIGMOID = "sigmoid attention, each row divided by its sum"  # said wherever it is read
 # Keywords that the lean reader understands or that cannot change attention. Any other keyword with
 # a value hands the block to the exact reader.
 UNDERSTOOD = frozenset(
@@ -72,6 +73,14 @@ class Tap:
         boolean = boolean_mask(mask)
         if boolean is not None and boolean.shape[1] != 1:
             boolean = boolean.any(1, keepdim=True)
+        layout = self.layout.on(query.device)
+        visible = layout.visibility(boolean)
+        if is_sigmoid(kwargs):
+            read = read_map(
+                as_shares(weights), layout, visible, self.want, self.block, "exact", SIGMOID
+            )
+            self.keep(read, None)  # no softmax that could be taken apart
+            return out, None
         scale = scale_of(kwargs, query)
         scores = Scores(query, key, boolean, boolean is None, scale, kwargs.get("softcap"))
         learned = None
@@ -79,8 +88,6 @@ class Tap:
             weights, learned = share_with_learned(weights, scores, value, kwargs["s_aux"])
         elif kwargs.get("sinks") is not None:
             learned = (1.0 - weights.float().sum(-1)).clamp_min(0.0)
-        layout = self.layout.on(query.device)
-        visible = layout.visibility(boolean)
         read = read_map(weights, layout, visible, self.want, self.block, "exact", reason)
         read.learned = learned
         self.keep(read, AttentionCall(scores, value, out, module, kwargs.get("s_aux")))
@@ -135,6 +142,17 @@ def own_eager(module, query, key, value, mask, kwargs):
             f"{type(module).__name__} has no eager attention of its own to delegate to."
         )
     return own(module, query, key, value, mask, **kwargs)
+
+
+def is_sigmoid(kwargs: dict) -> bool:
+    """Whether weights are sigmoids of the scores, which no row sum holds together."""
+    return kwargs.get("sigmoid_bias") is not None
+
+
+def as_shares(weights: torch.Tensor) -> torch.Tensor:
+    """Each row of unnormalised weights divided by its sum (Gu et al., 2410.10781), fp32."""
+    weights = weights.float()
+    return weights / weights.sum(-1, keepdim=True).clamp_min(1e-30)
 
 
 def is_causal(module: nn.Module, kwargs: dict) -> bool:

@@ -168,6 +168,8 @@ def load_config(where: str, common: dict) -> Any:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+    from sinkscope.subject.variants.configuration import SinkscopeLabConfig  # registers itself
+
     try:
         config = AutoConfig.from_pretrained(where, **common)
     except OSError as error:
@@ -180,6 +182,10 @@ def load_config(where: str, common: dict) -> Any:
         raise Unsupported(
             f"{where}: the configuration is not one this transformers knows ({_first_line(error)})"
         ) from None
+    if isinstance(config, SinkscopeLabConfig):
+        import sinkscope.subject.variants.modeling  # noqa: F401  registers the model
+
+        return config
     known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if not known and not hasattr(config, "auto_map"):
         raise Unsupported(f"{where} is a {config.model_type!r} model, not a causal language model.")

@@ -1,0 +1,1 @@
+"""Small Llamas whose attention, or whose first token, is built another way (`configuration`)."""
