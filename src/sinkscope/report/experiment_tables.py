@@ -139,13 +139,19 @@ def _with_interval(measured: Any, show: Any) -> str:
 
 def _published(rows: list[dict[str, Any]], figure: str) -> str:
     """A published number with its mark, and with its threshold where that is not 0.3."""
-    shown = [
-        f"{row[figure]:g} {row['mark']}"
-        + (f" ε {row['eps']:g}" if figure == "sink_rate" and row["eps"] != 0.3 else "")
-        for row in rows
-        if row[figure] is not None
-    ]
+    shown = []
+    for row in rows:
+        if row[figure] is not None:
+            shown.append(f"{row[figure]:g}{_threshold(row, figure)} {row['mark']}")
+        elif row["says"] and figure == "sink_rate":
+            shown.append(f"{row['says']} {row['mark']}")
     return visible("; ".join(shown)) or NO_VALUE
+
+
+def _threshold(row: dict[str, Any], figure: str) -> str:
+    if figure != "sink_rate" or row["eps"] == 0.3:
+        return ""
+    return f" (ε {row['eps']:g})" if row["eps"] else " (ε not known)"
 
 
 def _plain(value: Any) -> str:

@@ -38,9 +38,10 @@ class Size:
 
 @dataclass(frozen=True)
 class Published:
-    """A published number: cell, BOS at evaluation, sink rate in percent and loss, and its mark.
+    """A published number: cell, BOS at evaluation ("": not said), sink rate in percent and loss.
 
-    eps: the threshold of the sink rate. mark: how it is known, as in `sinkscope.causal.recipes`.
+    eps: the threshold of the sink rate, 0 where it is not known. says: what was published in place
+    of a sink rate. mark: how it is known, as in `sinkscope.causal.recipes`.
     """
 
     __pydantic_config__ = FORBID
@@ -51,6 +52,7 @@ class Published:
     eps: float = 0.3
     sink_rate: float | None = None
     loss: float | None = None
+    says: str = ""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,8 @@ def _check(experiment: Experiment, name: str) -> None:
         if min(one.seeds, one.windows, one.every, one.length - 7) < 1:
             raise InputError(f"{where}: seeds, windows, every must be positive, length at least 8.")
         named = [*(row.cell for row in experiment.published), *filter(None, [experiment.control])]
-        if unknown := [cell for cell in named if cell not in cells and size == "paper"]:
+        # numbers were published for the cells of the published size
+        if size == "paper" and (unknown := [cell for cell in named if cell not in cells]):
             raise InputError(f"{where}: {unknown[0]!r} is no cell of it.")
         for cell, recipe in _expand(experiment, one, where).items():
             if recipe.context < one.length:
