@@ -544,7 +544,7 @@ def test_list_shows_mechanisms_and_recipes(capsys):
     code, out, _ = run(capsys, "lab", "list", "--json")
     assert code == 0
     found = json.loads(out)
-    assert set(found) == {"mechanisms", "recipes"}
+    assert set(found) == {"mechanisms", "recipes", "experiments"}
     assert len(found["mechanisms"]) == 15
     assert set(found["recipes"]) == set(recipe_names())
     tiny = found["recipes"]["induced-tiny"]

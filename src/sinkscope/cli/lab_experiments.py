@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json as jsonlib
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sinkscope.cli import common
+
+if TYPE_CHECKING:
+    from sinkscope.lab.experiments.plan import Plan
+    from sinkscope.lab.experiments.runs import Course
 
 RUN_EPILOG = (
     "Examples:\n\n"
@@ -59,24 +64,68 @@ def run(
     import torch
     from transformers.utils import logging
 
+    from sinkscope.lab import ranks
     from sinkscope.lab.experiments.plan import make_plan
-    from sinkscope.lab.experiments.results import read_results
     from sinkscope.lab.experiments.runs import run_plan
-    from sinkscope.lab.experiments.summary import summary
-    from sinkscope.report.experiment_study import write_study
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     torch.set_num_threads(threads)
     plan = make_plan(name, size, seeds, steps)
+    if dry_run or (size == "paper" and ranks.LAUNCHED not in os.environ):
+        _plan(plan, out, corpus, device, json, write=not dry_run)
+        return
     common.check_device(device)
-    with common.progress_bar() as progress:
+    with ranks.joined(device), common.progress_bar() as progress:
         course = run_plan(plan, out, corpus, device, minutes, progress)
-    page = write_study([out], out)
+        if ranks.first():
+            _done(plan, out, course, json)
+
+
+def _plan(plan: Plan, out: Path, corpus: Path | None, device: str, json: bool, write: bool) -> None:
+    """Say what would be trained; with `write`, put a launch script for a cluster into `out`."""
+    from dataclasses import asdict
+
+    from sinkscope.lab.experiments import needs
+    from sinkscope.lab.experiments.results import begin, write_whole
+    from sinkscope.report.experiment_tables import needs_table
+    from sinkscope.report.table import rich_table
+
+    processes = needs.processes_for(plan)
+    rows = needs.needs(plan, processes)
+    command = needs.command_line(plan, out, corpus, device, processes)
+    if write:
+        begin(out, plan, corpus)
+        script = out / "launch.sh"
+        write_whole(script, needs.launch_script(plan, out, corpus, processes))
     if json:
-        typer.echo(jsonlib.dumps(summary(read_results(out)), indent=2))
+        found = {"runs": len(plan.runs), "processes": processes, "command": command}
+        typer.echo(jsonlib.dumps({**found, "cells": [asdict(row) for row in rows]}, indent=2))
     else:
-        _say(read_results(out))
+        from rich.console import Console
+
+        Console().print(rich_table(needs_table(rows)))
+        typer.echo(
+            f"{len(plan.cells)} cells × {plan.seeds} seed{'s' if plan.seeds > 1 else ''}, one run "
+            f"after the other, on {processes} process{'es' if processes > 1 else ''}. Memory is "
+            f"an estimate.\n\n{command}"
+        )
+    if write:
+        typer.echo(f"\nNothing was trained. Start it with: sh {script}", err=json)
+
+
+def _done(plan: Plan, out: Path, course: Course, json: bool) -> None:
+    """Write the study page and say how far the experiment has come."""
+    from sinkscope.lab.experiments.results import read_results
+    from sinkscope.lab.experiments.summary import summary
+    from sinkscope.report.experiment_study import write_study
+
+    page = write_study([out], out)
+    made = summary(read_results(out))
+    if json:
+        typer.echo(jsonlib.dumps(made, indent=2))
+    else:
+        _say(made)
     if course.left:
         typer.echo(
             f"{len(course.done)} of {len(plan.runs)} runs are done; the time is over. Give the "
@@ -101,15 +150,13 @@ def study(
     typer.echo(f"Study: {write_study(folders, out or folders[0])}")
 
 
-def _say(results: Any) -> None:
+def _say(made: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from sinkscope.lab.experiments.summary import summary
     from sinkscope.report.experiment_tables import matched_table, short_table
     from sinkscope.report.parts import present
     from sinkscope.report.table import rich_table
 
-    made = summary(results)
     console = Console()
     for table in present([short_table(made), matched_table(made)]):
         console.print(rich_table(table))

@@ -75,6 +75,16 @@ def prepare(recipe: Recipe, corpus: Path | None) -> Data:
     return Data(tokenizer, _of_stream(stream, tokenizer, recipe), draw_validation, digest)
 
 
+def reads_alike(one: Recipe, other: Recipe) -> bool:
+    """Whether `prepare` gives both recipes the same data."""
+
+    def read(recipe: Recipe) -> tuple:
+        text = recipe.data, recipe.tokenizer, recipe.vocabulary, recipe.packing, recipe.bos
+        return *text, recipe.context, max(recipe.lengths)
+
+    return read(one) == read(other)
+
+
 def held_out(recipe: Recipe, corpus: Path | None, tokenizer: PreTrainedTokenizerFast) -> Draw:
     """Where validation windows come from; of a synthetic language every window is new anyway."""
     if recipe.data == "bigram-backcopy":

@@ -3,7 +3,8 @@
 The loss is the next-token cross-entropy, plus what the demand adds (`sinkscope.lab.demand`), plus
 the family's own balancing loss where it routes to experts. With the same recipe, text, machine and
 versions the weights are the same to the bit, also after a run was cut short and resumed. On CUDA
-matrix products run in bfloat16 and the model is compiled; on the CPU neither.
+matrix products run in bfloat16 and the model is compiled; on the CPU neither. Of several processes
+(`sinkscope.lab.ranks`) the first logs, measures and writes.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sinkscope.errors import InputError, Interrupted
+from sinkscope.lab import ranks
 from sinkscope.lab.data import Data
 from sinkscope.lab.demand import asking, delimiter_ids
 from sinkscope.lab.figures import QUICK, quick_figures
@@ -28,6 +30,7 @@ from sinkscope.lab.recipe import Recipe
 from sinkscope.lab.state import (
     LOG,
     check_out,
+    cut_back,
     load_state,
     make_folder,
     save_checkpoint,
@@ -104,9 +107,10 @@ def fit(
     """
     recipe, model = training.recipe, training.model
     cuda = model.device.type == "cuda"
-    forward = torch.compile(model) if cuda else model
+    forward = ranks.parallel(model)
+    forward = torch.compile(forward) if cuda else forward
     measure = measure or _quick(training)
-    if training.step == 0:
+    if training.step == 0 and ranks.first():
         keep(training.state())
         log({"step": 0, "validation": measure(model)})
         if 0 in recipe.checkpoints:
@@ -115,7 +119,7 @@ def fit(
     with _demand(training) as asked:
         while training.step < recipe.steps:
             start, step = time.perf_counter(), training.step
-            batch = training.data.batch(recipe, training.generator).to(model.device)
+            batch = ranks.share(training.data.batch(recipe, training.generator)).to(model.device)
             rate = _set_rate(training.optimizer, recipe.learning_rate_at(step))
             with torch.autocast(
                 model.device.type, torch.bfloat16, enabled=cuda or recipe.precision == "bf16"
@@ -124,7 +128,7 @@ def fit(
             loss = nn.functional.cross_entropy(
                 out.logits.float().flatten(0, 1), targets(batch, training).flatten()
             )
-            row: dict = {"step": step + 1, "loss": loss.item()}
+            row: dict = {"step": step + 1, "loss": ranks.mean(loss.item())}
             if not math.isfinite(row["loss"]):
                 raise InputError(f"the loss is no number at step {step + 1}: lower learning_rate.")
             if asked is not None and recipe.demand is not None:
@@ -142,16 +146,19 @@ def fit(
             row |= {
                 "gradient_norm": norm.item(),
                 "lr": rate,
-                "tokens_per_second": batch[:, 1:].numel() / seconds,
+                "tokens_per_second": ranks.world() * batch[:, 1:].numel() / seconds,
             }
-            if training.step % every == 0 or training.step == recipe.steps:
-                row["validation"] = measure(model)
-            log(row)
-            if training.step in recipe.checkpoints:
-                save(training.step)
-            stopped = training.step < recipe.steps and stop()
-            if stopped or training.step % SAVE_EVERY == 0 or training.step == recipe.steps:
-                keep(training.state())
+            last = training.step == recipe.steps
+            # the first process' clock decides for all
+            stopped = not last and ranks.mean(float(ranks.first() and stop())) > 0
+            if ranks.first():
+                if last or training.step % every == 0:
+                    row["validation"] = measure(model)
+                log(row)
+                if training.step in recipe.checkpoints:
+                    save(training.step)
+                if last or stopped or training.step % SAVE_EVERY == 0:
+                    keep(training.state())
             if stopped:
                 raise Stopped
     model.eval()
@@ -227,11 +234,17 @@ def train(
     Errors: InputError where `out` exists, or cannot be resumed; Interrupted on Ctrl-C, which
     leaves a state to resume from; Stopped where `stop` ended it.
     """
-    check_out(out, resume)
-    make_folder(out)
+    if ranks.first():
+        check_out(out, resume)
+        make_folder(out)
+    ranks.wait()
     training = begin(recipe, data, device)
     if resume:
         training.load(load_state(out, recipe, data.sha256))
+        ranks.wait()
+        if ranks.first():
+            cut_back(out, training.step)
+    ranks.wait()
     parts = (training.model, data.tokenizer, recipe)
     try:
         with (out / LOG).open("a", encoding="utf-8") as lines:
@@ -248,7 +261,9 @@ def train(
                 lambda state: save_state(out, state),
                 **options,
             )
-        save_final(out, *parts)
+        if ranks.first():
+            save_final(out, *parts)
+        ranks.wait()
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted at step {training.step}; go on with --resume --out {out}."

@@ -46,6 +46,19 @@ def short_table(summary: dict[str, Any]) -> Table:
     return table
 
 
+def needs_table(rows: list[Any]) -> Table:
+    """What every run of a cell takes, from `sinkscope.lab.experiments.needs`."""
+    table = Table(
+        "One run of each cell",
+        ["Cell", "Parameters", "Steps", "Tokens", "GiB a process"],
+        numeric={1, 2, 3, 4},
+    )
+    for row in rows:
+        numbers = [f"{n:,}" for n in (row.parameters, row.steps, row.tokens)]
+        table.rows.append([visible(row.cell), *numbers, short(row.gib)])
+    return table
+
+
 def stream_table(summary: dict[str, Any]) -> Table:
     """A row a cell and BOS policy: position zero's stream, and what a scan says."""
     table = Table(
@@ -91,23 +104,28 @@ def matched_table(summary: dict[str, Any]) -> Table:
     held = summary["matched"]
     table = Table(
         "At equal sink rate and at equal loss",
-        [
-            *("Cell", "Loss minus control’s, at equal sink rate", "Seeds that meet"),
-            *("Sink rate minus control’s, points, at equal loss", "Seeds that meet"),
-        ],
-        numeric={1, 2, 3, 4},
+        ["Cell", "Loss at equal sink", "Sink points at equal loss"],
+        numeric={1, 2},
     )
     for row in held["rows"] if held else []:
+        no_sink = not number_of(held["sink_rate"])
         table.rows.append(
             [
                 visible(row["cell"]),
-                signed(row["loss"], 1, 3) if row["loss_met"] else "curves never meet",
-                f"{row['loss_met']} of {row['seeds']}",
-                signed(row["sink_rate"], 100, 1) if row["sink_rate_met"] else "curves never meet",
-                f"{row['sink_rate_met']} of {row['seeds']}",
+                "no sink to match" if no_sink else _matched(row, "loss", 1, 3),
+                _matched(row, "sink_rate", 100, 1),
             ]
         )
     return table
+
+
+def _matched(row: dict[str, Any], name: str, scale: float, digits: int) -> str:
+    """A difference to the control, and in how many seeds the curves meet where not in all."""
+    met, seeds = row[f"{name}_met"], row["seeds"]
+    if not met:
+        return "never meet"
+    shown = signed(row[name], scale, digits)
+    return shown if met == seeds else f"{shown}, {met} of {seeds} seeds"
 
 
 def share(measured: Any) -> str:

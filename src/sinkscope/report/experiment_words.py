@@ -79,13 +79,11 @@ def matched_sentences(summary: dict[str, Any]) -> list[str]:
         f"The control is {visible(held['control'])}: sink rate {100 * (rate or 0):.1f} % (ε 0.3) "
         f"and loss {loss:.3f} at the end of training, measured as it was trained. Every other cell "
         "is read off its own curve where it last had the control’s final sink rate, and where it "
-        "last had the control’s final loss, seed by seed; linear between two points of the curve."
+        "last had the control’s final loss, seed by seed; linear between two points of the curve. "
+        "Shown is the difference to the control; “never meet”: in no seed does the curve reach it."
     ]
     if not rate:
-        said.append(
-            "The control has no sink here, so equal sink rate means no sink, and the first "
-            "comparison says only what a cell lost or won before it had one."
-        )
+        said.append("The control has no sink here, so there is none to match.")
     return said
 
 

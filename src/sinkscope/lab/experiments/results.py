@@ -17,6 +17,14 @@ from sinkscope.lab.corpus import texts_sha256
 from sinkscope.lab.experiments.plan import Plan
 
 ASKED, RESULTS, CURVES = "experiment.json", "results.jsonl", "curves.jsonl"
+CHANGED = {  # what to call a difference
+    "experiment": "name and settings",
+    "size": "size and settings",
+    "cells": "settings",
+    "evaluate": "BOS policies",
+    "every": "steps between points",
+    "text_sha256": "texts",
+}
 Line = dict[str, Any]
 
 
@@ -33,8 +41,16 @@ def begin(out: Path, plan: Plan, corpus: Path | None) -> None:
     """Make `out` the folder of this plan on this text, or see that it is.
 
     Errors: InputError where it cannot be written, or holds something else, another experiment,
-    other settings or another text.
+    other settings or another text; and where the text is too short for the size.
     """
+    if (
+        corpus is None
+        and plan.size != "smoke"
+        and any(r.data == "text" for r in plan.cells.values())
+    ):
+        raise InputError(
+            f"The bundled excerpt is too short for size {plan.size}: give a --corpus folder."
+        )
     asked = json.loads(json.dumps({**plan.identity, "text_sha256": texts_sha256(corpus)}))
     about = {"about": plan.about, "seeds": plan.seeds, "excerpt": corpus is None}
     if (out / ASKED).is_file():
@@ -42,16 +58,16 @@ def begin(out: Path, plan: Plan, corpus: Path | None) -> None:
         changed = [key for key in asked if held.get(key) != asked[key]]
         if changed:
             raise InputError(
-                f"{out} holds {held.get('experiment')} at size {held.get('size')} with another "
-                f"{changed[0]}: give the same, or another --out."
+                f"{out} holds {held.get('experiment')} at size {held.get('size')}, and its "
+                f"{CHANGED.get(changed[0], changed[0])} differ: give the same, or another --out."
             )
-        _replace(out / ASKED, json.dumps({**asked, **about}, indent=1) + "\n")
+        write_whole(out / ASKED, json.dumps({**asked, **about}, indent=1) + "\n")
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty and holds no experiment: choose another --out.")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _replace(out / ASKED, json.dumps({**asked, **about}, indent=1) + "\n")
+        write_whole(out / ASKED, json.dumps({**asked, **about}, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error.strerror}.") from error
 
@@ -77,7 +93,7 @@ def put_lines(path: Path, new: Sequence[Line]) -> None:
     """Add lines, in place of those of the same run and BOS policy; the file is always whole."""
     taken = {key_of(line) for line in new}
     kept = [line for line in read_lines(path) if key_of(line) not in taken]
-    _replace(path, "".join(json.dumps(line) + "\n" for line in [*kept, *new]))
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in [*kept, *new]))
 
 
 def key_of(line: Line) -> tuple[str, int, str]:
@@ -102,7 +118,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is damaged: remove its folder and run again.") from error
 
 
-def _replace(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
     part = path.with_name(f".{path.name}")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)

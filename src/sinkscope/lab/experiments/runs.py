@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 import sinkscope
 from sinkscope.errors import Interrupted
+from sinkscope.lab import ranks
 from sinkscope.lab.card import load_model, run_log
-from sinkscope.lab.data import prepare
+from sinkscope.lab.data import Data, prepare, reads_alike
 from sinkscope.lab.experiments.evaluate import evaluation, quick_evaluation, text_rows
 from sinkscope.lab.experiments.plan import Plan, Run
 from sinkscope.lab.experiments.results import (
@@ -26,6 +28,7 @@ from sinkscope.lab.experiments.results import (
     put_lines,
     read_lines,
 )
+from sinkscope.lab.recipe import Recipe
 from sinkscope.lab.state import LOG, SETTINGS, STATE
 from sinkscope.lab.train import Stopped, train
 from sinkscope.subject.load import Subject
@@ -39,6 +42,21 @@ class Course:
 
     done: list[str]
     left: list[str]
+
+
+class Texts:
+    """The encoded text of the run before, for the next one that reads the same."""
+
+    def __init__(self, corpus: Path | None) -> None:
+        self.corpus = corpus
+        self._last: tuple[Recipe, Data] | None = None
+
+    def of(self, recipe: Recipe) -> Data:
+        """What `prepare` gives for this recipe."""
+        if self._last is None or not reads_alike(self._last[0], recipe):
+            self._last = None  # two texts need not be in memory at once
+            self._last = recipe, prepare(recipe, self.corpus)
+        return self._last[1]
 
 
 def run_plan(
@@ -55,14 +73,18 @@ def run_plan(
     state saved.
     """
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    begin(out, plan, corpus)
+    if ranks.first():
+        begin(out, plan, corpus)
+    ranks.wait()
     done: list[str] = []
+    texts = Texts(corpus)
     for run in plan.runs:
         if not _measured(plan, run, out):
             try:
-                _one(plan, run, out, corpus, device, deadline, progress)
+                _one(plan, run, out, texts, device, deadline, progress)
             except Stopped:
                 break
+            ranks.wait()  # none may ask what is measured before it is written
         done.append(run.folder)
     return Course(done, [run.folder for run in plan.runs if run.folder not in done])
 
@@ -80,18 +102,18 @@ def _one(
     plan: Plan,
     run: Run,
     out: Path,
-    corpus: Path | None,
+    texts: Texts,
     device: str,
     deadline: float | None,
     progress: Progress,
 ) -> None:
     """Train one run as far as there is time, and measure it; Stopped where there was not enough."""
-    if _over(deadline):
+    if ranks.mean(float(ranks.first() and _over(deadline))) > 0:
         raise Stopped
     folder = out / "runs" / run.folder
-    data = prepare(run.recipe, corpus)
+    data = texts.of(run.recipe)
     rows = text_rows(
-        run.recipe, corpus, data.tokenizer, plan.settings.windows, plan.settings.length
+        run.recipe, texts.corpus, data.tokenizer, plan.settings.windows, plan.settings.length
     )
     bos = "with" if run.recipe.bos else "without"
 
@@ -100,7 +122,8 @@ def _one(
 
     if not is_finished(folder):
         resume = (folder / STATE).is_file()
-        if not resume:  # cut short before there was a state to go on from
+        ranks.wait()
+        if not resume and ranks.first():  # cut short before there was a state to go on from
             shutil.rmtree(folder, ignore_errors=True)
         try:
             train(
@@ -118,6 +141,15 @@ def _one(
             raise Interrupted(
                 f"interrupted; give the same command again to go on in {out}."
             ) from None
+    if ranks.first():
+        _measure(plan, run, out, rows, data, device, bos)
+
+
+def _measure(
+    plan: Plan, run: Run, out: Path, rows: Tensor, data: Data, device: str, bos: str
+) -> None:
+    """Write down the curve and the figures of a finished run; bos: that of its curve."""
+    folder = out / "runs" / run.folder
     put_lines(out / CURVES, [{"cell": run.cell, "seed": run.seed, "bos": bos, **curve_of(folder)}])
     model = load_model(folder).to(torch.device(device))  # type: ignore[arg-type]
     subject = Subject.from_model(model, data.tokenizer, name=run.folder)
