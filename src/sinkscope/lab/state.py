@@ -107,13 +107,16 @@ def load_state(out: Path, recipe: Recipe, sha256: str) -> dict[str, Any]:
 
 
 def cut_back(out: Path, step: int) -> None:
-    """Drop checkpoints and log rows behind a step, and a last line that was cut short."""
+    """Drop checkpoints and log rows behind a step, and a last line that was cut short.
+
+    Of step 0 nothing is kept: a run that goes on from there writes its row again.
+    """
     for folder in out.glob("checkpoint-*"):
         if int(folder.name.rpartition("-")[2]) > step:
             shutil.rmtree(folder)
     path, kept = out / LOG, []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
+        if not line.endswith("\n") or json.loads(line)["step"] > step or step == 0:
             break
         kept.append(line)
     path.write_text("".join(kept), encoding="utf-8")

@@ -36,9 +36,10 @@ def processes_for(plan: Plan) -> int:
     """
     if plan.size != "paper":
         return 1
-    count = NODE
+    count, sizes = NODE, _parameters(plan)
     while count <= MOST and all(_shared(recipe, count) for recipe in plan.cells.values()):
-        if max(need.gib for need in needs(plan, count)) <= GPU_GIB:
+        gib = [memory_gib(recipe, sizes[cell], count) for cell, recipe in plan.cells.items()]
+        if max(gib) <= GPU_GIB:
             return count
         count *= 2
     raise InputError(f"{plan.name} at size {plan.size} does not fit {count // 2} GPUs of 80 GB.")
@@ -49,15 +50,20 @@ def _shared(recipe: Recipe, count: int) -> bool:
 
 
 def needs(plan: Plan, processes: int) -> list[Need]:
-    """One row a cell; the model is built without memory, so its parameters are exact."""
+    """One row a cell."""
     found = []
-    for cell, recipe in plan.cells.items():
-        with torch.device("meta"):
-            parameters = build_model(recipe).num_parameters()
+    for cell, parameters in _parameters(plan).items():
+        recipe = plan.cells[cell]
         tokens = recipe.steps * recipe.tokens_per_step
         gib = memory_gib(recipe, parameters, processes)
         found.append(Need(cell, parameters, recipe.steps, tokens, gib))
     return found
+
+
+def _parameters(plan: Plan) -> dict[str, int]:
+    """Parameters of each cell's model, which is built without memory."""
+    with torch.device("meta"):
+        return {cell: build_model(recipe).num_parameters() for cell, recipe in plan.cells.items()}
 
 
 def memory_gib(recipe: Recipe, parameters: int, processes: int) -> float:

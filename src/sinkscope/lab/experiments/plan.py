@@ -181,13 +181,14 @@ def _check(experiment: Experiment, name: str) -> None:
             raise InputError(f"{where}: there are no cells.")
         if min(one.seeds, one.windows, one.every, one.length - 7) < 1:
             raise InputError(f"{where}: seeds, windows, every must be positive, length at least 8.")
-        named = [*(row.cell for row in experiment.published), *filter(None, [experiment.control])]
-        # numbers were published for the cells of the published size
-        if size == "paper" and (unknown := [cell for cell in named if cell not in cells]):
-            raise InputError(f"{where}: {unknown[0]!r} is no cell of it.")
         for cell, recipe in _expand(experiment, one, where).items():
             if recipe.context < one.length:
                 raise InputError(f"{where}, cell {cell}: length is beyond its context.")
+    known = {cell for size in experiment.sizes.values() for cell in size.cells or experiment.cells}
+    named = [row.cell for row in experiment.published]
+    named += [experiment.control] if experiment.control else []
+    if unknown := [cell for cell in named if cell not in known]:
+        raise InputError(f"{name}: {unknown[0]!r} is no cell of any size.")
 
 
 def _expand(experiment: Experiment, size: Size, where: str) -> dict[str, Recipe]:
