@@ -125,6 +125,12 @@ def test_controls_differ_from_their_series_in_the_demand_alone():
         ({"family": "mixtral"}, "experts"),
         ({"packing": "paragraphs", "demand": {}}, "one position zero"),
         ({"first": "any", "bos": True}, "without BOS"),
+        ({"attention": "magic"}, "attention"),
+        ({"attention": "gated", "family": "mixtral", "experts": 2, "active": 1}, "llama family"),
+        ({"force_sink": 8, "family": "qwen3_next"}, "llama family"),
+        ({"force_sink": 96}, "leave channels"),
+        ({"force_sink": -1}, "leave channels"),
+        ({"attention": "learned-sink", "demand": {}}, "one of softmax, gated, head-norm"),
         ([1, 2], "object"),
     ],
 )
@@ -377,6 +383,19 @@ def test_natural_recipes_train_at_a_small_size(name):
 
 
 # training
+
+
+def test_without_a_variant_the_model_is_transformers_own_from_the_seed():
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=3,
+        num_attention_heads=2, max_position_embeddings=32, initializer_range=0.06,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    model = build_model(TINY)
+    assert type(model) is LlamaForCausalLM
+    torch.manual_seed(TINY.seed)
+    own = AutoModelForCausalLM.from_config(config)
+    assert torch.equal(weights(model), weights(own))
 
 
 def test_same_seed_gives_the_same_weights():

@@ -54,7 +54,9 @@ def verify_summary(done: Verified) -> VerifySummary:
 
 
 def _notes(done: Verified) -> list[str]:
-    notes = list(dict.fromkeys(done.notes))
+    identity = done.engine.subject.identity
+    notes = [identity["note"]] if "note" in identity else []
+    notes += list(dict.fromkeys(done.notes))
     if not done.engine.suffix:
         notes.append("Blocks could not be skipped in this family, so every edited pass was whole.")
     if len(done.prompts) < 2:

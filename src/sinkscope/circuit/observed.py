@@ -201,9 +201,11 @@ class Observed:
         rest = without_p0(s, call.values)
         head.others.append(mean(torch.where(late.bool().unsqueeze(1), rest, 0.0)))
         if self._rows_done < UNMIXED_ROWS and bool(layout.valid.all()):
-            self._unmixed(head, call, slice(0, UNMIXED_ROWS - self._rows_done))
+            self._unmixed(head, call, read.learned, slice(0, UNMIXED_ROWS - self._rows_done))
 
-    def _unmixed(self, head: HeadRead, call: AttentionCall, rows: slice) -> None:
+    def _unmixed(
+        self, head: HeadRead, call: AttentionCall, mass: torch.Tensor | None, rows: slice
+    ) -> None:
         s = call.scores
         mask = s.mask if s.mask is None or s.mask.shape[0] == 1 else s.mask[rows]
         one = Scores(s.q[rows], s.k[rows], mask, s.causal, s.scale, s.softcap)
@@ -214,6 +216,10 @@ class Observed:
             learned = torch.logaddexp(total, logit)
             out = out * (total - learned).exp().unsqueeze(-1).to(out.dtype)
             total = learned
+        elif mass is not None:  # a learned key whose logit depends on the query
+            kept = (1.0 - mass[rows]).clamp_min(1e-30)
+            out = out * kept.unsqueeze(-1).to(out.dtype)
+            total = total - kept.log()
         twice = squared_lse(one, unit_values)
         unmixed = (twice - 2 * total).exp().sum(0).transpose(0, 1).cpu()
         mixed = out.float().square().sum(-1).sum(0).transpose(0, 1).cpu()

@@ -16,7 +16,11 @@ from sinkscope.subject.anatomy import Anatomy, find_anatomy
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BUNDLED = "bundled"
-INDUCED = "sink_heads.json"  # left by the lab beside a model that was asked to sink
+INDUCED = "sink_heads.json"  # left by the lab beside a model, with the heads it asked to sink
+SIGMOID = (
+    "Its attention is a sigmoid, whose rows do not add up to one: shares are taken after each row "
+    "was divided by its sum."
+)
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -112,9 +116,21 @@ def load(
     model.eval()
     name = BUNDLED if source in (None, BUNDLED) else (path.name if local else str(source))
     identity = _identity(model, name, revision, path if local else None)
-    if local and (path / INDUCED).is_file():
-        identity["note"] = "The sink of this model was induced: training asked some heads for it."
+    if local and _asked_heads(path):
+        induced = "The sink of this model was induced: training asked some heads for it."
+        identity["note"] = " ".join(filter(None, [induced, identity.get("note")]))
     return Subject(model, tokenizer, find_anatomy(model), identity)
+
+
+def _asked_heads(folder: Path) -> bool:
+    """Whether the lab asked heads of this model for a sink; without a demand it asks none."""
+    file = folder / INDUCED
+    if not file.is_file():
+        return False
+    try:
+        return bool(json.loads(file.read_text(encoding="utf-8"))["asked_heads"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} does not say which heads were asked ({error!r}).") from None
 
 
 def bundled_model() -> Path:
@@ -279,6 +295,7 @@ def load_tokenizer(where: str, common: dict, local: bool) -> Any:
 
 def _identity(model: Any, name: str, revision: str | None, folder: Path | None) -> dict[str, Any]:
     commit = getattr(model.config, "_commit_hash", None)
+    sigmoid = getattr(model.config, "attention", None) == "sigmoid"
     return {
         "id": name,
         "revision": commit or revision,
@@ -287,6 +304,7 @@ def _identity(model: Any, name: str, revision: str | None, folder: Path | None) 
         "parameters": sum(p.numel() for p in model.parameters()),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "device": str(next(model.parameters()).device),
+        **({"note": SIGMOID} if sigmoid else {}),
     }
 
 

@@ -25,7 +25,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     s_aux: torch.Tensor | None = None,
     sinks: torch.Tensor | None = None,
-    value_bias: torch.Tensor | None = None,
+    sink_value: torch.Tensor | None = None,
     sigmoid_bias: float | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,7 +33,7 @@ def eager_attention_forward(
 
     s_aux         [H] logit of one more key, the same for every query, that holds no value
     sinks         [B, H, T, 1] the same with a logit of its own for each query
-    value_bias    [H, D] value of that key
+    sink_value    [H, D] value of that key
     sigmoid_bias  weights are sigmoid(score + bias), each by itself, in place of a softmax
     """
     key = repeat_kv(key, module.num_key_value_groups)
@@ -53,8 +53,8 @@ def eager_attention_forward(
         weights = scores.softmax(-1, dtype=torch.float32)
     weights = nn.functional.dropout(weights.to(query.dtype), p=dropout, training=module.training)
     output = torch.matmul(weights, value)
-    if slot is not None and value_bias is not None:
-        output = output + slot.to(query.dtype) * value_bias[:, None].to(query.dtype)
+    if slot is not None and sink_value is not None:
+        output = output + slot.to(query.dtype) * sink_value[:, None].to(query.dtype)
     return output.transpose(1, 2).contiguous(), weights
 
 
@@ -84,9 +84,9 @@ class SinkscopeLabAttention(LlamaAttention):
         elif self.kind == "learned-sink":
             self.sinks = nn.Parameter(torch.zeros(heads))
         elif self.kind == "key-value-bias":
-            # Flat like any bias, so that an optimizer does not take them for matrices to decay.
-            self.key_bias = nn.Parameter(torch.zeros(heads * width))
-            self.value_bias = nn.Parameter(torch.zeros(heads * width))
+            # Flat like a bias, so that an optimizer does not take them for matrices to decay.
+            self.sink_key = nn.Parameter(torch.zeros(heads * width))
+            self.sink_value = nn.Parameter(torch.zeros(heads * width))
 
     def forward(
         self,
@@ -131,9 +131,9 @@ class SinkscopeLabAttention(LlamaAttention):
         if self.kind == "learned-sink":
             return {"s_aux": self.sinks}
         if self.kind == "key-value-bias":
-            key, value = (b.view(-1, self.head_dim) for b in (self.key_bias, self.value_bias))
+            key, value = (b.view(-1, self.head_dim) for b in (self.sink_key, self.sink_value))
             logit = (query * key[:, None]).sum(-1, keepdim=True) * self.scaling
-            return {"sinks": logit, "value_bias": value}
+            return {"sinks": logit, "sink_value": value}
         if self.kind == "sigmoid":
             return {"sigmoid_bias": -math.log(self.config.max_position_embeddings)}
         return {}

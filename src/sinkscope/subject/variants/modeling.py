@@ -97,7 +97,7 @@ class SinkscopeLabPreTrainedModel(LlamaPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, SinkscopeLabAttention):
-            for name in ("sinks", "key_bias", "value_bias"):
+            for name in ("sinks", "sink_key", "sink_value"):
                 if hasattr(module, name):
                     initialization.zeros_(getattr(module, name))
 
