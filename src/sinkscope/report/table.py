@@ -29,11 +29,11 @@ def render_text(result: Result) -> str:
     """All findings as plain text without colours."""
     stream = io.StringIO()
     console = Console(file=stream, width=PLAIN_WIDTH, color_system=None, force_terminal=False)
-    renderrich_table(result, console)
+    render_rich(result, console)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 
-def renderrich_table(result: Result, console: Console) -> None:
+def render_rich(result: Result, console: Console) -> None:
     """Print all findings to a rich console."""
     console.print(_heading(result))
     for panel in [*frames.policies(result), ""]:

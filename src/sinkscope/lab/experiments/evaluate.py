@@ -103,7 +103,7 @@ def evaluation(subject: Subject, rows: Tensor, bos: str) -> dict[str, Any]:
     sink: whether `sinkscope scan` says that there is one.
     """
     result = scan(subject, untrained=False, prompts=prompts_of(subject, rows, bos))
-    summary, data = result.summary.scan[bos], result.data[f"scan/{bos}"]
+    summary, data = result.summary.scan[bos], result.data[f"scan/{bos}"].to_dataset()
     figures: dict[str, Any] = {
         "loss": quick_evaluation(subject, rows, bos)["loss"],
         **{f"sink_rate_{eps}": summary.sink_rate[str(eps)].value for eps in EPS},
