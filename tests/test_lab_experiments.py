@@ -275,6 +275,29 @@ def test_results_have_a_line_a_run_and_policy_with_their_provenance(whole):
         assert line["figures"]["loss"] == pytest.approx(curve["loss"][-1], abs=0.02)
 
 
+def test_the_curve_leaves_the_model_in_training_mode(tiny, tmp_path, monkeypatch):
+    modes = []
+    clip = nn.utils.clip_grad_norm_
+
+    def spy(parameters, most):
+        parameters = list(parameters)
+        modes.append(model[0].training)
+        return clip(parameters, most)
+
+    model = []
+    begin_run = train_module.begin
+
+    def keep(*arguments):
+        training = begin_run(*arguments)
+        model[:] = [training.model]
+        return training
+
+    monkeypatch.setattr(train_module, "begin", keep)
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", spy)
+    run_plan(make_plan(tiny, "small", steps=5), tmp_path / "out")
+    assert modes == [True] * 10
+
+
 def test_nothing_is_done_twice(whole, tiny, tmp_path, monkeypatch):
     out = tmp_path / "out"
     shutil.copytree(whole, out)

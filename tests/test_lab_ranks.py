@@ -47,6 +47,8 @@ def worker(rank: int, port: int, folder: str) -> None:
         run_plan(plan(), out / "plan")
         with pytest.raises(InputError, match="cannot share evenly"):
             ranks.share(torch.zeros(3, 1))
+        assert ranks.share(torch.arange(4)).tolist() == [rank, rank + 2]
+        assert ranks.mean(float(rank)) == 0.5
     weights = torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
     found = {"weights": weights, "kept": len(written)}
     (out / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")

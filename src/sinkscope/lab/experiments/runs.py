@@ -31,6 +31,7 @@ from sinkscope.lab.experiments.results import (
 from sinkscope.lab.recipe import Recipe
 from sinkscope.lab.state import LOG, SETTINGS, STATE
 from sinkscope.lab.train import Stopped, train
+from sinkscope.subject.anatomy import find_anatomy
 from sinkscope.subject.load import Subject
 
 Progress = Callable[[str, int, int], None]
@@ -118,7 +119,8 @@ def _one(
     bos = "with" if run.recipe.bos else "without"
 
     def measure(model: PreTrainedModel) -> dict:
-        return quick_evaluation(Subject.from_model(model, data.tokenizer), rows, bos)
+        # without an identity, which would hash all weights, and without leaving training mode
+        return quick_evaluation(Subject(model, data.tokenizer, find_anatomy(model)), rows, bos)
 
     if not is_finished(folder):
         resume = (folder / STATE).is_file()
