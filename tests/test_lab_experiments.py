@@ -329,12 +329,14 @@ def test_a_run_killed_at_any_step_ends_as_a_whole_one(whole, tiny, tmp_path, mon
     check_first_seed(out, whole)
 
 
-@pytest.mark.parametrize("place", ["evaluation", "load_model", "put_lines", "save_final"])
-def test_a_run_killed_behind_its_last_step_ends_as_a_whole_one(
+@pytest.mark.parametrize(
+    "place", ["evaluation", "load_model", "put_lines", "save_final", "save_state"]
+)
+def test_a_run_killed_while_it_saves_or_measures_ends_as_a_whole_one(
     whole, tiny, tmp_path, monkeypatch, place
 ):
     plan, out = make_plan(tiny, "smoke", seeds=1), tmp_path / "out"
-    module = train_module if place == "save_final" else runs
+    module = train_module if place.startswith("save") else runs
 
     def kill(*_):
         raise RuntimeError("the power is gone")
