@@ -295,7 +295,6 @@ def load_tokenizer(where: str, common: dict, local: bool) -> Any:
 
 def _identity(model: Any, name: str, revision: str | None, folder: Path | None) -> dict[str, Any]:
     commit = getattr(model.config, "_commit_hash", None)
-    sigmoid = getattr(model.config, "attention", None) == "sigmoid"
     return {
         "id": name,
         "revision": commit or revision,
@@ -304,8 +303,13 @@ def _identity(model: Any, name: str, revision: str | None, folder: Path | None) 
         "parameters": sum(p.numel() for p in model.parameters()),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "device": str(next(model.parameters()).device),
-        **({"note": SIGMOID} if sigmoid else {}),
+        **reading_note(model.config),
     }
+
+
+def reading_note(config: Any) -> dict[str, str]:
+    """What must be known of a model to read its results rightly: {"note": ..} or nothing."""
+    return {"note": SIGMOID} if getattr(config, "attention", None) == "sigmoid" else {}
 
 
 def _hash_files(folder: Path) -> str:

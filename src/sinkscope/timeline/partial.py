@@ -30,6 +30,7 @@ from sinkscope.subject.load import (
     load_config,
     load_tokenizer,
     load_weights,
+    reading_note,
     refuse_nan,
 )
 from sinkscope.timeline.tensors import hash_tensors, tensor_names
@@ -139,6 +140,7 @@ def load_first_blocks(
         "parameters": plan.parameters,
         "dtype": dtype,
         "device": str(next(model.parameters()).device),
+        **reading_note(config),
     }
     tokenizer = load_tokenizer(str(folder), common, True)
     return Subject(model, tokenizer, plan.anatomy, identity)

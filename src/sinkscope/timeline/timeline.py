@@ -159,7 +159,8 @@ def _model(subject: Subject, run: Run) -> dict[str, Any]:
     """ModelInfo of the run: its last checkpoint's."""
     names = ("architecture", "weights_sha256", "parameters", "dtype", "device")
     known = {name: subject.identity[name] for name in names}
-    return {**known, "id": run.name, "revision": subject.identity["revision"]}
+    said = {k: v for k, v in subject.identity.items() if k == "note"}
+    return {**known, **said, "id": run.name, "revision": subject.identity["revision"]}
 
 
 def _curves(
@@ -318,7 +319,7 @@ def _judgement(timed: list[_Timed]) -> dict[str, Any]:
 
 
 def _notes(one: _Timed) -> list[str]:
-    notes = [*one.run.notes]
+    notes = [*one.run.notes, *([one.model["note"]] if "note" in one.model else [])]
     if one.pilot.note:
         notes.append(one.pilot.note[0].upper() + one.pilot.note[1:] + ".")
     view = one.pilot.view

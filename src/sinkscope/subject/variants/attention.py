@@ -36,8 +36,8 @@ def eager_attention_forward(
     sink_value    [H, D] value of that key
     sigmoid_bias  weights are sigmoid(score + bias), each by itself, in place of a softmax
     """
-    key = repeat_kv(key, module.num_key_value_groups)
-    value = repeat_kv(value, module.num_key_value_groups)
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -88,7 +88,7 @@ class SinkscopeLabAttention(LlamaAttention):
             self.sink_key = nn.Parameter(torch.zeros(heads * width))
             self.sink_value = nn.Parameter(torch.zeros(heads * width))
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],

@@ -1,7 +1,5 @@
 """The model of a `SinkscopeLabConfig`: Llama's own code around another attention."""
 
-from typing import ClassVar
-
 import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, initialization
@@ -81,16 +79,16 @@ class SinkscopeLabPreTrainedModel(LlamaPreTrainedModel):
     """What model and language model share."""
 
     config: SinkscopeLabConfig
-    _no_split_modules: ClassVar = ["SinkscopeLabDecoderLayer"]
+    _no_split_modules = ["SinkscopeLabDecoderLayer"]  # noqa: RUF012
     _supports_flash_attn = False
     _supports_flex_attn = False
-    _can_record_outputs: ClassVar = {
+    _can_record_outputs = {  # noqa: RUF012
         "hidden_states": SinkscopeLabDecoderLayer,
         "attentions": SinkscopeLabAttention,
     }
 
     @property
-    def _supports_sdpa(self) -> bool:
+    def _supports_sdpa(self) -> bool:  # type: ignore[override]
         """Fused attention would drop a learned key or a sigmoid without a word."""
         return self.config.attention in FUSED
 
