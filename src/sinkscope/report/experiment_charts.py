@@ -80,7 +80,7 @@ def rates_chart(summary: dict[str, Any]) -> Chart | None:
         return None
     order = list(dict.fromkeys(dot["row"] for dot in dots))
     y = alt.Y("row:N", title=None, sort=order, axis=alt.Axis(labelLimit=260))
-    x = {"title": "Sink rate, ε = 0.3", "scale": alt.Scale(domain=[0, 1])}
+    x: dict[str, Any] = {"title": "Sink rate, ε = 0.3", "scale": alt.Scale(domain=[0, 1])}
     kinds = alt.Scale(domain=["measured here", "published"])
     points = (
         alt.Chart(frames.inline(dots))

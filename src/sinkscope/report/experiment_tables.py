@@ -9,6 +9,7 @@ from sinkscope.report.text import NO_VALUE, bounds_of, number_of, short, visible
 
 NOT_RUN = "not run"
 BOS = {"with": "BOS put first", "without": "text only"}
+SHORT = {"with": "BOS, text", "without": "text"}
 
 
 def measured_table(summary: dict[str, Any]) -> Table:
@@ -41,7 +42,7 @@ def short_table(summary: dict[str, Any]) -> Table:
         figures = row["figures"]
         cells = [share(figures["sink_rate_0.3"]), nats(figures["loss"])]
         table.rows.append(
-            [visible(row["cell"]), BOS[row["bos"]], *(cells if row["seeds"] else [NOT_RUN] * 2)]
+            [visible(row["cell"]), SHORT[row["bos"]], *(cells if row["seeds"] else [NOT_RUN] * 2)]
         )
     return table
 
