@@ -62,7 +62,8 @@ def curve_chart(curves: list[dict[str, Any]], cells: list[str], figure: str) -> 
 
 def rates_chart(summary: dict[str, Any]) -> Chart | None:
     """Sink rate of every cell and BOS policy with its interval, and the published rate."""
-    dots, intervals = [], []
+    dots: list[frames.Row] = []
+    intervals: list[frames.Row] = []
     for row in summary["rows"]:
         name = f"{visible(row['cell'])}, {BOS[row['bos']]}"
         measured = row["figures"]["sink_rate_0.3"]
