@@ -20,6 +20,7 @@ COMMANDS = (
     *(("run",), ("scan",), ("trace",), ("verify",), ("timeline",), ("mix",)),
     *(("report",), ("models",), ("doctor",)),
     *(("lab",), ("lab", "list"), ("lab", "build"), ("lab", "train")),
+    *(("lab", "run"), ("lab", "study")),
 )
 FIGURES = DOCS.parent / "src" / "sinkscope" / "assets" / "series" / "figures"
 TABLE = ("<!-- trained models: written by docs/build.py -->", "<!-- end of trained models -->")

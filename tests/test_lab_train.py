@@ -563,7 +563,8 @@ def test_list_shows_mechanisms_and_recipes(capsys):
     code, out, _ = run(capsys, "lab", "list", "--json")
     assert code == 0
     found = json.loads(out)
-    assert set(found) == {"mechanisms", "recipes"}
+    assert set(found) == {"mechanisms", "recipes", "experiments"}
+    assert found["experiments"]["packing"]["sizes"]["smoke"]["cells"][0] == "causal"
     assert len(found["mechanisms"]) == 15
     assert set(found["recipes"]) == set(recipe_names())
     tiny = found["recipes"]["induced-tiny"]

@@ -59,6 +59,23 @@ def paired_change(
     return Measured(value=value, low=min(float(low), value), high=max(float(high), value))
 
 
+def t_interval(values: Sequence[float], low: float = -np.inf, high: float = np.inf) -> Measured:
+    """Mean of a few independent runs with its 95 % t interval, cut off at `low` and `high`.
+
+    values [n], say one a seed. With one value there is no interval, with none no mean.
+    """
+    from scipy.stats import t
+
+    n = len(values)
+    if n == 0:
+        return Measured(value=None)
+    mean = float(np.mean(values))
+    if n < 2:
+        return Measured(value=mean)
+    half = float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+    return Measured(value=mean, low=max(mean - half, low), high=min(mean + half, high))
+
+
 def widened_tail(n: int, tail: float = 0.025) -> float:
     """The percentile level at which a bootstrap of n values covers as a t interval does.
 

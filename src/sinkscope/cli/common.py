@@ -64,6 +64,16 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         yield step
 
 
+def check_device(device: str) -> None:
+    """Refuse a device to train on that is not there."""
+    import torch
+
+    if device != "cpu" and not (device == "cuda" and torch.cuda.is_available()):
+        raise InputError(
+            f"--device {device!r} is not there: cpu, or cuda on a machine that has it."
+        )
+
+
 def check(out: Path | None, expect: str | None = None, known: tuple[str, ...] = ()) -> None:
     """Refuse an output folder or an expectation that cannot be one, before any work is done."""
     if out is not None and out.exists() and not out.is_dir():

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sinkscope.cli import common
+from sinkscope.cli import common, lab_experiments
 from sinkscope.errors import InputError
 
 app = typer.Typer(
@@ -17,6 +17,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(epilog=lab_experiments.RUN_EPILOG)(lab_experiments.run)
+app.command(epilog=lab_experiments.STUDY_EPILOG)(lab_experiments.study)
 
 
 @app.command(
@@ -24,14 +26,16 @@ app = typer.Typer(
     epilog="Examples:\n\n  sinkscope lab list\n\n  sinkscope lab list --json",
 )
 def list_known(json: common.Json = False, debug: common.Debug = False) -> None:
-    """What can be built or trained: mechanisms with their verdict, recipes with what they ask."""
+    """What can be built, trained and run: mechanisms, recipes and experiments."""
     from sinkscope.lab.recipe import recipe_names
     from sinkscope.subject.constructed import MECHANISMS
 
     mechanisms = {name: _mechanism(name) for name in MECHANISMS}
     recipes = {name: _recipe(name) for name in recipe_names()}
+    experiments = lab_experiments.listed()
     if json:
-        typer.echo(jsonlib.dumps({"mechanisms": mechanisms, "recipes": recipes}, indent=2))
+        kinds = {"mechanisms": mechanisms, "recipes": recipes, "experiments": experiments}
+        typer.echo(jsonlib.dumps(kinds, indent=2))
         return
     typer.echo("To build (sinkscope lab build --mechanism NAME): expected verdict, families\n")
     for name, row in mechanisms.items():
@@ -40,6 +44,10 @@ def list_known(json: common.Json = False, debug: common.Debug = False) -> None:
     for name, row in recipes.items():
         minutes = f"{row['cpu_minutes']:g} min" if row["cpu_minutes"] else "GPU"
         typer.echo(f"  {name:24} {row['parameters'] / 1e6:6.1f} M {minutes:>9}  {row['asked']}")
+    typer.echo("\nTo run (sinkscope lab run NAME): sizes with cells × seeds, what is asked\n")
+    for name, row in experiments.items():
+        sizes = [f"{size} {len(s['cells'])}×{s['seeds']}" for size, s in row["sizes"].items()]
+        typer.echo(f"  {name:24} {', '.join(sizes):30} {row['question']}")
 
 
 @app.command(
@@ -89,10 +97,7 @@ def train(
     chosen = read_recipe(recipe)
     chosen = chosen if steps is None else chosen.shortened(steps)
     chosen = chosen if seed is None else replace(chosen, seed=seed)
-    if device != "cpu" and not (device == "cuda" and torch.cuda.is_available()):
-        raise InputError(
-            f"--device {device!r} is not there: cpu, or cuda on a machine that has it."
-        )
+    common.check_device(device)
     out = Path(Path(recipe).stem) if out is None else out
     check_out(out, resume)
     with common.progress_bar() as progress:

@@ -5,6 +5,7 @@ Each line of either file is one JSON object with the key `text`, one document.
 """
 
 import argparse
+import hashlib
 import json
 import lzma
 import sys
@@ -55,6 +56,15 @@ def texts_of(folder: Path | None, split: str) -> list[str]:
     if split == "train":
         return [d[:cut] for d, cut in zip(documents, cuts)]
     return [d[cut + 2 :] for d, cut in zip(documents, cuts)]
+
+
+def texts_sha256(folder: Path | None) -> str:
+    """Hash of the documents of both splits."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for text in texts_of(folder, split):
+            digest.update(text.encode("utf-8"))
+    return digest.hexdigest()
 
 
 def _text(line: str, path: Path, number: int) -> str:

@@ -75,6 +75,16 @@ def prepare(recipe: Recipe, corpus: Path | None) -> Data:
     return Data(tokenizer, _of_stream(stream, tokenizer, recipe), draw_validation, digest)
 
 
+def reads_alike(one: Recipe, other: Recipe) -> bool:
+    """Whether `prepare` gives both recipes the same data."""
+
+    def read(recipe: Recipe) -> tuple:
+        text = recipe.data, recipe.tokenizer, recipe.vocabulary, recipe.packing, recipe.bos
+        return *text, recipe.context, max(recipe.lengths)
+
+    return read(one) == read(other)
+
+
 def held_out(recipe: Recipe, corpus: Path | None, tokenizer: PreTrainedTokenizerFast) -> Draw:
     """Where validation windows come from; of a synthetic language every window is new anyway."""
     if recipe.data == "bigram-backcopy":
@@ -90,7 +100,11 @@ def validation_windows(draw: Draw, count: int, length: int) -> Tensor:
 
 
 def _texts(recipe: Recipe, corpus: Path | None, split: str) -> list[str]:
-    texts = texts_of(corpus, split)
+    return documents(recipe, texts_of(corpus, split))
+
+
+def documents(recipe: Recipe, texts: list[str]) -> list[str]:
+    """What a recipe packs: whole texts, or their paragraphs."""
     if recipe.packing == "windows":
         return texts
     return [paragraph for text in texts for paragraph in text.split("\n\n") if paragraph.strip()]
@@ -104,8 +118,16 @@ def _encoded(texts: list[str], tokenizer: PreTrainedTokenizerFast, recipe: Recip
 
 
 def _of_stream(stream: Tensor, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Draw:
-    bos = tokenizer.bos_token_id if recipe.bos and recipe.packing == "windows" else None
-    return lambda count, length, generator: draw_windows(stream, count, length, generator, bos)
+    bos = tokenizer.bos_token_id if recipe.bos else None
+    if bos is None or recipe.packing != "paragraphs":
+        return lambda count, length, generator: draw_windows(stream, count, length, generator, bos)
+
+    def draw(count: int, length: int, generator: torch.Generator) -> Tensor:
+        rows = draw_windows(stream, count, length, generator)
+        rows[:, 0] = bos  # what is left of a paragraph that the row cuts begins with BOS too
+        return rows
+
+    return draw
 
 
 def _of_language(language: Backcopy, recipe: Recipe) -> Draw:

@@ -38,10 +38,11 @@ class Recipe:
     unigrams for most of a short run.
     data: "text" or "bigram-backcopy" (`sinkscope.lab.backcopy`). tokenizer: "bundled" is the one
     of 2,048 entries that the series share, "own" is trained on the run's text. bos: a BOS in front
-    of every window, or of every paragraph. first: "text" leaves a window's first token as it
-    stands, "any" puts one drawn from the whole vocabulary in its place. first_loss: whether what
-    is predicted from position zero counts in the loss; without it the loss is TNLM's. packing:
-    "windows" start anywhere in the text, "paragraphs" fill a row and see only themselves. lengths:
+    of every window, or of every paragraph that sees only itself. first: "text" leaves a window's
+    first token as it stands, "any" puts one drawn from the whole vocabulary in its place.
+    first_loss: whether what is predicted from position zero counts in the loss; without it the loss
+    is TNLM's. packing: "windows" start anywhere in the text, "paragraphs" fill a row and see only
+    themselves, "paragraphs-causal" fill a row and see whatever stands before them in it. lengths:
     window lengths, drawn equally often. tokens_per_step: windows per step times their length.
     learning_rate: the peak, after `warmup` steps and before a cosine decay to `floor` times the
     peak. precision: "bf16" runs matrix products in bfloat16 on the CPU too; on CUDA they always
@@ -70,7 +71,7 @@ class Recipe:
     bos: bool = False
     first: Literal["text", "any"] = "text"
     first_loss: bool = True
-    packing: Literal["windows", "paragraphs"] = "windows"
+    packing: Literal["windows", "paragraphs", "paragraphs-causal"] = "windows"
     steps: int = 800
     tokens_per_step: int = 1024
     lengths: tuple[int, ...] = (32, 64, 128, 256)
@@ -132,12 +133,16 @@ def read_recipe(name: str) -> Recipe:
         source = Path(name)
         if not source.is_file():
             raise InputError(f"No recipe at {name}.")
+    return recipe_from(read_yaml(source, name), name)
+
+
+def read_yaml(source: Any, name: str) -> Any:
+    """What a YAML file holds, as plain data. Errors: InputError, with its name, if it is none."""
     try:
-        settings = yaml.safe_load(source.read_text(encoding="utf-8"))
+        return yaml.safe_load(source.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         first = str(error).splitlines()[0]
         raise InputError(f"{name} cannot be read as YAML: {first}.") from error
-    return recipe_from(settings, name)
 
 
 def recipe_from(settings: Any, where: str) -> Recipe:
@@ -146,13 +151,14 @@ def recipe_from(settings: Any, where: str) -> Recipe:
         # By way of JSON, which pydantic reads strictly and yet takes lists for tuples.
         recipe = _READER.validate_json(json.dumps(settings), strict=True)
     except (ValidationError, TypeError) as error:
-        raise InputError(f"{where}: {_first(error)}.") from error
+        raise InputError(f"{where}: {first_complaint(error)}.") from error
     if complaint := _complaint(recipe):
         raise InputError(f"{where}: {complaint}.")
     return recipe
 
 
-def _first(error: Exception) -> str:
+def first_complaint(error: Exception) -> str:
+    """The first thing that pydantic finds wrong, as the end of a sentence."""
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]

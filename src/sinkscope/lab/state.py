@@ -91,7 +91,7 @@ def save_state(out: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(out: Path, recipe: Recipe, sha256: str) -> dict[str, Any]:
-    """The last saved state of a run that has not finished; what came after it is removed.
+    """The last saved state of a run that has not finished; `cut_back` removes what came after it.
 
     Errors: InputError where it is damaged, or where recipe or text are not those it began with.
     """
@@ -103,18 +103,20 @@ def load_state(out: Path, recipe: Recipe, sha256: str) -> dict[str, Any]:
         raise InputError(f"{out} was begun with other settings: give the same, or another --out.")
     if state["sha256"] != sha256:
         raise InputError(f"{out} was begun on another text: give the same, or another --out.")
-    for folder in out.glob("checkpoint-*"):
-        if int(folder.name.rpartition("-")[2]) > state["step"]:
-            shutil.rmtree(folder)
-    _cut_log(out / LOG, state["step"])
     return state
 
 
-def _cut_log(path: Path, step: int) -> None:
-    """Drop the rows behind a step, and a last line that was cut short."""
-    kept = []
+def cut_back(out: Path, step: int) -> None:
+    """Drop checkpoints and log rows behind a step, and a last line that was cut short.
+
+    Of step 0 nothing is kept: a run that goes on from there writes its row again.
+    """
+    for folder in out.glob("checkpoint-*"):
+        if int(folder.name.rpartition("-")[2]) > step:
+            shutil.rmtree(folder)
+    path, kept = out / LOG, []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
+        if not line.endswith("\n") or json.loads(line)["step"] > step or step == 0:
             break
         kept.append(line)
     path.write_text("".join(kept), encoding="utf-8")

@@ -3,7 +3,8 @@
 The loss is the next-token cross-entropy, plus what the demand adds (`sinkscope.lab.demand`), plus
 the family's own balancing loss where it routes to experts. With the same recipe, text, machine and
 versions the weights are the same to the bit, also after a run was cut short and resumed. On CUDA
-matrix products run in bfloat16 and the model is compiled; on the CPU neither.
+matrix products run in bfloat16 and the model is compiled; on the CPU neither. Of several processes
+(`sinkscope.lab.ranks`) the first logs, measures and writes.
 """
 
 import contextlib
@@ -13,12 +14,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sinkscope.errors import InputError, Interrupted
+from sinkscope.lab import ranks
 from sinkscope.lab.data import Data
 from sinkscope.lab.demand import asking, delimiter_ids
 from sinkscope.lab.figures import QUICK, quick_figures
@@ -27,6 +30,7 @@ from sinkscope.lab.recipe import Recipe
 from sinkscope.lab.state import (
     LOG,
     check_out,
+    cut_back,
     load_state,
     make_folder,
     save_checkpoint,
@@ -38,6 +42,11 @@ from sinkscope.lab.tokens import restarting_positions
 SAVE_EVERY, VALIDATE_EVERY = 100, 100
 IGNORED = -100  # as a target: no loss is taken there
 Log = Callable[[dict], None]
+Measure = Callable[[PreTrainedModel], dict]
+
+
+class Stopped(Exception):
+    """A run that `stop` ended before its last step, with its state saved."""
 
 
 @dataclass
@@ -85,27 +94,32 @@ def fit(
     log: Log = lambda row: None,
     save: Callable[[int], None] = lambda step: None,
     keep: Callable[[dict], None] = lambda state: None,
+    measure: Measure | None = None,
+    every: int = VALIDATE_EVERY,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train to the last step; `log` gets a row a step, `save` the steps to keep, `keep` the state.
 
     A row has step, loss, gradient_norm, lr and tokens_per_second, demand_share where a demand is
-    measured, and `validation` with loss and sink figures every hundred steps.
+    measured, and every so many steps `validation`: what `measure` says of the model, by default
+    loss and sink figures on held-out windows. Where `stop` says so after a step, the state is kept
+    and Stopped is raised.
     """
     recipe, model = training.recipe, training.model
     cuda = model.device.type == "cuda"
-    forward = torch.compile(model) if cuda else model
-    windows = training.data.validation(QUICK, max(recipe.lengths))
-    watched = recipe.watched_heads()
-    if training.step == 0:
+    forward = ranks.parallel(model)
+    forward = torch.compile(forward) if cuda else forward
+    measure = measure or _quick(training)
+    if training.step == 0 and ranks.first():
         keep(training.state())
-        log({"step": 0, "validation": quick_figures(model, windows, watched)})
+        log({"step": 0, "validation": measure(model)})
         if 0 in recipe.checkpoints:
             save(0)
     model.train()
     with _demand(training) as asked:
         while training.step < recipe.steps:
             start, step = time.perf_counter(), training.step
-            batch = training.data.batch(recipe, training.generator).to(model.device)
+            batch = ranks.share(training.data.batch(recipe, training.generator)).to(model.device)
             rate = _set_rate(training.optimizer, recipe.learning_rate_at(step))
             with torch.autocast(
                 model.device.type, torch.bfloat16, enabled=cuda or recipe.precision == "bf16"
@@ -114,7 +128,7 @@ def fit(
             loss = nn.functional.cross_entropy(
                 out.logits.float().flatten(0, 1), targets(batch, training).flatten()
             )
-            row: dict = {"step": step + 1, "loss": loss.item()}
+            row: dict = {"step": step + 1, "loss": ranks.mean(loss.item())}
             if not math.isfinite(row["loss"]):
                 raise InputError(f"the loss is no number at step {step + 1}: lower learning_rate.")
             if asked is not None and recipe.demand is not None:
@@ -132,16 +146,27 @@ def fit(
             row |= {
                 "gradient_norm": norm.item(),
                 "lr": rate,
-                "tokens_per_second": batch[:, 1:].numel() / seconds,
+                "tokens_per_second": ranks.world() * batch[:, 1:].numel() / seconds,
             }
-            if training.step % VALIDATE_EVERY == 0 or training.step == recipe.steps:
-                row["validation"] = quick_figures(model, windows, watched)
-            log(row)
-            if training.step in recipe.checkpoints:
-                save(training.step)
-            if training.step % SAVE_EVERY == 0 or training.step == recipe.steps:
-                keep(training.state())
+            last = training.step == recipe.steps
+            # the first process' clock decides for all
+            stopped = not last and ranks.mean(float(ranks.first() and stop())) > 0
+            if ranks.first():
+                if last or training.step % every == 0:
+                    row["validation"] = measure(model)
+                log(row)
+                if training.step in recipe.checkpoints:
+                    save(training.step)
+                if last or stopped or training.step % SAVE_EVERY == 0:
+                    keep(training.state())
+            if stopped:
+                raise Stopped
     model.eval()
+
+
+def _quick(training: Training) -> Measure:
+    windows = training.data.validation(QUICK, max(training.recipe.lengths))
+    return lambda model: quick_figures(model, windows, training.recipe.watched_heads())
 
 
 def _demand(training: Training):
@@ -156,7 +181,7 @@ def _demand(training: Training):
 
 def model_inputs(ids: Tensor, training: Training) -> dict[str, Tensor]:
     """What the model is called with: the ids, and for packed paragraphs where each begins."""
-    if training.recipe.packing == "windows":
+    if training.recipe.packing != "paragraphs":
         return {"input_ids": ids}
     eos = training.data.tokenizer.eos_token_id
     return {"input_ids": ids, "position_ids": restarting_positions(ids, eos)}
@@ -200,17 +225,26 @@ def train(
     device: str = "cpu",
     resume: bool = False,
     log: Log = lambda row: None,
+    **options: Any,
 ) -> PreTrainedModel:
     """Train into the folder `out`, and return the trained model; see `sinkscope.lab.state`.
 
+    options: measure, every and stop, as in `fit`.
+
     Errors: InputError where `out` exists, or cannot be resumed; Interrupted on Ctrl-C, which
-    leaves a state to resume from.
+    leaves a state to resume from; Stopped where `stop` ended it.
     """
-    check_out(out, resume)
-    make_folder(out)
+    if ranks.first():
+        check_out(out, resume)
+        make_folder(out)
+    ranks.wait()
     training = begin(recipe, data, device)
     if resume:
         training.load(load_state(out, recipe, data.sha256))
+        ranks.wait()
+        if ranks.first():
+            cut_back(out, training.step)
+    ranks.wait()
     parts = (training.model, data.tokenizer, recipe)
     try:
         with (out / LOG).open("a", encoding="utf-8") as lines:
@@ -225,8 +259,11 @@ def train(
                 write,
                 lambda step: save_checkpoint(out, step, *parts),
                 lambda state: save_state(out, state),
+                **options,
             )
-        save_final(out, *parts)
+        if ranks.first():
+            save_final(out, *parts)
+        ranks.wait()
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted at step {training.step}; go on with --resume --out {out}."

@@ -52,7 +52,7 @@ def _pictures(section: Section) -> list[tuple[str, Callable[..., None]]]:
             for variant in part.variants:
                 for panel, chart in variant.charts.items():
                     name = _file_name(variant.name or part.name, panel)
-                    found.append((name, partial(_write_chart, spec=chart.to_dict())))
+                    found.append((name, partial(write_chart, spec=chart.to_dict())))
         elif isinstance(part, Drawing):
             for panel, svg in part.panels.items():
                 found.append((_file_name(part.name, panel), partial(_write_svg, svg=svg)))
@@ -63,7 +63,8 @@ def _file_name(name: str, panel: str) -> str:
     return f"{name}-{panel}" if panel else name
 
 
-def _write_chart(path: Path, spec: dict[str, Any], form: str) -> None:
+def write_chart(path: Path, spec: dict[str, Any], form: str) -> None:
+    """One chart, given as a Vega-Lite spec, as a file of that format."""
     import vl_convert
 
     config = theme.vega_config(theme.LIGHT) | {"background": "white", "font": PRINT_FONT}

@@ -6,6 +6,8 @@ scripts written here, by their hashes, and no `eval`: Vega runs with its own exp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +24,54 @@ if TYPE_CHECKING:
     from sinkscope.result import Result
 
 
+@dataclass(frozen=True)
+class Heading:
+    """The top of a page: "about `subject`", and the facts in small print below."""
+
+    about: str
+    subject: str
+    facts: str
+
+
 def render_page(result: Result, against: Result | None = None) -> str:
     """The whole report as one HTML string; `against` adds a comparison with another run."""
     shown = all_sections(result)
+    empty = not shown
     if against is not None:
         shown.append(comparison(result, against))
     shown.append(_settings(result))
+    heading = Heading("Attention sinks in", visible(result.summary.model.id), _facts(result))
+    policies = frames.policies(result)
+    version = result.summary.environment.sinkscope
+    return render_sections(heading, shown, version, policies, empty=empty)
+
+
+def _facts(result: Result) -> str:
+    model, prompts = result.summary.model, result.summary.prompts
+    environment = result.summary.environment
+    revision = f", revision {visible(model.revision)}" if model.revision else ""
+    return (
+        f"{visible(model.architecture)}, {model.parameters:,} parameters{revision}. {prompts.n} "
+        f"prompts of {prompts.length} tokens ({visible(prompts.kind)}), "
+        f"{visible(environment.dtype)} on {visible(environment.device)}."
+    )
+
+
+def render_sections(
+    heading: Heading,
+    shown: list[Section],
+    version: str,
+    policies: Sequence[str] = (),
+    empty: bool = False,
+) -> str:
+    """A page of sections. policies: BOS policies that stand side by side; empty: says so."""
     script = _asset("page.js")
     runtime = embed.vega_runtime()
     return _template().render(
-        summary=result.summary,
-        policies=frames.policies(result),
+        top=heading,
+        version=version,
+        empty=empty,
+        policies=list(policies),
         label=frames.label,
         sections=shown,
         data=embed.script_json(_data(shown)),

@@ -62,7 +62,7 @@ def _findings(found: Findings) -> Group:
         Text(found.headline, style="bold"),
         *(Text(f"• {sentence}") for sentence in [*found.sentences, found.limit] if sentence),
         Text(),
-        *(_rich(table) for table in found.tables),
+        *(rich_table(table) for table in found.tables),
     ]
     if found.notes:
         shown.append(Text("Notes", style="bold"))
@@ -71,7 +71,8 @@ def _findings(found: Findings) -> Group:
     return Group(*shown)
 
 
-def _rich(table: tables.Table) -> Padding:
+def rich_table(table: tables.Table) -> Padding:
+    """A table as rich draws it."""
     rich = RichTable(
         box=box.SIMPLE_HEAD,
         pad_edge=False,

@@ -1,0 +1,180 @@
+"""`sinkscope lab run` and `lab study`: experiments in several variants, and their study pages."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sinkscope.cli import common
+
+if TYPE_CHECKING:
+    from sinkscope.lab.experiments.plan import Plan
+    from sinkscope.lab.experiments.runs import Course
+
+RUN_EPILOG = (
+    "Examples:\n\n"
+    "  sinkscope lab run packing --size smoke --out D          a few CPU minutes\n\n"
+    "  sinkscope lab run packing --size small --corpus PATH --device cuda --minutes 10 --out D\n\n"
+    "  sinkscope lab run packing --size paper --corpus PATH --out D --dry-run\n\n"
+    "The same command again goes on where it stopped, and writes the study page again."
+)
+STUDY_EPILOG = (
+    "Examples:\n\n"
+    "  sinkscope lab study smoke-run --out docs/studies\n\n"
+    "  sinkscope lab study smoke-run small-run --out docs/studies      two sizes on one page"
+)
+
+
+def run(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="One of sinkscope lab list, or a .yaml file.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for models, raw results and study page.")],
+    size: Annotated[str, typer.Option(help="smoke, small or paper.")] = "smoke",
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with train.jsonl.xz and validation.jsonl.xz. Default: the bundled "
+            "excerpt, which is enough for smoke."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0, help="Stop after so many minutes, with everything saved to go on."),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Runs of each cell in place of the size's.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of each run in place of the size's.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be trained, and write nothing.")
+    ] = False,
+    json: common.Json = False,
+    debug: common.Debug = False,
+) -> None:
+    """Run an experiment: train every cell with every seed, measure, write the study page."""
+    import torch
+    from transformers.utils import logging
+
+    from sinkscope.lab import ranks
+    from sinkscope.lab.experiments.plan import make_plan
+    from sinkscope.lab.experiments.runs import run_plan
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    torch.set_num_threads(threads)
+    plan = make_plan(name, size, seeds, steps)
+    if dry_run or (size == "paper" and ranks.LAUNCHED not in os.environ):
+        _plan(plan, out, corpus, device, json, write=not dry_run)
+        return
+    common.check_device(device)
+    with ranks.joined(device), common.progress_bar() as progress:
+        course = run_plan(plan, out, corpus, device, minutes, progress)
+        if ranks.first():
+            _done(plan, out, course, json)
+
+
+def _plan(plan: Plan, out: Path, corpus: Path | None, device: str, json: bool, write: bool) -> None:
+    """Say what would be trained; with `write`, put a launch script for a cluster into `out`."""
+    from dataclasses import asdict
+
+    from sinkscope.lab.experiments import needs
+    from sinkscope.lab.experiments.results import begin, write_whole
+    from sinkscope.report.experiment_tables import needs_table
+    from sinkscope.report.table import rich_table
+
+    processes = needs.processes_for(plan)
+    rows = needs.needs(plan, processes)
+    command = needs.command_line(plan, out, corpus, device, processes)
+    if write:
+        begin(out, plan, corpus)
+        script = out / "launch.sh"
+        write_whole(script, needs.launch_script(plan, out, corpus, processes))
+    if json:
+        found = {"runs": len(plan.runs), "processes": processes, "command": command}
+        typer.echo(jsonlib.dumps({**found, "cells": [asdict(row) for row in rows]}, indent=2))
+    else:
+        from rich.console import Console
+
+        Console().print(rich_table(needs_table(rows)))
+        typer.echo(
+            f"{len(plan.cells)} cells × {plan.seeds} seed{'s' if plan.seeds > 1 else ''}, one run "
+            f"after the other, on {processes} process{'es' if processes > 1 else ''}. Memory is "
+            f"an estimate.\n\n{command}"
+        )
+    if write:
+        typer.echo(f"\nNothing was trained. Start it with: sh {script}", err=json)
+
+
+def _done(plan: Plan, out: Path, course: Course, json: bool) -> None:
+    """Write the study page and say how far the experiment has come."""
+    from sinkscope.lab.experiments.results import read_results
+    from sinkscope.lab.experiments.summary import summary
+    from sinkscope.report.experiment_study import write_study
+
+    page = write_study([out], out)
+    made = summary(read_results(out))
+    if json:
+        typer.echo(jsonlib.dumps(made, indent=2))
+    else:
+        _say(made)
+    if course.left:
+        typer.echo(
+            f"{len(course.done)} of {len(plan.runs)} runs are done; the time is over. Give the "
+            f"same command again to go on with {course.left[0]}.",
+            err=json,
+        )
+    typer.echo(f"Study: {page}", err=json)
+
+
+def study(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="The --out of lab run, one a size.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for page and pictures. Default: the first DIR.")
+    ] = None,
+    debug: common.Debug = False,
+) -> None:
+    """Write the study page of an experiment again, from its raw results alone."""
+    from sinkscope.report.experiment_study import write_study
+
+    typer.echo(f"Study: {write_study(folders, out or folders[0])}")
+
+
+def _say(made: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from sinkscope.report.experiment_tables import matched_table, short_table
+    from sinkscope.report.parts import present
+    from sinkscope.report.table import rich_table
+
+    console = Console()
+    for table in present([short_table(made), matched_table(made)]):
+        console.print(rich_table(table))
+
+
+def listed() -> dict[str, dict[str, Any]]:
+    """Name -> what it asks, cells and sizes, for `lab list`."""
+    from sinkscope.lab.experiments.plan import experiment_names, read_experiment
+
+    found = {}
+    for name in experiment_names():
+        one = read_experiment(name)
+        found[name] = {
+            "question": one.question,
+            "source": one.source,
+            "sizes": {
+                size: {"cells": list(held.cells or one.cells), "seeds": held.seeds}
+                for size, held in one.sizes.items()
+            },
+        }
+    return found

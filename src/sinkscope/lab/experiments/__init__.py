@@ -1,0 +1,1 @@
+"""Experiments: the same training in several variants, each with seeds, measured alike."""

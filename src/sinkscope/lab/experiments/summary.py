@@ -1,0 +1,97 @@
+"""The results of an experiment over its seeds: a row a cell and BOS policy, as plain data."""
+
+from dataclasses import asdict
+from typing import Any
+
+from sinkscope.lab.experiments.matched import SINK, matched
+from sinkscope.lab.experiments.results import Results, figures_by_seed
+from sinkscope.stats import t_interval
+
+SHARES = ("sink_rate_0.3", "sink_rate_0.8", "late_share", "best_head")
+FIGURES = (*SHARES, "loss", "norm_ratio", "massive")
+
+
+def summary(results: Results) -> dict[str, Any]:
+    """experiment, size, about, cells, rows, matched.
+
+    cells: settings that tell a cell from the others, parameters and tokens of its runs. rows: for
+    each cell and BOS policy its seeds, its figures as mean and 95 % t interval over seeds, in how
+    many `sinkscope scan` found a sink, and what was published. A cell that was not run has no seeds
+    and no figures. matched: the sink-matched control, where the experiment names a control.
+    """
+    asked = results.asked
+    return {
+        "experiment": asked["experiment"],
+        "size": asked["size"],
+        "seeds": asked["seeds"],
+        "excerpt": asked["excerpt"],
+        "about": asked["about"],
+        "cells": [_cell(results, cell) for cell in asked["cells"]],
+        "rows": [_row(results, cell, bos) for cell in asked["cells"] for bos in asked["evaluate"]],
+        "matched": _matched(results),
+        "provenance": _provenance(results),
+    }
+
+
+def _cell(results: Results, cell: str) -> dict[str, Any]:
+    recipes = results.asked["cells"]
+    own = recipes[cell]
+    differing = [key for key in own if any(other[key] != own[key] for other in recipes.values())]
+    lines = [line for line in results.lines if line["cell"] == cell]
+    trained = lines[0]["training"] if lines else {}
+    return {
+        "cell": cell,
+        "settings": {key: own[key] for key in differing},
+        "steps": own["steps"],
+        "tokens": own["steps"] * own["tokens_per_step"],
+        "parameters": trained.get("parameters"),
+    }
+
+
+def _row(results: Results, cell: str, bos: str) -> dict[str, Any]:
+    by_seed = {name: figures_by_seed(results.lines, cell, bos, name) for name in FIGURES}
+    figures = {}
+    for name, values in by_seed.items():
+        ends = (0.0, 1.0) if name in SHARES else (0.0,)
+        figures[name] = t_interval(list(values.values()), *ends).model_dump()
+    sinks = figures_by_seed(results.lines, cell, bos, "sink")
+    published = [
+        row for row in results.asked["about"]["published"]
+        if row["cell"] == cell and row["bos"] in (bos, "")
+    ]  # fmt: skip
+    return {
+        "cell": cell,
+        "bos": bos,
+        "seeds": list(by_seed["loss"]),
+        "figures": figures,
+        "found_sink": int(sum(sinks.values())),
+        "published": published,
+    }
+
+
+def _matched(results: Results) -> dict[str, Any] | None:
+    """Methods at the control's sink rate and loss; None without a control, or before it was run."""
+    control = results.asked["about"]["control"]
+    base = [curve for curve in results.curves if curve["cell"] == control]
+    if not base:
+        return None
+    rows = []
+    for one in matched(results.curves, control):
+        both = {"loss": one.loss.model_dump(), "sink_rate": one.sink_rate.model_dump()}
+        rows.append({**asdict(one), **both})
+    return {
+        "control": control,
+        "sink_rate": t_interval([curve[SINK][-1] for curve in base], 0.0, 1.0).model_dump(),
+        "loss": t_interval([curve["loss"][-1] for curve in base]).model_dump(),
+        "rows": rows,
+    }
+
+
+def _provenance(results: Results) -> dict[str, Any]:
+    """What all lines share, each as the list of the different values there are."""
+    keys = ("sinkscope", "torch", "transformers", "device", "windows")
+    found: dict[str, Any] = {
+        key: sorted({line["provenance"][key] for line in results.lines}, key=str) for key in keys
+    }
+    found["text_sha256"] = results.asked["text_sha256"]
+    return found
