@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 BLOCKS, LENGTH, PAIRS = 12, 512, 64
-WIDTH, HEADS, VOCABULARY = 384, 6, 4096
+WIDTH, HEADS, VOCABULARY = 256, 4, 4096
 
 
 def spread(rounds: int) -> dict:

@@ -9,7 +9,7 @@ import torch
 import sinkscope
 from sinkscope.cli.app import main
 from sinkscope.errors import InputError, Unsupported
-from sinkscope.mixing.summary import MORE
+from sinkscope.mixing.thresholds import NO_DIFFERENT
 from sinkscope.report.page import render_page
 from sinkscope.report.table import render_text
 from sinkscope.result import load_result
@@ -59,7 +59,7 @@ def test_the_floor_more_spread_without_the_sink_and_not_with_the_control(result)
     assert 0 < one.path_bound["largest_ratio"] <= 1
     assert one.verdict == "only there"  # its readout does not look at what the heads write
     assert one.sentence.startswith("The sink is only there")
-    assert 0 < MORE < 0.1
+    assert one.thresholds["no_different"]["value"] == NO_DIFFERENT
 
 
 def test_saved_and_loaded_it_is_the_same(result, tmp_path):

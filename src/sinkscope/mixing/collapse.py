@@ -19,6 +19,7 @@ Singular values come from the Gram matrix of the rows, in double precision.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -185,8 +186,12 @@ def _arrays(collect: _Collect) -> Collapse:
     return Collapse(values, slack[..., 0].T, slack[..., 1].T)
 
 
-def repeat_collapse(subject: Subject, prompts: Prompts, lengths: list[int]) -> np.ndarray:
-    """‖x^L_n(s) − x^L_{n+1}(s + its last token again)‖∞ at the last read point: [row, length].
+def repeat_collapse(
+    subject: Subject, prompts: Prompts, lengths: Sequence[int], condition: Condition = INTACT
+) -> np.ndarray:
+    """‖x^L(s) − x^L(s + its last token again)‖∞ at the end of the stack: [row, length].
+
+    Both are last states: of the first n − 1 tokens s of a prompt, and of n.
 
     Representational collapse as Barbero et al. (arXiv 2406.04267) measure it: it falls with n until
     the two prompts cannot be told apart in the model's precision. NaN beyond a prompt's end.
@@ -197,7 +202,7 @@ def repeat_collapse(subject: Subject, prompts: Prompts, lengths: list[int]) -> n
         rows = (prompts.lengths >= n).nonzero().flatten()
         if not len(rows):
             continue
-        ids = prompts.input_ids[rows, :n]
+        ids = prompts.input_ids[rows, : n - 1]
         ends: list[torch.Tensor] = []
 
         def consume(point: int, hidden: torch.Tensor, ends=ends) -> None:
@@ -206,6 +211,6 @@ def repeat_collapse(subject: Subject, prompts: Prompts, lengths: list[int]) -> n
 
         for one in (ids, torch.cat([ids, ids[:, -1:]], 1)):
             whole = Prompts(one, torch.full((len(one),), one.shape[1]), "ids", prompts.bos)
-            run(subject, whole, consume=consume)
+            run(subject, whole, condition, consume=consume)
         found[rows.numpy(), at] = (ends[0] - ends[1]).abs().amax(1).numpy()
     return found
