@@ -19,13 +19,16 @@ Singular values come from the Gram matrix of the rows, in double precision.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from sinkscope.mixing.conditions import INTACT, Condition, run
+from sinkscope.mixing.conditions import INTACT, Condition, check_prompts, check_stream, run
+from sinkscope.observe.attention import run_model
+from sinkscope.observe.registry import evaluation, hooks
+from sinkscope.observe.residual import residual_hooks
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -165,7 +168,13 @@ def collapse(
         collect = _Collect([int(n) for n in batch.lengths])
         rows = list(range(done, done + len(batch)))
         chosen = None if keys is None else keys[rows]
-        run(subject, batch, condition, keys=chosen, consume=collect.consume, sites=sites, rows=rows)
+        if condition == INTACT:
+            _plain(subject, batch, collect.consume)
+        else:
+            run(
+                subject, batch, condition,
+                keys=chosen, consume=collect.consume, sites=sites, rows=rows,
+            )  # fmt: skip
         parts.append(_arrays(collect))
         done += len(batch)
     return Collapse(
@@ -173,6 +182,14 @@ def collapse(
         np.concatenate([part.sigma for part in parts]),
         np.concatenate([part.entropy for part in parts]),
     )
+
+
+def _plain(subject: Subject, prompts: Prompts, consume: Callable) -> None:
+    """A pass that leaves attention alone, so that families outside the registry can be read too."""
+    check_prompts(prompts)
+    check_stream(subject)
+    with torch.no_grad(), evaluation(subject.model), hooks(residual_hooks(subject, consume)()):
+        run_model(subject, prompts, logits=False)
 
 
 def _arrays(collect: _Collect) -> Collapse:

@@ -274,6 +274,7 @@ def _lengths(found: Mixed, step) -> LengthSweep | None:
         )  # fmt: skip
     lengths = lengths_up_to(int(prompts.lengths.min()))
     if len(lengths) < 2:
+        found.notes.append(f"No length sweep: the prompts have {lengths[-1]} tokens at most.")
         return None
     if subject.max_length and limit < subject.max_length:
         found.notes.append(

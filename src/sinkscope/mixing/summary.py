@@ -298,7 +298,8 @@ def _nats(measured: Measured | None) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−").replace("−0.000", "0.000").replace("+0.000", "0.000")
+    shown = f"{value:+.3f}"
+    return shown[1:] if float(shown) == 0 else shown.replace("-", "−")
 
 
 def _percent(measured: Measured | None) -> str:

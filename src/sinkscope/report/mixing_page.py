@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sinkscope.report import frames, mixing_charts
+from sinkscope.report import frames, mixing_charts, mixing_curves
 from sinkscope.report.parts import (
     Figure,
     Findings,
@@ -46,6 +46,7 @@ LIMIT = (
     "What is taken away here was there in training: a loss that rises says that this model uses "
     "its sink, not that a model without one would be worse."
 )
+UNIT = "\u00a0%"
 Each = Callable[["MixSummary", "Dataset"], "Chart | None"]
 
 
@@ -69,7 +70,7 @@ def sections(result: Result) -> list[Section]:
             [
                 Words({bos: _findings(one) for bos, one in mixed.items()}),
                 *_doses(draw),
-                *tables_of(mixed, lambda one: [conditions_table(one)], stacked=True),
+                *tables_of(mixed, condition_tables, stacked=True),
             ],
         ),
         Section(
@@ -102,16 +103,16 @@ def _doses(draw: Callable[..., list[Figure]]) -> list[Part]:
         *draw(
             "mix-loss",
             "Loss as the sink is taken away",
-            "Change of the loss on the same text, with 95 % intervals. Controls stand at the "
-            "right. Circuit: its units switched off, the largest writers first.",
-            lambda one, _: mixing_charts.dose_chart(one, "ce_change", "Change of the loss (nats)"),
+            "Change of the loss on the same text, with 95 % intervals. Crosses at the right: the "
+            "control of each. Circuit: its units switched off, the largest writers first.",
+            lambda one, _: mixing_curves.dose_chart(one, "ce_change", "Change of the loss (nats)"),
         ),
         *draw(
             "mix-kl",
             "Predictions as the sink is taken away",
             "KL divergence from the intact model’s predictions: the loss can stay while they "
             "change.",
-            lambda one, _: mixing_charts.dose_chart(one, "kl", "KL (nats)"),
+            lambda one, _: mixing_curves.dose_chart(one, "kl", "KL (nats)"),
         ),
     ]
 
@@ -130,14 +131,20 @@ def _spread(draw: Callable[..., list[Figure]]) -> list[Part]:
         "Spread over depth",
         "Mean over all tokens behind the changed one, and over pairs.",
         lambda _, data: mixing_charts.spread_curves(data),
-        wide=True,
+    )
+    found += draw(
+        "mix-mediation",
+        "How cutting the circuit changes the spread",
+        "With 95 % intervals. Every query’s attention on position zero is held at what it is in "
+        "the other model, so that its part stands alone.",
+        lambda one, _: mixing_curves.mediation_chart(one),
     )
     for condition, name in (("intact", "with"), ("redistributed", "without")):
         found += draw(
             f"jacobian-{name}",
             f"Jacobian: {mixing_charts.name_of(condition).lower()}",
             "How strongly the last stream of a target depends on the embedding of a source, in "
-            "one prompt. White: no dependence.",
+            "one prompt. Empty: no dependence.",
             lambda _, data, c=condition: mixing_charts.jacobian_map(data, c),
         )
     return found
@@ -171,19 +178,32 @@ def _sweeps(draw: Callable[..., list[Figure]]) -> list[Part]:
             "mix-length",
             "Spread over context length",
             "With 95 % intervals over prompts.",
-            lambda one, _: mixing_charts.length_chart(one),
+            lambda one, _: mixing_curves.length_chart(one),
+        ),
+        *draw(
+            "mix-length-change",
+            "Change of the spread over context length",
+            "Without the sink against with it, prompt by prompt, with 95 % intervals.",
+            lambda one, _: mixing_curves.change_chart(one),
         ),
         *draw(
             "mix-length-share",
             "The sink over context length",
             "Late share of position zero in the heads that sink.",
-            lambda one, _: mixing_charts.share_chart(one),
+            lambda one, _: mixing_curves.share_chart(one),
+        ),
+        *draw(
+            "mix-repeat",
+            "Representational collapse over context length",
+            "How far the last state moves when the last token is repeated: towards 0, the two "
+            "prompts can no longer be told apart.",
+            lambda one, _: mixing_curves.repeat_chart(one),
         ),
         *draw(
             "mix-depth",
             "Sink taken away in one block",
             "Change of the spread at the end of the stack, with 95 % intervals.",
-            lambda one, _: mixing_charts.depth_chart(one),
+            lambda one, _: mixing_curves.depth_chart(one),
         ),
     ]
 
@@ -194,7 +214,7 @@ def findings(result: Result, panel: str) -> Findings | None:
     if one is None:
         return None
     found = _findings(one)
-    found.tables = [conditions_table(one)]
+    found.tables = condition_tables(one)
     return found
 
 
@@ -211,74 +231,115 @@ def _findings(one: MixSummary) -> Findings:
 
 
 def _more(one: MixSummary) -> list[str]:
-    """Mediation, checks and what is reported apart."""
-    said = []
+    """Predictions, mediation, paraphrases, checks, and what is reported apart."""
+    return [sentence for say in SAID for sentence in [say(one)] if sentence]
+
+
+def _predictions(one: MixSummary) -> str:
+    taken = _row_of(one, "redistributed")
+    if taken is None or not one.sink_heads or number_of(taken.kl) is None:
+        return ""
+    return f"Its predictions then move by {short(taken.kl)} nats (KL)."
+
+
+def _mediation(one: MixSummary) -> str:
     share = number_of(one.mediation.get("share"))
-    if share is not None:
-        interval = percent_interval(one.mediation["share"])
-        said.append(
-            f"Of what cutting the circuit does to mixing, {percent(share)} ({interval} %) goes "
-            "through the attention that position zero draws."
-        )
+    if share is None:
+        return ""
+    interval = percent_interval(one.mediation["share"])
+    return (
+        f"Of what cutting the circuit does to mixing, {percent(share)} ({interval}\u00a0%) goes "
+        "through the attention that position zero draws."
+    )
+
+
+def _paraphrases(one: MixSummary) -> str:
+    if not one.paraphrases:
+        return ""
+    change = one.paraphrases["spread_change"]["redistributed"]
+    return (
+        f"Paraphrases ({one.paraphrases['n']} pairs): without the sink their difference spreads "
+        f"{_with_interval(change)}."
+    )
+
+
+def _checks(one: MixSummary) -> str:
+    said = []
     if one.theorem:
         holds = "holds" if one.theorem.get("holds") else "is violated"
         said.append(
-            f"The spectral bound of Queipo-de-Llano et al. {holds} on all "
-            f"{one.theorem.get('streams')} streams."
+            f"the spectral bound of Queipo-de-Llano et al. {holds} on "
+            f"{one.theorem.get('streams')} streams"
         )
-    dropped = next((row for row in one.conditions if row.out_of_distribution), None)
-    if dropped is not None:
+    if "holds" in one.path_bound:
+        holds = "holds" if one.path_bound["holds"] else "is violated"
         said.append(
-            f"Dropping BOS changes the loss by {_signed(dropped.ce_change)} nats, which is out of "
-            "distribution for a model that was trained with it."
+            f"the path-sum bound {holds} (norms at most {percent(one.path_bound['largest_ratio'])} "
+            "of it)"
         )
-    return said
+    return f"Checked: {' and '.join(said)}." if said else ""
+
+
+def _dropped(one: MixSummary) -> str:
+    dropped = next((row for row in one.conditions if row.out_of_distribution), None)
+    if dropped is None:
+        return ""
+    return (
+        f"Dropping BOS changes the loss by {_signed(dropped.ce_change)} nats, which is out of "
+        "distribution for a model that was trained with it."
+    )
+
+
+SAID = (_predictions, _mediation, _paraphrases, _checks, _dropped)
+
+
+def _row_of(one: MixSummary, name: str) -> MixRow | None:
+    return next((row for row in one.conditions if row.name == name), None)
 
 
 def _keys(one: MixSummary) -> list[tuple[str, str, str]]:
-    rows = {row.name: row for row in one.conditions}
     keys = []
-    taken = rows.get("redistributed")
+    taken, control = _row_of(one, "redistributed"), _row_of(one, "other-key")
     if taken is not None and one.sink_heads:
-        control = rows.get("other-key")
-        beside = f"control {_signed(control.ce_change)}" if control is not None else ""
-        keys.append((_signed(taken.ce_change), "nats of loss without the sink", beside))
-        beside = f"control {_change(control.spread_change)}" if control is not None else ""
-        keys.append((_change(taken.spread_change), "more spread without the sink", beside))
+        for measured, beside, show, words in (
+            (taken.ce_change, control and control.ce_change, _signed, "nats of loss"),
+            (taken.spread_change, control and control.spread_change, _change, "spread"),
+        ):
+            compared = f"{_bounds(measured, show)}; control {show(beside)}"
+            keys.append((show(measured), f"{words} without the sink", compared))
     heads = len(one.sink_heads)
     keys.append((str(heads), "heads sink", f"late share {percent(number_of(one.late_share))}"))
     return keys
 
 
-def conditions_table(one: MixSummary) -> Table:
-    """Every condition with what became of the sink, the spread, the rank and the loss."""
-    columns = [
-        "Condition",
-        "Sink left",
-        "Spread",
-        "Change",
-        "Jacobian",
-        "Rank",
-        "Loss",
-        "KL",
-        "Use",
-    ]
-    table = Table("With the sink, without it, and controls", columns, numeric=set(range(1, 8)))
-    table.rows = [
-        [
-            visible(mixing_charts.name_of(row.name)),
-            percent(number_of(row.sink_left)),
-            short(row.spread),
-            _with_interval(row.spread_change),
-            _change(row.influence_change),
-            short(row.effective_rank),
-            _signed(row.ce_change),
-            short(row.kl),
-            _use(row),
-        ]
-        for row in one.conditions
-    ]
-    return table
+def condition_tables(one: MixSummary) -> list[Table]:
+    """What every condition takes and what mixes then; what loss and stream make of it."""
+    mixing = Table("Mixing", ["Condition", "Sink left", "Mass taken", "Spread (95 %)", "Jacobian"])
+    loss = Table("Loss and stream", ["Condition", "P0 norm", "Rank", "Loss", "KL", "Use"])
+    mixing.numeric, loss.numeric = {1, 2, 3, 4}, {1, 2, 3, 4}
+    for row in one.conditions:
+        name = visible(mixing_charts.name_of(row.name))
+        intact = row.name == "intact"
+        mixing.rows.append(
+            [
+                name,
+                percent(number_of(row.sink_left)),
+                percent(number_of(row.mass_removed)),
+                short(row.spread) if intact else _with_interval(row.spread_change),
+                short(row.influence) if intact else _change(row.influence_change),
+            ]
+        )
+        loss.rows.append(
+            [
+                name,
+                percent(number_of(row.p0_norm)),
+                short(row.effective_rank),
+                _signed(row.ce_change),
+                short(row.kl),
+                _use(row),
+            ]
+        )
+    return [mixing, loss]
 
 
 def _use(row: MixRow) -> str:
@@ -287,21 +348,34 @@ def _use(row: MixRow) -> str:
 
 def _change(measured: Any) -> str:
     value = number_of(measured)
-    return NO_VALUE if value is None else f"{100 * value:+.2f}\u00a0%".replace("-", "−")
+    if value is None:
+        return NO_VALUE
+    shown = f"{100 * value:+.1f}" if abs(value) >= 0.1 else f"{100 * value:+.2f}"
+    return f"{_plain_zero(shown)}\u00a0%"
 
 
 def _with_interval(measured: Any) -> str:
+    bounds = _bounds(measured, _change)
+    return f"{_change(measured)} ({bounds})" if bounds else _change(measured)
+
+
+def _bounds(measured: Any, show: Callable[[Any], str]) -> str:
+    """Both ends of an interval, the unit behind the second; empty without one."""
     bounds = bounds_of(measured)
-    shown = _change(measured)
-    if bounds is None or shown == NO_VALUE:
-        return shown
-    low, high = (f"{100 * bound:+.2f}".replace("-", "−") for bound in bounds)
-    return f"{shown} ({low} to {high})"
+    if bounds is None:
+        return ""
+    low, high = map(show, bounds)
+    return f"{low.removesuffix(UNIT)} to {high}"
 
 
 def _signed(measured: Any) -> str:
     value = number_of(measured)
-    return NO_VALUE if value is None else f"{value:+.3f}".replace("-", "−")
+    return NO_VALUE if value is None else _plain_zero(f"{value:+.3f}")
+
+
+def _plain_zero(shown: str) -> str:
+    """No sign on what rounds to zero."""
+    return shown[1:] if float(shown) == 0 else shown.replace("-", "−")
 
 
 def headline(result: Result, bos: str) -> Headline:
@@ -321,3 +395,27 @@ def headline(result: Result, bos: str) -> Headline:
 def main_chart(result: Result, bos: str) -> Chart | None:
     """Spread over depth, a line a condition."""
     return mixing_charts.spread_curves(frames.group(result, "mix", bos))
+
+
+def comparison(results: Sequence[tuple[str, Result]]) -> list[Part]:
+    """Mixing over models of different depth, where two of the runs at least have mixed."""
+    policies = list(dict.fromkeys(bos for _, run in results for bos in run.summary.mix))
+    drawn = ((bos, mixing_curves.models_chart(_by_depth(results, bos))) for bos in policies)
+    return [
+        *figure(
+            "mix-models",
+            "Spread without the sink, over the depth of the model",
+            "Change of the spread at the end of the stack once the sink’s attention is shared out, "
+            "with 95 % intervals over prompts. Models differ in more than depth.",
+            drawn,
+        )
+    ]
+
+
+def _by_depth(results: Sequence[tuple[str, Result]], bos: str) -> list[tuple[str, int, MixSummary]]:
+    """Name, number of blocks and summary of every run that mixed under this policy."""
+    return [
+        (name, frames.group(run, "mix", bos).sizes["point"] - 1, run.summary.mix[bos])
+        for name, run in results
+        if bos in run.summary.mix
+    ]

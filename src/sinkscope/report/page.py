@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from sinkscope.result import Result
 
 
-def render_page(result: Result, against: Result | None = None) -> str:
-    """The whole report as one HTML string; `against` adds a comparison with another run."""
+def render_page(result: Result, *against: Result) -> str:
+    """The whole report as one HTML string; `against` adds a comparison with other runs."""
     shown = all_sections(result)
-    if against is not None:
-        shown.append(comparison(result, against))
+    if against:
+        shown.append(comparison(result, *against))
     shown.append(_settings(result))
     script = _asset("page.js")
     runtime = embed.vega_runtime()
