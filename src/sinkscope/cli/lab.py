@@ -125,8 +125,8 @@ def build(
     carry: Annotated[
         float | None,
         typer.Option(
-            help="What reading heads pass on of the tokens they attend to, 0 to 1: tokens then mix "
-            "once the sink is gone. Default: nothing."
+            help="What reading heads together pass on of the tokens they attend to, 0 to 1: tokens "
+            "then mix once the sink is gone. Default: nothing."
         ),
     ] = None,
     debug: common.Debug = False,

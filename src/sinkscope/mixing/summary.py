@@ -64,14 +64,20 @@ def _notes(found: Mixed, rows: dict[str, MixRow]) -> list[str]:
         said.append(f"No Jacobian norms: {found.influence}")
     if isinstance(found.bound, str) and found.settings.jacobian:
         said.append(f"No path-sum bound: {found.bound}")
+    said += [each for each in [weak_control(rows)] if each]
+    return said
+
+
+def weak_control(rows: dict[str, MixRow]) -> str:
+    """A sentence where the circuit cut's control takes part of the sink itself."""
     control = rows.get(CUT_CONTROL)
     left = control.sink_left.value if control is not None and control.sink_left else None
-    if left is not None and left < CONTROL_KEEPS:
-        said.append(
-            f"The control of the circuit cut leaves {left:.0%} of the sink: its units write part "
-            "of it too, so it is a weaker cut rather than a control."
-        )
-    return said
+    if left is None or left >= CONTROL_KEEPS:
+        return ""
+    return (
+        f"The control of the circuit cut leaves {left:.0%} of the sink: its units write part of it "
+        "too, so it is a weaker cut rather than a control."
+    )
 
 
 def _row(found: Mixed, name: str) -> MixRow:

@@ -155,16 +155,20 @@ def jacobian_map(data: Dataset, condition: str) -> Chart | None:
 
 
 def collapse_curves(data: Dataset, name: str, title: str) -> Chart | None:
-    """One measure of collapse over depth: conditions, with P0's row and without it."""
+    """One measure of collapse over depth, with the sink and without; intact also without P0's row.
+
+    The control is left to the arrays: it lies on the intact curve.
+    """
     if not frames.has(data, name):
         return None
     table: list[frames.Row] = []
-    for at, condition in enumerate(data["few"].values):
+    for condition in (each for each in SHOWN[:3] if each in data["few"]):
+        curves = data[name].sel(few=condition).values
         for side, suffix in enumerate(("", ", without P0’s row")):
             if side and condition != "intact":
                 continue
-            values = frames.nanmean(data[name].values[at, side], axis=0)
-            series = name_of(str(condition)) + suffix
+            values = frames.nanmean(curves[side], axis=0)
+            series = name_of(condition) + suffix
             table += frames.rows(
                 point=np.arange(len(values)), value=values, series=[series] * len(values)
             )

@@ -184,7 +184,7 @@ def models_chart(rows: Sequence[tuple[str, int, MixSummary]]) -> Chart | None:
 
 def _bars(table: list[frames.Row], x: alt.X) -> Chart:
     base = alt.Chart(frames.inline(table))
-    bars = base.mark_bar().encode(
+    bars = base.mark_bar(width={"band": 0.6}).encode(
         x=x,
         y=alt.Y("value:Q", title=CHANGE, axis=alt.Axis(format=".1~%", tickCount=5)),
         tooltip=[alt.Tooltip("value:Q", title=CHANGE, format="+.2%")],

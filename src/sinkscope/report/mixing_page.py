@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sinkscope.report import frames, mixing_charts, mixing_curves
+from sinkscope.report.mixing_words import condition_tables, findings_of
 from sinkscope.report.parts import (
     Figure,
     Findings,
@@ -17,23 +18,14 @@ from sinkscope.report.parts import (
     figure,
 )
 from sinkscope.report.parts import tables as tables_of
-from sinkscope.report.tables import Table
-from sinkscope.report.text import (
-    NO_VALUE,
-    bounds_of,
-    number_of,
-    percent,
-    percent_interval,
-    short,
-    visible,
-)
+from sinkscope.report.text import number_of
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
     from sinkscope.report.charts import Chart
     from sinkscope.result import Result
-    from sinkscope.schema import MixRow, MixSummary
+    from sinkscope.schema import MixSummary
 
 COLLAPSE = (
     ("effective_rank", "Effective rank", "exp of the entropy of the squared singular values"),
@@ -42,11 +34,6 @@ COLLAPSE = (
     ("rank_collapse", "Distance to one row", "norm around the mean row over the whole norm"),
     ("token_cosine", "Mean cosine of two tokens", "mean over all pairs of positions"),
 )
-LIMIT = (
-    "What is taken away here was there in training: a loss that rises says that this model uses "
-    "its sink, not that a model without one would be worse."
-)
-UNIT = "\u00a0%"
 Each = Callable[["MixSummary", "Dataset"], "Chart | None"]
 
 
@@ -57,9 +44,9 @@ def sections(result: Result) -> list[Section]:
         return []
     data = {bos: frames.group(result, "mix", bos) for bos in mixed}
 
-    def draw(name: str, title: str, caption: str, chart: Each, wide: bool = False) -> list[Figure]:
+    def draw(name: str, title: str, caption: str, chart: Each) -> list[Figure]:
         drawn = ((bos, chart(mixed[bos], data[bos])) for bos in mixed)
-        return figure(name, title, caption, drawn, wide)
+        return figure(name, title, caption, drawn)
 
     planned = [
         Section(
@@ -68,7 +55,7 @@ def sections(result: Result) -> list[Section]:
             "The sink is taken away, in the heads that sink, beside a control that takes away "
             "another key there: does the model need it, and do its tokens mix more?",
             [
-                Words({bos: _findings(one) for bos, one in mixed.items()}),
+                Words({bos: findings_of(one) for bos, one in mixed.items()}),
                 *_doses(draw),
                 *tables_of(mixed, condition_tables, stacked=True),
             ],
@@ -213,169 +200,9 @@ def findings(result: Result, panel: str) -> Findings | None:
     one = result.summary.mix.get(panel)
     if one is None:
         return None
-    found = _findings(one)
+    found = findings_of(one)
     found.tables = condition_tables(one)
     return found
-
-
-def _findings(one: MixSummary) -> Findings:
-    first, _, rest = one.sentence.partition(". ")
-    sentences = [f"{visible(each)}." for each in rest.rstrip(".").split(". ") if each]
-    return Findings(
-        f"{visible(first).rstrip('.')}.",
-        [*sentences, *_more(one)],
-        _keys(one),
-        LIMIT,
-        [visible(note) for note in one.notes],
-    )
-
-
-def _more(one: MixSummary) -> list[str]:
-    """Predictions, mediation, paraphrases, checks, and what is reported apart."""
-    return [sentence for say in SAID for sentence in [say(one)] if sentence]
-
-
-def _predictions(one: MixSummary) -> str:
-    taken = _row_of(one, "redistributed")
-    if taken is None or not one.sink_heads or number_of(taken.kl) is None:
-        return ""
-    return f"Its predictions then move by {short(taken.kl)} nats (KL)."
-
-
-def _mediation(one: MixSummary) -> str:
-    share = number_of(one.mediation.get("share"))
-    if share is None:
-        return ""
-    interval = percent_interval(one.mediation["share"])
-    return (
-        f"Of what cutting the circuit does to mixing, {percent(share)} ({interval}\u00a0%) goes "
-        "through the attention that position zero draws."
-    )
-
-
-def _paraphrases(one: MixSummary) -> str:
-    if not one.paraphrases:
-        return ""
-    change = one.paraphrases["spread_change"]["redistributed"]
-    return (
-        f"Paraphrases ({one.paraphrases['n']} pairs): without the sink their difference spreads "
-        f"{_with_interval(change)}."
-    )
-
-
-def _checks(one: MixSummary) -> str:
-    said = []
-    if one.theorem:
-        holds = "holds" if one.theorem.get("holds") else "is violated"
-        said.append(
-            f"the spectral bound of Queipo-de-Llano et al. {holds} on "
-            f"{one.theorem.get('streams')} streams"
-        )
-    if "holds" in one.path_bound:
-        holds = "holds" if one.path_bound["holds"] else "is violated"
-        said.append(
-            f"the path-sum bound {holds} (norms at most {percent(one.path_bound['largest_ratio'])} "
-            "of it)"
-        )
-    return f"Checked: {' and '.join(said)}." if said else ""
-
-
-def _dropped(one: MixSummary) -> str:
-    dropped = next((row for row in one.conditions if row.out_of_distribution), None)
-    if dropped is None:
-        return ""
-    return (
-        f"Dropping BOS changes the loss by {_signed(dropped.ce_change)} nats, which is out of "
-        "distribution for a model that was trained with it."
-    )
-
-
-SAID = (_predictions, _mediation, _paraphrases, _checks, _dropped)
-
-
-def _row_of(one: MixSummary, name: str) -> MixRow | None:
-    return next((row for row in one.conditions if row.name == name), None)
-
-
-def _keys(one: MixSummary) -> list[tuple[str, str, str]]:
-    keys = []
-    taken, control = _row_of(one, "redistributed"), _row_of(one, "other-key")
-    if taken is not None and one.sink_heads:
-        for measured, beside, show, words in (
-            (taken.ce_change, control and control.ce_change, _signed, "nats of loss"),
-            (taken.spread_change, control and control.spread_change, _change, "spread"),
-        ):
-            compared = f"{_bounds(measured, show)}; control {show(beside)}"
-            keys.append((show(measured), f"{words} without the sink", compared))
-    heads = len(one.sink_heads)
-    keys.append((str(heads), "heads sink", f"late share {percent(number_of(one.late_share))}"))
-    return keys
-
-
-def condition_tables(one: MixSummary) -> list[Table]:
-    """What every condition takes and what mixes then; what loss and stream make of it."""
-    mixing = Table("Mixing", ["Condition", "Sink left", "Mass taken", "Spread (95 %)", "Jacobian"])
-    loss = Table("Loss and stream", ["Condition", "P0 norm", "Rank", "Loss", "KL", "Use"])
-    mixing.numeric, loss.numeric = {1, 2, 3, 4}, {1, 2, 3, 4}
-    for row in one.conditions:
-        name = visible(mixing_charts.name_of(row.name))
-        intact = row.name == "intact"
-        mixing.rows.append(
-            [
-                name,
-                percent(number_of(row.sink_left)),
-                percent(number_of(row.mass_removed)),
-                short(row.spread) if intact else _with_interval(row.spread_change),
-                short(row.influence) if intact else _change(row.influence_change),
-            ]
-        )
-        loss.rows.append(
-            [
-                name,
-                percent(number_of(row.p0_norm)),
-                short(row.effective_rank),
-                _signed(row.ce_change),
-                short(row.kl),
-                _use(row),
-            ]
-        )
-    return [mixing, loss]
-
-
-def _use(row: MixRow) -> str:
-    return "out of distribution" if row.out_of_distribution else (row.use or NO_VALUE)
-
-
-def _change(measured: Any) -> str:
-    value = number_of(measured)
-    if value is None:
-        return NO_VALUE
-    shown = f"{100 * value:+.1f}" if abs(value) >= 0.1 else f"{100 * value:+.2f}"
-    return f"{_plain_zero(shown)}\u00a0%"
-
-
-def _with_interval(measured: Any) -> str:
-    bounds = _bounds(measured, _change)
-    return f"{_change(measured)} ({bounds})" if bounds else _change(measured)
-
-
-def _bounds(measured: Any, show: Callable[[Any], str]) -> str:
-    """Both ends of an interval, the unit behind the second; empty without one."""
-    bounds = bounds_of(measured)
-    if bounds is None:
-        return ""
-    low, high = map(show, bounds)
-    return f"{low.removesuffix(UNIT)} to {high}"
-
-
-def _signed(measured: Any) -> str:
-    value = number_of(measured)
-    return NO_VALUE if value is None else _plain_zero(f"{value:+.3f}")
-
-
-def _plain_zero(shown: str) -> str:
-    """No sign on what rounds to zero."""
-    return shown[1:] if float(shown) == 0 else shown.replace("-", "−")
 
 
 def headline(result: Result, bos: str) -> Headline:

@@ -217,7 +217,8 @@ def _pass_on(canvas: Canvas, plan: Plan, b: int, head: int) -> None:
     value = canvas.value(b, head * canvas.groups // canvas.heads)
     value.zero_()
     value[rows, codes] = 1.0
-    canvas.out(b, head)[codes, rows] = plan.spec.carry * plan.base / plan.unit
+    share = plan.spec.carry / (plan.spec.readers * (plan.spec.depth - plan.spec.from_block))
+    canvas.out(b, head)[codes, rows] = share * plan.base / plan.unit
 
 
 def slow(canvas: Canvas) -> list[int]:

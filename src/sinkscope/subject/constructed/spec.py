@@ -70,8 +70,8 @@ class Spec:
     channels    channels of the sink direction, an even number
     spike       norm of what is written, over the norm of the stream it is written to
     noise       size of what everything outside the circuit writes, over that of the embedding
-    carry       what reading heads pass on of the tokens they attend to, over the size of a token's
-                code; never drawn: 0 unless it is asked for, the heads then carry nothing
+    carry       what all reading heads together pass on of the tokens they attend to, over the size
+                of a token's code; never drawn: 0 unless asked for, the heads then carry nothing
     """
 
     mechanism: str
