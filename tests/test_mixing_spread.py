@@ -113,8 +113,8 @@ def test_heads_that_carry_tokens_mix_once_their_sink_is_gone_and_others_do_not(f
         more = bootstrap(cut.final - intact.final)
         same = bootstrap(control.final - intact.final)
         if carry:
-            assert more.low > 0.5 * intact.final.mean()
-            assert abs(same.value) < 1e-3 * more.value
+            assert more.low > 0.05 * intact.final.mean()
+            assert abs(same.value) < 1e-2 * more.value
         else:
             assert more.value == same.value == 0
         assert cut.removed.max() > 0.9 > 0.1 > control.removed.max()
