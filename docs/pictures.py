@@ -1,6 +1,7 @@
-"""Make the pictures of docs/circuit.md and the outputs of the notebook.
+"""Make the pictures of docs/circuit.md and docs/mixing.md and the outputs of the notebook.
 
-python docs/pictures.py     builds one model, runs scan, trace and verify, a few minutes on a laptop
+python docs/pictures.py             all of them, a few minutes on a laptop
+python docs/pictures.py circuit     one page only: circuit, mixing, or notebook
 
 Nothing is downloaded. The notebook's cells are run in order in one namespace; what they print and
 the value of their last line are stored in it, charts as PNG.
@@ -15,52 +16,76 @@ import io
 import json
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).resolve().parent
 NOTEBOOK = DOCS / "notebooks" / "circuit.ipynb"
-# the pictures of circuit.md, by the names that `sinkscope report --figures` gives them
-PICTURES = (
-    *("circuit", "auroc", "variance", "trace-norm", "neurons", "attribution"),
-    *("necessity-tests", "dose-n2", "sufficiency-tests", "kept"),
-)
+MECHANISM = ("--mechanism", "p0-two-block", "--seed", "7")
+# page -> options of lab build, the command, and its pictures by the names that
+# `sinkscope report --figures` gives them
+PAGES: dict[str, tuple[list[str], list[str], list[str]]] = {
+    "circuit": (
+        [],
+        ["run", "model", "--prompts", "random", "--n", "16", "--length", "64"],
+        [
+            *("circuit", "auroc", "variance", "trace-norm", "neurons", "attribution"),
+            *("necessity-tests", "dose-n2", "sufficiency-tests", "kept"),
+        ],
+    ),
+    "mixing": (
+        ["--carry", "1", "--noise", "0"],
+        ["mix", "model", "--prompts", "random", "--n", "16", "--length", "64"],
+        [
+            *("spread-with", "spread-without", "spread-depth", "jacobian-with"),
+            *("jacobian-without", "mix-loss", "mix-mediation", "mix-length", "mix-repeat"),
+            "collapse-effective-rank",
+        ],
+    ),
+}
 
 
-def pictures() -> None:
-    """The commands of docs/circuit.md, and its pictures."""
+@contextlib.contextmanager
+def inside(folder: str) -> Iterator[None]:
+    """Work in a folder, and come back."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def pictures(page: str) -> None:
+    """The commands of one page, and its pictures."""
     from sinkscope.cli.app import main
 
-    with tempfile.TemporaryDirectory() as folder:
-        model, run, figures = (f"{folder}/{name}" for name in ("model", "run", "figures"))
-        mechanism = ["--mechanism", "p0-two-block", "--seed", "7"]
-        prompts = ["--prompts", "random", "--n", "16", "--length", "64"]
+    build, command, names = PAGES[page]
+    with tempfile.TemporaryDirectory() as folder, inside(folder):
         for arguments in (
-            ["lab", "build", *mechanism, "--out", model],
-            ["run", model, *prompts, "--out", run],
-            ["report", run, "--figures", figures],
+            ["lab", "build", *MECHANISM, *build, "--out", "model"],
+            [*command, "--out", "run"],
+            ["report", "run", "--figures", "figures"],
         ):
             with contextlib.suppress(SystemExit):
                 main(arguments)
-        for name in PICTURES:
-            shutil.copy(f"{figures}/{name}-without.png", DOCS / "circuit" / f"{name}.png")
+        (DOCS / page).mkdir(exist_ok=True)
+        for name in names:
+            shutil.copy(f"figures/{name}-without.png", DOCS / page / f"{name}.png")
 
 
 def execute(path: Path) -> None:
     """Run a notebook's cells and store what they give."""
     book = json.loads(path.read_text(encoding="utf-8"))
     names: dict[str, Any] = {}
-    before = Path.cwd()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        try:
-            code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
-            for number, cell in enumerate(code, 1):
-                cell["execution_count"] = number
-                cell["outputs"] = run_cell("".join(cell["source"]), names, number)
-        finally:
-            os.chdir(before)
+    with tempfile.TemporaryDirectory() as folder, inside(folder):
+        code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+        for number, cell in enumerate(code, 1):
+            cell["execution_count"] = number
+            cell["outputs"] = run_cell("".join(cell["source"]), names, number)
     path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -104,5 +129,6 @@ def shown(value: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    pictures()
-    execute(NOTEBOOK)
+    asked = sys.argv[1:] or [*PAGES, "notebook"]
+    for what in asked:
+        execute(NOTEBOOK) if what == "notebook" else pictures(what)

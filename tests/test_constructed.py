@@ -149,6 +149,16 @@ def test_fifteen_mechanisms_over_four_families_and_their_verdicts():
     assert set().union(*VERDICTS.values()) == set(MECHANISMS)
 
 
+@pytest.mark.parametrize("family", MECHANISMS["p0-two-block"])
+def test_readers_that_carry_tokens_still_do_what_the_truth_says(family):
+    spec = draw_spec("p0-two-block", 5, family=family, carry=1.0, noise=0.05)
+    model, tokenizer, truth = build_in_memory(spec)
+    assert check_truth(Subject.from_model(model, tokenizer), truth) == []
+    assert truth.spec["carry"] == 1.0
+    with pytest.raises(InputError, match="carry must be between 0 and 1"):
+        build_in_memory(draw_spec("p0-two-block", 5, family=family, carry=1.5))
+
+
 def test_equal_specifications_give_equal_bytes(tmp_path):
     state = torch.random.get_rng_state()
     spec = draw_spec("p0-expert", 5)

@@ -57,7 +57,7 @@ def python_of(page):
     return "\n".join(re.findall(r"```python\n(.*?)```", text, re.S))
 
 
-@pytest.mark.parametrize("name", ["circuit.md", "edits.md", "notebooks/circuit.ipynb"])
+@pytest.mark.parametrize("name", ["circuit.md", "edits.md", "mixing.md", "notebooks/circuit.ipynb"])
 def test_code_of_the_docs_runs_offline_and_tells_the_truth(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -69,6 +69,9 @@ def test_code_of_the_docs_runs_offline_and_tells_the_truth(name, tmp_path, monke
         assert changes[0] < -0.5 < changes[1]
         assert changes[-2] < -0.5 < changes[-1]
         assert float(re.search(r"gains (\S+) nats", said).group(1)) > 1
+    elif name == "mixing.md":
+        assert said.startswith("used more\n")
+        assert (tmp_path / "run" / "report.html").exists()
     elif name == "circuit.md":
         assert names["found"].emergence_block == 1
         assert len(names["found"].writing_neurons) == 4

@@ -9,7 +9,7 @@ import torch
 import sinkscope
 from sinkscope.cli.app import main
 from sinkscope.errors import InputError, Unsupported
-from sinkscope.mixing.summary import MORE
+from sinkscope.mixing.thresholds import NO_DIFFERENT
 from sinkscope.report.page import render_page
 from sinkscope.report.table import render_text
 from sinkscope.result import load_result
@@ -20,7 +20,8 @@ from sinkscope.subject.tiny import tiny_model
 
 FIGURES = (
     "mix-loss mix-kl spread-with spread-without spread-depth jacobian-with jacobian-without "
-    "collapse row-entropy smoothness mix-length mix-length-share mix-depth"
+    "collapse row-entropy smoothness mix-length mix-length-change mix-length-share mix-repeat "
+    "mix-depth mix-mediation"
 )
 
 
@@ -57,9 +58,13 @@ def test_the_floor_more_spread_without_the_sink_and_not_with_the_control(result)
     assert one.theorem["holds"]
     assert one.path_bound["holds"]
     assert 0 < one.path_bound["largest_ratio"] <= 1
+    # the confound of a shorter P0 is taken apart: equal norm, no sink, the same rise
+    assert rows["circuit-cut"].p0_norm.value < 0.5
+    assert rows["circuit-cut-norm-kept"].p0_norm_error < 1e-4
+    assert rows["redistributed"].p0_norm_error == 0
     assert one.verdict == "only there"  # its readout does not look at what the heads write
     assert one.sentence.startswith("The sink is only there")
-    assert 0 < MORE < 0.1
+    assert one.thresholds["no_different"]["value"] == NO_DIFFERENT
 
 
 def test_saved_and_loaded_it_is_the_same(result, tmp_path):
@@ -79,8 +84,77 @@ def test_the_page_and_the_table(result):
         assert f'data-chart="{name}"' in page, name
     text = render_text(result)
     assert "The sink is only there" in text
-    assert "Circuit" in text  # the column is narrow: its words stand on two lines
+    assert "Checked: the spectral bound" in text
     assert result.plot() is not None
+
+
+def test_the_tables_fit_a_narrow_terminal(result):
+    import io
+
+    from rich.console import Console
+
+    from sinkscope.report.table import render_rich
+
+    stream = io.StringIO()
+    render_rich(result, Console(file=stream, width=80, color_system=None))
+    text = stream.getvalue()
+    tables = text[text.index("Mixing") :]
+    assert "…" not in tables
+    for word in ("Condition", "Control:", "Sink left", "Mass taken", "P0 norm", "only there"):
+        assert word in tables, word
+
+
+def test_what_could_not_be_measured_is_said(monkeypatch):
+    from sinkscope.mixing import measured
+
+    def refuse(*args, **kwargs):
+        raise Unsupported("block 1 mixes positions outside attention.")
+
+    monkeypatch.setattr(measured, "influences", refuse)
+    monkeypatch.setattr(measured, "path_bound", refuse)
+    found = sinkscope.mix(
+        Subject.from_model(tiny_model("llama")), kind="random", n=4, pairs=4, length=24, longest=30
+    )
+    (one,) = found.summary.mix.values()
+    assert "No Jacobian norms: block 1 mixes positions outside attention." in one.notes
+    assert "No path-sum bound: block 1 mixes positions outside attention." in one.notes
+    assert any("No length sweep" in note for note in one.notes)
+    assert "No Jacobian norms" in render_page(found)
+
+
+def test_a_control_that_cuts_the_sink_is_called_that(result):
+    from sinkscope.mixing.summary import weak_control
+    from sinkscope.schema import Measured, MixRow
+
+    row = MixRow(name="circuit-cut-control", what="", sink_left=Measured(value=0.6))
+    assert "leaves 60% of the sink" in weak_control({row.name: row})
+    row.sink_left = Measured(value=0.97)
+    assert weak_control({row.name: row}) == ""
+    assert weak_control({}) == ""
+    assert not any("control of the circuit cut" in n for n in result.summary.mix["without"].notes)
+
+
+def test_models_of_different_depth_side_by_side(result, tmp_path):
+    """Three runs: a column each, and the change of the spread over the number of blocks."""
+    runs = [result]
+    for depth in (3, 6):
+        spec = draw_spec("p0-two-block", seed=3, family="llama", noise=0.1, depth=depth)
+        model, tokenizer, _ = build_in_memory(spec)
+        subject = Subject.from_model(model, tokenizer, name=f"{depth} blocks")
+        runs.append(
+            sinkscope.mix(
+                subject, n=4, pairs=4, length=48, sweeps=False, circuit=False, jacobian=False
+            )
+        )
+    page = render_page(*runs)
+    assert 'data-chart="mix-models"' in page
+    assert "6 blocks" in page
+    folders = [str(run.save(tmp_path / str(i))) for i, run in enumerate(runs)]
+    with pytest.raises(SystemExit) as stop:
+        main(["report", folders[0], "--against", folders[1], "--against", folders[2]])
+    assert stop.value.code == 0
+    assert "3 blocks" in (tmp_path / "0" / "comparison.html").read_text(encoding="utf-8")
+    assert 'data-chart="mix-models"' not in render_page(runs[0], runs[0])
 
 
 def test_equal_seeds_give_equal_bytes(subject):
@@ -113,16 +187,16 @@ def test_bos_dropped_is_reported_apart(subject):
 
 def test_dropped_bos_compares_the_same_tokens(subject):
     """Losses of tokens 3.. with BOS are those of tokens 2.. without it."""
-    from sinkscope.mixing.measured import _losses, _without_first
+    from sinkscope.mixing.dropped import token_losses, without_first
 
     prompts = build_prompts(subject, n=3, length=24, bos="with")
-    short = _without_first(prompts)
+    short = without_first(prompts)
     assert torch.equal(prompts.input_ids[:, 3:], short.input_ids[:, 2:])
     logits = subject.model(short.input_ids).logits.log_softmax(-1)
     wanted = [
         -logits[row, range(1, 22), short.input_ids[row, 2:]].mean().item() for row in range(3)
     ]
-    np.testing.assert_allclose(_losses(subject, short, 2), wanted, rtol=1e-4)
+    np.testing.assert_allclose(token_losses(subject, short, 2), wanted, rtol=1e-4)
 
 
 def test_what_cannot_be_done_is_one_sentence(subject):

@@ -15,11 +15,12 @@ from sinkscope.mixing.conditions import (
     run,
 )
 from sinkscope.mixing.cuts import cut_conditions, cut_edits
-from sinkscope.mixing.dose import USED, costs, doses, used
+from sinkscope.mixing.dose import costs, doses, used
 from sinkscope.mixing.mediation import Mediation, mediate
 from sinkscope.mixing.pairs import swapped
 from sinkscope.mixing.perturbation import perturb
 from sinkscope.mixing.sweeps import lengths_up_to, sweep_depth, sweep_length
+from sinkscope.mixing.thresholds import USED
 from sinkscope.observe.parity import plain_logits, token_prompts
 from sinkscope.observe.sites import find_sites
 from sinkscope.result import Measured

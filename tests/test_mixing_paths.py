@@ -6,25 +6,27 @@ import torch
 
 from sinkscope.errors import Unsupported
 from sinkscope.mixing.jacobian import jacobian_norms
-from sinkscope.mixing.paths import path_bound, path_proxy
+from sinkscope.mixing.paths import path_bound
 from sinkscope.subject.load import Subject
 from sinkscope.subject.tiny import tiny_model
 
-MODELS = 50
+MODELS = 60
+
+
+# kinds of block that a random model is drawn from, in turn
+KINDS = {
+    "gpt2": "LayerNorm, learned positions",
+    "gpt_neox": "attention and MLP side by side",
+    "llama": "RMSNorm, rotary positions, shared key heads",
+    "gemma2": "norms behind the sublayers too, soft caps",
+    "qwen3_moe": "routed experts, normed queries and keys",
+    "gpt_oss": "routed experts, learned sinks, sliding windows",
+}
 
 
 def random_subject(seed: int) -> tuple[Subject, torch.Tensor]:
-    """A random small model of one of four families, and a random prompt."""
-    from transformers import (
-        Gemma2Config,
-        Gemma2ForCausalLM,
-        GPT2Config,
-        GPT2LMHeadModel,
-        GPTNeoXConfig,
-        GPTNeoXForCausalLM,
-        LlamaConfig,
-        LlamaForCausalLM,
-    )
+    """A random small model of one of KINDS in double precision, and a random prompt."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     generator = torch.Generator().manual_seed(seed)
 
@@ -32,34 +34,26 @@ def random_subject(seed: int) -> tuple[Subject, torch.Tensor]:
         return choices[int(torch.randint(len(choices), (), generator=generator))]
 
     heads, depth = pick(1, 2, 4), pick(1, 2, 3)
-    width = heads * pick(4, 8)
+    size = pick(4, 8)
     length = pick(3, 5, 8)
+    kind = list(KINDS)[seed % len(KINDS)]
+    sizes: dict = {
+        "vocab_size": 30, "hidden_size": heads * size, "num_hidden_layers": depth,
+        "num_attention_heads": heads, "intermediate_size": 2 * heads * size, "pad_token_id": 0,
+    }  # fmt: skip
+    if kind == "gpt2":
+        sizes = {"vocab_size": 30, "n_embd": heads * size, "n_layer": depth, "n_head": heads}
+        sizes["n_positions"] = 16
+    elif kind != "gpt_neox":
+        sizes |= {"num_key_value_heads": pick(1, heads), "head_dim": size}
+    if kind in ("qwen3_moe", "gpt_oss"):
+        experts = pick(2, 4)
+        sizes |= {"num_local_experts": experts, "num_experts": experts, "num_experts_per_tok": 2}
+        sizes |= {"moe_intermediate_size": 2 * size, "sliding_window": 3}
     torch.manual_seed(seed)
-    family = seed % 4
-    if family == 0:
-        model = GPT2LMHeadModel(
-            GPT2Config(vocab_size=30, n_embd=width, n_layer=depth, n_head=heads, n_positions=16)
-        )
-    elif family == 1:  # attention and MLP side by side
-        model = GPTNeoXForCausalLM(
-            GPTNeoXConfig(
-                vocab_size=30, hidden_size=width, num_hidden_layers=depth,
-                num_attention_heads=heads, intermediate_size=2 * width,
-            )
-        )  # fmt: skip
-    else:
-        cls, config = (
-            (LlamaForCausalLM, LlamaConfig)
-            if family == 2
-            else (Gemma2ForCausalLM, Gemma2Config)  # norms behind the sublayers too
-        )
-        model = cls(
-            config(
-                vocab_size=30, hidden_size=width, num_hidden_layers=depth,
-                num_attention_heads=heads, num_key_value_heads=pick(1, heads),
-                head_dim=width // heads, intermediate_size=2 * width, pad_token_id=0,
-            )
-        )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes))
+    if "num_experts" in sizes:  # grouped matrix products are single precision only
+        model.set_experts_implementation("eager")
     gain = pick(0.3, 1.0, 3.0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -72,18 +66,20 @@ def random_subject(seed: int) -> tuple[Subject, torch.Tensor]:
 
 
 def slack(subject: Subject, ids: torch.Tensor) -> np.ndarray:
-    """Frozen norms over their bounds, where there is a path."""
+    """Frozen norms over their bounds, where there is a path; elsewhere both must be zero."""
     bound = path_bound(subject, ids).bound
     frozen = jacobian_norms(subject, ids, frozen=True).norm
     causal = np.tril(np.ones_like(bound, dtype=bool))
-    assert (bound[causal] > 0).all()
+    assert not frozen[bound == 0].any()  # windows leave some pairs without a path
     assert frozen[~causal].max(initial=0) == 0
-    return frozen[causal] / bound[causal]
+    seen = causal & (bound > 0)
+    assert seen[-1, -2:].all()
+    return frozen[seen] / bound[seen]
 
 
-@pytest.mark.parametrize("start", range(0, MODELS, 10))
+@pytest.mark.parametrize("start", range(0, MODELS, 12))
 def test_the_bound_holds_on_random_models(start):
-    for seed in range(start, start + 10):
+    for seed in range(start, start + 12):
         ratio = slack(*random_subject(seed))
         assert ratio.max() <= 1 + 1e-9, seed
 
@@ -129,15 +125,3 @@ def test_what_mixes_positions_elsewhere_is_refused():
     subject = Subject.from_model(tiny_model("qwen3_next"))
     with pytest.raises(Unsupported, match="mixes positions outside attention"):
         path_bound(subject, torch.arange(3, 9))
-
-
-def test_the_proxy_against_a_sum_over_paths():
-    generator = torch.Generator().manual_seed(0)
-    maps = torch.rand(2, 3, 4, 4, generator=generator).tril().softmax(-1).tril()
-    abar = [m.double().sum(0) + torch.eye(4) / 3 for m in maps]
-    wanted = np.zeros((4, 4))
-    for j in range(4):
-        for i in range(4):
-            wanted[j, i] = sum(float(abar[1][j, k] * abar[0][k, i]) for k in range(4))
-    scale = (3 + 1 / 3) ** 2
-    np.testing.assert_allclose(10 ** path_proxy(maps), wanted / scale, atol=1e-12)

@@ -443,7 +443,7 @@ def compared_tables(result, other):
 
 def test_comparison_shows_both_runs_and_their_difference(result):
     other = build_result(sinks=False, seed=5)
-    page = render_page(result, against=other)
+    page = render_page(result, other)
     assert '<section id="compare">' in page
     assert "difference" in page_data(page)["figures"]
     found = compared_tables(result, other)

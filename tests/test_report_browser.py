@@ -48,7 +48,7 @@ def browser():
 def address(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
     other = build_result(sinks=False, seed=5)
-    path.write_text(render_page(build_result(), against=other), encoding="utf-8")
+    path.write_text(render_page(build_result(), other), encoding="utf-8")
     return path.as_uri()
 
 

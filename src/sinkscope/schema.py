@@ -239,6 +239,8 @@ class MixRow(_Open):
     what           the edit in words; control names the condition it is held against
     sink_left      late share of P0 in the sinking heads, relative to intact (1 = all of it)
     mass_removed   attention that late queries lost at the key acted on, mean of those heads
+    p0_norm        norm of P0's stream over intact, mean of the read points behind block 0;
+                   p0_norm_error: its largest departure from 1, at any read point and prompt
     spread, spread_change      at the last read point; the change relative to intact
     influence, influence_change  by Jacobian norms
     effective_rank, effective_rank_without_p0  mean over read points behind the first block
@@ -252,6 +254,8 @@ class MixRow(_Open):
     control: str | None = None
     sink_left: Measured | None = None
     mass_removed: Measured | None = None
+    p0_norm: Measured | None = None
+    p0_norm_error: float | None = None
     spread: Measured | None = None
     spread_change: Measured | None = None
     influence: Measured | None = None

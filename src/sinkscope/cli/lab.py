@@ -118,7 +118,8 @@ def train(
 @app.command(
     epilog="Examples:\n\n"
     "  sinkscope lab build --mechanism p0-two-block --seed 7 --out D\n\n"
-    "  sinkscope scan D --prompts random --json      the truth is in D/truth.json"
+    "  sinkscope scan D --prompts random --json      the truth is in D/truth.json\n\n"
+    "  sinkscope lab build --mechanism p0-two-block --carry 1 --out D     then sinkscope mix D"
 )
 def build(
     mechanism: Annotated[str, typer.Option(help="One of sinkscope lab list.")],
@@ -126,6 +127,13 @@ def build(
     seed: common.Seed = 0,
     family: Annotated[str | None, typer.Option(help="llama, mixtral, gpt2 or gpt_oss.")] = None,
     noise: Annotated[float | None, typer.Option(help="Noise level, 0 to 0.1.")] = None,
+    carry: Annotated[
+        float | None,
+        typer.Option(
+            help="What reading heads together pass on of the tokens they attend to, 0 to 1: tokens "
+            "then mix once the sink is gone. Default: nothing."
+        ),
+    ] = None,
     debug: common.Debug = False,
 ) -> None:
     """Build one model with the answer written into its weights."""
@@ -138,7 +146,7 @@ def build(
         raise InputError(f"{mechanism!r} is not a mechanism; see sinkscope lab list.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already: choose another --out or remove it.")
-    asked = {"family": family, "noise": noise}
+    asked = {"family": family, "noise": noise, "carry": carry}
     spec = draw_spec(mechanism, seed, **{k: v for k, v in asked.items() if v is not None})
     typer.echo(f"Built {build_model(spec, out)}; the truth is in {out / 'truth.json'}.")
 

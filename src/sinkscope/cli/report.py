@@ -1,4 +1,4 @@
-"""`sinkscope report`: render a saved run again, or compare two."""
+"""`sinkscope report`: render a saved run again, or compare it with others."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from sinkscope.cli import common
 EPILOG = """Examples:\n
   sinkscope report sinkscope-run                      render report.html again\n
   sinkscope report run-a --against run-b              compare two runs on one page\n
+  sinkscope report run-a --against run-b --against run-c\n
   sinkscope report run-a --figures figures            charts as PNG, SVG and PDF"""
 
 
 def command(
     run_dir: Annotated[Path, typer.Argument(help="A run folder.")],
     against: Annotated[
-        Path | None, typer.Option(help="Another run folder to compare with.")
+        list[Path] | None,
+        typer.Option(help="Another run folder to compare with. Can be given several times."),
     ] = None,
     figures: Annotated[
         Path | None, typer.Option(help="Folder for the charts as PNG, SVG and PDF.")
@@ -26,14 +28,14 @@ def command(
     json: common.Json = False,
     debug: common.Debug = False,
 ) -> None:
-    """Render a saved run again; compare two runs with --against."""
+    """Render a saved run again; compare runs with --against."""
     from sinkscope.report.page import render_page
     from sinkscope.result import REPORT, load_result, write_folder
 
     result = load_result(run_dir)
-    other = load_result(against) if against is not None else None
-    page = render_page(result, against=other)
-    name = "comparison.html" if other is not None else REPORT
+    others = [load_result(folder) for folder in against or []]
+    page = render_page(result, *others)
+    name = "comparison.html" if others else REPORT
     write_folder(run_dir, {name: lambda path: path.write_text(page, encoding="utf-8")})
     if figures is not None:
         from sinkscope.report.export import export_figures

@@ -32,6 +32,9 @@ LABELS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "stream_norm": (
         ("condition", "sequence", "point"), "mean norm of later positions' streams", "1", "",
     ),
+    "p0_norm": (
+        ("condition", "sequence", "point"), "norm of position zero's stream", "1", "",
+    ),
     "late_share": (
         ("condition", "sequence", "layer", "head"),
         "late share of the key acted on (P0, but for controls at another key)",
@@ -78,6 +81,13 @@ LABELS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
         ("length", "pilot"), "the same with the sink's mass redistributed", "1", "",
     ),
     "length_share": (("length", "pilot"), "late share of P0, sinking heads", "1", ""),
+    "repeat_collapse": (
+        ("length", "pilot"), "‖x_n − x_{n+1}‖∞ with the last token repeated", "1",
+        "Barbero et al., arXiv 2406.04267",
+    ),
+    "repeat_collapse_without": (
+        ("length", "pilot"), "the same with the sink's mass redistributed", "1", "",
+    ),
     "depth_spread": (
         ("block", "pilot"), "spread with the sink gone from one block", "1", "",
     ),
@@ -130,6 +140,7 @@ def _values(found: Mixed) -> dict[str, np.ndarray]:
         "spread_map": np.stack([each.by_offset() for each in spreads]),
         "at_edit": np.stack([each.at_edit for each in spreads]),
         "stream_norm": np.stack([each.norm for each in spreads]),
+        "p0_norm": np.stack([each.p0_norm for each in spreads]),
         "late_share": np.stack([each.shares for each in spreads]),
         "row_entropy": found.maps["row_entropy"].transpose(1, 0, 2),
         "smoothness": found.maps["smoothness"].transpose(1, 0, 2),
@@ -150,6 +161,8 @@ def _values(found: Mixed) -> dict[str, np.ndarray]:
         values["length_spread"] = found.lengths.intact
         values["length_spread_without"] = found.lengths.without
         values["length_share"] = found.lengths.share
+        values["repeat_collapse"] = found.lengths.repeat
+        values["repeat_collapse_without"] = found.lengths.repeat_without
     if found.depth:
         values["depth_spread"] = np.stack(list(found.depth.values()))
     if isinstance(found.mediation, Mediation):

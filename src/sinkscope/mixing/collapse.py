@@ -19,12 +19,16 @@ Singular values come from the Gram matrix of the rows, in double precision.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from sinkscope.mixing.conditions import INTACT, Condition, run
+from sinkscope.mixing.conditions import INTACT, Condition, check_prompts, check_stream, run
+from sinkscope.observe.attention import run_model
+from sinkscope.observe.registry import evaluation, hooks
+from sinkscope.observe.residual import residual_hooks
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -164,7 +168,13 @@ def collapse(
         collect = _Collect([int(n) for n in batch.lengths])
         rows = list(range(done, done + len(batch)))
         chosen = None if keys is None else keys[rows]
-        run(subject, batch, condition, keys=chosen, consume=collect.consume, sites=sites, rows=rows)
+        if condition == INTACT:
+            _plain(subject, batch, collect.consume)
+        else:
+            run(
+                subject, batch, condition,
+                keys=chosen, consume=collect.consume, sites=sites, rows=rows,
+            )  # fmt: skip
         parts.append(_arrays(collect))
         done += len(batch)
     return Collapse(
@@ -172,6 +182,14 @@ def collapse(
         np.concatenate([part.sigma for part in parts]),
         np.concatenate([part.entropy for part in parts]),
     )
+
+
+def _plain(subject: Subject, prompts: Prompts, consume: Callable) -> None:
+    """A pass that leaves attention alone, so that families outside the registry can be read too."""
+    check_prompts(prompts)
+    check_stream(subject)
+    with torch.no_grad(), evaluation(subject.model), hooks(residual_hooks(subject, consume)()):
+        run_model(subject, prompts, logits=False)
 
 
 def _arrays(collect: _Collect) -> Collapse:
@@ -185,8 +203,12 @@ def _arrays(collect: _Collect) -> Collapse:
     return Collapse(values, slack[..., 0].T, slack[..., 1].T)
 
 
-def repeat_collapse(subject: Subject, prompts: Prompts, lengths: list[int]) -> np.ndarray:
-    """‖x^L_n(s) − x^L_{n+1}(s + its last token again)‖∞ at the last read point: [row, length].
+def repeat_collapse(
+    subject: Subject, prompts: Prompts, lengths: Sequence[int], condition: Condition = INTACT
+) -> np.ndarray:
+    """‖x^L(s) − x^L(s + its last token again)‖∞ at the end of the stack: [row, length].
+
+    Both are last states: of the first n − 1 tokens s of a prompt, and of n.
 
     Representational collapse as Barbero et al. (arXiv 2406.04267) measure it: it falls with n until
     the two prompts cannot be told apart in the model's precision. NaN beyond a prompt's end.
@@ -197,7 +219,7 @@ def repeat_collapse(subject: Subject, prompts: Prompts, lengths: list[int]) -> n
         rows = (prompts.lengths >= n).nonzero().flatten()
         if not len(rows):
             continue
-        ids = prompts.input_ids[rows, :n]
+        ids = prompts.input_ids[rows, : n - 1]
         ends: list[torch.Tensor] = []
 
         def consume(point: int, hidden: torch.Tensor, ends=ends) -> None:
@@ -206,6 +228,6 @@ def repeat_collapse(subject: Subject, prompts: Prompts, lengths: list[int]) -> n
 
         for one in (ids, torch.cat([ids, ids[:, -1:]], 1)):
             whole = Prompts(one, torch.full((len(one),), one.shape[1]), "ids", prompts.bos)
-            run(subject, whole, consume=consume)
+            run(subject, whole, condition, consume=consume)
         found[rows.numpy(), at] = (ends[0] - ends[1]).abs().amax(1).numpy()
     return found

@@ -99,8 +99,16 @@ def check_subject(subject: Subject) -> None:
         raise Unsupported(
             f"{kind} does not use the attention registry, so its sink cannot be taken away there."
         )
+    check_stream(subject)
+
+
+def check_stream(subject: Subject) -> None:
+    """Raise Unsupported where there is not one residual stream."""
     if subject.anatomy.several_streams:
-        raise Unsupported(f"{kind} has several residual streams, so mixing is not defined there.")
+        raise Unsupported(
+            f"{subject.anatomy.model_type} has several residual streams, so mixing is not defined "
+            "there."
+        )
 
 
 @dataclass

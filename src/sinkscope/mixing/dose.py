@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from sinkscope.mixing.conditions import INTACT, Condition, run
+from sinkscope.mixing.thresholds import USED
 from sinkscope.result import Measured
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import TOKENS_PER_BATCH, Prompts, vocabulary
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
 DOSES = (0.25, 0.5, 0.75, 1.0)
 LOGITS = 1 << 26  # logits held at once
-# One per cent of perplexity, about what rounding to half precision does to a loss.
-USED = 0.01
-USE_WORDS = ("used", "only there", "undetermined", "no sink")
 
 
 @dataclass
@@ -75,7 +73,7 @@ def costs(
             chosen = None if keys is None else keys[rows]
             done = run(subject, batch, condition, keys=chosen, logits=True, sites=sites, rows=rows)
             changed = _logprobs(done.logits)
-            kl = _mean((intact.exp() * (intact - changed)).sum(-1)[:, 1:-1], batch)
+            kl = _mean(_kl(intact, changed)[:, 1:-1], batch)
             shares = (_over(x, heads).numpy() for x in (done.shares(), done.removed()))
             parts[at].append((_loss(changed, batch) - base, kl, *shares))
         if progress:
@@ -113,6 +111,12 @@ def _logprobs(logits: torch.Tensor | None) -> torch.Tensor:
     return logits.float().log_softmax(-1)
 
 
+def _kl(intact: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
+    """[n, T] KL(intact ‖ changed); with q − p added, which sums to 0, no term is negative."""
+    p = intact.exp()
+    return (p * (intact - changed) - p + changed.exp()).sum(-1).clamp_min(0.0)
+
+
 def _loss(logprobs: torch.Tensor, prompts: Prompts) -> np.ndarray:
     """[n] mean loss of tokens 2.., which are predicted at positions 1.."""
     targets = prompts.input_ids[:, 2:].to(logprobs.device).unsqueeze(-1)
@@ -137,8 +141,8 @@ def _over(shares: torch.Tensor, heads: Sequence[tuple[int, int]]) -> torch.Tenso
 def used(effect: Measured, control: Measured | None) -> str:
     """Whether a rise of the loss says that what was taken away is used.
 
-    used          the interval lies above USED, and above that of the control
-    only there    the interval lies below USED
+    used          the interval lies above thresholds.USED, and above that of the control
+    only there    the interval lies below thresholds.USED
     undetermined  anything else
     """
     if effect.low is None or effect.high is None:

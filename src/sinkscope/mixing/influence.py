@@ -23,7 +23,7 @@ from sinkscope.subject.prompts import Prompts
 if TYPE_CHECKING:
     from sinkscope.observe.sites import Sites
 
-PROMPTS, TOKENS, TARGETS, PROBES = 4, 40, 3, 16
+PROMPTS, TOKENS, TARGETS, PROBES = 4, 40, 6, 16
 EXACT_WIDTH = 64  # up to this many channels the norms are exact
 
 

@@ -157,11 +157,8 @@ def estimate_norms(
 ) -> Jacobian:
     """Hutchinson estimates of the norms for one prompt ids [T], with 95 % intervals.
 
-    Each probe is a random sign for each channel. The interval is Student's on the mean over
-    probes of ‖vᵀJ‖², then its root; its lower end is cut at 0.
+    Each probe v is a random sign for each channel; see `interval` for the spread of ‖vᵀJ‖².
     """
-    from scipy.stats import t
-
     chosen = [int(j) for j in positions]
     generator = torch.Generator().manual_seed(seed)
     samples: list[list[np.ndarray]] = [[] for _ in chosen]
@@ -177,10 +174,25 @@ def estimate_norms(
     with _graph(subject, ids, min(ROWS, probes), condition, frozen, key, sites) as graph:
         _pull_all(graph, chosen, cotangents, add)
     drawn = np.stack([np.concatenate(one) for one in samples])  # [J, probes, T]
+    low, high = interval(drawn)
+    return Jacobian(chosen, np.sqrt(drawn.mean(1)), np.sqrt(low), np.sqrt(high))
+
+
+def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % interval of the mean of ‖vᵀJ‖² over probes: drawn [J, probes, T] -> two of [J, T].
+
+    ‖vᵀJ‖² is a weighted sum of squares, so its mean m over n probes is close to m·χ²(nν)/(nν) with
+    ν = 2m²/s² (Satterthwaite 1946). For random signs s² ≤ 2m², so ν ≥ 1. The variance of a few
+    probes is itself uncertain and too low more often than not: its upper quartile is taken.
+    """
+    from scipy.stats import chi2
+
+    probes = drawn.shape[1]
     mean = drawn.mean(1)
-    half = t.ppf(0.975, max(probes - 1, 1)) * drawn.std(1, ddof=1) / np.sqrt(probes)
-    low, high = np.sqrt(np.clip(mean - half, 0, None)), np.sqrt(mean + half)
-    return Jacobian(chosen, np.sqrt(mean), low, high)
+    spread = drawn.var(1, ddof=1) * (probes - 1) / chi2.ppf(0.25, probes - 1)
+    freedom = probes * np.clip(2 * mean**2 / np.maximum(spread, 1e-300), 1.0, 1e6)
+    scale = mean * freedom
+    return scale / chi2.ppf(0.975, freedom), scale / chi2.ppf(0.025, freedom)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -23,11 +22,11 @@ from sinkscope.mixing.conditions import (
     check_subject,
     earlier_keys,
     in_heads,
-    run,
     sinking_heads,
 )
 from sinkscope.mixing.cuts import CUT, CUT_CONTROL, cut_conditions
 from sinkscope.mixing.dose import Cost, costs, doses
+from sinkscope.mixing.dropped import dropped_bos
 from sinkscope.mixing.influence import Influence, influences
 from sinkscope.mixing.jacobian import jacobian_norms
 from sinkscope.mixing.maps import map_curves
@@ -113,6 +112,10 @@ def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress:
     check_prompts(prompts)
     step = _labelled(progress, prompts.bos)
     notes: list[str] = []
+    rewritten = None  # read first, so that a bad file costs no measuring
+    if settings.paraphrases:
+        file = settings.paraphrases
+        rewritten = read_paraphrases(subject, file, prompts.bos, prompts.length)
     prompts = prompts.take(slice(0, settings.pairs))
     pairs = swapped(subject, prompts, settings.swaps, settings.seed)
     keys = earlier_keys(prompts, pairs.first, settings.seed)
@@ -150,7 +153,7 @@ def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress:
         _mediation(subject, pairs, conditions, sites),
         notes=notes,
     )  # fmt: skip
-    _extras(found, keys, step)
+    _extras(found, rewritten, step)
     return found
 
 
@@ -236,7 +239,7 @@ def _mediation(subject, pairs, conditions, sites) -> Mediation | str:
     return mediate(subject, pairs, conditions[CUT], sites)
 
 
-def _extras(found: Mixed, keys: torch.Tensor, step) -> None:
+def _extras(found: Mixed, rewritten: Pairs | None, step) -> None:
     """Sweeps, BOS dropped, paraphrases."""
     settings, subject = found.settings, found.subject
     if settings.sweeps:
@@ -246,20 +249,13 @@ def _extras(found: Mixed, keys: torch.Tensor, step) -> None:
             subject, few, found.heads, lambda done, total: step("depth", done, total)
         )
     if found.prompts.bos == "with":
-        found.dropped = _dropped(found)
-    if settings.paraphrases:
-        pairs = read_paraphrases(
-            subject, settings.paraphrases, found.prompts.bos, found.prompts.length
-        )
-        found.paraphrases = (
-            pairs,
-            {
-                name: perturb(subject, pairs, found.conditions[name])
-                for name in (INTACT.name, REDISTRIBUTED.name)
-            },
-        )
-        if pairs.skipped:
-            found.notes.append(f"{pairs.skipped} paraphrase pairs of unequal length left out.")
+        found.dropped = dropped_bos(subject, found.pairs)
+    if rewritten is not None:
+        both = (INTACT.name, REDISTRIBUTED.name)
+        spreads = {name: perturb(subject, rewritten, found.conditions[name]) for name in both}
+        found.paraphrases = (rewritten, spreads)
+        if rewritten.skipped:
+            found.notes.append(f"{rewritten.skipped} paraphrase pairs of unequal length left out.")
 
 
 def _lengths(found: Mixed, step) -> LengthSweep | None:
@@ -274,6 +270,7 @@ def _lengths(found: Mixed, step) -> LengthSweep | None:
         )  # fmt: skip
     lengths = lengths_up_to(int(prompts.lengths.min()))
     if len(lengths) < 2:
+        found.notes.append(f"No length sweep: the prompts have {lengths[-1]} tokens at most.")
         return None
     if subject.max_length and limit < subject.max_length:
         found.notes.append(
@@ -284,44 +281,3 @@ def _lengths(found: Mixed, step) -> LengthSweep | None:
         subject, prompts, lengths, found.heads, settings.seed,
         lambda done, total: step("lengths", done, total),
     )  # fmt: skip
-
-
-def _dropped(found: Mixed) -> tuple[Spread, Cost]:
-    """The same text without its BOS token: out of distribution for a model that always had one."""
-    pairs = found.pairs
-    short = Pairs(
-        _without_first(pairs.prompts),
-        pairs.variants[:, :, 1:],
-        pairs.first - 1,
-        pairs.last - 1,
-        pairs.kinds,
-    )
-    spread = perturb(found.subject, short)
-    losses = [
-        _losses(found.subject, prompts, first)
-        for prompts, first in ((pairs.prompts, 3), (short.prompts, 2))
-    ]
-    none = np.full(len(pairs), np.nan)
-    condition = Condition("bos-dropped")
-    return spread, Cost(condition, losses[1] - losses[0], none, none, none)
-
-
-def _without_first(prompts: Prompts) -> Prompts:
-    return dataclasses.replace(
-        prompts, input_ids=prompts.input_ids[:, 1:], lengths=prompts.lengths - 1, bos="without"
-    )
-
-
-def _losses(subject: Subject, prompts: Prompts, first: int) -> np.ndarray:
-    """[n] mean loss of the tokens from `first` on."""
-    found = []
-    for batch in prompts.batches():
-        logits = run(subject, batch, logits=True).logits
-        assert logits is not None
-        ids = batch.input_ids.to(logits.device)
-        scores = logits[:, first - 1 : -1].float().log_softmax(-1)
-        loss = -scores.gather(2, ids[:, first:].unsqueeze(-1)).squeeze(-1)
-        positions = torch.arange(first, batch.length)
-        real = (positions < batch.lengths.unsqueeze(1)).to(loss.device)
-        found.append(((loss * real).sum(1) / real.sum(1).clamp_min(1)).cpu().numpy())
-    return np.concatenate(found)

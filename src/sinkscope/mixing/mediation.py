@@ -23,14 +23,13 @@ import torch
 from sinkscope.mixing.conditions import INTACT, Condition
 from sinkscope.mixing.pairs import Pairs
 from sinkscope.mixing.perturbation import perturb
+from sinkscope.mixing.thresholds import ROUNDING
 from sinkscope.result import Measured
 from sinkscope.stats import paired_change
 from sinkscope.subject.load import Subject
 
 if TYPE_CHECKING:
     from sinkscope.observe.sites import Sites
-
-LEAST = 1e-4  # a total effect below this part of the spread is rounding
 
 
 @dataclass
@@ -77,7 +76,9 @@ class Mediation:
         total = self.total
         if total.value is None or total.low is None or total.high is None:
             return False
-        return total.low * total.high > 0 and abs(total.value) > LEAST * float(self.intact.mean())
+        return total.low * total.high > 0 and abs(total.value) > ROUNDING * float(
+            self.intact.mean()
+        )
 
 
 def mediate(subject: Subject, pairs: Pairs, cut: Condition, sites: Sites) -> Mediation:

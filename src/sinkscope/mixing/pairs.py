@@ -139,7 +139,11 @@ def read_paraphrases(
     policy = resolve_bos(subject, bos)
     head = [bos_id(subject)] if policy == "with" else []
     kept, skipped = [], 0
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 text ({error.reason}).") from None
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         texts = _pair_of(line, file, number)
@@ -171,4 +175,6 @@ def _pair_of(line: str, file: str, number: int) -> tuple[str, str]:
         text = other = None
     if not isinstance(text, str) or not isinstance(other, str):
         raise InputError(f'{file}, line {number}, has no "text" and "paraphrase".')
+    if any("\ud800" <= letter <= "\udfff" for letter in text + other):
+        raise InputError(f"{file}, line {number}, holds half a character (a lone surrogate).")
     return text, other

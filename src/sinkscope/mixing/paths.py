@@ -22,7 +22,7 @@ products of such blocks; ‖AB‖_F ≤ ‖A‖₂‖B‖_F gives, with ā^0 tak
     ‖∂x^L_j/∂x^0_i‖_F ≤ (ā^{L−1} ··· ā^1 ā^0_F)_ji
 
 Barbero et al. (arXiv 2504.02732, theorem 3.2) have the same sum with one constant for everything
-but attention, ā = Σ_h A^h + I/H: `path_proxy`, which shows the shape and bounds nothing by itself.
+but attention, ā = Σ_h A^h + I/H.
 """
 
 from __future__ import annotations
@@ -225,18 +225,3 @@ def _grad(y: torch.Tensor, inputs: list[torch.Tensor], cotangent: torch.Tensor):
 
 def _spectral(matrices: torch.Tensor) -> torch.Tensor:
     return torch.linalg.matrix_norm(matrices, ord=2)
-
-
-def path_proxy(maps: torch.Tensor) -> np.ndarray:
-    """log10 of the product of ā = Σ_h A^h + I/H over blocks: [T, T], −inf where there is no path.
-
-    maps [L, H, T, T]. Each factor is divided by H + 1/H, its row sum, so that depth does not blow
-    the figure up; Barbero et al., arXiv 2504.02732, theorem 3.2.
-    """
-    heads, length = maps.shape[1], maps.shape[-1]
-    eye = torch.eye(length, dtype=torch.float64)
-    product = eye
-    for block in maps.double().cpu():
-        product = (block.sum(0) + eye / heads) / (heads + 1 / heads) @ product
-    with np.errstate(divide="ignore"):
-        return np.log10(product.numpy())

@@ -20,13 +20,12 @@ import torch
 
 from sinkscope.mixing.conditions import INTACT, OTHER, Condition, run
 from sinkscope.mixing.pairs import Pairs
+from sinkscope.mixing.thresholds import REACHED
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import TOKENS_PER_BATCH
 
 if TYPE_CHECKING:
     from sinkscope.observe.sites import Sites
-
-FAR = 0.05  # a position is reached where D exceeds this
 
 
 @dataclass
@@ -35,6 +34,7 @@ class Spread:
 
     change   [n, kind, point, T] D^l_t, NaN before the edit and in padding
     norm     [n, point] mean norm of the later positions' streams
+    p0_norm  [n, point] norm of P0's stream
     at_edit  [n, kind, point] D at the last position that was edited
     shares   [n, layer, H] late share of the key acted on (P0 by default), as read in the originals
     removed  [n, layer, H] mass that late queries lost there
@@ -43,6 +43,7 @@ class Spread:
 
     change: np.ndarray
     norm: np.ndarray
+    p0_norm: np.ndarray
     at_edit: np.ndarray
     shares: np.ndarray
     removed: np.ndarray
@@ -66,10 +67,10 @@ class Spread:
 
     @property
     def reach(self) -> np.ndarray:
-        """[n] share of (read point, later position) at which D exceeds FAR, mean over kinds."""
+        """[n] share of (read point, later position) at which D exceeds REACHED, mean over kinds."""
         behind = self.change[:, :, 1:]
         seen = np.isfinite(behind)
-        far = (np.nan_to_num(behind) > FAR) & seen
+        far = (np.nan_to_num(behind) > REACHED) & seen
         return far.sum((1, 2, 3)) / np.maximum(seen.sum((1, 2, 3)), 1)
 
     def by_offset(self) -> np.ndarray:
@@ -143,6 +144,7 @@ class _Collect:
         self.last = cut.last
         self.change: list[torch.Tensor] = []
         self.norm: list[torch.Tensor] = []
+        self.p0_norm: list[torch.Tensor] = []
 
     def consume(self, point: int, hidden: torch.Tensor) -> None:
         """D of all rows at one read point."""
@@ -153,6 +155,7 @@ class _Collect:
             [(x[:, v].float() - base).norm(dim=-1) for v in range(1, self.each)], 1
         )
         self.change.append((change / norm.unsqueeze(1).clamp_min(1e-30)).cpu())
+        self.p0_norm.append(norm[:, 0].cpu())
         later = self.later.to(norm.device)
         self.norm.append(((norm * later).sum(1) / later.sum(1).clamp_min(1)).cpu())
 
@@ -165,6 +168,7 @@ class _Collect:
         return Spread(
             change.numpy(),
             torch.stack(self.norm, 1).numpy(),
+            torch.stack(self.p0_norm, 1).numpy(),
             at_edit.numpy(),
             shares.numpy(),
             removed.numpy(),
@@ -174,6 +178,6 @@ class _Collect:
 
 
 def _joined(parts: list[Spread], pairs: Pairs) -> Spread:
-    names = ("change", "norm", "at_edit", "shares", "removed")
+    names = ("change", "norm", "p0_norm", "at_edit", "shares", "removed")
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     return Spread(**arrays, kinds=pairs.kinds, last=pairs.last.numpy())

@@ -6,21 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sinkscope.mixing.collapse import ROUNDING
+from sinkscope.mixing.collapse import ROUNDING as DOUBLE
 from sinkscope.mixing.conditions import INTACT, OTHER_KEY, REDISTRIBUTED, VALUE_ZEROED
-from sinkscope.mixing.dose import USED, Cost, used
+from sinkscope.mixing.cuts import CUT_CONTROL
+from sinkscope.mixing.dose import Cost, used
 from sinkscope.mixing.influence import Influence
 from sinkscope.mixing.mediation import Mediation
-from sinkscope.mixing.perturbation import FAR
+from sinkscope.mixing.perturbation import Spread
 from sinkscope.mixing.sweeps import late_share
+from sinkscope.mixing.thresholds import CONTROL_KEEPS, NO_DIFFERENT, ROUNDING, thresholds
 from sinkscope.schema import Measured, MixRow, MixSummary
 from sinkscope.stats import bootstrap, paired_change
 
 if TYPE_CHECKING:
     from sinkscope.mixing.measured import Mixed
-
-MORE = 0.01  # an interval that holds zero and stays within one per cent says: no different
-ROUNDING_OF_SPREAD = 1e-4  # relative changes below are rounding
 
 
 def mix_summary(found: Mixed) -> MixSummary:
@@ -44,27 +43,41 @@ def mix_summary(found: Mixed) -> MixSummary:
         row_entropy=_maps(found, "row_entropy"),
         smoothness=_maps(found, "smoothness"),
         conditions=rows,
-        dose={
-            name: [_step(one) for one in each] for name, each in found.costs.items() if each[1:]
-        },
+        dose={name: [_step(one) for one in each] for name, each in found.costs.items() if each[1:]},
         mediation=_mediation(found),
         length=_length(found),
         depth=_depth(found),
         theorem=_theorem(found),
         path_bound=_path_bound(found),
-        thresholds={
-            "used": {"value": USED, "why": "nats a token: one per cent of perplexity"},
-            "no_different": {
-                "value": MORE,
-                "why": "relative: an interval about zero that stays within says no difference",
-            },
-            "reached": {"value": FAR, "why": "relative change from which a position is reached"},
-        },
-        notes=found.notes,
+        thresholds=thresholds(),
+        notes=[*found.notes, *_notes(found, by_name)],
         pairs={"n": len(found.pairs), "kinds": list(found.pairs.kinds)},
         reach={name: bootstrap(each.reach) for name, each in found.spreads.items()},
         paraphrases=_paraphrases(found),
-    )  # fmt: skip
+    )
+
+
+def _notes(found: Mixed, rows: dict[str, MixRow]) -> list[str]:
+    """What was asked for and could not be measured, and controls that are none."""
+    said = []
+    if isinstance(found.influence, str) and found.settings.jacobian:
+        said.append(f"No Jacobian norms: {found.influence}")
+    if isinstance(found.bound, str) and found.settings.jacobian:
+        said.append(f"No path-sum bound: {found.bound}")
+    said += [each for each in [weak_control(rows)] if each]
+    return said
+
+
+def weak_control(rows: dict[str, MixRow]) -> str:
+    """A sentence where the circuit cut's control takes part of the sink itself."""
+    control = rows.get(CUT_CONTROL)
+    left = control.sink_left.value if control is not None and control.sink_left else None
+    if left is None or left >= CONTROL_KEEPS:
+        return ""
+    return (
+        f"The control of the circuit cut leaves {left:.0%} of the sink: its units write part of it "
+        "too, so it is a weaker cut rather than a control."
+    )
 
 
 def _row(found: Mixed, name: str) -> MixRow:
@@ -80,6 +93,7 @@ def _row(found: Mixed, name: str) -> MixRow:
     if condition.at == "p0":
         share = late_share(intact, found.heads)
         row.sink_left = paired_change(late_share(spread, found.heads), 0 * share, share)
+        row.p0_norm, row.p0_norm_error = _p0_norm(spread, intact)
     if condition.remove is not None:
         removed = _over(spread.removed, found.heads)
         row.mass_removed = bootstrap(removed)
@@ -100,6 +114,12 @@ def _row(found: Mixed, name: str) -> MixRow:
             control = found.costs[found.controls[name]][-1]
             row.use = used(row.ce_change, _paired(control.ce))
     return row
+
+
+def _p0_norm(spread: Spread, intact: Spread) -> tuple[Measured, float]:
+    """P0's norm over its intact norm, mean behind block 0, and the largest departure from 1."""
+    ratio = spread.p0_norm.astype(float) / np.maximum(intact.p0_norm, 1e-30)
+    return bootstrap(ratio[:, 1:].mean(1)), float(np.abs(ratio - 1).max())
 
 
 def _dropped_row(found: Mixed) -> MixRow:
@@ -162,6 +182,8 @@ def _length(found: Mixed) -> list[dict[str, Any]]:
             "spread": bootstrap(sweep.intact[i]),
             "spread_without": bootstrap(sweep.without[i]),
             "spread_change": paired_change(sweep.without[i], sweep.intact[i], sweep.intact[i]),
+            "repeat": bootstrap(sweep.repeat[i]),
+            "repeat_without": bootstrap(sweep.repeat_without[i]),
         }
         for i, length in enumerate(sweep.lengths)
     ]
@@ -188,7 +210,7 @@ def _theorem(found: Mixed) -> dict[str, Any]:
         "least_slack": float(min(one.sigma.min() for one in every)),
         "least_entropy_slack": float(entropy.min()) if len(entropy) else None,
         "streams": int(sum(one.sigma.size for one in every)),
-        "rounding": ROUNDING,
+        "rounding": DOUBLE,
     }
 
 
@@ -238,11 +260,13 @@ def _mixing(found: Mixed, rows: dict[str, MixRow]) -> str:
     low = high = 0.0
     if control is not None and control.low is not None and control.high is not None:
         low, high = min(control.low, 0.0), max(control.high, 0.0)
-    if change.low > high and change.value > ROUNDING_OF_SPREAD:
+    if change.low > high and change.value > ROUNDING:
         return "more"
-    if change.high < low and change.value < -ROUNDING_OF_SPREAD:
+    if change.high < low and change.value < -ROUNDING:
         return "less"
-    return "no different" if max(abs(change.low), abs(change.high)) < MORE else "undetermined"
+    return (
+        "no different" if max(abs(change.low), abs(change.high)) < NO_DIFFERENT else "undetermined"
+    )
 
 
 def _sentence(found: Mixed, rows: dict[str, MixRow], verdict: str, mixing: str) -> str:
@@ -273,10 +297,15 @@ def _sentence(found: Mixed, rows: dict[str, MixRow], verdict: str, mixing: str) 
 def _nats(measured: Measured | None) -> str:
     if measured is None or measured.value is None:
         return "an unknown amount"
-    shown = f"{measured.value:+.3f} nats a token"
+    shown = f"{_signed(measured.value)} nats a token"
     if measured.low is not None and measured.high is not None:
-        shown += f" ({measured.low:+.3f} to {measured.high:+.3f})"
+        shown += f" ({_signed(measured.low)} to {_signed(measured.high)})"
     return shown
+
+
+def _signed(value: float) -> str:
+    shown = f"{value:+.3f}"
+    return shown[1:] if float(shown) == 0 else shown.replace("-", "−")
 
 
 def _percent(measured: Measured | None) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sinkscope.mixing.collapse import repeat_collapse
 from sinkscope.mixing.conditions import REDISTRIBUTED, in_heads
 from sinkscope.mixing.pairs import SWAPS, swapped
 from sinkscope.mixing.perturbation import Spread, perturb
@@ -23,12 +24,16 @@ class LengthSweep:
 
     lengths [k]; intact, without [k, n] final spread with the sink and with its mass redistributed
     share [k, n] late share of P0
+    repeat, repeat_without [k, n] how far the last state moves when the last token is repeated
+    (`repeat_collapse`), with the sink and without it
     """
 
     lengths: list[int]
     intact: np.ndarray
     without: np.ndarray
     share: np.ndarray
+    repeat: np.ndarray
+    repeat_without: np.ndarray
 
 
 def lengths_up_to(limit: int) -> list[int]:
@@ -50,16 +55,24 @@ def sweep_length(
     prompts must be as long as the longest; heads are those whose sink is taken away.
     """
     intact, without, share = [], [], []
+    gone = in_heads(REDISTRIBUTED, heads)
     for done, length in enumerate(lengths):
         pairs = swapped(subject, prompts.first_tokens(length), SWAPS, seed)
         whole = perturb(subject, pairs)
-        taken = perturb(subject, pairs, in_heads(REDISTRIBUTED, heads))
+        taken = perturb(subject, pairs, gone)
         intact.append(whole.final)
         without.append(taken.final)
         share.append(late_share(whole, heads))
         if progress:
             progress(done + 1, len(lengths))
-    return LengthSweep(list(lengths), np.array(intact), np.array(without), np.array(share))
+    return LengthSweep(
+        list(lengths),
+        np.array(intact),
+        np.array(without),
+        np.array(share),
+        repeat_collapse(subject, prompts, lengths).T,
+        repeat_collapse(subject, prompts, lengths, gone).T,
+    )
 
 
 def late_share(spread: Spread, heads: Sequence[tuple[int, int]]) -> np.ndarray:

@@ -5,6 +5,7 @@ A new command adds its module to these tables; nothing else in this room knows c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sinkscope.errors import InputError
@@ -71,16 +72,14 @@ def all_findings(result: Result, panel: str) -> list[Findings]:
     return [one for one in found if one is not None]
 
 
-def headlines(result: Result, against: Result, bos: str) -> tuple[Headline, Headline]:
-    """The numbers of the commands that both runs hold under this BOS policy, for either run."""
-    ours: Headline = {}
-    theirs: Headline = {}
+def headlines(runs: Sequence[Result], bos: str) -> list[Headline]:
+    """The numbers of the commands that all runs hold under this BOS policy, for each run."""
+    found: list[Headline] = [{} for _ in runs]
     for name, headline in HEADLINES.items():
-        held = [getattr(one.summary, name) for one in (result, against)]
-        if all(bos in one for one in held):
-            ours |= headline(result, bos)
-            theirs |= headline(against, bos)
-    return ours, theirs
+        if all(bos in getattr(run.summary, name) for run in runs):
+            for numbers, run in zip(found, runs):
+                numbers.update(headline(run, bos))
+    return found
 
 
 def main_chart(result: Result, bos: str | None = None) -> Chart:

@@ -1,11 +1,11 @@
-"""Two runs side by side: headline numbers with differences, and where the late share moved."""
+"""Runs side by side: headline numbers with differences, and where the late share moved."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sinkscope.report import commands, frames, scan_figures
+from sinkscope.report import commands, frames, mixing_page, scan_figures
 from sinkscope.report.parts import Headline, Part, Section, Tables
 from sinkscope.report.tables import Table
 from sinkscope.report.text import NO_VALUE, percent, short, visible
@@ -14,22 +14,39 @@ if TYPE_CHECKING:
     from sinkscope.result import Result
 
 
-def comparison(result: Result, against: Result) -> Section:
-    """One table of headline numbers a shared BOS policy, and difference maps."""
-    here, there = frames.policies(result), frames.policies(against)
-    shared = [bos for bos in here if bos in there]
-    found = {bos: _table(bos, *commands.headlines(result, against, bos)) for bos in shared}
+def comparison(result: Result, *others: Result) -> Section:
+    """One table of headline numbers a shared BOS policy; beside one other run differences too.
+
+    Runs that have mixed are also drawn over the depth of their models.
+    """
+    runs = [result, *others]
+    shared = [
+        bos
+        for bos in frames.policies(result)
+        if all(bos in frames.policies(other) for other in others)
+    ]
+    found = {bos: _table(bos, runs, commands.headlines(runs, bos)) for bos in shared}
     filled = {bos: [table] for bos, table in found.items() if table.rows}
-    maps, no_maps = scan_figures.comparison(result, against)
-    lead = f"This run beside {run_name(against)}. Differences are this run minus the other."
+    two = len(others) == 1
+    lead = f"This run beside {', '.join(map(run_name, others))}."
+    maps: list[Part] = []
+    no_maps = ""
+    if two:
+        lead += " Differences are this run minus the other."
+        drawn, no_maps = scan_figures.comparison(result, others[0])
+        maps = [*drawn]
+    which = "The two runs" if two else "These runs"
     if not shared:
-        lead += " The two runs share no BOS policy, so nothing can be compared."
+        lead += f" {which} share no BOS policy, so nothing can be compared."
     elif not filled:
-        lead += " The two runs share no command, so nothing can be compared."
+        lead += f" {which} share no command, so nothing can be compared."
     elif no_maps:
         lead += f" {no_maps}"
+    maps += mixing_page.comparison([(visible(run.summary.model.id), run) for run in runs])
     parts: list[Part] = [Tables(filled), *maps] if filled else []
-    return Section("compare", "Compared with another run", lead, parts)
+    return Section(
+        "compare", f"Compared with {'another run' if two else 'other runs'}", lead, parts
+    )
 
 
 def run_name(result: Result) -> str:
@@ -39,13 +56,16 @@ def run_name(result: Result) -> str:
     return f"{visible(model.id)}{revision} ({visible(result.summary.environment.dtype)})"
 
 
-def _table(bos: str, ours: Headline, theirs: Headline) -> Table:
-    columns = ["", "This run", "Other run", "Difference"]
-    table = Table(frames.label(bos), columns, numeric={1, 2, 3})
-    for name in [*ours, *(key for key in theirs if key not in ours)]:
-        kind = (ours.get(name) or theirs[name])[0]
-        left, right = (side.get(name, (kind, None))[1] for side in (ours, theirs))
-        table.rows.append([name, *_cells(kind, left, right)])
+def _table(bos: str, runs: Sequence[Result], headlines: Sequence[Headline]) -> Table:
+    two = len(runs) == 2
+    others = ["Other run", "Difference"] if two else [run_name(run) for run in runs[1:]]
+    table = Table(frames.label(bos), ["", "This run", *others])
+    table.numeric = set(range(1, len(table.columns)))
+    for name in dict.fromkeys(key for headline in headlines for key in headline):
+        kind = next(headline[name][0] for headline in headlines if name in headline)
+        values = [headline.get(name, (kind, None))[1] for headline in headlines]
+        cells = [NO_VALUE if value is None else _SHOWN[kind](value) for value in values]
+        table.rows.append([name, *cells, *([_difference(kind, *values)] if two else [])])
     return table
 
 
@@ -57,15 +77,13 @@ _SHOWN: dict[str, Callable[[Any], str]] = {
 }
 
 
-def _cells(kind: str, left: Any, right: Any) -> list[str]:
-    """Both values and their difference; kind is share, count, ratio or word."""
-    show = _SHOWN[kind]
-    shown = [NO_VALUE if value is None else show(value) for value in (left, right)]
+def _difference(kind: str, left: Any, right: Any) -> str:
+    """Left minus right; kind is share, count, ratio or word."""
     if kind == "word":
-        return [*shown, "same" if left == right else "differs"]
+        return "same" if left == right else "differs"
     if left is None or right is None:
-        return [*shown, NO_VALUE]
+        return NO_VALUE
     difference = left - right
-    size = f"{100 * abs(difference):.1f}" if kind == "share" else show(abs(difference))
+    size = f"{100 * abs(difference):.1f}" if kind == "share" else _SHOWN[kind](abs(difference))
     sign = "" if float(size.replace(",", "")) == 0 else "+" if difference > 0 else "−"
-    return [*shown, f"{sign}{size}{' points' if kind == 'share' else ''}"]
+    return f"{sign}{size}{' points' if kind == 'share' else ''}"

@@ -1,21 +1,18 @@
-"""Charts of `mix`: spread maps, Jacobian heat maps, collapse over depth, doses, sweeps."""
+"""Charts of `mix` over depth and position: spread maps, Jacobian heat maps, collapse."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import altair as alt
 import numpy as np
 
 from sinkscope.report import frames
-from sinkscope.report.charts import Chart, log_axis
-from sinkscope.report.text import bounds_of, number_of
+from sinkscope.report.charts import PLAIN, Chart, log_axis
 
 if TYPE_CHECKING:
     from xarray import Dataset
-
-    from sinkscope.schema import MixSummary
 
 NAMES = {
     "intact": "With the sink",
@@ -30,7 +27,9 @@ NAMES = {
 }
 OFFSETS = 40  # columns of a spread map
 POINT = "Read point (input of a block; last: output)"
-FEW = alt.Legend(columns=2, symbolType="stroke")
+# conditions that a chart over depth can show apart
+SHOWN = ("intact", "redistributed", "circuit-cut", "other-key")
+LEGEND = alt.Legend(columns=1, symbolType="stroke", symbolOpacity=1)
 
 
 def name_of(condition: str) -> str:
@@ -101,13 +100,16 @@ def _ticks(numbers: np.ndarray) -> list[int]:
 
 
 def spread_curves(data: Dataset) -> Chart | None:
-    """Spread over depth, a line a condition."""
+    """Spread over depth, a line a condition; the table has the others."""
     if not frames.has(data, "spread"):
         return None
     table: list[frames.Row] = []
-    for at, condition in enumerate(data["condition"].values):
-        values = frames.nanmean(data["spread"].values[at], axis=(0, 1))
-        series = [name_of(str(condition))] * len(values)
+    for condition in SHOWN:
+        if condition not in data["condition"]:
+            continue
+        spread = data["spread"].sel(condition=condition).values
+        values = frames.nanmean(spread, axis=(0, 1))
+        series = [name_of(condition)] * len(values)
         table += frames.rows(point=np.arange(len(values)), value=values, series=series)
     return _lines(table, "point", POINT, "Mean relative change of later tokens")
 
@@ -126,19 +128,22 @@ def jacobian_map(data: Dataset, condition: str) -> Chart | None:
         value=np.where(values > 0, values, np.nan).ravel(),
     )
     axis = alt.Axis(ticks=False, domain=False, labelAngle=0)
+    every = list(range(0, values.shape[1], 5))
     return (
         alt.Chart(frames.inline(table), width=420, height=max(90, 22 * len(targets)))
         .mark_rect(aria=False)
         .encode(
             x=alt.X(
-                "source:O", title="Source position", axis=axis.copy(deep=True)
+                "source:O",
+                title="Source position",
+                axis=alt.Axis(ticks=False, domain=False, labelAngle=0, values=every),
             ),
             y=alt.Y("target:O", title="Target position", sort="descending", axis=axis),
             color=alt.Color(
                 "value:Q",
                 title="‖∂x(target) / ∂x(source)‖ (log)",
                 scale=alt.Scale(type="log", domain=[float(shown.min()), float(shown.max())]),
-                legend=alt.Legend(format=".1~g", tickCount=3),
+                legend=alt.Legend(format=PLAIN, tickCount=3),
             ),
             tooltip=[
                 alt.Tooltip("target:O", title="Target"),
@@ -150,16 +155,20 @@ def jacobian_map(data: Dataset, condition: str) -> Chart | None:
 
 
 def collapse_curves(data: Dataset, name: str, title: str) -> Chart | None:
-    """One measure of collapse over depth: conditions, with P0's row and without it."""
+    """One measure of collapse over depth, with the sink and without; intact also without P0's row.
+
+    The control is left to the arrays: it lies on the intact curve.
+    """
     if not frames.has(data, name):
         return None
     table: list[frames.Row] = []
-    for at, condition in enumerate(data["few"].values):
+    for condition in (each for each in SHOWN[:3] if each in data["few"]):
+        curves = data[name].sel(few=condition).values
         for side, suffix in enumerate(("", ", without P0’s row")):
             if side and condition != "intact":
                 continue
-            values = frames.nanmean(data[name].values[at, side], axis=0)
-            series = name_of(str(condition)) + suffix
+            values = frames.nanmean(curves[side], axis=0)
+            series = name_of(condition) + suffix
             table += frames.rows(
                 point=np.arange(len(values)), value=values, series=[series] * len(values)
             )
@@ -177,124 +186,6 @@ def rows_curves(data: Dataset, name: str, title: str) -> Chart | None:
             block=np.arange(len(values)), value=values, series=[series] * len(values)
         )
     return _lines(table, "block", "Attention layer", title)
-
-
-def dose_chart(summary: MixSummary, measure: str, title: str) -> Chart | None:
-    """Loss or KL over how much of the sink was taken away, with intervals."""
-    table: list[frames.Row] = []
-    whole = number_of(summary.late_share) or 0.0
-    controls = [row for row in summary.conditions if row.control is None and row.ce_change]
-    for condition, steps in summary.dose.items():
-        for step in steps:
-            dose = step["dose"] / max(one["dose"] for one in steps)
-            table += _measured(step[measure], dose=dose, series=name_of(condition))
-        table += frames.rows(
-            dose=[0.0], value=[0.0], low=[0.0], high=[0.0], series=[name_of(condition)]
-        )
-    for row in controls:
-        measured = row.ce_change if measure == "ce_change" else row.kl
-        if row.out_of_distribution or measured is None:
-            continue
-        table += _measured(measured, dose=1.0, series=name_of(row.name))
-    if not table or not whole:
-        return None
-    base = alt.Chart(frames.inline(table))
-    x = alt.X("dose:Q", title="Part taken away", axis=alt.Axis(format=".0%", grid=False))
-    order = list(dict.fromkeys(row["series"] for row in table))
-    colour = alt.Color("series:N", title=None, scale=alt.Scale(domain=order), legend=FEW)
-    y = alt.Y("value:Q", title=title)
-    band = base.mark_errorband(opacity=0.15).encode(
-        x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=colour
-    )
-    line = base.mark_line(point=True).encode(
-        x=x,
-        y=y,
-        color=colour,
-        tooltip=[
-            alt.Tooltip("series:N", title=" "),
-            alt.Tooltip("dose:Q", title="Part", format=".0%"),
-            alt.Tooltip("value:Q", title=title, format="+.3f"),
-        ],
-    )
-    return alt.layer(band, line).properties(width=420, height=190)  # fmt: skip
-
-
-def length_chart(summary: MixSummary) -> Chart | None:
-    """Spread over context length, with the sink and without it."""
-    table: list[frames.Row] = []
-    for step in summary.length:
-        for key, series in (("spread", "intact"), ("spread_without", "redistributed")):
-            table += _measured(step[key], length=step["length"], series=name_of(series))
-    if not table:
-        return None
-    return _over_length(table, "Relative change at the last read point")
-
-
-def share_chart(summary: MixSummary) -> Chart | None:
-    """Late share of P0 in the sinking heads over context length."""
-    table: list[frames.Row] = []
-    for step in summary.length:
-        table += _measured(step["late_share"], length=step["length"], series="Late share of P0")
-    return _over_length(table, "Late share of P0, sinking heads") if table else None
-
-
-def _over_length(table: list[frames.Row], title: str) -> Chart:
-    base = alt.Chart(frames.inline(table))
-    lengths = sorted({row["length"] for row in table})
-    x = alt.X(
-        "length:Q",
-        title="Prompt length (tokens, log)",
-        scale=alt.Scale(type="log", base=2),
-        axis=alt.Axis(values=lengths, format="d", grid=False),
-    )
-    colour = alt.Color("series:N", title=None, legend=FEW)
-    band = base.mark_area(opacity=0.2).encode(
-        x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=colour
-    )
-    line = base.mark_line(point=True).encode(
-        x=x,
-        y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=True)),
-        color=colour,
-        tooltip=[
-            alt.Tooltip("series:N", title=" "),
-            alt.Tooltip("length:Q", title="Length"),
-            alt.Tooltip("value:Q", title=title, format=".3~g"),
-        ],
-    )
-    return alt.layer(band, line).properties(width=420, height=190)
-
-
-def depth_chart(summary: MixSummary) -> Chart | None:
-    """Change of the spread with the sink gone from one block at a time."""
-    table: list[frames.Row] = []
-    for step in summary.depth:
-        table += _measured(step["spread_change"], block=step["block"])
-    if len(table) < 2:
-        return None
-    base = alt.Chart(frames.inline(table))
-    x = alt.X("block:O", title="Block", axis=alt.Axis(labelAngle=0, ticks=False))
-    title = "Change of the spread"
-    bars = base.mark_bar().encode(
-        x=x,
-        y=alt.Y("value:Q", title=title, axis=alt.Axis(format=".1%", tickCount=5)),
-        tooltip=[
-            alt.Tooltip("block:O", title="Block"),
-            alt.Tooltip("value:Q", title=title, format=".2%"),
-        ],
-    )
-    spans = base.mark_rule(style="interval").encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q")
-    return alt.layer(bars, spans).properties(width=420, height=190)
-
-
-def _measured(measured: Any, **columns: Any) -> list[frames.Row]:
-    """One row of a measured value with its interval (its own value where there is none)."""
-    value = number_of(measured)
-    if value is None:
-        return []
-    low, high = bounds_of(measured) or (value, value)
-    return frames.rows(
-        value=[value], low=[low], high=[high], **{key: [each] for key, each in columns.items()}
-    )
 
 
 def _lines(table: list[frames.Row], along: str, x_title: str, title: str) -> Chart:
@@ -316,7 +207,7 @@ def _lines(table: list[frames.Row], along: str, x_title: str, title: str) -> Cha
             y=alt.Y(
                 "value:Q", title=title, axis=axis, scale=alt.Scale(type="log" if log else "linear")
             ),
-            color=alt.Color("series:N", title=None, scale=alt.Scale(domain=order), legend=FEW),
+            color=alt.Color("series:N", title=None, scale=alt.Scale(domain=order), legend=LEGEND),
             tooltip=[
                 alt.Tooltip("series:N", title=" "),
                 alt.Tooltip(f"{along}:Q", title="At"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from sinkscope.report import frames, mixing_charts
+from sinkscope.report import frames, mixing_charts, mixing_curves
+from sinkscope.report.mixing_words import condition_tables, findings_of
 from sinkscope.report.parts import (
     Figure,
     Findings,
@@ -17,23 +18,14 @@ from sinkscope.report.parts import (
     figure,
 )
 from sinkscope.report.parts import tables as tables_of
-from sinkscope.report.tables import Table
-from sinkscope.report.text import (
-    NO_VALUE,
-    bounds_of,
-    number_of,
-    percent,
-    percent_interval,
-    short,
-    visible,
-)
+from sinkscope.report.text import number_of
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
     from sinkscope.report.charts import Chart
     from sinkscope.result import Result
-    from sinkscope.schema import MixRow, MixSummary
+    from sinkscope.schema import MixSummary
 
 COLLAPSE = (
     ("effective_rank", "Effective rank", "exp of the entropy of the squared singular values"),
@@ -41,10 +33,6 @@ COLLAPSE = (
     ("anisotropy", "Anisotropy", "share of the largest squared singular value"),
     ("rank_collapse", "Distance to one row", "norm around the mean row over the whole norm"),
     ("token_cosine", "Mean cosine of two tokens", "mean over all pairs of positions"),
-)
-LIMIT = (
-    "What is taken away here was there in training: a loss that rises says that this model uses "
-    "its sink, not that a model without one would be worse."
 )
 Each = Callable[["MixSummary", "Dataset"], "Chart | None"]
 
@@ -56,9 +44,9 @@ def sections(result: Result) -> list[Section]:
         return []
     data = {bos: frames.group(result, "mix", bos) for bos in mixed}
 
-    def draw(name: str, title: str, caption: str, chart: Each, wide: bool = False) -> list[Figure]:
+    def draw(name: str, title: str, caption: str, chart: Each) -> list[Figure]:
         drawn = ((bos, chart(mixed[bos], data[bos])) for bos in mixed)
-        return figure(name, title, caption, drawn, wide)
+        return figure(name, title, caption, drawn)
 
     planned = [
         Section(
@@ -67,9 +55,9 @@ def sections(result: Result) -> list[Section]:
             "The sink is taken away, in the heads that sink, beside a control that takes away "
             "another key there: does the model need it, and do its tokens mix more?",
             [
-                Words({bos: _findings(one) for bos, one in mixed.items()}),
+                Words({bos: findings_of(one) for bos, one in mixed.items()}),
                 *_doses(draw),
-                *tables_of(mixed, lambda one: [conditions_table(one)], stacked=True),
+                *tables_of(mixed, condition_tables, stacked=True),
             ],
         ),
         Section(
@@ -102,16 +90,16 @@ def _doses(draw: Callable[..., list[Figure]]) -> list[Part]:
         *draw(
             "mix-loss",
             "Loss as the sink is taken away",
-            "Change of the loss on the same text, with 95 % intervals. Controls stand at the "
-            "right. Circuit: its units switched off, the largest writers first.",
-            lambda one, _: mixing_charts.dose_chart(one, "ce_change", "Change of the loss (nats)"),
+            "Change of the loss on the same text, with 95 % intervals. Crosses at the right: the "
+            "control of each. Circuit: its units switched off, the largest writers first.",
+            lambda one, _: mixing_curves.dose_chart(one, "ce_change", "Change of the loss (nats)"),
         ),
         *draw(
             "mix-kl",
             "Predictions as the sink is taken away",
             "KL divergence from the intact model’s predictions: the loss can stay while they "
             "change.",
-            lambda one, _: mixing_charts.dose_chart(one, "kl", "KL (nats)"),
+            lambda one, _: mixing_curves.dose_chart(one, "kl", "KL (nats)"),
         ),
     ]
 
@@ -130,14 +118,20 @@ def _spread(draw: Callable[..., list[Figure]]) -> list[Part]:
         "Spread over depth",
         "Mean over all tokens behind the changed one, and over pairs.",
         lambda _, data: mixing_charts.spread_curves(data),
-        wide=True,
+    )
+    found += draw(
+        "mix-mediation",
+        "How cutting the circuit changes the spread",
+        "With 95 % intervals. Every query’s attention on position zero is held at what it is in "
+        "the other model, so that its part stands alone.",
+        lambda one, _: mixing_curves.mediation_chart(one),
     )
     for condition, name in (("intact", "with"), ("redistributed", "without")):
         found += draw(
             f"jacobian-{name}",
             f"Jacobian: {mixing_charts.name_of(condition).lower()}",
             "How strongly the last stream of a target depends on the embedding of a source, in "
-            "one prompt. White: no dependence.",
+            "one prompt. Empty: no dependence.",
             lambda _, data, c=condition: mixing_charts.jacobian_map(data, c),
         )
     return found
@@ -171,19 +165,32 @@ def _sweeps(draw: Callable[..., list[Figure]]) -> list[Part]:
             "mix-length",
             "Spread over context length",
             "With 95 % intervals over prompts.",
-            lambda one, _: mixing_charts.length_chart(one),
+            lambda one, _: mixing_curves.length_chart(one),
+        ),
+        *draw(
+            "mix-length-change",
+            "Change of the spread over context length",
+            "Without the sink against with it, prompt by prompt, with 95 % intervals.",
+            lambda one, _: mixing_curves.change_chart(one),
         ),
         *draw(
             "mix-length-share",
             "The sink over context length",
             "Late share of position zero in the heads that sink.",
-            lambda one, _: mixing_charts.share_chart(one),
+            lambda one, _: mixing_curves.share_chart(one),
+        ),
+        *draw(
+            "mix-repeat",
+            "Representational collapse over context length",
+            "How far the last state moves when the last token is repeated: towards 0, the two "
+            "prompts can no longer be told apart.",
+            lambda one, _: mixing_curves.repeat_chart(one),
         ),
         *draw(
             "mix-depth",
             "Sink taken away in one block",
             "Change of the spread at the end of the stack, with 95 % intervals.",
-            lambda one, _: mixing_charts.depth_chart(one),
+            lambda one, _: mixing_curves.depth_chart(one),
         ),
     ]
 
@@ -193,115 +200,9 @@ def findings(result: Result, panel: str) -> Findings | None:
     one = result.summary.mix.get(panel)
     if one is None:
         return None
-    found = _findings(one)
-    found.tables = [conditions_table(one)]
+    found = findings_of(one)
+    found.tables = condition_tables(one)
     return found
-
-
-def _findings(one: MixSummary) -> Findings:
-    first, _, rest = one.sentence.partition(". ")
-    sentences = [f"{visible(each)}." for each in rest.rstrip(".").split(". ") if each]
-    return Findings(
-        f"{visible(first).rstrip('.')}.",
-        [*sentences, *_more(one)],
-        _keys(one),
-        LIMIT,
-        [visible(note) for note in one.notes],
-    )
-
-
-def _more(one: MixSummary) -> list[str]:
-    """Mediation, checks and what is reported apart."""
-    said = []
-    share = number_of(one.mediation.get("share"))
-    if share is not None:
-        interval = percent_interval(one.mediation["share"])
-        said.append(
-            f"Of what cutting the circuit does to mixing, {percent(share)} ({interval} %) goes "
-            "through the attention that position zero draws."
-        )
-    if one.theorem:
-        holds = "holds" if one.theorem.get("holds") else "is violated"
-        said.append(
-            f"The spectral bound of Queipo-de-Llano et al. {holds} on all "
-            f"{one.theorem.get('streams')} streams."
-        )
-    dropped = next((row for row in one.conditions if row.out_of_distribution), None)
-    if dropped is not None:
-        said.append(
-            f"Dropping BOS changes the loss by {_signed(dropped.ce_change)} nats, which is out of "
-            "distribution for a model that was trained with it."
-        )
-    return said
-
-
-def _keys(one: MixSummary) -> list[tuple[str, str, str]]:
-    rows = {row.name: row for row in one.conditions}
-    keys = []
-    taken = rows.get("redistributed")
-    if taken is not None and one.sink_heads:
-        control = rows.get("other-key")
-        beside = f"control {_signed(control.ce_change)}" if control is not None else ""
-        keys.append((_signed(taken.ce_change), "nats of loss without the sink", beside))
-        beside = f"control {_change(control.spread_change)}" if control is not None else ""
-        keys.append((_change(taken.spread_change), "more spread without the sink", beside))
-    heads = len(one.sink_heads)
-    keys.append((str(heads), "heads sink", f"late share {percent(number_of(one.late_share))}"))
-    return keys
-
-
-def conditions_table(one: MixSummary) -> Table:
-    """Every condition with what became of the sink, the spread, the rank and the loss."""
-    columns = [
-        "Condition",
-        "Sink left",
-        "Spread",
-        "Change",
-        "Jacobian",
-        "Rank",
-        "Loss",
-        "KL",
-        "Use",
-    ]
-    table = Table("With the sink, without it, and controls", columns, numeric=set(range(1, 8)))
-    table.rows = [
-        [
-            visible(mixing_charts.name_of(row.name)),
-            percent(number_of(row.sink_left)),
-            short(row.spread),
-            _with_interval(row.spread_change),
-            _change(row.influence_change),
-            short(row.effective_rank),
-            _signed(row.ce_change),
-            short(row.kl),
-            _use(row),
-        ]
-        for row in one.conditions
-    ]
-    return table
-
-
-def _use(row: MixRow) -> str:
-    return "out of distribution" if row.out_of_distribution else (row.use or NO_VALUE)
-
-
-def _change(measured: Any) -> str:
-    value = number_of(measured)
-    return NO_VALUE if value is None else f"{100 * value:+.2f}\u00a0%".replace("-", "−")
-
-
-def _with_interval(measured: Any) -> str:
-    bounds = bounds_of(measured)
-    shown = _change(measured)
-    if bounds is None or shown == NO_VALUE:
-        return shown
-    low, high = (f"{100 * bound:+.2f}".replace("-", "−") for bound in bounds)
-    return f"{shown} ({low} to {high})"
-
-
-def _signed(measured: Any) -> str:
-    value = number_of(measured)
-    return NO_VALUE if value is None else f"{value:+.3f}".replace("-", "−")
 
 
 def headline(result: Result, bos: str) -> Headline:
@@ -321,3 +222,27 @@ def headline(result: Result, bos: str) -> Headline:
 def main_chart(result: Result, bos: str) -> Chart | None:
     """Spread over depth, a line a condition."""
     return mixing_charts.spread_curves(frames.group(result, "mix", bos))
+
+
+def comparison(results: Sequence[tuple[str, Result]]) -> list[Part]:
+    """Mixing over models of different depth, where two of the runs at least have mixed."""
+    policies = list(dict.fromkeys(bos for _, run in results for bos in run.summary.mix))
+    drawn = ((bos, mixing_curves.models_chart(_by_depth(results, bos))) for bos in policies)
+    return [
+        *figure(
+            "mix-models",
+            "Spread without the sink, over the depth of the model",
+            "Change of the spread at the end of the stack once the sink’s attention is shared out, "
+            "with 95 % intervals over prompts. Models differ in more than depth.",
+            drawn,
+        )
+    ]
+
+
+def _by_depth(results: Sequence[tuple[str, Result]], bos: str) -> list[tuple[str, int, MixSummary]]:
+    """Name, number of blocks and summary of every run that mixed under this policy."""
+    return [
+        (name, frames.group(run, "mix", bos).sizes["point"] - 1, run.summary.mix[bos])
+        for name, run in results
+        if bos in run.summary.mix
+    ]

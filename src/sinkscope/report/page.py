@@ -33,12 +33,12 @@ class Heading:
     facts: str
 
 
-def render_page(result: Result, against: Result | None = None) -> str:
-    """The whole report as one HTML string; `against` adds a comparison with another run."""
+def render_page(result: Result, *against: Result) -> str:
+    """The whole report as one HTML string; `against` adds a comparison with other runs."""
     shown = all_sections(result)
     empty = not shown
-    if against is not None:
-        shown.append(comparison(result, against))
+    if against:
+        shown.append(comparison(result, *against))
     shown.append(_settings(result))
     heading = Heading("Attention sinks in", visible(result.summary.model.id), _facts(result))
     policies = frames.policies(result)

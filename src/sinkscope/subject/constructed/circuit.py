@@ -183,7 +183,8 @@ def read_sink(
 
     Query: the shared constant (or the query bias), key: the stream's part along the sink; logit
     LOGIT where the stream's cosine to what is read is `cosine`. Both lie in the two dimensions of
-    a head that rotary positions turn least. The values of all heads are blind to the sink.
+    a head that rotary positions turn least. The values of all heads are blind to the sink, and
+    carry the codes of tokens where the specification asks for it.
     """
     spec = plan.spec
     heads = []
@@ -200,8 +201,24 @@ def read_sink(
                 canvas.query(b, head)[slow(canvas)[0]] = row
             key = canvas.key(b, head * canvas.groups // canvas.heads)
             key[slow(canvas)] = torch.stack([plan.second, torch.zeros(spec.width)])
+            if spec.carry:
+                _pass_on(canvas, plan, b, head)
             heads.append([b, head])
     return heads
+
+
+def _pass_on(canvas: Canvas, plan: Plan, b: int, head: int) -> None:
+    """Let a head add the codes of what it attends to, so that tokens mix where it has no sink.
+
+    Behind the pre-norm P0's code is as short as its stream is long, so P0's value is near zero.
+    """
+    rows = torch.arange(min(canvas.size, LENGTH))
+    codes = plan.content[: len(rows)]
+    value = canvas.value(b, head * canvas.groups // canvas.heads)
+    value.zero_()
+    value[rows, codes] = 1.0
+    share = plan.spec.carry / (plan.spec.readers * (plan.spec.depth - plan.spec.from_block))
+    canvas.out(b, head)[codes, rows] = share * plan.base / plan.unit
 
 
 def slow(canvas: Canvas) -> list[int]:

@@ -70,6 +70,8 @@ class Spec:
     channels    channels of the sink direction, an even number
     spike       norm of what is written, over the norm of the stream it is written to
     noise       size of what everything outside the circuit writes, over that of the embedding
+    carry       what all reading heads together pass on of the tokens they attend to, over the size
+                of a token's code; never drawn: 0 unless asked for, the heads then carry nothing
     """
 
     mechanism: str
@@ -89,6 +91,7 @@ class Spec:
     channels: int
     spike: float
     noise: float
+    carry: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
@@ -134,6 +137,7 @@ def draw_spec(mechanism: str, seed: int = 0, **overrides: Any) -> Spec:
         channels=draw("channels", (4,) if mechanism == "p0-split" else (2, 4)),
         spike=draw("spike", (0.5,) if mechanism == "sink-without-massive" else (15.0, 30.0, 60.0)),
         noise=draw("noise", NOISE_LEVELS),
+        carry=overrides.get("carry", 0.0),
     )
     check_spec(spec)
     return spec
@@ -196,6 +200,7 @@ def check_spec(spec: Spec) -> None:
         (1 <= spec.writers <= 8, "writers must be between 1 and 8."),
         ((spec.experts >= 3) == (spec.family in ROUTED), "routed families need 3 experts or more."),
         (0 <= spec.noise <= NOISE_LEVELS[-1], f"noise must be between 0 and {NOISE_LEVELS[-1]}."),
+        (0 <= spec.carry <= 1, "carry must be between 0 and 1."),
     ]
     for holds, message in rules:
         if not holds:

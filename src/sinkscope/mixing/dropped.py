@@ -1,0 +1,56 @@
+"""BOS dropped: out of distribution for a model that always had one, so it is reported apart."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from sinkscope.mixing.conditions import Condition, run
+from sinkscope.mixing.dose import Cost
+from sinkscope.mixing.pairs import Pairs
+from sinkscope.mixing.perturbation import Spread, perturb
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts
+
+
+def dropped_bos(subject: Subject, pairs: Pairs) -> tuple[Spread, Cost]:
+    """Spread and loss of the same text without its BOS token, the loss on the same tokens."""
+    short = Pairs(
+        without_first(pairs.prompts),
+        pairs.variants[:, :, 1:],
+        pairs.first - 1,
+        pairs.last - 1,
+        pairs.kinds,
+    )
+    spread = perturb(subject, short)
+    losses = [
+        token_losses(subject, prompts, first)
+        for prompts, first in ((pairs.prompts, 3), (short.prompts, 2))
+    ]
+    none = np.full(len(pairs), np.nan)
+    condition = Condition("bos-dropped")
+    return spread, Cost(condition, losses[1] - losses[0], none, none, none)
+
+
+def without_first(prompts: Prompts) -> Prompts:
+    """The prompts without their first token."""
+    return dataclasses.replace(
+        prompts, input_ids=prompts.input_ids[:, 1:], lengths=prompts.lengths - 1, bos="without"
+    )
+
+
+def token_losses(subject: Subject, prompts: Prompts, first: int) -> np.ndarray:
+    """[n] mean loss of the tokens from `first` on."""
+    found = []
+    for batch in prompts.batches():
+        logits = run(subject, batch, logits=True).logits
+        assert logits is not None
+        ids = batch.input_ids.to(logits.device)
+        scores = logits[:, first - 1 : -1].float().log_softmax(-1)
+        loss = -scores.gather(2, ids[:, first:].unsqueeze(-1)).squeeze(-1)
+        positions = torch.arange(first, batch.length)
+        real = (positions < batch.lengths.unsqueeze(1)).to(loss.device)
+        found.append(((loss * real).sum(1) / real.sum(1).clamp_min(1)).cpu().numpy())
+    return np.concatenate(found)

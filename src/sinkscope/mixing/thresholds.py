@@ -1,0 +1,28 @@
+"""Every bound that decides what `mix` says, each with its reason; they travel with the result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+USED = 0.01
+NO_DIFFERENT = 0.01
+REACHED = 0.05
+ROUNDING = 1e-4
+CONTROL_KEEPS = 0.9
+
+REASONS = {
+    "USED": "nats a token, one per cent of perplexity: about what rounding a model to half "
+    "precision costs; published cases lie far on either side (perplexity times 1249, and times "
+    "1.00, in two models of one size that both sink)",
+    "NO_DIFFERENT": "relative change of the spread: an interval that stays within says no "
+    "difference",
+    "REACHED": "relative change of a stream from which a position counts as reached",
+    "ROUNDING": "relative change of the spread below which it is rounding",
+    "CONTROL_KEEPS": "part of the sink that the control of a circuit cut must leave; below, it is "
+    "a second cut and is named as such",
+}
+
+
+def thresholds() -> dict[str, Any]:
+    """Name -> value and reason."""
+    return {name.lower(): {"value": globals()[name], "why": why} for name, why in REASONS.items()}
