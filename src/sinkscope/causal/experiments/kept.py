@@ -126,7 +126,8 @@ def _grown(lab: Lab, traced: Units, total: int) -> list[Size]:
         ranking = []
     have = {(block, kind, unit) for (block, kind), own in traced.items() for unit in own}
     more = [unit for unit in ranking if unit not in have and unit[0] < lab.last_read]
-    first, sizes = len(have), []
+    first = len(have)
+    sizes: list[Size] = []
     for count in _counts(first, total):
         if sizes and first + len(more) <= sizes[-1].components:
             break  # no unit is left to add
