@@ -43,12 +43,14 @@ FINDINGS = (
     timeline_page.findings,
     mixing_page.findings,
 )
-# Numbers to compare two runs by: (result, bos), where the summary holds that command.
+# Numbers to compare two runs by: (result, bos), where the summary holds that command; bos is ""
+# for the timeline, which has one policy throughout.
 HEADLINES = {
     "verify": verdict_page.headline,
     "trace": circuit_page.headline,
     "scan": scan_page.headline,
     "mix": mixing_page.headline,
+    "timeline": timeline_page.headline,
 }
 # The one picture of a command: (result, bos), where the summary holds that command.
 MAIN_CHARTS = {
@@ -77,7 +79,7 @@ def headlines(result: Result, against: Result, bos: str) -> tuple[Headline, Head
     theirs: Headline = {}
     for name, headline in HEADLINES.items():
         held = [getattr(one.summary, name) for one in (result, against)]
-        if all(bos in one for one in held):
+        if all(one and not bos if name == "timeline" else bos in one for one in held):
             ours |= headline(result, bos)
             theirs |= headline(against, bos)
     return ours, theirs

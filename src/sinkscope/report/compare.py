@@ -18,6 +18,8 @@ def comparison(result: Result, against: Result) -> Section:
     """One table of headline numbers a shared BOS policy, and difference maps."""
     here, there = frames.policies(result), frames.policies(against)
     shared = [bos for bos in here if bos in there]
+    if result.summary.timeline and against.summary.timeline:
+        shared.append("")
     found = {bos: _table(bos, *commands.headlines(result, against, bos)) for bos in shared}
     filled = {bos: [table] for bos, table in found.items() if table.rows}
     maps, no_maps = scan_figures.comparison(result, against)
@@ -41,7 +43,7 @@ def run_name(result: Result) -> str:
 
 def _table(bos: str, ours: Headline, theirs: Headline) -> Table:
     columns = ["", "This run", "Other run", "Difference"]
-    table = Table(frames.label(bos), columns, numeric={1, 2, 3})
+    table = Table(frames.label(bos) or "Over training", columns, numeric={1, 2, 3})
     for name in [*ours, *(key for key in theirs if key not in ours)]:
         kind = (ours.get(name) or theirs[name])[0]
         left, right = (side.get(name, (kind, None))[1] for side in (ours, theirs))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 def render_page(result: Result, against: Result | None = None) -> str:
     """The whole report as one HTML string; `against` adds a comparison with another run."""
     shown = all_sections(result)
+    empty = not shown
     if against is not None:
         shown.append(comparison(result, against))
     shown.append(_settings(result))
@@ -33,6 +34,7 @@ def render_page(result: Result, against: Result | None = None) -> str:
     return _template().render(
         summary=result.summary,
         policies=frames.policies(result),
+        empty=empty,
         label=frames.label,
         sections=shown,
         data=embed.script_json(_data(shown)),

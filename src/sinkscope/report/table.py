@@ -75,6 +75,7 @@ def _rich(table: tables.Table) -> Padding:
     rich = RichTable(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
         header_style="dim",
     )
     for number, name in enumerate(table.columns):

@@ -22,7 +22,7 @@ STEP = ("step",)
 RESAMPLES = 1000
 # name -> (dimensions, long name, units, reference)
 LABELS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
-    "tokens": (STEP, "tokens seen, where the checkpoint's name says so", "1", ""),
+    "tokens": (STEP, "tokens seen, where the checkpoint's name or the log says so", "1", ""),
     "sink_by_prompt": (
         ("step", "sequence"),
         "late share of P0, mean over the heads that were looked at",

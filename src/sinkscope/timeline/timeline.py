@@ -112,7 +112,7 @@ def _time(
     arrays = run_arrays(checkpoints, lights, pilot)
     logged = {name: values[[i for *_, i in measured]] for name, values in training_log(run).items()}
     found = course(_curves(checkpoints, arrays, lights))
-    arrays |= logged
+    arrays = logged | arrays  # tokens that a checkpoint's name says go before logged ones
     arrays["stage"] = np.searchsorted(found.stages.starts, range(len(lights)), side="right")
     arrays["calm"] = np.array(found.settled.calm, dtype=np.int8)
     return _Timed(run, pilot, checkpoints, arrays, found, swept.broken, model)
@@ -188,7 +188,10 @@ def _result(timed: list[_Timed], looking: Looking, sources: list, threads: int |
     if threads is not None:
         about.threads = threads
     summary = Summary(
-        model=ModelInfo(**{k: v for k, v in first.model.items() if k not in identity}),
+        model=ModelInfo(
+            **{k: v for k, v in first.model.items() if k not in {*identity, "id"}},
+            id=_together(list(runs)),
+        ),
         prompts=PromptInfo(
             kind=prompts.kind,
             n=len(prompts),
@@ -207,6 +210,13 @@ def _result(timed: list[_Timed], looking: Looking, sources: list, threads: int |
         for one in timed
     }
     return Result(summary, xarray.DataTree.from_dict(groups))
+
+
+def _together(names: list[str]) -> str:
+    """Runs in one breath; what else is said of the model is said of the first."""
+    if len(names) > 3:
+        return f"{names[0]} and {len(names) - 1} more runs"
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
 def _run_summary(one: _Timed) -> dict[str, Any]:
@@ -296,10 +306,9 @@ def _judgement(timed: list[_Timed]) -> dict[str, Any]:
     runs = {}
     for one in timed:
         arrays = one.arrays
-        loss = next(
-            (arrays[n] for n in ("loss", "validation_loss", "training_loss") if n in arrays), None
-        )
-        if loss is None or not np.isfinite(loss).all():
+        losses = [arrays[n] for n in ("loss", "validation_loss", "training_loss") if n in arrays]
+        loss = next((one for one in losses if np.isfinite(one).all()), None)
+        if loss is None:
             continue
         runs[one.run.name] = {
             "remaining": remaining_loss(loss),
