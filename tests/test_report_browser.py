@@ -319,7 +319,7 @@ def test_timeline_is_drawn_over_the_axis_that_is_chosen(browser, trained):
     for name in ("course", "loss", "bands"):  # charts below each other keep one axis
         shown = " ".join(page.locator(title.format(name)).all_text_contents())
         assert "Training, tokens" in shown
-        assert "log" not in shown
+        assert "(log)" not in shown
     caption = opened.text("[data-figure=timeline-course] figcaption")
     page.locator("[data-figure=timeline-course] [data-select]").select_option("Norm of P0")
     page.wait_for_function(DRAWN)
