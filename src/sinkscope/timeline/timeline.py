@@ -20,8 +20,8 @@ from sinkscope.result import Result
 from sinkscope.schema import ModelInfo, PromptInfo, Summary
 from sinkscope.stats import bootstrap
 from sinkscope.subject.load import Subject
-from sinkscope.timeline.arrays import run_arrays, run_dataset
-from sinkscope.timeline.course import Course, Curves, course, emerged_by
+from sinkscope.timeline.arrays import curves_of, run_arrays, run_dataset
+from sinkscope.timeline.course import Course, course, emerged_by
 from sinkscope.timeline.emergence import STRAIGHT, Emergence, emergence, noise
 from sinkscope.timeline.judging import baselines, judge, remaining_loss
 from sinkscope.timeline.light import Light
@@ -111,7 +111,7 @@ def _time(
     lights: list[Light] = [light for _, light, _ in measured]
     arrays = run_arrays(checkpoints, lights, pilot)
     logged = {name: values[[i for *_, i in measured]] for name, values in training_log(run).items()}
-    found = course(_curves(checkpoints, arrays, lights))
+    found = course(curves_of(checkpoints, arrays, lights))
     arrays = logged | arrays  # tokens that a checkpoint's name says go before logged ones
     arrays["stage"] = np.searchsorted(found.stages.starts, range(len(lights)), side="right")
     arrays["calm"] = np.array(found.settled.calm, dtype=np.int8)
@@ -160,19 +160,6 @@ def _model(subject: Subject, run: Run) -> dict[str, Any]:
     names = ("architecture", "weights_sha256", "parameters", "dtype", "device")
     known = {name: subject.identity[name] for name in names}
     return {**known, "id": run.name, "revision": subject.identity["revision"]}
-
-
-def _curves(
-    checkpoints: list[Checkpoint], arrays: dict[str, np.ndarray], lights: list[Light]
-) -> Curves:
-    return Curves(
-        steps=[one.step for one in checkpoints],
-        sink=arrays["sink_by_prompt"],
-        null=arrays["null"],
-        log_norm=arrays["log_norm_by_prompt"],
-        c2=np.nan_to_num(arrays["concentration"][:, 1]),
-        directions=np.stack([light.direction for light in lights]),
-    )
 
 
 def _result(timed: list[_Timed], looking: Looking, sources: list, threads: int | None) -> Result:
