@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -99,6 +101,10 @@ def test_wandb_run_offline(tmp_path, monkeypatch):
     assert run.step == 200
     run.finish()
     [written] = tmp_path.rglob("run-*.wandb")
-    content = written.read_bytes()
+    for _ in range(300):  # it is written by a process of its own
+        content = written.read_bytes()
+        if b"0.75" in content:
+            break
+        time.sleep(0.1)
     assert b"sink/norm_ratio" in content
     assert content.index(b"0.5") < content.rindex(b"0.75")
