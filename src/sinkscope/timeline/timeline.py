@@ -45,6 +45,7 @@ class _Timed:
     arrays: dict[str, np.ndarray]
     course: Course
     broken: dict[str, str]
+    remarks: dict[str, str]
     model: dict[str, Any]
 
 
@@ -115,7 +116,7 @@ def _time(
     arrays = logged | arrays  # tokens that a checkpoint's name says go before logged ones
     arrays["stage"] = np.searchsorted(found.stages.starts, range(len(lights)), side="right")
     arrays["calm"] = np.array(found.settled.calm, dtype=np.int8)
-    return _Timed(run, pilot, checkpoints, arrays, found, swept.broken, model)
+    return _Timed(run, pilot, checkpoints, arrays, found, swept.broken, swept.notes, model)
 
 
 def _pilot(
@@ -132,7 +133,10 @@ def _pilot(
                 content = json.loads(path.read_text(encoding="utf-8"))
             else:
                 budget = int(disk_budget * 1e9)
-                with opened(checkpoint, None, looking.dtype, looking.device, budget) as subject:
+                with opened(checkpoint, None, looking.dtype, looking.device, budget) as (
+                    subject,
+                    _,
+                ):
                     pilot = run_pilot(subject, looking)
                     content = {"pilot": pilot.to_json(), "model": _model(subject, run)}
                 write_json(path, content)
@@ -326,6 +330,9 @@ def _notes(one: _Timed) -> list[str]:
     if isinstance(one.pilot.null, str):
         notes.append(one.pilot.null[0].upper() + one.pilot.null[1:] + ".")
     notes += [f"{name} was skipped: {reason}" for name, reason in one.broken.items()]
+    for remark in dict.fromkeys(one.remarks.values()):
+        count = sum(other == remark for other in one.remarks.values())
+        notes.append(f"{count} of {len(one.run.checkpoints)} checkpoints: {remark}.")
     first = one.checkpoints[0].step * QUIET > one.checkpoints[-1].step
     if first:
         notes.append(
