@@ -26,7 +26,6 @@ class Hub:
         self.revisions, self.tags = revisions, tags
         self.ranges = True
         self.sent: Counter[str] = Counter()
-        self.asked: list[str] = []
         self.on_file = lambda: None
         self.endpoint = ""
 
@@ -55,14 +54,14 @@ def serving(hub: Hub) -> Iterator[Hub]:
 
         def do_GET(self):
             path = unquote(urlparse(self.path).path)
-            hub.asked.append(path)
             if match := re.fullmatch(r"/api/models/(.+?)/refs", path):
                 self._json(_refs(hub))
             elif match := re.fullmatch(r"/api/models/(.+?)/revision/([^/]+)", path):
                 self._about(*match.groups())
             elif match := re.fullmatch(r"/api/models/(.+?)/tree/([^/]+)(?:/(.*))?", path):
                 folder = hub.folder(match[2])
-                self._json(_tree(folder, match[3] or "")) if folder else self._missing()
+                deep = "recursive=true" in self.path.lower()
+                self._json(_tree(folder, match[3] or "", deep)) if folder else self._missing()
             elif match := re.fullmatch(r"/(org/[^/]+)/resolve/([^/]+)/(.+)", path):
                 self._file(hub.folder(match[2]), match[3])
             elif match := re.fullmatch(r"/api/models/(org/[^/]+)", path):
@@ -136,7 +135,7 @@ def _refs(hub: Hub) -> dict:
     }
 
 
-def _tree(folder: Path, under: str) -> list[dict]:
+def _tree(folder: Path, under: str, deep: bool = False) -> list[dict]:
     return [
         {
             "type": "file" if path.is_file() else "directory",
@@ -144,5 +143,5 @@ def _tree(folder: Path, under: str) -> list[dict]:
             "size": path.stat().st_size if path.is_file() else 0,
             "path": str(path.relative_to(folder)),
         }
-        for path in sorted((folder / under).iterdir())
+        for path in sorted((folder / under).rglob("*") if deep else (folder / under).iterdir())
     ]
