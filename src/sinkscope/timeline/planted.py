@@ -9,6 +9,7 @@ checkpoint all weights carry fresh noise. What is found is then measured on the 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from sinkscope.timeline.simulate import draw_grid, step_at
 
 EARLY, LATE, DEPTH = 1, 3, 6
 SIZES = {"width": 96, "heads": 4, "key_heads": 4, "head_size": 16, "vocab": 258}
+PATIENCE = 50  # draws of events until another grid is tried
 FINE = 25  # places at which a growing write is looked at without noise
 KINDS = {"settles": 0.55, "drifts": 0.15, "late": 0.2, "no sink": 0.1}
 
@@ -172,7 +174,9 @@ def draw_script(seed: int) -> Script:
     if kind == "no sink":
         nothing = [replace(whole, size=0.0)] * len(steps)
         return Script(kind, seed, steps, nothing, jitter, None, whole, [])
-    while True:
+    for attempt in itertools.count(1):
+        if attempt % PATIENCE == 0:
+            steps = draw_grid(g)  # some grids are too short for a long calm
         start = float(g.uniform(4.0, 0.35 * len(steps)))
         stop = start + (float(g.uniform(5.0, 9.0)) if g.random() < 0.4 else 0.0)
         events, at = [start], stop
