@@ -11,6 +11,7 @@ from sinkscope.report.page import render_page
 from sinkscope.report.text import token_text
 from tests.circuit_fixture import build_circuit
 from tests.report_fixture import HOSTILE, build_result
+from tests.timeline_fixture import build_timeline
 
 pytestmark = pytest.mark.browser
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -295,4 +296,37 @@ def test_circuit_on_a_phone_in_the_dark_and_on_paper(browser, circuit):
     assert page.evaluate(colour) != dark
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.evaluate("[...document.querySelectorAll('.tables details')].every((d) => d.open)")
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("timeline")
+    path = folder / "report.html"
+    path.write_text(render_page(build_timeline(folder, runs=3)), encoding="utf-8")
+    return path.as_uri()
+
+
+def test_timeline_is_drawn_over_the_axis_that_is_chosen(browser, trained):
+    opened = Opened(browser, trained, viewport={"width": 390, "height": 800})
+    page = opened.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    title = "[data-chart=timeline-{}] .role-axis-title text"
+    for name in ("course", "loss", "bands"):
+        assert "steps (log)" in " ".join(page.locator(title.format(name)).all_text_contents())
+    page.locator("[data-figure=timeline-loss] [data-axis]").select_option("tokens, linear")
+    page.wait_for_function(DRAWN)
+    for name in ("course", "loss", "bands"):  # charts below each other keep one axis
+        shown = " ".join(page.locator(title.format(name)).all_text_contents())
+        assert "Training, tokens" in shown
+        assert "(log)" not in shown
+    caption = opened.text("[data-figure=timeline-course] figcaption")
+    page.locator("[data-figure=timeline-course] [data-select]").select_option("Norm of P0")
+    page.wait_for_function(DRAWN)
+    assert opened.text("[data-figure=timeline-course] figcaption") != caption
+    shown = page.locator(title.format("course")).all_text_contents()
+    assert any("‖P0‖" in text for text in shown)
+    assert any("tokens" in text for text in shown)
+    assert opened.said == []
+    assert opened.asked == [trained]
     page.close()

@@ -14,55 +14,89 @@ from sinkscope.subject.tiny import tiny_model
 from sinkscope.timeline.monitor import SinkMonitor
 
 WORLD = 2
+KINDS = ("ddp", "ddp checkpointing", "fsdp2", "fsdp2 mixed checkpointing")
 
 
-def _worker(rank: int, kind: str, folder: str) -> None:
+def _worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     store = torch.distributed.FileStore(f"{folder}/store", WORLD)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=WORLD)
-    losses = {watched: _train(kind, rank, watched) for watched in (False, True)}
-    content = {"losses": [losses[False][0], losses[True][0]], "seen": losses[True][1]}
+    content = {}
+    for kind in KINDS:
+        plain, watched = (_train(kind, rank, watch) for watch in (False, True))
+        seen = watched.pop("seen")
+        same = plain == watched | {"seen": []}
+        content[kind] = {"same": same, "seen": seen, "trains": watched["trains"]}
     with open(f"{folder}/{rank}.json", "w", encoding="utf-8") as file:
         json.dump(content, file)
     torch.distributed.destroy_process_group()
 
 
-def _train(kind: str, rank: int, watched: bool) -> tuple[list[float], list[dict]]:
-    model = tiny_model("llama").train()
-    inner = model
-    if kind == "ddp":
-        model = DistributedDataParallel(model)
-    else:
-        from torch.distributed.fsdp import fully_shard
+def _prepared(kind: str, model):
+    """The model as it is trained, wrapped or sharded."""
+    if "checkpointing" in kind:
+        model.gradient_checkpointing_enable()
+    if kind.startswith("ddp"):
+        return DistributedDataParallel(model)
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-        for layer in model.model.layers:
-            fully_shard(layer)
-        fully_shard(model)
-    optimizer = torch.optim.AdamW(inner.parameters(), lr=1e-3)
-    monitor = SinkMonitor(model, every=2, first_blocks=2) if watched else None
-    generator = torch.Generator().manual_seed(rank)
+    half = torch.bfloat16 if "mixed" in kind else None
+    policy = MixedPrecisionPolicy(param_dtype=half)
+    for layer in model.model.layers:
+        fully_shard(layer, mp_policy=policy)
+    return fully_shard(model, mp_policy=policy)
+
+
+def _train(kind: str, rank: int, watched: bool) -> dict:
+    """Losses, final weights, random state and training mode; and what was seen."""
+    model = tiny_model("llama").train()
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.1  # so that the random state matters
+    torch.manual_seed(rank)
+    prepared = _prepared(kind, model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    monitor = SinkMonitor(prepared, every=2, first_blocks=2) if watched else None
     losses, seen = [], []
     for step in range(3):
         if monitor is not None:
             seen.append(monitor.observe(step))
-        ids = torch.randint(100, (2, 16), generator=generator)
-        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        ids = torch.randint(100, (2, 16))
+        loss = prepared(input_ids=ids, labels=ids, use_cache=False).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    return losses, seen
+    if monitor is not None:  # what is left behind by the last observation
+        monitor.observe(4)
+    weights = [getattr(p, "_local_tensor", p).detach() for p in model.parameters()]
+    return {
+        "losses": losses,
+        "weights": [w.double().abs().sum().item() for w in weights],
+        "random": torch.rand(3).tolist(),
+        "trains": all(module.training for module in prepared.modules()),
+        "seen": seen,
+    }
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-def test_ranks_keep_step(kind, tmp_path):
-    processes.spawn(_worker, (kind, str(tmp_path)), nprocs=WORLD)
-    first, second = (json.loads((tmp_path / f"{r}.json").read_text()) for r in range(WORLD))
-    assert first["losses"][0] == first["losses"][1]
-    assert second["losses"][0] == second["losses"][1]
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What each rank saw; one pair of processes goes through all kinds, since starting costs."""
+    folder = tmp_path_factory.mktemp("ranks")
+    processes.spawn(_worker, (str(folder),), nprocs=WORLD)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ranks_keep_step(kind, ranks):
+    first, second = (rank[kind] for rank in ranks)
+    assert first["same"]
+    assert second["same"]
+    assert first["trains"]
+    assert second["trains"]
     assert [bool(metrics) for metrics in first["seen"]] == [True, False, True]
     assert not any(second["seen"])
     alone = SinkMonitor(tiny_model("llama"), every=2, first_blocks=2).observe(0)
+    half = 0.03 if "mixed" in kind else 1e-4
     for name in ("sink/late_share", "sink/norm_ratio", "sink/distance"):
-        assert first["seen"][0][name] == pytest.approx(alone[name], rel=1e-4)
+        assert first["seen"][0][name] == pytest.approx(alone[name], rel=half)

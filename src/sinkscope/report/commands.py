@@ -44,12 +44,14 @@ FINDINGS = (
     timeline_page.findings,
     mixing_page.findings,
 )
-# Numbers to compare two runs by: (result, bos), where the summary holds that command.
+# Numbers to compare two runs by: (result, bos), where the summary holds that command; bos is ""
+# for the timeline, which has one policy throughout.
 HEADLINES = {
     "verify": verdict_page.headline,
     "trace": circuit_page.headline,
     "scan": scan_page.headline,
     "mix": mixing_page.headline,
+    "timeline": timeline_page.headline,
 }
 # The one picture of a command: (result, bos), where the summary holds that command.
 MAIN_CHARTS = {
@@ -76,7 +78,8 @@ def headlines(runs: Sequence[Result], bos: str) -> list[Headline]:
     """The numbers of the commands that all runs hold under this BOS policy, for each run."""
     found: list[Headline] = [{} for _ in runs]
     for name, headline in HEADLINES.items():
-        if all(bos in getattr(run.summary, name) for run in runs):
+        held = [getattr(run.summary, name) for run in runs]
+        if all(one and not bos if name == "timeline" else bos in one for one in held):
             for numbers, run in zip(found, runs):
                 numbers.update(headline(run, bos))
     return found

@@ -25,6 +25,8 @@ def comparison(result: Result, *others: Result) -> Section:
         for bos in frames.policies(result)
         if all(bos in frames.policies(other) for other in others)
     ]
+    if all(run.summary.timeline for run in runs):
+        shared.append("")
     found = {bos: _table(bos, runs, commands.headlines(runs, bos)) for bos in shared}
     filled = {bos: [table] for bos, table in found.items() if table.rows}
     two = len(others) == 1
@@ -59,7 +61,7 @@ def run_name(result: Result) -> str:
 def _table(bos: str, runs: Sequence[Result], headlines: Sequence[Headline]) -> Table:
     two = len(runs) == 2
     others = ["Other run", "Difference"] if two else [run_name(run) for run in runs[1:]]
-    table = Table(frames.label(bos), ["", "This run", *others])
+    table = Table(frames.label(bos) or "Over training", ["", "This run", *others])
     table.numeric = set(range(1, len(table.columns)))
     for name in dict.fromkeys(key for headline in headlines for key in headline):
         kind = next(headline[name][0] for headline in headlines if name in headline)

@@ -89,13 +89,26 @@
     }
     root.dataset.charts = "drawn";
   };
+  const choose = (figure) => {
+    const name = figure.dataset.figure;
+    const [label, axis] = ["[data-select]", "[data-axis]"].map((one) => figure.querySelector(one));
+    const axes = axis ? axis.options.length : 1;
+    chosen[name] = Number(label ? label.value : 0) * axes + Number(axis ? axis.value : 0);
+    figure.querySelector("figcaption").textContent = page.figures[name][chosen[name]].caption;
+    return name;
+  };
+  const drawFigures = (figures) => {
+    const names = figures.map(choose);
+    drawAll(elements.filter((element) => names.includes(element.dataset.chart)));
+  };
   for (const select of document.querySelectorAll("[data-select]")) {
-    const name = select.dataset.select;
-    select.addEventListener("change", () => {
-      chosen[name] = Number(select.value);
-      const figure = select.closest("figure");
-      figure.querySelector("figcaption").textContent = page.figures[name][chosen[name]].caption;
-      drawAll(elements.filter((element) => element.dataset.chart === name));
+    select.addEventListener("change", () => drawFigures([select.closest("figure")]));
+  }
+  const axes = [...document.querySelectorAll("[data-axis]")];
+  for (const select of axes) {
+    select.addEventListener("change", () => { // figures that lie below each other keep one axis
+      for (const other of axes) other.value = select.value;
+      drawFigures(axes.map((other) => other.closest("figure")));
     });
   }
   const redraw = () => {

@@ -104,15 +104,17 @@ class Strip:
 
 @dataclass
 class Variant:
-    """One choice of a figure's selector: a label, a caption and a chart for each panel.
+    """One choice of a figure's selectors: a label, a caption and a chart for each panel.
 
     name  of its file when it is exported; by default that of the figure
+    axis  what it is drawn over, where the reader may choose: one choice for the whole page
     """
 
     label: str
     caption: str
     charts: dict[str, Chart]
     name: str = ""
+    axis: str = ""
 
     @cached_property
     def specs(self) -> dict[str, dict[str, Any]]:
@@ -125,13 +127,29 @@ class Variant:
 
 @dataclass
 class Figure:
-    """One figure: variants to choose from (often one), each with a chart a panel."""
+    """One figure: variants to choose from (often one), each with a chart a panel.
+
+    choice  what the labels of its variants are a choice of
+
+    With axes there is a variant for each label and axis, in this order.
+    """
 
     name: str
     title: str
     variants: list[Variant]
     wide: bool = False
+    choice: str = "Measure"
     kind: ClassVar[str] = "figure"
+
+    @property
+    def labels(self) -> list[str]:
+        """What its first selector offers."""
+        return list(dict.fromkeys(one.label for one in self.variants))
+
+    @property
+    def axes(self) -> list[str]:
+        """What its second selector offers."""
+        return list(dict.fromkeys(one.axis for one in self.variants))
 
     @property
     def panels(self) -> list[str]:

@@ -76,6 +76,7 @@ def rich_table(table: tables.Table) -> Padding:
     rich = RichTable(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
         header_style="dim",
     )
     for number, name in enumerate(table.columns):

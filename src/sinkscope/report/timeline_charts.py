@@ -11,12 +11,22 @@ import numpy as np
 
 from sinkscope.report import frames
 from sinkscope.report.charts import Chart
+from sinkscope.report.timeline_axis import (
+    STEPS,
+    Axis,
+    Runs,
+    colour_of,
+    dash_of,
+    event_layers,
+    stage_layers,
+    x_of,
+)
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
-Runs = dict[str, "Dataset"]
 WIDTH, HEIGHT = 560, 210
+MARGIN = 48  # of the y axis, so that charts below each other share their x axis
 AGREEMENT = {
     "head_jaccard": "Sinking heads",
     "neuron_jaccard": "Writing neurons",
@@ -28,7 +38,6 @@ LOSSES = {
     "validation_loss": "Validation, as logged",
     "training_loss": "Training, as logged",
 }
-RUN_LEGEND = alt.Legend(columns=2, symbolType="stroke")
 
 
 @dataclass(frozen=True)
@@ -94,50 +103,45 @@ MEASURES = (
 
 
 def course_chart(
-    runs: Runs, measure: Measure, found: dict[str, Any], log: bool = True
+    runs: Runs, measure: Measure, found: dict[str, Any], axis: Axis = STEPS
 ) -> Chart | None:
-    """One measure over the steps of every run, stages shaded (one run), events marked."""
-    table = _table(runs, measure.values)
+    """One measure over the training of every run, stages shaded (one run), events marked."""
+    table = _table(runs, measure.values, axis)
     if not table:
         return None
     scale = alt.Scale(domain=[0, 1]) if measure.share else alt.Scale(zero=False)
-    y = alt.Y("value:Q", title=measure.title, scale=scale)
-    x = steps_axis(runs, log)
-    layers: list[Any] = [*stage_layers(found, x), _lines(table, x, y, len(runs) > 1)]
+    x, y = x_of(runs, axis), _y(measure.title, scale)
+    layers: list[Any] = [*stage_layers(runs, found, axis, x), _lines(table, x, y, list(runs))]
     if measure.null:
-        null = _table(runs, lambda data: data[measure.null].values)
-        layers.append(
-            alt.Chart(frames.inline(null))
-            .mark_line(strokeDash=[4, 3], strokeWidth=1)
-            .encode(x=x, y=y, detail="run:N")
-        )
-    return alt.layer(*layers, *event_layers(found, x)).properties(width=WIDTH, height=HEIGHT)
+        null = _table(runs, lambda data: data[measure.null].values, axis)
+        dashed = alt.Chart(frames.inline(null)).mark_line(strokeDash=[4, 3], strokeWidth=1)
+        colour = {"color": colour_of(list(runs))} if len(runs) > 1 else {}
+        layers.append(dashed.encode(x=x, y=y, detail="run:N", **colour))
+    return _sized(alt.layer(*layers, *event_layers(runs, found, axis, x)))
 
 
-def bands_chart(data: Dataset, log: bool = True) -> Chart | None:
-    """C_1 to C_4 over steps, with 95 % bands."""
+def bands_chart(data: Dataset, axis: Axis = STEPS) -> Chart | None:
+    """C_1 to C_4 over training, with 95 % bands."""
     if not frames.has(data, "concentration"):
         return None
     table: list[frames.Row] = []
-    for i, k in enumerate(data["first"].values):
+    names = [f"C{'₀₁₂₃₄'[int(k)]}" for k in data["first"].values]
+    for i, name in enumerate(names):
         table += frames.rows(
+            x=axis.places(data),
             step=data["step"].values,
             value=data["concentration"].values[:, i],
             low=data["concentration_low"].values[:, i],
             high=data["concentration_high"].values[:, i],
-            series=[f"C_{int(k)}"] * data.sizes["step"],
+            run=[name] * data.sizes["step"],
         )
-    x = steps_axis({"": data}, log)
-    base = alt.Chart(frames.inline(table))
-    scale = alt.Scale(domain=[0, 1])
-    colour = alt.Color("series:N", title=None, legend=RUN_LEGEND)
-    band = base.mark_area(opacity=0.2).encode(
-        x=x, y=alt.Y("low:Q", scale=scale, title="C_k"), y2="high:Q", color=colour
+    x, scale = x_of({"": data}, axis), alt.Scale(domain=[0, 1])
+    band = (
+        alt.Chart(frames.inline(table))
+        .mark_area(opacity=0.2)
+        .encode(x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q", color=colour_of(names))
     )
-    line = base.mark_line(point=True).encode(
-        x=x, y=alt.Y("value:Q", scale=scale, title="C_k"), color=colour, tooltip=_tips("series")
-    )
-    return alt.layer(band, line).properties(width=WIDTH, height=HEIGHT)
+    return _sized(alt.layer(band, _lines(table, x, _y("Cₖ", scale), names)))
 
 
 def heat_chart(data: Dataset) -> Chart | None:
@@ -172,134 +176,73 @@ def heat_chart(data: Dataset) -> Chart | None:
     )
 
 
-def agreement_chart(data: Dataset, log: bool = True) -> Chart | None:
+def agreement_chart(data: Dataset, axis: Axis = STEPS) -> Chart | None:
     """Agreement of heads, neurons, channels and experts with the checkpoint before."""
-    return _named(data, AGREEMENT, "Jaccard index", log, [0, 1])
-
-
-def loss_chart(runs: Runs, log: bool = True) -> Chart | None:
-    """Losses of every run, on the same axis as the course."""
     table: list[frames.Row] = []
-    for run, data in runs.items():
-        for name, label in LOSSES.items():
-            if frames.has(data, name):
-                series = label if len(runs) == 1 else f"{run}: {label.lower()}"
-                table += _rows(data, data[name].values, series)
-    if not table:
-        return None
-    y = alt.Y("value:Q", title="Loss (nats)", scale=alt.Scale(zero=False))
-    return _lines(table, steps_axis(runs, log), y, True).properties(width=WIDTH, height=HEIGHT)
-
-
-def _named(
-    data: Dataset, names: dict[str, str], title: str, log: bool, domain: list[float]
-) -> Chart | None:
-    table: list[frames.Row] = []
-    for name, label in names.items():
+    for name, label in AGREEMENT.items():
         if frames.has(data, name):
-            table += _rows(data, data[name].values, label)
+            table += _rows(data, data[name].values, label, axis)
     if not table:
         return None
-    y = alt.Y("value:Q", title=title, scale=alt.Scale(domain=domain))
-    lines = _lines(table, steps_axis({"": data}, log), y, True)
-    return lines.properties(width=WIDTH, height=HEIGHT)
+    names = list(dict.fromkeys(row["run"] for row in table))
+    y = _y("Jaccard index", alt.Scale(domain=[0, 1]))
+    return _sized(_lines(table, x_of({"": data}, axis), y, names))
 
 
-def _table(runs: Runs, values: Callable[[Dataset], np.ndarray]) -> list[frames.Row]:
-    return [row for run, data in runs.items() for row in _rows(data, values(data), run)]
+def loss_chart(runs: Runs, found: dict[str, Any], axis: Axis = STEPS) -> Chart | None:
+    """Losses of every run with the same marks, on the axis of the course."""
+    kinds = [n for n in LOSSES if all(frames.has(data, n) for data in runs.values())]
+    if not kinds:
+        return None
+    table: list[frames.Row] = []
+    if len(runs) == 1:
+        [data] = runs.values()
+        for name in kinds:
+            table += _rows(data, data[name].values, LOSSES[name], axis)
+        title = "Loss (nats)"
+    else:  # one kind that all runs have, so that they compare
+        table = _table(runs, lambda data: data[kinds[0]].values, axis)
+        title = f"Loss (nats), {LOSSES[kinds[0]].lower()}"
+    x, y = x_of(runs, axis), _y(title, alt.Scale(zero=False))
+    names = list(dict.fromkeys(row["run"] for row in table))
+    shaded = stage_layers(runs, found, axis, x)
+    marks = event_layers(runs, found, axis, x)
+    return _sized(alt.layer(*shaded, _lines(table, x, y, names), *marks))
 
 
-def _rows(data: Dataset, values: np.ndarray, run: str) -> list[frames.Row]:
-    return frames.rows(step=data["step"].values, value=values, run=[run] * data.sizes["step"])
+def _y(title: str, scale: alt.Scale) -> alt.Y:
+    return alt.Y("value:Q", title=title, scale=scale, axis=alt.Axis(minExtent=MARGIN))
 
 
-def _lines(table: list[frames.Row], x: alt.X, y: alt.Y, coloured: bool) -> alt.Chart:
-    chart = alt.Chart(frames.inline(table)).mark_line(point=True)
-    encoded = chart.encode(x=x, y=y, detail="run:N", tooltip=_tips("run"))
-    if coloured:
-        return encoded.encode(color=alt.Color("run:N", title=None, legend=RUN_LEGEND))
-    return encoded
+def _sized(chart: Chart) -> Chart:
+    return chart.properties(width=WIDTH, height=HEIGHT)
 
 
-def _tips(series: str) -> list[alt.Tooltip]:
-    return [
-        alt.Tooltip(f"{series}:N", title="Curve"),
-        alt.Tooltip("step:Q", title="Step", format=",d"),
-        alt.Tooltip("value:Q", title="Value", format=".3~g"),
-    ]
+def _table(runs: Runs, values: Callable[[Dataset], np.ndarray], axis: Axis) -> list[frames.Row]:
+    return [row for run, data in runs.items() for row in _rows(data, values(data), run, axis)]
 
 
-def steps_axis(runs: Runs, log: bool) -> alt.X:
-    """Steps on a log axis that can show step 0, or on a linear one; the same for every chart."""
-    steps = np.concatenate([data["step"].values for data in runs.values()])
-    units = {str(data.attrs.get("unit", "step")) for data in runs.values()}
-    title = f"Training, {' and '.join(sorted(units))}s".replace("indexs", "index")
-    if not log:
-        return alt.X("step:Q", title=title, scale=alt.Scale(nice=False))
-    least = int(steps[steps > 0].min()) if (steps > 0).any() else 1
-    scale = alt.Scale(type="symlog", constant=least, nice=False)
-    top = max(int(steps.max()), 1)
-    marks = [0, *(10**e for e in range(len(str(top))) if least <= 10**e <= top), top]
-    return alt.X(
-        "step:Q",
-        title=f"{title} (log)",
-        scale=scale,
-        axis=alt.Axis(values=sorted(set(marks)), format="~s", labelOverlap=True),
-    )
+def _rows(data: Dataset, values: np.ndarray, run: str, axis: Axis) -> list[frames.Row]:
+    steps = data["step"].values
+    return frames.rows(x=axis.places(data), step=steps, value=values, run=[run] * len(steps))
 
 
-def stage_layers(found: dict[str, Any], x: alt.X) -> list[alt.Chart]:
-    """Every second stage shaded, from the middle of one gap to the middle of the next."""
-    if len(found) != 1:
-        return []
-    stages = next(iter(found.values()))["stages"]
-    table = [
-        {
-            "step": stage["start"],
-            "stop": stages[i + 1]["start"] if i + 1 < len(stages) else stage["stop"],
-        }
-        for i, stage in enumerate(stages)
-        if i % 2
-    ]
-    if not table:
-        return []
-    return [
-        alt.Chart(frames.inline(table)).mark_rect(opacity=0.12, aria=False).encode(x=x, x2="stop:Q")
-    ]
-
-
-def event_layers(found: dict[str, Any], x: alt.X) -> list[alt.Chart]:
-    """A rule where the sink emerged (with its interval) and where the settling signal stands."""
-    table, bands = [], []
-    for run, one in found.items():
-        sink = one["emergence"].get("sink")
-        if sink is not None:
-            table.append({"step": sink["step"], "event": "emerged", "run": run})
-            low = sink["low"] if sink["low"] is not None else sink["high"]
-            bands.append({"step": low, "stop": sink["high"]})
-        if one["settled_step"] is not None:
-            table.append({"step": one["settled_step"], "event": "settled", "run": run})
-    if not table:
-        return []
-    layers = [
+def _lines(table: list[frames.Row], x: alt.X, y: alt.Y, names: list[str]) -> alt.Chart:
+    """Curves by the column `run`; their colours and a legend where there are several."""
+    encoded = (
         alt.Chart(frames.inline(table))
-        .mark_rule(strokeDash=[2, 3])
+        .mark_line(point=True)
         .encode(
             x=x,
+            y=y,
+            detail="run:N",
             tooltip=[
-                alt.Tooltip("event:N", title="Event"),
+                alt.Tooltip("run:N", title="Curve"),
                 alt.Tooltip("step:Q", title="Step", format=",d"),
-                alt.Tooltip("run:N", title="Run"),
+                alt.Tooltip("value:Q", title="Value", format=".3~g"),
             ],
-        ),
-        alt.Chart(frames.inline(table))
-        .mark_text(align="left", baseline="top", dx=3, y=2)
-        .encode(x=x, text="event:N"),
-    ]
-    if bands:
-        layers.append(
-            alt.Chart(frames.inline(bands))
-            .mark_rect(opacity=0.15, aria=False)
-            .encode(x=x, x2="stop:Q")
         )
-    return layers
+    )
+    if len(names) == 1:
+        return encoded
+    return encoded.encode(color=colour_of(names), strokeDash=dash_of(names))

@@ -10,8 +10,11 @@ from sinkscope.report import timeline_charts as charts
 from sinkscope.report.parts import Figure, Findings, Headline, Part, Section, Tables, Variant, Words
 from sinkscope.report.tables import Table
 from sinkscope.report.text import NO_VALUE, number_of, percent, percent_interval, short, visible
+from sinkscope.report.timeline_axis import STEPS, Axis, Runs, axes_of
 
 if TYPE_CHECKING:
+    from xarray import Dataset
+
     from sinkscope.report.charts import Chart
     from sinkscope.result import Result
 
@@ -21,9 +24,25 @@ LIMIT = (
     "is another question, which the table of signals answers where there are runs enough."
 )
 SHADE = (
-    " Every second stage is shaded; dotted lines mark where the sink emerged, with its 95 % "
-    "interval, and where the settling signal stands."
+    " Every second stage is shaded, the gaps between checkpoints in which stages change more "
+    "lightly; dotted lines mark where the sink emerged (the bar at the top is its 95 % interval) "
+    "and where the settling signal stands."
 )
+SHADE_SEVERAL = (
+    " Dotted lines mark where the sink of each run emerged (the bars at the top are 95 % "
+    "intervals) and where the settling signal stands."
+)
+SIGNALS = {
+    "sink": "Late share of P0",
+    "log_norm": "Norm of P0 (log)",
+    "concentration_2": "C₂",
+    "turn": "Turn of the direction",
+    "distance": "Distance along u",
+    "log_step": "Baseline: step (log)",
+    "loss": "Baseline: loss so far",
+    "loss_slope": "Baseline: its slope",
+    "gradient_norm": "Baseline: gradient norm",
+}
 
 
 def sections(result: Result) -> list[Section]:
@@ -33,17 +52,18 @@ def sections(result: Result) -> list[Section]:
         return []
     data = {name: frames.group(result, "timeline", name) for name in runs}
     parts: list[Part] = [Words({PANEL: _findings(result)}), Tables({PANEL: _tables(result)})]
-    parts += _course(data, runs, log=True)
-    parts += _figure("timeline-loss", "Loss on the same axis", "", lambda: charts.loss_chart(data))
+    axes = axes_of(data)
+    parts += _course(data, runs, axes)
+    parts += _loss(data, runs, axes)
     inside: list[Part] = [
-        *_each("timeline-bands", "Where it is written: C₁ to C₄", data, charts.bands_chart,
+        *_each("timeline-bands", "Where it is written: C₁ to C₄", data, charts.bands_chart, axes,
                "Share of what is written along the sink direction by the blocks below k, with 95 % "
                "bands over first tokens."),
-        *_each("timeline-heat", "Norm of position zero, block by block", data, charts.heat_chart,
+        *_each("timeline-heat", "Norm of position zero, block by block", data,
+               lambda one, _: charts.heat_chart(one), {"": STEPS},
                "Depth runs upwards, training to the right."),
-        *_each("timeline-turnover", "Turnover", data, charts.agreement_chart,
+        *_each("timeline-turnover", "Turnover", data, charts.agreement_chart, axes,
                "Agreement of each checkpoint with the one before it: 1 is the same set."),
-        *_course(data, runs, log=False),
     ]  # fmt: skip
     lead = "The light set of the circuit’s four stages, a point a checkpoint."
     planned = [
@@ -89,84 +109,107 @@ def _runs(result: Result) -> dict[str, Any]:
     return result.summary.timeline.get("runs", {}) if result.summary.timeline else {}
 
 
-def _course(data: charts.Runs, runs: dict[str, Any], log: bool) -> list[Figure]:
-    variants = []
-    for measure in charts.MEASURES:
-        chart = charts.course_chart(data, measure, runs, log)
-        if chart is not None:
-            kind = "log" if log else "linear"
-            variants.append(
-                Variant(
-                    measure.label,
-                    measure.caption + SHADE,
-                    {PANEL: chart},
-                    f"timeline-{measure.name}-{kind}",
-                )
-            )
-    title = "The course of training" if log else "The same on a linear axis"
-    name = "timeline-course" if log else "timeline-course-linear"
-    return [Figure(name, title, variants, wide=True)] if variants else []
+def _course(data: Runs, runs: dict[str, Any], axes: dict[str, Axis]) -> list[Figure]:
+    shade = SHADE if len(runs) == 1 else SHADE_SEVERAL
+    variants = [
+        Variant(
+            measure.label,
+            measure.caption + shade,
+            {PANEL: chart},
+            f"timeline-{measure.name}-{axis.name}",
+            label,
+        )
+        for measure in charts.MEASURES
+        for label, axis in axes.items()
+        if (chart := charts.course_chart(data, measure, runs, axis)) is not None
+    ]
+    return _figure("timeline-course", "The course of training", variants)
+
+
+def _loss(data: Runs, runs: dict[str, Any], axes: dict[str, Axis]) -> list[Figure]:
+    caption = "The loss on the same axis, so that what moves together is seen together."
+    variants = [
+        Variant("", caption, {PANEL: chart}, f"timeline-loss-{axis.name}", label)
+        for label, axis in axes.items()
+        if (chart := charts.loss_chart(data, runs, axis)) is not None
+    ]
+    return _figure("timeline-loss", "Loss", variants)
 
 
 def _each(
-    name: str, title: str, data: charts.Runs, draw: Callable[..., Chart | None], caption: str
+    name: str,
+    title: str,
+    data: Runs,
+    draw: Callable[[Dataset, Axis], Chart | None],
+    axes: dict[str, Axis],
+    caption: str,
 ) -> list[Figure]:
     """A figure with one choice for each run."""
     variants = [
-        Variant(visible(run), caption, {PANEL: chart}, f"{name}-{i}")
+        Variant(visible(run), caption, {PANEL: chart}, f"{name}-{i}-{axis.name}", label)
         for i, (run, one) in enumerate(data.items())
-        if (chart := draw(one)) is not None
+        for label, axis in axes.items()
+        if (chart := draw(one, axis)) is not None
     ]
-    return [Figure(name, title, variants, wide=True)] if variants else []
+    return _figure(name, title, variants, "Run")
 
 
-def _figure(name: str, title: str, caption: str, draw: Callable[[], Chart | None]) -> list[Figure]:
-    chart = draw()
-    if chart is None:
-        return []
-    return [Figure(name, title, [Variant("", caption, {PANEL: chart})], wide=True)]
+def _figure(
+    name: str, title: str, variants: list[Variant], choice: str = "Measure"
+) -> list[Figure]:
+    return [Figure(name, title, variants, True, choice)] if variants else []
 
 
 def _findings(result: Result) -> Findings:
     runs = _runs(result)
-    sentences = [sentence for run, one in runs.items() for sentence in _sentences(run, one)]
-    first = next(iter(runs.values()))
-    keys = [
-        ("emerged", _step(first["emergence_step"]), _unit(first)),
-        ("stages", str(len(first["stages"])), "by change points"),
-        ("settled", _step(first["settled_step"]), _unit(first)),
-        ("C₂ at the end", percent(number_of(first["concentration"]["2"])), "of what is written"),
-    ]
     notes = [
-        f"{run}: {note}" if len(runs) > 1 else note
+        f"{visible(run)}: {note}" if len(runs) > 1 else note
         for run, one in runs.items()
         for note in one["notes"]
     ]
-    return Findings(
-        sentences[0],
-        sentences[1:],
-        [(value, name, beside) for name, value, beside in keys],
-        LIMIT,
-        notes,
-    )
+    if len(runs) == 1:
+        [(run, one)] = runs.items()
+        when, *others = _sentences(one)
+        return Findings(f"{visible(run)}: {when}", others, _keys(one), LIMIT, notes)
+    said = [f"{visible(run)}: {' '.join(_sentences(one))}" for run, one in runs.items()]
+    return Findings(_of_several(runs), said, [], LIMIT, notes)
 
 
-def _sentences(run: str, one: dict[str, Any]) -> list[str]:
-    unit, name = _unit(one), visible(run)
-    sink = one["emergence"].get("sink")
+def _keys(one: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The numbers at the top."""
+    return [
+        (_step(one["emergence_step"]), "emerged", _unit(one)),
+        (str(len(one["stages"])), "stages", "by change points"),
+        (_step(one["settled_step"]), "settled", _unit(one)),
+        (percent(number_of(one["concentration"]["2"])), "C₂ at the end", "of what is written"),
+    ]
+
+
+def _of_several(runs: dict[str, Any]) -> str:
+    """One sentence on all runs."""
+    emerged = sum(one["emergence_step"] is not None for one in runs.values())
+    settled = sum(one["settled_step"] is not None for one in runs.values())
+    return f"A sink emerged in {emerged} of {len(runs)} runs; {settled or 'none'} settled."
+
+
+def _sentences(one: dict[str, Any]) -> list[str]:
+    unit, sink = _unit(one), one["emergence"].get("sink")
     if sink is None:
-        when = f"{name}: no sink emerged over {len(one['steps'])} checkpoints."
+        said = [f"no sink emerged over {len(one['steps'])} checkpoints."]
     else:
-        low = "before" if sink["low"] is None else short(sink["low"])
-        when = (
-            f"{name}: the sink emerged at {unit} {sink['step']:,} (95 % interval {low}–"
+        low = "before the first checkpoint" if sink["low"] is None else short(sink["low"])
+        said = [
+            f"the sink emerged at {unit} {sink['step']:,} (95 % interval: {low} to "
             f"{short(sink['high'])})."
+        ]
+    later = [f"{stage['low']:,} and {stage['high']:,}" for stage in one["stages"][1:]]
+    if later:
+        said.append(
+            f"Training shows {len(later) + 1} stages; later ones begin between {unit}s "
+            f"{', then between '.join(later)}."
         )
-    stages = one["stages"]
-    starts = ", ".join(f"{stage['start']:,}" for stage in stages[1:])
-    said = [when, "Training shows one stage."]
-    if len(stages) > 1:
-        said[1] = f"Training shows {len(stages)} stages; later ones begin at {unit} {starts}."
+    else:
+        said.append("Training shows one stage.")
     standing, announced = one["settled_step"], one["settled"]["announced"]
     if standing is not None:
         said.append(f"The circuit has settled: the signal was given at {unit} {standing:,}.")
@@ -186,7 +229,7 @@ def _tables(result: Result) -> list[Table]:
     runs = _runs(result)
     table = Table(
         "Runs",
-        ["Run", "Checkpoints", "Emerged", "Stages", "Settled", "C_2", "Late share", "Blocks"],
+        ["Run", "Points", "Emerged", "Stages", "Settled", "C₂", "Late share", "Blocks"],
         numeric=set(range(1, 8)),
     )
     for run, one in runs.items():
@@ -210,13 +253,13 @@ def _tables(result: Result) -> list[Table]:
     )
     for row in result.summary.timeline["judgement"]["signals"]:
         judged.rows.append(
-            [row["name"], *(_number(row[key]) for key in ("alone", "added", "rank"))]
+            [SIGNALS[row["name"]], *(_number(row[key]) for key in ("alone", "added", "rank"))]
         )
     return [one for one in (table, judged) if one.rows]
 
 
 def _number(value: float | None) -> str:
-    return NO_VALUE if value is None else f"{value:.2f}"
+    return NO_VALUE if value is None else f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
 
 
 def _step(value: int | None) -> str:

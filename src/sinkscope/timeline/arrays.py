@@ -10,6 +10,7 @@ import numpy as np
 from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.nulls import uniform_late_share
 from sinkscope.timeline import signals
+from sinkscope.timeline.course import Curves
 from sinkscope.timeline.light import Light
 from sinkscope.timeline.pilot import Pilot
 from sinkscope.timeline.sources import Checkpoint
@@ -22,7 +23,7 @@ STEP = ("step",)
 RESAMPLES = 1000
 # name -> (dimensions, long name, units, reference)
 LABELS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
-    "tokens": (STEP, "tokens seen, where the checkpoint's name says so", "1", ""),
+    "tokens": (STEP, "tokens seen, where the checkpoint's name or the log says so", "1", ""),
     "sink_by_prompt": (
         ("step", "sequence"),
         "late share of P0, mean over the heads that were looked at",
@@ -87,7 +88,7 @@ def run_arrays(
     low, high = zip(*(_bounds(light.write) for light in lights), strict=True)
     arrays = {
         "sink_by_prompt": np.stack([signals.sink_share(light) for light in lights]),
-        "null": np.array([_null(light, pilot) for light in lights]),
+        "null": np.array([null_of(light, pilot) for light in lights]),
         "sink_rate": np.array([signals.sink_rate(light) for light in lights]),
         "late": np.stack([nan_mean(light.late) for light in lights]),
         "log_norm_by_prompt": np.stack([light.log_ratio[:, point] for light in lights]),
@@ -133,7 +134,7 @@ def _beside_the_last(lights: list[Light], uniform: float) -> dict[str, np.ndarra
     return found | {"turn": np.array([np.nan, *turns])}
 
 
-def _null(light: Light, pilot: Pilot) -> float:
+def null_of(light: Light, pilot: Pilot) -> float:
     """The larger of two: random keys of this checkpoint, and untrained models."""
     untrained = pilot.null["sink"] if isinstance(pilot.null, dict) else 0.0
     return max(signals.random_target_p99(light), untrained)
@@ -152,6 +153,20 @@ def _bounds(write: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return empty, empty
     low, high = np.nanpercentile(shares[:, at], [2.5, 97.5], axis=0)
     return low, high
+
+
+def curves_of(
+    checkpoints: list[Checkpoint], arrays: dict[str, np.ndarray], lights: list[Light]
+) -> Curves:
+    """What a run is judged by, from its arrays."""
+    return Curves(
+        steps=[one.step for one in checkpoints],
+        sink=arrays["sink_by_prompt"],
+        null=arrays["null"],
+        log_norm=arrays["log_norm_by_prompt"],
+        c2=np.nan_to_num(arrays["concentration"][:, 1]),
+        directions=np.stack([light.direction for light in lights]),
+    )
 
 
 def run_dataset(

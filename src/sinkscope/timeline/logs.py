@@ -21,9 +21,10 @@ NAMES = {
     "training_loss": ("loss", "train_loss", "training_loss"),
     "gradient_norm": ("gradient_norm", "grad_norm"),
     "learning_rate": ("lr", "learning_rate"),
+    "tokens": ("num_input_tokens_seen", "tokens_seen", "tokens"),
 }
 SMOOTH = 10  # logged rows over which what is noisy from batch to batch is averaged
-LATEST = ("validation_loss", "learning_rate")  # taken as last logged, not averaged
+LATEST = ("validation_loss", "learning_rate", "tokens")  # taken as last logged, not averaged
 
 
 def training_log(run: Run) -> dict[str, np.ndarray]:
@@ -37,7 +38,11 @@ def training_log(run: Run) -> dict[str, np.ndarray]:
         logged = [
             (row["step"], value) for row in rows if (value := _value(row, spellings)) is not None
         ]
-        values = [_at(logged, one.step, name in LATEST) for one in run.checkpoints]
+        steps = [one.step for one in run.checkpoints]
+        if name in LATEST:
+            values = [_latest(logged, *gap) for gap in zip([-1, *steps], steps)]
+        else:
+            values = [_mean(logged, step) for step in steps]
         if np.isfinite(values).any():
             found[name] = np.array(values)
     return found
@@ -75,9 +80,15 @@ def _value(row: dict[str, Any], spellings: tuple[str, ...]) -> float | None:
     return None
 
 
-def _at(logged: list[tuple[int, float]], step: int, latest: bool) -> float:
-    """What was logged at a step or before; for the first steps, what was logged first after."""
+def _latest(logged: list[tuple[int, float]], before: int, step: int) -> float:
+    """What was logged last up to a step; NaN where that was by the checkpoint before."""
+    since = [value for at, value in logged if before < at <= step]
+    return since[-1] if since else float("nan")
+
+
+def _mean(logged: list[tuple[int, float]], step: int) -> float:
+    """Mean of the last rows up to a step; for the first steps, what was logged first after."""
     before = [value for at, value in logged if at <= step]
     if not before:
         return logged[0][1] if logged and logged[0][0] <= step + 1 else float("nan")
-    return before[-1] if latest else float(np.mean(before[-SMOOTH:]))
+    return float(np.mean(before[-SMOOTH:]))

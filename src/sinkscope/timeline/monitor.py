@@ -228,10 +228,11 @@ def rank() -> int:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """No gradients, no autocast, no compiled code; random states are put back."""
+    """No gradients, no autocast, no compiled code; random states and shards are put back."""
     devices = {p.device for p in model.parameters() if p.device.type not in ("cpu", "meta")}
     kinds = {device.type for device in devices} | {"cpu"}
     with ExitStack() as stack:
+        stack.callback(reshard, sharded_modules(model))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         for device in devices:
             if device.type == "cuda":
@@ -241,3 +242,19 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
+
+
+def sharded_modules(model: nn.Module) -> list[Any]:
+    """Modules of FSDP2 whose weights lie in shards now."""
+    return [
+        module
+        for module in model.modules()
+        if type(module).__name__.startswith("FSDP")
+        and all(hasattr(p, "full_tensor") for p in module.parameters())
+    ]
+
+
+def reshard(modules: list[Any]) -> None:
+    """Give gathered weights back: after a pass without a backward the root would keep them."""
+    for module in modules:
+        module.reshard()

@@ -42,7 +42,8 @@ _NOT_ALONE = "the first blocks of a {!r} model cannot be loaded alone; load all.
 class Plan:
     """What of a model is loaded.
 
-    model       class that is loaded: the base model where it is what the causal model wraps
+    model       class that is loaded: the causal model, or for first blocks the base model where it
+                is what the causal model wraps
     blocks      the first blocks that are loaded
     of          blocks of the full model
     stack       path of the block list in the base model, such as "layers"
@@ -68,7 +69,7 @@ class Plan:
 
 
 def plan_blocks(config: Any, blocks: int | None = None) -> Plan:
-    """Plan to load the first `blocks` blocks (None: all) of the model of a configuration.
+    """Plan to load the first `blocks` blocks of the model of a configuration (None: all of it).
 
     The model is laid out without memory (on the meta device). Raises Unsupported where it has no
     stack of blocks, InputError where `blocks` is not at least 1.
@@ -78,7 +79,7 @@ def plan_blocks(config: Any, blocks: int | None = None) -> Plan:
     base, causal = model_classes(config)
     whole = _laid_out(causal, config)
     chosen, layout = causal, whole
-    if base is not None:
+    if base is not None and blocks is not None:  # a whole model keeps its head
         bare = _laid_out(base, config)
         if bare.state_dict().keys() <= whole.base_model.state_dict().keys():
             chosen, layout = base, bare

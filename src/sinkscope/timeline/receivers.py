@@ -36,6 +36,7 @@ def tensorboard(writer: Any) -> Receiver:
     def receive(step: int, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
             writer.add_scalar(name, value, step)
+        writer.flush()  # nobody may close a writer that was made here
 
     return receive
 

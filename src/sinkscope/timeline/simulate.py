@@ -54,7 +54,7 @@ def draw_series(seed: int) -> Series:
     event begins within QUIET times the step at which the one before it ended.
     """
     g = np.random.default_rng(seed)
-    steps = _grid(g)
+    steps = draw_grid(g)
     count = len(steps)
     kind = str(g.choice(["settles", "drifts", "no sink"], p=[0.7, 0.2, 0.1]))
     events = [] if kind == "no sink" else _events(g, steps)
@@ -70,7 +70,7 @@ def draw_series(seed: int) -> Series:
     c2 = 0.35 + sum((w * h["c2"] for w, h in zip(weights, heights)), np.zeros(count))
     since = np.zeros(count)
     if kind == "drifts":  # from the emergence on, in e-folds of steps
-        since = np.maximum(np.log1p(steps) - np.log1p(_step_at(steps, events[0][1])), 0.0)
+        since = np.maximum(np.log1p(steps) - np.log1p(step_at(steps, events[0][1])), 0.0)
     turning = kind == "drifts" and g.random() < 0.5
     if not turning:
         log_r = log_r * np.exp(g.uniform(0.3, 0.5) * since)
@@ -92,13 +92,13 @@ def draw_series(seed: int) -> Series:
         + g.normal(0, jitter, (count, 1)),
         c2=np.clip(c2 + g.normal(0, jitter / 2, count), 0, 1),
         directions=_directions(g, weights, heights, since * g.uniform(0.7, 1.5) * turning),
-        emerged_at=_step_at(steps, fine[above.argmax()]) if above.any() else None,
+        emerged_at=step_at(steps, fine[above.argmax()]) if above.any() else None,
         stages=None if kind == "drifts" else 1 + sum(1 + (a < b) for a, b in events),
-        settled_at=None if last is None or kind == "drifts" else _step_at(steps, last),
+        settled_at=None if last is None or kind == "drifts" else step_at(steps, last),
     )
 
 
-def _grid(g: np.random.Generator) -> np.ndarray:
+def draw_grid(g: np.random.Generator) -> np.ndarray:
     """Checkpoints as they are kept: every so often, or doubling at first."""
     if g.random() < 0.5:
         every = int(g.choice([50, 100, 500, 1000]))
@@ -120,7 +120,7 @@ def _events(g: np.random.Generator, steps: np.ndarray) -> list[tuple[float, floa
             cuts -= 2 if ramp else 1
             at = stop + float(g.uniform(5.0, 12.0))
         calm = (
-            _step_at(steps, later[0]) <= QUIET * _step_at(steps, earlier[1])
+            step_at(steps, later[0]) <= QUIET * step_at(steps, earlier[1])
             for earlier, later in itertools.pairwise(events)
         )
         if events and events[-1][1] < len(steps) - 6 and all(calm):
@@ -159,7 +159,7 @@ def _late(weights, heights, place: np.ndarray, slow: bool) -> np.ndarray:
     return late
 
 
-def _step_at(steps: np.ndarray, place: float) -> float:
+def step_at(steps: np.ndarray, place: float) -> float:
     """Step at a place between two checkpoints, on the log axis."""
     return float(np.expm1(np.interp(place, np.arange(len(steps)), np.log1p(steps))))
 

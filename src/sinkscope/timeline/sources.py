@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError
+from sinkscope.timeline.hub import hub_errors
 from sinkscope.timeline.revisions import (
     STEP,
     Revision,
@@ -222,7 +223,7 @@ def _ask(repo: str, method: str, **arguments: Any) -> Any:
 
     try:
         return getattr(huggingface_hub.HfApi(), method)(repo, **arguments)
-    except (OSError, ValueError) as error:  # the Hub's own errors are kinds of OSError
+    except (*hub_errors(), ValueError) as error:
         first = (str(error).strip().splitlines() or ["no answer"])[0]
         raise InputError(f"{repo} cannot be reached on the Hub: {first.rstrip('.')}.") from None
 

@@ -59,10 +59,12 @@ class Swept:
 
     lights  one for each checkpoint, None where it was broken
     broken  name of a checkpoint -> one sentence on what is wrong with it
+    notes   name of a checkpoint -> what is to be remarked about how it was loaded
     """
 
     lights: list[Light | None]
     broken: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 def sweep(
@@ -117,11 +119,13 @@ def sweep(
 
     progress(label, 0, total)
     with _runner(workers) as results:
-        for index, content, error in results(tasks()):
+        for index, content, said in results(tasks()):
             done += 1
             if content is None:
-                swept.broken[run.checkpoints[index].name] = error
+                swept.broken[run.checkpoints[index].name] = said
             else:
+                if said:
+                    swept.notes[run.checkpoints[index].name] = said
                 store.write(keys[index], content)
                 swept.lights[index] = store.read(keys[index])
             progress(label, done, total)
@@ -148,18 +152,20 @@ def content_of(checkpoint: Checkpoint, pilot: Pilot | None) -> str:
 @contextmanager
 def opened(
     checkpoint: Checkpoint, blocks: int | None, dtype: str, device: str, budget: int
-) -> Iterator[Subject]:
+) -> Iterator[tuple[Subject, str]]:
     """Load a checkpoint (None: the whole model); what was downloaded for it is dropped again.
+
+    Gives the subject and what is to be remarked about the download, or "".
 
     budget  bytes that the download may take; OutOfResources is raised before more is fetched
     """
     if checkpoint.commit is None:
-        yield _load(Path(checkpoint.place), blocks, dtype, device)
+        yield _load(Path(checkpoint.place), blocks, dtype, device), ""
         return
     folder = Path(tempfile.mkdtemp(prefix="sinkscope-"))
     try:
-        fetch_first_blocks(checkpoint, blocks, folder, budget)
-        yield _load(folder, blocks, dtype, device)
+        note = fetch_first_blocks(checkpoint, blocks, folder, budget)
+        yield _load(folder, blocks, dtype, device), note
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -177,13 +183,14 @@ def _blocks(pilot: Pilot) -> int | None:
 
 
 def measure(task: Task) -> tuple[int, bytes | None, str]:
-    """Do one task: (index, the encoded light set, "") or (index, None, what is wrong)."""
+    """Do one task: (index, encoded light set, remark or ""), or (index, None, what is wrong)."""
     torch.set_num_threads(task.threads)
     pilot = Pilot.from_json(task.pilot)
     blocks = _blocks(pilot)
     try:
-        with opened(task.checkpoint, blocks, task.dtype, task.device, task.budget) as subject:
-            return task.index, encode(light(subject, pilot.view)), ""
+        with opened(task.checkpoint, blocks, task.dtype, task.device, task.budget) as found:
+            subject, note = found
+            return task.index, encode(light(subject, pilot.view)), note
     except OutOfResources:
         raise
     except SinkscopeError as error:

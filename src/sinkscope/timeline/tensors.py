@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from sinkscope.errors import InputError
 
-CHUNK = 1 << 22
+CHUNK = 1 << 23  # of a read: over the Hub each is a request
 LARGEST_HEADER = 100_000_000  # the limit of the format itself
 
 

@@ -20,8 +20,8 @@ from sinkscope.result import Result
 from sinkscope.schema import ModelInfo, PromptInfo, Summary
 from sinkscope.stats import bootstrap
 from sinkscope.subject.load import Subject
-from sinkscope.timeline.arrays import run_arrays, run_dataset
-from sinkscope.timeline.course import Course, Curves, course, emerged_by
+from sinkscope.timeline.arrays import curves_of, run_arrays, run_dataset
+from sinkscope.timeline.course import Course, course, emerged_by
 from sinkscope.timeline.emergence import STRAIGHT, Emergence, emergence, noise
 from sinkscope.timeline.judging import baselines, judge, remaining_loss
 from sinkscope.timeline.light import Light
@@ -45,6 +45,7 @@ class _Timed:
     arrays: dict[str, np.ndarray]
     course: Course
     broken: dict[str, str]
+    remarks: dict[str, str]
     model: dict[str, Any]
 
 
@@ -111,11 +112,11 @@ def _time(
     lights: list[Light] = [light for _, light, _ in measured]
     arrays = run_arrays(checkpoints, lights, pilot)
     logged = {name: values[[i for *_, i in measured]] for name, values in training_log(run).items()}
-    found = course(_curves(checkpoints, arrays, lights))
-    arrays |= logged
+    found = course(curves_of(checkpoints, arrays, lights))
+    arrays = logged | arrays  # tokens that a checkpoint's name says go before logged ones
     arrays["stage"] = np.searchsorted(found.stages.starts, range(len(lights)), side="right")
     arrays["calm"] = np.array(found.settled.calm, dtype=np.int8)
-    return _Timed(run, pilot, checkpoints, arrays, found, swept.broken, model)
+    return _Timed(run, pilot, checkpoints, arrays, found, swept.broken, swept.notes, model)
 
 
 def _pilot(
@@ -132,7 +133,10 @@ def _pilot(
                 content = json.loads(path.read_text(encoding="utf-8"))
             else:
                 budget = int(disk_budget * 1e9)
-                with opened(checkpoint, None, looking.dtype, looking.device, budget) as subject:
+                with opened(checkpoint, None, looking.dtype, looking.device, budget) as (
+                    subject,
+                    _,
+                ):
                     pilot = run_pilot(subject, looking)
                     content = {"pilot": pilot.to_json(), "model": _model(subject, run)}
                 write_json(path, content)
@@ -163,19 +167,6 @@ def _model(subject: Subject, run: Run) -> dict[str, Any]:
     return {**known, **said, "id": run.name, "revision": subject.identity["revision"]}
 
 
-def _curves(
-    checkpoints: list[Checkpoint], arrays: dict[str, np.ndarray], lights: list[Light]
-) -> Curves:
-    return Curves(
-        steps=[one.step for one in checkpoints],
-        sink=arrays["sink_by_prompt"],
-        null=arrays["null"],
-        log_norm=arrays["log_norm_by_prompt"],
-        c2=np.nan_to_num(arrays["concentration"][:, 1]),
-        directions=np.stack([light.direction for light in lights]),
-    )
-
-
 def _result(timed: list[_Timed], looking: Looking, sources: list, threads: int | None) -> Result:
     import xarray
 
@@ -189,7 +180,10 @@ def _result(timed: list[_Timed], looking: Looking, sources: list, threads: int |
     if threads is not None:
         about.threads = threads
     summary = Summary(
-        model=ModelInfo(**{k: v for k, v in first.model.items() if k not in identity}),
+        model=ModelInfo(
+            **{k: v for k, v in first.model.items() if k not in {*identity, "id"}},
+            id=_together(list(runs)),
+        ),
         prompts=PromptInfo(
             kind=prompts.kind,
             n=len(prompts),
@@ -208,6 +202,13 @@ def _result(timed: list[_Timed], looking: Looking, sources: list, threads: int |
         for one in timed
     }
     return Result(summary, xarray.DataTree.from_dict(groups))
+
+
+def _together(names: list[str]) -> str:
+    """Runs in one breath; what else is said of the model is said of the first."""
+    if len(names) > 3:
+        return f"{names[0]} and {len(names) - 1} more runs"
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
 def _run_summary(one: _Timed) -> dict[str, Any]:
@@ -297,10 +298,9 @@ def _judgement(timed: list[_Timed]) -> dict[str, Any]:
     runs = {}
     for one in timed:
         arrays = one.arrays
-        loss = next(
-            (arrays[n] for n in ("loss", "validation_loss", "training_loss") if n in arrays), None
-        )
-        if loss is None or not np.isfinite(loss).all():
+        losses = [arrays[n] for n in ("loss", "validation_loss", "training_loss") if n in arrays]
+        loss = next((one for one in losses if np.isfinite(one).all()), None)
+        if loss is None:
             continue
         runs[one.run.name] = {
             "remaining": remaining_loss(loss),
@@ -331,6 +331,9 @@ def _notes(one: _Timed) -> list[str]:
     if isinstance(one.pilot.null, str):
         notes.append(one.pilot.null[0].upper() + one.pilot.null[1:] + ".")
     notes += [f"{name} was skipped: {reason}" for name, reason in one.broken.items()]
+    for remark in dict.fromkeys(one.remarks.values()):
+        count = sum(other == remark for other in one.remarks.values())
+        notes.append(f"{count} of {len(one.run.checkpoints)} checkpoints: {remark}.")
     first = one.checkpoints[0].step * QUIET > one.checkpoints[-1].step
     if first:
         notes.append(
