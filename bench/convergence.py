@@ -71,9 +71,9 @@ gradient norm.
 
 ## The same on public suites
 
-Exact commands. The last revision is loaded whole once, to find where to look; of the others only the
-first blocks are fetched, by range requests (all blocks in the second command), and what was measured
-is kept:
+Exact commands. The last revision is loaded whole once, to find where to look; of the others just
+the first blocks are fetched, by range requests (all blocks in the second command). What was
+measured is kept:
 
 ```
 sinkscope timeline EleutherAI/pythia-160m --n 32 --out pythia-160m

@@ -34,7 +34,7 @@ from sinkscope.timeline.simulate import draw_grid, step_at
 
 EARLY, LATE, DEPTH = 1, 3, 6
 SIZES = {"width": 96, "heads": 4, "key_heads": 4, "head_size": 16, "vocab": 258}
-PATIENCE = 50  # draws of events until another grid is tried
+PATIENCE = 1000  # draws of events until another grid is tried
 FINE = 25  # places at which a growing write is looked at without noise
 KINDS = {"settles": 0.55, "drifts": 0.15, "late": 0.2, "no sink": 0.1}
 
