@@ -71,8 +71,8 @@ gradient norm.
 
 ## The same on public suites
 
-Exact commands. The last revision is loaded whole once, to find where to look; of the others only
-the first blocks are fetched, by range requests (all blocks in the second command), and what was
+Exact commands. The last revision is loaded whole once, to find where to look; of the others just
+the first blocks are fetched, by range requests (all blocks in the second command). What was
 measured is kept:
 
 ```

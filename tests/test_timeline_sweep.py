@@ -6,8 +6,6 @@ import os
 import random
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -134,38 +132,27 @@ def test_killed_sweeps_go_on(run, pilot, tmp_path, serial):
     assert all(found == serial for found in kills)
 
 
-def test_ray_with_a_worker_killed(run, pilot, tmp_path, serial):
+def test_ray_with_a_worker_killed(run, pilot, tmp_path, serial, monkeypatch):
     ray = pytest.importorskip("ray")
-    import psutil
+    killed = tmp_path / "killed"
 
+    def killed_once(task):  # the worker that takes the third checkpoint dies with it, once
+        if task.index == 2 and not killed.exists():
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        from sinkscope.timeline.sweep import measure
+
+        return measure(task)
+
+    monkeypatch.setattr(sweeping, "measure", killed_once)
     ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    killed = []
-
-    def kill_one() -> None:
-        end = time.time() + 60
-        while not killed and time.time() < end:
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    if process.name().startswith("ray::measure") or any(
-                        "ray::measure" in part for part in process.cmdline()
-                    ):
-                        process.kill()
-                        killed.append(process.pid)
-                        break
-                except psutil.Error:
-                    continue
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=kill_one)
-    thread.start()
     try:
-        found = sweep(run, pilot, Store(tmp_path), workers="ray", threads=1)
+        found = sweep(run, pilot, Store(tmp_path / "store"), workers="ray", threads=1)
     finally:
-        thread.join()
         ray.shutdown()
-    assert killed
+    assert killed.exists()
     assert not found.broken
-    assert snapshot(Store(tmp_path)) == serial
+    assert snapshot(Store(tmp_path / "store")) == serial
 
 
 def test_workers_that_make_no_sense(run, pilot, tmp_path):
