@@ -96,7 +96,7 @@ def test_charts_over_tokens_hold_tokens(one):
 
 
 def test_two_timelines_are_compared(one, three):
-    page = render_page(one, against=three)
+    page = render_page(one, three)
     assert "Emergence step" in page
     assert "share no" not in page.split('id="compare"')[1].split("</section>")[0]
 
