@@ -148,7 +148,7 @@ def test_planted_answers_are_found():
     found = table([check(seed) for seed in range(60)])
     assert found["emergence_interval_holds_truth"]["value"] >= 0.88  # 60 draws: wide by chance
     assert found["emergence_missed"] == 0.0
-    assert found["emergence_where_there_is_none"] == 0.0
+    assert found["emergence_where_there_is_none"]["value"] == 0.0
     assert found["stages_right"]["value"] >= 0.85
     assert found["false_settling"]["value"] <= 0.05
     assert found["settling_seen_where_it_could_be"]["value"] >= 0.9

@@ -221,9 +221,10 @@ def _ask(repo: str, method: str, **arguments: Any) -> Any:
     """A call to the Hub whose failure is one sentence."""
     import huggingface_hub
 
+    expected: tuple[type[BaseException], ...] = (*hub_errors(), ValueError)
     try:
         return getattr(huggingface_hub.HfApi(), method)(repo, **arguments)
-    except (*hub_errors(), ValueError) as error:
+    except expected as error:
         first = (str(error).strip().splitlines() or ["no answer"])[0]
         raise InputError(f"{repo} cannot be reached on the Hub: {first.rstrip('.')}.") from None
 
