@@ -79,6 +79,18 @@ def test_without_usual_inputs_units_are_whole_writes():
     assert whole != pytest.approx(writes(usual), abs=1e-5)
 
 
+def test_usual_inputs_are_means_over_all_positions_but_the_first():
+    subject = Subject.from_model(tiny_model("llama"))
+    prompts = some_prompts(subject, 2, 8)
+    seen = []
+    owner = subject.model.model.layers[0].mlp.down_proj
+    handle = owner.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    usual = usual_inputs(subject, find_sites(subject, prompts), prompts, 1)
+    handle.remove()
+    # the last call is that of the prompts; before it the sites were proved
+    torch.testing.assert_close(usual[0, "1"], seen[-1][:, 1:].mean((0, 1)).detach())
+
+
 def test_nothing_is_left_behind():
     subject = Subject.from_model(tiny_model("llama"))
     prompts = some_prompts(subject, 2, 8)

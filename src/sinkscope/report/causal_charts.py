@@ -177,8 +177,14 @@ def growth_chart(verified: VerifySummary) -> Chart | None:
     if len(verified.circuit_growth) < 2:
         return None
     base = alt.Chart(frames.inline(table), width=620, height=200)
-    x = alt.X("units:Q", title="Heads and neurons in the circuit", scale=alt.Scale(type="log"))
-    colour = alt.Color("series:N", title=None, legend=alt.Legend(columns=2, symbolType="stroke"))
+    scale = alt.Scale(type="log", nice=False)
+    x = alt.X("units:Q", title="Heads and neurons in the circuit", scale=scale)
+    colour = alt.Color(
+        "series:N",
+        title=None,
+        scale=alt.Scale(domain=list(series)),
+        legend=alt.Legend(columns=2, symbolType="stroke"),
+    )
     lines = base.mark_line(point=True).encode(
         x=x,
         y=alt.Y("value:Q", title="Sink kept", axis=alt.Axis(format=".0%", tickCount=5)),

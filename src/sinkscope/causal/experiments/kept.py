@@ -4,6 +4,7 @@ The set starts with the traced writers and grows by units in the order of what t
 reading heads' logits (`circuit.ranking`), until it alone keeps FAITHFUL of the sink and everything
 else alone at most COMPLETE of it. What is reported is the smallest such set within SPARSE of all
 units, or the largest within it; larger sets are tried as well, to say how many units it would take.
+The size is chosen on the prompts that it is reported for, so other prompts may need another.
 """
 
 from __future__ import annotations
