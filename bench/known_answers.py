@@ -40,7 +40,7 @@ from sinkscope.subject.constructed import MECHANISMS, Truth, build_in_memory, dr
 from sinkscope.subject.prompts import Prompts, vocabulary
 
 FIRST_SEED = 90_000
-PROMPTS, LENGTH, POPULATION = 24, 64, 256
+PROMPTS, LENGTH, POPULATION = 24, 64, 512
 AT_P0 = ("p0", "bos", "position-id-0")
 # floor name -> (bound, whether the value must be at least it)
 FLOORS = {
@@ -157,7 +157,7 @@ def _intervals(
     sufficient = [t for t in done.tests if t.kind == SUFFICIENCY and t.id == "S1" and t.claim]
     if sufficient:
         one = sufficient[-1]
-        again = float(lab.margin_effect(lab.run(_edits(one)), lab.position).mean())
+        again = float(np.nanmean(lab.margin_effect(lab.run(_edits(one)), lab.position)))
         rows.append(_interval("sufficiency", one.margin_change, again))
     return rows
 

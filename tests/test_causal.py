@@ -13,7 +13,7 @@ import sinkscope
 from sinkscope.causal.edits import KeepUnits, from_json
 from sinkscope.causal.engine import Engine
 from sinkscope.causal.experiments.kept import keep_circuit, keep_edits, traced_units
-from sinkscope.causal.experiments.lab import Lab, Test, judge
+from sinkscope.causal.experiments.lab import SUFFICIENCY, Lab, Test, judge
 from sinkscope.causal.experiments.necessity import (
     mlp_writes,
     neurons,
@@ -21,11 +21,12 @@ from sinkscope.causal.experiments.necessity import (
     recognition,
     write_sets,
 )
+from sinkscope.causal.experiments.sufficiency import self_only
 from sinkscope.causal.readout import TokenMass
 from sinkscope.causal.summary import verify_dataset, verify_summary
 from sinkscope.causal.thresholds import ALPHA, NEGLIGIBLE, thresholds
 from sinkscope.causal.verdict import VERDICTS, elsewhere, with_p0_sink, without_p0_sink
-from sinkscope.causal.verify import VerifySettings, verify, verify_one
+from sinkscope.causal.verify import VerifySettings, run_tests, verify, verify_one
 from sinkscope.circuit.find import find_circuit
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.lab.known.measure import plain_rows
@@ -153,6 +154,46 @@ def lab_of(mechanism: str, rows: int = 4, draws: int = 3) -> Lab:
         direction=circuit.direction, heads=circuit.reading_heads, positions=(0, 5),
     )  # fmt: skip
     return Lab(engine, circuit, list(circuit.reading_heads), 5, draws, 0)
+
+
+def lab_where_p_sinks(rows: list[int], heads=None) -> Lab:
+    """Of 6 prompts, these hold a token at p that later heads sink on by itself."""
+    subject, prompts, circuit, truth = constructed("secondary")
+    ids = prompts.input_ids[:6].clone()
+    ids[:, 5] = ids[:, 2]
+    ids[rows, 5] = truth.secondary["tokens"][0]
+    heads = [(b, h) for b, h in circuit.reading_heads if heads is None or b in heads]
+    engine = Engine(
+        subject, token_prompts(ids), circuit.sites,
+        direction=circuit.direction, heads=heads, positions=(0, 5),
+    )  # fmt: skip
+    return Lab(engine, circuit, heads, 5, 2, 0)
+
+
+def test_prompts_in_which_p_sinks_already_are_left_out_of_sufficiency():
+    middle = constructed("secondary")[3].secondary["block"]
+    lab = lab_where_p_sinks([1, 4])
+    assert {b > middle for b, _ in lab.heads} == {True, False}  # it sinks on the later ones
+    assert lab.ordinary().tolist() == [True, False, True, True, False, True]
+    for test in self_only(lab)[:-1]:
+        read = lab.run([from_json(edit) for edit in test.edit_json], full=True)
+        intact = lab.engine.intact
+        moved = read.bare_margin_on(lab.heads, 5) - intact.bare_margin_on(lab.heads, 5)
+        assert np.isnan(test.effect).tolist() == (~lab.ordinary()).tolist()
+        assert test.margin_change.value == pytest.approx(moved[[0, 2, 3, 5]].mean(), rel=1e-5)
+        gap = intact.margin_on(lab.heads) - intact.bare_margin_on(lab.heads, 5)
+        assert test.size == pytest.approx(moved[[0, 2, 3, 5]].mean() / gap[[0, 2, 3, 5]].mean())
+    run_tests(lab)
+    assert any("in 2 of 6 prompts position 5 is a sink" in note for note in lab.notes)
+
+
+def test_where_p_sinks_in_every_prompt_sufficiency_is_not_tried():
+    middle = constructed("secondary")[3].secondary["block"]
+    lab = lab_where_p_sinks([0, 1, 2, 3, 4, 5], range(middle + 1, 20))
+    tests, _ = run_tests(lab)
+    assert tests
+    assert not any(test.kind == SUFFICIENCY for test in tests)
+    assert any("they were not tried" in note for note in lab.notes)
 
 
 @pytest.mark.parametrize("mechanism", ["p0-two-block", "p0-expert"])

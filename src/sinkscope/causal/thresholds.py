@@ -9,6 +9,7 @@ NECESSARY = 0.5
 NEGLIGIBLE = 0.1
 SPECIFIC = 0.5
 INDUCED = 0.25
+ORDINARY = 0.3
 LOST = 0.5
 KEPT = 0.5
 FAITHFUL = 0.9
@@ -27,6 +28,8 @@ REASONS = {
     "SPECIFIC": "a control must have at most this part of the effect of its edit",
     "INDUCED": "part of the gap between P0's sink margin and that of an ordinary position which "
     "the position must gain; the margin is a logarithm, so a quarter of it is far from noise",
+    "ORDINARY": "share, P0 left out of the keys, from which the reading heads of a block sink at "
+    "the other position before anything is edited (Gu's bound); such a prompt is left out",
     "LOST": "part of the sink that must be gone for a token, a position id or a bias to carry it",
     "KEPT": "part of the sink that the circuit alone must keep (faithfulness) to be sufficient",
     "FAITHFUL": "part of the sink that the reported circuit is grown to keep alone",

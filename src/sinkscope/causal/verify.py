@@ -143,6 +143,10 @@ def run_tests(
         kept.append(keep_circuit(lab))
         return []
 
+    def given(make: Callable[[], list[Test]]) -> Callable[[], list[Test]]:
+        return make if lab.ordinary().any() else lambda: []
+
+    lab.notes += _left_out(lab)
     steps: list[Callable[[], list[Test]]] = [
         lambda: identity.tokens(lab),
         lambda: identity.positions(lab),
@@ -153,9 +157,9 @@ def run_tests(
         sets,
         lambda: necessity.neurons(lab),
         lambda: necessity.direction(lab),
-        lambda: sufficiency.self_only(lab),
-        lambda: sufficiency.variance(lab, strongest_attention()),
-        lambda: sufficiency.transplant(lab),
+        given(lambda: sufficiency.self_only(lab)),
+        given(lambda: sufficiency.variance(lab, strongest_attention())),
+        given(lambda: sufficiency.transplant(lab)),
         keep,
         lambda: mediation.mediation(lab, tests),
     ]
@@ -165,6 +169,17 @@ def run_tests(
     judge(tests)
     progress(len(steps), len(steps))
     return tests, kept[0]
+
+
+def _left_out(lab: Lab) -> list[str]:
+    total, ordinary = len(lab.engine.prompts), int(lab.ordinary().sum())
+    if ordinary == total:
+        return []
+    kept = "left out" if ordinary else "so they were not tried; ask for another position"
+    return [
+        f"S1 to S3: in {total - ordinary} of {total} prompts position {lab.position} is a sink "
+        f"before anything is edited: {kept}."
+    ]
 
 
 def _rows(prompts: Prompts, settings: VerifySettings) -> Prompts:

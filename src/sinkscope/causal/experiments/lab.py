@@ -3,7 +3,8 @@
 A row sets an edit beside its control on the same prompts. Necessity is the change of the sink at P0
 on the reading heads, relative to intact (−1: gone). Sufficiency is the change of the margin at
 another position p, with P0 left out of the keys, since P0 competes with p; in nats, and as a part
-of the gap between P0's margin and that of p.
+of the gap between P0's margin and that of p. A prompt in which p is a sink already, by its token,
+is left out of sufficiency.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import numpy as np
 from sinkscope.causal.edits.base import Edit
 from sinkscope.causal.engine import Engine
 from sinkscope.causal.readout import Readout
-from sinkscope.causal.thresholds import ALPHA, INDUCED, NECESSARY, NEGLIGIBLE, SPECIFIC
+from sinkscope.causal.thresholds import ALPHA, INDUCED, NECESSARY, NEGLIGIBLE, ORDINARY, SPECIFIC
+from sinkscope.detect.arrays import nan_mean
 from sinkscope.result import Measured
 from sinkscope.stats import holm, paired_change, sign_flip_p
 from sinkscope.subject.prompts import token_text
@@ -130,7 +132,18 @@ class Lab:
         """Nats between P0's margin and that of p, P0 left out of p's keys: what p could gain."""
         intact = self.engine.intact
         own = intact.margin_on(self.heads) - intact.bare_margin_on(self.heads, self.position)
-        return max(float(np.nanmean(own)), 1e-6)
+        return max(float(nan_mean(np.where(self.ordinary(), own, np.nan))), 1e-6)
+
+    def ordinary(self) -> np.ndarray:
+        """Whether p is an ordinary position of the intact model: [n].
+
+        It is none in a prompt where the reading heads of some block already sink there, P0 left
+        out of the keys: its token marks it by itself.
+        """
+        blocks = sorted({block for block, _ in self.heads})
+        of_block = [[head for head in self.heads if head[0] == block] for block in blocks]
+        shares = [self.engine.intact.bare_on(heads, self.position) for heads in of_block]
+        return np.asarray(~(np.stack(shares, 1) >= ORDINARY).any(1))
 
     @property
     def intact_sink(self) -> np.ndarray:
@@ -150,9 +163,13 @@ class Lab:
         return change / max(float(np.nanmean(self.intact_sink)), 1e-9)
 
     def margin_effect(self, read: Readout, position: int) -> np.ndarray:
-        """Change of the margin at a position in nats, P0 left out of the keys: [n]."""
+        """Change of the margin at a position in nats, P0 left out of the keys: [n].
+
+        NaN for prompts in which that position is p, and p not ordinary.
+        """
         intact = self.engine.intact.bare_margin_on(self.heads, position)
-        return read.bare_margin_on(self.heads, position) - intact
+        change = read.bare_margin_on(self.heads, position) - intact
+        return change if position != self.position else np.where(self.ordinary(), change, np.nan)
 
     def effect(self, kind: str, read: Readout, position: int) -> np.ndarray:
         """What a test of this kind is about: [n]."""
@@ -228,16 +245,14 @@ class Lab:
         return paired_change(mean, intact, self.intact_sink, self.seed)
 
     def _margin(self, read: Readout, at: int) -> Measured:
-        intact = self.engine.intact.bare_margin_on(self.heads, at)
-        return paired_change(read.bare_margin_on(self.heads, at), intact, seed=self.seed)
+        change = self.margin_effect(read, at)
+        return paired_change(change, 0 * change, seed=self.seed)
 
     def _mean_margin(self, reads: list[Readout], at: int) -> Measured | None:
         if not reads:
             return None
-        mean = np.mean([read.bare_margin_on(self.heads, at) for read in reads], 0)
-        return paired_change(
-            mean, self.engine.intact.bare_margin_on(self.heads, at), seed=self.seed
-        )
+        mean = np.mean([self.margin_effect(read, at) for read in reads], 0)
+        return paired_change(mean, 0 * mean, seed=self.seed)
 
     def _ce(self, read: Readout) -> Measured | None:
         if read.ce is None or self.engine.intact.ce is None:
