@@ -40,7 +40,7 @@ from sinkscope.subject.constructed import MECHANISMS, Truth, build_in_memory, dr
 from sinkscope.subject.prompts import Prompts, vocabulary
 
 FIRST_SEED = 90_000
-PROMPTS, LENGTH, POPULATION = 24, 64, 512
+PROMPTS, LENGTH, POPULATION = 24, 64, 256
 AT_P0 = ("p0", "bos", "position-id-0")
 # floor name -> (bound, whether the value must be at least it)
 FLOORS = {

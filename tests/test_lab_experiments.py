@@ -12,6 +12,8 @@ from torch import nn
 from sinkscope.cli.app import main
 from sinkscope.errors import InputError
 from sinkscope.lab import train as train_module
+from sinkscope.lab.backcopy import LONGEST, SHORTEST, Backcopy
+from sinkscope.lab.corpus import texts_of
 from sinkscope.lab.data import prepare
 from sinkscope.lab.experiments import matched, results, runs
 from sinkscope.lab.experiments.evaluate import evaluation, quick_evaluation, text_rows
@@ -144,42 +146,67 @@ def test_seeds_run_one_after_the_other_over_all_cells(tiny):
 SHAPE = Recipe(blocks=2, width=32, heads=2, hidden=32, context=256, lengths=(256,), init=0.2)
 
 
+COPIES = replace(SHAPE, data="bigram-backcopy", vocabulary=66)
+PACKED = [
+    replace(shape, packing=packing)
+    for shape in (SHAPE, COPIES)
+    for packing in ("paragraphs", "paragraphs-causal")
+]
+
+
 def call(training, ids):
     return training.model(**model_inputs(ids, training), use_cache=False).logits
 
 
-@pytest.mark.parametrize("packing", ["paragraphs", "paragraphs-causal"])
-def test_a_later_paragraph_sees_an_earlier_one_only_without_the_mask(packing):
-    recipe = replace(SHAPE, packing=packing)
+@pytest.mark.parametrize("recipe", PACKED, ids=lambda r: f"{r.data}-{r.packing}")
+def test_a_later_paragraph_sees_an_earlier_one_only_without_the_mask(recipe):
     data = prepare(recipe, None)
     training = begin(recipe, data)
     row = data.validation(1, 256)[:, :-1]
     start = int((row[0] == data.tokenizer.eos_token_id).nonzero()[0]) + 1
     assert 2 < start < 250
     other = row.clone()
-    other[0, : start - 1] = (other[0, : start - 1] + 7) % 2000 + 2
+    other[0, : start - 1] = (other[0, : start - 1] + 7) % (recipe.vocabulary - 2) + 2
     with torch.no_grad():
         one, two = (call(training, r) for r in (row, other))
     same = torch.allclose(one[0, start:], two[0, start:], atol=1e-5)
-    assert same == (packing == "paragraphs")
+    assert same == (recipe.packing == "paragraphs")
     assert not torch.allclose(one[0, : start - 1], two[0, : start - 1], atol=1e-5)
 
 
-@pytest.mark.parametrize("packing", ["paragraphs", "paragraphs-causal"])
-def test_a_fixed_bos_stands_first_and_once_where_all_is_seen(packing):
-    recipe = replace(SHAPE, packing=packing, bos=True)
+@pytest.mark.parametrize("recipe", PACKED, ids=lambda r: f"{r.data}-{r.packing}")
+def test_a_fixed_bos_stands_first_and_once_where_all_is_seen(recipe):
+    recipe = replace(recipe, bos=True)
     data = prepare(recipe, None)
     rows = data.validation(8, 256)
     bos, eos = data.tokenizer.bos_token_id, data.tokenizer.eos_token_id
     assert (rows[:, 0] == bos).all()
     behind = [(r, t + 1) for r, t in (rows[:, :-1] == eos).nonzero().tolist()]
     assert len(behind) > 8
-    if packing == "paragraphs":
+    if recipe.packing == "paragraphs":
         assert all(rows[place] == bos for place in behind)
     else:
         assert (rows == bos).sum() == len(rows)
     plain = prepare(replace(recipe, bos=False), None)
     assert not (plain.validation(8, 256) == bos).any()
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_packed_documents_of_the_language_are_whole_and_of_every_length(bos):
+    language = Backcopy(texts_of(None, "train")[:1], 30)
+    stream = language.packed(2000, torch.Generator().manual_seed(0), bos).long()
+    eos = language.tokenizer.eos_token_id
+    ends = (stream == eos).nonzero()[:, 0]
+    assert len(ends) == 2000
+    assert int(ends[-1]) == len(stream) - 1
+    lengths = torch.diff(ends, prepend=torch.tensor([-1])) - 1 - int(bos)
+    assert set(lengths.tolist()) == set(range(SHORTEST, LONGEST + 1))
+    firsts = stream[torch.cat([torch.tensor([0]), ends[:-1] + 1])]
+    assert (firsts == language.tokenizer.bos_token_id).all() == bos
+    text = stream - language.first
+    triggers = torch.isin(text, language.triggers)
+    inside = triggers[2:-1] & (text[1:-2] >= 0) & (text[3:] >= 0)
+    assert (text[3:] == text[1:-2])[inside].all()  # behind a trigger what stood before it
 
 
 # figures

@@ -22,6 +22,7 @@ from sinkscope.errors import InputError
 from sinkscope.lab.tokens import character_tokenizer
 
 TRIGGERS = "tea"
+SHORTEST, LONGEST = 16, 64  # characters of a document
 
 
 class Backcopy:
@@ -61,3 +62,16 @@ class Backcopy:
             x[:, t] = torch.where(copies, x[:, max(t - 2, 0)], drawn)
         x += self.first
         return x if bos is None else torch.nn.functional.pad(x, (1, 0), value=bos)
+
+    def packed(self, count: int, generator: torch.Generator, bos: bool = False) -> Tensor:
+        """`count` documents as one stream, an EOS after each and, with `bos`, a BOS before.
+
+        Their lengths are drawn from SHORTEST to LONGEST characters, each as likely.
+        """
+        first = self.tokenizer.bos_token_id if bos else None
+        lengths = torch.randint(SHORTEST, LONGEST + 1, (count, 1), generator=generator) + bos
+        rows = self.draw(count, LONGEST - (not bos), generator, first)
+        rows = torch.nn.functional.pad(rows, (0, 1))
+        place = torch.arange(rows.shape[1]).expand_as(rows)
+        rows = torch.where(place == lengths, self.tokenizer.eos_token_id, rows)
+        return rows[place <= lengths].int()

@@ -22,7 +22,8 @@ from sinkscope.lab.tokens import (
 )
 
 Draw = Callable[[int, int, torch.Generator], Tensor]
-VALIDATION_SEED = 0
+VALIDATION_SEED, TRAINING_SEED = 0, 1
+DOCUMENTS = 40_000  # of a synthetic language, where documents are packed
 
 
 @dataclass
@@ -60,9 +61,9 @@ def prepare(recipe: Recipe, corpus: Path | None) -> Data:
     """
     if recipe.data == "bigram-backcopy":
         language = Backcopy(texts_of(corpus, "train"), recipe.vocabulary - 2)
-        draw = _of_language(language, recipe)
+        draw = _of_language(language, recipe, TRAINING_SEED, DOCUMENTS)
         digest = hashlib.sha256(language.bigram.numpy().tobytes()).hexdigest()
-        return Data(language.tokenizer, draw, draw, digest)
+        return Data(language.tokenizer, draw, held_out(recipe, corpus, language.tokenizer), digest)
     texts = _texts(recipe, corpus, "train")
     if recipe.tokenizer == "bundled":
         tokenizer = bundled_tokenizer()
@@ -89,7 +90,7 @@ def held_out(recipe: Recipe, corpus: Path | None, tokenizer: PreTrainedTokenizer
     """Where validation windows come from; of a synthetic language every window is new anyway."""
     if recipe.data == "bigram-backcopy":
         language = Backcopy(texts_of(corpus, "train"), recipe.vocabulary - 2)
-        return _of_language(language, recipe)
+        return _of_language(language, recipe, VALIDATION_SEED, DOCUMENTS // 10)
     stream = _encoded(_texts(recipe, corpus, "validation"), tokenizer, recipe)
     return _of_stream(stream, tokenizer, recipe)
 
@@ -130,6 +131,11 @@ def _of_stream(stream: Tensor, tokenizer: PreTrainedTokenizerFast, recipe: Recip
     return draw
 
 
-def _of_language(language: Backcopy, recipe: Recipe) -> Draw:
+def _of_language(language: Backcopy, recipe: Recipe, seed: int, documents: int) -> Draw:
+    if recipe.packing != "windows":
+        generator = torch.Generator().manual_seed(seed)
+        bos_of_each = recipe.bos and recipe.packing == "paragraphs"
+        stream = language.packed(documents, generator, bos_of_each)
+        return _of_stream(stream, language.tokenizer, recipe)
     bos = language.tokenizer.bos_token_id if recipe.bos else None
     return lambda count, length, generator: language.draw(count, length, generator, bos)
