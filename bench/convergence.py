@@ -1,9 +1,11 @@
 """The study of convergence: every trained series of a folder, and the page that says what it shows.
 
-    python bench/convergence.py SERIES --out docs/studies/convergence.md
+    python bench/convergence.py SERIES --natural NATURAL --out docs/studies/convergence.md
 
-SERIES is a folder of run folders, each with checkpoint-STEP and a log. Measured checkpoints are
-kept in a cache, so the page can be written again within seconds.
+SERIES and NATURAL are folders of run folders, each with checkpoint-STEP and a log; NATURAL holds
+seeds of the recipe `natural-backcopy`, trained on the bundled excerpt, which are measured as they
+were trained: behind a BOS, on windows of 64 tokens of their language. Measured checkpoints are kept
+in a cache, so the page can be written again within seconds.
 """
 
 from __future__ import annotations
@@ -12,10 +14,15 @@ import argparse
 import json
 import textwrap
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 
+from sinkscope.lab.backcopy import Backcopy
+from sinkscope.lab.corpus import texts_of
+from sinkscope.lab.recipe import read_recipe
 from sinkscope.result import Result
 from sinkscope.timeline.timeline import timeline
 
@@ -23,9 +30,10 @@ DONE = 0.9  # share of a curve's whole change after which it counts as done
 HALF = 0.5
 RISE = 0.1  # of C_2: less is called no concentration
 CURVES = {"loss": "Loss", "sink": "Late share", "log_norm": "log r", "concentration_2": "C_2"}
+WINDOW = 64
 PAGE = """# Does the circuit's concentration tell that training has converged?
 
-Written by `python bench/convergence.py SERIES`, over {count} series of small models that
+Written by `python bench/convergence.py {command}`, over {count} series of small models that
 `sinkscope lab train` makes (about a million parameters, more with experts), {checkpoints}
 checkpoints in all. Their sinks were *asked for* through the loss ("induced"), except in the
 controls; what carries the sink was left to gradient descent.
@@ -58,15 +66,13 @@ gradient norm.
 
 {judgement}
 
-## What this cannot show
+{natural}## What this cannot show
 
 - These models have a million parameters and saw {tokens} steps. Whether a model of 30 billion
   behaves alike cannot be read off them.
 - Every run follows the same schedule: the learning rate falls with the step, so what follows the
   step follows the rate as well. Only the second column above is free of that, and only linearly.
-- The sinks were asked for. A sink that training finds by itself may come at another time and by
-  another way; the controls here show none, or too little to time.
-- {count} runs are few: a median over runs has no interval worth printing.
+{asked}- {count} runs are few: a median over runs has no interval worth printing.
 - Loss is that of this text; nothing is said about downstream tasks.
 
 ## The same on public suites
@@ -87,6 +93,25 @@ sinkscope timeline allenai/OLMoE-1B-7B-0924 --workers ray --disk-budget 200 --ou
 `--first-blocks all` measures the loss too, which the table of signals needs; with several runs on
 one command line they are judged against each other. Not every revision of these suites is known to
 hold safetensors; one that does not is reported and skipped.
+"""
+ASKED = """\
+- The sinks of the first tables were asked for. One that training finds by itself may come at
+  another time and by another way; the controls here show none, or too little to time.
+"""
+NATURAL = """## Where nobody asked
+
+`sinkscope lab train natural-backcopy` with {count} seeds, {checkpoints} checkpoints in all: one
+block and one head, a BOS, a synthetic language, {steps} steps at a large learning rate. The sink
+there is found by training alone. With one block `C_k` is 100 % throughout and says nothing.
+
+{findings}
+
+{runs}
+
+{order}
+
+{judgement}
+
 """
 
 
@@ -213,42 +238,47 @@ def findings(result: Result) -> str:
     runs = result.summary.timeline["runs"]
     sinking = {name: one for name, one in runs.items() if one["emergence_step"] is not None}
     strong = {n: o for n, o in sinking.items() if (o["late_share"]["value"] or 0) > 0.1}
-    said = []
-    early = [one["emergence_step"] / one["steps"][-1] for one in strong.values()]
-    if early:
-        said.append(
-            f"**Early:** in the {len(strong)} series that end with a strong sink (late share above "
-            f"0.1) it emerges after {100 * np.median(early):.1f} % of training (median; "
-            f"{100 * min(early):.1f}–{100 * max(early):.1f} %)."
-        )
-        ends = {name: one["concentration"]["2"]["value"] for name, one in strong.items()}
-        rises = [
-            n for n, o in strong.items() if ends[n] - (least_c2(result, n, o) or ends[n]) > RISE
-        ]
-        most = [name for name, value in ends.items() if value > 0.8]
-        said.append(
-            f"**Concentration in the first two blocks:** `C_2` ends above 0.8 in {len(most)} of "
-            f"{len(strong)} ({', '.join(most) or 'none'}) and rises by more than 0.1 after the "
-            f"emergence in {len(rises)} ({', '.join(rises) or 'none'})."
-        )
-        counts = [len(one["stages"]) for one in strong.values()]
-        kinds = ", ".join(f"{k} in {counts.count(k)}" for k in sorted(set(counts)))
-        without = [len(one["stages"]) for name, one in runs.items() if name not in strong]
-        beside = ", ".join(f"{k} in {without.count(k)}" for k in sorted(set(without))) or "none"
-        said.append(
-            f"**Stages:** {kinds} of these series; of the {len(without)} without a strong sink, "
-            f"{beside}. Where both agree, stages are those of training as such and no mark of the "
-            "circuit."
-        )
-        settled = [name for name, one in strong.items() if one["settled_step"] is not None]
-        said.append(
-            f"**Settling:** the signal stands at the end in {len(settled)} of {len(strong)} "
-            f"({', '.join(settled) or 'none'})."
-        )
-        said.append(_lead(result, strong))
+    said = _of_strong(result, runs, strong) if strong else []
     said.append(_added(result))
     return "\n".join(
         textwrap.fill(f"- {sentence}", 100, subsequent_indent="  ") for sentence in said if sentence
+    )
+
+
+def _of_strong(result: Result, runs: dict[str, Any], strong: dict[str, Any]) -> list[str]:
+    """Of the series that end with a strong sink."""
+    early = [100 * one["emergence_step"] / one["steps"][-1] for one in strong.values()]
+    counts = [len(one["stages"]) for one in strong.values()]
+    kinds = ", ".join(f"{k} in {counts.count(k)}" for k in sorted(set(counts)))
+    without = [len(one["stages"]) for name, one in runs.items() if name not in strong]
+    beside = ", ".join(f"{k} in {without.count(k)}" for k in sorted(set(without)))
+    controls = (
+        f"; of the {len(without)} without a strong sink, {beside}. Where both agree, stages are "
+        "those of training as such and no mark of the circuit."
+    )
+    settled = [name for name, one in strong.items() if one["settled_step"] is not None]
+    return [
+        f"**Early:** in the {len(strong)} series that end with a strong sink (late share above "
+        f"0.1) it emerges after {np.median(early):.1f} % of training (median; "
+        f"{min(early):.1f}–{max(early):.1f} %).",
+        _concentration(result, strong),
+        f"**Stages:** {kinds} of these series" + (controls if without else "."),
+        f"**Settling:** the signal stands at the end in {len(settled)} of {len(strong)} "
+        f"({', '.join(settled) or 'none'}).",
+        _lead(result, strong),
+    ]
+
+
+def _concentration(result: Result, strong: dict[str, Any]) -> str:
+    ends = {name: one["concentration"]["2"]["value"] for name, one in strong.items()}
+    if all(result.data[f"timeline/{name}"].sizes["layer"] <= 2 for name in strong):
+        return ""
+    rises = [n for n, o in strong.items() if ends[n] - (least_c2(result, n, o) or ends[n]) > RISE]
+    most = [name for name, value in ends.items() if value > 0.8]
+    return (
+        f"**Concentration in the first two blocks:** `C_2` ends above 0.8 in {len(most)} of "
+        f"{len(strong)} ({', '.join(most) or 'none'}) and rises by more than 0.1 after the "
+        f"emergence in {len(rises)} ({', '.join(rises) or 'none'})."
     )
 
 
@@ -286,39 +316,71 @@ def _added(result: Result) -> str:
     )
 
 
+def measured(folder: Path, options: argparse.Namespace, **settings: Any) -> Result:
+    """The timeline of every run in a folder."""
+    runs = sorted({path.parent for path in folder.glob("*/checkpoint-*")})
+    only = set(options.only.split(",")) if options.only else {run.name for run in runs}
+    return timeline(
+        [run for run in runs if run.name in only],
+        first_blocks="all",
+        cache=options.cache,
+        workers=options.workers,
+        threads=1,
+        **settings,
+    )
+
+
+def write_language(path: Path) -> str:
+    """Text in the language of `natural-backcopy` and the bundled excerpt, a window a line."""
+    language = Backcopy(texts_of(None, "train"), read_recipe("natural-backcopy").vocabulary - 2)
+    rows = language.draw(256, WINDOW - 1, torch.Generator().manual_seed(0), None)
+    lines = (json.dumps({"text": language.tokenizer.decode(row)}) for row in rows)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def parts(result: Result) -> dict[str, Any]:
+    """What a page says of the runs."""
+    runs = result.summary.timeline["runs"]
+    return {
+        "count": len(runs),
+        "checkpoints": sum(len(one["steps"]) for one in runs.values()),
+        "findings": findings(result),
+        "runs": runs_table(result),
+        "order": order_table(result),
+        "judgement": judgement_table(result),
+    }
+
+
+def most_steps(result: Result) -> int:
+    return max(one["steps"][-1] for one in result.summary.timeline["runs"].values())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("series", type=Path)
+    parser.add_argument("--natural", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--cache", type=Path, default=None)
     parser.add_argument("--workers", default="1")
     parser.add_argument("--only", default="", help="names of runs, with commas between")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    only = set(options.only.split(",")) if options.only else None
-    folders = sorted(
-        {path.parent for path in options.series.glob("*/checkpoint-*")}
-        if only is None
-        else {options.series / name for name in only}
-    )
-    result = timeline(
-        folders,
-        first_blocks="all",
-        cache=options.cache,
-        workers=options.workers,
-        threads=1,
-    )
+    result = measured(options.series, options)
     if options.json:
         print(json.dumps(result.summary.timeline["judgement"], indent=2))
-    runs = result.summary.timeline["runs"]
+    natural = ""
+    if options.natural is not None:
+        with TemporaryDirectory() as folder:
+            text = write_language(Path(folder) / "language.jsonl")
+            found = measured(options.natural, options, text=text, bos="with", length=WINDOW)
+        natural = NATURAL.format(steps=most_steps(found), **parts(found))
     page = PAGE.format(
-        count=len(runs),
-        checkpoints=sum(len(one["steps"]) for one in runs.values()),
-        tokens=max(one["steps"][-1] for one in runs.values()),
-        findings=findings(result),
-        runs=runs_table(result),
-        order=order_table(result),
-        judgement=judgement_table(result),
+        command="SERIES --natural NATURAL" if natural else "SERIES",
+        tokens=most_steps(result),
+        natural=natural,
+        asked=ASKED,
+        **parts(result),
     )
     if options.out is None:
         print(page)
