@@ -144,3 +144,16 @@ def test_judging_knows_a_good_signal_from_a_bad_one():
     assert abs(found["sink"].added) < 0.05
     assert found["loss"].added is None
     assert judging.judge({k: runs[k] for k in "ab"}) == []
+
+
+def test_a_run_is_judged_by_the_others_alone():
+    """In one run of three the signal rises where it falls in the others."""
+    falling = np.linspace(3.0, 0.0, 12)
+    runs = {
+        name: {"remaining": falling, "sink": sign * falling, "loss": falling}
+        for name, sign in (("a", 1.0), ("b", 1.0), ("turned", -1.0))
+    }
+    (row,) = (row for row in judging.judge(runs) if row.name == "sink")
+    seen = falling[:-1]
+    wrong = 1.0 - ((seen + seen) ** 2).sum() / ((seen - seen.mean()) ** 2).sum()
+    assert row.runs["turned"] == pytest.approx(wrong)
