@@ -99,9 +99,10 @@ def _details(verified: VerifySummary) -> list[str]:
     said = []
     size = verified.circuit_size
     if size.get("components") and size.get("share") is not None:
+        units = "component" if size["components"] == 1 else "components"
         said.append(
-            f"The circuit is {size['components']} components, {percent(number_of(size['share']))} "
-            "of those that write into position zero’s stream."
+            f"The circuit is {size['components']} {units}, {percent(number_of(size['share']))} of "
+            "those that write into position zero’s stream."
         )
         if size.get("traced") is not None and size["traced"] < size["components"]:
             said[-1] += f" {size['traced']} of them are traced along the sink direction."
