@@ -20,12 +20,13 @@ from sinkscope.lab.experiments.evaluate import evaluation, quick_evaluation, tex
 from sinkscope.lab.experiments.needs import needs, processes_for
 from sinkscope.lab.experiments.plan import SIZES, experiment_names, make_plan, read_experiment
 from sinkscope.lab.experiments.runs import run_plan
-from sinkscope.lab.experiments.summary import summary
+from sinkscope.lab.experiments.summary import sink_from, summary
 from sinkscope.lab.model import build_model
 from sinkscope.lab.recipe import Recipe
 from sinkscope.lab.tokens import bundled_tokenizer
 from sinkscope.lab.train import begin, model_inputs
 from sinkscope.report.experiment_study import write_study
+from sinkscope.report.experiment_tables import cells_table
 from sinkscope.stats import t_interval
 from sinkscope.subject.constructed import build_in_memory, draw_spec
 from sinkscope.subject.load import Subject
@@ -441,6 +442,22 @@ def test_methods_are_compared_where_the_planted_curves_meet():
     assert better.sink_rate.value == pytest.approx(0.3 - 0.5)
     assert (never.loss_met, never.sink_rate_met) == (0, 0)
     assert never.loss.value is None
+
+
+def test_a_run_has_its_sink_from_where_the_curve_stays_above_one_half():
+    curve = {"step": [0, 10, 20, 30, 40, 50, 60]}
+    rates = [0.0, 0.9, 0.2, 0.6, 0.5001, 0.7, 0.1]
+    assert sink_from({**curve, "sink_rate_0.3": rates}) == 30
+    assert sink_from({**curve, "sink_rate_0.3": [0.5] * 7}) is None
+    assert sink_from({**curve, "sink_rate_0.3": [0.0] * 5 + [0.9] * 2}) is None
+    one = {"settings": {}, "parameters": 9, "steps": 60, "tokens": 9}
+    cells = [
+        {**one, "cell": "some", "sink_from": [300, None, 100, 20]},
+        {**one, "cell": "none", "sink_from": [None, None]},
+    ]
+    some, none = cells_table({"cells": cells}).rows
+    assert some[-1] == "100 (20 to 300), in 3 of 4"
+    assert none[-1] == "in 0 of 2"
 
 
 def test_t_interval_of_seeds():

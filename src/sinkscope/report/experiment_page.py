@@ -36,7 +36,7 @@ def sections(summary: dict[str, Any], curves: list[dict[str, Any]]) -> list[Sect
         words.run_sentence(summary),
         [said for said in [words.interval_sentence(summary)] if said],
         limit=" ".join(words.limits(summary)),
-        notes=[MARKS],
+        notes=[MARKS, words.SINK_FROM],
     )
     parts: list[Part] = [
         Words({PANEL: found}),

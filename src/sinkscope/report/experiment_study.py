@@ -93,6 +93,7 @@ def _size(one: dict[str, Any], curves: list[dict[str, Any]]) -> list[str]:
         *(_table(make(one)) for make in (tables.measured_table, tables.stream_table)),
         *(f"![{figure.title}]({name}-{figure.name}.svg)" for figure in _figures((one, curves))),
         _table(tables.cells_table(one)),
+        _wrapped(words.SINK_FROM),
     ]
     if one["matched"]:
         parts += [

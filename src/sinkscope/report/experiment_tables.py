@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 from sinkscope.report.tables import Table
@@ -84,7 +85,11 @@ def stream_table(summary: dict[str, Any]) -> Table:
 
 def cells_table(summary: dict[str, Any]) -> Table:
     """What tells the cells apart, and how much each was trained."""
-    table = Table("Cells", ["Cell", "Settings", "Parameters", "Steps", "Tokens"], numeric={2, 3, 4})
+    table = Table(
+        "Cells",
+        ["Cell", "Settings", "Parameters", "Steps", "Tokens", "Sink from step"],
+        numeric={2, 3, 4, 5},
+    )
     for one in summary["cells"]:
         settings = ", ".join(f"{key} {_plain(value)}" for key, value in one["settings"].items())
         parameters = one["parameters"]
@@ -95,9 +100,20 @@ def cells_table(summary: dict[str, Any]) -> Table:
                 NOT_RUN if parameters is None else f"{parameters:,}",
                 f"{one['steps']:,}",
                 f"{one['tokens']:,}",
+                NOT_RUN if parameters is None else _sink_from(one["sink_from"]),
             ]
         )
     return table
+
+
+def _sink_from(steps: list[int | None]) -> str:
+    """Median and range over the runs that came to have a sink, and how many did."""
+    found = [step for step in steps if step is not None]
+    if not found:
+        return f"in 0 of {len(steps)}"
+    return (
+        f"{median(found):,.0f} ({min(found):,} to {max(found):,}), in {len(found)} of {len(steps)}"
+    )
 
 
 def matched_table(summary: dict[str, Any]) -> Table:

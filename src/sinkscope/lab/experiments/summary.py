@@ -3,18 +3,24 @@
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from sinkscope.lab.experiments.matched import SINK, matched
 from sinkscope.lab.experiments.results import Results, figures_by_seed
 from sinkscope.stats import t_interval
+from sinkscope.timeline.emergence import first_sustained
 
 SHARES = ("sink_rate_0.3", "sink_rate_0.8", "late_share", "best_head")
 FIGURES = (*SHARES, "loss", "norm_ratio", "massive")
+HALF = 0.5  # sink rate above which a run has its sink
 
 
 def summary(results: Results) -> dict[str, Any]:
     """experiment, size, about, cells, rows, matched.
 
-    cells: settings that tell a cell from the others, parameters and tokens of its runs. rows: for
+    cells: settings that tell a cell from the others, parameters and tokens of its runs; sink_from,
+    for each seed the first of three points of the curve in a row with a sink rate above HALF, as a
+    step, or None. rows: for
     each cell and BOS policy its seeds, its figures as mean and 95 % t interval over seeds, in how
     many `sinkscope scan` found a sink, and what was published. A cell that was not run has no seeds
     and no figures. matched: the sink-matched control, where the experiment names a control.
@@ -45,7 +51,14 @@ def _cell(results: Results, cell: str) -> dict[str, Any]:
         "steps": own["steps"],
         "tokens": own["steps"] * own["tokens_per_step"],
         "parameters": trained.get("parameters"),
+        "sink_from": [sink_from(curve) for curve in results.curves if curve["cell"] == cell],
     }
+
+
+def sink_from(curve: dict[str, Any]) -> int | None:
+    """Step from which a run has its sink, as it was trained: ε 0.3, sustained; None: never."""
+    found = first_sustained(np.array(curve[SINK]) > HALF)
+    return None if found is None else int(curve["step"][found])
 
 
 def _row(results: Results, cell: str, bos: str) -> dict[str, Any]:
