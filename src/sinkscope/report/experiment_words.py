@@ -12,8 +12,8 @@ SIZES = {
     "paper": "Paper: the published size",
 }
 SINK_FROM = (
-    "Sink from step: where a run’s curve, measured as it was trained, has three points in a row with "
-    "a sink rate (ε 0.3) above one half; median and range over the runs that come to it."
+    "Sink from step: where a run’s curve, measured as it was trained, has three points in a row "
+    "with a sink rate (ε 0.3) above one half; median and range over the runs that come to it."
 )
 
 
