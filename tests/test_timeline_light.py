@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from sinkscope.subject.constructed import build_in_memory, draw_spec
 from sinkscope.subject.load import Subject, load
 from sinkscope.subject.prompts import Prompts
 from sinkscope.subject.tiny import tiny_model
+from sinkscope.timeline import signals
 from sinkscope.timeline.light import View, light
 from sinkscope.timeline.partial import load_first_blocks
 
@@ -67,6 +70,23 @@ def test_names_what_was_built(known):
     assert set(truth.channels) <= set(found.channels.tolist())
     assert np.exp(found.log_ratio.mean(0)[2]) > 5
     assert np.nanmax(found.target_late) < 0.1
+
+
+def test_what_is_written_against_the_direction_counts_as_nothing():
+    found = signals.concentration(np.array([1.0, -3.0, 2.0, 1.0, 4.0]))
+    np.testing.assert_allclose(found, [1 / 8, 1 / 8, 3 / 8, 4 / 8])
+    assert np.isnan(signals.concentration(np.array([-1.0, 0.0]))).all()
+
+
+def test_the_emergence_block_is_where_p0_leaves_the_others(known):
+    """A direction that every position shares sets nobody apart."""
+    subject, truth = known
+    found = light(subject, _view(plain_rows(truth, 1, rows=4, length=48), 4, 3))
+    alike = np.array([[0.4, 0.5, 0.0, 0.0, 0.0], [0.1] * 5], dtype=np.float32)
+    p0 = np.tile([0.4, 0.5, 0.6, 0.9, 0.9], (4, 1)).astype(np.float32)
+    planted = replace(found, p0_along=p0, others_along=alike)
+    assert signals.emergence_block(planted, 3) == 1
+    assert signals.emergence_block(replace(planted, others_along=0 * alike), 3) == 0
 
 
 def _neurons(truth):

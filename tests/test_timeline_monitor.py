@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from sinkscope.detect.decision import OVER_UNIFORM
 from sinkscope.errors import InputError
 from sinkscope.observe.registry import hooks
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 from sinkscope.subject.tiny import tiny_model
-from sinkscope.timeline import callbacks, receivers
+from sinkscope.timeline import callbacks, receivers, signals
 from sinkscope.timeline.alarms import Watch
 from sinkscope.timeline.light import View, light
 from sinkscope.timeline.monitor import SinkMonitor, unwrapped
@@ -61,6 +62,10 @@ def _every(seen):
     return watch
 
 
+def _draw(*_):
+    torch.rand(3)
+
+
 def _same(a, b):
     assert a[0] == b[0]
     assert all(torch.equal(x, y) for x, y in zip(a[1], b[1], strict=True))
@@ -68,7 +73,8 @@ def _same(a, b):
 
 
 @pytest.mark.parametrize(
-    "kind", ["plain", "autocast", "checkpointing", "compiled", "compiled in place"]
+    "kind",
+    ["plain", "autocast", "checkpointing", "compiled", "compiled in place", "compiled blocks"],
 )
 def test_a_watched_run_is_the_same_bit_for_bit(kind):
     def prepare(model):
@@ -78,6 +84,9 @@ def test_a_watched_run_is_the_same_bit_for_bit(kind):
             return torch.compile(model, backend="aot_eager")
         if kind == "compiled in place":
             model.compile(backend="aot_eager")
+        if kind == "compiled blocks":
+            for layer in model.model.layers:
+                layer.compile(backend="aot_eager")
         return model
 
     torch._dynamo.reset()
@@ -107,6 +116,31 @@ def test_numbers_are_those_of_the_light_set():
     assert again["sink/turn"] == pytest.approx(0, abs=1e-6)
     assert all(type(value) is float and np.isfinite(value) for value in again.values())
     assert model.training
+
+
+def test_the_null_is_that_of_random_targets_and_of_uniform_attention():
+    monitor = SinkMonitor(_model(), every=1, first_blocks=2)
+    found = light(monitor._subject, monitor._view)
+    nulls = signals.random_target_p99(found), OVER_UNIFORM * monitor._uniform
+    assert monitor.observe(0)["sink/null"] == pytest.approx(max(nulls))
+    assert max(nulls) > 0
+
+
+def test_numbers_do_not_depend_on_autocast_around_them():
+    plain = SinkMonitor(_model()).observe(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = SinkMonitor(_model()).observe(0)
+    del plain["sink/seconds"], inside["sink/seconds"]
+    assert inside == plain
+
+
+def test_a_model_that_draws_at_random_while_it_is_looked_at_disturbs_nothing():
+    model = _model()
+    handle = model.model.layers[0].register_forward_hook(_draw)
+    with hooks([handle]):
+        before = torch.get_rng_state()
+        SinkMonitor(model).observe(0)
+        assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_own_prompts_and_bad_settings(ids):
