@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from sinkscope.detect.decision import OVER_UNIFORM
 from sinkscope.errors import InputError
 from sinkscope.observe.registry import hooks
 from sinkscope.subject.load import Subject
@@ -21,7 +20,7 @@ from sinkscope.subject.tiny import tiny_model
 from sinkscope.timeline import callbacks, receivers, signals
 from sinkscope.timeline.alarms import Watch
 from sinkscope.timeline.light import View, light
-from sinkscope.timeline.monitor import SinkMonitor, unwrapped
+from sinkscope.timeline.monitor import OVER_UNIFORM, SinkMonitor, unwrapped
 
 STEPS = 6
 
