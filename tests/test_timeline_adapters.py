@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import types
 
 import pytest
 import torch
@@ -75,6 +76,18 @@ def test_tensorboard_is_written_at_once(tmp_path):
         (100, 0.5),
         (200, 0.5),
     ]
+
+
+def test_a_tensorboard_writer_is_flushed_after_every_observation():
+    """The file may be complete without it, where its thread happens to be quick."""
+    done = []
+    writer = types.SimpleNamespace(
+        add_scalar=lambda name, value, step: done.append(name), flush=lambda: done.append("flush")
+    )
+    receive = receivers.tensorboard(writer)
+    receive(100, METRICS)
+    receive(200, METRICS)
+    assert done == [*METRICS, "flush"] * 2
 
 
 def test_trackio_run_on_this_machine(tmp_path, monkeypatch):
