@@ -72,7 +72,9 @@ gradient norm.
   behaves alike cannot be read off them.
 - Every run follows the same schedule: the learning rate falls with the step, so what follows the
   step follows the rate as well. Only the second column above is free of that, and only linearly.
-{asked}- {count} runs are few: a median over runs has no interval worth printing.
+- The sinks of the first tables were asked for. One that training finds by itself may come at
+  another time and by another way; the controls here show none, or too little to time.
+- {count} runs are few: a median over runs has no interval worth printing.
 - Loss is that of this text; nothing is said about downstream tasks.
 
 ## The same on public suites
@@ -93,10 +95,6 @@ sinkscope timeline allenai/OLMoE-1B-7B-0924 --workers ray --disk-budget 200 --ou
 `--first-blocks all` measures the loss too, which the table of signals needs; with several runs on
 one command line they are judged against each other. Not every revision of these suites is known to
 hold safetensors; one that does not is reported and skipped.
-"""
-ASKED = """\
-- The sinks of the first tables were asked for. One that training finds by itself may come at
-  another time and by another way; the controls here show none, or too little to time.
 """
 NATURAL = """## Where nobody asked
 
@@ -379,7 +377,6 @@ def main() -> None:
         command="SERIES --natural NATURAL" if natural else "SERIES",
         tokens=most_steps(result),
         natural=natural,
-        asked=ASKED,
         **parts(result),
     )
     if options.out is None:

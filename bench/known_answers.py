@@ -48,6 +48,7 @@ from sinkscope.subject.prompts import Prompts, vocabulary
 FIRST_SEED = 90_000
 PROMPTS, LENGTH, POPULATION, SAMPLES = 24, 64, 256, 40
 AT_P0 = ("p0", "bos", "position-id-0")
+MEASURED = ("sink rate", "necessity", "sufficiency")  # what has intervals
 # floor name -> (bound, whether the value must be at least it)
 FLOORS = {
     "verdict": (0.97, True),
@@ -59,18 +60,12 @@ FLOORS = {
     "head recall": (0.97, True),
     "writing expert": (0.98, True),
     "control significant": (0.05, False),
-    "sink rate covered, least": (0.93, True),
-    "sink rate covered, most": (0.97, False),
-    "necessity covered, least": (0.93, True),
-    "necessity covered, most": (0.97, False),
-    "sufficiency covered, least": (0.93, True),
-    "sufficiency covered, most": (0.97, False),
-    "sink rate resampled, least": (0.93, True),
-    "sink rate resampled, most": (0.97, False),
-    "necessity resampled, least": (0.93, True),
-    "necessity resampled, most": (0.97, False),
-    "sufficiency resampled, least": (0.93, True),
-    "sufficiency resampled, most": (0.97, False),
+    **{
+        f"{what} {how}, {end}": bound
+        for what in MEASURED
+        for how in ("covered", "resampled")
+        for end, bound in (("least", (0.93, True)), ("most", (0.97, False)))
+    },
     "attribution error": (1e-4, False),
 }
 
@@ -266,7 +261,7 @@ def summary(draws: list[dict[str, Any]]) -> dict[str, Any]:
         f"{what} ({'with spread' if spread else 'no spread'})": [_share(flags), len(flags)]
         for (what, spread), flags in sorted(covered.items())
     }
-    for what in ("sink rate", "necessity", "sufficiency"):
+    for what in MEASURED:
         share = _share(covered[what, True])
         values[f"{what} covered, least"] = values[f"{what} covered, most"] = share
         share = _share(resampled[what])

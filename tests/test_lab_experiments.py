@@ -1,5 +1,6 @@
 """Experiments: configs, runs that are resumed, figures with and without BOS, study pages."""
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -10,7 +11,7 @@ import yaml
 from torch import nn
 
 from sinkscope.cli.app import main
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, OutOfResources
 from sinkscope.lab import train as train_module
 from sinkscope.lab.backcopy import LONGEST, SHORTEST, Backcopy
 from sinkscope.lab.corpus import texts_of
@@ -30,6 +31,7 @@ from sinkscope.report.experiment_tables import cells_table
 from sinkscope.stats import t_interval
 from sinkscope.subject.constructed import build_in_memory, draw_spec
 from sinkscope.subject.load import Subject
+from sinkscope.timeline import store
 
 BASE = {
     "data": "bigram-backcopy", "vocabulary": 40, "blocks": 1, "width": 16, "heads": 2, "hidden": 16,
@@ -384,10 +386,12 @@ def test_lines_are_replaced_and_the_file_is_whole(tmp_path, monkeypatch):
     results.put_lines(file, [{**one, "x": 2}])
     assert [line["x"] for line in results.read_lines(file)] == [1, 2]
     before = file.read_bytes()
-    monkeypatch.setattr(results.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
+    full = OSError(errno.ENOSPC, "full")
+    monkeypatch.setattr(store.os, "replace", lambda *_: (_ for _ in ()).throw(full))
+    with pytest.raises(OutOfResources, match="disk is full"):
         results.put_lines(file, [{**one, "x": 3}])
     assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_more_seeds_are_added_to_a_finished_experiment(whole, tiny, tmp_path):
@@ -643,7 +647,7 @@ def write_corpus(folder):
         (["lab", "run", "packing", "--device", "tpu", "--out", "{}/a"], "'tpu' is not there"),
         (["lab", "run", "packing", "--size", "small", "--out", "{}/a"], "excerpt is too short"),
         (["lab", "run", "packing", "--out", "{}/file"], "holds no experiment"),
-        (["lab", "run", "packing", "--out", "{}/file/under"], "cannot be written"),
+        (["lab", "run", "packing", "--out", "{}/file/under"], "cannot write to"),
         (["lab", "run", "packing", "--out", "{}"], "is not empty and holds no experiment"),
         (["lab", "study", "{}"], "holds no experiment"),
     ],

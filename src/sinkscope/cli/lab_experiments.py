@@ -87,9 +87,10 @@ def _plan(plan: Plan, out: Path, corpus: Path | None, device: str, json: bool, w
     from dataclasses import asdict
 
     from sinkscope.lab.experiments import needs
-    from sinkscope.lab.experiments.results import begin, write_whole
+    from sinkscope.lab.experiments.results import begin
     from sinkscope.report.experiment_tables import needs_table
     from sinkscope.report.table import rich_table
+    from sinkscope.timeline.store import write_whole
 
     processes = needs.processes_for(plan)
     rows = needs.needs(plan, processes)
@@ -97,7 +98,7 @@ def _plan(plan: Plan, out: Path, corpus: Path | None, device: str, json: bool, w
     if write:
         begin(out, plan, corpus)
         script = out / "launch.sh"
-        write_whole(script, needs.launch_script(plan, out, corpus, processes))
+        write_whole(script, needs.launch_script(plan, out, corpus, processes).encode())
     if json:
         found = {"runs": len(plan.runs), "processes": processes, "command": command}
         typer.echo(jsonlib.dumps({**found, "cells": [asdict(row) for row in rows]}, indent=2))

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from sinkscope.errors import InputError
+from sinkscope.timeline.monitor import rank
 
 LAUNCHED = "WORLD_SIZE"  # set by torchrun
 
@@ -32,11 +33,6 @@ def joined(device: str) -> Iterator[None]:
         yield
     finally:
         distributed.destroy_process_group()
-
-
-def rank() -> int:
-    """Number of this process."""
-    return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def world() -> int:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
@@ -21,8 +22,9 @@ from sinkscope.lab.data import held_out, validation_windows
 from sinkscope.lab.demand import delimiter_ids
 from sinkscope.lab.figures import measure, vocabulary_share
 from sinkscope.lab.series_text import series_card
+from sinkscope.timeline.emergence import first_sustained
 
-WINDOWS, SUSTAINED = 64, 3
+WINDOWS = 64
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
@@ -81,10 +83,8 @@ def crossing(rows: list[dict]) -> int | None:
         "late_share_p99" in row and row["late_share"]["asked"]["value"] > row["late_share_p99"]
         for row in rows
     ]
-    for i in range(len(rows) - SUSTAINED + 1):
-        if all(above[i : i + SUSTAINED]):
-            return rows[i]["step"]
-    return None
+    found = first_sustained(np.array(above))
+    return None if found is None else rows[found]["step"]
 
 
 def rounded(data: Any) -> Any:

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,15 +79,15 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file beside its place, and rename it. Raises InputError or OutOfResources."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".part-", dir=path.parent)
+        part = path.with_name(f".part-{os.getpid()}-{path.name}")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with part.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(name, path)
+            os.replace(part, path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -6,7 +6,6 @@ OUT/curves.jsonl      loss and sink over the steps of each run
 """
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from sinkscope.errors import InputError
 from sinkscope.lab.corpus import texts_sha256
 from sinkscope.lab.experiments.plan import Plan
+from sinkscope.timeline.store import write_whole
 
 ASKED, RESULTS, CURVES = "experiment.json", "results.jsonl", "curves.jsonl"
 CHANGED = {  # what to call a difference
@@ -40,8 +40,9 @@ class Results:
 def begin(out: Path, plan: Plan, corpus: Path | None) -> None:
     """Make `out` the folder of this plan on this text, or see that it is.
 
-    Errors: InputError where it cannot be written, or holds something else, another experiment,
-    other settings or another text; and where the text is too short for the size.
+    Errors: OutOfResources where the disk is full. InputError where it cannot be written, or holds
+    something else, another experiment, other settings or another text; and where the text is too
+    short for the size.
     """
     if (
         corpus is None
@@ -53,6 +54,7 @@ def begin(out: Path, plan: Plan, corpus: Path | None) -> None:
         )
     asked = json.loads(json.dumps({**plan.identity, "text_sha256": texts_sha256(corpus)}))
     about = {"about": plan.about, "seeds": plan.seeds, "excerpt": corpus is None}
+    content = (json.dumps({**asked, **about}, indent=1) + "\n").encode()
     if (out / ASKED).is_file():
         held = _read_json(out / ASKED)
         changed = [key for key in asked if held.get(key) != asked[key]]
@@ -61,15 +63,11 @@ def begin(out: Path, plan: Plan, corpus: Path | None) -> None:
                 f"{out} holds {held.get('experiment')} at size {held.get('size')}, and its "
                 f"{CHANGED.get(changed[0], changed[0])} differ: give the same, or another --out."
             )
-        write_whole(out / ASKED, json.dumps({**asked, **about}, indent=1) + "\n")
+        write_whole(out / ASKED, content)
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty and holds no experiment: choose another --out.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / ASKED, json.dumps({**asked, **about}, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror}.") from error
+    write_whole(out / ASKED, content)
 
 
 def read_results(out: Path) -> Results:
@@ -93,7 +91,7 @@ def put_lines(path: Path, new: Sequence[Line]) -> None:
     """Add lines, in place of those of the same run and BOS policy; the file is always whole."""
     taken = {key_of(line) for line in new}
     kept = [line for line in read_lines(path) if key_of(line) not in taken]
-    write_whole(path, "".join(json.dumps(line) + "\n" for line in [*kept, *new]))
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in [*kept, *new]).encode())
 
 
 def key_of(line: Line) -> tuple[str, int, str]:
@@ -116,10 +114,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is damaged: remove its folder and run again.") from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    part = path.with_name(f".{path.name}")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
