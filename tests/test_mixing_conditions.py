@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from sinkscope.errors import InputError
 from sinkscope.mixing.conditions import (
     INTACT,
     OTHER_KEY,
@@ -61,6 +62,36 @@ def test_the_cut_circuit_has_no_sink_and_mixes_more_and_its_control_does_not(kno
     assert share["circuit-cut-control"] > 0.95 * share["intact"]
     assert more["circuit-cut"].low > 0
     assert abs(more["circuit-cut-control"].value) < 0.1 * more["circuit-cut"].value
+
+
+def test_the_control_of_a_cut_is_drawn_several_times(known):
+    subject, _, _, circuit, _ = known
+    control = cut_conditions(subject, circuit)[2]
+    draws = control.each()
+    assert len(draws) == 4
+    drawn = [{(e.block, n) for e in draw.edits for n in e.neurons} for draw in draws]
+    assert len(set(map(frozenset, drawn))) == 4
+    for neurons in drawn:
+        assert len(neurons) == len(circuit.neurons)
+        assert neurons.isdisjoint(map(tuple, circuit.neurons))
+
+
+def test_draws_are_run_one_by_one_and_averaged(llama, ids):
+    prompts = token_prompts(ids)
+    sites = find_sites(llama, prompts)
+    drawn = [tuple(cut_edits(sites, [(0, n), (1, n + 1)])) for n in (0, 8, 16)]
+    control = Condition("control", draws=tuple(drawn))
+    pairs = swapped(llama, prompts)
+    spread, *parts = [perturb(llama, pairs, one, sites=sites) for one in (control, *control.each())]
+    np.testing.assert_allclose(spread.final, np.mean([p.final for p in parts], 0), rtol=1e-5)
+    assert abs(spread.final - parts[0].final).max() > 1e-4
+    cost, *alone = costs(llama, prompts, [control, *control.each()], sites=sites)
+    for name in ("ce", "kl", "left"):
+        each = [getattr(one, name) for one in alone]
+        np.testing.assert_allclose(getattr(cost, name), np.mean(each, 0), rtol=1e-4, atol=1e-8)
+    assert abs(cost.kl - alone[0].kl).max() > 1e-5
+    with pytest.raises(InputError, match="one by one"):
+        run(llama, prompts, control, sites=sites)
 
 
 def test_the_norm_is_kept_where_it_is_said_to_be(known):
@@ -152,7 +183,7 @@ def test_a_cut_that_goes_around_the_masses_is_not_mediated(known):
     """The control cut leaves the masses alone, and what it does is too little to have shares."""
     subject, _, prompts, circuit, _ = known
     pairs = swapped(subject, prompts.take(slice(0, 6)))
-    control = cut_conditions(subject, circuit)[2]
+    control = cut_conditions(subject, circuit)[2].each()[0]
     found = mediate(subject, pairs, control, circuit.sites)
     assert abs(found.through.value) <= 1e-7
     assert not found.defined

@@ -9,7 +9,7 @@ import hashlib
 import json
 import lzma
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -43,13 +43,13 @@ def read_texts(folder: str | Path, split: str) -> Iterator[str]:
             raise InputError(f"{path} cannot be read as xz-compressed UTF-8: {error}.") from error
 
 
-def texts_of(folder: Path | None, split: str) -> list[str]:
-    """The documents of one split; without a folder, of the bundled excerpt.
+def texts_of(folder: Path | None, split: str) -> Iterable[str]:
+    """The documents of one split, one after the other; without a folder, of the bundled excerpt.
 
     Of the excerpt, `validation` is the last tenth of each of its seven documents.
     """
     if folder is not None:
-        return list(read_texts(folder, split))
+        return read_texts(folder, split)
     text = (files("sinkscope") / "assets" / "excerpt.txt").read_text(encoding="utf-8")
     documents = text.rstrip("\n").split("\n\f\n")
     cuts = [d.index("\n\n", int(len(d) * 0.9)) for d in documents]

@@ -11,15 +11,15 @@ from transformers import PreTrainedTokenizerFast
 
 from sinkscope.errors import InputError
 from sinkscope.lab.backcopy import Backcopy
-from sinkscope.lab.corpus import texts_of
-from sinkscope.lab.recipe import Recipe
-from sinkscope.lab.tokens import (
-    bundled_tokenizer,
-    draw_length,
-    draw_windows,
-    encode,
-    train_tokenizer,
+from sinkscope.lab.corpus import SPLITS, texts_of
+from sinkscope.lab.encoded import (
+    begins_with_bos,
+    documents,
+    encode_in_memory,
+    encode_on_disk,
 )
+from sinkscope.lab.recipe import Recipe
+from sinkscope.lab.tokens import draw_length, draw_windows, encode
 
 Draw = Callable[[int, int, torch.Generator], Tensor]
 VALIDATION_SEED, TRAINING_SEED = 0, 1
@@ -54,8 +54,11 @@ class Data:
         return validation_windows(self.draw_validation, count, length)
 
 
-def prepare(recipe: Recipe, corpus: Path | None) -> Data:
+def prepare(recipe: Recipe, corpus: Path | None, keep: Path | None = None) -> Data:
     """Read and encode what a recipe trains on: a corpus folder, or the bundled excerpt.
+
+    keep: a folder in which encoded text is kept and mapped (`sinkscope.lab.encoded`); without, it
+    is held in memory.
 
     Errors: InputError for a corpus that is missing, broken or too short for the windows.
     """
@@ -64,16 +67,15 @@ def prepare(recipe: Recipe, corpus: Path | None) -> Data:
         draw = _of_language(language, recipe, TRAINING_SEED, DOCUMENTS)
         digest = hashlib.sha256(language.bigram.numpy().tobytes()).hexdigest()
         return Data(language.tokenizer, draw, held_out(recipe, corpus, language.tokenizer), digest)
-    texts = _texts(recipe, corpus, "train")
-    if recipe.tokenizer == "bundled":
-        tokenizer = bundled_tokenizer()
+    if keep is None:
+        text = encode_in_memory(recipe, corpus)
     else:
-        tokenizer = train_tokenizer(texts, recipe.vocabulary)
+        text = encode_on_disk(recipe, corpus, keep)
+    tokenizer = text.tokenizer
+    if recipe.tokenizer == "own":
         tokenizer.model_max_length = recipe.context
-    draw_validation = held_out(recipe, corpus, tokenizer)
-    stream = _encoded(texts, tokenizer, recipe)
-    digest = hashlib.sha256(stream.numpy().tobytes()).hexdigest()
-    return Data(tokenizer, _of_stream(stream, tokenizer, recipe), draw_validation, digest)
+    draw, draw_validation = (_of_stream(text.streams[s], tokenizer, recipe) for s in SPLITS)
+    return Data(tokenizer, draw, draw_validation, text.sha256)
 
 
 def reads_alike(one: Recipe, other: Recipe) -> bool:
@@ -91,8 +93,8 @@ def held_out(recipe: Recipe, corpus: Path | None, tokenizer: PreTrainedTokenizer
     if recipe.data == "bigram-backcopy":
         language = Backcopy(texts_of(corpus, "train"), recipe.vocabulary - 2)
         return _of_language(language, recipe, VALIDATION_SEED, DOCUMENTS // 10)
-    stream = _encoded(_texts(recipe, corpus, "validation"), tokenizer, recipe)
-    return _of_stream(stream, tokenizer, recipe)
+    texts = documents(recipe, corpus, "validation")
+    return _of_stream(encode(texts, tokenizer, begins_with_bos(recipe)), tokenizer, recipe)
 
 
 def validation_windows(draw: Draw, count: int, length: int) -> Tensor:
@@ -100,25 +102,9 @@ def validation_windows(draw: Draw, count: int, length: int) -> Tensor:
     return draw(count, length, torch.Generator().manual_seed(VALIDATION_SEED))
 
 
-def _texts(recipe: Recipe, corpus: Path | None, split: str) -> list[str]:
-    return documents(recipe, texts_of(corpus, split))
-
-
-def documents(recipe: Recipe, texts: list[str]) -> list[str]:
-    """What a recipe packs: whole texts, or their paragraphs."""
-    if recipe.packing == "windows":
-        return texts
-    return [paragraph for text in texts for paragraph in text.split("\n\n") if paragraph.strip()]
-
-
-def _encoded(texts: list[str], tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Tensor:
-    stream = encode(texts, tokenizer, bos=recipe.bos and recipe.packing == "paragraphs")
+def _of_stream(stream: Tensor, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Draw:
     if len(stream) <= max(recipe.lengths) + 1:
         raise InputError("The corpus is too short for one window of training or validation text.")
-    return stream
-
-
-def _of_stream(stream: Tensor, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Draw:
     bos = tokenizer.bos_token_id if recipe.bos else None
     if bos is None or recipe.packing != "paragraphs":
         return lambda count, length, generator: draw_windows(stream, count, length, generator, bos)

@@ -1,6 +1,6 @@
 """Tokens for training: tokenizers, the encoded text, random windows of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
 
 import numpy as np
@@ -45,13 +45,19 @@ def character_tokenizer(characters: str) -> PreTrainedTokenizerFast:
 
 def encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast, bos: bool = False) -> Tensor:
     """All documents as one stream of token ids, an EOS after each and, with `bos`, a BOS before."""
-    first = [np.array([tokenizer.bos_token_id], dtype=np.int32)] if bos else []
-    last = [np.array([tokenizer.eos_token_id], dtype=np.int32)]
-    pieces: list[np.ndarray] = []
+    return torch.from_numpy(np.concatenate([*encoded_pieces(texts, tokenizer, bos)]))
+
+
+def encoded_pieces(
+    texts: Iterable[str], tokenizer: PreTrainedTokenizerFast, bos: bool = False
+) -> Iterator[np.ndarray]:
+    """The stream of `encode` piece by piece, int32 [tokens]."""
     for text in texts:
-        paragraphs = tokenizer.backend_tokenizer.encode_batch(_chunks(text))
-        pieces += [*first, *(np.array(p.ids, dtype=np.int32) for p in paragraphs), *last]
-    return torch.from_numpy(np.concatenate(pieces))
+        if bos:
+            yield np.array([tokenizer.bos_token_id], dtype=np.int32)
+        for paragraph in tokenizer.backend_tokenizer.encode_batch(_chunks(text)):
+            yield np.array(paragraph.ids, dtype=np.int32)
+        yield np.array([tokenizer.eos_token_id], dtype=np.int32)
 
 
 def _chunks(text: str) -> list[str]:

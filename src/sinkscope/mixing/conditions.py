@@ -46,6 +46,8 @@ class Condition:
     dose       how much of it is removed, 0..1
     heads      (block, head) in which it is removed; None for all
     edits      edits of P0's stream or of a control's (`sinkscope.causal.edits`)
+    draws      in place of `edits`: several at random, each run by itself; `perturb` and `costs`
+               give their average
     keep_norm  give P0's stream its intact norm behind the first edited block, direction as it is
     """
 
@@ -55,6 +57,7 @@ class Condition:
     dose: float = 1.0
     heads: tuple[tuple[int, int], ...] | None = None
     edits: tuple[Edit, ...] = ()
+    draws: tuple[tuple[Edit, ...], ...] = ()
     keep_norm: bool = False
 
     def __post_init__(self) -> None:
@@ -63,7 +66,15 @@ class Condition:
         if not 0.0 <= self.dose <= 1.0:
             raise InputError(f"a dose lies between 0 and 1, not at {self.dose:g}.")
 
+    def each(self) -> list[Condition]:
+        """What is run: the condition itself, or one condition for each of its draws."""
+        if not self.draws:
+            return [self]
+        return [dataclasses.replace(self, edits=edits, draws=()) for edits in self.draws]
+
     def __str__(self) -> str:
+        if self.draws:
+            return f"average of {len(self.draws)} random draws, the first: {self.each()[0]}"
         said = []
         key = "P0" if self.at == P0 else "a random earlier key"
         share = "" if self.dose == 1 else f"{self.dose:.0%} of "
@@ -166,6 +177,8 @@ def run(
     """
     check_prompts(prompts)
     check_subject(subject)
+    if condition.draws:
+        raise InputError(f"the draws of condition {condition.name} are run one by one.")
     layout = layout_of(prompts, subject.device)
     attend = attend_under(subject, layout, condition, keys, own=own)
     attend.clamp, attend.keep = clamp, keep

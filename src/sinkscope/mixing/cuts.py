@@ -16,22 +16,30 @@ if TYPE_CHECKING:
     from sinkscope.subject.load import Subject
 
 CUT, CUT_NORM, CUT_CONTROL = "circuit-cut", "circuit-cut-norm-kept", "circuit-cut-control"
+CONTROL_DRAWS = 4
 
 
 def cut_conditions(subject: Subject, circuit: Circuit, seed: int = 0) -> list[Condition]:
     """The circuit's neurons and heads off at P0; the same at its intact norm; the control.
 
-    The control switches off as many random other neurons and heads of the same blocks at P0.
-    Empty where neither neurons nor heads write the sink.
+    The control switches off as many random other neurons and heads of the same blocks at P0, in
+    CONTROL_DRAWS draws. Empty where neither neurons nor heads write the sink.
     """
     edits = cut_edits(circuit.sites, circuit.neurons, circuit.heads)
     if not edits:
         return []
-    neurons = _others(subject, circuit, seed)
-    heads = _other_heads(circuit, seed)
-    control = cut_edits(circuit.sites, neurons, heads)
     found = [Condition(CUT, edits=edits), Condition(CUT_NORM, edits=edits, keep_norm=True)]
-    return [*found, Condition(CUT_CONTROL, edits=control)] if control else found
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [
+        cut_edits(
+            circuit.sites,
+            _other_neurons(subject, circuit, generator),
+            _other_heads(circuit, generator),
+        )
+        for _ in range(CONTROL_DRAWS)
+    ]
+    # a block of which the circuit is all has no other units, whatever the draw
+    return [*found, Condition(CUT_CONTROL, draws=tuple(drawn))] if drawn[0] else found
 
 
 def cut_edits(
@@ -60,9 +68,10 @@ def cut_edits(
     return tuple(edits)
 
 
-def _others(subject: Subject, circuit: Circuit, seed: int) -> list[tuple[int, int]]:
+def _other_neurons(
+    subject: Subject, circuit: Circuit, generator: torch.Generator
+) -> list[tuple[int, int]]:
     """As many random neurons of the same blocks that are not in the circuit."""
-    generator = torch.Generator().manual_seed(seed)
     blocks = subject.anatomy.modules(subject.model)
     found = []
     for block in sorted({block for block, _ in circuit.neurons}):
@@ -76,8 +85,7 @@ def _others(subject: Subject, circuit: Circuit, seed: int) -> list[tuple[int, in
     return found
 
 
-def _other_heads(circuit: Circuit, seed: int) -> list[tuple[int, int]]:
-    generator = torch.Generator().manual_seed(seed)
+def _other_heads(circuit: Circuit, generator: torch.Generator) -> list[tuple[int, int]]:
     found = []
     for block in sorted({block for block, _ in circuit.heads}):
         taken = {head for b, head in circuit.heads if b == block}

@@ -58,7 +58,9 @@ def costs(
     sites: Sites | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Cost]:
-    """Cost of each condition on these prompts; the intact pass is made once for each batch.
+    """Cost of each condition on these prompts, averaged over its draws where it has several.
+
+    The intact pass is made once for each batch.
 
     heads  (block, head) over which `left` and `removed` are averaged; all where none is named
     """
@@ -71,11 +73,14 @@ def costs(
         base = _loss(intact, batch)
         for at, condition in enumerate(conditions):
             chosen = None if keys is None else keys[rows]
-            done = run(subject, batch, condition, keys=chosen, logits=True, sites=sites, rows=rows)
-            changed = _logprobs(done.logits)
-            kl = _mean(_kl(intact, changed)[:, 1:-1], batch)
-            shares = (_over(x, heads).numpy() for x in (done.shares(), done.removed()))
-            parts[at].append((_loss(changed, batch) - base, kl, *shares))
+            draws = []
+            for each in condition.each():
+                done = run(subject, batch, each, keys=chosen, logits=True, sites=sites, rows=rows)
+                changed = _logprobs(done.logits)
+                kl = _mean(_kl(intact, changed)[:, 1:-1], batch)
+                shares = (_over(x, heads).numpy() for x in (done.shares(), done.removed()))
+                draws.append((_loss(changed, batch) - base, kl, *shares))
+            parts[at].append(tuple(np.mean(column, 0) for column in zip(*draws)))
         if progress:
             progress(rows[-1] + 1, len(prompts))
     return [

@@ -11,6 +11,7 @@ the norms are taken as the stream goes by, so nothing but D is kept.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ from sinkscope.subject.prompts import TOKENS_PER_BATCH
 
 if TYPE_CHECKING:
     from sinkscope.observe.sites import Sites
+
+ARRAYS = ("change", "norm", "p0_norm", "at_edit", "shares", "removed")
 
 
 @dataclass
@@ -104,7 +107,16 @@ def perturb(
     keys   [n] key of each prompt for a condition that acts on another key than P0; it must lie
            before the edit, as P0 does (see `conditions.earlier_keys`)
     clamp  gives the masses to which the rows of a batch are set; keep is given those of a batch
+
+    Of a condition with several draws, the average of their spreads.
     """
+    if condition.draws:
+        return _averaged(
+            [
+                perturb(subject, pairs, one, keys=keys, sites=sites, clamp=clamp)
+                for one in condition.each()
+            ]
+        )
     each = 1 + len(pairs.kinds)
     rows = max(1, TOKENS_PER_BATCH // (each * pairs.prompts.length))
     parts = []
@@ -178,6 +190,10 @@ class _Collect:
 
 
 def _joined(parts: list[Spread], pairs: Pairs) -> Spread:
-    names = ("change", "norm", "p0_norm", "at_edit", "shares", "removed")
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
     return Spread(**arrays, kinds=pairs.kinds, last=pairs.last.numpy())
+
+
+def _averaged(draws: list[Spread]) -> Spread:
+    arrays = {name: np.mean([getattr(draw, name) for draw in draws], 0) for name in ARRAYS}
+    return dataclasses.replace(draws[0], **arrays)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,14 +76,17 @@ def decode(content: bytes) -> Light:
     return Light(**decode_tensors(content))
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside its place, and rename it. Raises InputError or OutOfResources."""
+def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Write a file, or its pieces, beside its place, and rename it.
+
+    Raises InputError or OutOfResources.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".part-{os.getpid()}-{path.name}")
         try:
             with part.open("wb") as file:
-                file.write(content)
+                file.writelines([content] if isinstance(content, bytes) else content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, path)

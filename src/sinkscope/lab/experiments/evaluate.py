@@ -21,7 +21,8 @@ from sinkscope.detect.scan import scan
 from sinkscope.errors import InputError
 from sinkscope.lab.backcopy import Backcopy
 from sinkscope.lab.corpus import texts_of
-from sinkscope.lab.data import VALIDATION_SEED, documents
+from sinkscope.lab.data import VALIDATION_SEED
+from sinkscope.lab.encoded import documents
 from sinkscope.lab.recipe import Recipe
 from sinkscope.lab.tokens import encode
 from sinkscope.observe.attention import observe
@@ -48,7 +49,7 @@ def text_rows(
         language = Backcopy(texts_of(corpus, "train"), recipe.vocabulary - 2)
         return language.draw(count, length - 1, generator, None)
     windows: list[Tensor] = []
-    for document in documents(recipe, texts_of(corpus, "validation")):
+    for document in documents(recipe, corpus, "validation"):
         ids = encode([document], tokenizer)[:-1].long()  # without its EOS
         windows += ids[: len(ids) // length * length].split(length) if len(ids) >= length else []
     if not windows:

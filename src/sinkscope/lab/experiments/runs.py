@@ -46,17 +46,20 @@ class Course:
 
 
 class Texts:
-    """The encoded text of the run before, for the next one that reads the same."""
+    """The encoded text of the run before, for the next one that reads the same.
 
-    def __init__(self, corpus: Path | None) -> None:
-        self.corpus = corpus
+    keep: the folder of text that is encoded already.
+    """
+
+    def __init__(self, corpus: Path | None, keep: Path) -> None:
+        self.corpus, self.keep = corpus, keep
         self._last: tuple[Recipe, Data] | None = None
 
     def of(self, recipe: Recipe) -> Data:
         """What `prepare` gives for this recipe."""
         if self._last is None or not reads_alike(self._last[0], recipe):
             self._last = None  # two texts need not be in memory at once
-            self._last = recipe, prepare(recipe, self.corpus)
+            self._last = recipe, prepare(recipe, self.corpus, self.keep)
         return self._last[1]
 
 
@@ -78,7 +81,7 @@ def run_plan(
         begin(out, plan, corpus)
     ranks.wait()
     done: list[str] = []
-    texts = Texts(corpus)
+    texts = Texts(corpus, out / "text")
     for run in plan.runs:
         if not _measured(plan, run, out):
             try:

@@ -1,0 +1,127 @@
+"""The encoded text of a run: in memory, or on disk and mapped.
+
+On disk it is encoded once, by the first process, and neither another process nor a later start
+reads the corpus or holds the tokens in memory again:
+
+    FOLDER/TEXT/tokenizer/                 the tokenizer
+    FOLDER/TEXT/train.bin, validation.bin  token ids, 32 bit, little-endian
+    FOLDER/TEXT/encoded.json               their number, and the hash of train.bin; written last
+
+TEXT is named after all that the tokens depend on beside the corpus.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from sinkscope.errors import InputError
+from sinkscope.lab import ranks
+from sinkscope.lab.corpus import SPLITS, texts_of
+from sinkscope.lab.recipe import Recipe
+from sinkscope.lab.tokens import bundled_tokenizer, encode, encoded_pieces, train_tokenizer
+from sinkscope.timeline.store import write_json, write_whole
+
+DONE, TOKENIZER = "encoded.json", "tokenizer"
+BYTES = 4  # a token
+
+
+@dataclass
+class Encoded:
+    """Token ids of both splits as int32 [tokens], and the SHA-256 of the training split's."""
+
+    tokenizer: PreTrainedTokenizerFast
+    streams: dict[str, Tensor]
+    sha256: str
+
+
+def encode_in_memory(recipe: Recipe, corpus: Path | None) -> Encoded:
+    """Read and encode both splits. Errors: InputError for a corpus that is missing or broken."""
+    tokenizer = _tokenizer(recipe, corpus)
+    streams = {
+        split: encode(documents(recipe, corpus, split), tokenizer, begins_with_bos(recipe))
+        for split in SPLITS
+    }
+    sha256 = hashlib.sha256(streams["train"].numpy().tobytes()).hexdigest()
+    return Encoded(tokenizer, streams, sha256)
+
+
+def encode_on_disk(recipe: Recipe, corpus: Path | None, folder: Path) -> Encoded:
+    """The same, mapped from files below `folder`, which the first process makes if need be.
+
+    Errors: InputError also for files that are damaged, OutOfResources where the disk is full.
+    """
+    place = folder / _name(recipe)
+    if ranks.first() and not (place / DONE).is_file():
+        _write(recipe, corpus, place)
+    ranks.wait()
+    return _mapped(place)
+
+
+def documents(recipe: Recipe, corpus: Path | None, split: str) -> Iterator[str]:
+    """What a recipe packs, in order: whole texts, or their paragraphs."""
+    for text in texts_of(corpus, split):
+        if recipe.packing == "windows":
+            yield text
+        else:
+            yield from (paragraph for paragraph in text.split("\n\n") if paragraph.strip())
+
+
+def begins_with_bos(recipe: Recipe) -> bool:
+    """Whether a BOS stands before every document of the stream."""
+    return recipe.bos and recipe.packing == "paragraphs"
+
+
+def _name(recipe: Recipe) -> str:
+    bos = "-bos" if begins_with_bos(recipe) else ""
+    packed = "texts" if recipe.packing == "windows" else "paragraphs"
+    return f"{recipe.tokenizer}-{recipe.vocabulary}-{packed}{bos}"
+
+
+def _tokenizer(recipe: Recipe, corpus: Path | None) -> PreTrainedTokenizerFast:
+    if recipe.tokenizer == "bundled":
+        return bundled_tokenizer()
+    return train_tokenizer(documents(recipe, corpus, "train"), recipe.vocabulary)
+
+
+def _write(recipe: Recipe, corpus: Path | None, place: Path) -> None:
+    tokenizer = _tokenizer(recipe, corpus)
+    digest, counts = hashlib.sha256(), {}
+    for split in SPLITS:
+        counts[split] = 0
+
+        def pieces(split: str = split) -> Iterator[bytes]:
+            found = documents(recipe, corpus, split)
+            for piece in encoded_pieces(found, tokenizer, begins_with_bos(recipe)):
+                counts[split] += len(piece)
+                content = piece.astype("<i4").tobytes()
+                if split == "train":
+                    digest.update(content)
+                yield content
+
+        write_whole(place / f"{split}.bin", pieces())
+    tokenizer.save_pretrained(place / TOKENIZER)
+    write_json(place / DONE, {"tokens": counts, "sha256": digest.hexdigest()})
+
+
+def _mapped(place: Path) -> Encoded:
+    try:
+        held = json.loads((place / DONE).read_text(encoding="utf-8"))
+        for split, count in held["tokens"].items():
+            if (place / f"{split}.bin").stat().st_size != count * BYTES:
+                raise ValueError(f"{split}.bin has another length")
+        streams = {
+            split: torch.from_file(
+                str(place / f"{split}.bin"), shared=False, size=count, dtype=torch.int32
+            )
+            for split, count in held["tokens"].items()
+        }
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(place / TOKENIZER)
+        return Encoded(tokenizer, streams, held["sha256"])
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{place} is damaged: remove it and run again.") from error
