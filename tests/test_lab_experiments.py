@@ -17,11 +17,17 @@ from sinkscope.lab.backcopy import LONGEST, SHORTEST, Backcopy
 from sinkscope.lab.corpus import texts_of
 from sinkscope.lab.data import prepare
 from sinkscope.lab.experiments import matched, results, runs
-from sinkscope.lab.experiments.evaluate import evaluation, quick_evaluation, text_rows
+from sinkscope.lab.experiments.evaluate import (
+    evaluation,
+    prompts_of,
+    quick_evaluation,
+    text_rows,
+)
 from sinkscope.lab.experiments.needs import needs, processes_for
 from sinkscope.lab.experiments.plan import SIZES, experiment_names, make_plan, read_experiment
+from sinkscope.lab.experiments.reads import as_read
 from sinkscope.lab.experiments.runs import run_plan
-from sinkscope.lab.experiments.summary import sink_from, summary
+from sinkscope.lab.experiments.summary import signed, sink_from, summary
 from sinkscope.lab.model import build_model
 from sinkscope.lab.recipe import Recipe
 from sinkscope.lab.tokens import bundled_tokenizer
@@ -49,7 +55,13 @@ TINY = {
         "small": {"seeds": 1, "windows": 6, "length": 8, "every": 3, "base": BASE},
     },
     "published": [{"cell": "first", "bos": "with", "sink_rate": 12.5, "loss": 2.5, "mark": "[S]"}],
-}
+    "signs": [
+        {"cell": "first", "than": "plain", "figure": "loss", "expected": "lower",
+         "says": "2.7 to 2.5", "mark": "[S]"},
+        {"cell": "first", "than": "first", "than_bos": "without", "figure": "read_norm",
+         "expected": "higher", "says": "more", "mark": "[INF]"},
+    ],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -105,6 +117,9 @@ def changed(path, value):
         (["evaluate"], ["sometimes"], "evaluate"),
         (["control"], "nobody", "'nobody' is no cell"),
         (["published", 0, "cell"], "nobody", "'nobody' is no cell"),
+        (["signs", 0, "than"], "nobody", "'nobody' is no cell"),
+        (["signs", 0, "figure"], "luck", "figure"),
+        (["evaluate"], ["without"], "a BOS policy that is not measured"),
     ],
 )
 def test_a_config_that_will_not_do_is_refused_in_one_sentence(tmp_path, path, value, match):
@@ -263,6 +278,47 @@ def test_a_bos_sink_is_found_with_bos_and_not_without():
     assert not figures["without"]["sink"]
     assert figures["with"]["sink_rate_0.8"] > 0.1 > figures["without"]["sink_rate_0.3"]
     assert figures["with"]["best_head"] > 0.8 > 4 * figures["without"]["best_head"]
+
+
+@pytest.mark.parametrize("force_sink", [0, 4])
+@pytest.mark.parametrize("bos", ["with", "without"])
+def test_position_zero_as_blocks_read_it_against_a_forward_pass_by_hand(force_sink, bos):
+    recipe = replace(COPIES, force_sink=force_sink)
+    subject = Subject.from_model(
+        build_model(recipe), prepare(recipe, None).tokenizer, name="variant"
+    )
+    rows = text_rows(recipe, None, subject.tokenizer, 6, 16)
+    ids = prompts_of(subject, rows, bos).input_ids
+    model, places = subject.model.model, torch.arange(16)[None]
+    own = torch.arange(recipe.width) < force_sink
+    x, read = model.embed_tokens(ids), []
+
+    def seen(x):
+        kept = x.clone()
+        if force_sink:
+            kept[:, 0, ~own], kept[:, 1:, own] = 0, 0
+        read.append(kept)
+        return kept
+
+    with torch.no_grad():
+        for block in model.layers:
+            x = x + block.self_attn(
+                block.input_layernorm(seen(x)), position_embeddings=model.rotary_emb(x, places),
+                attention_mask=None,
+            )[0]  # fmt: skip
+            x = x + block.mlp(block.post_attention_layernorm(seen(x)))
+    found = as_read(subject, prompts_of(subject, rows, bos))
+    norms, outliers, dominance = [], [], []
+    for kept in read:
+        first = kept[:, 0].abs().amax(1)
+        norms.append((kept[:, 0].norm(dim=1) / kept[:, 1:].norm(dim=2).median(1).values).mean())
+        outliers.append((first / kept.abs().flatten(1).median(1).values).mean())
+        dominance.append((first / kept[:, 0].abs().mean(1)).mean())
+    for name, values in zip(
+        ("read_norm", "read_outlier", "dominance"), (norms, outliers, dominance), strict=True
+    ):
+        assert found[name] == pytest.approx(float(max(values)), rel=1e-4)
+    assert not any(m._forward_pre_hooks for m in subject.model.modules())
 
 
 def test_held_out_rows_lie_inside_one_document():
@@ -462,6 +518,35 @@ def test_a_run_has_its_sink_from_where_the_curve_stays_above_one_half():
     some, none = cells_table({"cells": cells}).rows
     assert some[-1] == "100 (20 to 300), in 3 of 4"
     assert none[-1] == "in 0 of 2"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "found"),
+    [
+        ([(0.9, 0.2), (0.8, 0.1), (0.9, 0.3)], "lower", "as published"),
+        ([(0.9, 0.2), (0.8, 0.1), (0.9, 0.3)], "higher", "against"),
+        ([(0.1, 0.2), (0.2, 0.31), (0.2, 0.32)], "higher", "as published"),
+        ([(0.1, 0.2), (0.3, 0.2), (0.2, 0.3)], "higher", "open"),
+        ([(0.9, 0.2)], "lower", "open"),
+        ([], "lower", "not run"),
+    ],
+)
+def test_a_published_direction_is_held_against_the_interval_over_seeds(values, expected, found):
+    lines = [
+        {"cell": "a", "seed": seed, "bos": bos, "figures": {"loss": value}}
+        for seed, pair in enumerate(values)
+        for bos, value in zip(("with", "without"), pair)
+    ]
+    lines += [{"cell": "a", "seed": 9, "bos": "with", "figures": {"loss": 100.0}}]  # has no pair
+    sign = {
+        "cell": "a", "than": "a", "bos": "without", "than_bos": "with", "figure": "loss",
+        "expected": expected,
+    }  # fmt: skip
+    row = signed(results.Results({}, lines, []), sign)
+    assert row["found"] == found
+    if values:
+        differences = [other - own for own, other in values]
+        assert row["change"]["value"] == pytest.approx(sum(differences) / len(values))
 
 
 def test_t_interval_of_seeds():

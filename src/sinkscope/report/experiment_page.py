@@ -13,6 +13,7 @@ from sinkscope.report.recipe_page import MARKS
 from sinkscope.report.text import visible
 
 PANEL = ""
+TABLES = (tables.measured_table, tables.signs_table, tables.stream_table)
 
 
 def render_experiment(sizes: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> str:
@@ -36,11 +37,11 @@ def sections(summary: dict[str, Any], curves: list[dict[str, Any]]) -> list[Sect
         words.run_sentence(summary),
         [said for said in [words.interval_sentence(summary)] if said],
         limit=" ".join(words.limits(summary)),
-        notes=[MARKS, words.SINK_FROM],
+        notes=[MARKS, words.SINK_FROM, words.AS_READ, words.SIGNS],
     )
     parts: list[Part] = [
         Words({PANEL: found}),
-        Tables({PANEL: [tables.measured_table(summary), tables.stream_table(summary)]}),
+        Tables({PANEL: present([make(summary) for make in TABLES])}),
         *figures(summary, curves),
         Tables({PANEL: [tables.cells_table(summary)]}),
     ]

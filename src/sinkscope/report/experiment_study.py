@@ -91,6 +91,8 @@ def _size(one: dict[str, Any], curves: list[dict[str, Any]]) -> list[str]:
         _command(name, one["about"]["options"] + ("" if one["excerpt"] else " --corpus PATH")),
         _wrapped(f"{words.run_sentence(one)} {words.interval_sentence(one)}"),
         *(_table(make(one)) for make in (tables.measured_table, tables.stream_table)),
+        _wrapped(words.AS_READ),
+        *_signs(one),
         *(f"![{figure.title}]({name}-{figure.name}.svg)" for figure in _figures((one, curves))),
         _table(tables.cells_table(one)),
         _wrapped(words.SINK_FROM),
@@ -103,6 +105,11 @@ def _size(one: dict[str, Any], curves: list[dict[str, Any]]) -> list[str]:
         ]
     limits = "\n".join(_wrapped(f"- {said}", "  ") for said in words.limits(one))
     return [*parts, "What this cannot show:", limits, _wrapped(MARKS)]
+
+
+def _signs(one: dict[str, Any]) -> list[str]:
+    table = tables.signs_table(one)
+    return [_table(table), _wrapped(words.SIGNS)] if table.rows else []
 
 
 def _command(name: str, options: str) -> str:

@@ -5,12 +5,24 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
+from sinkscope.lab.experiments.summary import STREAM
 from sinkscope.report.tables import Table
 from sinkscope.report.text import NO_VALUE, bounds_of, number_of, short, visible
 
 NOT_RUN = "not run"
 BOS = {"with": "BOS put first", "without": "text only"}
 SHORT = {"with": "BOS, text", "without": "text"}
+SIGNED = {  # figure -> what it is called, its unit as a factor, digits of a difference
+    "sink_rate_0.3": ("sink rate ε 0.3, points", 100, 1),
+    "late_share": ("late share, points", 100, 1),
+    "best_head": ("late share of the best head, points", 100, 1),
+    "loss": ("loss, nats", 1, 3),
+    "norm_ratio": ("norm of P0, ×", 1, 2),
+    "massive": ("max abs. x at P0, ×", 1, 1),
+    "read_norm": ("norm of P0 as read, ×", 1, 2),
+    "read_outlier": ("max abs. x at P0 as read, ×", 1, 1),
+    "dominance": ("max over mean abs. x at P0 as read", 1, 1),
+}
 
 
 def measured_table(summary: dict[str, Any]) -> Table:
@@ -67,19 +79,43 @@ def stream_table(summary: dict[str, Any]) -> Table:
         "Position zero",
         [
             *("Cell", "Measured with", "Norm of P0, ×", "Max abs. x at P0, ×"),
+            *("The same as blocks read it: norm", "max abs. x", "max over mean abs. x"),
             *("Late share of the best head, %", "A sink, says scan"),
         ],
-        numeric={2, 3, 4, 5},
+        numeric=set(range(2, 9)),
     )
     for row in summary["rows"]:
         cells = [visible(row["cell"]), BOS[row["bos"]]]
         figures, count = row["figures"], len(row["seeds"])
         if count:
-            cells += [ratio(figures["norm_ratio"]), ratio(figures["massive"])]
+            cells += [ratio(figures[name]) for name in STREAM]
             cells += [share(figures["best_head"]), f"in {row['found_sink']} of {count}"]
         else:
-            cells += [NOT_RUN] * 4
+            cells += [NOT_RUN] * 7
         table.rows.append(cells)
+    return table
+
+
+def signs_table(summary: dict[str, Any]) -> Table:
+    """A row a published direction: what was expected, the difference found, and what that says."""
+    table = Table(
+        "Published directions",
+        ["Cell", "Against", "Figure", "Published", "Difference", "Found"],
+        numeric={4},
+    )
+    for row in summary["signs"]:
+        name, scale, digits = SIGNED[row["figure"]]
+        other = row["than_bos"] or row["bos"]
+        table.rows.append(
+            [
+                visible(f"{row['cell']}, {SHORT[row['bos']]}"),
+                visible(f"{row['than']}, {SHORT[other]}"),
+                name,
+                visible(f"{row['expected']}: {row['says']} {row['mark']}"),
+                signed(row["change"], scale, digits),
+                row["found"],
+            ]
+        )
     return table
 
 

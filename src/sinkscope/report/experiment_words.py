@@ -15,6 +15,15 @@ SINK_FROM = (
     "Sink from step: where a run’s curve, measured as it was trained, has three points in a row "
     "with a sink rate (ε 0.3) above one half; median and range over the runs that come to it."
 )
+SIGNS = (
+    "Difference: of the figure between the two, seed by seed, with its 95 % t interval. As "
+    "published, or against: the interval is clear of zero; open: it is not."
+)
+AS_READ = (
+    "As blocks read it: P0 at the inputs of the norms of attention and MLP, behind a force-sink "
+    "mask where there is one; the largest over these inputs. The stream behind a block also holds "
+    "what no block reads."
+)
 
 
 def title(summary: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from sinkscope.lab.backcopy import Backcopy
 from sinkscope.lab.corpus import texts_of
 from sinkscope.lab.data import VALIDATION_SEED
 from sinkscope.lab.encoded import documents
+from sinkscope.lab.experiments.reads import as_read
 from sinkscope.lab.recipe import Recipe
 from sinkscope.lab.tokens import encode
 from sinkscope.observe.attention import observe
@@ -101,9 +102,11 @@ def evaluation(subject: Subject, rows: Tensor, bos: str) -> dict[str, Any]:
     the queries t >= T/2 to the first key, over all heads; best_head: of the head that gives most.
     norm_ratio: largest over blocks of the norm of P0 over the median norm of the others, behind
     the block. massive: the same of max|x| at P0 over the median |x| (Sun et al., arXiv 2402.17762).
+    read_norm, read_outlier, dominance: of P0 as blocks read it (`reads.as_read`).
     sink: whether `sinkscope scan` says that there is one.
     """
-    result = scan(subject, untrained=False, prompts=prompts_of(subject, rows, bos))
+    prompts = prompts_of(subject, rows, bos)
+    result = scan(subject, untrained=False, prompts=prompts)
     summary, data = result.summary.scan[bos], result.data[f"scan/{bos}"].to_dataset()
     figures: dict[str, Any] = {
         "loss": quick_evaluation(subject, rows, bos)["loss"],
@@ -112,6 +115,7 @@ def evaluation(subject: Subject, rows: Tensor, bos: str) -> dict[str, Any]:
         "best_head": float(np.nanmax(nan_mean(data["p0_late"].values))),
         "uniform_late_share": summary.uniform_late_share,
         "sink": summary.p0_sink,
+        **as_read(subject, prompts),
     }
     if "norm_ratio" in data:
         # point 0 is the embedding, which no block has written to

@@ -15,6 +15,17 @@ CONFIGS = files("sinkscope.lab.experiments") / "configs"
 SIZES = ("smoke", "small", "paper")
 FORBID = ConfigDict(extra="forbid")
 Settings = dict[str, Any]
+Figure = Literal[
+    "sink_rate_0.3",
+    "late_share",
+    "best_head",
+    "loss",
+    "norm_ratio",
+    "massive",
+    "read_norm",
+    "read_outlier",
+    "dominance",
+]
 
 
 @dataclass(frozen=True)
@@ -56,12 +67,34 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Sign:
+    """A published direction: a figure of `cell` is higher, or lower, than the same of `than`.
+
+    figure: as in `evaluate.evaluation`. bos, than_bos: as measured; without the second, both as the
+    first. says: what was published, in a few words. mark: how it is known, "[INF]" where it is
+    inferred from what was.
+    """
+
+    __pydantic_config__ = FORBID
+
+    cell: str
+    than: str
+    figure: Figure
+    expected: Literal["higher", "lower"]
+    says: str
+    mark: str
+    bos: Literal["with", "without"] = "with"
+    than_bos: Literal["with", "without", ""] = ""
+
+
+@dataclass(frozen=True)
 class Experiment:
     """One experiment.
 
     question: what it asks. source: where it was published. differs: what is not as published.
     evaluate: measure with BOS put first, without, or both. cells: name -> settings that differ
-    from the base. control: the cell that the others are held against.
+    from the base. published, signs: numbers and directions. control: the cell that the others are
+    held against.
     """
 
     __pydantic_config__ = FORBID
@@ -73,6 +106,7 @@ class Experiment:
     sizes: dict[Literal["smoke", "small", "paper"], Size]
     cells: dict[str, Settings] = field(default_factory=dict)
     published: tuple[Published, ...] = ()
+    signs: tuple[Sign, ...] = ()
     control: str = ""
 
 
@@ -132,7 +166,7 @@ class Plan:
     def about(self) -> dict[str, Any]:
         """What a page says of it beside the results, as plain data."""
         words = asdict(self.experiment)
-        kept = ("question", "source", "differs", "control", "published")
+        kept = ("question", "source", "differs", "control", "published", "signs")
         return {**{key: words[key] for key in kept}, "options": self.options}
 
     @property
@@ -184,8 +218,12 @@ def _check(experiment: Experiment, name: str) -> None:
         for cell, recipe in _expand(experiment, one, where).items():
             if recipe.context < one.length:
                 raise InputError(f"{where}, cell {cell}: length is beyond its context.")
+    asked = {bos for sign in experiment.signs for bos in (sign.bos, sign.than_bos or sign.bos)}
+    if not asked <= set(experiment.evaluate):
+        raise InputError(f"{name}: a sign wants a BOS policy that is not measured.")
     known = {cell for size in experiment.sizes.values() for cell in size.cells or experiment.cells}
     named = [row.cell for row in experiment.published]
+    named += [cell for sign in experiment.signs for cell in (sign.cell, sign.than)]
     named += [experiment.control] if experiment.control else []
     if unknown := [cell for cell in named if cell not in known]:
         raise InputError(f"{name}: {unknown[0]!r} is no cell of any size.")

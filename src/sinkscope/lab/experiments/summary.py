@@ -11,19 +11,20 @@ from sinkscope.stats import t_interval
 from sinkscope.timeline.emergence import first_sustained
 
 SHARES = ("sink_rate_0.3", "sink_rate_0.8", "late_share", "best_head")
-FIGURES = (*SHARES, "loss", "norm_ratio", "massive")
+STREAM = ("norm_ratio", "massive", "read_norm", "read_outlier", "dominance")
+FIGURES = (*SHARES, "loss", *STREAM)
 HALF = 0.5  # sink rate above which a run has its sink
 
 
 def summary(results: Results) -> dict[str, Any]:
-    """experiment, size, about, cells, rows, matched.
+    """experiment, size, about, cells, rows, signs, matched.
 
     cells: settings that tell a cell from the others, parameters and tokens of its runs; sink_from,
     for each seed the first of three points of the curve in a row with a sink rate above HALF, as a
-    step, or None. rows: for
-    each cell and BOS policy its seeds, its figures as mean and 95 % t interval over seeds, in how
-    many `sinkscope scan` found a sink, and what was published. A cell that was not run has no seeds
-    and no figures. matched: the sink-matched control, where the experiment names a control.
+    step, or None. rows: for each cell and BOS policy its seeds, its figures as mean and 95 % t
+    interval over seeds, in how many `sinkscope scan` found a sink, and what was published. A cell
+    that was not run has no seeds and no figures. signs: each published direction and what was
+    found. matched: the sink-matched control, where the experiment names a control.
     """
     asked = results.asked
     return {
@@ -34,6 +35,11 @@ def summary(results: Results) -> dict[str, Any]:
         "about": asked["about"],
         "cells": [_cell(results, cell) for cell in asked["cells"]],
         "rows": [_row(results, cell, bos) for cell in asked["cells"] for bos in asked["evaluate"]],
+        "signs": [
+            signed(results, sign)
+            for sign in asked["about"].get("signs", ())
+            if {sign["cell"], sign["than"]} <= asked["cells"].keys()  # those of this size
+        ],
         "matched": _matched(results),
         "provenance": _provenance(results),
     }
@@ -80,6 +86,22 @@ def _row(results: Results, cell: str, bos: str) -> dict[str, Any]:
         "found_sink": int(sum(sinks.values())),
         "published": published,
     }
+
+
+def signed(results: Results, sign: dict[str, Any]) -> dict[str, Any]:
+    """The difference between two cells, seed by seed, and whether it has the published sign.
+
+    found: "as published" or "against" where the interval over seeds is clear of zero, "open" where
+    it is not or there is none, "not run".
+    """
+    bos, figure = sign["bos"], sign["figure"]
+    own = figures_by_seed(results.lines, sign["cell"], bos, figure)
+    other = figures_by_seed(results.lines, sign["than"], sign["than_bos"] or bos, figure)
+    change = t_interval([own[seed] - other[seed] for seed in own if seed in other])
+    found = "open" if change.value is not None else "not run"
+    if change.low is not None and change.high is not None and change.low * change.high > 0:
+        found = "as published" if (change.low > 0) == (sign["expected"] == "higher") else "against"
+    return {**sign, "change": change.model_dump(), "found": found}
 
 
 def _matched(results: Results) -> dict[str, Any] | None:
