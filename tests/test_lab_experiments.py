@@ -129,11 +129,11 @@ def test_a_config_that_will_not_do_is_refused_in_one_sentence(tmp_path, path, va
 
 
 def test_bundled_experiments_expand_at_every_size():
-    assert {"packing", "context-length", "depth", "head-size", "remedies"} <= set(
-        experiment_names()
-    )
+    names = {"packing", "context-length", "depth", "head-size", "remedies"}
+    assert names <= set(experiment_names())
+    assert all(set(read_experiment(name).sizes) == set(SIZES) for name in names)
     for name in experiment_names():
-        for size in SIZES:
+        for size in read_experiment(name).sizes:
             plan = make_plan(name, size)
             recipes = list(plan.cells.values())
             assert len({repr(recipe) for recipe in recipes}) == len(recipes) >= 4
@@ -146,8 +146,9 @@ def test_bundled_experiments_expand_at_every_size():
                 assert max(counts) < 1.01 * min(counts), "equal parameters"
 
 
-def test_remedies_change_one_thing_each():
-    base, *others = make_plan("remedies", "smoke").cells.values()
+@pytest.mark.parametrize("name", ["remedies", "remedies-text"])
+def test_remedies_change_one_thing_each(name):
+    base, *others = make_plan(name, "smoke").cells.values()
     assert len(others) == 8
     for other in others:
         assert sum(a != b for a, b in zip(vars(base).values(), vars(other).values())) == 1
@@ -583,6 +584,10 @@ def test_a_page_says_what_was_measured_published_and_not_run(whole, tmp_path):
     assert f" {mean:.3f} (" in row
     assert row.endswith("| 12.5 [S] | 2.5 [S] |")
     assert "## Small: one GPU\n\nNot run." in page
+    assert "## Paper" not in page  # it has no such size
+    sign = next(line for line in page.splitlines() if "lower: 2.7 to 2.5 [S]" in line)
+    assert sign.startswith("| first, BOS, text | plain, BOS, text | loss, nats |")
+    assert sign.rsplit("| ", 1)[1] in ("open |", "as published |", "against |")
     assert "95 % t interval" in page
     assert "2 seeds tell little" in page
     assert "At equal sink rate and at equal loss" in page
@@ -607,8 +612,8 @@ def test_one_seed_has_no_interval_and_cells_that_were_not_run_say_so(tiny, tmp_p
 def test_two_sizes_share_a_page_and_two_experiments_do_not(whole, tiny, tmp_path):
     run_plan(make_plan(tiny, "small", steps=1), tmp_path / "small")
     page = write_study([tmp_path / "small", whole], tmp_path / "page").read_text("utf-8")
-    assert page.index("Smoke: a few CPU minutes") < page.index("tiny-loss-small.svg")
-    assert page.count("Not run.") == 1
+    assert page.index("Smoke: minutes on a CPU") < page.index("tiny-loss-small.svg")
+    assert page.count("Not run.") == 0
     with pytest.raises(InputError, match="same size"):
         write_study([whole, whole], tmp_path)
     asked = json.loads((tmp_path / "small" / results.ASKED).read_text())
@@ -633,7 +638,9 @@ def test_packing_runs_by_its_command(tmp_path, capsys):
     assert "not run" not in page.split("## Small")[0]
 
 
-@pytest.mark.parametrize("name", ["context-length", "depth", "head-size", "remedies"])
+@pytest.mark.parametrize(
+    "name", ["context-length", "depth", "head-size", "remedies", "remedies-text"]
+)
 def test_the_other_bundled_experiments_run(name, tmp_path):
     plan = make_plan(name, "smoke", seeds=1, steps=1)
     few = replace(plan.settings, windows=4)
@@ -642,7 +649,9 @@ def test_the_other_bundled_experiments_run(name, tmp_path):
     assert course.left == []
     made = summary(results.read_results(tmp_path))
     assert [len(row["seeds"]) for row in made["rows"]] == [1] * 2 * len(plan.cells)
-    assert len(made["matched"]["rows"] if made["matched"] else []) == 8 * (name == "remedies")
+    assert len(made["matched"]["rows"] if made["matched"] else []) == 8 * ("remedies" in name)
+    assert all(row["found"] == "open" for row in made["signs"])
+    assert len(made["signs"]) >= 1
 
 
 def test_the_time_is_over_and_the_same_command_goes_on(tiny, whole, tmp_path, capsys):

@@ -25,10 +25,14 @@ RECIPE = Recipe(
 )  # fmt: skip
 
 
+TEXT = replace(RECIPE, data="text", tokenizer="own", vocabulary=300, checkpoints=())
+
+
 def plan():
     size = Size(seeds=1, windows=6, length=8, every=3, base={})
     experiment = Experiment("?", "nobody", "", ("with", "without"), {"smoke": size})
-    return Plan("two", experiment, "smoke", 1, {"one": replace(RECIPE, checkpoints=())})
+    cells = {"one": replace(RECIPE, checkpoints=()), "text": TEXT}
+    return Plan("two", experiment, "smoke", 1, cells)
 
 
 def worker(rank: int, port: int, folder: str) -> None:
@@ -90,6 +94,8 @@ def test_two_processes_train_as_one_and_one_of_them_writes(tmp_path):
 
     run_plan(plan(), tmp_path / "plan-alone")
     both = [results.read_results(tmp_path / name).lines for name in ("plan", "plan-alone")]
-    assert [results.key_of(line) for line in both[0]] == [("one", 0, "with"), ("one", 0, "without")]
+    expected = [(cell, 0, bos) for cell in ("one", "text") for bos in ("with", "without")]
+    assert [results.key_of(line) for line in both[0]] == expected
+    assert [p.name for p in (tmp_path / "plan" / "text").iterdir()] == ["own-300-texts"]
     for one, other in zip(*both):
         assert one["figures"]["loss"] == pytest.approx(other["figures"]["loss"], abs=1e-3)

@@ -77,6 +77,8 @@ def study_page(held: list[Held]) -> str:
         _wrapped(f"**Question.** {visible(about['question'])}"),
     ]
     for size in SIZES:
+        if size not in about.get("sizes", SIZES):
+            continue  # the experiment has no such size
         parts.append(f"## {words.SIZES[size]}")
         if size in by_size:
             parts += _size(*by_size[size])

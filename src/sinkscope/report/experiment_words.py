@@ -7,7 +7,7 @@ from typing import Any
 from sinkscope.report.text import number_of, visible
 
 SIZES = {
-    "smoke": "Smoke: a few CPU minutes",
+    "smoke": "Smoke: minutes on a CPU",
     "small": "Small: one GPU",
     "paper": "Paper: the published size",
 }

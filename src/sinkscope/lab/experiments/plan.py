@@ -167,7 +167,8 @@ class Plan:
         """What a page says of it beside the results, as plain data."""
         words = asdict(self.experiment)
         kept = ("question", "source", "differs", "control", "published", "signs")
-        return {**{key: words[key] for key in kept}, "options": self.options}
+        sizes = list(self.experiment.sizes)
+        return {**{key: words[key] for key in kept}, "options": self.options, "sizes": sizes}
 
     @property
     def options(self) -> str:
