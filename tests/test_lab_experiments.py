@@ -277,6 +277,8 @@ def test_a_bos_sink_is_found_with_bos_and_not_without():
     assert truth.verdict == "bos-token"
     assert figures["with"]["sink"]
     assert not figures["without"]["sink"]
+    assert figures["with"]["best_head_class"] == "no_op"
+    assert figures["without"]["best_head_class"] == "not_a_sink"
     assert figures["with"]["sink_rate_0.8"] > 0.1 > figures["without"]["sink_rate_0.3"]
     assert figures["with"]["best_head"] > 0.8 > 4 * figures["without"]["best_head"]
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
+from sinkscope.detect.heads import CLASS_MEANINGS
 from sinkscope.lab.experiments.summary import STREAM
+from sinkscope.report.frames import HEAD_CLASSES
 from sinkscope.report.tables import Table
 from sinkscope.report.text import NO_VALUE, bounds_of, number_of, short, visible
 
 NOT_RUN = "not run"
 BOS = {"with": "BOS put first", "without": "text only"}
 SHORT = {"with": "BOS, text", "without": "text"}
+CLASSES = dict(zip(CLASS_MEANINGS.split(), HEAD_CLASSES, strict=True))
 SIGNED = {  # figure -> what it is called, its unit as a factor, digits of a difference
     "sink_rate_0.3": ("sink rate ε 0.3, points", 100, 1),
     "late_share": ("late share, points", 100, 1),
@@ -80,20 +83,27 @@ def stream_table(summary: dict[str, Any]) -> Table:
         [
             *("Cell", "Measured with", "Norm of P0, ×", "Max abs. x at P0, ×"),
             *("The same as blocks read it: norm", "max abs. x", "max over mean abs. x"),
-            *("Late share of the best head, %", "A sink, says scan"),
+            *("Late share of the best head, %", "Best head", "A sink, says scan"),
         ],
-        numeric=set(range(2, 9)),
+        numeric=set(range(2, 8)),
     )
     for row in summary["rows"]:
         cells = [visible(row["cell"]), BOS[row["bos"]]]
         figures, count = row["figures"], len(row["seeds"])
         if count:
             cells += [ratio(figures[name]) for name in STREAM]
-            cells += [share(figures["best_head"]), f"in {row['found_sink']} of {count}"]
+            cells += [share(figures["best_head"]), _classes(row["best_head_class"])]
+            cells += [f"in {row['found_sink']} of {count}"]
         else:
-            cells += [NOT_RUN] * 7
+            cells += [NOT_RUN] * 8
         table.rows.append(cells)
     return table
+
+
+def _classes(counts: dict[str, int]) -> str:
+    """What the best head is, commonest first, and in how many runs."""
+    order = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+    return ", ".join(f"{CLASSES[name]} {count}" for name, count in order) or NO_VALUE
 
 
 def signs_table(summary: dict[str, Any]) -> Table:

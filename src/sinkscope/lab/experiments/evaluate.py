@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.attention import AttentionStats
+from sinkscope.detect.heads import CLASS_MEANINGS
 from sinkscope.detect.scan import scan
 from sinkscope.errors import InputError
 from sinkscope.lab.backcopy import Backcopy
@@ -99,7 +100,8 @@ def evaluation(subject: Subject, rows: Tensor, bos: str) -> dict[str, Any]:
 
     loss: nats per token. sink_rate_EPS: share of windows and heads whose first key receives more
     than EPS of all queries' attention (Gu et al., arXiv 2410.10781). late_share: mean attention of
-    the queries t >= T/2 to the first key, over all heads; best_head: of the head that gives most.
+    the queries t >= T/2 to the first key, over all heads; best_head: of the head that gives most,
+    best_head_class: what `sinkscope scan` says that this head does with it (no-op, broadcast, ..).
     norm_ratio: largest over blocks of the norm of P0 over the median norm of the others, behind
     the block. massive: the same of max|x| at P0 over the median |x| (Sun et al., arXiv 2402.17762).
     read_norm, read_outlier, dominance: of P0 as blocks read it (`reads.as_read`).
@@ -108,11 +110,14 @@ def evaluation(subject: Subject, rows: Tensor, bos: str) -> dict[str, Any]:
     prompts = prompts_of(subject, rows, bos)
     result = scan(subject, untrained=False, prompts=prompts)
     summary, data = result.summary.scan[bos], result.data[f"scan/{bos}"].to_dataset()
+    late = nan_mean(data["p0_late"].values)
+    best = np.unravel_index(np.nanargmax(late), late.shape)
     figures: dict[str, Any] = {
         "loss": quick_evaluation(subject, rows, bos)["loss"],
         **{f"sink_rate_{eps}": summary.sink_rate[str(eps)].value for eps in EPS},
         "late_share": summary.late_share.value,
-        "best_head": float(np.nanmax(nan_mean(data["p0_late"].values))),
+        "best_head": float(late[best]),
+        "best_head_class": CLASS_MEANINGS.split()[int(data["head_class"].values[best])],
         "uniform_late_share": summary.uniform_late_share,
         "sink": summary.p0_sink,
         **as_read(subject, prompts),

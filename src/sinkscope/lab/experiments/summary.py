@@ -1,12 +1,13 @@
 """The results of an experiment over its seeds: a row a cell and BOS policy, as plain data."""
 
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from sinkscope.lab.experiments.matched import SINK, matched
-from sinkscope.lab.experiments.results import Results, figures_by_seed
+from sinkscope.lab.experiments.results import Results, figures_by_seed, words_by_seed
 from sinkscope.stats import t_interval
 from sinkscope.timeline.emergence import first_sustained
 
@@ -22,9 +23,10 @@ def summary(results: Results) -> dict[str, Any]:
     cells: settings that tell a cell from the others, parameters and tokens of its runs; sink_from,
     for each seed the first of three points of the curve in a row with a sink rate above HALF, as a
     step, or None. rows: for each cell and BOS policy its seeds, its figures as mean and 95 % t
-    interval over seeds, in how many `sinkscope scan` found a sink, and what was published. A cell
-    that was not run has no seeds and no figures. signs: each published direction and what was
-    found. matched: the sink-matched control, where the experiment names a control.
+    interval over seeds, in how many `sinkscope scan` found a sink, what it calls the strongest head
+    and in how many, and what was published. A cell that was not run has no seeds and no figures.
+    signs: each published direction and what was found. matched: the sink-matched control, where the
+    experiment names a control.
     """
     asked = results.asked
     return {
@@ -74,6 +76,7 @@ def _row(results: Results, cell: str, bos: str) -> dict[str, Any]:
         ends = (0.0, 1.0) if name in SHARES else (0.0,)
         figures[name] = t_interval(list(values.values()), *ends).model_dump()
     sinks = figures_by_seed(results.lines, cell, bos, "sink")
+    classes = words_by_seed(results.lines, cell, bos, "best_head_class")
     published = [
         row for row in results.asked["about"]["published"]
         if row["cell"] == cell and row["bos"] in (bos, "")
@@ -84,6 +87,7 @@ def _row(results: Results, cell: str, bos: str) -> dict[str, Any]:
         "seeds": list(by_seed["loss"]),
         "figures": figures,
         "found_sink": int(sum(sinks.values())),
+        "best_head_class": Counter(classes.values()),
         "published": published,
     }
 
