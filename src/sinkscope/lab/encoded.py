@@ -5,7 +5,7 @@ reads the corpus or holds the tokens in memory again:
 
     FOLDER/TEXT/tokenizer/                 the tokenizer
     FOLDER/TEXT/train.bin, validation.bin  token ids, 32 bit, little-endian
-    FOLDER/TEXT/encoded.json               their number, and the hash of train.bin; written last
+    FOLDER/TEXT/encoded.json               how many they are, and the hash of train.bin; written last
 
 TEXT is named after all that the tokens depend on beside the corpus.
 """
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -91,22 +92,29 @@ def _tokenizer(recipe: Recipe, corpus: Path | None) -> PreTrainedTokenizerFast:
 
 def _write(recipe: Recipe, corpus: Path | None, place: Path) -> None:
     tokenizer = _tokenizer(recipe, corpus)
-    digest, counts = hashlib.sha256(), {}
+    counts, digests = {}, {}
     for split in SPLITS:
-        counts[split] = 0
-
-        def pieces(split: str = split) -> Iterator[bytes]:
-            found = documents(recipe, corpus, split)
-            for piece in encoded_pieces(found, tokenizer, begins_with_bos(recipe)):
-                counts[split] += len(piece)
-                content = piece.astype("<i4").tobytes()
-                if split == "train":
-                    digest.update(content)
-                yield content
-
-        write_whole(place / f"{split}.bin", pieces())
+        texts = documents(recipe, corpus, split)
+        pieces = encoded_pieces(texts, tokenizer, begins_with_bos(recipe))
+        counts[split], digests[split] = _write_stream(place / f"{split}.bin", pieces)
     tokenizer.save_pretrained(place / TOKENIZER)
-    write_json(place / DONE, {"tokens": counts, "sha256": digest.hexdigest()})
+    write_json(place / DONE, {"tokens": counts, "sha256": digests["train"]})
+
+
+def _write_stream(path: Path, pieces: Iterator[np.ndarray]) -> tuple[int, str]:
+    """Write a stream piece by piece; how many tokens it has, and its hash."""
+    digest, count = hashlib.sha256(), 0
+
+    def contents() -> Iterator[bytes]:
+        nonlocal count
+        for piece in pieces:
+            count += len(piece)
+            content = piece.astype("<i4").tobytes()
+            digest.update(content)
+            yield content
+
+    write_whole(path, contents())
+    return count, digest.hexdigest()
 
 
 def _mapped(place: Path) -> Encoded:
