@@ -5,7 +5,7 @@ reads the corpus or holds the tokens in memory again:
 
     FOLDER/TEXT/tokenizer/                 the tokenizer
     FOLDER/TEXT/train.bin, validation.bin  token ids, 32 bit, little-endian
-    FOLDER/TEXT/encoded.json               how many they are, and the hash of train.bin; written last
+    FOLDER/TEXT/encoded.json               their counts, and the hash of train.bin; written last
 
 TEXT is named after all that the tokens depend on beside the corpus.
 """
