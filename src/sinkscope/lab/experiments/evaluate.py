@@ -117,11 +117,12 @@ def evaluation(subject: Subject, rows: Tensor, bos: str) -> dict[str, Any]:
         **{f"sink_rate_{eps}": summary.sink_rate[str(eps)].value for eps in EPS},
         "late_share": summary.late_share.value,
         "best_head": float(late[best]),
-        "best_head_class": CLASS_MEANINGS.split()[int(data["head_class"].values[best])],
         "uniform_late_share": summary.uniform_late_share,
         "sink": summary.p0_sink,
         **as_read(subject, prompts),
     }
+    if "head_class" in data:  # not where values are out of reach
+        figures["best_head_class"] = CLASS_MEANINGS.split()[int(data["head_class"].values[best])]
     if "norm_ratio" in data:
         # point 0 is the embedding, which no block has written to
         figures["norm_ratio"] = float(nan_mean(data["norm_ratio"].values)[1:].max())
