@@ -154,12 +154,12 @@ def study(
 def _say(made: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from sinkscope.report.experiment_tables import matched_table, short_table, signs_table
+    from sinkscope.report.experiment_tables import matched_table, short_signs_table, short_table
     from sinkscope.report.parts import present
     from sinkscope.report.table import rich_table
 
     console = Console()
-    for table in present([short_table(made), signs_table(made), matched_table(made)]):
+    for table in present([short_table(made), short_signs_table(made), matched_table(made)]):
         console.print(rich_table(table))
 
 

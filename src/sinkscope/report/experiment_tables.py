@@ -100,6 +100,18 @@ def stream_table(summary: dict[str, Any]) -> Table:
     return table
 
 
+def short_signs_table(summary: dict[str, Any]) -> Table:
+    """The same for a terminal, without what was published in words."""
+    table = Table(
+        "Published directions", ["Cell", "Figure", "Published", "Difference", "Found"], numeric={3}
+    )
+    whole = signs_table(summary)
+    for row, sign in zip(whole.rows, summary["signs"], strict=True):
+        cell, _, figure, _, difference, found = row
+        table.rows.append([cell, figure, sign["expected"], difference, found])
+    return table
+
+
 def _classes(counts: dict[str, int]) -> str:
     """What the best head is, commonest first, and in how many runs."""
     order = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
