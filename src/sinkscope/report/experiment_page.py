@@ -13,7 +13,12 @@ from sinkscope.report.recipe_page import MARKS
 from sinkscope.report.text import visible
 
 PANEL = ""
-TABLES = (tables.measured_table, tables.signs_table, tables.stream_table)
+TABLES = (
+    tables.measured_table,
+    tables.signs_table,
+    tables.heads_table,
+    tables.stream_table,
+)
 
 
 def render_experiment(sizes: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> str:
@@ -37,7 +42,7 @@ def sections(summary: dict[str, Any], curves: list[dict[str, Any]]) -> list[Sect
         words.run_sentence(summary),
         [said for said in [words.interval_sentence(summary)] if said],
         limit=" ".join(words.limits(summary)),
-        notes=[MARKS, words.SINK_FROM, words.AS_READ, words.SIGNS],
+        notes=[MARKS, words.BEST_HEAD, words.AS_READ, words.SIGNS, words.SINK_FROM],
     )
     parts: list[Part] = [
         Words({PANEL: found}),

@@ -92,7 +92,9 @@ def _size(one: dict[str, Any], curves: list[dict[str, Any]]) -> list[str]:
     parts = [
         _command(name, one["about"]["options"] + ("" if one["excerpt"] else " --corpus PATH")),
         _wrapped(f"{words.run_sentence(one)} {words.interval_sentence(one)}"),
-        *(_table(make(one)) for make in (tables.measured_table, tables.stream_table)),
+        *(_table(make(one)) for make in (tables.measured_table, tables.heads_table)),
+        _wrapped(words.BEST_HEAD),
+        _table(tables.stream_table(one)),
         _wrapped(words.AS_READ),
         *_signs(one),
         *(f"![{figure.title}]({name}-{figure.name}.svg)" for figure in _figures((one, curves))),

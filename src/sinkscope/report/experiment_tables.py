@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -77,38 +78,46 @@ def needs_table(rows: list[Any]) -> Table:
 
 
 def stream_table(summary: dict[str, Any]) -> Table:
-    """A row a cell and BOS policy: position zero's stream, and what a scan says."""
-    table = Table(
+    """A row a cell and BOS policy: position zero in the stream, and as blocks read it."""
+    return _rows(
+        summary,
         "Position zero",
         [
-            *("Cell", "Measured with", "Norm of P0, ×", "Max abs. x at P0, ×"),
-            *("The same as blocks read it: norm", "max abs. x", "max over mean abs. x"),
-            *("Late share of the best head, %", "Best head", "A sink, says scan"),
+            *("Norm of P0, ×", "Max abs. x at P0, ×"),
+            *("As blocks read it: norm, ×", "max abs. x, ×", "max over mean abs. x"),
         ],
-        numeric=set(range(2, 8)),
+        lambda row: [ratio(row["figures"][name]) for name in STREAM],
+    )
+
+
+def heads_table(summary: dict[str, Any]) -> Table:
+    """A row a cell and BOS policy: the strongest head, what it does, and what a scan says."""
+    return _rows(
+        summary,
+        "Heads",
+        ["Late share of the best head, %", "Best head", "A sink, says scan"],
+        lambda row: [
+            share(row["figures"]["best_head"]),
+            _classes(row["best_head_class"]),
+            f"in {row['found_sink']} of {len(row['seeds'])}",
+        ],
+    )
+
+
+def _rows(
+    summary: dict[str, Any],
+    title: str,
+    columns: list[str],
+    cells: Callable[[dict[str, Any]], list[str]],
+) -> Table:
+    table = Table(
+        title,
+        ["Cell", "Measured with", *columns],
+        numeric={2 + i for i, name in enumerate(columns) if name[-1] in "×%x"},
     )
     for row in summary["rows"]:
-        cells = [visible(row["cell"]), BOS[row["bos"]]]
-        figures, count = row["figures"], len(row["seeds"])
-        if count:
-            cells += [ratio(figures[name]) for name in STREAM]
-            cells += [share(figures["best_head"]), _classes(row["best_head_class"])]
-            cells += [f"in {row['found_sink']} of {count}"]
-        else:
-            cells += [NOT_RUN] * 8
-        table.rows.append(cells)
-    return table
-
-
-def short_signs_table(summary: dict[str, Any]) -> Table:
-    """The same for a terminal, without what was published in words."""
-    table = Table(
-        "Published directions", ["Cell", "Figure", "Published", "Difference", "Found"], numeric={3}
-    )
-    whole = signs_table(summary)
-    for row, sign in zip(whole.rows, summary["signs"], strict=True):
-        cell, _, figure, _, difference, found = row
-        table.rows.append([cell, figure, sign["expected"], difference, found])
+        made = cells(row) if row["seeds"] else [NOT_RUN] * len(columns)
+        table.rows.append([visible(row["cell"]), BOS[row["bos"]], *made])
     return table
 
 
@@ -138,6 +147,18 @@ def signs_table(summary: dict[str, Any]) -> Table:
                 row["found"],
             ]
         )
+    return table
+
+
+def short_signs_table(summary: dict[str, Any]) -> Table:
+    """The same for a terminal, without what was published in words."""
+    table = Table(
+        "Published directions", ["Cell", "Figure", "Published", "Difference", "Found"], numeric={3}
+    )
+    whole = signs_table(summary)
+    for row, sign in zip(whole.rows, summary["signs"], strict=True):
+        cell, _, figure, _, difference, found = row
+        table.rows.append([cell, figure, sign["expected"], difference, found])
     return table
 
 

@@ -22,8 +22,11 @@ SIGNS = (
 AS_READ = (
     "As blocks read it: P0 at the inputs of the norms of attention and MLP, behind a force-sink "
     "mask where there is one; the largest over these inputs. The stream behind a block also holds "
-    "what no block reads. Best head: whether the head that gives position zero most writes nothing "
-    "with it (no-op) or hands one vector to every position (broadcast), and in how many runs."
+    "what no block reads."
+)
+BEST_HEAD = (
+    "Best head: whether the head that gives position zero most writes nothing with it (no-op) or "
+    "hands one vector to every position (broadcast), and in how many runs."
 )
 
 
