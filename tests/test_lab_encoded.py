@@ -126,6 +126,11 @@ def test_a_damaged_file_and_a_full_disk_are_one_sentence(corpus, tmp_path, monke
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(InputError, match="own-300-texts is damaged: remove it"):
         encode_on_disk(RECIPE, corpus, tmp_path / "t")
+    shutil.rmtree(file.parent)
+    encode_on_disk(RECIPE, corpus, tmp_path / "t")
+    (file.parent / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match="own-300-texts is damaged: remove it"):
+        encode_on_disk(RECIPE, corpus, tmp_path / "t")
 
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -24,16 +25,22 @@ from sinkscope.lab.experiments.evaluate import (
     text_rows,
 )
 from sinkscope.lab.experiments.needs import needs, processes_for
-from sinkscope.lab.experiments.plan import SIZES, experiment_names, make_plan, read_experiment
+from sinkscope.lab.experiments.plan import (
+    SIZES,
+    Figure,
+    experiment_names,
+    make_plan,
+    read_experiment,
+)
 from sinkscope.lab.experiments.reads import as_read
 from sinkscope.lab.experiments.runs import run_plan
-from sinkscope.lab.experiments.summary import signed, sink_from, summary
+from sinkscope.lab.experiments.summary import FIGURES, signed, sink_from, summary
 from sinkscope.lab.model import build_model
 from sinkscope.lab.recipe import Recipe
 from sinkscope.lab.tokens import bundled_tokenizer
 from sinkscope.lab.train import begin, model_inputs
 from sinkscope.report.experiment_study import write_study
-from sinkscope.report.experiment_tables import cells_table
+from sinkscope.report.experiment_tables import SIGNED, cells_table
 from sinkscope.stats import t_interval
 from sinkscope.subject.constructed import build_in_memory, draw_spec
 from sinkscope.subject.load import Subject
@@ -549,6 +556,10 @@ def test_a_published_direction_is_held_against_the_interval_over_seeds(values, e
     if values:
         differences = [other - own for own, other in values]
         assert row["change"]["value"] == pytest.approx(sum(differences) / len(values))
+
+
+def test_every_figure_with_a_direction_is_measured_and_has_a_name():
+    assert set(get_args(Figure)) == set(SIGNED) <= set(FIGURES)
 
 
 def test_t_interval_of_seeds():

@@ -92,6 +92,8 @@ def test_draws_are_run_one_by_one_and_averaged(llama, ids):
     assert abs(cost.kl - alone[0].kl).max() > 1e-5
     with pytest.raises(InputError, match="one by one"):
         run(llama, prompts, control, sites=sites)
+    with pytest.raises(InputError, match="one by one"):
+        perturb(llama, pairs, control, sites=sites, keep=lambda *_: None)
 
 
 def test_the_norm_is_kept_where_it_is_said_to_be(known):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 RUN_EPILOG = (
     "Examples:\n\n"
-    "  sinkscope lab run packing --size smoke --out D          a few CPU minutes\n\n"
+    "  sinkscope lab run packing --size smoke --out D          a quarter of an hour on a CPU\n\n"
     "  sinkscope lab run packing --size small --corpus PATH --device cuda --minutes 10 --out D\n\n"
     "  sinkscope lab run packing --size paper --corpus PATH --out D --dry-run\n\n"
     "The same command again goes on where it stopped, and writes the study page again."

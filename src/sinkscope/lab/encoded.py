@@ -1,9 +1,9 @@
 """The encoded text of a run: in memory, or on disk and mapped.
 
-On disk it is encoded once, by the first process, and neither another process nor a later start
-reads the corpus or holds the tokens in memory again:
+On disk it is encoded once, by the first process; other processes and later starts map what is there
+and hold no tokens in memory:
 
-    FOLDER/TEXT/tokenizer/                 the tokenizer
+    FOLDER/TEXT/tokenizer.json             the tokenizer
     FOLDER/TEXT/train.bin, validation.bin  token ids, 32 bit, little-endian
     FOLDER/TEXT/encoded.json               their counts, and the hash of train.bin; written last
 
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -25,10 +26,16 @@ from sinkscope.errors import InputError
 from sinkscope.lab import ranks
 from sinkscope.lab.corpus import SPLITS, texts_of
 from sinkscope.lab.recipe import Recipe
-from sinkscope.lab.tokens import bundled_tokenizer, encode, encoded_pieces, train_tokenizer
+from sinkscope.lab.tokens import (
+    bundled_tokenizer,
+    byte_level,
+    encode,
+    encoded_pieces,
+    train_tokenizer,
+)
 from sinkscope.timeline.store import write_json, write_whole
 
-DONE, TOKENIZER = "encoded.json", "tokenizer"
+DONE, TOKENIZER = "encoded.json", "tokenizer.json"
 BYTES = 4  # a token
 
 
@@ -61,7 +68,7 @@ def encode_on_disk(recipe: Recipe, corpus: Path | None, folder: Path) -> Encoded
     if ranks.first() and not (place / DONE).is_file():
         _write(recipe, corpus, place)
     ranks.wait()
-    return _mapped(place)
+    return _mapped(place, recipe)
 
 
 def documents(recipe: Recipe, corpus: Path | None, split: str) -> Iterator[str]:
@@ -97,7 +104,7 @@ def _write(recipe: Recipe, corpus: Path | None, place: Path) -> None:
         texts = documents(recipe, corpus, split)
         pieces = encoded_pieces(texts, tokenizer, begins_with_bos(recipe))
         counts[split], digests[split] = _write_stream(place / f"{split}.bin", pieces)
-    tokenizer.save_pretrained(place / TOKENIZER)
+    write_whole(place / TOKENIZER, tokenizer.backend_tokenizer.to_str().encode())
     write_json(place / DONE, {"tokens": counts, "sha256": digests["train"]})
 
 
@@ -117,7 +124,7 @@ def _write_stream(path: Path, pieces: Iterator[np.ndarray]) -> tuple[int, str]:
     return count, digest.hexdigest()
 
 
-def _mapped(place: Path) -> Encoded:
+def _mapped(place: Path, recipe: Recipe) -> Encoded:
     try:
         held = json.loads((place / DONE).read_text(encoding="utf-8"))
         for split, count in held["tokens"].items():
@@ -129,7 +136,8 @@ def _mapped(place: Path) -> Encoded:
             )
             for split, count in held["tokens"].items()
         }
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(place / TOKENIZER)
+        own = byte_level(Tokenizer.from_str((place / TOKENIZER).read_text(encoding="utf-8")))
+        tokenizer = own if recipe.tokenizer == "own" else bundled_tokenizer()
         return Encoded(tokenizer, streams, held["sha256"])
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the tokenizers library raises no other kind
         raise InputError(f"{place} is damaged: remove it and run again.") from error

@@ -24,6 +24,11 @@ def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return byte_level(tokenizer)
+
+
+def byte_level(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """A tokenizer of `train_tokenizer` as transformers wants it."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, clean_up_tokenization_spaces=False
     )

@@ -108,12 +108,12 @@ def perturb(
            before the edit, as P0 does (see `conditions.earlier_keys`)
     clamp  gives the masses to which the rows of a batch are set; keep is given those of a batch
 
-    Of a condition with several draws, the average of their spreads.
+    Of a condition with several draws, the average of their spreads; there are no masses to keep.
     """
-    if condition.draws:
+    if condition.draws and keep is None:  # with it, `run` refuses
         return _averaged(
             [
-                perturb(subject, pairs, one, keys=keys, sites=sites, clamp=clamp)
+                perturb(subject, pairs, one, keys=keys, sites=sites, clamp=clamp, progress=progress)
                 for one in condition.each()
             ]
         )

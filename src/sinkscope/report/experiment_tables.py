@@ -87,6 +87,7 @@ def stream_table(summary: dict[str, Any]) -> Table:
             *("As blocks read it: norm, ×", "max abs. x, ×", "max over mean abs. x"),
         ],
         lambda row: [ratio(row["figures"][name]) for name in STREAM],
+        numeric=5,
     )
 
 
@@ -101,6 +102,7 @@ def heads_table(summary: dict[str, Any]) -> Table:
             _classes(row["best_head_class"]),
             f"in {row['found_sink']} of {len(row['seeds'])}",
         ],
+        numeric=1,
     )
 
 
@@ -109,12 +111,11 @@ def _rows(
     title: str,
     columns: list[str],
     cells: Callable[[dict[str, Any]], list[str]],
+    numeric: int,
 ) -> Table:
-    table = Table(
-        title,
-        ["Cell", "Measured with", *columns],
-        numeric={2 + i for i, name in enumerate(columns) if name[-1] in "×%x"},
-    )
+    """A row a cell and BOS policy; the first `numeric` of the columns hold numbers."""
+    named = ["Cell", "Measured with", *columns]
+    table = Table(title, named, numeric=set(range(2, 2 + numeric)))
     for row in summary["rows"]:
         made = cells(row) if row["seeds"] else [NOT_RUN] * len(columns)
         table.rows.append([visible(row["cell"]), BOS[row["bos"]], *made])

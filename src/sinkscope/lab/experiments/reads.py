@@ -21,7 +21,8 @@ def as_read(subject: Subject, prompts: Prompts) -> dict[str, float]:
 
     read_norm: ‖x_0‖ over the median ‖x_t‖ of the other positions. read_outlier: max|x_0| over the
     median |x| of all positions, as `massive` is of the stream. dominance: max|x_0| over mean|x_0|
-    (Li et al., arXiv 2605.06611). Each is averaged over prompts first.
+    (Li et al., arXiv 2605.06611). Each is averaged over prompts first. For the families
+    that recipes train, whose blocks have these two norms.
     """
     found: dict[tuple[int, str], list[Tensor]] = {}
     blocks = subject.anatomy.modules(subject.model)

@@ -109,15 +109,6 @@ def figures_by_seed(lines: Iterable[Line], cell: str, bos: str, figure: str) -> 
     return {seed: float(value) for seed, value in sorted(found.items()) if value is not None}
 
 
-def words_by_seed(lines: Iterable[Line], cell: str, bos: str, figure: str) -> dict[int, str]:
-    """The same of a figure that is a word."""
-    return {
-        line["seed"]: line["figures"][figure]
-        for line in lines
-        if line["cell"] == cell and line["bos"] == bos and figure in line["figures"]
-    }
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))

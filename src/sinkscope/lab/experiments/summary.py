@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sinkscope.lab.experiments.matched import SINK, matched
-from sinkscope.lab.experiments.results import Results, figures_by_seed, words_by_seed
+from sinkscope.lab.experiments.results import Results, figures_by_seed
 from sinkscope.stats import t_interval
 from sinkscope.timeline.emergence import first_sustained
 
@@ -76,7 +76,8 @@ def _row(results: Results, cell: str, bos: str) -> dict[str, Any]:
         ends = (0.0, 1.0) if name in SHARES else (0.0,)
         figures[name] = t_interval(list(values.values()), *ends).model_dump()
     sinks = figures_by_seed(results.lines, cell, bos, "sink")
-    classes = words_by_seed(results.lines, cell, bos, "best_head_class")
+    lines = [line for line in results.lines if (line["cell"], line["bos"]) == (cell, bos)]
+    classes = [line["figures"].get("best_head_class") for line in lines]
     published = [
         row for row in results.asked["about"]["published"]
         if row["cell"] == cell and row["bos"] in (bos, "")
@@ -87,7 +88,7 @@ def _row(results: Results, cell: str, bos: str) -> dict[str, Any]:
         "seeds": list(by_seed["loss"]),
         "figures": figures,
         "found_sink": int(sum(sinks.values())),
-        "best_head_class": Counter(classes.values()),
+        "best_head_class": Counter(name for name in classes if name),
         "published": published,
     }
 
