@@ -123,9 +123,11 @@ def test_what_was_cut_short_is_made_again(corpus, tmp_path, monkeypatch):
 def test_a_damaged_file_and_a_full_disk_are_one_sentence(corpus, tmp_path, monkeypatch):
     encode_on_disk(RECIPE, corpus, tmp_path / "t")
     file = tmp_path / "t" / "own-300-texts" / "train.bin"
-    file.write_bytes(file.read_bytes()[:-4])
-    with pytest.raises(InputError, match="own-300-texts is damaged: remove it"):
-        encode_on_disk(RECIPE, corpus, tmp_path / "t")
+    whole = file.read_bytes()
+    for damaged in (whole[:-4], whole + whole[:4]):
+        file.write_bytes(damaged)
+        with pytest.raises(InputError, match="own-300-texts is damaged: remove it"):
+            encode_on_disk(RECIPE, corpus, tmp_path / "t")
     shutil.rmtree(file.parent)
     encode_on_disk(RECIPE, corpus, tmp_path / "t")
     (file.parent / "tokenizer.json").write_text("{}")

@@ -1,5 +1,7 @@
 """The circuit cut, its control, what it costs, and how much goes through the sink."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,19 @@ def test_the_control_of_a_cut_is_drawn_several_times(known):
     for neurons in drawn:
         assert len(neurons) == len(circuit.neurons)
         assert neurons.isdisjoint(map(tuple, circuit.neurons))
+
+
+def test_the_control_of_a_large_circuit_has_none_of_its_units(llama, ids):
+    neurons, heads = [(0, n) for n in range(30)], [(1, 0), (1, 2)]
+    sites = find_sites(llama, token_prompts(ids))
+    circuit = SimpleNamespace(sites=sites, neurons=neurons, heads=heads)
+    for draw in cut_conditions(llama, circuit)[2].each():
+        drawn = {(e.block, u) for e in draw.edits for u in getattr(e, "neurons", ())}
+        other = {(e.block, u) for e in draw.edits for u in getattr(e, "heads", ())}
+        assert drawn
+        assert other
+        assert drawn.isdisjoint(neurons)
+        assert other.isdisjoint(heads)
 
 
 def test_draws_are_run_one_by_one_and_averaged(llama, ids):
