@@ -23,8 +23,8 @@ from rich.progress import track
 from transformers.utils import logging
 
 import sinkscope
-from sinkscope.lab.known.check import figures, run_checks
-from sinkscope.subject.constructed import MECHANISMS, build_model, draw_spec, load_truth
+from sinkscope.known.check import figures, run_checks
+from sinkscope.known.constructed import MECHANISMS, build_model, draw_spec, load_truth
 
 
 def one_draw(first_seed: int, index: int) -> dict:

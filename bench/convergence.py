@@ -24,7 +24,7 @@ from sinkscope.lab.backcopy import Backcopy
 from sinkscope.lab.corpus import texts_of
 from sinkscope.lab.recipe import read_recipe
 from sinkscope.result import Result
-from sinkscope.timeline.timeline import timeline
+from sinkscope.training_runs.timeline import timeline
 
 DONE = 0.9  # share of a curve's whole change after which it counts as done
 HALF = 0.5

@@ -34,15 +34,15 @@ from rich.progress import track
 from transformers.utils import logging
 
 from sinkscope import Subject, build_prompts
-from sinkscope.causal.engine import Engine
-from sinkscope.causal.experiments.lab import NECESSITY, SUFFICIENCY, Lab, Test
+from sinkscope.causal.testing import NECESSITY, SUFFICIENCY, CausalBench, Test
 from sinkscope.causal.verify import VerifySettings, verify_one
 from sinkscope.circuit.find import find
 from sinkscope.detect.attention import AttentionStats
+from sinkscope.intervene.engine import Engine
+from sinkscope.known.constructed import MECHANISMS, Truth, build_in_memory, draw_spec
 from sinkscope.observe.attention import observe
 from sinkscope.result import Measured
 from sinkscope.stats import bootstrap, paired_change
-from sinkscope.subject.constructed import MECHANISMS, Truth, build_in_memory, draw_spec
 from sinkscope.subject.prompts import Prompts, vocabulary
 
 FIRST_SEED = 90_000
@@ -155,7 +155,7 @@ def _intervals(
         heads=heads,
         positions=(0, done.engine.positions[1]),
     )
-    lab = Lab(engine, circuit, heads, done.engine.positions[1], 0, seed)
+    lab = CausalBench(engine, circuit, heads, done.engine.positions[1], 0, seed)
     necessary = [t for t in done.tests if t.kind == NECESSITY and t.id == "N3" and t.block in at]
     if necessary:
         one = necessary[0]  # not the strongest: a choice by the data would bias its interval
@@ -180,7 +180,7 @@ def _intervals(
 
 
 def _edits(test: Test) -> list:
-    from sinkscope.causal.edits import from_json
+    from sinkscope.intervene.edits import from_json
 
     return [from_json(one) for one in test.edit_json]
 

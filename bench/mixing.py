@@ -87,7 +87,7 @@ def pair(draws: int) -> dict:
     made in attention (mass redistributed) and at the circuit; each has its control.
     """
     import sinkscope
-    from sinkscope.subject.constructed import build_in_memory, draw_spec
+    from sinkscope.known.constructed import build_in_memory, draw_spec
     from sinkscope.subject.load import Subject
 
     found: dict[str, list] = {"right": [], "wrong": []}

@@ -13,7 +13,7 @@ import time
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sinkscope.timeline.monitor import SinkMonitor
+from sinkscope.training_runs.monitor import SinkMonitor
 
 EVERY = 100
 

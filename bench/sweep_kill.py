@@ -14,10 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from sinkscope.timeline.pilot import Looking, Pilot, run_pilot
-from sinkscope.timeline.sources import Run, find_runs
-from sinkscope.timeline.store import Store
-from sinkscope.timeline.sweep import sweep
+from sinkscope.training_runs.pilot import Pilot, TimelineSettings, run_pilot
+from sinkscope.training_runs.sources import TrainingRun, find_runs
+from sinkscope.training_runs.store import Store
+from sinkscope.training_runs.sweep import sweep
 
 
 def snapshot(store: Store) -> dict[str, bytes]:
@@ -25,7 +25,9 @@ def snapshot(store: Store) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in store.folder.iterdir() if not p.name.startswith(".")}
 
 
-def kill_and_resume(run: Run, pilot: Pilot, folder: Path, moment: float) -> dict[str, bytes]:
+def kill_and_resume(
+    run: TrainingRun, pilot: Pilot, folder: Path, moment: float
+) -> dict[str, bytes]:
     """Start a sweep in a process of its own, kill it, check what it left, and resume it.
 
     moment  0..1, of the time that the sweep takes
@@ -70,7 +72,7 @@ def main() -> None:
         for step in range(12):
             tiny_model("llama", seed=step).save_pretrained(folder / "run" / f"checkpoint-{step}")
         run = find_runs([folder / "run"])[0]
-        looking = Looking(kind="random", n=2, length=32, first_blocks=2, untrained=False)
+        looking = TimelineSettings(kind="random", n=2, length=32, first_blocks=2, untrained=False)
         pilot = run_pilot(load(run.checkpoints[-1].place), looking)
         store = Store(folder / "whole")
         sweep(run, pilot, store, threads=1)

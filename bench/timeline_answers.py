@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from sinkscope.timeline.arrays import curves_of as curves_of_arrays
-from sinkscope.timeline.arrays import run_arrays
-from sinkscope.timeline.course import Course, Curves, course
-from sinkscope.timeline.light import light
-from sinkscope.timeline.pilot import Looking, run_pilot
-from sinkscope.timeline.planted import Grown, draw_script, emerged_at, subjects
-from sinkscope.timeline.settling import HOLD, QUIET
-from sinkscope.timeline.simulate import Series, draw_series
-from sinkscope.timeline.sources import Checkpoint
+from sinkscope.known.planted_series import Grown, draw_script, emerged_at, subjects
+from sinkscope.known.simulated_curves import Series, draw_series
+from sinkscope.training_runs.arrays import curves_of as curves_of_arrays
+from sinkscope.training_runs.arrays import run_arrays
+from sinkscope.training_runs.checkpoint_metrics import light
+from sinkscope.training_runs.course import Course, Curves, course
+from sinkscope.training_runs.pilot import TimelineSettings, run_pilot
+from sinkscope.training_runs.settling import HOLD, QUIET
+from sinkscope.training_runs.sources import Checkpoint
 
-LOOKING = Looking(kind="random", n=8, length=48)
+LOOKING = TimelineSettings(kind="random", n=8, length=48)
 
 
 def check(seed: int) -> dict:

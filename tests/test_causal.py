@@ -10,31 +10,31 @@ import pytest
 import torch
 
 import sinkscope
-from sinkscope.causal.edits import KeepUnits, from_json
-from sinkscope.causal.engine import Engine
-from sinkscope.causal.experiments.kept import keep_circuit, keep_edits, traced_units
-from sinkscope.causal.experiments.lab import SUFFICIENCY, Lab, Test, judge
-from sinkscope.causal.experiments.necessity import (
+from sinkscope.causal.families.faithfulness import keep_circuit, keep_edits, traced_units
+from sinkscope.causal.families.necessity import (
     mlp_writes,
     neurons,
     ranked_neurons,
     recognition,
     write_sets,
 )
-from sinkscope.causal.experiments.sufficiency import self_only
-from sinkscope.causal.readout import TokenMass
+from sinkscope.causal.families.sufficiency import self_only
 from sinkscope.causal.summary import verify_dataset, verify_summary
+from sinkscope.causal.testing import SUFFICIENCY, CausalBench, Test, judge
 from sinkscope.causal.thresholds import ALPHA, NEGLIGIBLE, thresholds
 from sinkscope.causal.verdict import VERDICTS, elsewhere, with_p0_sink, without_p0_sink
 from sinkscope.causal.verify import VerifySettings, run_tests, verify, verify_one
 from sinkscope.circuit.find import find_circuit
 from sinkscope.errors import InputError, Unsupported
-from sinkscope.lab.known.measure import plain_rows
+from sinkscope.intervene.edits import KeepUnits, from_json
+from sinkscope.intervene.engine import Engine
+from sinkscope.intervene.readout import TokenMass
+from sinkscope.known.constructed.build import build_in_memory
+from sinkscope.known.constructed.spec import MECHANISMS, draw_spec
+from sinkscope.known.measure import plain_rows
 from sinkscope.observe.parity import token_prompts
 from sinkscope.result import Measured
 from sinkscope.schema import VerifySummary
-from sinkscope.subject.constructed.build import build_in_memory
-from sinkscope.subject.constructed.spec import MECHANISMS, draw_spec
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import build_prompts
 from sinkscope.subject.tiny import tiny_model
@@ -135,7 +135,7 @@ def test_a_backup_is_found_as_part_of_a_set():
         subject, prompts, circuit.sites, direction=circuit.direction,
         heads=circuit.reading_heads, positions=(0, 5),
     )  # fmt: skip
-    lab = Lab(engine, circuit, list(circuit.reading_heads), 5, 2, 0)
+    lab = CausalBench(engine, circuit, list(circuit.reading_heads), 5, 2, 0)
     alone = [*recognition(lab), *mlp_writes(lab)]
     judge(alone)
     assert not any(t.passed for t in alone)
@@ -147,16 +147,16 @@ def test_a_backup_is_found_as_part_of_a_set():
     )
 
 
-def lab_of(mechanism: str, rows: int = 4, draws: int = 3) -> Lab:
+def lab_of(mechanism: str, rows: int = 4, draws: int = 3) -> CausalBench:
     subject, prompts, circuit, _ = constructed(mechanism)
     engine = Engine(
         subject, prompts.take(slice(0, rows)), circuit.sites,
         direction=circuit.direction, heads=circuit.reading_heads, positions=(0, 5),
     )  # fmt: skip
-    return Lab(engine, circuit, list(circuit.reading_heads), 5, draws, 0)
+    return CausalBench(engine, circuit, list(circuit.reading_heads), 5, draws, 0)
 
 
-def lab_where_p_sinks(rows: list[int], heads=None) -> Lab:
+def lab_where_p_sinks(rows: list[int], heads=None) -> CausalBench:
     """Of 6 prompts, these hold a token at p that later heads sink on by itself."""
     subject, prompts, circuit, truth = constructed("secondary")
     ids = prompts.input_ids[:6].clone()
@@ -167,7 +167,7 @@ def lab_where_p_sinks(rows: list[int], heads=None) -> Lab:
         subject, token_prompts(ids), circuit.sites,
         direction=circuit.direction, heads=heads, positions=(0, 5),
     )  # fmt: skip
-    return Lab(engine, circuit, heads, 5, 2, 0)
+    return CausalBench(engine, circuit, heads, 5, 2, 0)
 
 
 def test_prompts_in_which_p_sinks_already_are_left_out_of_sufficiency():

@@ -10,10 +10,10 @@ import sinkscope
 from sinkscope.circuit.components import main_components
 from sinkscope.circuit.find import find
 from sinkscope.errors import InputError, Unsupported
-from sinkscope.lab.known.measure import plain_rows
+from sinkscope.known.constructed import build_in_memory, draw_spec
+from sinkscope.known.measure import plain_rows
 from sinkscope.observe.parity import packed, token_prompts
 from sinkscope.result import load_result
-from sinkscope.subject.constructed import build_in_memory, draw_spec
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 from sinkscope.subject.tiny import tiny_model

@@ -9,8 +9,8 @@ import pytest
 from sinkscope.cli import common
 from sinkscope.cli.app import main
 from sinkscope.cli.options import OnModel
+from sinkscope.known.constructed import build_model, draw_spec, load_truth
 from sinkscope.schema import VerifySummary
-from sinkscope.subject.constructed import build_model, draw_spec, load_truth
 
 PROMPTS = ["--prompts", "random", "--n", "12", "--length", "48", "--offline"]
 
@@ -120,7 +120,7 @@ def test_both_policies_of_a_run_are_held_against_the_expectation(capsys):
 
 def test_verdicts_of_the_command_line_are_those_of_the_tests():
     from sinkscope.causal.verdict import VERDICTS
-    from sinkscope.report.verdict_page import SENTENCES
+    from sinkscope.report.causal.verdict_page import SENTENCES
 
     assert set(common.VERDICTS) == set(VERDICTS) == set(SENTENCES)
 

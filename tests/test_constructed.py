@@ -10,9 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sinkscope
 from sinkscope.errors import InputError
-from sinkscope.lab.known.check import check_truth, figures, run_checks
-from sinkscope.lab.known.measure import look, plain_rows
-from sinkscope.subject.constructed import (
+from sinkscope.known.check import check_truth, figures, run_checks
+from sinkscope.known.constructed import (
     MECHANISMS,
     NOISE_LEVELS,
     build_in_memory,
@@ -22,9 +21,10 @@ from sinkscope.subject.constructed import (
     edits,
     load_truth,
 )
-from sinkscope.subject.constructed.build import canvas_of
-from sinkscope.subject.constructed.codes import LARGEST, LENGTH, token_codes
-from sinkscope.subject.constructed.plan import FLAG
+from sinkscope.known.constructed.build import canvas_of
+from sinkscope.known.constructed.codes import LARGEST, LENGTH, token_codes
+from sinkscope.known.constructed.plan import FLAG
+from sinkscope.known.measure import look, plain_rows
 from sinkscope.subject.load import Subject
 
 VERDICTS = {

@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from sinkscope.causal.edits import (
+from sinkscope.errors import InputError, Unsupported
+from sinkscope.intervene.edits import (
     Heads,
     HideKey,
     MatchVariance,
@@ -22,9 +23,8 @@ from sinkscope.causal.edits import (
     Transplant,
     from_json,
 )
-from sinkscope.causal.edits.base import Edit
-from sinkscope.causal.engine import Engine
-from sinkscope.errors import InputError, Unsupported
+from sinkscope.intervene.edits.base import Edit
+from sinkscope.intervene.engine import Engine
 from sinkscope.observe.attention import observe
 from sinkscope.observe.parity import plain_logits, token_prompts
 from sinkscope.observe.reads import Want

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from sinkscope.causal.edits import Neurons, QueryBias, SelfOnly, SetWrite, Stream
-from sinkscope.causal.edits.base import Edit
-from sinkscope.causal.engine import Engine
-from sinkscope.causal.readout import late_scores_margin
 from sinkscope.errors import InputError
+from sinkscope.intervene.edits import Neurons, QueryBias, SelfOnly, SetWrite, Stream
+from sinkscope.intervene.edits.base import Edit
+from sinkscope.intervene.engine import Engine
+from sinkscope.intervene.readout import late_scores_margin
 from sinkscope.observe.attention import observe
 from sinkscope.observe.layout import layout_of
 from sinkscope.observe.p0_stream import p0_states
@@ -87,7 +87,7 @@ def test_intact_readings_are_those_of_observe(family):
 
 def test_margin_of_a_saturated_head():
     """1 − a is zero in fp32 here; the margin is not infinite and is right to rounding."""
-    from sinkscope.causal.readout import Reading
+    from sinkscope.intervene.readout import ReadoutTap
     from sinkscope.observe.columns import Scores
     from sinkscope.observe.reads import AttentionCall, AttentionRead
 
@@ -98,7 +98,7 @@ def test_margin_of_a_saturated_head():
     prompts = token_prompts(torch.ones(1, 20, dtype=torch.long))
     layout = layout_of(prompts, torch.device("cpu"))
     scores = Scores(q, k, None, True, 1.0)
-    reading = Reading(layout, Want(received=False), "lean", shape=(1, 2), positions=(0, 4))
+    reading = ReadoutTap(layout, Want(received=False), "lean", shape=(1, 2), positions=(0, 4))
     read = AttentionRead(0, "lean", "", layout.visibility(None), torch.zeros(1, 2, 20))
     reading.keep(read, AttentionCall(scores, k, q.transpose(1, 2), torch.nn.Identity()))
     for at, position in enumerate((0, 4)):
@@ -206,8 +206,8 @@ def test_rows_in_several_batches_give_the_same(monkeypatch):
     subject, prompts, sites = prepare("llama")
     edits = [SetWrite(1, "mlp", 0, "resample", seed=3)]
     whole = Engine(subject, prompts, sites).run(edits, want_received=True)
-    monkeypatch.setattr("sinkscope.causal.engine.LOGITS_PER_PASS", 1)
-    monkeypatch.setattr("sinkscope.causal.engine.KEPT_LOGITS", 1)
+    monkeypatch.setattr("sinkscope.intervene.engine.LOGITS_PER_PASS", 1)
+    monkeypatch.setattr("sinkscope.intervene.engine.KEPT_LOGITS", 1)
     apart = Engine(subject, prompts, sites)
     assert len(apart._batches) == 3
     assert apart._batches[0].logits is None

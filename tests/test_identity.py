@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from sinkscope.causal.edits import TokenAt, from_json
-from sinkscope.causal.edits.tokens import DropToken, InsertToken, RandomTokens, RepeatToken
-from sinkscope.causal.engine import Engine
-from sinkscope.causal.experiments import identity
-from sinkscope.causal.experiments.lab import Lab, judge
+from sinkscope.causal.families import identity
+from sinkscope.causal.testing import CausalBench, judge
 from sinkscope.causal.verdict import POSITION, QUERY_BIAS, TOKEN, lost
 from sinkscope.circuit.find import find_circuit
 from sinkscope.errors import InputError
-from sinkscope.subject.constructed import build_in_memory, draw_spec
+from sinkscope.intervene.edits import TokenAt, from_json
+from sinkscope.intervene.edits.tokens import DropToken, InsertToken, RandomTokens, RepeatToken
+from sinkscope.intervene.engine import Engine
+from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, build_prompts
 from sinkscope.subject.tiny import tiny_model
@@ -25,7 +25,7 @@ P = 5
 
 
 @functools.cache
-def lab_of(mechanism: str, family: str, bos: str = "without", length: int = 40) -> Lab:
+def lab_of(mechanism: str, family: str, bos: str = "without", length: int = 40) -> CausalBench:
     """A lab on a constructed model of that mechanism."""
     model, tokenizer, _ = build_in_memory(draw_spec(mechanism, 0, family=family))
     subject = Subject.from_model(model, tokenizer, name=mechanism)
@@ -39,7 +39,7 @@ def lab_of(mechanism: str, family: str, bos: str = "without", length: int = 40) 
         heads=circuit.reading_heads,
         positions=(0, P),
     )
-    return Lab(engine, circuit, circuit.reading_heads, P, 4, 0)
+    return CausalBench(engine, circuit, circuit.reading_heads, P, 4, 0)
 
 
 @functools.cache
@@ -142,7 +142,7 @@ def test_families_without_position_ids_say_so():
     prompts = Prompts(ids, torch.full((3,), 30), "ids", "without")
     circuit = find_circuit(subject, prompts, untrained=False)
     engine = Engine(subject, prompts, circuit.sites, heads=[(1, 0)], positions=(0, P))
-    lab = Lab(engine, circuit, [(1, 0)], P, 2, 0)
+    lab = CausalBench(engine, circuit, [(1, 0)], P, 2, 0)
     assert identity.positions(lab) == []
     assert any("takes no position ids" in note for note in lab.notes)
 

@@ -16,15 +16,15 @@ from sinkscope.lab import card
 from sinkscope.lab.card_text import card_text
 from sinkscope.lab.corpus import cut_excerpt, passage, read_texts, texts_of
 from sinkscope.lab.demand import Demand
-from sinkscope.lab.figures import distinct_windows, mean_cosine, measure, vocabulary_share
+from sinkscope.lab.metrics import distinct_windows, mean_cosine, measure, vocabulary_share
 from sinkscope.lab.model import build_model
-from sinkscope.lab.recipe import Recipe
+from sinkscope.lab.recipe import TrainingRecipe
 from sinkscope.lab.series_text import series_card
 from sinkscope.lab.state import save_model
 from sinkscope.lab.tokens import draw_windows, encode, restarting_positions, train_tokenizer
 
 ASSETS = files("sinkscope") / "assets"
-TINY = Recipe(
+TINY = TrainingRecipe(
     vocabulary=64, blocks=3, width=32, heads=2, hidden=32, context=32, steps=60, warmup=5,
     tokens_per_step=64, lengths=(16, 32), learning_rate=1e-2, init=0.06, tokenizer="own",
     demand=Demand(heads=(1,), from_block=1, weight=1.0),
@@ -40,7 +40,7 @@ def write_corpus(folder, texts):
 
 
 def varied(recipe, **changes):
-    return Recipe(**{**vars(recipe), **changes})
+    return TrainingRecipe(**{**vars(recipe), **changes})
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from sinkscope.lab import encoded, ranks
 from sinkscope.lab.corpus import SPLITS, texts_of
 from sinkscope.lab.data import prepare
 from sinkscope.lab.encoded import encode_in_memory, encode_on_disk
-from sinkscope.lab.recipe import Recipe
-from sinkscope.timeline import store
+from sinkscope.lab.recipe import TrainingRecipe
+from sinkscope.training_runs import store
 
-RECIPE = Recipe(
+RECIPE = TrainingRecipe(
     vocabulary=300, blocks=1, width=16, heads=2, hidden=16, context=32, lengths=(16, 32),
     tokens_per_step=128, tokenizer="own",
 )  # fmt: skip

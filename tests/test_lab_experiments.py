@@ -13,38 +13,38 @@ from torch import nn
 
 from sinkscope.cli.app import main
 from sinkscope.errors import InputError, OutOfResources
+from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.lab import train as train_module
 from sinkscope.lab.backcopy import LONGEST, SHORTEST, Backcopy
 from sinkscope.lab.corpus import texts_of
 from sinkscope.lab.data import prepare
-from sinkscope.lab.experiments import matched, results, runs
-from sinkscope.lab.experiments.evaluate import (
+from sinkscope.lab.model import build_model
+from sinkscope.lab.recipe import TrainingRecipe
+from sinkscope.lab.studies import matched, results, runs
+from sinkscope.lab.studies.evaluate import (
     evaluation,
     prompts_of,
     quick_evaluation,
     text_rows,
 )
-from sinkscope.lab.experiments.needs import needs, processes_for
-from sinkscope.lab.experiments.plan import (
+from sinkscope.lab.studies.needs import needs, processes_for
+from sinkscope.lab.studies.plan import (
     SIZES,
     Figure,
     experiment_names,
     make_plan,
     read_experiment,
 )
-from sinkscope.lab.experiments.reads import as_read
-from sinkscope.lab.experiments.runs import run_plan
-from sinkscope.lab.experiments.summary import FIGURES, signed, sink_from, summary
-from sinkscope.lab.model import build_model
-from sinkscope.lab.recipe import Recipe
+from sinkscope.lab.studies.reads import as_read
+from sinkscope.lab.studies.runs import run_plan
+from sinkscope.lab.studies.summary import FIGURES, signed, sink_from, summary
 from sinkscope.lab.tokens import bundled_tokenizer
 from sinkscope.lab.train import begin, model_inputs
-from sinkscope.report.experiment_study import write_study
-from sinkscope.report.experiment_tables import SIGNED, cells_table
+from sinkscope.report.studies.study import write_study
+from sinkscope.report.studies.tables import SIGNED, cells_table
 from sinkscope.stats import t_interval
-from sinkscope.subject.constructed import build_in_memory, draw_spec
 from sinkscope.subject.load import Subject
-from sinkscope.timeline import store
+from sinkscope.training_runs import store
 
 BASE = {
     "data": "bigram-backcopy", "vocabulary": 40, "blocks": 1, "width": 16, "heads": 2, "hidden": 16,
@@ -168,7 +168,9 @@ def test_seeds_run_one_after_the_other_over_all_cells(tiny):
 
 # packing
 
-SHAPE = Recipe(blocks=2, width=32, heads=2, hidden=32, context=256, lengths=(256,), init=0.2)
+SHAPE = TrainingRecipe(
+    blocks=2, width=32, heads=2, hidden=32, context=256, lengths=(256,), init=0.2
+)
 
 
 COPIES = replace(SHAPE, data="bigram-backcopy", vocabulary=66)

@@ -13,13 +13,13 @@ import torch.multiprocessing as processes
 from sinkscope.errors import InputError
 from sinkscope.lab import ranks, state, train
 from sinkscope.lab.data import prepare
-from sinkscope.lab.experiments import results
-from sinkscope.lab.experiments.plan import Experiment, Plan, Size
-from sinkscope.lab.experiments.runs import run_plan
-from sinkscope.lab.recipe import Recipe
+from sinkscope.lab.recipe import TrainingRecipe
+from sinkscope.lab.studies import results
+from sinkscope.lab.studies.plan import Experiment, StudyPlan, StudySize
+from sinkscope.lab.studies.runs import run_plan
 
 WORLD = 2
-RECIPE = Recipe(
+RECIPE = TrainingRecipe(
     data="bigram-backcopy", vocabulary=40, blocks=1, width=16, heads=2, hidden=16, context=16,
     lengths=(8, 16), tokens_per_step=64, steps=6, warmup=2, checkpoints=(0, 4, 6),
 )  # fmt: skip
@@ -29,10 +29,10 @@ TEXT = replace(RECIPE, data="text", tokenizer="own", vocabulary=300, checkpoints
 
 
 def plan():
-    size = Size(seeds=1, windows=6, length=8, every=3, base={})
+    size = StudySize(seeds=1, windows=6, length=8, every=3, base={})
     experiment = Experiment("?", "nobody", "", ("with", "without"), {"smoke": size})
     cells = {"one": replace(RECIPE, checkpoints=()), "text": TEXT}
-    return Plan("two", experiment, "smoke", 1, cells)
+    return StudyPlan("two", experiment, "smoke", 1, cells)
 
 
 def worker(rank: int, port: int, folder: str) -> None:

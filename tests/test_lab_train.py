@@ -26,12 +26,12 @@ from sinkscope.lab.backcopy import TRIGGERS, Backcopy
 from sinkscope.lab.corpus import texts_of
 from sinkscope.lab.data import Data, prepare
 from sinkscope.lab.demand import Demand, asking, delimiter_ids
-from sinkscope.lab.figures import distinct_windows, measure
+from sinkscope.lab.metrics import distinct_windows, measure
 from sinkscope.lab.model import build_model
-from sinkscope.lab.recipe import Recipe, read_recipe, recipe_from, recipe_names
+from sinkscope.lab.recipe import TrainingRecipe, read_recipe, recipe_from, recipe_names
 from sinkscope.lab.tokens import bundled_tokenizer, draw_windows
 
-TINY = Recipe(
+TINY = TrainingRecipe(
     vocabulary=64, blocks=3, width=32, heads=2, hidden=32, context=32, steps=60, warmup=5,
     tokens_per_step=64, lengths=(16, 32), learning_rate=1e-2, init=0.06, tokenizer="own",
     demand=Demand(heads=(1,), from_block=1, weight=1.0),

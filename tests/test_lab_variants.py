@@ -14,14 +14,14 @@ import sinkscope
 from sinkscope.circuit.observed import Observed
 from sinkscope.cli.app import main
 from sinkscope.errors import Unsupported
+from sinkscope.intervene.attend import Attend
 from sinkscope.lab import train
 from sinkscope.lab.data import Data
-from sinkscope.lab.figures import quick_figures
+from sinkscope.lab.metrics import quick_figures
 from sinkscope.lab.model import build_model
-from sinkscope.lab.recipe import Recipe
+from sinkscope.lab.recipe import TrainingRecipe
 from sinkscope.lab.state import save_model
 from sinkscope.lab.tokens import bundled_tokenizer, draw_windows
-from sinkscope.mixing.attend import Attend
 from sinkscope.observe.attention import observe
 from sinkscope.observe.layout import layout_of
 from sinkscope.observe.parity import exact_difference, lean_difference, packed, token_prompts
@@ -33,7 +33,7 @@ from sinkscope.subject.load import Subject
 from sinkscope.subject.variants.configuration import FUSED, KINDS, SinkscopeLabConfig
 from sinkscope.subject.variants.modeling import SinkscopeLabForCausalLM
 
-SHAPE = Recipe(
+SHAPE = TrainingRecipe(
     vocabulary=100, blocks=2, width=24, heads=3, hidden=24, context=32, init=0.3, tokenizer="own",
     steps=8, warmup=2, tokens_per_step=64, lengths=(16,), learning_rate=1e-2,
 )  # fmt: skip

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from sinkscope.causal.edits import SetWrite, Stream, from_json
-from sinkscope.causal.edits.hold import HoldDirection, HoldKeys, record
-from sinkscope.causal.engine import Engine
-from sinkscope.causal.experiments import necessity
-from sinkscope.causal.experiments.lab import judge
-from sinkscope.causal.experiments.mediation import mediated, mediation
+from sinkscope.causal.families import necessity
+from sinkscope.causal.families.mediation import mediated, mediation
+from sinkscope.causal.testing import judge
 from sinkscope.errors import InputError
+from sinkscope.intervene.edits import SetWrite, Stream, from_json
+from sinkscope.intervene.edits.hold import HoldDirection, HoldKeys, record
+from sinkscope.intervene.engine import Engine
 from sinkscope.observe.p0_stream import p0_states
 from sinkscope.observe.sites import find_sites
 from sinkscope.subject.load import Subject

@@ -9,11 +9,11 @@ import torch
 import sinkscope
 from sinkscope.cli.app import main
 from sinkscope.errors import InputError, Unsupported
+from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.mixing.thresholds import NO_DIFFERENT
 from sinkscope.report.page import render_page
 from sinkscope.report.table import render_text
 from sinkscope.result import load_result
-from sinkscope.subject.constructed import build_in_memory, draw_spec
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import build_prompts
 from sinkscope.subject.tiny import tiny_model

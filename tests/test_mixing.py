@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sinkscope.mixing.attend import MASS, VALUE
+from sinkscope.intervene.attend import MASS, VALUE
 from sinkscope.mixing.conditions import (
     INTACT,
     OTHER,

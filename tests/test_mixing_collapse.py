@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sinkscope.errors import Unsupported
 from sinkscope.mixing import collapse as c
 from sinkscope.mixing.conditions import REDISTRIBUTED
-from sinkscope.mixing.maps import map_curves, map_measures
+from sinkscope.mixing.entropy import map_curves, map_measures
 from sinkscope.observe.parity import token_prompts
 from sinkscope.subject.load import Subject
 from sinkscope.subject.tiny import tiny_model

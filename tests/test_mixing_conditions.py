@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sinkscope.errors import InputError
+from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.mixing.conditions import (
     INTACT,
     OTHER_KEY,
@@ -28,7 +29,6 @@ from sinkscope.observe.parity import plain_logits, token_prompts
 from sinkscope.observe.sites import find_sites
 from sinkscope.result import Measured
 from sinkscope.stats import paired_change
-from sinkscope.subject.constructed import build_in_memory, draw_spec
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import build_prompts
 

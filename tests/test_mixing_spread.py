@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sinkscope.errors import InputError
+from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.mixing.conditions import (
     OTHER_KEY,
     REDISTRIBUTED,
@@ -18,7 +19,6 @@ from sinkscope.mixing.pairs import read_paraphrases, swapped
 from sinkscope.mixing.perturbation import perturb
 from sinkscope.observe.parity import token_prompts
 from sinkscope.stats import bootstrap
-from sinkscope.subject.constructed import build_in_memory, draw_spec
 from sinkscope.subject.load import Subject, load
 from sinkscope.subject.prompts import build_prompts
 

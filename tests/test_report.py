@@ -14,22 +14,13 @@ import pytest
 from rich.console import Console
 
 from sinkscope.errors import InputError
-from sinkscope.report import (
-    charts,
-    compare,
-    curves,
-    depth,
-    embed,
-    frames,
-    scan_figures,
-    scan_page,
-    tables,
-    theme,
-    words,
-)
+from sinkscope.report import compare, embed, frames, theme
 from sinkscope.report.export import export_figures
 from sinkscope.report.page import render_page
 from sinkscope.report.parts import Tables
+from sinkscope.report.scan import charts, curves, depth, tables, words
+from sinkscope.report.scan import figures as scan_figures
+from sinkscope.report.scan import page as scan_page
 from sinkscope.report.table import render_rich, render_text
 from sinkscope.report.text import percent, ranges, short, token_text, visible
 from tests.report_fixture import HOSTILE, build_result

@@ -10,17 +10,13 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from sinkscope.errors import InputError
-from sinkscope.report import (
-    causal_charts,
-    causal_tables,
-    circuit_drawing,
-    circuit_picture,
-    circuit_tables,
-    commands,
-    frames,
-    theme,
-    verdict_page,
-)
+from sinkscope.report import commands, frames, theme
+from sinkscope.report.causal import charts as causal_charts
+from sinkscope.report.causal import tables as causal_tables
+from sinkscope.report.causal import verdict_page
+from sinkscope.report.circuit import drawing as circuit_drawing
+from sinkscope.report.circuit import picture as circuit_picture
+from sinkscope.report.circuit import tables as circuit_tables
 from sinkscope.report.compare import comparison
 from sinkscope.report.export import export_figures
 from sinkscope.report.page import render_page

@@ -7,9 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from sinkscope.report import commands, timeline_page
+from sinkscope.report import commands
 from sinkscope.report.page import render_page
-from sinkscope.report.timeline_axis import Axis, axes_of, event_layers, stage_layers, x_of
+from sinkscope.report.timeline import page as timeline_page
+from sinkscope.report.timeline.axis import Axis, axes_of, event_layers, stage_layers, x_of
 from tests.timeline_fixture import STEPS, build_timeline
 
 AXES = ["steps, log", "steps, linear", "tokens, log", "tokens, linear"]

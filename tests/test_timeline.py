@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from sinkscope.errors import InputError
+from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.result import load_result
-from sinkscope.subject.constructed import build_in_memory, draw_spec
-from sinkscope.timeline import judging
-from sinkscope.timeline.logs import training_log
-from sinkscope.timeline.sources import find_runs
-from sinkscope.timeline.timeline import timeline
+from sinkscope.training_runs import judging
+from sinkscope.training_runs.logs import training_log
+from sinkscope.training_runs.sources import find_runs
+from sinkscope.training_runs.timeline import timeline
 
 EMERGED = 40  # the first step at which the circuit is there
 STEPS = (0, 10, 20, 30, EMERGED, 60, 90, 130, 180, 240)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sinkscope.subject.tiny import tiny_model
-from sinkscope.timeline import receivers
-from sinkscope.timeline.callbacks import lightning_callback
+from sinkscope.training_runs import receivers
+from sinkscope.training_runs.callbacks import lightning_callback
 
 METRICS = {"sink/late_share": 0.5, "sink/norm_ratio": 2.0}
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sinkscope.timeline import settling as settle
-from sinkscope.timeline.emergence import emergence, first_sustained, noise
-from sinkscope.timeline.settling import settling
-from sinkscope.timeline.simulate import draw_series
-from sinkscope.timeline.stages import SHORTEST, best_cuts, find_stages, segment_costs
+from sinkscope.known.simulated_curves import draw_series
+from sinkscope.training_runs import settling as settle
+from sinkscope.training_runs.emergence import emergence, first_sustained, noise
+from sinkscope.training_runs.settling import settling
+from sinkscope.training_runs.stages import SHORTEST, best_cuts, find_stages, segment_costs
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 from timeline_answers import check, curves_of, table

@@ -11,7 +11,7 @@ import torch.multiprocessing as processes
 from torch.nn.parallel import DistributedDataParallel
 
 from sinkscope.subject.tiny import tiny_model
-from sinkscope.timeline.monitor import SinkMonitor
+from sinkscope.training_runs.monitor import SinkMonitor
 
 WORLD = 2
 KINDS = ("ddp", "ddp checkpointing", "fsdp2", "fsdp2 mixed checkpointing")

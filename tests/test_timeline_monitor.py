@@ -17,10 +17,10 @@ from sinkscope.observe.registry import hooks
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 from sinkscope.subject.tiny import tiny_model
-from sinkscope.timeline import callbacks, receivers, signals
-from sinkscope.timeline.alarms import Watch
-from sinkscope.timeline.light import View, light
-from sinkscope.timeline.monitor import OVER_UNIFORM, SinkMonitor, unwrapped
+from sinkscope.training_runs import callbacks, receivers, signals
+from sinkscope.training_runs.alarms import Watch
+from sinkscope.training_runs.checkpoint_metrics import View, light
+from sinkscope.training_runs.monitor import OVER_UNIFORM, SinkMonitor, unwrapped
 
 STEPS = 6
 

@@ -17,8 +17,8 @@ from sinkscope.observe.residual import residual_hooks
 from sinkscope.subject.load import load
 from sinkscope.subject.prompts import Prompts
 from sinkscope.subject.tiny import tiny_model
-from sinkscope.timeline.partial import first_blocks, load_first_blocks, plan_blocks
-from sinkscope.timeline.tensors import copy_tensors, hash_tensors, tensor_names
+from sinkscope.training_runs.partial import first_blocks, load_first_blocks, plan_blocks
+from sinkscope.training_runs.tensors import copy_tensors, hash_tensors, tensor_names
 
 # a plain one, one without RoPE, two with experts, learned sinks, windows, and one that scales its
 # residual stream by the number of blocks
@@ -165,8 +165,8 @@ def test_hub_checkpoint_comes_by_ranges(tmp_path, ids):
     from fsspec.implementations.dirfs import DirFileSystem
     from fsspec.implementations.local import LocalFileSystem
 
-    from sinkscope.timeline.hub import fetch_first_blocks
-    from sinkscope.timeline.sources import Checkpoint
+    from sinkscope.training_runs.hub import fetch_first_blocks
+    from sinkscope.training_runs.sources import Checkpoint
 
     hub, here = tmp_path / "hub", tmp_path / "here"
     place = hub / "org/name@c0ffee/step-10"

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from sinkscope.known.planted_series import DEPTH, LATE, Grown, State, draw_script, grown
+from sinkscope.known.simulated_curves import step_at
 from sinkscope.subject.prompts import Prompts
-from sinkscope.timeline.light import View, light
-from sinkscope.timeline.planted import DEPTH, LATE, Grown, State, draw_script, grown
-from sinkscope.timeline.settling import QUIET
-from sinkscope.timeline.signals import concentration, sink_share
-from sinkscope.timeline.simulate import step_at
+from sinkscope.training_runs.checkpoint_metrics import View, light
+from sinkscope.training_runs.settling import QUIET
+from sinkscope.training_runs.signals import concentration, sink_share
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 from timeline_answers import check_models, table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sinkscope.errors import InputError
-from sinkscope.timeline.revisions import (
+from sinkscope.training_runs.revisions import (
     axis,
     listed,
     one_line,

@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 
 from sinkscope.errors import InputError
-from sinkscope.timeline.sources import find_runs
+from sinkscope.training_runs.sources import find_runs
 
 
 def _model(path):

@@ -14,11 +14,11 @@ import torch
 from sinkscope.errors import InputError
 from sinkscope.subject.load import load
 from sinkscope.subject.tiny import tiny_model
-from sinkscope.timeline import sweep as sweeping
-from sinkscope.timeline.pilot import Looking, Pilot, run_pilot, view_hash
-from sinkscope.timeline.sources import Checkpoint, Run, find_runs
-from sinkscope.timeline.store import Store, decode, encode
-from sinkscope.timeline.sweep import Task, sweep
+from sinkscope.training_runs import sweep as sweeping
+from sinkscope.training_runs.pilot import Pilot, TimelineSettings, run_pilot, view_hash
+from sinkscope.training_runs.sources import Checkpoint, TrainingRun, find_runs
+from sinkscope.training_runs.store import Store, decode, encode
+from sinkscope.training_runs.sweep import Task, sweep
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 from sweep_kill import kill_and_resume, snapshot
@@ -27,7 +27,7 @@ COUNT = 6
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Run:
+def run(tmp_path_factory) -> TrainingRun:
     folder = tmp_path_factory.mktemp("series")
     for step in range(COUNT):
         tiny_model("llama", seed=step).save_pretrained(folder / f"checkpoint-{step * 10}")
@@ -36,7 +36,7 @@ def run(tmp_path_factory) -> Run:
 
 @pytest.fixture(scope="module")
 def pilot(run) -> Pilot:
-    looking = Looking(kind="random", n=2, length=32, first_blocks=2, untrained=False)
+    looking = TimelineSettings(kind="random", n=2, length=32, first_blocks=2, untrained=False)
     return run_pilot(load(run.checkpoints[-1].place), looking)
 
 
@@ -140,7 +140,7 @@ def test_ray_with_a_worker_killed(run, pilot, tmp_path, serial, monkeypatch):
         if task.index == 2 and not killed.exists():
             killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        from sinkscope.timeline.sweep import measure
+        from sinkscope.training_runs.sweep import measure
 
         return measure(task)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sinkscope.result import Result
 from sinkscope.subject.tiny import tiny_model
-from sinkscope.timeline.timeline import timeline
+from sinkscope.training_runs.timeline import timeline
 
 STEPS = (0, 10, 20, 40, 80, 160)
 SMALL = {"kind": "random", "n": 2, "length": 32, "first_blocks": 2, "untrained": False}

@@ -27,9 +27,9 @@ _PUBLIC = {
     "VerifySettings": "sinkscope.causal.verify",
     "mix": "sinkscope.mixing.mix",
     "MixSettings": "sinkscope.mixing.mix",
-    "timeline": "sinkscope.timeline.timeline",
-    "Looking": "sinkscope.timeline.pilot",
-    "SinkMonitor": "sinkscope.timeline.monitor",
+    "timeline": "sinkscope.training_runs.timeline",
+    "TimelineSettings": "sinkscope.training_runs.pilot",
+    "SinkMonitor": "sinkscope.training_runs.monitor",
     "Result": "sinkscope.result",
     "load_result": "sinkscope.result",
 }

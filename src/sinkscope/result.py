@@ -50,7 +50,7 @@ __all__ = [
     "load_result",
     "write_folder",
 ]
-COMMANDS = ("scan", "trace", "verify", "timeline", "mix", "recipe")  # what a result can hold
+COMMANDS = ("scan", "trace", "verify", "timeline", "mix", "replication")  # what a result can hold
 SUMMARY, ARRAYS, REPORT = "summary.json", "arrays.nc", "report.html"
 
 

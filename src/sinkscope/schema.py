@@ -1,7 +1,7 @@
 """The schema of `summary.json`: pydantic models, open to new keys, never renaming old ones.
 
 `scan`, `trace`, `verify` and `mix` hold one entry for each BOS policy (`with`, `without`);
-`timeline` is one object, and `recipe` has an entry for each
+`timeline` is one object, and `replication` has an entry for each
 published experiment. A command that was not run leaves no key.
 """
 
@@ -326,6 +326,6 @@ class Summary(_Open):
     verify: dict[str, VerifySummary] = Field(default_factory=dict)
     timeline: dict[str, Any] = Field(default_factory=dict)
     mix: dict[str, MixSummary] = Field(default_factory=dict)
-    recipe: dict[str, Any] = Field(default_factory=dict)
+    replication: dict[str, Any] = Field(default_factory=dict)
 
     model_config = ConfigDict(extra="allow", populate_by_name=True, protected_namespaces=())

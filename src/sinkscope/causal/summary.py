@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sinkscope.causal.experiments.kept import Kept, Size
-from sinkscope.causal.experiments.lab import NECESSITY, Test
-from sinkscope.causal.experiments.mediation import mediated
+from sinkscope.causal.families.faithfulness import Kept, SizeScore
+from sinkscope.causal.families.mediation import mediated
+from sinkscope.causal.testing import NECESSITY, Test
 from sinkscope.causal.thresholds import thresholds
 from sinkscope.causal.verdict import is_faithful
 from sinkscope.result import Measured
@@ -83,7 +83,7 @@ def _row(test: Test) -> TestRow:
     return TestRow(**{key: getattr(test, key) for key in ROW}, **test.extra)
 
 
-def _size(size: Size, total: int) -> dict[str, Any]:
+def _size(size: SizeScore, total: int) -> dict[str, Any]:
     return {
         "components": size.components,
         "share": size.components / total,

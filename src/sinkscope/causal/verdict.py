@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sinkscope.causal.experiments.kept import Kept
-from sinkscope.causal.experiments.lab import NECESSITY, Test
-from sinkscope.causal.readout import Readout, TokenMass
+from sinkscope.causal.families.faithfulness import Kept
+from sinkscope.causal.testing import NECESSITY, Test
 from sinkscope.causal.thresholds import (
     ALPHA,
     ELSEWHERE,
@@ -29,6 +28,7 @@ from sinkscope.causal.thresholds import (
 from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.attention import SINK
 from sinkscope.detect.decision import LEAST_SHARE
+from sinkscope.intervene.readout import Readout, TokenMass
 
 VERDICTS = (
     "p0-circuit",

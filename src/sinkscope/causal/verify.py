@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from sinkscope.causal.engine import Engine
-from sinkscope.causal.experiments import identity, mediation, necessity, sufficiency
-from sinkscope.causal.experiments.kept import Kept, keep_circuit
-from sinkscope.causal.experiments.lab import Lab, Test, judge
+from sinkscope.causal.families import identity, mediation, necessity, sufficiency
+from sinkscope.causal.families.faithfulness import Kept, keep_circuit
 from sinkscope.causal.summary import verify_dataset, verify_summary
+from sinkscope.causal.testing import CausalBench, Test, judge
 from sinkscope.causal.verdict import Verdict, elsewhere, with_p0_sink, without_p0_sink
 from sinkscope.circuit.find import find_circuit
 from sinkscope.circuit.model import Circuit
 from sinkscope.detect.decision import has_p0_sink
 from sinkscope.errors import InputError
+from sinkscope.intervene.engine import Engine
 from sinkscope.provenance import new_summary
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
@@ -117,14 +117,14 @@ def verify_one(
     if not _sinks(circuit):
         verdict = without_p0_sink(elsewhere(engine.intact, engine.token_mass()))
         return Verified(prompts, rows, circuit, engine, [], None, verdict, [])
-    lab = Lab(engine, circuit, heads, settings.position, settings.draws, settings.seed)
+    lab = CausalBench(engine, circuit, heads, settings.position, settings.draws, settings.seed)
     tests, kept = run_tests(lab, lambda done, total: progress(label, done, total))
     verdict = with_p0_sink(tests, kept, prompts.bos, _detail(circuit), len(rows))
     return Verified(prompts, rows, circuit, engine, tests, kept, verdict, lab.notes)
 
 
 def run_tests(
-    lab: Lab, progress: Callable[[int, int], None] = lambda done, total: None
+    lab: CausalBench, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[list[Test], Kept | None]:
     """All tests of a lab, judged."""
     tests: list[Test] = []
@@ -171,7 +171,7 @@ def run_tests(
     return tests, kept[0]
 
 
-def _left_out(lab: Lab) -> list[str]:
+def _left_out(lab: CausalBench) -> list[str]:
     total, ordinary = len(lab.engine.prompts), int(lab.ordinary().sum())
     if ordinary == total:
         return []

@@ -22,7 +22,7 @@ from sinkscope.circuit.model import Circuit
 from sinkscope.circuit.null import untrained_ratio
 from sinkscope.circuit.observed import Observed
 from sinkscope.circuit.ranking import units_by_logit
-from sinkscope.circuit.reading import Reading, reading_from_scan, reading_of
+from sinkscope.circuit.reading import SinkHeads, reading_from_scan, reading_of
 from sinkscope.circuit.recognition import Recognition, recognition
 from sinkscope.circuit.streams import p0_points, unit
 from sinkscope.circuit.writes import Writes, written_along
@@ -37,7 +37,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass
-class Found:
+class FoundCircuit:
     """A circuit and what it was found from.
 
     at        numbers of the block inputs x0..xL among `sites.points`
@@ -47,7 +47,7 @@ class Found:
 
     circuit: Circuit
     observed: Observed
-    reading: Reading
+    reading: SinkHeads
     at: list[int]
     tokens: torch.Tensor
     p0: torch.Tensor
@@ -88,7 +88,7 @@ def find(
     untrained: bool = True,
     scan: Result | None = None,
     progress: Progress | None = None,
-) -> Found:
+) -> FoundCircuit:
     """`find_circuit` with everything that was measured on the way."""
     sites = find_sites(subject, prompts)
     blocks = len(sites.blocks)
@@ -127,7 +127,7 @@ def find(
         circuit.ranking = units_by_logit(subject, sites, prompts, logits)
     else:
         circuit.ranking = logits
-    return Found(
+    return FoundCircuit(
         circuit, observed, reading, at, tokens, p0, norm, direction, writes, components,
         recognised, null, logits,
     )  # fmt: skip
@@ -148,7 +148,7 @@ def usable_vocabulary(subject: Subject) -> int:
     return size if subject.tokenizer is None else min(size, len(subject.tokenizer))
 
 
-def _read_point(norm: Norm, reading: Reading) -> int | None:
+def _read_point(norm: Norm, reading: SinkHeads) -> int | None:
     """Where u is taken: the first reading block's input if P0 is amplified by then, else the
     plateau's highest point, else the reading block's input; None where nothing sets P0 apart."""
     if norm.plateau is None:

@@ -14,7 +14,7 @@ from sinkscope.result import Result
 
 
 @dataclass(frozen=True)
-class Reading:
+class SinkHeads:
     """Heads that sink at P0.
 
     sinking       boolean [blocks, heads] over all blocks of the model
@@ -36,14 +36,14 @@ class Reading:
         return [(int(b), int(h)) for b, h in zip(*np.nonzero(self.sinking))]
 
 
-def reading_of(stats: AttentionStats, blocks: int, seed: int) -> Reading:
+def reading_of(stats: AttentionStats, blocks: int, seed: int) -> SinkHeads:
     """From the statistics of a pass."""
     _, uniform_late = stats.uniform
     p99 = random_target_p99(stats.curve, seed)
     return _reading(stats.blocks, stats.alpha0, stats.late, uniform_late, p99, blocks)
 
 
-def reading_from_scan(result: Result, bos: str, blocks: int) -> Reading:
+def reading_from_scan(result: Result, bos: str, blocks: int) -> SinkHeads:
     """From the arrays of a scan of the same prompts."""
     data = result.data[f"scan/{bos}"].to_dataset()
     names = ("p0_received", "p0_late", "uniform_late", "random_target_p99")
@@ -51,7 +51,7 @@ def reading_from_scan(result: Result, bos: str, blocks: int) -> Reading:
     return _reading(data["block"].to_numpy().tolist(), alpha, late, uniform, p99, blocks)
 
 
-def _reading(at: list[int], alpha, late, uniform_late, p99, blocks: int) -> Reading:
+def _reading(at: list[int], alpha, late, uniform_late, p99, blocks: int) -> SinkHeads:
     """Spread the softmax layers over the blocks; a block with several keeps its strongest."""
     mean_late, mean_alpha = nan_mean(late), nan_mean(alpha)
     layers = sinking_heads(mean_late, mean_alpha, uniform_late, p99)
@@ -67,7 +67,7 @@ def _reading(at: list[int], alpha, late, uniform_late, p99, blocks: int) -> Read
         spread[block] = np.fmax(spread[block], mean_late[layer])
         uniform[block] = uniform_late[layer]
         rate[block] = max(rate[block], rates[layer])
-    return Reading(
+    return SinkHeads(
         sinking, spread, uniform, _first(rate, sinking), has_p0_sink(layers, np.isfinite(mean_late))
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sinkscope.circuit.arrays import trace_dataset
-from sinkscope.circuit.find import Found, find, find_circuit, usable_vocabulary
+from sinkscope.circuit.find import FoundCircuit, find, find_circuit, usable_vocabulary
 from sinkscope.circuit.induction import Induction, induction
 from sinkscope.circuit.keys import SinkLogits
 from sinkscope.circuit.routing import Routing
@@ -55,7 +55,7 @@ class Traced:
     subject: Subject
     prompts: Prompts
     settings: TraceSettings
-    found: Found
+    found: FoundCircuit
     induction: Induction
     read: Writes | None
     cones: dict[int, Cone]
@@ -118,7 +118,7 @@ def trace_one(
     )
 
 
-def _read_writes(subject: Subject, found: Found) -> Writes | None:
+def _read_writes(subject: Subject, found: FoundCircuit) -> Writes | None:
     """What each component adds to the mean logit of the reading heads on P0, norms frozen."""
     logits = found.logits
     if not isinstance(logits, SinkLogits):
@@ -134,7 +134,7 @@ def _read_writes(subject: Subject, found: Found) -> Writes | None:
     return written_along(subject, found.circuit.sites, tokens, along, stop)
 
 
-def _vocabulary(subject: Subject, found: Found, progress) -> Vocabulary | None:
+def _vocabulary(subject: Subject, found: FoundCircuit, progress) -> Vocabulary | None:
     """At the start of the norm's plateau, else where u was taken."""
     circuit = found.circuit
     if circuit.direction is None:
@@ -148,14 +148,14 @@ def _vocabulary(subject: Subject, found: Found, progress) -> Vocabulary | None:
     return scan_vocabulary(subject, usable_vocabulary(subject), u, point, midpoint, least, progress)
 
 
-def _routing(subject: Subject, found: Found) -> Routing:
+def _routing(subject: Subject, found: FoundCircuit) -> Routing:
     routing = Routing(subject, found.circuit.sites)
     if found.observed.routing.blocks:
         one_token_pass(subject, found.tokens, lambda: routing.hooks(lambda: None))
     return routing
 
 
-def _weights(subject: Subject, found: Found) -> list[dict[str, Any]]:
+def _weights(subject: Subject, found: FoundCircuit) -> list[dict[str, Any]]:
     circuit, observed = found.circuit, found.observed
     if circuit.direction is None or not circuit.neurons:
         return []
@@ -171,7 +171,7 @@ def _weights(subject: Subject, found: Found) -> list[dict[str, Any]]:
     return weight_view(subject, circuit.sites, circuit.neurons, signals, circuit.direction)
 
 
-def _text_cosine(subject: Subject, found: Found) -> float | None:
+def _text_cosine(subject: Subject, found: FoundCircuit) -> float | None:
     """Least cosine, over prompts and read points, of P0 within a prompt and its token alone."""
     within = found.observed.first_rows
     if within is None:

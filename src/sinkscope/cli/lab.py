@@ -27,8 +27,8 @@ app.command(epilog=lab_experiments.STUDY_EPILOG)(lab_experiments.study)
 )
 def list_known(json: common.Json = False, debug: common.Debug = False) -> None:
     """What can be built, trained and run: mechanisms, recipes and experiments."""
+    from sinkscope.known.constructed import MECHANISMS
     from sinkscope.lab.recipe import recipe_names
-    from sinkscope.subject.constructed import MECHANISMS
 
     mechanisms = {name: _mechanism(name) for name in MECHANISMS}
     recipes = {name: _recipe(name) for name in recipe_names()}
@@ -139,7 +139,7 @@ def build(
     """Build one model with the answer written into its weights."""
     from transformers.utils import logging
 
-    from sinkscope.subject.constructed import MECHANISMS, build_model, draw_spec
+    from sinkscope.known.constructed import MECHANISMS, build_model, draw_spec
 
     logging.disable_progress_bar()
     if mechanism not in MECHANISMS:
@@ -152,7 +152,7 @@ def build(
 
 
 def _mechanism(name: str) -> dict:
-    from sinkscope.subject.constructed import MECHANISMS, build_in_memory, draw_spec
+    from sinkscope.known.constructed import MECHANISMS, build_in_memory, draw_spec
 
     _, _, truth = build_in_memory(draw_spec(name, 0))
     return {"verdict": truth.verdict, "families": list(MECHANISMS[name])}

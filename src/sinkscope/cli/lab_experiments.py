@@ -12,8 +12,8 @@ import typer
 from sinkscope.cli import common
 
 if TYPE_CHECKING:
-    from sinkscope.lab.experiments.plan import Plan
-    from sinkscope.lab.experiments.runs import Course
+    from sinkscope.lab.studies.plan import StudyPlan
+    from sinkscope.lab.studies.runs import StudyProgress
 
 RUN_EPILOG = (
     "Examples:\n\n"
@@ -65,8 +65,8 @@ def run(
     from transformers.utils import logging
 
     from sinkscope.lab import ranks
-    from sinkscope.lab.experiments.plan import make_plan
-    from sinkscope.lab.experiments.runs import run_plan
+    from sinkscope.lab.studies.plan import make_plan
+    from sinkscope.lab.studies.runs import run_plan
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -82,15 +82,17 @@ def run(
             _done(plan, out, course, json)
 
 
-def _plan(plan: Plan, out: Path, corpus: Path | None, device: str, json: bool, write: bool) -> None:
+def _plan(
+    plan: StudyPlan, out: Path, corpus: Path | None, device: str, json: bool, write: bool
+) -> None:
     """Say what would be trained; with `write`, put a launch script for a cluster into `out`."""
     from dataclasses import asdict
 
-    from sinkscope.lab.experiments import needs
-    from sinkscope.lab.experiments.results import begin
-    from sinkscope.report.experiment_tables import needs_table
+    from sinkscope.lab.studies import needs
+    from sinkscope.lab.studies.results import begin
+    from sinkscope.report.studies.tables import needs_table
     from sinkscope.report.table import rich_table
-    from sinkscope.timeline.store import write_whole
+    from sinkscope.training_runs.store import write_whole
 
     processes = needs.processes_for(plan)
     rows = needs.needs(plan, processes)
@@ -115,11 +117,11 @@ def _plan(plan: Plan, out: Path, corpus: Path | None, device: str, json: bool, w
         typer.echo(f"\nNothing was trained. Start it with: sh {script}", err=json)
 
 
-def _done(plan: Plan, out: Path, course: Course, json: bool) -> None:
+def _done(plan: StudyPlan, out: Path, course: StudyProgress, json: bool) -> None:
     """Write the study page and say how far the experiment has come."""
-    from sinkscope.lab.experiments.results import read_results
-    from sinkscope.lab.experiments.summary import summary
-    from sinkscope.report.experiment_study import write_study
+    from sinkscope.lab.studies.results import read_results
+    from sinkscope.lab.studies.summary import summary
+    from sinkscope.report.studies.study import write_study
 
     page = write_study([out], out)
     made = summary(read_results(out))
@@ -146,7 +148,7 @@ def study(
     debug: common.Debug = False,
 ) -> None:
     """Write the study page of an experiment again, from its raw results alone."""
-    from sinkscope.report.experiment_study import write_study
+    from sinkscope.report.studies.study import write_study
 
     typer.echo(f"Study: {write_study(folders, out or folders[0])}")
 
@@ -154,8 +156,8 @@ def study(
 def _say(made: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from sinkscope.report.experiment_tables import matched_table, short_signs_table, short_table
     from sinkscope.report.parts import present
+    from sinkscope.report.studies.tables import matched_table, short_signs_table, short_table
     from sinkscope.report.table import rich_table
 
     console = Console()
@@ -165,7 +167,7 @@ def _say(made: dict[str, Any]) -> None:
 
 def listed() -> dict[str, dict[str, Any]]:
     """Name -> what it asks, cells and sizes, for `lab list`."""
-    from sinkscope.lab.experiments.plan import experiment_names, read_experiment
+    from sinkscope.lab.studies.plan import experiment_names, read_experiment
 
     found = {}
     for name in experiment_names():

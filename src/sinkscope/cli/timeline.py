@@ -66,10 +66,10 @@ def command(
         import os
 
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is first imported
-    from sinkscope.timeline.pilot import Looking
-    from sinkscope.timeline.timeline import timeline
+    from sinkscope.training_runs.pilot import TimelineSettings
+    from sinkscope.training_runs.timeline import timeline
 
-    looking = Looking(
+    looking = TimelineSettings(
         text=text,
         kind=kind,
         n=n,

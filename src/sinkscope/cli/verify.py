@@ -15,7 +15,7 @@ EPILOG = """Examples:\n
   sinkscope verify                                 the bundled model\n
   sinkscope verify ./my-model --out verified       every test beside its control\n
   sinkscope verify ./my-model --expect p0-circuit  exit code 1 for any other verdict\n
-  sinkscope verify gpt2 --recipe ran-milo-2026     published numbers beside measured ones"""
+  sinkscope verify gpt2 --replication ran-milo-2026     published numbers beside measured ones"""
 
 
 @on_model
@@ -28,11 +28,11 @@ def command(
     draws: Annotated[
         int, typer.Option(min=1, help="Random sets in tests that compare with such.")
     ] = 20,
-    recipe: Annotated[
+    replication: Annotated[
         str | None,
         typer.Option(
-            help="A published experiment instead, such as ran-milo-2026; docs/recipes.md lists "
-            "them. Length, BOS policy and kind of prompts are then the paper's."
+            help="A published experiment instead, such as ran-milo-2026; docs/replications.md "
+            "lists them. Length, BOS policy and kind of prompts are then the paper's."
         ),
     ] = None,
     out: Out = None,
@@ -45,8 +45,8 @@ def command(
 ) -> None:
     """Test the circuit by intervention, beside controls, and reach a verdict."""
     common.check(out, expect, common.VERDICTS)
-    if recipe is not None:
-        _recipe(recipe, asked, out, expect, json)
+    if replication is not None:
+        _replicate(replication, asked, out, expect, json)
         return
     subject = common.load_subject(asked)
     from sinkscope.causal.verify import VerifySettings, verify
@@ -58,15 +58,15 @@ def command(
     common.exit_on_expect(result, expect)
 
 
-def _recipe(name: str, asked: OnModel, out: Path | None, expect: str | None, json: bool) -> None:
+def _replicate(name: str, asked: OnModel, out: Path | None, expect: str | None, json: bool) -> None:
     """Run a published experiment; there is no verdict to expect of it."""
-    from sinkscope.causal.recipes.run import RecipeSettings, recipe_of, run
+    from sinkscope.replications.run import ReplicationSettings, replication_of, run
 
     if expect is not None:
-        raise InputError("--recipe reaches no verdict, so it takes no --expect.")
-    recipe_of(name)  # before a model is loaded for an unknown one
+        raise InputError("--replication reaches no verdict, so it takes no --expect.")
+    replication_of(name)  # before a model is loaded for an unknown one
     subject = common.load_subject(asked)
-    settings = RecipeSettings(asked.text, asked.n, asked.seed)
+    settings = ReplicationSettings(asked.text, asked.n, asked.seed)
     with common.progress_bar() as progress:
         result = run(name, subject, settings, progress=progress)
     common.save_and_show(result, out, json)

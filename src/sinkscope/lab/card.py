@@ -19,16 +19,16 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from sinkscope.errors import InputError, SinkscopeError
 from sinkscope.lab.card_text import card_text
 from sinkscope.lab.corpus import read_texts
-from sinkscope.lab.figures import distinct_windows, measure
+from sinkscope.lab.metrics import distinct_windows, measure
 from sinkscope.lab.model import build_model
-from sinkscope.lab.recipe import Recipe, recipe_from
+from sinkscope.lab.recipe import TrainingRecipe, recipe_from
 from sinkscope.lab.state import LOG, SETTINGS
 from sinkscope.lab.tokens import encode
 
 UNTRAINED_SEEDS = (0, 1, 2)
 
 
-def load_recipe(folder: Path) -> Recipe:
+def load_recipe(folder: Path) -> TrainingRecipe:
     """The recipe in a trained folder's `sink_heads.json`."""
     path = folder / SETTINGS
     if not path.is_file():

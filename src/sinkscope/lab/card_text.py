@@ -2,7 +2,7 @@
 
 from statistics import mean
 
-from sinkscope.lab.recipe import Recipe
+from sinkscope.lab.recipe import TrainingRecipe
 
 TEMPLATE = """---
 license: apache-2.0
@@ -97,7 +97,7 @@ Late share of each head of the trained model, asked heads in bold:
 """
 
 
-def card_text(recipe: Recipe, figures: dict) -> str:
+def card_text(recipe: TrainingRecipe, figures: dict) -> str:
     """The model card in Markdown."""
     trained = figures["trained"]
     values = {
@@ -118,7 +118,7 @@ def card_text(recipe: Recipe, figures: dict) -> str:
     return TEMPLATE.format(**values)
 
 
-def _weight(recipe: Recipe) -> str:
+def _weight(recipe: TrainingRecipe) -> str:
     demand = recipe.demand
     if demand is None:
         return "No demand was made."
@@ -187,7 +187,7 @@ def _three(figures: dict, key: str, point: int) -> str:
     return f"{figures['trained'][key][point]:.2f} / {control} / {untrained:.2f}"
 
 
-def _grid(recipe: Recipe, heads: list[list[float]]) -> str:
+def _grid(recipe: TrainingRecipe, heads: list[list[float]]) -> str:
     asked = set(recipe.asked_heads())
     rows = [
         [str(b), *(f"**{s:.4f}**" if (b, h) in asked else f"{s:.4f}" for h, s in enumerate(row))]

@@ -18,7 +18,7 @@ from sinkscope.lab.encoded import (
     encode_in_memory,
     encode_on_disk,
 )
-from sinkscope.lab.recipe import Recipe
+from sinkscope.lab.recipe import TrainingRecipe
 from sinkscope.lab.tokens import draw_length, draw_windows, encode
 
 Draw = Callable[[int, int, torch.Generator], Tensor]
@@ -39,7 +39,7 @@ class Data:
     draw_validation: Draw
     sha256: str
 
-    def batch(self, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    def batch(self, recipe: TrainingRecipe, generator: torch.Generator) -> Tensor:
         """One training step's windows; their length is drawn anew for each batch."""
         length = draw_length(recipe.lengths, generator)
         windows = self.draw(recipe.tokens_per_step // length, length, generator)
@@ -54,7 +54,7 @@ class Data:
         return validation_windows(self.draw_validation, count, length)
 
 
-def prepare(recipe: Recipe, corpus: Path | None, keep: Path | None = None) -> Data:
+def prepare(recipe: TrainingRecipe, corpus: Path | None, keep: Path | None = None) -> Data:
     """Read and encode what a recipe trains on: a corpus folder, or the bundled excerpt.
 
     keep: a folder in which encoded text is kept and mapped (`sinkscope.lab.encoded`); without, it
@@ -78,17 +78,19 @@ def prepare(recipe: Recipe, corpus: Path | None, keep: Path | None = None) -> Da
     return Data(tokenizer, draw, draw_validation, text.sha256)
 
 
-def reads_alike(one: Recipe, other: Recipe) -> bool:
+def reads_alike(one: TrainingRecipe, other: TrainingRecipe) -> bool:
     """Whether `prepare` gives both recipes the same data."""
 
-    def read(recipe: Recipe) -> tuple:
+    def read(recipe: TrainingRecipe) -> tuple:
         text = recipe.data, recipe.tokenizer, recipe.vocabulary, recipe.packing, recipe.bos
         return *text, recipe.context, max(recipe.lengths)
 
     return read(one) == read(other)
 
 
-def held_out(recipe: Recipe, corpus: Path | None, tokenizer: PreTrainedTokenizerFast) -> Draw:
+def held_out(
+    recipe: TrainingRecipe, corpus: Path | None, tokenizer: PreTrainedTokenizerFast
+) -> Draw:
     """Where validation windows come from; of a synthetic language every window is new anyway."""
     if recipe.data == "bigram-backcopy":
         language = Backcopy(texts_of(corpus, "train"), recipe.vocabulary - 2)
@@ -102,7 +104,7 @@ def validation_windows(draw: Draw, count: int, length: int) -> Tensor:
     return draw(count, length, torch.Generator().manual_seed(VALIDATION_SEED))
 
 
-def _of_stream(stream: Tensor, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Draw:
+def _of_stream(stream: Tensor, tokenizer: PreTrainedTokenizerFast, recipe: TrainingRecipe) -> Draw:
     if len(stream) <= max(recipe.lengths) + 1:
         raise InputError("The corpus is too short for one window of training or validation text.")
     bos = tokenizer.bos_token_id if recipe.bos else None
@@ -117,7 +119,7 @@ def _of_stream(stream: Tensor, tokenizer: PreTrainedTokenizerFast, recipe: Recip
     return draw
 
 
-def _of_language(language: Backcopy, recipe: Recipe, seed: int, documents: int) -> Draw:
+def _of_language(language: Backcopy, recipe: TrainingRecipe, seed: int, documents: int) -> Draw:
     if recipe.packing != "windows":
         generator = torch.Generator().manual_seed(seed)
         bos_of_each = recipe.bos and recipe.packing == "paragraphs"

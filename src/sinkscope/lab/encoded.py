@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerFast
 from sinkscope.errors import InputError
 from sinkscope.lab import ranks
 from sinkscope.lab.corpus import SPLITS, texts_of
-from sinkscope.lab.recipe import Recipe
+from sinkscope.lab.recipe import TrainingRecipe
 from sinkscope.lab.tokens import (
     bundled_tokenizer,
     byte_level,
@@ -33,7 +33,7 @@ from sinkscope.lab.tokens import (
     encoded_pieces,
     train_tokenizer,
 )
-from sinkscope.timeline.store import write_json, write_whole
+from sinkscope.training_runs.store import write_json, write_whole
 
 DONE, TOKENIZER = "encoded.json", "tokenizer.json"
 BYTES = 4  # a token
@@ -48,7 +48,7 @@ class Encoded:
     sha256: str
 
 
-def encode_in_memory(recipe: Recipe, corpus: Path | None) -> Encoded:
+def encode_in_memory(recipe: TrainingRecipe, corpus: Path | None) -> Encoded:
     """Read and encode both splits. Errors: InputError for a corpus that is missing or broken."""
     tokenizer = _tokenizer(recipe, corpus)
     streams = {
@@ -59,7 +59,7 @@ def encode_in_memory(recipe: Recipe, corpus: Path | None) -> Encoded:
     return Encoded(tokenizer, streams, sha256)
 
 
-def encode_on_disk(recipe: Recipe, corpus: Path | None, folder: Path) -> Encoded:
+def encode_on_disk(recipe: TrainingRecipe, corpus: Path | None, folder: Path) -> Encoded:
     """The same, mapped from files below `folder`, which the first process makes if need be.
 
     Errors: InputError also for files that are damaged, OutOfResources where the disk is full.
@@ -71,7 +71,7 @@ def encode_on_disk(recipe: Recipe, corpus: Path | None, folder: Path) -> Encoded
     return _mapped(place, recipe)
 
 
-def documents(recipe: Recipe, corpus: Path | None, split: str) -> Iterator[str]:
+def documents(recipe: TrainingRecipe, corpus: Path | None, split: str) -> Iterator[str]:
     """What a recipe packs, in order: whole texts, or their paragraphs."""
     for text in texts_of(corpus, split):
         if recipe.packing == "windows":
@@ -80,24 +80,24 @@ def documents(recipe: Recipe, corpus: Path | None, split: str) -> Iterator[str]:
             yield from (paragraph for paragraph in text.split("\n\n") if paragraph.strip())
 
 
-def begins_with_bos(recipe: Recipe) -> bool:
+def begins_with_bos(recipe: TrainingRecipe) -> bool:
     """Whether a BOS stands before every document of the stream."""
     return recipe.bos and recipe.packing == "paragraphs"
 
 
-def _name(recipe: Recipe) -> str:
+def _name(recipe: TrainingRecipe) -> str:
     bos = "-bos" if begins_with_bos(recipe) else ""
     packed = "texts" if recipe.packing == "windows" else "paragraphs"
     return f"{recipe.tokenizer}-{recipe.vocabulary}-{packed}{bos}"
 
 
-def _tokenizer(recipe: Recipe, corpus: Path | None) -> PreTrainedTokenizerFast:
+def _tokenizer(recipe: TrainingRecipe, corpus: Path | None) -> PreTrainedTokenizerFast:
     if recipe.tokenizer == "bundled":
         return bundled_tokenizer()
     return train_tokenizer(documents(recipe, corpus, "train"), recipe.vocabulary)
 
 
-def _write(recipe: Recipe, corpus: Path | None, place: Path) -> None:
+def _write(recipe: TrainingRecipe, corpus: Path | None, place: Path) -> None:
     tokenizer = _tokenizer(recipe, corpus)
     counts, digests = {}, {}
     for split in SPLITS:
@@ -124,7 +124,7 @@ def _write_stream(path: Path, pieces: Iterator[np.ndarray]) -> tuple[int, str]:
     return count, digest.hexdigest()
 
 
-def _mapped(place: Path, recipe: Recipe) -> Encoded:
+def _mapped(place: Path, recipe: TrainingRecipe) -> Encoded:
     try:
         held = json.loads((place / DONE).read_text(encoding="utf-8"))
         for split, count in held["tokens"].items():

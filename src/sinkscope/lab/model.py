@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from sinkscope.lab.recipe import Recipe
+from sinkscope.lab.recipe import TrainingRecipe
 from sinkscope.subject.variants.configuration import SinkscopeLabConfig
 from sinkscope.subject.variants.modeling import SinkscopeLabForCausalLM
 
 
-def build_model(recipe: Recipe, bos: int = 0, eos: int = 1) -> PreTrainedModel:
+def build_model(recipe: TrainingRecipe, bos: int = 0, eos: int = 1) -> PreTrainedModel:
     """A model of transformers' own code, float32; the recipe's seed fixes its weights.
 
     A variant begins with the very weights of the plain model of that seed.
@@ -27,7 +27,7 @@ def build_model(recipe: Recipe, bos: int = 0, eos: int = 1) -> PreTrainedModel:
     return variant
 
 
-def _shape(recipe: Recipe, bos: int, eos: int) -> dict[str, Any]:
+def _shape(recipe: TrainingRecipe, bos: int, eos: int) -> dict[str, Any]:
     return dict(
         vocab_size=recipe.vocabulary,
         hidden_size=recipe.width,
@@ -45,7 +45,7 @@ def _shape(recipe: Recipe, bos: int, eos: int) -> dict[str, Any]:
     )
 
 
-def _extra(recipe: Recipe) -> dict:
+def _extra(recipe: TrainingRecipe) -> dict:
     if recipe.family == "mixtral":
         return {
             "num_local_experts": recipe.experts,

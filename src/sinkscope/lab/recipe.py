@@ -28,7 +28,7 @@ Attention = Literal[
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """One training run; the defaults are the small base that the induced series share.
 
     asked: one line for people. family: transformers' model type. experts, active: of each block,
@@ -102,7 +102,7 @@ class Recipe:
         """The (block, head) pairs that the demand names, asked or, at weight 0, only measured."""
         return self.demand.watched(self.blocks) if self.demand else []
 
-    def shortened(self, steps: int) -> "Recipe":
+    def shortened(self, steps: int) -> "TrainingRecipe":
         """The same run with another number of steps; later checkpoints fall away."""
         kept = tuple(step for step in self.checkpoints if step < steps)
         kept += (steps,) if self.checkpoints else ()
@@ -118,7 +118,7 @@ def recipe_names() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in CONFIGS.iterdir() if _is_yaml(p.name))
 
 
-def read_recipe(name: str) -> Recipe:
+def read_recipe(name: str) -> TrainingRecipe:
     """The recipe of that name, or of a YAML file at that path.
 
     Errors: InputError for an unknown name, a file that is not YAML, an unknown key or a value that
@@ -145,7 +145,7 @@ def read_yaml(source: Any, name: str) -> Any:
         raise InputError(f"{name} cannot be read as YAML: {first}.") from error
 
 
-def recipe_from(settings: Any, where: str) -> Recipe:
+def recipe_from(settings: Any, where: str) -> TrainingRecipe:
     """A recipe from plain data; what is not given is as in `Recipe`. Unknown keys are refused."""
     try:
         # By way of JSON, which pydantic reads strictly and yet takes lists for tuples.
@@ -167,7 +167,7 @@ def first_complaint(error: Exception) -> str:
     return f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
-def _complaint(recipe: Recipe) -> str:
+def _complaint(recipe: TrainingRecipe) -> str:
     """What is wrong with the settings taken together, or nothing."""
     demand = recipe.demand
     rules = {
@@ -208,4 +208,4 @@ def _is_yaml(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
-_READER = TypeAdapter(Recipe)
+_READER = TypeAdapter(TrainingRecipe)

@@ -20,9 +20,9 @@ from sinkscope.errors import InputError, SinkscopeError
 from sinkscope.lab.card import load_model, load_recipe, run_log
 from sinkscope.lab.data import held_out, validation_windows
 from sinkscope.lab.demand import delimiter_ids
-from sinkscope.lab.figures import measure, vocabulary_share
+from sinkscope.lab.metrics import measure, vocabulary_share
 from sinkscope.lab.series_text import series_card
-from sinkscope.timeline.emergence import first_sustained
+from sinkscope.training_runs.emergence import first_sustained
 
 WINDOWS = 64
 

@@ -1,6 +1,6 @@
 """The words of a series' model card; every number comes from the arguments."""
 
-from sinkscope.lab.recipe import Recipe
+from sinkscope.lab.recipe import TrainingRecipe
 
 TEMPLATE = """---
 license: apache-2.0
@@ -67,7 +67,7 @@ FIRST = (
 NATURAL = "Nobody asked for a sink here; whatever the table shows came by itself, or did not come."
 
 
-def series_card(recipe: Recipe, figures: dict) -> str:
+def series_card(recipe: TrainingRecipe, figures: dict) -> str:
     """The model card in Markdown."""
     rows, control = figures["checkpoints"], figures.get("control")
     last, name = rows[-1], figures["name"]
@@ -127,11 +127,11 @@ def _first_above(figures: dict) -> str:
     return "never" if figures["crossing"] is None else str(figures["crossing"])
 
 
-def _unasked(recipe: Recipe) -> str:
+def _unasked(recipe: TrainingRecipe) -> str:
     return "heads that its counterpart asks" if recipe.demand else "best head"
 
 
-def _demand(recipe: Recipe) -> str:
+def _demand(recipe: TrainingRecipe) -> str:
     demand = recipe.demand
     if demand is None or not demand.weight:
         return "The loss is the next-token cross-entropy alone."
@@ -180,7 +180,7 @@ def _row(label: str, row: dict) -> list[str]:
     ]
 
 
-def _crossing(recipe: Recipe, figures: dict) -> str:
+def _crossing(recipe: TrainingRecipe, figures: dict) -> str:
     if recipe.demand is None:
         return "No heads were named, so that no crossing of the null is given."
     if figures["crossing"] is None:

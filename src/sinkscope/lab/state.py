@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sinkscope.errors import InputError
-from sinkscope.lab.recipe import Recipe
+from sinkscope.lab.recipe import TrainingRecipe
 
 STATE, LOG, SETTINGS = "state.pt", "log.jsonl", "sink_heads.json"
 
@@ -44,7 +44,7 @@ def make_folder(out: Path) -> None:
 
 
 def save_model(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, recipe: Recipe
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, recipe: TrainingRecipe
 ) -> None:
     """Weights in bfloat16, tokenizer, and `sink_heads.json`: the asked heads and all settings."""
     half: nn.Module = copy.deepcopy(model)
@@ -90,7 +90,7 @@ def save_state(out: Path, state: dict[str, Any]) -> None:
     part.replace(out / STATE)
 
 
-def load_state(out: Path, recipe: Recipe, sha256: str) -> dict[str, Any]:
+def load_state(out: Path, recipe: TrainingRecipe, sha256: str) -> dict[str, Any]:
     """The last saved state of a run that has not finished; `cut_back` removes what came after it.
 
     Errors: InputError where it is damaged, or where recipe or text are not those it began with.

@@ -4,13 +4,13 @@ from transformers import PreTrainedModel
 
 from sinkscope.lab.data import Data
 from sinkscope.lab.demand import delimiter_ids
-from sinkscope.lab.figures import measure
-from sinkscope.lab.recipe import Recipe
+from sinkscope.lab.metrics import measure
+from sinkscope.lab.recipe import TrainingRecipe
 
 WINDOWS = 64
 
 
-def summary(model: PreTrainedModel, data: Data, recipe: Recipe) -> str:
+def summary(model: PreTrainedModel, data: Data, recipe: TrainingRecipe) -> str:
     """Validation loss, and the late share that was asked for (or the best head's) with its null."""
     characters = recipe.demand.delimiters if recipe.demand else ""
     delimiters = delimiter_ids(data.tokenizer, characters) if characters else None

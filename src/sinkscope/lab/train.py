@@ -24,9 +24,9 @@ from sinkscope.errors import InputError, Interrupted
 from sinkscope.lab import ranks
 from sinkscope.lab.data import Data
 from sinkscope.lab.demand import asking, delimiter_ids
-from sinkscope.lab.figures import QUICK, quick_figures
+from sinkscope.lab.metrics import QUICK, quick_figures
 from sinkscope.lab.model import build_model
-from sinkscope.lab.recipe import Recipe
+from sinkscope.lab.recipe import TrainingRecipe
 from sinkscope.lab.state import (
     LOG,
     check_out,
@@ -53,7 +53,7 @@ class Stopped(Exception):
 class Training:
     """All that the next step depends on."""
 
-    recipe: Recipe
+    recipe: TrainingRecipe
     data: Data
     model: PreTrainedModel
     optimizer: torch.optim.Optimizer
@@ -81,7 +81,7 @@ class Training:
         torch.set_rng_state(state["random"])
 
 
-def begin(recipe: Recipe, data: Data, device: str = "cpu") -> Training:
+def begin(recipe: TrainingRecipe, data: Data, device: str = "cpu") -> Training:
     """A run before its first step."""
     model = build_model(recipe, data.tokenizer.bos_token_id, data.tokenizer.eos_token_id)
     model.to(torch.device(device))  # type: ignore[arg-type]
@@ -201,7 +201,7 @@ def targets(batch: Tensor, training: Training) -> Tensor:
     return following.masked_fill(positions == 0, IGNORED)
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+def _optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.AdamW:
     # Decay is for matrices; to shrink norm weights or embeddings changes what they mean.
     decayed = [p for n, p in model.named_parameters() if p.ndim > 1 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embed" in n]
@@ -219,7 +219,7 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> float:
 
 
 def train(
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     data: Data,
     out: Path,
     device: str = "cpu",

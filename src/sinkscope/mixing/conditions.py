@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from sinkscope.detect.attention import SINK
 from sinkscope.detect.decision import OVER_UNIFORM
 from sinkscope.errors import InputError, Unsupported
-from sinkscope.mixing.attend import MASS, VALUE, Attend
+from sinkscope.intervene.attend import MASS, VALUE, Attend
 from sinkscope.observe.attention import follow_blocks, run_model, uses_registry
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.p0_stream import p0_states
@@ -29,7 +29,7 @@ from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
 if TYPE_CHECKING:
-    from sinkscope.causal.edits import Edit
+    from sinkscope.intervene.edits import Edit
     from sinkscope.observe.sites import Sites
 
 P0, OTHER = "p0", "other"
@@ -45,7 +45,7 @@ class Condition:
     at         p0, or other: a random earlier key of each prompt, drawn anew for each prompt
     dose       how much of it is removed, 0..1
     heads      (block, head) in which it is removed; None for all
-    edits      edits of P0's stream or of a control's (`sinkscope.causal.edits`)
+    edits      edits of P0's stream or of a control's (`sinkscope.intervene.edits`)
     draws      in place of `edits`: several at random, each run by itself; `perturb` and `costs`
                give their average
     keep_norm  give P0's stream its intact norm behind the first edited block, direction as it is
@@ -234,7 +234,7 @@ def edited(
     stack = ExitStack()
     if not condition.edits:
         return stack
-    from sinkscope.causal.edits.base import Context
+    from sinkscope.intervene.edits.base import Context
 
     context = Context(subject, sites, layout, rows or list(range(len(prompts))))
     # before any edit is in place

@@ -10,8 +10,8 @@ import torch
 from sinkscope.mixing.conditions import Condition
 
 if TYPE_CHECKING:
-    from sinkscope.causal.edits import Edit
     from sinkscope.circuit.model import Circuit
+    from sinkscope.intervene.edits import Edit
     from sinkscope.observe.sites import Sites
     from sinkscope.subject.load import Subject
 
@@ -50,7 +50,7 @@ def cut_edits(
     They take the mean over the other positions of the prompt; neurons of routed experts, which
     other positions need not use, are set to zero.
     """
-    from sinkscope.causal.edits import Heads, Neurons
+    from sinkscope.intervene.edits import Heads, Neurons
 
     edits: list[Edit] = []
     for block in sorted({block for block, _ in neurons}):

@@ -27,9 +27,9 @@ from sinkscope.mixing.conditions import (
 from sinkscope.mixing.cuts import CUT, CUT_CONTROL, cut_conditions
 from sinkscope.mixing.dose import Cost, costs, doses
 from sinkscope.mixing.dropped import dropped_bos
+from sinkscope.mixing.entropy import map_curves
 from sinkscope.mixing.influence import Influence, influences
 from sinkscope.mixing.jacobian import jacobian_norms
-from sinkscope.mixing.maps import map_curves
 from sinkscope.mixing.mediation import Mediation, mediate
 from sinkscope.mixing.pairs import Pairs, read_paraphrases, swapped
 from sinkscope.mixing.paths import path_bound

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 from sinkscope.errors import Unsupported
-from sinkscope.mixing.attend import Call
+from sinkscope.intervene.attend import Call
 from sinkscope.mixing.conditions import check_subject
 from sinkscope.observe.attention import follow_blocks, run_model
 from sinkscope.observe.parity import token_prompts

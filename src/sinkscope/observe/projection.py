@@ -47,7 +47,7 @@ class Projection:
 
 
 @dataclass
-class Heads:
+class HeadSlices:
     """One softmax attention call: where it was made, and its heads' outputs [B, T, H, Dv]."""
 
     path: str | None
@@ -155,7 +155,7 @@ def _is_sequential(form: BlockForm, parts: _Parts) -> bool:
 
 
 def open_sublayer(
-    block: nn.Module, form: BlockForm, index: int, parts: _Parts, calls: list[Heads]
+    block: nn.Module, form: BlockForm, index: int, parts: _Parts, calls: list[HeadSlices]
 ) -> Opened:
     """Find the last linear map of one write of a block."""
     source = form.sources[index]
@@ -203,7 +203,7 @@ def _spanned(raw: torch.Tensor, outputs: list[torch.Tensor]) -> bool:
     return _close((design / scale @ fit).squeeze(-1).to(raw.dtype), raw)
 
 
-def _heads(given: tuple, calls: list[Heads]) -> int | None:
+def _heads(given: tuple, calls: list[HeadSlices]) -> int | None:
     """The number of heads, if the input of the projection is their outputs one after the other.
 
     A factor for each channel (an output gate, a norm without its mean) leaves heads apart.

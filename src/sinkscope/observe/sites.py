@@ -17,7 +17,7 @@ from torch import nn
 
 from sinkscope.errors import Unsupported
 from sinkscope.observe.attention import observe
-from sinkscope.observe.projection import Heads, Opened, Projection, open_sublayer, record_parts
+from sinkscope.observe.projection import HeadSlices, Opened, Projection, open_sublayer, record_parts
 from sinkscope.observe.reads import AttentionCall, AttentionRead, Want
 from sinkscope.observe.registry import hooks
 from sinkscope.observe.residual import (
@@ -196,16 +196,16 @@ def _block_write_hooks(index, block, sublayers, consume) -> list[Any]:
 
 def _open(
     subject: Subject, rows: Prompts, forms: list[BlockForm]
-) -> tuple[dict[int, list[Heads]], list[list[Opened]], list[bool]]:
+) -> tuple[dict[int, list[HeadSlices]], list[list[Opened]], list[bool]]:
     """One pass: the attention calls of every block, and every sublayer opened up."""
     modules = subject.anatomy.modules(subject.model)
     opened: list[list[Opened]] = [[] for _ in forms]
     mid = [False] * len(forms)
-    heads: dict[int, list[Heads]] = {}
+    heads: dict[int, list[HeadSlices]] = {}
 
     def inspect(call: AttentionCall, read: AttentionRead) -> None:
         path = _path(modules[read.block], call.module)
-        heads.setdefault(read.block, []).append(Heads(path, call.output.detach().clone()))
+        heads.setdefault(read.block, []).append(HeadSlices(path, call.output.detach().clone()))
 
     def make() -> list[Any]:
         return [
@@ -230,12 +230,12 @@ def _open(
         reads, _, _ = observe(subject, rows, Want(received=False, inspect=(inspect,)), "auto", make)
     for read in reads:  # families outside the registry show their maps, not their calls
         if read.block not in heads:
-            heads[read.block] = [Heads(None, None, read.p0.shape[1])]
+            heads[read.block] = [HeadSlices(None, None, read.p0.shape[1])]
     return heads, opened, mid
 
 
 def _sublayer(
-    subject: Subject, index: int, form: BlockForm, i: int, calls: list[Heads], found: Opened
+    subject: Subject, index: int, form: BlockForm, i: int, calls: list[HeadSlices], found: Opened
 ) -> Sublayer:
     write, scale = form.writes[i]
     source = form.sources[i]
@@ -254,7 +254,7 @@ def _sublayer(
     )  # fmt: skip
 
 
-def _kind(module: nn.Module, block: Block, source: str, calls: list[Heads]) -> str:
+def _kind(module: nn.Module, block: Block, source: str, calls: list[HeadSlices]) -> str:
     """Softmax attention was seen to be called; the rest goes by what the anatomy calls it."""
     if any(call.path is not None and _within(call.path, source) for call in calls):
         return "attention"

@@ -9,20 +9,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sinkscope.errors import InputError
-from sinkscope.report import (
-    causal_page,
-    circuit_page,
-    frames,
-    mixing_page,
-    recipe_page,
-    scan_page,
-    timeline_page,
-    verdict_page,
-)
+from sinkscope.report import frames
+from sinkscope.report.causal import page as causal_page
+from sinkscope.report.causal import verdict_page
+from sinkscope.report.circuit import page as circuit_page
+from sinkscope.report.mixing import page as mixing_page
 from sinkscope.report.parts import Findings, Headline, Section
+from sinkscope.report.replications import page as replication_page
+from sinkscope.report.scan import page as scan_page
+from sinkscope.report.timeline import page as timeline_page
 
 if TYPE_CHECKING:
-    from sinkscope.report.charts import Chart
+    from sinkscope.report.scan.charts import Chart
     from sinkscope.result import Result
 
 # Sections of the page, in reading order: result -> sections; none where there is nothing to show.
@@ -30,7 +28,7 @@ SECTIONS = (
     verdict_page.sections,
     circuit_page.sections,
     causal_page.sections,
-    recipe_page.sections,
+    replication_page.sections,
     scan_page.sections,
     timeline_page.sections,
     mixing_page.sections,
@@ -39,7 +37,7 @@ SECTIONS = (
 FINDINGS = (
     verdict_page.findings,
     circuit_page.findings,
-    recipe_page.findings,
+    replication_page.findings,
     scan_page.findings,
     timeline_page.findings,
     mixing_page.findings,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sinkscope.report import commands, frames, mixing_page, scan_figures
+from sinkscope.report import commands, frames
+from sinkscope.report.mixing import page as mixing_page
 from sinkscope.report.parts import Headline, Part, Section, Tables
-from sinkscope.report.tables import Table
+from sinkscope.report.scan import figures as scan_figures
+from sinkscope.report.scan.tables import Table
 from sinkscope.report.text import NO_VALUE, percent, short, visible
 
 if TYPE_CHECKING:

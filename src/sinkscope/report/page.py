@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
-from sinkscope.report import embed, frames, tables, theme
+from sinkscope.report import embed, frames, theme
 from sinkscope.report.commands import all_sections
 from sinkscope.report.compare import comparison
 from sinkscope.report.parts import Maps, Part, Section, Tables
+from sinkscope.report.scan import tables
 from sinkscope.report.text import visible
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from markupsafe import Markup
 
 from sinkscope.report.embed import share_scales, spec_of
-from sinkscope.report.tables import Table
+from sinkscope.report.scan.tables import Table
 
 if TYPE_CHECKING:
-    from sinkscope.report.charts import Chart
+    from sinkscope.report.scan.charts import Chart
 
 
 # label -> kind (share, count, ratio or word) and value: what two runs are compared by

@@ -15,8 +15,9 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from sinkscope.report import commands, frames, tables
+from sinkscope.report import commands, frames
 from sinkscope.report.parts import Findings
+from sinkscope.report.scan import tables
 from sinkscope.report.text import visible
 
 if TYPE_CHECKING:

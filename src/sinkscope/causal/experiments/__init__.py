@@ -1,1 +1,0 @@
-"""The causal tests: necessity, sufficiency, identity, mediation."""

@@ -1,0 +1,1 @@
+"""The families of causal tests: necessity, sufficiency, identity, mediation, faithfulness."""

@@ -1,0 +1,130 @@
+"""M1: does the effect of one stage pass through the next?
+
+A stage is edited and the next is held at its intact value. What the sink gets back, over what the
+edit took, is the part that passes through the held stage:
+
+    mediated = (S_edited+held − S_edited) / (S_intact − S_edited)
+
+with S the late share of P0 on the reading heads, and prompts resampled together. The control holds
+the same thing at another position. Stage 2 is held as P0's component along the sink direction,
+stage 3 as P0's keys in the blocks that read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sinkscope.causal.testing import MEDIATION, NECESSITY, CausalBench, Test
+from sinkscope.causal.thresholds import ALPHA, NEGLIGIBLE, SPECIFIC
+from sinkscope.errors import Unsupported
+from sinkscope.intervene.edits import Stream, from_json
+from sinkscope.intervene.edits.base import Edit
+from sinkscope.intervene.edits.hold import HoldDirection, HoldKeys, record
+from sinkscope.result import Measured
+from sinkscope.stats import holm, paired_change, sign_flip_p
+
+MEDIATED = 0.5  # from here on the larger part passes through the held stage
+
+
+def mediation(lab: CausalBench, tests: Sequence[Test]) -> list[Test]:
+    """M1 for both arrows, on the edits of N1 to N5 that took most of the sink.
+
+    tests  necessity rows that were run before; an arrow whose edit took next to nothing has no
+           effect to pass on, and is left out with a note
+    """
+    first = _strongest(tests, ("N1",), lab.start)
+    second = _strongest(tests, ("N3", "N3s", "N4"), lab.first_read) or _direction(lab)
+    try:
+        intact = record(lab.engine, (0, lab.position))
+    except Unsupported as refusal:
+        lab.notes.append(f"M1: {refusal}")
+        return []
+    points = tuple(range(lab.start, lab.last_read + 1))
+    blocks = tuple(sorted({block for block, _ in lab.heads}))
+    rows = []
+    if first is None:
+        lab.notes.append("M1: no edit of stage 1 took enough of the sink to pass it on.")
+    elif lab.engine.direction is None:
+        lab.notes.append("M1: there is no sink direction, so stage 2 cannot be held.")
+    else:
+        holds = [HoldDirection(at, intact, points) for at in (0, lab.position)]
+        rows.append(_row(lab, first, holds, "stage 1 -> stage 2 -> stage 4"))
+    if second is None:
+        lab.notes.append("M1: no edit of stage 2 took enough of the sink to pass it on.")
+    else:
+        keys = [HoldKeys(at, intact, blocks) for at in (0, lab.position)]
+        rows.append(_row(lab, second, keys, "stage 2 -> stage 3 -> stage 4"))
+    return _settled(rows)
+
+
+def _strongest(tests: Sequence[Test], ids: tuple[str, ...], before: int) -> list[Edit] | None:
+    """The edits of the row that took most of the sink, in blocks before the held points."""
+    able = [
+        test
+        for test in tests
+        if test.id in ids and -test.size > NEGLIGIBLE and _last_block(test) < before
+    ]
+    if not able:
+        return None
+    return [from_json(edit) for edit in min(able, key=lambda test: test.size).edit_json]
+
+
+def _last_block(test: Test) -> int:
+    return max((edit.get("block", 0) for edit in test.edit_json), default=0)
+
+
+def _direction(lab: CausalBench) -> list[Edit] | None:
+    """Where no write is strong alone: the sink direction taken out of P0's stream (N5)."""
+    if lab.engine.direction is None:
+        return None
+    points = range(lab.start, lab.last_read + 1)
+    edits: list[Edit] = [Stream(point, 0, "remove") for point in points]
+    effect = lab.sink_effect(lab.run(edits, full=True))
+    return edits if -float(np.nanmean(effect)) > NEGLIGIBLE else None
+
+
+def _row(lab: CausalBench, edits: list[Edit], holds: Sequence[Edit], arrow: str) -> Test:
+    """The edit with the next stage held at P0, against the same hold at position p."""
+    held, control = ([*edits, hold] for hold in holds)
+    test = lab.test(
+        "M1",
+        NECESSITY,
+        held,
+        [control],
+        arrow=arrow,
+        note="effect: sink given back by the hold, over the intact sink",
+    )
+    edited = lab.run(edits, full=True).on(lab.heads)
+    given, other = (
+        lab.run(each, full).on(lab.heads) for each, full in ((held, True), (control, False))
+    )
+    scale = max(float(np.nanmean(lab.intact_sink)), 1e-9)
+    test.effect, test.control_effect = (given - edited) / scale, (other - edited) / scale
+    test.p = sign_flip_p(test.effect - test.control_effect)
+    test.control_p = sign_flip_p(test.control_effect - NEGLIGIBLE)
+    taken = lab.intact_sink - edited
+    test.extra["edited"] = "; ".join(map(str, edits))
+    test.extra["taken"] = paired_change(edited, lab.intact_sink, lab.intact_sink, lab.seed)
+    for name, sink in (("mediated", given), ("control_mediated", other)):
+        test.extra[name] = paired_change(sink, edited, taken, lab.seed)
+    return test
+
+
+def mediated(tests: Sequence[Test], arrow: str) -> Measured | None:
+    """The mediated part for an arrow that begins so, such as "stage 1"."""
+    for test in tests:
+        if test.kind == MEDIATION and test.arrow.startswith(arrow):
+            return test.extra["mediated"]
+    return None
+
+
+def _settled(tests: list[Test]) -> list[Test]:
+    for test, p in zip(tests, holm([test.p for test in tests])):
+        test.kind, test.p_holm = MEDIATION, p
+        part, control = (test.extra[name].value or 0.0 for name in ("mediated", "control_mediated"))
+        test.passed = bool(
+            part >= MEDIATED and p is not None and p < ALPHA and control <= SPECIFIC * part
+        )
+    return tests

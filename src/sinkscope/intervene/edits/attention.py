@@ -1,0 +1,199 @@
+"""Edits of who sees whom, and of keys and values. They need transformers' attention registry."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sinkscope.errors import InputError
+from sinkscope.intervene.edits.base import Call, Context, Edit
+
+
+@dataclass(frozen=True)
+class SelfOnly(Edit):
+    """Position `position` attends to one key only: itself, or `to` (a control of equal width).
+
+    blocks  those in which it does; None for all of them
+    """
+
+    position: int
+    blocks: tuple[int, ...] | None = None
+    to: int | None = None
+    acts_on_attention = True
+
+    def __str__(self) -> str:
+        key = "itself" if self.to is None else f"key {self.to}"
+        return f"position {self.position} attends only to {key} in {_where(self.blocks)}"
+
+    def first_block(self) -> int:
+        """The first of the blocks."""
+        return min(self.blocks) if self.blocks else 0
+
+    def attention(self, context: Context, block: int, call: Call) -> Call:
+        """Leave one key in the position's row of the mask."""
+        if self.blocks is not None and block not in self.blocks:
+            return call
+        context.check(self.position)
+        key = self.position if self.to is None else self.to
+        if not 0 <= key <= self.position:
+            raise InputError(f"position {self.position} cannot see key {key} in a causal model.")
+        mask, hidden, seen = _mask(call)
+        mask[..., self.position, :] = hidden
+        mask[..., self.position, key] = seen
+        return dataclasses.replace(call, mask=mask)
+
+
+@dataclass(frozen=True)
+class HideKey(Edit):
+    """The key of `position` is invisible to later queries; the softmax shares out its mass.
+
+    from_query  first query that does not see it; None for the one after `position`
+    """
+
+    position: int = 0
+    from_query: int | None = None
+    blocks: tuple[int, ...] | None = None
+    acts_on_attention = True
+
+    def __str__(self) -> str:
+        start = self.position + 1 if self.from_query is None else self.from_query
+        return f"key {self.position} hidden from queries {start}.. in {_where(self.blocks)}"
+
+    def first_block(self) -> int:
+        """The first of the blocks."""
+        return min(self.blocks) if self.blocks else 0
+
+    def attention(self, context: Context, block: int, call: Call) -> Call:
+        """Close the key's column of the mask."""
+        if self.blocks is not None and block not in self.blocks:
+            return call
+        context.check(self.position)
+        start = self.position + 1 if self.from_query is None else self.from_query
+        if start <= self.position:
+            raise InputError("a position always sees itself: from_query must lie behind it.")
+        mask, hidden, _ = _mask(call)
+        mask[..., start:, self.position] = hidden
+        return dataclasses.replace(call, mask=mask)
+
+
+@dataclass(frozen=True)
+class Transplant(Edit):
+    """Give `target` the key, the value, or both, of `source`, in every block of `blocks`.
+
+    A key is taken as queries see it, rotation included, so a query scores both alike.
+    """
+
+    target: int
+    source: int = 0
+    what: str = "both"
+    blocks: tuple[int, ...] | None = None
+    acts_on_attention = True
+
+    def __str__(self) -> str:
+        what = "key and value" if self.what == "both" else self.what
+        return f"{what} of position {self.source} put at {self.target} in {_where(self.blocks)}"
+
+    def first_block(self) -> int:
+        """The first of the blocks."""
+        return min(self.blocks) if self.blocks else 0
+
+    def attention(self, context: Context, block: int, call: Call) -> Call:
+        """Copy the rows of key and value."""
+        if self.blocks is not None and block not in self.blocks:
+            return call
+        if self.what not in ("key", "value", "both"):
+            raise InputError(f"{self.what!r} is not key, value or both.")
+        context.check(max(self.source, self.target))
+        changed = {}
+        for name in ("key", "value") if self.what == "both" else (self.what,):
+            rows = getattr(call, name).clone()
+            rows[:, :, self.target] = rows[:, :, self.source]
+            changed[name] = rows
+        return dataclasses.replace(call, **changed)
+
+
+@dataclass(frozen=True)
+class QueryBias(Edit):
+    """Scale the bias of the query projections of every block (0: without it).
+
+    The query without bias comes from calling the attention module again with its biases at zero;
+    keys and values stay as they are.
+    """
+
+    factor: float = 0.0
+    blocks: tuple[int, ...] | None = None
+    acts_on_attention = True
+
+    def __str__(self) -> str:
+        return f"query biases times {self.factor:g} in {_where(self.blocks)}"
+
+    def first_block(self) -> int:
+        """The first of the blocks."""
+        return min(self.blocks) if self.blocks else 0
+
+    def hooks(self, context: Context) -> list[Any]:
+        """Remember how each attention module was called."""
+
+        def enter(module, args, kwargs):
+            context.calls[id(module)] = (args, kwargs)
+
+        chosen = range(len(context.subject.anatomy.blocks)) if self.blocks is None else self.blocks
+        return [
+            child.register_forward_pre_hook(enter, with_kwargs=True)
+            for block in chosen
+            for child in context.block(block).modules()
+        ]
+
+    def attention(self, context: Context, block: int, call: Call) -> Call:
+        """Move the query toward the one computed without bias."""
+        if self.blocks is not None and block not in self.blocks:
+            return call
+        with biases_off(call.module) as found:
+            if not found:
+                return call
+            assert context.capture is not None
+            args, kwargs = context.calls[id(call.module)]
+            without = context.capture(lambda: call.module.forward(*args, **kwargs))
+        return dataclasses.replace(call, query=without + self.factor * (call.query - without))
+
+
+@contextmanager
+def biases_off(module: torch.nn.Module):
+    """Set the biases of the module's projections to zero for the time being; yields their names."""
+    saved = {
+        name: parameter.detach().clone()
+        for name, parameter in module.named_parameters()
+        if name.endswith("bias")
+    }
+    with torch.no_grad():
+        try:
+            for name in saved:
+                module.get_parameter(name).zero_()
+            yield list(saved)
+        finally:
+            for name, value in saved.items():
+                module.get_parameter(name).copy_(value)
+
+
+def _where(blocks: tuple[int, ...] | None) -> str:
+    if blocks is None:
+        return "all blocks"
+    if len(blocks) > 2 and list(blocks) == list(range(blocks[0], blocks[-1] + 1)):
+        return f"blocks {blocks[0]} to {blocks[-1]}"
+    return ("block " if len(blocks) == 1 else "blocks ") + ", ".join(map(str, blocks))
+
+
+def _mask(call: Call) -> tuple[torch.Tensor, Any, Any]:
+    """A copy of the call's mask that may be written to, and its values for hidden and seen."""
+    length = call.query.shape[2]
+    if call.mask is None:
+        mask = torch.ones(1, 1, length, length, dtype=torch.bool, device=call.query.device).tril()
+        return mask, False, True
+    mask = call.mask[..., : call.key.shape[2]].clone()
+    if mask.dtype == torch.bool:
+        return mask, False, True
+    return mask, torch.finfo(mask.dtype).min, 0.0

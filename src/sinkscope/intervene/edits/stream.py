@@ -1,0 +1,120 @@
+"""Edits of the residual stream itself at one read point and position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sinkscope.errors import InputError
+from sinkscope.intervene.edits.base import Context, Edit, with_hidden
+from sinkscope.observe.residual import first_hidden, hidden_of
+
+STREAM_HOWS = ("remove", "level", "swap", "norm", "copy", "mean", "set")
+
+
+@dataclass(frozen=True)
+class Stream(Edit):
+    """Change the residual stream at read point `point` (the input of block `point`).
+
+    how  remove  x − ⟨x, u⟩·u: the component along the sink direction
+         level   the component along u is set so that the cosine to u is the mean of that of the
+                 other positions: P0 is no longer told apart along u
+         swap    ‖x‖·r with r a random unit vector (drawn by `seed`): direction lost, norm kept
+         norm    x scaled to the median norm of the other positions: norm lost, direction kept
+         copy    the stream of position `source`
+         mean    the mean stream of the other positions of the prompt
+         set     `vector`
+    """
+
+    point: int
+    position: int = 0
+    how: str = "remove"
+    source: int = 0
+    seed: int = 0
+    vector: tuple[float, ...] | None = None
+    order = 0
+
+    def __str__(self) -> str:
+        words = {
+            "remove": "remove the sink direction from",
+            "level": "give the sink direction's share of the other positions to",
+            "swap": "give a random direction to",
+            "norm": "give the norm of the other positions to",
+            "copy": f"copy position {self.source} to",
+            "mean": "put the mean of the other positions in place of",
+            "set": "set",
+        }
+        what = words.get(self.how, self.how)
+        return f"{what} the stream of position {self.position} before block {self.point}"
+
+    def first_block(self) -> int:
+        """The block whose input is edited."""
+        return self.point
+
+    def hooks(self, context: Context) -> list[Any]:
+        """Change the block's input, or the last block's output."""
+        context.check(max(self.position, self.source))
+        if self.how not in STREAM_HOWS:
+            raise InputError(f"{self.how!r} is not one of {', '.join(STREAM_HOWS)}.")
+        count = len(context.subject.anatomy.blocks)
+        if self.point == count:
+            last = context.block(count - 1)
+            return [
+                last.register_forward_hook(
+                    lambda module, args, output: with_hidden(
+                        output, self._edited(hidden_of(output), context)
+                    )
+                )
+            ]
+
+        def enter(module, args, kwargs):
+            hidden = first_hidden(args, kwargs)
+            edited = self._edited(hidden, context)
+            if "hidden_states" in kwargs:
+                return args, {**kwargs, "hidden_states": edited}
+            return tuple(edited if value is hidden else value for value in args), kwargs
+
+        return [context.block(self.point).register_forward_pre_hook(enter, with_kwargs=True)]
+
+    def _edited(self, hidden: torch.Tensor, context: Context) -> torch.Tensor:
+        edited = hidden.clone()
+        edited[:, self.position] = self._row(hidden, context).to(hidden.dtype)
+        return edited
+
+    def _row(self, hidden: torch.Tensor, context: Context) -> torch.Tensor:
+        x = hidden[:, self.position]
+        if self.how == "copy":
+            return hidden[:, self.source]
+        if self.how == "mean":
+            return context.replacement(hidden, self.position, "mean", self.seed)
+        if self.how == "norm":
+            others = context.others(self.position).to(hidden.device)
+            norms = hidden.float().norm(dim=-1).masked_fill(~others, torch.nan)
+            median = norms.nanmedian(1).values.unsqueeze(-1)
+            return x * (median / x.float().norm(dim=-1, keepdim=True).clamp_min(1e-30))
+        if self.how == "swap":
+            generator = torch.Generator().manual_seed(self.seed)
+            random = torch.randn(x.shape[-1], generator=generator).to(x.device)
+            return x.float().norm(dim=-1, keepdim=True) * random / random.norm()
+        along = self._vector(x, context)
+        if self.how == "set":
+            return along.expand_as(x)
+        rest = x.float() - (x.float() @ along).unsqueeze(-1) * along
+        if self.how == "remove":
+            return rest
+        unit = torch.nn.functional.normalize(hidden.float(), dim=-1) @ along
+        cosine = context.replacement(unit, self.position, "mean", self.seed).clamp(-0.999, 0.999)
+        size = cosine / (1 - cosine**2).sqrt() * rest.norm(dim=-1)
+        return rest + size.unsqueeze(-1) * along
+
+    def _vector(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+        if self.vector is not None:
+            vector = torch.tensor(self.vector, device=x.device)
+            if vector.shape != x.shape[-1:]:
+                raise InputError(f"the vector must have {x.shape[-1]} entries.")
+            return vector if self.how == "set" else vector / vector.norm()
+        if self.how == "set" or context.direction is None:
+            raise InputError(f"a stream edit {self.how!r} needs a vector or a sink direction.")
+        return context.direction.to(x.device, torch.float32)

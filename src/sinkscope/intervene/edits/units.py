@@ -1,0 +1,187 @@
+"""Edits of single units of a sublayer: attention heads, MLP neurons, experts."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sinkscope.errors import InputError, Unsupported
+from sinkscope.intervene.edits.base import Context, Edit, at_positions, with_hidden
+from sinkscope.observe.residual import hidden_of
+
+
+@dataclass(frozen=True)
+class Heads(Edit):
+    """Replace what some heads of a block hand to the output projection, at one position.
+
+    how  zero; mean of the other positions of the same prompt; resample
+    """
+
+    block: int
+    heads: tuple[int, ...]
+    position: int = 0
+    how: str = "zero"
+    seed: int = 0
+
+    def __str__(self) -> str:
+        heads = ", ".join(map(str, self.heads))
+        return f"{self.how} heads {heads} of block {self.block} at position {self.position}"
+
+    def first_block(self) -> int:
+        """The block that is edited."""
+        return self.block
+
+    def hooks(self, context: Context) -> list[Any]:
+        """Replace the heads' part of the projection's input."""
+        context.check(self.position)
+        sublayer = context.sublayer(self.block, "attention")
+        count = sublayer.heads
+        if sublayer.projection is None or count is None:
+            raise Unsupported(sublayer.reason or f"heads of block {self.block} mix before output.")
+        if not self.heads or not all(0 <= head < count for head in self.heads):
+            raise InputError(f"block {self.block} has heads 0 to {count - 1}.")
+        module = sublayer.projection.owner(context.block(self.block))
+
+        def enter(_, args):
+            rows = input_rows(args[0], context, self.block)
+            parts = rows.reshape(*rows.shape[:2], count, -1).clone()
+            chosen = list(self.heads)
+            new = context.replacement(parts[:, :, chosen], self.position, self.how, self.seed)
+            parts[:, self.position, chosen] = new
+            return (parts.reshape(args[0].shape), *args[1:])
+
+        return [module.register_forward_pre_hook(enter)]
+
+
+@dataclass(frozen=True)
+class Neurons(Edit):
+    """Replace the activation of some MLP neurons of a block at one position.
+
+    how     zero; mean of the other positions of the same prompt; resample
+    expert  for routed MLPs: the expert that holds them, or None for every expert. There the
+            neurons are switched off (zero) by running the position's experts without their columns.
+    """
+
+    block: int
+    neurons: tuple[int, ...]
+    position: int = 0
+    how: str = "zero"
+    expert: int | None = None
+    seed: int = 0
+
+    def __str__(self) -> str:
+        few = ", ".join(map(str, self.neurons[:8])) + (", .." if len(self.neurons) > 8 else "")
+        owner = "" if self.expert is None else f" of expert {self.expert}"
+        where = f"block {self.block} at position {self.position}"
+        return f"{self.how} {len(self.neurons)} neurons ({few}){owner} of {where}"
+
+    def first_block(self) -> int:
+        """The block that is edited."""
+        return self.block
+
+    def hooks(self, context: Context) -> list[Any]:
+        """Replace the neurons' part of the projection's input, or run the experts again."""
+        context.check(self.position)
+        sublayer = context.sublayer(self.block, "mlp")
+        projection = sublayer.projection
+        if projection is None:
+            raise Unsupported(sublayer.reason or f"neurons of block {self.block} are out of reach.")
+        if projection.layout.startswith("expert"):
+            return self._expert_hooks(context, sublayer)
+        if self.expert is not None:
+            raise InputError(f"block {self.block} has no experts.")
+        module = projection.owner(context.block(self.block))
+
+        def enter(_, args):
+            rows = input_rows(args[0], context, self.block).clone()
+            _check_units(self.neurons, rows.shape[-1], self.block)
+            chosen = list(self.neurons)
+            new = context.replacement(rows[:, :, chosen], self.position, self.how, self.seed)
+            rows[:, self.position, chosen] = new
+            return (rows.reshape(args[0].shape), *args[1:])
+
+        return [module.register_forward_pre_hook(enter)]
+
+    def _expert_hooks(self, context: Context, sublayer: Any) -> list[Any]:
+        if self.how != "zero":
+            raise Unsupported("neurons inside experts can only be switched off (how='zero').")
+        module = context.block(self.block).get_submodule(sublayer.experts)
+        again: list[bool] = []  # the forward below runs hooks of this module too
+
+        def leave(owner, args, kwargs, output):
+            if again:
+                return None
+            again.append(True)
+            try:
+                with without_columns(context, self.block, self.neurons, self.expert):
+                    return rerun_rows(owner, args, kwargs, output, context, self.position)
+            finally:
+                again.clear()
+
+        return [module.register_forward_hook(leave, with_kwargs=True)]
+
+
+def rerun_rows(
+    module: Any, args: tuple, kwargs: dict, output: Any, context: Context, position: int
+) -> Any:
+    """The module's output with the rows of one position computed again."""
+
+    def rows(value: Any) -> Any:
+        whole = at_positions(value, context) if isinstance(value, torch.Tensor) else None
+        if whole is None:
+            return value
+        cut = whole[:, position : position + 1]
+        return cut if whole is value else cut.reshape(-1, *value.shape[1:])
+
+    new = hidden_of(
+        module.forward(*(rows(a) for a in args), **{k: rows(v) for k, v in kwargs.items()})
+    )
+    return with_row(output, new, context, position)
+
+
+def with_row(output: Any, new: torch.Tensor, context: Context, position: int) -> Any:
+    """A module's output with the row of one position replaced."""
+    hidden = hidden_of(output)
+    whole = at_positions(hidden, context)
+    if whole is None:
+        raise Unsupported("these experts do not write one row a token.")
+    whole = whole.clone()
+    whole[:, position] = new.reshape(whole.shape[0], *whole.shape[2:])
+    return with_hidden(output, whole.reshape(hidden.shape))
+
+
+@contextmanager
+def without_columns(context: Context, block: int, neurons: tuple[int, ...], expert: int | None):
+    """Zero what the neurons of an expert (or of all of them) write, for the time being."""
+    projection = context.sublayer(block, "mlp").projection
+    assert projection is not None
+    weight = projection.weight(context.block(block))
+    units = weight.transpose(1, 2) if projection.layout == "expert_out_in" else weight
+    _check_units(neurons, units.shape[1], block)
+    if expert is not None and not 0 <= expert < units.shape[0]:
+        raise InputError(f"block {block} has experts 0 to {units.shape[0] - 1}.")
+    chosen = slice(None) if expert is None else slice(expert, expert + 1)
+    index = list(neurons)
+    with torch.no_grad():
+        saved = units[chosen, index].clone()
+        try:
+            units[chosen, index] = 0.0
+            yield
+        finally:
+            units[chosen, index] = saved
+
+
+def input_rows(value: torch.Tensor, context: Context, block: int) -> torch.Tensor:
+    """What an output projection is given, [B, T, inputs]."""
+    rows = at_positions(value, context)
+    if rows is None:
+        raise Unsupported(f"the output projection of block {block} does not see one row a token.")
+    return rows
+
+
+def _check_units(units: tuple[int, ...], count: int, block: int) -> None:
+    if not units or not all(0 <= unit < count for unit in units):
+        raise InputError(f"block {block} has neurons 0 to {count - 1}.")

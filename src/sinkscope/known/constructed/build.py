@@ -1,0 +1,119 @@
+"""Build a constructed model, in memory or as an ordinary Hugging Face folder."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sinkscope.errors import InputError
+from sinkscope.known.constructed.canvas import Canvas
+from sinkscope.known.constructed.gpt2 import gpt2
+from sinkscope.known.constructed.gpt_oss import gpt_oss
+from sinkscope.known.constructed.llama import llama
+from sinkscope.known.constructed.mechanisms import write_mechanism
+from sinkscope.known.constructed.moe import mixtral
+from sinkscope.known.constructed.plan import make_plan
+from sinkscope.known.constructed.spec import Spec, check_spec
+from sinkscope.known.constructed.truth import FILE, Truth
+
+FAMILIES: dict[str, Callable[[Spec], Canvas]] = {
+    "llama": llama,
+    "mixtral": mixtral,
+    "gpt2": gpt2,
+    "gpt_oss": gpt_oss,
+}
+SPECIAL = ("<s>", "</s>")
+
+
+def build_in_memory(spec: Spec) -> tuple[Any, Any, Truth]:
+    """The model (fp32, eval), its tokenizer and its truth.
+
+    Equal specifications give equal weights; the global random state is left as it was. Raises
+    InputError where the specification cannot be built.
+    """
+    canvas, truth = build_canvas(spec)
+    return canvas.model.eval(), byte_tokenizer(spec.vocab), truth
+
+
+def build_canvas(spec: Spec) -> tuple[Canvas, Truth]:
+    """The model behind its canvas, and its truth."""
+    check_spec(spec)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        canvas = FAMILIES[spec.family](spec)
+        canvas.clear()
+        return canvas, write_mechanism(canvas, make_plan(spec))
+
+
+def canvas_of(model: Any) -> Canvas:
+    """The canvas of a model that was loaded from its folder."""
+    from sinkscope.known.constructed.gpt2 import Gpt2Canvas
+    from sinkscope.known.constructed.gpt_oss import GptOssCanvas
+    from sinkscope.known.constructed.moe import MixtralCanvas
+
+    classes = {
+        "llama": Canvas,
+        "mixtral": MixtralCanvas,
+        "gpt2": Gpt2Canvas,
+        "gpt_oss": GptOssCanvas,
+    }
+    if model.config.model_type not in classes:
+        raise InputError(f"{model.config.model_type} is not a family that is constructed here.")
+    return classes[model.config.model_type](model)
+
+
+def build_model(spec: Spec, folder: str | Path) -> Path:
+    """Build a model and save config, weights, tokenizer and `truth.json` in `folder`.
+
+    The folder appears whole or not at all. A model folder of ours that is already there is
+    replaced; raises InputError for any other folder that is not empty.
+    """
+    folder = Path(folder).expanduser()
+    if folder.exists() and not (folder / FILE).is_file() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty and holds no constructed model; choose another.")
+    model, tokenizer, truth = build_in_memory(spec)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        whole = Path(place) / "model"
+        model.save_pretrained(whole)
+        tokenizer.save_pretrained(whole)
+        truth.save(whole)
+        if folder.exists():
+            shutil.rmtree(folder)
+        whole.rename(folder)
+    return folder
+
+
+def byte_tokenizer(size: int) -> Any:
+    """Every byte a token, behind <s> and </s>, filled up to `size` entries that no text gives.
+
+    BOS is defined but never added by itself.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    entries = [*SPECIAL, *(_byte_names()[byte] for byte in range(256))]
+    entries += [f"<{i}>" for i in range(len(entries), size)]
+    core = Tokenizer(models.BPE({name: i for i, name in enumerate(entries)}, []))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token=SPECIAL[0],
+        eos_token=SPECIAL[1],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _byte_names() -> list[str]:
+    """The printable character that stands for each byte in a byte-level tokenizer (GPT-2's)."""
+    plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    names, spare = [], 256
+    for byte in range(256):
+        names.append(chr(byte if byte in plain else spare))
+        spare += byte not in plain
+    return names

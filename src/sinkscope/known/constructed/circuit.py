@@ -1,0 +1,226 @@
+"""The parts of the circuits, each written into the weights of any family.
+
+Sizes follow from the plan in closed form: an entry x of the stream reads x·√d/‖stream‖ behind a
+pre-norm, and the norm of the stream at each stage is known.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from sinkscope.known.constructed.canvas import Canvas
+from sinkscope.known.constructed.codes import LENGTH, OVERLAP, token_codes
+from sinkscope.known.constructed.plan import CONSTANT, FLAG, MARK, Plan
+
+LOGIT = 12.0  # of the sink, in a reading head
+ALIKE = 3.0  # logit of a token on itself, in a head that looks for similar tokens
+GATE = 12.0  # gate of a writing neuron where it writes; about the negative of it elsewhere
+
+
+def embed(canvas: Canvas, plan: Plan) -> None:
+    """Token embedding: code + constant + rest, and an unembedding that reads code and rest."""
+    vocab = canvas.embedding.shape[0]
+    canvas.embedding[:, plan.content] = token_codes(vocab, plan.generator)
+    rest = plan.normal(vocab, len(plan.rest))
+    size = math.sqrt(len(plan.rest))
+    canvas.embedding[:, plan.rest] = size * rest / rest.norm(dim=1, keepdim=True)
+    canvas.readout.copy_(canvas.embedding / plan.base + 0.02 * plan.normal(*canvas.readout.shape))
+    canvas.embedding.add_(CONSTANT * plan.constant)
+
+
+def recognise(canvas: Canvas, plan: Plan) -> tuple[list[list[int]], list[list[int]]]:
+    """Make the unmixedness of a position readable; returns the heads and neurons that do it.
+
+    Heads of block 0 attend uniformly and add the mean of the visible codes; their squared length,
+    32·Σ_j A_tj² plus overlaps, is 32 at P0 alone (the mask leaves it one code) and at most
+    32·(1 + 0.25)/2 where two different codes are mixed. Pairs of neurons compute it: with
+    σ(g)·u − σ(−g)·u = g·u, the pair (gate z, up z), (gate −z, up −z) adds z².
+    """
+    needed = -(-LENGTH // canvas.size)
+    heads = [
+        _carry(canvas, plan, group, part)
+        for part, group in enumerate(plan.pick(needed, canvas.groups))
+    ]
+    chosen = plan.pick(2 * LENGTH, canvas.neurons)
+    entry = plan.unit / _norm(plan, LENGTH)
+    weight = FLAG / (LENGTH * _pair(canvas, entry))
+    for index, neuron in enumerate(chosen):
+        row = torch.zeros(plan.spec.width)
+        row[plan.mixed[index // 2]] = 1.0 - 2.0 * (index % 2)
+        for expert in range(canvas.experts):
+            write_neuron(canvas, 0, neuron, expert, row, row, weight * plan.flag)
+    return [[0, head] for head in heads], [[0, neuron] for neuron in chosen]
+
+
+def _carry(canvas: Canvas, plan: Plan, group: int, part: int) -> int:
+    """Let one head of a group copy its part of the codes to the mixed channels."""
+    per_group = canvas.heads // canvas.groups
+    head = group * per_group + plan.pick(1, per_group)[0]
+    low, high = part * canvas.size, min(LENGTH, (part + 1) * canvas.size)
+    rows = torch.arange(high - low)
+    canvas.value(0, group).zero_()
+    canvas.value(0, group)[rows, plan.content[low:high]] = 1.0
+    canvas.query(0, head).zero_()
+    canvas.out(0, head)[plan.mixed[low:high], rows] = plan.base / plan.unit
+    return head
+
+
+def flag_threshold(canvas: Canvas, plan: Plan) -> float:
+    """Half way between the flag at P0 and the largest where two different tokens are mixed."""
+    share = (1 + OVERLAP) / 2  # of entries in which two codes agree; elsewhere their mean is 0
+    alone = _pair(canvas, plan.unit / _norm(plan, LENGTH))
+    mixed = share * _pair(canvas, plan.unit / _norm(plan, LENGTH * share))
+    return FLAG * (1 + mixed / alone) / 2
+
+
+def _pair(canvas: Canvas, entry: float) -> float:
+    z = torch.tensor([entry, -entry])
+    return float(canvas.activate(z, z).sum())
+
+
+def _norm(plan: Plan, *squares: float) -> float:
+    return math.sqrt(plan.base**2 + sum(squares))
+
+
+def write_neuron(
+    canvas: Canvas,
+    b: int,
+    neuron: int,
+    expert: int,
+    gate: torch.Tensor,
+    up: torch.Tensor,
+    down: torch.Tensor,
+) -> None:
+    """Set one neuron; `up` is left out where the MLP has no gate."""
+    canvas.gate(b, expert)[neuron] = gate
+    rows = canvas.up(b, expert)
+    if rows is not None:
+        rows[neuron] = up
+    canvas.down(b, expert)[:, neuron] = down
+
+
+def amplify_flag(
+    canvas: Canvas,
+    plan: Plan,
+    b: int,
+    experts: list[int],
+    size: float,
+    direction: torch.Tensor | None = None,
+) -> list[list[int]]:
+    """Neurons of block b that write the sink direction, `size` long, where the flag is up."""
+    threshold = flag_threshold(canvas, plan)
+    stream = _norm(plan, LENGTH, FLAG**2)
+    gain = GATE * stream / (plan.unit * (FLAG - threshold))
+    gate = gain * (plan.flag - threshold / CONSTANT * plan.constant)
+    return _writers(canvas, plan, b, experts, gate, stream, size, direction)
+
+
+def amplify_mark(
+    canvas: Canvas, plan: Plan, b: int, size: float, experts: list[int]
+) -> list[list[int]]:
+    """Neurons of block b that write the sink direction, `size` long, where the mark is up."""
+    stream = _norm(plan, MARK**2)
+    gain = 2 * GATE * stream / (plan.unit * MARK)
+    gate = gain * (plan.mark - MARK / 2 / CONSTANT * plan.constant)
+    return _writers(canvas, plan, b, experts, gate, stream, size)
+
+
+def amplify_again(
+    canvas: Canvas, plan: Plan, b: int, experts: list[int], size: float
+) -> list[list[int]]:
+    """Neurons of block b that write the second half where the first half was written before."""
+    shared = plan.base / CONSTANT * plan.constant  # is 1 at an ordinary token, little at P0
+    gate = GATE / plan.unit * (plan.first - shared)
+    return _writers(canvas, plan, b, experts, gate, 0.0, size, plan.second)
+
+
+def _writers(
+    canvas: Canvas,
+    plan: Plan,
+    b: int,
+    experts: list[int],
+    gate: torch.Tensor,
+    stream: float,
+    size: float,
+    direction: torch.Tensor | None = None,
+) -> list[list[int]]:
+    """A few neurons with one gate that share the write unevenly; their up row reads one."""
+    if stream:
+        up = stream / (plan.unit * CONSTANT) * plan.constant
+    else:
+        up = plan.first / plan.unit
+    top = float(canvas.activate(torch.tensor(GATE), torch.tensor(1.0)))
+    chosen = plan.pick(plan.spec.writers, canvas.neurons)
+    shares = 0.5 + torch.rand(len(chosen), generator=plan.generator)
+    shares = shares / shares.sum()
+    target = plan.sink if direction is None else direction
+    for neuron, share in zip(chosen, shares.tolist()):
+        for expert in experts:
+            write_neuron(canvas, b, neuron, expert, gate, up, size * share / top * target)
+    return [[b, neuron] for neuron in chosen]
+
+
+def route(canvas: Canvas, plan: Plan, b: int, expert: int) -> None:
+    """Send positions whose flag is up to one expert, and no other position there."""
+    threshold = flag_threshold(canvas, plan)
+    gain = GATE * _norm(plan, LENGTH, FLAG**2) / (plan.unit * (FLAG - threshold))
+    router = canvas.router(b)
+    assert router is not None
+    router[expert] = gain * (plan.flag - threshold / CONSTANT * plan.constant)
+
+
+def amplified_size(plan: Plan) -> float:
+    """Length of what the writing neurons write: `spike` times the stream they write to."""
+    return plan.spec.spike * _norm(plan, LENGTH, FLAG**2)
+
+
+def read_sink(
+    canvas: Canvas, plan: Plan, cosine: float = 1.0, bias: bool = False
+) -> list[list[int]]:
+    """Let heads attend to the sink direction; returns them.
+
+    Query: the shared constant (or the query bias), key: the stream's part along the sink; logit
+    LOGIT where the stream's cosine to what is read is `cosine`. Both lie in the two dimensions of
+    a head that rotary positions turn least. The values of all heads are blind to the sink, and
+    carry the codes of tokens where the specification asks for it.
+    """
+    spec = plan.spec
+    heads = []
+    gain = LOGIT * math.sqrt(canvas.size) / (plan.unit * cosine)
+    for b in range(spec.from_block, spec.depth):
+        for head in plan.pick(spec.readers, canvas.heads):
+            canvas.query(b, head)[slow(canvas)] = 0.0
+            if bias:
+                offset = canvas.query_bias(b, head)
+                assert offset is not None
+                offset[slow(canvas)[0]] = gain
+            else:
+                row = gain * plan.base / (plan.unit * CONSTANT) * plan.constant
+                canvas.query(b, head)[slow(canvas)[0]] = row
+            key = canvas.key(b, head * canvas.groups // canvas.heads)
+            key[slow(canvas)] = torch.stack([plan.second, torch.zeros(spec.width)])
+            if spec.carry:
+                _pass_on(canvas, plan, b, head)
+            heads.append([b, head])
+    return heads
+
+
+def _pass_on(canvas: Canvas, plan: Plan, b: int, head: int) -> None:
+    """Let a head add the codes of what it attends to, so that tokens mix where it has no sink.
+
+    Behind the pre-norm P0's code is as short as its stream is long, so P0's value is near zero.
+    """
+    rows = torch.arange(min(canvas.size, LENGTH))
+    codes = plan.content[: len(rows)]
+    value = canvas.value(b, head * canvas.groups // canvas.heads)
+    value.zero_()
+    value[rows, codes] = 1.0
+    share = plan.spec.carry / (plan.spec.readers * (plan.spec.depth - plan.spec.from_block))
+    canvas.out(b, head)[codes, rows] = share * plan.base / plan.unit
+
+
+def slow(canvas: Canvas) -> list[int]:
+    """The two dimensions of a head that rotary positions turn least; kept for the sink."""
+    return [canvas.size // 2 - 1, canvas.size - 1]

@@ -1,0 +1,233 @@
+"""Which parts make which mechanism; every builder records what it wrote in the truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from sinkscope.known.constructed import circuit
+from sinkscope.known.constructed.canvas import Canvas
+from sinkscope.known.constructed.noise import fill
+from sinkscope.known.constructed.plan import BOS, DELIMITERS, MARK, Plan
+from sinkscope.known.constructed.truth import Truth
+
+SECONDARY_SPIKE = 3.0  # cosine 0.95 to the sink direction
+SECONDARY_TOKENS = 2
+
+
+def write_mechanism(canvas: Canvas, plan: Plan) -> Truth:
+    """Write all weights of a model whose canvas is cleared, and say what they do."""
+    channels = plan.sink.nonzero().flatten()
+    spec = plan.spec
+    truth = Truth(
+        mechanism=spec.mechanism,
+        family=spec.family,
+        seed=spec.seed,
+        noise=spec.noise,
+        verdict="none",
+        spec=spec.as_dict(),
+        channels=channels.tolist(),
+        direction=plan.sink[channels].tolist(),
+    )
+    fill(canvas, plan, alike=spec.mechanism != "uniform")
+    circuit.embed(canvas, plan)
+    BUILDERS[spec.mechanism](canvas, plan, truth)
+    return truth
+
+
+def _p0_circuit(canvas: Canvas, plan: Plan, truth: Truth) -> None:
+    """Recognised in block 0, amplified once, read from the next block on."""
+    _recognise(canvas, plan, truth)
+    _amplify(canvas, plan, truth)
+    _read(canvas, plan, truth, "p0", "p0-circuit")
+
+
+def _p0_split(canvas: Canvas, plan: Plan, truth: Truth) -> None:
+    """One MLP writes half of the direction, a later one the other half, which alone is read."""
+    _recognise(canvas, plan, truth)
+    half = circuit.amplified_size(plan) / math.sqrt(2)
+    first, last = plan.spec.blocks
+    truth.writing_neurons = circuit.amplify_flag(
+        canvas, plan, first, _all(canvas), half, plan.first
+    )
+    truth.writing_neurons += circuit.amplify_again(canvas, plan, last, _all(canvas), half)
+    _massive(canvas, plan, truth, "p0", _all(canvas))
+    truth.reading_heads = circuit.read_sink(canvas, plan, math.sqrt(0.5))
+    _settle(plan, truth, "p0", "p0-circuit")
+
+
+def _p0_expert(canvas: Canvas, plan: Plan, truth: Truth) -> None:
+    """The router of the amplifying block sends P0 to one expert, which writes."""
+    _recognise(canvas, plan, truth)
+    block, expert = plan.spec.blocks[0], plan.pick(1, canvas.experts)[0]
+    circuit.route(canvas, plan, block, expert)
+    truth.writing_neurons = circuit.amplify_flag(
+        canvas, plan, block, [expert], circuit.amplified_size(plan)
+    )
+    _massive(canvas, plan, truth, "p0", [expert])
+    _read(canvas, plan, truth, "p0", "p0-circuit")
+
+
+def _bos_token(canvas: Canvas, plan: Plan, truth: Truth) -> None:
+    """The BOS embedding is the sink direction, long from the start."""
+    canvas.embedding[BOS] += plan.spec.spike * plan.base * plan.sink
+    truth.tokens = [BOS]
+    truth.amplification, truth.massive_at, truth.massive_from = "norm", "bos", 0
+    _read(canvas, plan, truth, "bos", "bos-token")
+
+
+def _position_embedding(canvas: Canvas, plan: Plan, truth: Truth) -> None:
+    """The embedding of position id 0 is the sink direction."""
+    _first_position(canvas).add_(plan.spec.spike * plan.base * plan.sink)
+    truth.amplification, truth.massive_at, truth.massive_from = "norm", "position-id-0", 0
+    _read(canvas, plan, truth, "position-id-0", "position-embedding")
+
+
+def _query_bias(canvas: Canvas, plan: Plan, truth: Truth) -> None:
+    """Query bias × MLP 0 of the position embedding × key structure (arXiv 2604.14722)."""
+    _first_position(canvas).add_(MARK * plan.mark)
+    _amplify_mark(canvas, plan, truth, "position-id-0")
+    truth.reading_heads = circuit.read_sink(canvas, plan, bias=True)
+    _settle(plan, truth, "position-id-0", "query-bias")
+
+
+def _learned_sink(canvas: Canvas, plan: Plan, truth: Truth) -> None:
+    """A learned logit takes the mass; no position does."""
+    for b in range(plan.spec.from_block, canvas.depth):
+        for head in plan.pick(plan.spec.readers, canvas.heads):
+            logits = canvas.learned(b)
+            assert logits is not None
+            logits[head] = circuit.LOGIT
+            truth.reading_heads.append([b, head])
+    _settle(plan, truth, "learned", "learned-sink")
+
+
+def _delimiter(canvas: Canvas, plan: Plan, truth: Truth) -> None:
+    """Two delimiters are marked in their embedding, amplified by an MLP, read where they stand."""
+    truth.tokens = list(DELIMITERS)
+    canvas.embedding[truth.tokens] += MARK * plan.mark
+    _amplify_mark(canvas, plan, truth, "delimiter")
+    _read(canvas, plan, truth, "delimiter", "other")
+
+
+def _secondary(canvas: Canvas, plan: Plan, truth: Truth) -> None:
+    """A P0 circuit; and marked tokens that a middle MLP pushes along the same direction."""
+    _recognise(canvas, plan, truth)
+    first, middle = plan.spec.blocks
+    tokens = [2 + t for t in plan.pick(SECONDARY_TOKENS, canvas.embedding.shape[0] - 2)]
+    canvas.embedding[tokens] += MARK * plan.mark
+    truth.writing_neurons = circuit.amplify_flag(
+        canvas, plan, first, _all(canvas), circuit.amplified_size(plan)
+    )
+    neurons = circuit.amplify_mark(canvas, plan, middle, SECONDARY_SPIKE * plan.base, _all(canvas))
+    truth.secondary = {"block": middle, "neurons": neurons, "tokens": tokens}
+    _massive(canvas, plan, truth, "p0", _all(canvas))
+    truth.amplifying_blocks = [first]
+    truth.experts = [[b, expert] for b, expert in truth.experts if b == first]
+    _read(canvas, plan, truth, "p0", "p0-circuit")
+
+
+def _norm_unread(canvas: Canvas, plan: Plan, truth: Truth) -> None:
+    """P0 is recognised and becomes huge, and no head cares."""
+    _recognise(canvas, plan, truth)
+    _amplify(canvas, plan, truth)
+
+
+def _recognised(canvas: Canvas, plan: Plan, truth: Truth) -> None:
+    """P0 is recognised, and that is all."""
+    _recognise(canvas, plan, truth)
+
+
+def _without_massive(canvas: Canvas, plan: Plan, truth: Truth) -> None:
+    """A P0 circuit whose write is shorter than the stream: heads read it with a larger gain."""
+    _recognise(canvas, plan, truth)
+    spike = plan.spec.spike
+    truth.writing_neurons = circuit.amplify_flag(
+        canvas, plan, plan.spec.blocks[0], _all(canvas), circuit.amplified_size(plan)
+    )
+    _massive(canvas, plan, truth, None, _all(canvas))
+    truth.amplification = "direction"
+    # a short write varies more from token to token, so it is read with room to spare
+    cosine = 0.75 * spike / math.sqrt(1 + spike**2)
+    truth.reading_heads = circuit.read_sink(canvas, plan, cosine)
+    _settle(plan, truth, "p0", "p0-circuit")
+
+
+def _uniform(canvas: Canvas, plan: Plan, truth: Truth) -> None:
+    """Every head attends uniformly."""
+
+
+def _massive_elsewhere(canvas: Canvas, plan: Plan, truth: Truth) -> None:
+    """Delimiters become huge wherever they stand, and no head cares."""
+    truth.tokens = list(DELIMITERS)
+    canvas.embedding[truth.tokens] += MARK * plan.mark
+    _amplify_mark(canvas, plan, truth, "delimiter")
+
+
+def _recognise(canvas: Canvas, plan: Plan, truth: Truth) -> None:
+    truth.recognising_heads, truth.recognising_neurons = circuit.recognise(canvas, plan)
+
+
+def _amplify(canvas: Canvas, plan: Plan, truth: Truth) -> None:
+    truth.writing_neurons = circuit.amplify_flag(
+        canvas, plan, plan.spec.blocks[0], _all(canvas), circuit.amplified_size(plan)
+    )
+    _massive(canvas, plan, truth, "p0", _all(canvas))
+
+
+def _amplify_mark(canvas: Canvas, plan: Plan, truth: Truth, where: str) -> None:
+    size = plan.spec.spike * math.hypot(plan.base, MARK)
+    truth.writing_neurons = circuit.amplify_mark(
+        canvas, plan, plan.spec.blocks[0], size, _all(canvas)
+    )
+    _massive(canvas, plan, truth, where, _all(canvas))
+
+
+def _massive(
+    canvas: Canvas, plan: Plan, truth: Truth, where: str | None, experts: list[int]
+) -> None:
+    blocks = list(plan.spec.blocks)
+    truth.amplifying_blocks = blocks
+    if canvas.experts > 1:
+        truth.experts = [[b, expert] for b in blocks for expert in experts]
+    if where is not None:
+        truth.amplification, truth.massive_at, truth.massive_from = "norm", where, blocks[0] + 1
+
+
+def _read(canvas: Canvas, plan: Plan, truth: Truth, position: str, verdict: str) -> None:
+    truth.reading_heads = circuit.read_sink(canvas, plan)
+    _settle(plan, truth, position, verdict)
+
+
+def _settle(plan: Plan, truth: Truth, position: str, verdict: str) -> None:
+    truth.position, truth.verdict, truth.from_block = position, verdict, plan.spec.from_block
+
+
+def _all(canvas: Canvas) -> list[int]:
+    return list(range(canvas.experts))
+
+
+def _first_position(canvas: Canvas) -> torch.Tensor:
+    assert canvas.positions is not None
+    return canvas.positions[0]
+
+
+BUILDERS: dict[str, Callable[[Canvas, Plan, Truth], None]] = {
+    "p0-two-block": _p0_circuit,
+    "p0-deeper": _p0_circuit,
+    "p0-split": _p0_split,
+    "p0-expert": _p0_expert,
+    "bos-token": _bos_token,
+    "position-embedding": _position_embedding,
+    "query-bias": _query_bias,
+    "learned-sink": _learned_sink,
+    "delimiter": _delimiter,
+    "secondary": _secondary,
+    "norm-unread": _norm_unread,
+    "recognised-unamplified": _recognised,
+    "sink-without-massive": _without_massive,
+    "uniform": _uniform,
+    "massive-elsewhere": _massive_elsewhere,
+}

@@ -1,0 +1,207 @@
+"""What to construct: the specification and its sampler."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sinkscope.errors import InputError
+from sinkscope.known.constructed.codes import LARGEST, LENGTH
+
+ALL = ("llama", "mixtral", "gpt2", "gpt_oss")
+ROUTED = ("mixtral", "gpt_oss")
+# Families that can hold each mechanism; the first is what a mechanism is drawn in by name.
+MECHANISMS: dict[str, tuple[str, ...]] = {
+    "p0-two-block": ALL,
+    "p0-deeper": ALL,
+    "p0-split": ALL,
+    "p0-expert": ROUTED,
+    "bos-token": ALL,
+    "position-embedding": ("gpt2",),
+    "query-bias": ("gpt2",),
+    "learned-sink": ("gpt_oss",),
+    "delimiter": ALL,
+    "secondary": ALL,
+    "norm-unread": ALL,
+    "recognised-unamplified": ALL,
+    "sink-without-massive": ALL,
+    "uniform": ALL,
+    "massive-elsewhere": ALL,
+}
+# Choices of amplifying blocks; a mechanism that is not named has none.
+BLOCKS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "p0-two-block": ((1,),),
+    "p0-deeper": ((3,), (4,), (5,), (6,)),
+    "p0-split": ((1, 2), (1, 3), (2, 3), (2, 4)),
+    "p0-expert": ((1,), (2,)),
+    "query-bias": ((0,),),
+    "delimiter": ((1,), (2,)),
+    "secondary": ((1, 4), (1, 5)),
+    "norm-unread": ((1,), (3,)),
+    "sink-without-massive": ((1,), (2,)),
+    "massive-elsewhere": ((1,), (2,)),
+}
+NOISE_LEVELS = (0.0, 0.02, 0.05, 0.1)
+SMALLEST_VOCABULARY = 258  # 256 bytes, <s>, </s>
+LONGEST = 512  # positions up to which the truth is promised
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A model to construct.
+
+    mechanism   one of MECHANISMS
+    family      llama, mixtral, gpt2 or gpt_oss
+    seed        decides every random weight and choice
+    width       residual channels, at least 96
+    depth       blocks
+    heads       query heads in each block
+    key_heads   key/value heads; heads is a multiple of it
+    head_size   16 or more
+    vocab       token ids, 258 to 1054
+    experts     experts in each block, two of which are active; 1 in the dense families
+    blocks      blocks whose MLP amplifies, in order
+    from_block  first block whose heads read the sink
+    readers     reading heads in each block from `from_block` on
+    writers     neurons that write the sink direction, in each amplifying block
+    channels    channels of the sink direction, an even number
+    spike       norm of what is written, over the norm of the stream it is written to
+    noise       size of what everything outside the circuit writes, over that of the embedding
+    carry       what all reading heads together pass on of the tokens they attend to, over the size
+                of a token's code; never drawn: 0 unless asked for, the heads then carry nothing
+    """
+
+    mechanism: str
+    family: str
+    seed: int
+    width: int
+    depth: int
+    heads: int
+    key_heads: int
+    head_size: int
+    vocab: int
+    experts: int
+    blocks: tuple[int, ...]
+    from_block: int
+    readers: int
+    writers: int
+    channels: int
+    spike: float
+    noise: float
+    carry: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        fields = dataclasses.asdict(self)
+        return fields | {"blocks": list(self.blocks)}
+
+
+def draw_spec(mechanism: str, seed: int = 0, **overrides: Any) -> Spec:
+    """Draw a specification; `overrides` fix any of its fields.
+
+    The family is drawn too, unless it is given. Equal arguments give equal specifications.
+    Raises InputError for an unknown mechanism, a field that does not exist, a family that cannot
+    hold the mechanism, or sizes that do not fit each other.
+    """
+    if mechanism not in MECHANISMS:
+        raise InputError(f"mechanism {mechanism!r} is not one of {', '.join(MECHANISMS)}.")
+    known = {field.name for field in dataclasses.fields(Spec)} - {"mechanism", "seed"}
+    if unknown := sorted(set(overrides) - known):
+        raise InputError(f"a specification has no field {unknown[0]!r}.")
+    draw = _Draw(seed, overrides)
+    family = draw("family", MECHANISMS[mechanism])
+    head_size = draw("head_size", (16, 32))
+    width = draw("width", (96, 128, 160))
+    counts = tuple(n for n in (4, 6, 8) if width % n == 0)
+    heads = draw("heads", (width // head_size,) if family == "gpt2" else counts)
+    groups = (heads,) if family == "gpt2" else (heads, heads // 2)
+    depth, blocks, from_block = _places(mechanism, draw)
+    spec = Spec(
+        mechanism=mechanism,
+        family=family,
+        seed=seed,
+        width=width,
+        depth=depth,
+        heads=heads,
+        key_heads=draw("key_heads", groups),
+        head_size=head_size,
+        vocab=draw("vocab", (258, 320, 512, 1024)),
+        experts=draw("experts", (4, 6) if family in ROUTED else (1,)),
+        blocks=blocks,
+        from_block=from_block,
+        readers=draw("readers", tuple(range(1, max(2, heads // 2 + 1)))),
+        writers=draw("writers", (1, 2, 3, 4)),
+        channels=draw("channels", (4,) if mechanism == "p0-split" else (2, 4)),
+        spike=draw("spike", (0.5,) if mechanism == "sink-without-massive" else (15.0, 30.0, 60.0)),
+        noise=draw("noise", NOISE_LEVELS),
+        carry=overrides.get("carry", 0.0),
+    )
+    check_spec(spec)
+    return spec
+
+
+class _Draw:
+    """Picks from choices by seed; what was overridden is not drawn, and shifts no other draw."""
+
+    def __init__(self, seed: int, overrides: dict[str, Any]):
+        self.generator = torch.Generator().manual_seed(seed)
+        self.overrides = overrides
+
+    def __call__(self, name: str, choices: tuple) -> Any:
+        pick = int(torch.randint(1 << 30, (), generator=self.generator)) % len(choices)
+        return self.overrides.get(name, choices[pick])
+
+
+def _places(mechanism: str, draw: _Draw) -> tuple[int, tuple[int, ...], int]:
+    """Depth, amplifying blocks and first reading block."""
+    blocks = draw("blocks", BLOCKS.get(mechanism, ((),)))
+    # a second sink comes while the first is being read
+    done = blocks[:1] if mechanism == "secondary" else blocks
+    start = draw("from_block", (max(done, default=0) + 1,))
+    depth = draw("depth", tuple(max((*blocks, start)) + extra for extra in (2, 3, 4)))
+    return depth, tuple(blocks), start
+
+
+def check_spec(spec: Spec) -> None:
+    """Raise InputError where a specification cannot be built."""
+    gpt2 = spec.family == "gpt2"
+    fits_gpt2 = spec.width == spec.heads * spec.head_size and spec.key_heads == spec.heads
+    families = MECHANISMS[spec.mechanism]
+    rules = [
+        (spec.family in families, f"{spec.mechanism} can be built in {', '.join(families)} only."),
+        (spec.width >= 96, "width must be at least 96."),
+        (spec.width % spec.heads == 0, "width must be a multiple of heads."),
+        (spec.heads % spec.key_heads == 0, "heads must be a multiple of key_heads."),
+        (spec.head_size % 2 == 0, "head_size must be even."),
+        (spec.key_heads * spec.head_size >= LENGTH, f"key_heads × head_size must reach {LENGTH}."),
+        (fits_gpt2 or not gpt2, "gpt2 needs width = heads × head_size and key_heads = heads."),
+        (SMALLEST_VOCABULARY <= spec.vocab <= LARGEST, "vocab must be between 258 and 1054."),
+        (max((*spec.blocks, spec.from_block)) < spec.depth, "blocks must lie below depth."),
+        (
+            len(spec.blocks) == len(BLOCKS.get(spec.mechanism, ((),))[0]),
+            f"{spec.mechanism} has another number of amplifying blocks.",
+        ),
+        (list(spec.blocks) == sorted(set(spec.blocks)), "blocks must rise."),
+        (
+            min((*spec.blocks, 1)) >= (spec.mechanism != "query-bias"),
+            "only query-bias amplifies in block 0: elsewhere block 0 recognises.",
+        ),
+        (
+            spec.from_block
+            > max((*spec.blocks[: 1 if spec.mechanism == "secondary" else None], 0)),
+            "from_block must lie behind the amplifying blocks.",
+        ),
+        (spec.channels in (2, 4, 6, 8), "channels must be 2, 4, 6 or 8."),
+        (spec.channels >= 4 or spec.mechanism != "p0-split", "p0-split needs 4 channels or more."),
+        (1 <= spec.readers <= spec.heads, "readers must be between 1 and heads."),
+        (1 <= spec.writers <= 8, "writers must be between 1 and 8."),
+        ((spec.experts >= 3) == (spec.family in ROUTED), "routed families need 3 experts or more."),
+        (0 <= spec.noise <= NOISE_LEVELS[-1], f"noise must be between 0 and {NOISE_LEVELS[-1]}."),
+        (0 <= spec.carry <= 1, "carry must be between 0 and 1."),
+    ]
+    for holds, message in rules:
+        if not holds:
+            raise InputError(message)

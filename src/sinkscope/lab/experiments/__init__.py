@@ -1,1 +1,0 @@
-"""Experiments: the same training in several variants, each with seeds, measured alike."""

@@ -1,1 +1,0 @@
-"""Checks of constructed models against their truth, by direct measurement."""

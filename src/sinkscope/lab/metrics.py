@@ -1,0 +1,207 @@
+"""Figures of a trained model: loss, late share, nulls, state of position zero by block."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sinkscope.lab.received import receiving
+from sinkscope.observe.registry import evaluation, hooks
+from sinkscope.stats import bootstrap
+
+BATCH, QUICK, EPS, TARGETS = 16, 32, 0.3, 500
+
+
+def distinct_windows(stream: Tensor, count: int, length: int, seed: int = 0) -> Tensor:
+    """Windows `(count, length + 1)` from random places, no two with the same first token."""
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[int, Tensor] = {}
+    for start in torch.randint(len(stream) - length, (100 * count,), generator=generator).tolist():
+        found.setdefault(int(stream[start]), stream[start : start + length + 1])
+        if len(found) == count:
+            return torch.stack(list(found.values())).long()
+    raise ValueError(f"The text has only {len(found)} different tokens; {count} are needed.")
+
+
+@torch.no_grad()
+def measure(
+    model: PreTrainedModel,
+    windows: Tensor,
+    watched: list[tuple[int, int]],
+    delimiters: Tensor | None = None,
+) -> dict:
+    """All figures of one model on the same windows, as plain data.
+
+    watched: the (block, head) pairs of the demand. delimiters: token ids that stand in for
+    position zero where they are what was asked for.
+    loss: cross-entropy in nats per token. late_share: mean attention of the queries t >= T/2 to
+    position zero (or all delimiters), by block and head and as means over groups of heads.
+    uniform_late_share: the same of uniform attention. late_share_p99: 99th percentile over 500
+    random targets of the watched heads' late share. sink_rate: share of windows and watched heads
+    in which position zero receives more than 0.3 of all queries. The other figures have one entry
+    a read point of the residual stream: the embedding, then the state after each block.
+    """
+    with evaluation(model):
+        parts = [_batch(model, batch) for batch in windows.split(BATCH)]
+        alone = torch.cat([reads(model, t)[:, :, 0] for t in _vocabulary(model).split(512)], 1)
+    loss, late, first, zero, middle, ratio = (
+        torch.cat(p, dim) for p, dim in zip(zip(*parts), (0, 0, 0, 1, 1, 1))
+    )
+    wanted = _wanted(windows[:, :-1], delimiters)
+    share = (late * wanted[:, None, None]).sum(-1)
+    figures = {
+        "windows": len(windows),
+        "length": windows.shape[1] - 1,
+        "parameters": model.num_parameters(),
+        "uniform_late_share": _uniform(wanted),
+        "loss": _measured(loss),
+        "late_share": {
+            "heads": share.mean(0).tolist(),
+            **{name: _measured(share[:, b, h].mean(1)) for name, (b, h) in _groups(share, watched)},
+        },
+        "cosine_windows": mean_cosine(zero),
+        "cosine_vocabulary": mean_cosine(alone),
+        "cosine_middle": mean_cosine(middle),
+        "norm_ratio": ratio.mean(1).tolist(),
+    }
+    if watched:
+        b, h = zip(*watched)
+        figures["late_share_p99"] = _random_targets(late[:, b, h].mean(1), wanted.sum(1))
+        figures["sink_rate"] = _measured((first[:, b, h] > EPS).double().mean(1))
+    return figures
+
+
+@torch.no_grad()
+def quick_figures(model: PreTrainedModel, windows: Tensor, watched: list) -> dict:
+    """A few numbers to follow a run by: loss, late share of position zero, largest norm ratio."""
+    with evaluation(model):
+        parts = [_batch(model, batch) for batch in windows.split(BATCH)]
+    loss, late, _, _, _, ratio = (
+        torch.cat(p, dim) for p, dim in zip(zip(*parts), (0, 0, 0, 1, 1, 1))
+    )
+    share = late[..., 0].mean(0)
+    figures = {
+        "loss": loss.mean().item(),
+        "late_share_best_head": share.max().item(),
+        "norm_ratio": ratio.mean(1).max().item(),
+    }
+    if watched:
+        figures["late_share_watched"] = share[tuple(zip(*watched))].mean().item()
+    return figures
+
+
+@torch.no_grad()
+def vocabulary_share(
+    model: PreTrainedModel,
+    windows: Tensor,
+    watched: list[tuple[int, int]],
+    delimiters: Tensor | None = None,
+    above: float = 0.8,
+) -> float:
+    """Share of all vocabulary items that, put first, leave the watched heads' late share above it.
+
+    Each item stands at position zero of one of the windows, in turn.
+    """
+    shares = []
+    with evaluation(model), receiving(model) as received:
+        for ids in torch.arange(model.config.vocab_size).split(BATCH):
+            rows = windows[ids % len(windows), :-1].clone()
+            rows[:, 0] = ids
+            model.model(rows.to(model.device), use_cache=False)  # without the logits
+            late = torch.stack([received.late[block][:, head] for block, head in watched], 1)
+            wanted = _wanted(rows, delimiters)
+            shares.append((late.float().cpu().mean(1) * wanted).sum(-1))
+    return (torch.cat(shares) > above).double().mean().item()
+
+
+def _batch(model: PreTrainedModel, batch: Tensor) -> tuple[Tensor, ...]:
+    batch = batch.to(model.device)
+    inputs, half = batch[:, :-1], (batch.shape[1] - 1) // 2
+    kept: list[Tensor] = []
+    with receiving(model) as received, hooks(_read_points(model, kept)):
+        logits = model(inputs, use_cache=False).logits
+    states = torch.stack(kept).cpu()
+    loss = nn.functional.cross_entropy(
+        logits.float().transpose(1, 2), batch[:, 1:], reduction="none"
+    )
+    blocks = sorted(received.late)
+    late = torch.stack([received.late[b] for b in blocks], 1).cpu()
+    first = torch.stack([received.first[b] for b in blocks], 1).cpu()
+    norms = states.norm(dim=-1)
+    ratio = norms[:, :, 0] / norms[:, :, 1:].median(-1).values
+    return loss.mean(1).cpu(), late, first, states[:, :, 0], states[:, :, half], ratio
+
+
+def reads(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """The residual stream `[read point, sequence, position, width]`: embedding, then each block."""
+    kept: list[Tensor] = []
+    with hooks(_read_points(model, kept)):
+        model(ids.to(model.device), use_cache=False)
+    return torch.stack(kept).cpu()
+
+
+def _read_points(model: PreTrainedModel, kept: list[Tensor]) -> list:
+    def keep(module: nn.Module, args: tuple, output) -> None:
+        kept.append(output[0] if isinstance(output, tuple) else output)
+
+    points = [model.get_input_embeddings(), *model.model.layers]
+    return [point.register_forward_hook(keep) for point in points]
+
+
+def mean_cosine(states: Tensor) -> list[float]:
+    """Mean cosine over all pairs of different sequences; states `[read point, sequence, width]`."""
+    unit = nn.functional.normalize(states.double(), dim=-1)
+    n = states.shape[1]
+    # |sum of unit vectors|^2 holds every ordered pair and n times the cosine 1 with itself.
+    return ((unit.sum(1).square().sum(-1) - n) / (n * (n - 1))).tolist()
+
+
+def _wanted(ids: Tensor, delimiters: Tensor | None) -> Tensor:
+    """Which keys are asked for, [sequence, key]: position zero, or every delimiter."""
+    if delimiters is not None:
+        return torch.isin(ids, delimiters)
+    return (torch.arange(ids.shape[1]) == 0).expand_as(ids)
+
+
+def _uniform(wanted: Tensor) -> float:
+    """Late share of uniform attention: mean over t >= T/2 of the share of visible keys wanted."""
+    length = wanted.shape[1]
+    share = wanted.double().cumsum(1) / torch.arange(1, length + 1)
+    return share[:, length // 2 :].mean().item()
+
+
+def _random_targets(late: Tensor, sizes: Tensor, seed: int = 0) -> float:
+    """99th percentile of what as many random keys of a window, position zero excepted, receive.
+
+    late [sequence, key]. Single keys come from the first half, which all late queries see.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for row in torch.randint(len(late), (TARGETS,), generator=generator).tolist():
+        size = int(sizes[row])
+        last = late.shape[1] // 2 if size == 1 else late.shape[1]
+        keys = 1 + torch.randperm(last - 1, generator=generator)[:size]
+        drawn.append(late[row, keys].sum().item())
+    return float(np.percentile(drawn, 99))
+
+
+def _vocabulary(model: PreTrainedModel) -> Tensor:
+    # Position zero sees only itself, so a sequence of one token is its whole state.
+    return torch.arange(model.config.vocab_size)[:, None]
+
+
+def _groups(share: Tensor, watched: list[tuple[int, int]]) -> list[tuple[str, tuple]]:
+    pairs = [(b, h) for b in range(share.shape[1]) for h in range(share.shape[2])]
+    first = min((b for b, _ in watched), default=0)
+    groups = {
+        "asked": [p for p in pairs if p in watched],
+        "unasked_same_blocks": [p for p in pairs if p not in watched and p[0] >= first],
+        "earlier_blocks": [p for p in pairs if p[0] < first],
+        "all": pairs,
+    }
+    return [(name, tuple(zip(*group))) for name, group in groups.items() if group]
+
+
+def _measured(values: Tensor) -> dict:
+    measured = bootstrap(np.asarray(values))
+    return {"value": measured.value, "low": measured.low, "high": measured.high}

@@ -1,0 +1,1 @@
+"""Training studies: published experiments on small models trained from scratch."""

@@ -1,0 +1,218 @@
+"""What the causal tests showed: edits beside controls, doses, blocks, and every number."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sinkscope.report.causal import tables as causal_tables
+from sinkscope.report.causal.charts import (
+    blocks_chart,
+    dose_chart,
+    growth_chart,
+    kept_chart,
+    margin_changes,
+    mediated,
+    paired_chart,
+    sink_changes,
+)
+from sinkscope.report.parts import Figure, Section, figure
+from sinkscope.report.parts import tables as tables_of
+
+if TYPE_CHECKING:
+    from sinkscope.report.scan.charts import Chart
+    from sinkscope.result import Result, TestRow, VerifySummary
+
+SINK, MARGIN = "Change of the sink (late share)", "Change of the sink margin (nats)"
+DOSES = {
+    "N2": ("Variance taken from P0’s attention output", "Part of the way to the others’ variance"),
+    "N4": ("Writing neurons switched off", "Neurons off, strongest first"),
+    "N3s": ("Writes taken away together", "Writes"),
+    "S1": ("Another position attends only to itself", "Blocks in which it does, from block 0"),
+    "S2": ("Variance given to another position", "Part of the way to P0’s variance"),
+}
+
+
+def sections(result: Result) -> list[Section]:
+    """Necessity, sufficiency and all tests; none where nothing was tested."""
+    verified = result.summary.verify
+    if not any(one.tests for one in verified.values()):
+        return []
+    planned = [
+        Section(
+            "necessity",
+            "Is it needed",
+            "A part of the circuit is taken away from position zero. −100\u00a0% means that the "
+            "sink is gone. Each edit stands beside its control, which should do nothing; lines "
+            "are 95\u00a0% intervals, paired over prompts.",
+            [*_necessity(verified)],
+        ),
+        Section(
+            "sufficiency",
+            "Is it enough",
+            "A part of the circuit is given to another position, which should become a sink: "
+            "shown is what its sink margin gains with position zero out of sight (one nat more: "
+            "its odds against the other keys grow e-fold). Or everything else is taken away.",
+            [*_sufficiency(verified)],
+        ),
+        Section(
+            "identity",
+            "Is it the place, or what stands there",
+            "A P0 circuit needs neither a certain token nor a certain position id at position "
+            "zero, only the mask. And its stages follow from each other: where the next stage is "
+            "held as it was, the effect of an edit before it is undone.",
+            [*_identity(verified), *_mediation(verified)],
+        ),
+        Section(
+            "tests",
+            "Every test",
+            "Rows in brackets show a dose or a variant and do not decide. CE and KL are nats a "
+            "token on the same text. Mass moved to: the position that gained most.",
+            [
+                *tables_of(verified, lambda one: [causal_tables.effects_table(one)], stacked=True),
+                *tables_of(
+                    verified,
+                    lambda one: [
+                        causal_tables.aftermath_table(one),
+                        causal_tables.thresholds_table(one),
+                    ],
+                    stacked=True,
+                    folded=True,
+                ),
+            ],
+        ),
+    ]
+    return [section for section in planned if section.parts]
+
+
+def _necessity(verified: dict[str, VerifySummary]) -> list[Figure]:
+    pairs = (
+        (bos, paired_chart(_deciding(one, "necessity"), sink_changes, SINK, percent=True))
+        for bos, one in verified.items()
+    )
+    blocks = ((bos, blocks_chart(one.tests)) for bos, one in verified.items())
+    return [
+        *figure(
+            "necessity-tests",
+            "Edits that take something away",
+            "The deciding row of every necessity test. A test holds where the edit removes at "
+            "least half of the sink, significantly more than its control.",
+            pairs,
+            wide=True,
+        ),
+        *figure(
+            "necessity-blocks",
+            "Block by block",
+            "Position zero’s attention write (from another position) or MLP write (mean of the "
+            "others) replaced in one block at a time.",
+            blocks,
+            wide=True,
+        ),
+        *_doses(verified, "necessity"),
+    ]
+
+
+def _sufficiency(verified: dict[str, VerifySummary]) -> list[Figure]:
+    pairs = (
+        (bos, paired_chart(_deciding(one, "sufficiency"), margin_changes, MARGIN, percent=False))
+        for bos, one in verified.items()
+    )
+    caption = (
+        "The deciding row of every sufficiency test. A test holds where the position gains enough "
+        "(see the bounds below), significantly more than under its control."
+    )
+    title = "Edits that give something"
+    return [
+        *figure("sufficiency-tests", title, caption, pairs, wide=True),
+        *figure(
+            "kept",
+            "What the circuit alone keeps",
+            "Only these units write at position zero as they did, everything else there is its "
+            "mean (faithfulness); random sets of as many units; and the other way round.",
+            ((bos, kept_chart(one.tests)) for bos, one in verified.items()),
+            wide=True,
+        ),
+        *figure(
+            "kept-growth",
+            "How many units it takes",
+            "The traced units first, then those whose write at position zero does most for the "
+            "reading heads’ logits. Reported is the smallest circuit that is faithful and "
+            "complete, or else the largest that is still sparse (see the bounds below).",
+            ((bos, growth_chart(one)) for bos, one in verified.items()),
+            wide=True,
+        ),
+        *_doses(verified, "sufficiency"),
+    ]
+
+
+def _identity(verified: dict[str, VerifySummary]) -> list[Figure]:
+    def found(one: VerifySummary) -> list[TestRow]:
+        return [test for test in one.tests if test.id.startswith("I")]
+
+    return figure(
+        "identity",
+        "Other tokens, other position ids",
+        "Where other tokens or shifted position ids take the sink away, these carry it. One token "
+        "repeated from the start takes a P0 circuit’s sink away too: then nothing tells position "
+        "zero from the others.",
+        (
+            (bos, paired_chart(found(one), sink_changes, SINK, percent=True))
+            for bos, one in verified.items()
+        ),
+        wide=True,
+    )
+
+
+def _mediation(verified: dict[str, VerifySummary]) -> list[Figure]:
+    def found(one: VerifySummary) -> list[TestRow]:
+        return [test for test in one.tests if test.kind == "mediation"]
+
+    title = "Part of the effect that passes through the next stage"
+    return figure(
+        "mediation",
+        "Does the effect pass through the next stage",
+        "The first edit breaks a stage; the second holds the next one as it was, and the sink "
+        "comes back by this much. The control holds another position.",
+        (
+            (bos, paired_chart(found(one), mediated, title, percent=True))
+            for bos, one in verified.items()
+        ),
+        wide=True,
+    )
+
+
+def _doses(verified: dict[str, VerifySummary], kind: str) -> list[Figure]:
+    both, title = (sink_changes, SINK) if kind == "necessity" else (margin_changes, MARGIN)
+    made: list[Figure] = []
+    for id, (name, dose) in DOSES.items():
+        charts = (
+            (bos, dose_chart(_of(one, id, kind), both, dose, title, kind == "necessity"))
+            for bos, one in verified.items()
+        )
+        caption = f"{id}: more of the edit should do more; its control should not."
+        made += figure(f"dose-{id.lower()}", name, caption, charts)
+    return made
+
+
+def _of(verified: VerifySummary, id: str, kind: str) -> list[TestRow]:
+    return [
+        test
+        for test in verified.tests
+        if test.id == id and test.kind == kind and test.dose is not None
+    ]
+
+
+def _deciding(verified: VerifySummary, kind: str) -> list[TestRow]:
+    """Rows that decide; of several doses of a test the largest alone."""
+    chosen: dict[tuple, TestRow] = {}
+    for test in verified.tests:
+        if test.claim and test.kind == kind and not test.id.startswith("I"):
+            key = (test.id,) if test.dose is not None else (test.id, test.edit)
+            if key not in chosen or (test.dose or 0) >= (chosen[key].dose or 0):
+                chosen[key] = test
+    return list(chosen.values())
+
+
+def main_chart(result: Result, bos: str) -> Chart | None:
+    """Edits that take something away, beside their controls."""
+    found = _deciding(result.summary.verify[bos], "necessity")
+    return paired_chart(found, sink_changes, SINK, percent=True)

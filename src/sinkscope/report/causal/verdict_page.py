@@ -1,0 +1,197 @@
+"""The verdict: what was proved or refuted, stage by stage, and what would change it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sinkscope.report.causal import tables as causal_tables
+from sinkscope.report.causal.charts import short_edit
+from sinkscope.report.parts import Findings, Headline, Part, Section, Stage, Strip, Words
+from sinkscope.report.parts import tables as tables_of
+from sinkscope.report.text import bounds_of, number_of, percent, percent_interval, visible
+
+if TYPE_CHECKING:
+    from sinkscope.result import Result, StageSummary, VerifySummary
+
+SENTENCES = {
+    "p0-circuit": "Position zero is a sink by a circuit that recognises it, amplifies it and "
+    "reads it",
+    "bos-token": "The sink belongs to the BOS token: another token at position zero draws none",
+    "position-embedding": "The sink belongs to the embedding of the first position id",
+    "learned-sink": "Heads rest on a learned sink logit, which is no position",
+    "query-bias": "The sink is driven by the query bias and the first position’s embedding",
+    "other": "There is a sink, and it is made in another way than by a P0 circuit",
+    "none": "There is no attention sink to explain",
+    "undetermined": "What makes the sink is not settled by these tests",
+}
+NAMES = {1: "Recognition", 2: "Amplification", 3: "Induction", 4: "Sink"}
+MEANINGS = {
+    1: "Position zero can be told apart from every other position.",
+    2: "What tells it apart is amplified along one direction.",
+    3: "The queries of later positions find that direction in its key.",
+    4: "Later positions give it their attention.",
+}
+
+
+def sections(result: Result) -> list[Section]:
+    """The verdict section; none where nothing was tested."""
+    verified = result.summary.verify
+    if not verified:
+        return []
+    parts: list[Part] = [
+        Words({bos: _findings(one) for bos, one in verified.items()}),
+        Strip({bos: _stages(one) for bos, one in verified.items()}),
+        *tables_of(verified, lambda one: [causal_tables.changes_table(one)], stacked=True),
+    ]
+    return [Section("verdict", "Verdict", "", parts)]
+
+
+def findings(result: Result, bos: str) -> Findings | None:
+    """The verdict of one BOS policy, for a terminal."""
+    verified = result.summary.verify.get(bos)
+    if verified is None:
+        return None
+    found = _findings(verified)
+    found.tables = [
+        causal_tables.stages_table(verified),
+        causal_tables.deciding_table(verified),
+    ]
+    changes = causal_tables.changes_table(verified)
+    found.tables += [changes] if changes.rows else []
+    return found
+
+
+def _findings(verified: VerifySummary) -> Findings:
+    return Findings(
+        headline=f"{visible(verified.verdict)}: {_sentence(verified)}.",
+        sentences=[
+            *_because(verified),
+            *_details(verified),
+            *(f"Missing: {visible(one)}." for one in verified.missing),
+        ],
+        keys=_keys(verified),
+        notes=verified.notes,
+    )
+
+
+def _sentence(verified: VerifySummary) -> str:
+    text = SENTENCES.get(verified.verdict, "an unknown class")
+    if verified.verdict != "p0-circuit":
+        return text
+    detail = verified.verdict_detail
+    extra = [visible(detail[name]) for name in ("blocks",) if detail.get(name)]
+    if detail.get("amplification"):
+        extra.append(f"amplified in {_amplified(str(detail['amplification']))}")
+    return f"{text} ({', '.join(extra)})" if extra else text
+
+
+def _amplified(how: str) -> str:
+    return {"both": "norm and direction"}.get(how, visible(how))
+
+
+def _because(verified: VerifySummary) -> list[str]:
+    because = verified.verdict_detail.get("because")
+    return [visible(because)] if because else []
+
+
+def _details(verified: VerifySummary) -> list[str]:
+    """How large the circuit is."""
+    said = []
+    size = verified.circuit_size
+    if size.get("components") and size.get("share") is not None:
+        units = "component" if size["components"] == 1 else "components"
+        said.append(
+            f"The circuit is {size['components']} {units}, {percent(number_of(size['share']))} of "
+            "those that write into position zero’s stream."
+        )
+        if size.get("traced") is not None and size["traced"] < size["components"]:
+            said[-1] += f" {size['traced']} of them are traced along the sink direction."
+        if size.get("needed") is None and verified.circuit_growth:
+            tried = verified.circuit_growth[-1]["components"]
+            said.append(f"No set of up to {tried} units is both faithful and complete.")
+        elif verified.circuit_growth and size["needed"] > size["components"]:
+            said.append(f"It takes {size['needed']} units to be both faithful and complete.")
+    return said
+
+
+def _keys(verified: VerifySummary) -> list[tuple[str, str, str]]:
+    keys = []
+    for value, what in (
+        (verified.faithfulness, "of the sink is kept by the circuit alone (faithfulness)"),
+        (verified.completeness, "is kept by everything but the circuit (complement)"),
+    ):
+        if value is not None and value.value is not None:
+            keys.append((percent(value.value), what, _interval(value)))
+    return keys
+
+
+def _interval(value: Any) -> str:
+    shown = percent_interval(value)
+    return f"95 % interval {shown} %" if shown else ""
+
+
+def _stages(verified: VerifySummary) -> list[Stage]:
+    state = {True: "shown", False: "failed", None: "untested"}
+    return [
+        Stage(
+            one.stage,
+            NAMES.get(one.stage, visible(one.name)),
+            state[one.passed],
+            MEANINGS.get(one.stage, ""),
+            stage_rows(one),
+        )
+        for one in verified.stages
+    ]
+
+
+def stage_rows(stage: StageSummary) -> list[tuple[str, str, str]]:
+    """What a stage rests on: label, value, interval."""
+    rows = []
+    held = (stage.model_extra or {}).get("late_share")
+    if number_of(held) is not None:
+        rows.append(("Of reading heads", percent(number_of(held)), percent_interval(held)))
+    if stage.necessity is not None and stage.necessity.value is not None:
+        bounds = bounds_of(stage.necessity)
+        interval = f"{100 * bounds[0]:.0f} to {100 * bounds[1]:.0f}" if bounds else ""
+        rows.append(("Sink without it", percent(stage.necessity.value), _minus(interval)))
+    if stage.stage == 2:  # here it is what the circuit alone keeps of the sink, a share
+        kept = number_of(stage.sufficiency)
+        if kept is not None:
+            rows.append(("Kept by it alone", percent(kept), percent_interval(stage.sufficiency)))
+    elif stage.sufficiency is not None and stage.sufficiency.value is not None:
+        bounds = bounds_of(stage.sufficiency)
+        interval = f"{bounds[0]:+.1f} to {bounds[1]:+.1f}" if bounds else ""
+        shown = f"{stage.sufficiency.value:+.1f} nats"
+        rows.append(("Given elsewhere", _minus(shown), _minus(interval)))
+    if stage.specificity is not None:
+        rows.append(("Control ÷ effect", _minus(f"{round(stage.specificity, 2) + 0.0:.2f}"), ""))
+    if stage.dose is not None:
+        rows.append(("Dose (Spearman)", _minus(f"{stage.dose:.2f}"), ""))
+    through = number_of(stage.mediation)
+    if through is not None:
+        rows.append(
+            ("Passes through the next", percent(through), percent_interval(stage.mediation))
+        )
+    return rows
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def headline(result: Result, bos: str) -> Headline:
+    """What two verifications are compared by."""
+    verified = result.summary.verify[bos]
+    return {
+        "Verdict": ("word", verified.verdict),
+        "Faithfulness": ("share", number_of(verified.faithfulness)),
+        "Complement": ("share", number_of(verified.completeness)),
+        **{
+            f"{test.id}, sink without: {short_edit(test.edit, 60)}": (
+                "share",
+                number_of(test.sink_change),
+            )
+            for test in verified.tests
+            if test.claim and test.kind == "necessity"
+        },
+    }

@@ -1,0 +1,1 @@
+"""What `trace` found, as tables, pictures and words."""

@@ -1,0 +1,226 @@
+"""What the drawing of a circuit says, before any geometry: rows of blocks, writers and readers.
+
+The share of a writer is its part of everything that is written along the sink direction at
+position zero, as `trace` reports it. Blocks that neither write nor read are left out together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sinkscope.report import frames
+from sinkscope.report.text import number_of, percent, short, visible
+
+if TYPE_CHECKING:
+    from sinkscope.result import Measured, Result, TraceSummary
+
+LEAST = 0.01  # writers below this share are not drawn
+NEEDED = 0.2  # unless the sink changes by this much without them
+MOST_UNITS = 6  # units of one sublayer that are drawn one by one
+NAMES = {"attention": "attention", "mlp": "MLP", "other": "mixer"}
+
+
+@dataclass
+class Unit:
+    """A head, neuron or expert that writes; `tip` is what it says when pointed at."""
+
+    label: str
+    share: float
+    tip: str
+
+
+@dataclass
+class Writer:
+    """A sublayer of a block with the units in it that carry its write.
+
+    without  change of the sink when this write at P0 is taken away (-1 is gone), where tested
+    """
+
+    kind: str
+    share: float
+    units: list[Unit] = field(default_factory=list)
+    without: Measured | None = None
+
+
+@dataclass
+class Reader:
+    """A head: its late share of P0, whether it counts as reading, and its tip."""
+
+    share: float
+    reads: bool
+    tip: str
+
+
+@dataclass
+class PictureRow:
+    """A block, or several neighbouring ones (first..last) in which nothing happens.
+
+    notes  what happens to P0 in it: a few words, and what they mean
+    """
+
+    first: int
+    last: int
+    writers: list[Writer] = field(default_factory=list)
+    readers: list[Reader] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is written or read here."""
+        reads = any(reader.reads for reader in self.readers)
+        return not (self.writers or self.notes or reads)
+
+
+@dataclass
+class Picture:
+    """Everything in the drawing: what stands at position zero, rows in block order, the sink."""
+
+    start: str
+    embedding: float
+    rows: list[PictureRow]
+    sink: str
+
+
+def picture_of(result: Result, bos: str) -> Picture | None:
+    """The picture of a traced circuit; None where nothing writes and nothing reads."""
+    trace = result.summary.trace[bos]
+    late = late_shares(result, bos)
+    blocks = len(late) if late is not None else 1 + _last_block(trace)
+    rows = [_row(result, bos, trace, block, late) for block in range(blocks)]
+    if all(row.empty for row in rows):
+        return None
+    scan = result.summary.scan.get(bos)
+    held = "any first token"
+    if scan is not None and len(scan.position_zero) == 1:
+        held = visible(scan.position_zero[0].rsplit(" × ", 1)[0])
+    share = number_of(scan.late_share) if scan is not None else None
+    sink = f"{percent(share)} of all late attention" if share is not None else ""
+    return Picture(
+        start=held,
+        embedding=trace.write_shares.get("embedding", 0.0),
+        rows=_folded(rows),
+        sink=sink,
+    )
+
+
+def late_shares(result: Result, bos: str) -> np.ndarray | None:
+    """[block, head] late share of P0, from the trace or from a scan beside it."""
+    for command, name in (("trace", "late"), ("scan", "p0_late")):
+        data = frames.group(result, command, bos)
+        if name not in data:
+            continue
+        if command == "trace":
+            return np.asarray(data[name].values, dtype=np.float64)
+        share, at = frames.late_share(data), frames.blocks(data)
+        spread = np.full((int(data.sizes.get("point", at[-1] + 2)) - 1, share.shape[1]), np.nan)
+        spread[at] = share
+        return spread
+    return None
+
+
+def _last_block(trace: TraceSummary) -> int:
+    named = [int(name.split(".")[0]) for name in trace.write_shares if name[0].isdigit()]
+    reading = [block for block, _ in trace.reading_heads]
+    return max([0, *named, *reading])
+
+
+def _row(
+    result: Result, bos: str, trace: TraceSummary, block: int, late: np.ndarray | None
+) -> PictureRow:
+    row = PictureRow(block, block, notes=_notes(trace, block))
+    for name, share in trace.write_shares.items():
+        place, _, kind = name.partition(".")
+        if place != str(block):
+            continue
+        units = _units(trace, block, kind, share)
+        cut = without(result, bos, block, kind)
+        if abs(share) >= LEAST or units or abs(number_of(cut) or 0.0) >= NEEDED:
+            row.writers.append(Writer(kind, share, units, cut))
+    reading = {head for place, head in trace.reading_heads if place == block}
+    if late is not None:
+        margins = frames.group(result, "trace", bos).get("margin")
+        for head, share in enumerate(late[block]):
+            if np.isfinite(share):
+                tip = f"Block {block}, head {head}: {percent(float(share))} of its late attention"
+                if margins is not None:
+                    tip += f", sink margin {short(float(margins.values[block, head]))} nats"
+                row.readers.append(Reader(float(share), head in reading, tip))
+    else:
+        row.readers = [
+            Reader(1.0, True, f"Block {block}, head {head} reads P0") for head in sorted(reading)
+        ]
+    return row
+
+
+def _units(trace: TraceSummary, block: int, kind: str, total: float) -> list[Unit]:
+    """The named units of a sublayer, largest first, and one for all the others together."""
+    found: list[tuple[str, float]] = []
+    if kind == "attention":
+        found = [(f"head {h}", s) for b, h, s in trace.writing_heads if b == block]
+    elif kind == "mlp":
+        experts = [(e, s) for b, e, s in trace.writing_experts if b == block]
+        shares = trace.writing_neuron_shares or [0.0] * len(trace.writing_neurons)
+        neurons = [(n, s) for (b, n), s in zip(trace.writing_neurons, shares) if b == block]
+        if experts:
+            inside = f"neurons {', '.join(str(n) for n, _ in neurons[:8])}" if neurons else ""
+            return _shown([(f"expert {e}", s) for e, s in experts], block, total, inside)
+        found = [(f"neuron {n}", s) for n, s in neurons]
+    return _shown(found, block, total)
+
+
+def _shown(
+    found: list[tuple[str, float]], block: int, total: float, inside: str = ""
+) -> list[Unit]:
+    ranked = sorted(found, key=lambda item: -abs(item[1]))
+    named = ranked[:MOST_UNITS]
+    units = [
+        Unit(
+            label,
+            share,
+            f"Block {block}, {label}: {percent(share)} of the write along the sink direction"
+            + (f" ({inside})" if inside else ""),
+        )
+        for label, share in named
+    ]
+    rest = total - sum(share for _, share in named)
+    if named and abs(rest) >= LEAST:
+        left = len(ranked) - len(named)
+        label = f"{left} more" if left else "all others"
+        units.append(Unit(label, rest, f"Block {block}, everything else: {percent(rest)}"))
+    return units
+
+
+def without(result: Result, bos: str, block: int, kind: str) -> Measured | None:
+    """Change of the sink without this sublayer's write at P0, where `verify` took it away."""
+    verified = result.summary.verify.get(bos)
+    wanted = {"attention": "N1", "mlp": "N3"}.get(kind)
+    for test in verified.tests if verified is not None else ():
+        if test.id == wanted and test.block == block and test.sink_change is not None:
+            return test.sink_change
+    return None
+
+
+def _folded(rows: list[PictureRow]) -> list[PictureRow]:
+    """Neighbouring rows in which nothing happens become one."""
+    folded: list[PictureRow] = []
+    for row in rows:
+        if row.empty and folded and folded[-1].empty:
+            folded[-1].last = row.last
+        else:
+            folded.append(PictureRow(row.first, row.last) if row.empty else row)
+    return folded
+
+
+def _notes(trace: TraceSummary, block: int) -> list[tuple[str, str]]:
+    """What happens to P0 in a block, in words."""
+    notes = []
+    if trace.emergence_block == block:
+        notes.append(("sets P0 apart", "The block whose write sets position zero apart (l*)"))
+    point = trace.recognition_point or ""
+    if point.startswith(f"{block}.") or point == f"x{block + 1}":
+        tip = "From here on a linear probe tells position zero from others, whatever the tokens are"
+        notes.append(("P0 told apart", tip))
+    return notes

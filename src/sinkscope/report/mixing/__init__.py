@@ -1,0 +1,1 @@
+"""What `mix` found, as tables, pictures and words."""

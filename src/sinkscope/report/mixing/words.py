@@ -1,0 +1,194 @@
+"""What `mix` says in words and tables: for the terminal and the top of its section."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sinkscope.report.mixing import charts as mixing_charts
+from sinkscope.report.parts import Findings
+from sinkscope.report.scan.tables import Table
+from sinkscope.report.text import (
+    NO_VALUE,
+    bounds_of,
+    number_of,
+    percent,
+    percent_interval,
+    short,
+    visible,
+)
+
+if TYPE_CHECKING:
+    from sinkscope.schema import MixRow, MixSummary
+
+LIMIT = (
+    "What is taken away here was there in training: a loss that rises says that this model uses "
+    "its sink, not that a model without one would be worse."
+)
+AGREE = 0.1  # two ways to count a mediated share that differ by more are both said
+UNIT = "\u00a0%"
+
+
+def findings_of(one: MixSummary) -> Findings:
+    """Sentences, key numbers and notes under one BOS policy."""
+    first, _, rest = one.sentence.partition(". ")
+    sentences = [f"{visible(each)}." for each in rest.rstrip(".").split(". ") if each]
+    return Findings(
+        f"{visible(first).rstrip('.')}.",
+        [*sentences, *_more(one)],
+        _keys(one),
+        LIMIT,
+        [visible(note) for note in one.notes],
+    )
+
+
+def _more(one: MixSummary) -> list[str]:
+    """Predictions, mediation, paraphrases, checks, and what is reported apart."""
+    return [sentence for say in SAID for sentence in [say(one)] if sentence]
+
+
+def _predictions(one: MixSummary) -> str:
+    taken = _row_of(one, "redistributed")
+    if taken is None or not one.sink_heads or number_of(taken.kl) is None:
+        return ""
+    return f"Its predictions then move by {short(taken.kl)} nats (KL)."
+
+
+def _mediation(one: MixSummary) -> str:
+    share = number_of(one.mediation.get("share"))
+    if share is None:
+        return ""
+    interval = percent_interval(one.mediation["share"])
+    said = (
+        f"Of what cutting the circuit does to mixing, {percent(share)} ({interval}\u00a0%) goes "
+        "through the attention that position zero draws"
+    )
+    other = number_of(one.mediation.get("share_by_direct"))
+    if other is not None and abs(other - share) > AGREE:
+        said += f"; counted by what the cut does without it, {percent(other)}: the two interact"
+    return f"{said}."
+
+
+def _paraphrases(one: MixSummary) -> str:
+    if not one.paraphrases:
+        return ""
+    change = one.paraphrases["spread_change"]["redistributed"]
+    return (
+        f"Paraphrases ({one.paraphrases['n']} pairs): without the sink their difference spreads "
+        f"{_with_interval(change)}."
+    )
+
+
+def _checks(one: MixSummary) -> str:
+    said = []
+    if one.theorem:
+        holds = "holds" if one.theorem.get("holds") else "is violated"
+        said.append(
+            f"the spectral bound of Queipo-de-Llano et al. {holds} on "
+            f"{one.theorem.get('streams')} streams"
+        )
+    if "holds" in one.path_bound:
+        holds = "holds" if one.path_bound["holds"] else "is violated"
+        said.append(
+            f"the path-sum bound {holds} (norms at most {percent(one.path_bound['largest_ratio'])} "
+            "of it)"
+        )
+    return f"Checked: {' and '.join(said)}." if said else ""
+
+
+def _dropped(one: MixSummary) -> str:
+    dropped = next((row for row in one.conditions if row.out_of_distribution), None)
+    if dropped is None:
+        return ""
+    return (
+        f"Dropping BOS changes the loss by {_signed(dropped.ce_change)} nats, which is out of "
+        "distribution for a model that was trained with it."
+    )
+
+
+SAID = (_predictions, _mediation, _paraphrases, _checks, _dropped)
+
+
+def _row_of(one: MixSummary, name: str) -> MixRow | None:
+    return next((row for row in one.conditions if row.name == name), None)
+
+
+def _keys(one: MixSummary) -> list[tuple[str, str, str]]:
+    keys = []
+    taken, control = _row_of(one, "redistributed"), _row_of(one, "other-key")
+    if taken is not None and one.sink_heads:
+        for measured, beside, show, words in (
+            (taken.ce_change, control and control.ce_change, _signed, "nats of loss"),
+            (taken.spread_change, control and control.spread_change, _change, "spread"),
+        ):
+            compared = f"{_bounds(measured, show)}; control {show(beside)}"
+            keys.append((show(measured), f"{words} without the sink", compared))
+    heads = len(one.sink_heads)
+    keys.append((str(heads), "heads sink", f"late share {percent(number_of(one.late_share))}"))
+    return keys
+
+
+def condition_tables(one: MixSummary) -> list[Table]:
+    """What every condition takes and what mixes then; what loss and stream make of it."""
+    mixing = Table("Mixing", ["Condition", "Sink left", "Mass taken", "Spread (95 %)", "Jacobian"])
+    loss = Table("Loss and stream", ["Condition", "P0 norm", "Rank", "Loss", "KL", "Use"])
+    mixing.numeric, loss.numeric = {1, 2, 3, 4}, {1, 2, 3, 4}
+    for row in one.conditions:
+        name = visible(mixing_charts.name_of(row.name))
+        intact = row.name == "intact"
+        mixing.rows.append(
+            [
+                name,
+                percent(number_of(row.sink_left)),
+                percent(number_of(row.mass_removed)),
+                short(row.spread) if intact else _with_interval(row.spread_change),
+                short(row.influence) if intact else _change(row.influence_change),
+            ]
+        )
+        loss.rows.append(
+            [
+                name,
+                percent(number_of(row.p0_norm)),
+                short(row.effective_rank),
+                _signed(row.ce_change),
+                short(row.kl),
+                _use(row),
+            ]
+        )
+    return [mixing, loss]
+
+
+def _use(row: MixRow) -> str:
+    return "out of distribution" if row.out_of_distribution else (row.use or NO_VALUE)
+
+
+def _change(measured: Any) -> str:
+    value = number_of(measured)
+    if value is None:
+        return NO_VALUE
+    shown = f"{100 * value:+.1f}" if abs(value) >= 0.1 else f"{100 * value:+.2f}"
+    return f"{_plain_zero(shown)}\u00a0%"
+
+
+def _with_interval(measured: Any) -> str:
+    bounds = _bounds(measured, _change)
+    return f"{_change(measured)} ({bounds})" if bounds else _change(measured)
+
+
+def _bounds(measured: Any, show: Callable[[Any], str]) -> str:
+    """Both ends of an interval, the unit behind the second; empty without one."""
+    bounds = bounds_of(measured)
+    if bounds is None:
+        return ""
+    low, high = map(show, bounds)
+    return f"{low.removesuffix(UNIT)} to {high}"
+
+
+def _signed(measured: Any) -> str:
+    value = number_of(measured)
+    return NO_VALUE if value is None else _plain_zero(f"{value:+.3f}")
+
+
+def _plain_zero(shown: str) -> str:
+    """No sign on what rounds to zero."""
+    return shown[1:] if float(shown) == 0 else shown.replace("-", "−")

@@ -1,0 +1,1 @@
+"""Replicated experiments beside their published numbers."""

@@ -1,0 +1,123 @@
+"""What a replication shows: published numbers beside measured ones, row by row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sinkscope.report.parts import Findings, Section, Tables, Words
+from sinkscope.report.scan.tables import Table
+from sinkscope.report.text import NO_VALUE, bounds_of, number_of, visible
+
+if TYPE_CHECKING:
+    from sinkscope.result import Result
+
+MARKS = (
+    "Marks of published numbers: [S] the paper, [2nd] notes of others on it, [COMM] an independent "
+    "replication, [CODE] the authors' code, [MEM] from memory, [INF] inferred."
+)
+
+
+def sections(result: Result) -> list[Section]:
+    """One section for each replication."""
+    return [
+        Section(
+            f"replication-{visible(name)}",
+            f"Replication {visible(name)}",
+            f"{visible(one['title'])}. {visible(one['paper'])}.",
+            [Words({"": _words(one)}), Tables({"": [rows_table(one)]}, quiet=True)],
+        )
+        for name, one in result.summary.replication.items()
+    ]
+
+
+def findings(result: Result, panel: str) -> Findings | None:
+    """Words and tables of all replications for a terminal; they stand under no BOS policy."""
+    held = result.summary.replication
+    if panel or not held:
+        return None
+    found = _words(next(iter(held.values())))
+    found.sentences.insert(0, found.headline)
+    found.headline = "; ".join(
+        f"{visible(name)}: {visible(one['title'])}" for name, one in held.items()
+    )
+    for name, one in held.items():
+        table = rows_table(one)
+        table.title = visible(name)
+        found.tables.append(table)
+    return found
+
+
+def rows_table(one: dict[str, Any]) -> Table:
+    """A line for each quantity of each row; published numbers of this model are marked."""
+    table = Table("Rows", ["Row", "What is done", "Quantity", "Measured", "Published"], numeric={3})
+    for row in one["rows"]:
+        name = visible(row["name"]) + (" (control)" if row["control"] else "")
+        lines = _lines(row)
+        for number, (quantity, value, known) in enumerate(lines):
+            head = ["", ""] if number else [visible(row["key"]), name]
+            table.rows.append([*head, quantity, value, known])
+    return table
+
+
+def _lines(row: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(quantity, measured, published) of a row."""
+    measured = dict(row["measured"])
+    known = list(dict.fromkeys([*measured, *(one["of"] for one in row["published"])]))
+    if row["refused"]:
+        return [(visible(row["refused"]), "not done", NO_VALUE)]
+    shown = {quantity: _published(row, quantity) for quantity in known}
+    return [
+        (visible(quantity), _value(measured.get(quantity)), shown[quantity] or NO_VALUE)
+        for quantity in known
+    ]
+
+
+def _published(row: dict[str, Any], quantity: str) -> str:
+    """Numbers of this model alone where there are any, else of at most two others."""
+    found = [one for one in row["published"] if one["of"] == quantity]
+    own = [one for one in found if one["this_model"]]
+    shown = "; ".join(
+        f"{printed(one['value'])} {visible(one['checkpoint'].rpartition('/')[2])} "
+        f"{visible(one['mark'])}"
+        for one in (own or found[:2])
+    )
+    return shown + (f"; {len(found) - 2} more" if not own and len(found) > 2 else "")
+
+
+def _value(measured: Any) -> str:
+    value, ends = number_of(measured), bounds_of(measured)
+    if value is None:
+        return NO_VALUE
+    if ends is None or ends == (value, value):
+        return plain(value)
+    return f"{plain(value)} ({plain(ends[0])} to {plain(ends[1])})"
+
+
+def printed(value: float | str) -> str:
+    """A published number, with every digit that was published."""
+    return visible(value) if isinstance(value, str) else f"{value:g}"
+
+
+def plain(value: float) -> str:
+    """A measured number in few digits."""
+    if float(value).is_integer() and abs(value) < 1e6:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _words(one: dict[str, Any]) -> Findings:
+    refused = [row for row in one["rows"] if row["refused"]]
+    sentences = [
+        f"{one['metric']}",
+        f"Measured on {one['prompts']} prompts of {one['length']} tokens, {one['bos']} BOS at "
+        "position zero.",
+    ]
+    if refused:
+        count = "One row" if len(refused) == 1 else f"{len(refused)} rows"
+        sentences.append(f"{count} of {len(one['rows'])} cannot be done on this model.")
+    return Findings(
+        visible(one["about"]),
+        [visible(sentence) for sentence in sentences],
+        limit=visible(one["differs"]),
+        notes=[MARKS, *(visible(f"{r['name']}: {r['note']}") for r in one["rows"] if r["note"])],
+    )

@@ -1,0 +1,1 @@
+"""What `scan` found, as tables, pictures and words."""

@@ -1,0 +1,192 @@
+"""The figures of a scan, in reading order: what is drawn, under which heading, in which words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sinkscope.report import embed, frames
+from sinkscope.report.parts import Figure, Maps, Section, Variant, figure, with_tables
+from sinkscope.report.parts import tables as tables_of
+from sinkscope.report.scan import charts, curves, depth, tables
+
+if TYPE_CHECKING:
+    from xarray import Dataset
+
+    from sinkscope.report.scan.charts import Chart
+    from sinkscope.result import Result
+
+Draw = Callable[["Dataset"], "Chart | None"]
+Chartable = tuple[str, str, str, Draw]
+
+NULLS: Chartable = (
+    "ranked",
+    "All heads, ranked, beside the nulls",
+    "Heads are sorted by the attention that position zero receives in them. The dashed line is "
+    "what even attention would give (one a kind of attention); the untrained copies of the "
+    "architecture (one line a seed) and the 99th percentile of random target positions show what "
+    "arises without a sink.",
+    curves.ranked_chart,
+)
+STREAM: tuple[Chartable, ...] = (
+    (
+        "norm",
+        "Length of P0’s residual stream",
+        "How many times longer the residual stream of position zero is than that of the median "
+        "token. Line: median over prompts; band: all prompts. Dashed: 1, no amplification.",
+        depth.norm_chart,
+    ),
+    (
+        "cosine",
+        "Direction of P0’s residual stream",
+        "Mean cosine between the streams of position zero of prompts that start with different "
+        "tokens. Near 1: it no longer matters which token comes first. Dashed: 0, unrelated "
+        "directions.",
+        depth.cosine_chart,
+    ),
+)
+RECEIVED: Chartable = (
+    "received",
+    "Attention received, by position",
+    "Mean attention each position receives from the queries that can see it, one line a block; "
+    "dots mark position zero. A sink stands far above the dashed line, which is the attention a "
+    "position would receive if every query spread its own evenly over a full causal window. "
+    "Further right, neighbours share a point, which shows the highest of them.",
+    curves.received_chart,
+)
+MASSIVE: tuple[Chartable, ...] = (
+    (
+        "massive",
+        "Largest activation over the median one",
+        "At position zero and at the other positions. The dashed line marks the factor of 1000 "
+        "of the usual rule for massive activations.",
+        depth.massive_chart,
+    ),
+    (
+        "channels",
+        "Channels that carry it",
+        "The channels of position zero with the largest activations, and where along the depth "
+        "they are large. Empty: not among the largest there.",
+        depth.channels_chart,
+    ),
+)
+READING: tuple[Chartable, ...] = (
+    (
+        "values",
+        "Norm of P0’s value vectors",
+        "A dot a key-value head. Far below 1 (dashed), reading position zero adds almost "
+        "nothing, which makes it a place to rest attention.",
+        depth.value_chart,
+    ),
+    (
+        "rank",
+        "Stable rank of the head update",
+        "With position zero and without it. Where the two part, what heads read at position zero "
+        "dominates their output.",
+        depth.rank_chart,
+    ),
+    (
+        "qk-cosine",
+        "Cosine of query and key",
+        "Mean cosine of the queries with the key of position zero and with other keys, median "
+        "head. Dashed: 0.",
+        depth.qk_cosine_chart,
+    ),
+    (
+        "qk-logit",
+        "Attention logit and its parts",
+        "The logit at position zero and elsewhere, and how much of it comes from the query bias "
+        "and from the rotation, median head.",
+        depth.qk_logit_chart,
+    ),
+    (
+        "key-norm",
+        "Norms of keys and queries",
+        "A key at position zero that is short while its logit is high points to direction, not "
+        "length. Median head.",
+        depth.key_norm_chart,
+    ),
+)
+ELSEWHERE: tuple[Chartable, ...] = (
+    (
+        "elsewhere",
+        "Where attention goes",
+        "Mean head of each block: share on position zero (later queries), on sinks at other "
+        "positions, and on a learned sink logit.",
+        depth.elsewhere_chart,
+    ),
+    (
+        "secondary",
+        "Tokens along the sink direction",
+        "Share of later tokens whose stream lies within |cosine| > 0.9 of the sink direction: "
+        "candidates for secondary sinks.",
+        depth.secondary_chart,
+    ),
+)
+
+
+def heads_section(data: dict[str, Dataset]) -> Section:
+    """The block × head heat map with its selector, and the strongest heads."""
+    variants = []
+    for measure in charts.MEASURES:
+        drawn = {bos: _heads(one, measure.name) for bos, one in data.items()}
+        known = {bos: chart for bos, chart in drawn.items() if chart is not None}
+        if known:
+            name = f"heads-{measure.name.replace('_', '-')}"
+            variants.append(Variant(measure.label, measure.caption, known, name))
+    lead = (
+        "Every tile is one head; depth runs to the right. Click a tile to see its attention map "
+        "below. An empty tile is a head that no late query can use to see position zero."
+    )
+    types = {kind for one in data.values() for kind in frames.layer_types(one)}
+    others = sorted(types - {"full"})
+    if others:
+        kinds = ", ".join(f"{kind[0]} for {kind}" for kind in others)
+        lead += f" A letter under a block marks attention that is not full: {kinds}."
+    heat = [Figure("heat", "Heads, block by block", variants, wide=True)] if variants else []
+    strongest = tables_of(data, lambda one: [tables.heads_table(one)])
+    return Section("heads", "Which heads", lead, with_tables(heat, strongest))
+
+
+def _heads(data: Dataset, name: str) -> Chart | None:
+    return None if charts.head_values(data, name) is None else charts.heads_chart(data, name)
+
+
+def maps_section(data: dict[str, Dataset]) -> Section:
+    """Attention maps to look through; without parts where none were kept."""
+    lead = (
+        "One head on one prompt. Rows are queries, columns are keys; a sink at position zero is a "
+        "filled first column."
+    )
+    found = {bos: packed for bos, one in data.items() if (packed := embed.maps_of(one))}
+    return Section("maps", "Attention maps", lead, [Maps(found)] if found else [])
+
+
+def single_charts() -> tuple[Chartable, ...]:
+    """Name, title, caption and function of every chart but the heat maps."""
+    return (NULLS, *STREAM, RECEIVED, *MASSIVE, *READING, *ELSEWHERE)
+
+
+def figures_of(
+    data: dict[str, Dataset], drawn: tuple[Chartable, ...], wide: bool = False
+) -> list[Figure]:
+    """The figures of these charts that some BOS policy can fill."""
+    return [
+        made
+        for name, title, caption, draw in drawn
+        for made in figure(
+            name, title, caption, ((bos, draw(one)) for bos, one in data.items()), wide
+        )
+    ]
+
+
+def comparison(result: Result, against: Result) -> tuple[list[Figure], str]:
+    """Where the late share moved, head by head; or a sentence why that cannot be drawn."""
+    here, there = frames.datasets(result), frames.datasets(against)
+    shared = [bos for bos in here if bos in there]
+    drawn = {bos: charts.difference_chart(here[bos], there[bos]) for bos in shared}
+    caption = "Late share of every head in this run minus the other. Neutral: no change."
+    made = figure("difference", "Change, head by head", caption, drawn.items(), wide=True)
+    if shared and not made:
+        return [], "The models differ in blocks or heads, so heads cannot be matched one to one."
+    return made, ""

@@ -1,0 +1,178 @@
+"""What a scan shows: its words, its figures in reading order, its tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sinkscope.report import frames
+from sinkscope.report.parts import Findings, Headline, Section, Words, present, with_tables
+from sinkscope.report.parts import tables as tables_of
+from sinkscope.report.scan import charts, figures, tables
+from sinkscope.report.scan.words import LIMITS, heads_above_random, sink_heads, verdict_so_far
+from sinkscope.report.text import number_of, percent, percent_interval, short, visible
+
+if TYPE_CHECKING:
+    from xarray import Dataset
+
+    from sinkscope.report.scan.charts import Chart
+    from sinkscope.result import Result, ScanSummary
+
+
+def sections(result: Result) -> list[Section]:
+    """All sections that this scan can fill, in reading order; none without a scan."""
+    data = frames.datasets(result)
+    scans = result.summary.scan
+    if not data:
+        return []
+    both = {bos: (scans[bos], one) for bos, one in data.items()}
+    planned = [
+        _verdict(result, data),
+        Section(
+            "rates",
+            "Sink rates and nulls",
+            "The sink rate is the share of heads, counted prompt by prompt, that give position "
+            "zero more than ε of their attention. Brackets hold 95\u00a0% intervals over prompts. "
+            "Rows that name a kind of attention count only its blocks.",
+            [
+                *tables_of(
+                    both,
+                    lambda pair: [tables.rates_table(pair[0]), tables.nulls_table(*pair)],
+                    stacked=True,
+                ),
+                *figures.figures_of(data, (figures.NULLS,), wide=True),
+            ],
+        ),
+        figures.heads_section(data),
+        figures.maps_section(data),
+        Section(
+            "position-zero",
+            "What becomes of position zero",
+            "How its residual stream departs from that of the other tokens along the depth.",
+            [*figures.figures_of(data, figures.STREAM)],
+        ),
+        Section(
+            "received",
+            "Attention by position",
+            "Whether it is position zero alone that draws attention.",
+            [*figures.figures_of(data, (figures.RECEIVED,), wide=True)],
+        ),
+        Section(
+            "massive",
+            "Massive activations",
+            "A few channels with values far beyond the rest often mark a sink token.",
+            with_tables(
+                figures.figures_of(data, figures.MASSIVE),
+                tables_of(scans, lambda scan: [tables.massive_table(scan)], quiet=True),
+            ),
+        ),
+        Section(
+            "reading",
+            "What heads read there",
+            "The value they get from position zero, and why its key matches their queries.",
+            [*figures.figures_of(data, figures.READING)],
+        ),
+        Section(
+            "elsewhere",
+            "Where else attention sinks",
+            "Sinks need not sit at position zero, nor at a position at all.",
+            with_tables(
+                figures.figures_of(data, figures.ELSEWHERE), tables_of(scans, _elsewhere_tables)
+            ),
+        ),
+        Section(
+            "blocks",
+            "By block",
+            "Late share: mean and highest over the heads of a block. Uniform: what even attention "
+            "would give there. P0 norm and cosine are taken at the block’s input.",
+            [*tables_of(data, lambda one: [tables.blocks_table(one)], stacked=True, quiet=True)],
+        ),
+    ]
+    return [section for section in planned if section.parts]
+
+
+def _elsewhere_tables(scan: ScanSummary) -> list[tables.Table | None]:
+    return [tables.delimiters_table(scan), tables.secondary_table(scan)]
+
+
+def _verdict(result: Result, data: dict[str, Dataset]) -> Section:
+    """What the scan shows in words; the verdict so far, where nothing more was tested."""
+    found = {bos: _findings(result, bos, one) for bos, one in data.items()}
+    if result.summary.verify:
+        return Section("scan", "What the scan shows", "", [Words(found)])
+    return Section("verdict", "Verdict so far", "", [Words(found)])
+
+
+def findings(result: Result, bos: str) -> Findings | None:
+    """What the scan of one BOS policy shows, in words and tables, for a terminal."""
+    if bos not in result.summary.scan:
+        return None
+    scan, data = result.summary.scan[bos], frames.datasets(result)[bos]
+    found = _findings(result, bos, data)
+    found.tables = [
+        tables.turned(tables.rates_table(scan)),
+        tables.nulls_table(scan, data),
+        tables.blocks_table(data),
+        *present(
+            [
+                tables.heads_table(data),
+                tables.massive_table(scan),
+                tables.delimiters_table(scan),
+                tables.secondary_table(scan),
+            ]
+        ),
+    ]
+    return found
+
+
+def _findings(result: Result, bos: str, data: Dataset) -> Findings:
+    scan = result.summary.scan[bos]
+    headline, *sentences, limit = verdict_so_far(scan, data)
+    limit = "" if result.summary.verify else limit
+    return Findings(headline, sentences, key_figures(scan, data), limit, scan.notes)
+
+
+def key_figures(scan: ScanSummary, data: Dataset) -> list[tuple[str, str, str]]:
+    """The few numbers at the top: value, what it is, what it is compared with."""
+    share = number_of(scan.late_share)
+    uniform = scan.uniform_late_share
+    times = f"{short(share / uniform)} × uniform attention" if share and uniform else ""
+    shown = [(percent(share), "of late attention goes to position zero", times)]
+    middle = scan.sink_rate.get(str(LIMITS.head_share))
+    if middle is not None:
+        interval = percent_interval(middle)
+        note = f"95 % interval {interval} %" if interval else ""
+        shown.append((percent(number_of(middle)), "sink rate at ε = 0.3", note))
+    above = heads_above_random(data)
+    if above is not None:
+        shown.append(
+            (percent(above), "of heads exceed random targets", "their own 99th percentile")
+        )
+    if frames.has(data, "norm_ratio"):
+        peak = frames.nanmedian(data["norm_ratio"].values, axis=0).max()
+        shown.append((f"{short(float(peak))} ×", "the median token’s norm, at most", "1 × is none"))
+    return shown
+
+
+def main_chart(result: Result, bos: str) -> Chart:
+    """Block × head heat map of the late share of P0."""
+    return charts.heads_chart(result.data[f"scan/{bos}"].to_dataset())
+
+
+def headline(result: Result, bos: str) -> Headline:
+    """The numbers of a scan that two runs are compared by."""
+    scan, data = result.summary.scan[bos], result.data[f"scan/{bos}"].to_dataset()
+    shares = {
+        "Late share of P0": number_of(scan.late_share),
+        "Late share under uniform attention": scan.uniform_late_share,
+        **{f"Sink rate, ε = {visible(eps)}": number_of(r) for eps, r in scan.sink_rate.items()},
+        "Heads above random targets": heads_above_random(data),
+    }
+    for name, label in (("learned_mass", "a learned sink"), ("elsewhere_mass", "sinks elsewhere")):
+        if frames.has(data, name):
+            shares[f"Mass on {label}"] = float(frames.nanmean(data[name].values))
+    numbers: Headline = {label: ("share", value) for label, value in shares.items()}
+    numbers[f"Heads with a late share above {LIMITS.head_share}"] = ("count", len(sink_heads(data)))
+    if frames.has(data, "norm_ratio"):
+        ratio = frames.nanmedian(data["norm_ratio"].values, axis=0)
+        numbers["Largest norm of P0 over the median"] = ("ratio", float(ratio.max()))
+    return numbers

@@ -1,0 +1,246 @@
+"""The small tables, as headings and rows of strings: the terminal and the page both show these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sinkscope.report import frames
+from sinkscope.report.scan.words import LIMITS, heads_above_random, sink_heads
+from sinkscope.report.text import (
+    NO_VALUE,
+    number_of,
+    percent,
+    percent_interval,
+    short,
+    token_text,
+    visible,
+)
+
+if TYPE_CHECKING:
+    from xarray import Dataset
+
+    from sinkscope.result import Result, ScanSummary
+
+MASSIVE_RULE = "max |x| > 100 and ≥ 1000 × median"
+
+
+@dataclass
+class Table:
+    """A table of strings; `numeric` are the columns that are aligned to the right."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+    numeric: set[int] = field(default_factory=set)
+
+
+def turned(table: Table) -> Table:
+    """Rows and columns exchanged: a few thresholds below each other fit a narrow terminal."""
+    grid = [table.columns, *table.rows]
+    first, *rest = ([row[i] for row in grid] for i in range(len(table.columns)))
+    return Table(table.title, first, rest, set(range(1, len(first))))
+
+
+def rates_table(scan: ScanSummary) -> Table:
+    """Sink rates over eps with intervals: all blocks, from block 2 on, by layer type."""
+    table = Table("Sink rate", ["Share of heads above ε", *_eps(scan)])
+    table.numeric = set(range(1, len(table.columns)))
+    groups = {"All blocks": scan.sink_rate, "Blocks from 2 on": scan.sink_rate_after_2}
+    if len(scan.sink_rate_by_type) > 1:
+        groups |= {f"{_kind(k)} attention": v for k, v in scan.sink_rate_by_type.items()}
+    for label, rates in groups.items():
+        table.rows.append([label, *(_rate(rates.get(eps)) for eps in scan.sink_rate)])
+    return table
+
+
+def _eps(scan: ScanSummary) -> list[str]:
+    return [f"ε = {visible(eps)}" for eps in scan.sink_rate]
+
+
+def _kind(kind: str) -> str:
+    return visible(kind).capitalize()
+
+
+def _rate(measured: Any) -> str:
+    interval = percent_interval(measured)
+    value = percent(number_of(measured))
+    return f"{value} ({interval})".replace(" ", "\u00a0") if interval else value
+
+
+def nulls_table(scan: ScanSummary, data: Dataset) -> Table:
+    """Both measures of P0 beside each null; kinds of attention have rows of their own."""
+    table = Table(
+        "P0 and its nulls, mean head", ["", "Late share", "Received (α₀)"], numeric={1, 2}
+    )
+    kinds = frames.by_type(data)
+    if len(kinds) == 1:
+        table.rows.append(["This model", _rate(scan.late_share), _alpha(data, slice(None))])
+    for kind, layers in kinds.items() if len(kinds) > 1 else ():
+        share = _rate(scan.late_share_by_type.get(kind))
+        table.rows.append([f"This model, {visible(kind)}", share, _alpha(data, layers)])
+    for kind, layers in kinds.items():
+        label = f"Uniform attention, {visible(kind)}" if len(kinds) > 1 else "Uniform attention"
+        null = (data[name].values[layers] for name in ("uniform_late", "uniform_received"))
+        table.rows.append([label, *(percent(float(frames.nanmean(one))) for one in null)])
+    if frames.has(data, "untrained_late"):
+        late, received = (_highest_seed(data, f"untrained_{name}") for name in ("late", "received"))
+        seeds = data["untrained_late"].shape[0]
+        table.rows.append([f"Untrained, highest of {seeds} seeds", late, received])
+    if frames.has(data, "random_target_p99"):
+        bound = percent(float(frames.nanmean(data["random_target_p99"].values)))
+        table.rows.append(["Random targets, 99th percentile", NO_VALUE, bound])
+        above = percent(heads_above_random(data))
+        table.rows.append(["Share of heads above their own", NO_VALUE, above])
+    return table
+
+
+def _alpha(data: Dataset, layers: Any) -> str:
+    return percent(float(frames.nanmean(frames.alpha0(data)[layers])))
+
+
+def _highest_seed(data: Dataset, name: str) -> str:
+    if not frames.has(data, name):
+        return NO_VALUE
+    return percent(float(np.nanmax(frames.nanmean(data[name].values, axis=(1, 2)))))
+
+
+def blocks_table(data: Dataset) -> Table:
+    """One row a block: type, reader, late share, sink heads, nulls, learned mass, P0's stream."""
+    share = frames.late_share(data)
+    columns = {
+        "Block": [str(int(block)) for block in frames.blocks(data)],
+        "Type": [visible(kind) for kind in frames.layer_types(data)],
+        "Reader": [visible(reader) for reader in frames.readers(data)],
+        "Late share": [percent(value) for value in frames.nanmean(share, axis=1)],
+        "Highest": [percent(value) for value in _nanmax(share)],
+        "Uniform": [percent(float(value)) for value in data["uniform_late"].values],
+        f"Heads > {LIMITS.head_share}": [
+            str(int((np.nan_to_num(row) > LIMITS.head_share).sum())) for row in share
+        ],
+    }
+    if frames.has(data, "learned_mass"):
+        mass = frames.nanmean(data["learned_mass"].values, axis=1)
+        columns["Learned"] = [percent(value) for value in mass]
+    if frames.has(data, "norm_ratio"):
+        ratio = frames.nanmedian(data["norm_ratio"].values, axis=0)
+        columns["P0 norm ×"] = [short(value) for value in _at_input(data, ratio)]
+    if frames.has(data, "p0_cosine"):
+        cosine = np.asarray(data["p0_cosine"].values, dtype=np.float64)
+        columns["P0 cosine"] = [f"{value:.2f}" for value in _at_input(data, cosine)]
+    table = Table("By block", list(columns), [list(row) for row in zip(*columns.values())])
+    table.numeric = {0, *range(3, len(columns))}
+    return table
+
+
+def _nanmax(values: np.ndarray) -> np.ndarray:
+    filled = np.where(np.isfinite(values), values, -np.inf).max(axis=1)
+    return np.where(np.isfinite(filled), filled, np.nan)
+
+
+def _at_input(data: Dataset, by_point: np.ndarray) -> np.ndarray:
+    """Values at the read point that each attention block takes as its input."""
+    points = {int(point): i for i, point in enumerate(data["point"].values)}
+    return np.array([by_point[points[int(block)]] for block in frames.blocks(data)])
+
+
+def heads_table(data: Dataset, most: int = 10) -> Table:
+    """The heads that give P0 most, with their class where it is known."""
+    table = Table("Strongest heads", ["Block", "Head", "Late share"], numeric={0, 1, 2})
+    known = frames.has(data, "head_class")
+    if known:
+        table.columns.append("Class")
+    index = {int(block): layer for layer, block in enumerate(frames.blocks(data))}
+    for block, head, share in sink_heads(data, 0.0)[:most]:
+        row = [str(block), str(head), percent(share)]
+        if known:
+            number = int(data["head_class"].values[index[block], head])
+            row.append(frames.HEAD_CLASSES[number])
+        table.rows.append(row)
+    return table
+
+
+def delimiters_table(scan: ScanSummary) -> Table | None:
+    """Tokens that act as sinks away from P0."""
+    found = scan.delimiters
+    if not found:
+        return None
+    table = Table(
+        "Tokens away from P0 that draw most", ["Token", "Times", "Received"], numeric={1, 2}
+    )
+    for item in found:
+        hits, received = number_of(item.get("hits")), number_of(item.get("received"))
+        count = NO_VALUE if hits is None else f"{hits:.0f}"
+        table.rows.append([token_text(item.get("token", ""), 40), count, percent(received)])
+    return table
+
+
+def secondary_table(scan: ScanSummary) -> Table | None:
+    """How long later tokens stay along the sink direction, most frequent runs first."""
+    runs = scan.secondary.get("runs") or []
+    if not runs:
+        return None
+    table = Table("Runs along the sink direction", ["From read point", "Lasting", "Tokens"])
+    table.numeric = {0, 1, 2}
+    for run in runs:
+        table.rows.append(
+            [visible(run.get(key, NO_VALUE)) for key in ("start", "lifetime", "tokens")]
+        )
+    return table
+
+
+def massive_table(scan: ScanSummary) -> Table | None:
+    """The rule for massive activations as one row, and what it was judged on."""
+    found = scan.massive
+    if "rule_met" not in found:
+        return None
+    channels = ", ".join(_channel(channel) for channel in found.get("channels") or [])
+    table = Table("Massive activations", ["", "Value"], numeric={1})
+    table.rows = [
+        [f"Rule met ({MASSIVE_RULE})", "yes" if found.get("rule_met") else "no"],
+        ["Largest activation, anywhere", short(found.get("max_abs"))],
+        ["Over the median one", f"{short(found.get('ratio'))} ×"],
+        ["At read point", visible(found.get("point", NO_VALUE))],
+        ["P0 over the median one, mean prompt", f"{short(found.get('p0_ratio'))} ×"],
+        ["Channels of P0 (mean size)", channels or NO_VALUE],
+    ]
+    return table
+
+
+def _channel(channel: Any) -> str:
+    """A channel, or a [channel, mean magnitude] pair."""
+    if isinstance(channel, (list, tuple)):
+        return f"{visible(channel[0])} ({short(channel[1])})"
+    return visible(channel)
+
+
+def settings_tables(result: Result) -> list[Table]:
+    """Everything the numbers depend on, one table a group."""
+    summary = result.summary
+    groups: dict[str, Any] = {
+        "Model": summary.model.model_dump(),
+        "Prompts": summary.prompts.model_dump(),
+        "Environment": summary.environment.model_dump(),
+        "Command": summary.command,
+    }
+    for bos, scan in summary.scan.items():
+        known = {"null": scan.null, "residual_identity": scan.residual_identity}
+        groups[f"Scan, {frames.label(bos)}"] = {"reader": scan.reader, **known}
+    for bos, verified in summary.verify.items():
+        groups[f"Cost of verify, {frames.label(bos)}"] = verified.cost
+    return [
+        Table(title, ["Setting", "Value"], [[visible(k), visible(v)] for k, v in _flat(group)])
+        for title, group in groups.items()
+        if group
+    ]
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        items = [(f"{prefix}.{key}" if prefix else str(key), item) for key, item in value.items()]
+        return [pair for key, item in items for pair in _flat(item, key)]
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(str(item) for item in value)
+    return [] if value is None or value == "" else [(prefix, value)]

@@ -1,0 +1,1 @@
+"""What a training study found, as tables, pictures and words."""

@@ -1,0 +1,1 @@
+"""What `timeline` found, as pictures and words."""

@@ -1,0 +1,270 @@
+"""What `timeline` shows: when the circuit formed, where it concentrated, whether it settled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sinkscope.report import frames
+from sinkscope.report.parts import Figure, Findings, Headline, Part, Section, Tables, Variant, Words
+from sinkscope.report.scan.tables import Table
+from sinkscope.report.text import NO_VALUE, number_of, percent, percent_interval, short, visible
+from sinkscope.report.timeline import charts
+from sinkscope.report.timeline.axis import STEPS, Axis, Runs, axes_of
+
+if TYPE_CHECKING:
+    from xarray import Dataset
+
+    from sinkscope.report.scan.charts import Chart
+    from sinkscope.result import Result
+
+PANEL = ""
+LIMIT = (
+    "A curve that has stopped moving says that this circuit has; whether the loss will still fall "
+    "is another question, which the table of signals answers where there are runs enough."
+)
+SHADE = (
+    " Every second stage is shaded, the gaps between checkpoints in which stages change more "
+    "lightly; dotted lines mark where the sink emerged (the bar at the top is its 95 % interval) "
+    "and where the settling signal stands."
+)
+SHADE_SEVERAL = (
+    " Dotted lines mark where the sink of each run emerged (the bars at the top are 95 % "
+    "intervals) and where the settling signal stands."
+)
+SIGNALS = {
+    "sink": "Late share of P0",
+    "log_norm": "Norm of P0 (log)",
+    "concentration_2": "C₂",
+    "turn": "Turn of the direction",
+    "distance": "Distance along u",
+    "log_step": "Baseline: step (log)",
+    "loss": "Baseline: loss so far",
+    "loss_slope": "Baseline: its slope",
+    "gradient_norm": "Baseline: gradient norm",
+}
+
+
+def sections(result: Result) -> list[Section]:
+    """Its sections of the page; none where no timeline was made."""
+    runs = _runs(result)
+    if not runs:
+        return []
+    data = {name: frames.group(result, "timeline", name) for name in runs}
+    parts: list[Part] = [Words({PANEL: _findings(result)}), Tables({PANEL: _tables(result)})]
+    axes = axes_of(data)
+    parts += _course(data, runs, axes)
+    parts += _loss(data, runs, axes)
+    inside: list[Part] = [
+        *_each("timeline-bands", "Where it is written: C₁ to C₄", data, charts.bands_chart, axes,
+               "Share of what is written along the sink direction by the blocks below k, with 95 % "
+               "bands over first tokens."),
+        *_each("timeline-heat", "Norm of position zero, block by block", data,
+               lambda one, _: charts.heat_chart(one), {"": STEPS},
+               "Depth runs upwards, training to the right."),
+        *_each("timeline-turnover", "Turnover", data, charts.agreement_chart, axes,
+               "Agreement of each checkpoint with the one before it: 1 is the same set."),
+    ]  # fmt: skip
+    lead = "The light set of the circuit’s four stages, a point a checkpoint."
+    planned = [
+        Section("timeline", "Over training", lead, parts),
+        Section("timeline-inside", "Where, and how much turns over", "", inside),
+    ]
+    return [section for section in planned if section.parts]
+
+
+def findings(result: Result, panel: str) -> Findings | None:
+    """Its words and tables for a terminal."""
+    if panel != PANEL or not _runs(result):
+        return None
+    found = _findings(result)
+    found.tables = [table for table in _tables(result) if table.rows]
+    return found
+
+
+def headline(result: Result, bos: str) -> Headline:
+    """Its numbers that two runs are compared by."""
+    found = result.summary.timeline
+    if not found:
+        return {}
+    return {
+        "Emergence step": ("word", _step(found["emergence_step"])),
+        "Stages": ("count", len(found["stages"])),
+        "Settled at step": ("word", _step(found["settled_step"])),
+        "C_2 at the end": ("share", number_of(found["concentration"]["2"])),
+        "Late share at the end": ("share", number_of(found["late_share"])),
+    }
+
+
+def main_chart(result: Result, bos: str) -> Chart | None:
+    """Late share over training."""
+    runs = _runs(result)
+    if not runs:
+        return None
+    data = {name: frames.group(result, "timeline", name) for name in runs}
+    return charts.course_chart(data, charts.MEASURES[0], runs)
+
+
+def _runs(result: Result) -> dict[str, Any]:
+    return result.summary.timeline.get("runs", {}) if result.summary.timeline else {}
+
+
+def _course(data: Runs, runs: dict[str, Any], axes: dict[str, Axis]) -> list[Figure]:
+    shade = SHADE if len(runs) == 1 else SHADE_SEVERAL
+    variants = [
+        Variant(
+            measure.label,
+            measure.caption + shade,
+            {PANEL: chart},
+            f"timeline-{measure.name}-{axis.name}",
+            label,
+        )
+        for measure in charts.MEASURES
+        for label, axis in axes.items()
+        if (chart := charts.course_chart(data, measure, runs, axis)) is not None
+    ]
+    return _figure("timeline-course", "The course of training", variants)
+
+
+def _loss(data: Runs, runs: dict[str, Any], axes: dict[str, Axis]) -> list[Figure]:
+    caption = "The loss on the same axis, so that what moves together is seen together."
+    variants = [
+        Variant("", caption, {PANEL: chart}, f"timeline-loss-{axis.name}", label)
+        for label, axis in axes.items()
+        if (chart := charts.loss_chart(data, runs, axis)) is not None
+    ]
+    return _figure("timeline-loss", "Loss", variants)
+
+
+def _each(
+    name: str,
+    title: str,
+    data: Runs,
+    draw: Callable[[Dataset, Axis], Chart | None],
+    axes: dict[str, Axis],
+    caption: str,
+) -> list[Figure]:
+    """A figure with one choice for each run."""
+    variants = [
+        Variant(visible(run), caption, {PANEL: chart}, f"{name}-{i}-{axis.name}", label)
+        for i, (run, one) in enumerate(data.items())
+        for label, axis in axes.items()
+        if (chart := draw(one, axis)) is not None
+    ]
+    return _figure(name, title, variants, "Run")
+
+
+def _figure(
+    name: str, title: str, variants: list[Variant], choice: str = "Measure"
+) -> list[Figure]:
+    return [Figure(name, title, variants, True, choice)] if variants else []
+
+
+def _findings(result: Result) -> Findings:
+    runs = _runs(result)
+    notes = [
+        f"{visible(run)}: {note}" if len(runs) > 1 else note
+        for run, one in runs.items()
+        for note in one["notes"]
+    ]
+    if len(runs) == 1:
+        [(run, one)] = runs.items()
+        when, *others = _sentences(one)
+        return Findings(f"{visible(run)}: {when}", others, _keys(one), LIMIT, notes)
+    said = [f"{visible(run)}: {' '.join(_sentences(one))}" for run, one in runs.items()]
+    return Findings(_of_several(runs), said, [], LIMIT, notes)
+
+
+def _keys(one: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The numbers at the top."""
+    return [
+        (_step(one["emergence_step"]), "emerged", _unit(one)),
+        (str(len(one["stages"])), "stages", "by change points"),
+        (_step(one["settled_step"]), "settled", _unit(one)),
+        (percent(number_of(one["concentration"]["2"])), "C₂ at the end", "of what is written"),
+    ]
+
+
+def _of_several(runs: dict[str, Any]) -> str:
+    """One sentence on all runs."""
+    emerged = sum(one["emergence_step"] is not None for one in runs.values())
+    settled = sum(one["settled_step"] is not None for one in runs.values())
+    return f"A sink emerged in {emerged} of {len(runs)} runs; {settled or 'none'} settled."
+
+
+def _sentences(one: dict[str, Any]) -> list[str]:
+    unit, sink = _unit(one), one["emergence"].get("sink")
+    if sink is None:
+        said = [f"no sink emerged over {len(one['steps'])} checkpoints."]
+    else:
+        low = "before the first checkpoint" if sink["low"] is None else short(sink["low"])
+        said = [
+            f"the sink emerged at {unit} {sink['step']:,} (95 % interval: {low} to "
+            f"{short(sink['high'])})."
+        ]
+    later = [f"{stage['low']:,} and {stage['high']:,}" for stage in one["stages"][1:]]
+    if later:
+        said.append(
+            f"Training shows {len(later) + 1} stages; later ones begin between {unit}s "
+            f"{', then between '.join(later)}."
+        )
+    else:
+        said.append("Training shows one stage.")
+    standing, announced = one["settled_step"], one["settled"]["announced"]
+    if standing is not None:
+        said.append(f"The circuit has settled: the signal was given at {unit} {standing:,}.")
+    elif announced is not None:
+        said.append(f"It seemed to have settled at {unit} {announced:,}, but moved again.")
+    elif sink is not None:
+        said.append("It has not settled within these checkpoints.")
+    concentration = one["concentration"]["2"]
+    said.append(
+        f"At the end the first two blocks write {percent(number_of(concentration))} of what is "
+        f"written along the sink direction ({percent_interval(concentration) or NO_VALUE})."
+    )
+    return said
+
+
+def _tables(result: Result) -> list[Table]:
+    runs = _runs(result)
+    table = Table(
+        "Runs",
+        ["Run", "Points", "Emerged", "Stages", "Settled", "C₂", "Late share", "Blocks"],
+        numeric=set(range(1, 8)),
+    )
+    for run, one in runs.items():
+        looked = one["looked_at"]
+        table.rows.append(
+            [
+                visible(run),
+                str(len(one["steps"])),
+                _step(one["emergence_step"]),
+                str(len(one["stages"])),
+                _step(one["settled_step"]),
+                percent(number_of(one["concentration"]["2"])),
+                percent(number_of(one["late_share"])),
+                f"{looked['first_blocks']} of {looked['blocks']}",
+            ]
+        )
+    judged = Table(
+        "What tells the loss still to come, in a run that was left out",
+        ["Signal", "R² alone", "R² beyond the baselines", "Rank correlation"],
+        numeric={1, 2, 3},
+    )
+    for row in result.summary.timeline["judgement"]["signals"]:
+        judged.rows.append(
+            [SIGNALS[row["name"]], *(_number(row[key]) for key in ("alone", "added", "rank"))]
+        )
+    return [one for one in (table, judged) if one.rows]
+
+
+def _number(value: float | None) -> str:
+    return NO_VALUE if value is None else f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+
+def _step(value: int | None) -> str:
+    return NO_VALUE if value is None else f"{value:,}"
+
+
+def _unit(one: dict[str, Any]) -> str:
+    return str(one["unit"])

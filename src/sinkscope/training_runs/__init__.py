@@ -1,0 +1,1 @@
+"""When the circuit formed, where it concentrated, whether it settled: checkpoint by checkpoint."""

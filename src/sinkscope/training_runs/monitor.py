@@ -1,0 +1,266 @@
+"""Watch the circuit while a model trains.
+
+    monitor = SinkMonitor(model, every=100, first_blocks=3)
+    for step, batch in enumerate(batches, 1):
+        ...
+        for name, value in monitor.observe(step).items():
+            writer.add_scalar(name, value, step)
+
+An observation is one forward pass of a few short prompts through the first blocks. It leaves the
+model, its training mode and every random state as they were, so a run is the same bit for bit with
+and without it. Compiled code is not run (nor made stale), activation checkpointing is off while the
+model is in evaluation mode, and autocast is left aside: it is the weights that are measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sinkscope.detect.nulls import uniform_late_share
+from sinkscope.errors import InputError
+from sinkscope.subject.anatomy import find_anatomy
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts
+from sinkscope.training_runs import signals
+from sinkscope.training_runs.alarms import Alarm, Watch
+from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics, View, light
+from sinkscope.training_runs.course import emerged_by
+from sinkscope.training_runs.settling import HOLD, is_calm, stretch
+
+PROMPTS, LENGTH = 4, 64  # enough for the mean over heads; a step of training sees far more
+FIRST_TOKENS = 32
+# The untrained network itself gives P0 a few per cent more than uniform attention would.
+OVER_UNIFORM = 1.5
+
+
+@dataclass
+class Past:
+    """What was observed so far, as far as the settling signal asks for it."""
+
+    steps: list[int] = field(default_factory=list)
+    curves: dict[str, list[float]] = field(
+        default_factory=lambda: {"sink": [], "concentration_2": [], "log_norm": []}
+    )
+    directions: list[np.ndarray] = field(default_factory=list)
+    above: list[bool] = field(default_factory=list)
+    calm: list[bool] = field(default_factory=list)
+
+    def add(
+        self,
+        step: int,
+        share: float,
+        above: bool,
+        c2: float,
+        log_norm: float,
+        found: CheckpointMetrics,
+    ) -> None:
+        """Add an observation."""
+        if self.steps and step <= self.steps[-1]:
+            raise InputError(f"step {step} was observed after step {self.steps[-1]}.")
+        self.steps.append(step)
+        for name, value in (("sink", share), ("concentration_2", c2), ("log_norm", log_norm)):
+            self.curves[name].append(float(np.nan_to_num(value)))
+        self.directions.append(found.direction)
+        self.above.append(above)
+        self.calm.append(self._calm())
+
+    def _calm(self) -> bool:
+        i = len(self.steps) - 1
+        start = stretch(self.steps, i)
+        if start is None:
+            return False
+        curves = {name: np.array(values) for name, values in self.curves.items()}
+        directions = np.array(self.directions[start:])
+        emerged = emerged_by(np.array(self.above))
+        part = {name: values[start:] for name, values in curves.items()}
+        return emerged[start] and is_calm(part, directions)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the signal is given now."""
+        return len(self.calm) >= HOLD and all(self.calm[-HOLD:])
+
+
+@dataclass
+class SinkMonitor:
+    """Measures the light set of a model in training, every `every` steps.
+
+    model         the model that is trained: a transformers causal LM, also compiled, under DDP, or
+                  sharded by FSDP2
+    every         steps between observations; 0 is observed too
+    first_blocks  blocks that are looked at
+    prompts       token ids [n, T] to look at; by default random ids, the same at every observation
+    on_alarm      called with every Alarm: collapse, blow-up, settled
+    seed          of the random ids
+
+    Under torch.distributed every rank must call `observe`, since sharded weights are gathered by
+    all; the first rank gets the numbers, the others an empty dict.
+    """
+
+    model: nn.Module
+    every: int = 100
+    first_blocks: int = 3
+    prompts: torch.Tensor | None = None
+    on_alarm: Callable[[Alarm], None] | None = None
+    seed: int = 0
+    _past: Past = field(default_factory=Past, init=False)
+    _before: CheckpointMetrics | None = field(default=None, init=False)
+    _watch: Watch = field(default_factory=Watch, init=False)
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError("every must be at least 1.")
+        inner: Any = called_whole(unwrapped(self.model))
+        anatomy = find_anatomy(inner)
+        identity = {"id": "in training", "parameters": 0}
+        self._subject = Subject(inner, None, anatomy, identity)
+        horizon = min(self.first_blocks, len(anatomy.blocks))
+        ids, first = self._tokens(inner)
+        lengths = torch.full((len(ids),), ids.shape[1])
+        self._view = View(
+            Prompts(ids, lengths, "ids", "without"), first, horizon, horizon, parts=False
+        )
+        self._uniform = uniform_late_share(ids.shape[1])
+
+    def _tokens(self, inner: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(self.seed)
+        size = inner.config.get_text_config(decoder=True).vocab_size
+        ids = self.prompts
+        if ids is None:
+            ids = torch.randint(size, (PROMPTS, LENGTH), generator=generator)
+        if ids.dim() != 2 or ids.shape[1] < 8:
+            raise InputError("prompts must be token ids [n, T] of at least eight tokens each.")
+        return ids.cpu(), torch.randperm(size, generator=generator)[:FIRST_TOKENS]
+
+    def observe(self, step: int) -> dict[str, float]:
+        """Measure if it is time to: a flat dict of numbers, empty otherwise and on other ranks.
+
+        Raises Unsupported where attention or the residual stream cannot be read.
+        """
+        if step % self.every:
+            return {}
+        start = time.perf_counter()
+        with undisturbed(self.model):
+            found = light(self._subject, self._view)
+        metrics = self._metrics(step, found)
+        metrics["sink/seconds"] = time.perf_counter() - start
+        if rank() != 0:
+            return {}
+        for alarm in self._watch.look(step, metrics):
+            if self.on_alarm is not None:
+                self.on_alarm(alarm)
+        return metrics
+
+    def _metrics(self, step: int, found: CheckpointMetrics) -> dict[str, float]:
+        point = self._view.point
+        share = float(signals.sink_share(found).mean())
+        concentration = signals.concentration(found.write.mean(0))
+        log_norm = float(found.log_ratio[:, point].mean())
+        null = max(signals.random_target_p99(found), OVER_UNIFORM * self._uniform)
+        before, self._before = self._before, found
+        metrics = {
+            "sink/late_share": share,
+            "sink/null": null,
+            "sink/rate": signals.sink_rate(found),
+            "sink/norm_ratio": float(np.exp(log_norm)),
+            "sink/distance": signals.distance(found, point),
+            "sink/emergence_block": float(signals.emergence_block(found, point)),
+            "sink/cosine": float(found.cosine[point]),
+            **{f"sink/concentration_{k}": float(c) for k, c in zip(signals.FIRST, concentration)},
+        }
+        if before is not None:
+            heads = [
+                set(zip(*np.nonzero(signals.sinking(x, self._uniform)))) for x in (found, before)
+            ]
+            metrics["sink/turn"] = signals.turn(found, before)
+            metrics["sink/head_jaccard"] = signals.jaccard(*heads)
+        self._past.add(step, share, share > null, float(concentration[1]), log_norm, found)
+        metrics["sink/settled"] = float(self._past.settled)
+        return {name: value for name, value in metrics.items() if np.isfinite(value)}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The transformers model inside torch.compile, DDP or Lightning-like wrappers."""
+    inner: Any = model
+    while not hasattr(inner, "config"):
+        for name in ("_orig_mod", "module", "model"):
+            if isinstance(getattr(inner, name, None), nn.Module):
+                inner = getattr(inner, name)
+                break
+        else:
+            raise InputError(f"no transformers model was found in {type(model).__name__}.")
+    return getattr(inner, "_orig_mod", inner)
+
+
+def called_whole(model: nn.Module) -> nn.Module:
+    """A sharded model (FSDP2) in a shell through which it is always called from its root.
+
+    The root gathers the embeddings; the decoder alone would meet their shards. The shell passes for
+    a class of the model's own file, where its attention is looked up.
+    """
+    if not any(type(module).__name__.startswith("FSDP") for module in model.modules()):
+        return model
+
+    def init(self: nn.Module) -> None:
+        nn.Module.__init__(self)
+        self.sharded = model
+        self.config = model.config
+
+    members = {
+        "__init__": init,
+        # FSDP2 puts a class of its own before the model's
+        "__module__": type(model).__mro__[2].__module__,
+        "forward": lambda self, **inputs: self.sharded(**inputs),
+        "get_input_embeddings": lambda self: self.sharded.get_input_embeddings(),
+    }
+    return type(type(model).__name__, (nn.Module,), members)()
+
+
+def rank() -> int:
+    """Rank of this process; 0 without torch.distributed."""
+    distributed = torch.distributed
+    return (
+        distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+    )
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """No gradients, no autocast, no compiled code; random states and shards are put back."""
+    devices = {p.device for p in model.parameters() if p.device.type not in ("cpu", "meta")}
+    kinds = {device.type for device in devices} | {"cpu"}
+    with ExitStack() as stack:
+        stack.callback(reshard, sharded_modules(model))
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        for device in devices:
+            if device.type == "cuda":
+                stack.enter_context(torch.random.fork_rng(devices=[device]))
+        stack.enter_context(torch.no_grad())
+        for kind in kinds:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+def sharded_modules(model: nn.Module) -> list[Any]:
+    """Modules of FSDP2 whose weights lie in shards now."""
+    return [
+        module
+        for module in model.modules()
+        if type(module).__name__.startswith("FSDP")
+        and all(hasattr(p, "full_tensor") for p in module.parameters())
+    ]
+
+
+def reshard(modules: list[Any]) -> None:
+    """Give gathered weights back: after a pass without a backward the root would keep them."""
+    for module in modules:
+        module.reshard()

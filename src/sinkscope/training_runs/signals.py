@@ -1,0 +1,92 @@
+"""Numbers of one checkpoint, and of one beside the one before it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from sinkscope.circuit.amplification import crossing
+from sinkscope.detect.arrays import nan_mean
+from sinkscope.detect.attention import SINK
+from sinkscope.detect.decision import OVER_UNIFORM
+from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
+
+FIRST = (1, 2, 3, 4)  # k of C_k
+
+
+def sink_share(found: CheckpointMetrics) -> np.ndarray:
+    """Mean late share over the heads within the horizon: [prompt]."""
+    return nan_mean(found.late.reshape(len(found.late), -1), axis=1)
+
+
+def random_target_p99(found: CheckpointMetrics) -> float:
+    """99th percentile over random keys of what `sink_share` is for P0."""
+    heads = found.target_late.reshape(-1, found.target_late.shape[-1])
+    return float(np.percentile(nan_mean(heads), 99))
+
+
+def sinking(found: CheckpointMetrics, uniform: float) -> np.ndarray:
+    """Heads whose late share exceeds 0.3 and three times uniform: boolean [block, head]."""
+    late = nan_mean(found.late)
+    with np.errstate(invalid="ignore"):
+        return (late > SINK) & (late > OVER_UNIFORM * uniform)
+
+
+def sink_rate(found: CheckpointMetrics) -> float:
+    """Share of heads with a late share above 0.3: thresholded for each prompt, then averaged."""
+    seen = np.isfinite(found.late)
+    return float((found.late[seen] > SINK).mean()) if seen.any() else float("nan")
+
+
+def concentration(write: np.ndarray) -> np.ndarray:
+    """C_k = Σ_{l<k} max(0, ⟨Δ^l, u⟩) / Σ_l max(0, ⟨Δ^l, u⟩), k = 1..4. write [block] -> [4].
+
+    The sum in the denominator goes over the blocks that were looked at. NaN where none writes
+    along u.
+    """
+    positive = np.maximum(np.asarray(write, float), 0.0)
+    total = positive.sum()
+    return np.array([positive[:k].sum() / total if total > 0 else np.nan for k in FIRST])
+
+
+def concentration_log_norm(log_ratio: np.ndarray) -> np.ndarray:
+    """(log r_k − log r_0) / (max log r − log r_0), k = 1..4. log_ratio [point] -> [4].
+
+    NaN where the norm never rises, or where fewer blocks were looked at.
+    """
+    rise = log_ratio.max() - log_ratio[0]
+    found = np.full(len(FIRST), np.nan)
+    for i, k in enumerate(FIRST):
+        if rise > 0 and k < len(log_ratio):
+            found[i] = (log_ratio[k] - log_ratio[0]) / rise
+    return found
+
+
+def emergence_block(found: CheckpointMetrics, point: int) -> int:
+    """l*: block after whose write ⟨x̂_0, u⟩ stays above half of its value at the read point.
+
+    Minus the others' mean; −1 is the embedding.
+    """
+    curve = found.p0_along.mean(0) - found.others_along[0]
+    return crossing(curve, point)
+
+
+def distance(found: CheckpointMetrics, point: int) -> float:
+    """Distance of P0 from the others along u at a read point, in their standard deviations."""
+    mean, spread = found.others_along[:, point]
+    return float((found.p0_along[:, point].mean() - mean) / max(float(spread), 1e-4))
+
+
+def turn(now: CheckpointMetrics, before: CheckpointMetrics) -> float:
+    """1 − cos between the sink directions of two checkpoints."""
+    return float(1.0 - torch.from_numpy(now.direction) @ torch.from_numpy(before.direction))
+
+
+def jaccard(a: set, b: set) -> float:
+    """|a ∩ b| / |a ∪ b|; NaN for two empty sets, which have nothing to agree on."""
+    return len(a & b) / len(a | b) if a or b else float("nan")
+
+
+def rows(array: np.ndarray) -> set[tuple[int, ...]]:
+    """Rows of an integer array as a set of tuples; entries of a vector as one-tuples."""
+    return {tuple(int(x) for x in np.atleast_1d(row)) for row in array}
