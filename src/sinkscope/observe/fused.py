@@ -36,7 +36,7 @@ def fused_attention(
     size = max(q.shape[-1], v.shape[-1])
     values = v.shape[-1]
     q, k, v = (x if x.shape[-1] == size else pad(x, (0, size - x.shape[-1])) for x in (q, k, v))
-    operator = _choose(q, k, v, mask, causal, scale)
+    operator = fused_operator(q, k, v, mask, causal, scale)
     out, lse = OPERATORS[operator](q, k, v, mask, causal, scale)
     return out[..., :values], lse
 
@@ -46,7 +46,7 @@ def general_operator(device: str) -> str:
     return "cpu" if device == "cpu" else "efficient"
 
 
-def _choose(q, k, v, mask, causal, scale) -> str:
+def fused_operator(q, k, v, mask, causal, scale) -> str:
     """Name of the operator for a call: torch's own choice where that gives a right log-sum-exp."""
     general = general_operator(q.device.type)
     if general == "cpu" or mask is not None:
