@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from gpu_parts.common import encoded, read, write
+from gpu_parts.common import read, write
 
 # section -> its share of the seconds, in order of worth; what one leaves over, the next may use
 SECTIONS = {
@@ -130,13 +130,15 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="every section in miniature")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--end", type=float, help=argparse.SUPPRESS)
-    parser.add_argument("--encode", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--kept", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     name, driver = card()
     options.device = options.device or ("cpu" if name == "cpu" else "cuda")
-    if options.encode:
-        encoded(options.corpus, options.encode)
+    if options.prepare:
+        from gpu_parts.prepare import make
+
+        make(options.prepare, options.corpus, options.seed)
         return 0
     if options.child:
         child(options)
@@ -151,14 +153,14 @@ def main() -> int:
     results = {"card": name, "driver": driver, "settings": settings, "sections": {}}
     write(file, results)
     with tempfile.TemporaryDirectory() as kept:
-        encoder = None
-        if options.corpus and "training" in only:  # on the CPU, while the GPU is busy
-            command = [sys.executable, __file__, "--corpus", str(options.corpus)]
-            encoder = subprocess.Popen([*command, "--encode", kept])
+        helper = None
+        if not options.tiny:
+            command = [sys.executable, __file__, *sys.argv[1:], "--prepare", kept]
+            helper = subprocess.Popen(command)
         supervise(file, began + options.seconds, kept)
-        if encoder is not None and encoder.poll() is None:
-            encoder.kill()
-            encoder.wait()
+        if helper is not None and helper.poll() is None:
+            helper.kill()
+            helper.wait()
     results = read(file) | {"seconds": round(time.time() - began, 1)}
     write(file, results)
     print(json.dumps(errors(results), indent=1))
@@ -169,7 +171,11 @@ def main() -> int:
 def errors(results: dict) -> dict[str, str]:
     """What failed or was left out, by section and measure."""
     found = {}
-    for name, section in results["sections"].items():
+    for name in results["settings"]["only"]:
+        section = results["sections"].get(name)
+        if section is None:
+            found[name] = "never begun"
+            continue
         if "skipped" in section or "cut_off" in section:
             found[name] = section.get("skipped", "cut off")
         for key, part in section["found"].items():

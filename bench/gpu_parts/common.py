@@ -22,8 +22,13 @@ def read(file: Path) -> dict:
 def write(file: Path, results: dict) -> None:
     """Whole or not at all."""
     part = file.with_suffix(".part")
-    part.write_text(json.dumps(results, indent=1, default=str))
+    part.write_text(json.dumps(results, indent=1, default=_plain))
     part.replace(file)
+
+
+def _plain(value: Any) -> Any:
+    """numpy's numbers as numbers, anything else as text."""
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def versions() -> dict[str, Any]:
@@ -38,14 +43,6 @@ def versions() -> dict[str, Any]:
         found["gpu"]["multiprocessors"] = p.multi_processor_count
         found["cudnn"] = torch.backends.cudnn.version()
     return found
-
-
-def encoded(corpus: Path | None, keep: Path | None):
-    """The text of the training section, encoded once."""
-    from gpu_parts.training import recipe
-    from sinkscope.lab.data import prepare
-
-    return prepare(recipe(tiny=False), corpus, keep)
 
 
 class Run:

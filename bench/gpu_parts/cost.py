@@ -22,25 +22,27 @@ ROWS, LENGTH = 8, 512
 
 
 def section(run: Run) -> None:
-    subject = medium(run)
+    from gpu_parts.prepare import medium
+
+    model, tokenizer = medium(run)
+    model = model.to(run.device)
+    subject = Subject(model, tokenizer, find_anatomy(model), identity(model))
     for name in ("verify", "scan", "trace", "run"):
         run.part(name, cost, run, subject, name)
     run.part("where verify spends it", spent, run, subject, needs=15)
 
 
-def medium(run: Run) -> Subject:
+def build(seed: int, tiny: bool) -> tuple[Any, Any]:
     """24 blocks of width 2048, 16 heads, in bf16, with a sink that was written into its weights."""
-    sizes: dict[str, Any] = SMALL if run.tiny else MEDIUM
-    spec = draw_spec("p0-two-block", run.seed, family="llama", vocab=1024, noise=0.05, **sizes)
-    with torch.no_grad():
-        model, tokenizer, _ = build_in_memory(spec)
-    model = model.to(run.device, torch.bfloat16)
-    return Subject(model, tokenizer, find_anatomy(model), identity(model))
+    sizes: dict[str, Any] = SMALL if tiny else MEDIUM
+    spec = draw_spec("p0-two-block", seed, family="llama", vocab=1024, noise=0.05, **sizes)
+    model, tokenizer, _ = build_in_memory(spec)
+    return model.to(torch.bfloat16), tokenizer
 
 
 def cost(run: Run, subject: Subject, name: str) -> dict:
     """Seconds of one command and of plain passes before and after it, over the same prompts."""
-    rows, length = (4, 48) if run.tiny else (ROWS, LENGTH)
+    rows, length = (2, 24) if run.tiny else (ROWS, LENGTH)
     prompts = sinkscope.build_prompts(subject, n=rows, length=length, bos="without")
     settings: dict[str, Any] = {"n": rows, "length": length, "bos": "without"}
 
@@ -74,7 +76,7 @@ def cost(run: Run, subject: Subject, name: str) -> dict:
 
 def spent(run: Run, subject: Subject) -> dict:
     """The functions in which `verify` spends its time, as the profiler of Python sees it."""
-    rows, length = (4, 48) if run.tiny else (ROWS, LENGTH)
+    rows, length = (2, 24) if run.tiny else (ROWS, LENGTH)
     profiler = cProfile.Profile()
     profiler.runcall(sinkscope.verify, subject, n=rows, length=length, bos="without")
     stats = pstats.Stats(profiler).stats  # type: ignore[attr-defined]

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 import sinkscope
-from gpu_parts.common import Run, encoded
+from gpu_parts.common import Run
 from sinkscope.errors import SinkscopeError
-from sinkscope.lab.data import Data, prepare
+from sinkscope.lab.data import Data
 from sinkscope.lab.recipe import Recipe, read_recipe
 from sinkscope.lab.train import Stopped, begin, fit
 from sinkscope.observe.attention import observe
@@ -25,11 +25,15 @@ from sinkscope.timeline.monitor import SinkMonitor
 
 STEPS = 20_000  # more than there is time for; it is the clock that ends a run
 LOOKED_AT = 32  # held-out windows
+COMPILED = 240  # seconds from which compiling pays
 EPS = 0.3  # late share above which a head counts as sinking
 
 
-def recipe(tiny: bool, experts: bool = False) -> Recipe:
-    """A recipe of the lab, at 60 million parameters and with a batch that fills a GPU."""
+def recipe(tiny: bool, experts: bool = False, excerpt: bool = False) -> Recipe:
+    """A recipe of the lab, at 60 million parameters and with a batch that fills a GPU.
+
+    excerpt: read the bundled excerpt with the bundled tokenizer.
+    """
     if tiny:
         small = {"family": "mixtral", "experts": 4, "active": 2} if experts else {}
         return Recipe(
@@ -37,6 +41,8 @@ def recipe(tiny: bool, experts: bool = False) -> Recipe:
             tokens_per_step=256, warmup=2, checkpoints=(0, 2, 4), **small,
         )  # fmt: skip
     base = read_recipe("natural-moe" if experts else "natural-text")
+    if excerpt:
+        base = replace(base, vocabulary=2048, tokenizer="bundled")
     sizes: dict[str, Any] = {"blocks": 12, "width": 640, "heads": 10, "hidden": 1728}
     if experts:
         sizes = {"blocks": 8, "width": 384, "heads": 6, "hidden": 512}
@@ -55,20 +61,12 @@ def geometric(last: int) -> tuple[int, ...]:
 
 
 def section(run: Run) -> None:
+    from gpu_parts.prepare import text
+
     data = text(run)
     share = 1.0 if run.tiny else 0.58
     run.part("llama", natural, run, data, False, run.left() * share, needs=40)
     run.part("moe", natural, run, data, True, run.left(), needs=40)
-
-
-def text(run: Run) -> Data:
-    """The encoded corpus, once the other process has it; the bundled excerpt without one."""
-    if run.tiny or run.options.corpus is None:
-        return prepare(replace(recipe(run.tiny), vocabulary=2048, tokenizer="bundled"), None)
-    kept = run.options.kept
-    while not list(kept.glob("*/encoded.json")) and run.left() > 60:
-        time.sleep(0.5)
-    return encoded(run.options.corpus, kept)
 
 
 def natural(run: Run, data: Data, experts: bool, seconds: float) -> dict:
@@ -97,7 +95,7 @@ def natural(run: Run, data: Data, experts: bool, seconds: float) -> dict:
 
     # experts are called in ways that a compiler meets anew at every step
     eager = torch.compiler.set_stance("force_eager")
-    with eager if experts or run.tiny or seconds < 120 else nullcontext():
+    with eager if experts or run.tiny or seconds < COMPILED else nullcontext():
         try:
             fit(
                 training,
@@ -111,6 +109,8 @@ def natural(run: Run, data: Data, experts: bool, seconds: float) -> dict:
             rows.append(watch.look(found["steps"]) | losses.get(found["steps"], {}))
     training.model.eval()
     found["tokens"] = found["steps"] * plan.tokens_per_step
+    run.found[name] = {**found, "error": "the verdict broke or outran its time"}
+    run.write()
     found["verdict"] = verdict(run, training.model, data)
     return found
 
@@ -159,7 +159,7 @@ class Watch:
 
 def verdict(run: Run, model: Any, data: Data) -> dict:
     """What `sinkscope run` says of the trained model, on the bundled text without BOS."""
-    rows, length = (4, 48) if run.tiny else (16, 256)
+    rows, length = (2, 24) if run.tiny else (16, 256)
     subject = Subject.from_model(model, data.tokenizer, "trained here")
     try:
         result = sinkscope.run(subject, n=rows, length=length, bos="without", untrained=False)
