@@ -140,3 +140,19 @@ def test_the_fused_kernel_is_checked_before_it_is_trusted(monkeypatch):
         assert "off by" in fused.fused_works("cpu", torch.float32)
     finally:
         fused.operator_problem.cache_clear()
+
+
+def test_the_kernel_is_left_aside_where_it_does_not_serve():
+    assert "half precision on CUDA" in c.received_problem("cpu", torch.bfloat16)
+    assert "half precision on CUDA" in c.received_problem("cuda", torch.float32)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_cuda_operators_and_the_kernel_are_right(dtype):
+    from sinkscope.observe.fused import operator_problem
+
+    assert operator_problem("efficient", "cuda", dtype) is None
+    if dtype != torch.float32:
+        assert operator_problem("flash", "cuda", dtype) is None
+        assert c.received_problem("cuda", dtype) is None
