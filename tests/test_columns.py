@@ -142,6 +142,17 @@ def test_the_fused_kernel_is_checked_before_it_is_trusted(monkeypatch):
         fused.operator_problem.cache_clear()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_queries_that_do_not_count_are_left_out_in_half_precision(dtype):
+    s, v = draw(3, 40, 4, 2, 128, "causal")
+    s.q, s.k = s.q.to(dtype), s.k.to(dtype)
+    valid = torch.ones(2, 40, dtype=torch.bool)
+    valid[1, -7:] = False
+    _, lse = c.chunked_attention(s, v)
+    right = c.chunked_key_sums(s, lse, valid)
+    torch.testing.assert_close(c.reversed_key_sums(s, lse, valid), right, atol=2e-3, rtol=2e-3)
+
+
 def test_the_kernel_is_left_aside_where_it_does_not_serve():
     assert "half precision on CUDA" in c.received_problem("cpu", torch.bfloat16)
     assert "half precision on CUDA" in c.received_problem("cuda", torch.float32)

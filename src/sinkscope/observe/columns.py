@@ -25,6 +25,7 @@ from sinkscope.observe.fused import fused_attention, split_summands
 
 CHUNK = 128
 NEVER = -1e30
+HALF_MAX = 6e4  # below the largest float16
 WIDEST = 256  # head size up to which the kernel's tiles fit on the chip
 
 
@@ -113,7 +114,8 @@ def reversed_key_sums(s: Scores, lse: torch.Tensor, valid: torch.Tensor) -> torc
     In half precision −lse/scale is split into summands over extra columns, so that no bits of it
     are lost.
     """
-    weight = torch.where(valid.unsqueeze(1), -lse / s.scale, torch.full_like(lse, -1e4 / s.scale))
+    nothing = -min(1e4 / s.scale, HALF_MAX)  # beyond it float16 has only infinity, and then NaN
+    weight = torch.where(valid.unsqueeze(1), -lse / s.scale, nothing)
     extra = split_summands(weight, s.q.dtype)
     keys = torch.cat([s.q, extra], -1).flip(2)
     k = s.expand(s.k)
