@@ -27,7 +27,7 @@ from gpu_parts.common import read, write
 SECTIONS = {
     "parity": 0.25,
     "throughput": 0.2,
-    "cost": 0.15,
+    "cost": 0.2,
     "monitor": 0.08,
     "longest": 0.12,
     "training": 1.0,

@@ -27,9 +27,10 @@ def section(run: Run) -> None:
     model, tokenizer = medium(run)
     model = model.to(run.device)
     subject = Subject(model, tokenizer, find_anatomy(model), identity(model))
-    for name in ("verify", "scan", "trace", "run"):
-        run.part(name, cost, run, subject, name)
+    run.part("verify", cost, run, subject, "verify")
     run.part("where verify spends it", spent, run, subject, needs=15)
+    for name in ("scan", "trace", "run"):
+        run.part(name, cost, run, subject, name)
 
 
 def build(seed: int, tiny: bool) -> tuple[Any, Any]:

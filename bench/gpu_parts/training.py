@@ -25,7 +25,7 @@ from sinkscope.training_runs.monitor import SinkMonitor
 
 STEPS = 20_000  # more than there is time for; it is the clock that ends a run
 LOOKED_AT = 32  # held-out windows
-COMPILED = 240  # seconds from which compiling pays
+COMPILED = 200  # seconds from which compiling pays
 EPS = 0.3  # late share above which a head counts as sinking
 
 
