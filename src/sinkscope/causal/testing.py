@@ -1,96 +1,29 @@
-"""What all causal tests share: the engine, what is read, and how a test becomes a row.
+"""The bench that all causal tests share: the engine, what is read, and how a test becomes a row.
 
-A row sets an edit beside its control on the same prompts. Necessity is the change of the sink at P0
-on the reading heads, relative to intact (−1: gone). Sufficiency is the change of the margin at
-another position p, with P0 left out of the keys, since P0 competes with p; in nats, and as a part
-of the gap between P0's margin and that of p. A prompt in which p is a sink already, by its token,
-is left out of sufficiency.
+An edit and its control are run on the same prompts (`causal.evidence` says what is compared). A
+prompt in which p is a sink already, by its token, is left out of sufficiency.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from sinkscope.causal.thresholds import ALPHA, INDUCED, NECESSARY, NEGLIGIBLE, ORDINARY, SPECIFIC
+from sinkscope.causal.evidence import SUFFICIENCY, Test, in_words
+from sinkscope.causal.thresholds import NEGLIGIBLE, ORDINARY
+from sinkscope.circuit.model import Circuit
 from sinkscope.detect.arrays import nan_mean
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.engine import Engine
 from sinkscope.intervene.readout import Readout
 from sinkscope.result import Measured
-from sinkscope.stats import holm, paired_change, sign_flip_p
+from sinkscope.stats import paired_change, sign_flip_p
 from sinkscope.subject.prompts import token_text
 
-if TYPE_CHECKING:
-    from sinkscope.circuit.model import Circuit
-
 Edits = Sequence[Edit]
-NECESSITY, SUFFICIENCY = "necessity", "sufficiency"
-IDENTITY = "identity"  # judged as necessity: does the sink need that token, that position id
-MEDIATION = "mediation"  # rows that `experiments.mediation` judges by itself
-
-
-@dataclass
-class Test:
-    """One edit beside its control.
-
-    kind            necessity (effect: relative change of the sink at P0) or sufficiency (effect:
-                    change of the margin at the position over `Lab.gap`)
-    claim           whether the row is evidence: doses and variants are shown and do not decide
-    p               one-sided and paired: the edit does more than its control
-    control_p       one-sided: the control itself does more than a negligible effect
-    sink_change     change of the late share at the position, relative to the intact sink at P0
-    p0_norm         norm of P0 over the median of the others, at the last read point
-    p0_cosine       cosine of P0 to the sink direction, mean over the inputs of reading blocks
-    effect, control_effect  [n] per prompt; draws [m] mean effect of each random control
-    """
-
-    __test__ = False  # not a test of pytest
-
-    id: str
-    kind: str
-    arrow: str
-    edit: str
-    edit_json: list[dict[str, Any]]
-    control: str
-    block: int | None
-    position: int
-    dose: float | None
-    claim: bool
-    sink_change: Measured
-    control_change: Measured | None
-    margin_change: Measured
-    control_margin_change: Measured | None
-    p: float | None
-    control_p: float | None
-    ce_change: Measured | None
-    kl: Measured | None
-    p0_norm: float | None
-    p0_cosine: float | None
-    mass_moved_to: dict[str, Any] | None
-    effect: np.ndarray
-    control_effect: np.ndarray | None
-    draws: np.ndarray | None = None
-    p_holm: float | None = None
-    control_p_holm: float | None = None
-    passed: bool | None = None
-    note: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def size(self) -> float:
-        """Mean effect."""
-        return float(np.nanmean(self.effect))
-
-    @property
-    def specificity(self) -> float | None:
-        """Effect of the control over the effect; None where there is none."""
-        if self.control_effect is None or abs(self.size) < 1e-9:
-            return None
-        return float(np.nanmean(self.control_effect)) / self.size
 
 
 @dataclass
@@ -104,7 +37,7 @@ class CausalBench:
 
     engine: Engine
     circuit: Circuit
-    heads: list[tuple[int, int]]
+    heads: Sequence[tuple[int, int]]
     position: int
     draws: int
     seed: int
@@ -173,9 +106,9 @@ class CausalBench:
 
     def effect(self, kind: str, read: Readout, position: int) -> np.ndarray:
         """What a test of this kind is about: [n]."""
-        if kind == NECESSITY:
-            return self.sink_effect(read)
-        return self.margin_effect(read, position) / self.gap
+        if kind == SUFFICIENCY:
+            return self.margin_effect(read, position) / self.gap
+        return self.sink_effect(read)
 
     def test(
         self,
@@ -191,39 +124,41 @@ class CausalBench:
         dose: float | None = None,
         claim: bool = True,
         note: str = "",
+        moved: bool = False,
+        extra: Mapping[str, Any] | None = None,
     ) -> Test:
         """Run an edit and its controls (several: random draws, of which the mean is taken).
 
-        position  where a sufficiency test looks (p by default); necessity looks at P0
+        position  where a sufficiency test looks (p by default); all others look at P0
+        moved     the text moves along, so that logits speak of other positions than the intact ones
         """
-        at = 0 if kind == NECESSITY else self.position if position is None else position
+        at = 0 if kind != SUFFICIENCY else self.position if position is None else position
         read = self.run(edits, full=True)
         effect = self.effect(kind, read, at)
         others = [self.run(each) for each in controls]
-        sign = -1.0 if kind == NECESSITY else 1.0
+        sign = 1.0 if kind == SUFFICIENCY else -1.0
         stack = np.stack([self.effect(kind, each, at) for each in others]) if others else None
         control_effect = None if stack is None else stack.mean(0)
         return Test(
             id=id,
             kind=kind,
             arrow=arrow,
-            edit="; ".join(map(str, edits)),
-            edit_json=[edit.to_json() for edit in edits],
-            control=control or (str("; ".join(map(str, controls[0]))) if controls else ""),
+            edits=tuple(edits),
+            control=control or (in_words(controls[0]) if controls else ""),
             block=block,
             position=at,
             dose=dose,
             claim=claim,
             sink_change=self._sink(read, at),
             control_change=self._mean_sink(others, at),
-            margin_change=self._margin(read, at),
+            margin_change=self._change(self.margin_effect(read, at)),
             control_margin_change=self._mean_margin(others, at),
             p=None if control_effect is None else sign_flip_p(sign * (effect - control_effect)),
             control_p=None
             if control_effect is None
             else sign_flip_p(sign * control_effect - NEGLIGIBLE),
             ce_change=self._ce(read),
-            kl=None if read.kl is None else paired_change(read.kl, 0 * read.kl, seed=self.seed),
+            kl=None if moved or read.kl is None else self._change(read.kl),
             p0_norm=_finite(np.nanmean(read.norm[:, 0, -1])),
             p0_cosine=self._cosine(read),
             mass_moved_to=self._moved(read),
@@ -231,6 +166,7 @@ class CausalBench:
             control_effect=control_effect,
             draws=None if stack is None or len(stack) < 2 else np.nanmean(stack, 1),
             note=note,
+            extra=extra or {},
         )
 
     def _sink(self, read: Readout, at: int) -> Measured:
@@ -244,15 +180,13 @@ class CausalBench:
         intact = self.engine.intact.on(self.heads, at)
         return paired_change(mean, intact, self.intact_sink, self.seed)
 
-    def _margin(self, read: Readout, at: int) -> Measured:
-        change = self.margin_effect(read, at)
+    def _change(self, change: np.ndarray) -> Measured:
         return paired_change(change, 0 * change, seed=self.seed)
 
     def _mean_margin(self, reads: list[Readout], at: int) -> Measured | None:
         if not reads:
             return None
-        mean = np.mean([self.margin_effect(read, at) for read in reads], 0)
-        return paired_change(mean, 0 * mean, seed=self.seed)
+        return self._change(np.mean([self.margin_effect(read, at) for read in reads], 0))
 
     def _ce(self, read: Readout) -> Measured | None:
         if read.ce is None or self.engine.intact.ce is None:
@@ -279,23 +213,3 @@ class CausalBench:
 
 def _finite(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def judge(tests: list[Test]) -> None:
-    """Adjust p over the rows of each id (Holm), and say which rows hold.
-
-    A row holds if the edit does what the circuit predicts by enough, significantly more than its
-    control, and the control has at most half of its effect.
-    """
-    tests = [test for test in tests if test.kind != MEDIATION]
-    for id in sorted({test.id for test in tests}):
-        family = [test for test in tests if test.id == id]
-        for name in ("p", "control_p"):
-            for test, p in zip(family, holm([getattr(test, name) for test in family])):
-                setattr(test, f"{name}_holm", p)
-    for test in tests:
-        if test.p_holm is None or test.specificity is None:
-            test.passed = None if test.p_holm is None else False
-            continue
-        wanted = -test.size >= NECESSARY if test.kind != SUFFICIENCY else test.size >= INDUCED
-        test.passed = bool(wanted and test.p_holm < ALPHA and test.specificity <= SPECIFIC)

@@ -31,9 +31,9 @@ class SinkHeads:
     p0_sink: bool
 
     @property
-    def heads(self) -> list[tuple[int, int]]:
-        """[(block, head)] in order."""
-        return [(int(b), int(h)) for b, h in zip(*np.nonzero(self.sinking))]
+    def heads(self) -> tuple[tuple[int, int], ...]:
+        """(block, head) in order."""
+        return tuple((int(b), int(h)) for b, h in zip(*np.nonzero(self.sinking)))
 
 
 def reading_of(stats: AttentionStats, blocks: int, seed: int) -> SinkHeads:

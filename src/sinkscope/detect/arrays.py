@@ -9,6 +9,7 @@ import numpy as np
 from sinkscope.detect.attention import SINK
 from sinkscope.detect.heads import CLASS_MEANINGS, classify
 from sinkscope.detect.nulls import random_target_p99
+from sinkscope.errors import Missing
 
 if TYPE_CHECKING:
     import xarray
@@ -184,7 +185,7 @@ def _attention(scan: Scan) -> dict[str, Any]:
         "learned_mass": stats.mean("learned"),
         "elsewhere_mass": stats.mean("elsewhere"),
     }
-    if isinstance(scan.null, dict):
+    if not isinstance(scan.null, Missing):
         found["untrained_received"] = scan.null["received"]
         found["untrained_late"] = scan.null["late"]
     return found

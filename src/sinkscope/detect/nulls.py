@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from sinkscope.detect.attention import AttentionStats
+from sinkscope.errors import Missing
 from sinkscope.observe.attention import observe
 from sinkscope.observe.reads import Want
 from sinkscope.subject.load import Subject
@@ -40,17 +41,15 @@ def random_target_p99(curve: np.ndarray, seed: int = 0) -> np.ndarray:
     return np.percentile(curve[:, :, targets], 99, axis=2)
 
 
-def untrained(subject: Subject, prompts: Prompts, reader: str) -> dict[str, np.ndarray] | str:
+def untrained(subject: Subject, prompts: Prompts, reader: str) -> dict[str, np.ndarray] | Missing:
     """The same architecture with fresh random weights, three seeds, on the same prompts.
 
-    Returns received and late, each [seed, layer, head], or one sentence why it was not run.
+    Returns received and late, each [seed, layer, head], or why it was not run.
     """
-    if subject.identity["parameters"] > UNTRAINED_LIMIT:
-        return "the untrained null was not run: the model is too large for a second copy"
     received, late = [], []
     for seed in range(UNTRAINED_SEEDS):
         fresh = untrained_copy(subject, seed)
-        if isinstance(fresh, str):
+        if isinstance(fresh, Missing):
             return fresh
         stats = AttentionStats(1)
         for batch in prompts.batches():
@@ -61,15 +60,17 @@ def untrained(subject: Subject, prompts: Prompts, reader: str) -> dict[str, np.n
     return {"received": np.stack(received), "late": np.stack(late)}
 
 
-def untrained_copy(subject: Subject, seed: int) -> Subject | str:
-    """The same architecture with fresh random weights, or one sentence why there is none."""
+def untrained_copy(subject: Subject, seed: int) -> Subject | Missing:
+    """The same architecture with fresh random weights, or why there is none."""
+    if subject.identity["parameters"] > UNTRAINED_LIMIT:
+        return Missing("the untrained null was not run: the model is too large for a second copy")
     config = copy.deepcopy(subject.model.config)
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = type(subject.model)(config).to(subject.device, subject.dtype)
     except (RuntimeError, MemoryError, TypeError, ValueError, AttributeError) as error:
-        return f"the untrained null was not run: {str(error).splitlines()[0]}"
+        return Missing(f"the untrained null was not run: {str(error).splitlines()[0]}")
     model.eval()
     return Subject(model, subject.tokenizer, subject.anatomy, subject.identity)
 

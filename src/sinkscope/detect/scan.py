@@ -17,6 +17,7 @@ from sinkscope.detect.nulls import untrained
 from sinkscope.detect.qk import qk_split
 from sinkscope.detect.residual import ResidualStats, p0_directions, sink_direction
 from sinkscope.detect.summary import scan_summary
+from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.observe.attention import check_reader, observe
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.reads import AttentionRead, Want
@@ -64,7 +65,7 @@ class Scan:
     heads: HeadStats
     p0_cosine: np.ndarray | None
     proof: ResidualProof
-    null: dict[str, np.ndarray] | str
+    null: dict[str, np.ndarray] | Missing
     qk: dict[str, np.ndarray] | None
     maps: list[np.ndarray]
     map_tokens: list[list[str]]
@@ -112,7 +113,7 @@ def _scan_one(subject: Subject, prompts: Prompts, settings: ScanSettings, progre
         done += len(batch)
     progress(label, len(prompts), len(prompts))
     progress(f"nulls ({prompts.bos} BOS)", 0, 1)
-    null = untrained(subject, pilot, settings.reader) if settings.untrained else "not asked for"
+    null = untrained(subject, pilot, settings.reader) if settings.untrained else NOT_ASKED
     maps, map_tokens = _maps(subject, prompts, settings.reader)
     progress(f"nulls ({prompts.bos} BOS)", 1, 1)
     return Scan(

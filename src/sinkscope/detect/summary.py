@@ -10,6 +10,7 @@ from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.attention import SINK
 from sinkscope.detect.decision import has_p0_sink, sinking_heads
 from sinkscope.detect.nulls import random_target_p99
+from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.result import Measured, ScanSummary
 from sinkscope.stats import bootstrap
 
@@ -176,8 +177,8 @@ def _notes(scan: Scan) -> list[str]:
         )
     reasons = sorted({f"{reader} ({why})" for reader, why in scan.attention.readers if why})
     notes += [f"Some blocks were read by {reason}." for reason in reasons]
-    if isinstance(scan.null, str) and scan.null != "not asked for":
-        notes.append(scan.null[0].upper() + scan.null[1:] + ".")
+    if isinstance(scan.null, Missing) and scan.null != NOT_ASKED:
+        notes.append(scan.null.sentence)
     if scan.residual is None:
         notes.append(
             f"Norms, directions and massive activations of position zero are not reported: "

@@ -7,6 +7,7 @@ keys taken directly: `log(a/(1 − a))` from a rounded `a` is meaningless in sat
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import reduce
 from itertools import pairwise
@@ -56,24 +57,24 @@ class Readout:
         """Index of a position on the position axis."""
         return self.positions.index(position)
 
-    def on(self, heads: list[tuple[int, int]], position: int = 0) -> np.ndarray:
+    def on(self, heads: Sequence[tuple[int, int]], position: int = 0) -> np.ndarray:
         """Mean late share of a position over heads [(block, head)]: [n]."""
         return _over(self.share[:, self.at(position)], heads)
 
-    def bare_on(self, heads: list[tuple[int, int]], position: int) -> np.ndarray:
+    def bare_on(self, heads: Sequence[tuple[int, int]], position: int) -> np.ndarray:
         """Mean late share of a position with P0 left out of the keys: [n]."""
         return _over(self.bare_share[:, self.at(position)], heads)
 
-    def bare_margin_on(self, heads: list[tuple[int, int]], position: int) -> np.ndarray:
+    def bare_margin_on(self, heads: Sequence[tuple[int, int]], position: int) -> np.ndarray:
         """Mean margin of a position with P0 left out of the keys, in nats: [n]."""
         return _over(self.bare_margin[:, self.at(position)], heads)
 
-    def margin_on(self, heads: list[tuple[int, int]], position: int = 0) -> np.ndarray:
+    def margin_on(self, heads: Sequence[tuple[int, int]], position: int = 0) -> np.ndarray:
         """Mean margin of a position over heads, in nats: [n]."""
         return _over(self.margin[:, self.at(position)], heads)
 
 
-def _over(values: np.ndarray, heads: list[tuple[int, int]]) -> np.ndarray:
+def _over(values: np.ndarray, heads: Sequence[tuple[int, int]]) -> np.ndarray:
     chosen = np.stack([values[:, block, head] for block, head in heads], 1)
     finite = np.isfinite(chosen)
     total = np.where(finite, chosen, 0.0).sum(1)

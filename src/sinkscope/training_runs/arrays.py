@@ -9,6 +9,7 @@ import numpy as np
 
 from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.nulls import uniform_late_share
+from sinkscope.errors import Missing
 from sinkscope.training_runs import signals
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
 from sinkscope.training_runs.course import Curves
@@ -136,7 +137,7 @@ def _beside_the_last(lights: list[CheckpointMetrics], uniform: float) -> dict[st
 
 def null_of(light: CheckpointMetrics, pilot: Pilot) -> float:
     """The larger of two: random keys of this checkpoint, and untrained models."""
-    untrained = pilot.null["sink"] if isinstance(pilot.null, dict) else 0.0
+    untrained = 0.0 if isinstance(pilot.null, Missing) else pilot.null["sink"]
     return max(signals.random_target_p99(light), untrained)
 
 

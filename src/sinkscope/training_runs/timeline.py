@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, Missing
 from sinkscope.provenance import environment
 from sinkscope.result import Result
 from sinkscope.schema import ModelInfo, PromptInfo, Summary
@@ -262,7 +262,7 @@ def _run_summary(one: _Timed) -> dict[str, Any]:
             "read_point": view.point,
             "whole_models": one.pilot.whole,
         },
-        "null": one.pilot.null,
+        "null": one.pilot.null_or_reason,
         "broken": one.broken,
         "notes": _notes(one),
     }
@@ -272,7 +272,7 @@ def _emergences(one: _Timed, steps: list[int]) -> dict[str, Any]:
     """Emergence of the sink, of the norm and of the direction, each over its own null."""
     arrays, null = one.arrays, one.pilot.null
     found = {"sink": one.course.emergence}
-    if isinstance(null, dict):
+    if not isinstance(null, Missing):
         norm = arrays["log_norm_by_prompt"]
         apart = norm - norm.mean(0)
         error = apart.std(1, ddof=1) / np.sqrt(norm.shape[1]) if norm.shape[1] > 1 else 0.0
@@ -338,8 +338,8 @@ def _notes(one: _Timed) -> list[str]:
             f"Only the first {view.horizon} of {one.pilot.blocks} blocks were looked at: late "
             "shares are means over their heads, and C_k is a share of what they write."
         )
-    if isinstance(one.pilot.null, str):
-        notes.append(one.pilot.null[0].upper() + one.pilot.null[1:] + ".")
+    if isinstance(one.pilot.null, Missing):
+        notes.append(one.pilot.null.sentence)
     notes += [f"{name} was skipped: {reason}" for name, reason in one.broken.items()]
     for remark in dict.fromkeys(one.remarks.values()):
         count = sum(other == remark for other in one.remarks.values())

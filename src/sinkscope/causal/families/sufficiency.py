@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sinkscope.causal.testing import SUFFICIENCY, CausalBench, Test
+from sinkscope.causal.evidence import SUFFICIENCY, Test
+from sinkscope.causal.testing import CausalBench
 from sinkscope.intervene.edits import MatchVariance, SelfOnly, Stream, Transplant
 from sinkscope.intervene.edits.base import Edit
 
