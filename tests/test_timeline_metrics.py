@@ -14,8 +14,9 @@ from sinkscope.subject.load import Subject, load
 from sinkscope.subject.prompts import Prompts
 from sinkscope.subject.tiny import tiny_model
 from sinkscope.training_runs import signals
-from sinkscope.training_runs.checkpoint_metrics import View, light
+from sinkscope.training_runs.checkpoint_metrics import light
 from sinkscope.training_runs.partial import load_first_blocks
+from sinkscope.training_runs.view import View
 
 
 def _view(ids, horizon, point, **changes):

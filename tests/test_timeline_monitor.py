@@ -19,8 +19,9 @@ from sinkscope.subject.prompts import Prompts
 from sinkscope.subject.tiny import tiny_model
 from sinkscope.training_runs import callbacks, receivers, signals
 from sinkscope.training_runs.alarms import Watch
-from sinkscope.training_runs.checkpoint_metrics import View, light
+from sinkscope.training_runs.checkpoint_metrics import light
 from sinkscope.training_runs.monitor import OVER_UNIFORM, SinkMonitor, unwrapped
+from sinkscope.training_runs.view import View
 
 STEPS = 6
 

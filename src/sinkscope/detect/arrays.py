@@ -9,12 +9,11 @@ import numpy as np
 from sinkscope.detect.attention import SINK
 from sinkscope.detect.heads import CLASS_MEANINGS, classify
 from sinkscope.detect.nulls import random_target_p99
+from sinkscope.detect.record import Scan
 from sinkscope.errors import Missing
 
 if TYPE_CHECKING:
     import xarray
-
-    from sinkscope.detect.scan import Scan
 
 GU = "Gu et al., arXiv 2410.10781"
 RAN_MILO = "Ran-Milo et al., arXiv 2604.14722"

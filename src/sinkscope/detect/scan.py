@@ -15,13 +15,14 @@ from sinkscope.detect.attention import AttentionStats
 from sinkscope.detect.heads import HeadStats
 from sinkscope.detect.nulls import untrained
 from sinkscope.detect.qk import qk_split
+from sinkscope.detect.record import Scan
 from sinkscope.detect.residual import ResidualStats, p0_directions, sink_direction
 from sinkscope.detect.summary import scan_summary
-from sinkscope.errors import NOT_ASKED, Missing
+from sinkscope.errors import NOT_ASKED
 from sinkscope.observe.attention import check_reader, observe
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.reads import AttentionRead, Want
-from sinkscope.observe.residual import ResidualProof, prove_residual, residual_hooks
+from sinkscope.observe.residual import prove_residual, residual_hooks
 from sinkscope.provenance import new_summary
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
@@ -50,25 +51,6 @@ class ScanSettings(PromptSettings):
 
     reader: str = "auto"
     untrained: bool = True
-
-
-@dataclass
-class Scan:
-    """Everything measured under one BOS policy, before it is put into arrays and a summary."""
-
-    subject: Subject
-    prompts: Prompts
-    settings: ScanSettings
-    attention: AttentionStats
-    residual: ResidualStats | None
-    no_residual: str
-    heads: HeadStats
-    p0_cosine: np.ndarray | None
-    proof: ResidualProof
-    null: dict[str, np.ndarray] | Missing
-    qk: dict[str, np.ndarray] | None
-    maps: list[np.ndarray]
-    map_tokens: list[list[str]]
 
 
 def scan(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -10,12 +10,10 @@ from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.attention import SINK
 from sinkscope.detect.decision import has_p0_sink, sinking_heads
 from sinkscope.detect.nulls import random_target_p99
+from sinkscope.detect.record import Scan
 from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.result import Measured, ScanSummary
 from sinkscope.stats import bootstrap
-
-if TYPE_CHECKING:
-    from sinkscope.detect.scan import Scan
 
 EPS = (0.2, 0.3, 0.5, 0.8)
 AFTER = 2  # "[2:]": blocks after the two in which the circuit is said to form

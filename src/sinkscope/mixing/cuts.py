@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
+from sinkscope.circuit.model import Circuit
 from sinkscope.circuit.unit import HEAD, NEURON, Unit, by_block
+from sinkscope.intervene.edits import Edit, Heads, Neurons
 from sinkscope.mixing.conditions import Condition
-
-if TYPE_CHECKING:
-    from sinkscope.circuit.model import Circuit
-    from sinkscope.intervene.edits import Edit
-    from sinkscope.observe.sites import Sites
-    from sinkscope.subject.load import Subject
+from sinkscope.observe.sites import Sites
+from sinkscope.subject.load import Subject
 
 CUT, CUT_NORM, CUT_CONTROL = "circuit-cut", "circuit-cut-norm-kept", "circuit-cut-control"
 CONTROL_DRAWS = 4
@@ -44,8 +41,6 @@ def cut_edits(sites: Sites, units: Sequence[Unit]) -> tuple[Edit, ...]:
     They take the mean over the other positions of the prompt; neurons of routed experts, which
     other positions need not use, are set to zero.
     """
-    from sinkscope.intervene.edits import Heads, Neurons
-
     edits: list[Edit] = []
     for block, neurons in by_block(units, NEURON).items():
         mlp = sites.mlp(block)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.mixing.collapse import ROUNDING as DOUBLE
 from sinkscope.mixing.conditions import INTACT, OTHER_KEY, REDISTRIBUTED, VALUE_ZEROED
 from sinkscope.mixing.cuts import CUT_CONTROL
 from sinkscope.mixing.dose import Cost, used
-from sinkscope.mixing.influence import Influence
-from sinkscope.mixing.mediation import Mediation
 from sinkscope.mixing.perturbation import Spread
+from sinkscope.mixing.record import Mixed
 from sinkscope.mixing.sweeps import late_share
 from sinkscope.mixing.thresholds import CONTROL_KEEPS, NO_DIFFERENT, ROUNDING, thresholds
 from sinkscope.schema import Measured, MixRow, MixSummary
 from sinkscope.stats import bootstrap, paired_change
-
-if TYPE_CHECKING:
-    from sinkscope.mixing.measured import Mixed
 
 
 def mix_summary(found: Mixed) -> MixSummary:
@@ -60,10 +57,10 @@ def mix_summary(found: Mixed) -> MixSummary:
 def _notes(found: Mixed, rows: dict[str, MixRow]) -> list[str]:
     """What was asked for and could not be measured, and controls that are none."""
     said = []
-    if isinstance(found.influence, str) and found.settings.jacobian:
-        said.append(f"No Jacobian norms: {found.influence}")
-    if isinstance(found.bound, str) and found.settings.jacobian:
-        said.append(f"No path-sum bound: {found.bound}")
+    if isinstance(found.influence, Missing) and found.influence != NOT_ASKED:
+        said.append(f"No Jacobian norms: {found.influence.reason}")
+    if isinstance(found.bound, Missing) and found.bound != NOT_ASKED:
+        said.append(f"No path-sum bound: {found.bound.reason}")
     said += [each for each in [weak_control(rows)] if each]
     return said
 
@@ -97,7 +94,7 @@ def _row(found: Mixed, name: str) -> MixRow:
     if condition.remove is not None:
         removed = _over(spread.removed, found.heads)
         row.mass_removed = bootstrap(removed)
-    if isinstance(found.influence, Influence) and name in found.influence.names:
+    if not isinstance(found.influence, Missing) and name in found.influence.names:
         own, base = (
             found.influence.influence[found.influence.names.index(n)] for n in (name, INTACT.name)
         )
@@ -164,8 +161,8 @@ def _step(one: Cost) -> dict[str, Any]:
 
 
 def _mediation(found: Mixed) -> dict[str, Any]:
-    if not isinstance(found.mediation, Mediation):
-        return {"reason": found.mediation}
+    if isinstance(found.mediation, Missing):
+        return {"reason": found.mediation.reason}
     each = found.mediation
     names = ("total", "through", "direct", "share", "share_by_direct")
     return {"defined": each.defined} | {name: getattr(each, name) for name in names}
@@ -215,8 +212,8 @@ def _theorem(found: Mixed) -> dict[str, Any]:
 
 
 def _path_bound(found: Mixed) -> dict[str, Any]:
-    if isinstance(found.bound, str):
-        return {"reason": found.bound}
+    if isinstance(found.bound, Missing):
+        return {"reason": found.bound.reason}
     causal = np.tril(np.ones_like(found.bound.bound, dtype=bool))
     ratio = found.bound.frozen[causal] / found.bound.bound[causal]
     return {

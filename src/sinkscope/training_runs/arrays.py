@@ -11,10 +11,10 @@ from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.nulls import uniform_late_share
 from sinkscope.errors import Missing
 from sinkscope.training_runs import signals
+from sinkscope.training_runs.checkpoint import Checkpoint
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
 from sinkscope.training_runs.course import Curves
 from sinkscope.training_runs.pilot import Pilot
-from sinkscope.training_runs.sources import Checkpoint
 
 if TYPE_CHECKING:
     import xarray

@@ -33,33 +33,12 @@ from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 from sinkscope.training_runs.partial import first_blocks
 from sinkscope.training_runs.parts import P0Parts, p0_parts
+from sinkscope.training_runs.view import View
 
 KEPT = 16  # other positions of each prompt whose states are kept for directions
 TARGETS = 32  # random keys whose late share is the null of P0's
 AT_ONCE = 1024  # tokens: with few blocks in memory, activations would soon outweigh weights
 CHANNELS = 5  # largest channels of P0 that are followed
-
-
-@dataclass(frozen=True)
-class View:
-    """What is looked at in every checkpoint of a run.
-
-    prompts       the same token ids throughout
-    first_tokens  [F] token ids that are put at P0 by themselves
-    horizon       number of first blocks that are looked at
-    point         read point at which the sink direction u is taken, at most `horizon`
-    loss          whether the next-token loss is measured (needs the whole model)
-    parts         whether neurons and experts are named (needs a proven residual stream)
-    seed          of random positions
-    """
-
-    prompts: Prompts
-    first_tokens: torch.Tensor
-    horizon: int
-    point: int
-    loss: bool = False
-    parts: bool = True
-    seed: int = 0
 
 
 @dataclass

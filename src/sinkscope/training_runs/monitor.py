@@ -31,9 +31,10 @@ from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 from sinkscope.training_runs import signals
 from sinkscope.training_runs.alarms import Alarm, Watch
-from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics, View, light
+from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics, light
 from sinkscope.training_runs.course import emerged_by
 from sinkscope.training_runs.settling import HOLD, is_calm, stretch
+from sinkscope.training_runs.view import View
 
 PROMPTS, LENGTH = 4, 64  # enough for the mean over heads; a step of training sees far more
 FIRST_TOKENS = 32

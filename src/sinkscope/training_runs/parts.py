@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,7 @@ from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.residual import first_hidden, hidden_of
 from sinkscope.observe.sites import Sites, Sublayer, find_sites
 from sinkscope.subject.load import Subject
-
-if TYPE_CHECKING:
-    from sinkscope.training_runs.checkpoint_metrics import View
+from sinkscope.training_runs.view import View
 
 SHARE = 0.9  # of what neurons write along u
 ROUTED = 0.5  # an expert is P0's if at least half of the first tokens are routed to it

@@ -20,8 +20,9 @@ from sinkscope.detect.nulls import UNTRAINED_SEEDS, untrained_copy
 from sinkscope.errors import NOT_ASKED, InputError, Missing, Unsupported
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, PromptSettings
-from sinkscope.training_runs.checkpoint_metrics import View, light
+from sinkscope.training_runs.checkpoint_metrics import light
 from sinkscope.training_runs.signals import distance, sink_share
+from sinkscope.training_runs.view import View
 
 ROOM = 2  # blocks loaded behind the first reading block: the circuit was elsewhere earlier on
 FIRST_TOKENS = 64

@@ -21,6 +21,7 @@ from sinkscope.schema import ModelInfo, PromptInfo, Summary
 from sinkscope.stats import bootstrap
 from sinkscope.subject.load import Subject
 from sinkscope.training_runs.arrays import curves_of, run_arrays, run_dataset
+from sinkscope.training_runs.checkpoint import Checkpoint, TrainingRun
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
 from sinkscope.training_runs.course import Course, course, emerged_by
 from sinkscope.training_runs.emergence import STRAIGHT, Emergence, emergence, noise
@@ -28,9 +29,10 @@ from sinkscope.training_runs.judging import baselines, judge, remaining_loss
 from sinkscope.training_runs.logs import training_log
 from sinkscope.training_runs.pilot import Pilot, TimelineSettings, run_pilot
 from sinkscope.training_runs.settling import BOUNDS, HOLD, LEAST, QUIET
-from sinkscope.training_runs.sources import Checkpoint, TrainingRun, find_runs
+from sinkscope.training_runs.sources import find_runs
 from sinkscope.training_runs.store import VERSION, Store, write_json
-from sinkscope.training_runs.sweep import DISK_BUDGET, at_once, content_of, opened, sweep
+from sinkscope.training_runs.sweep import DISK_BUDGET, at_once, sweep
+from sinkscope.training_runs.task import content_of, opened
 
 Progress = Callable[[str, int, int], None]
 
