@@ -54,19 +54,19 @@ class Test:
     dose: float | None
     claim: bool
     sink_change: Measured
-    control_change: Measured | None
     margin_change: Measured
-    control_margin_change: Measured | None
-    p: float | None
-    control_p: float | None
     ce_change: Measured | None
     kl: Measured | None
     p0_norm: float | None
     p0_cosine: float | None
     mass_moved_to: dict[str, Any] | None
     effect: np.ndarray
-    control_effect: np.ndarray | None
+    control_change: Measured | None = None
+    control_margin_change: Measured | None = None
+    control_effect: np.ndarray | None = None
     draws: np.ndarray | None = None
+    p: float | None = None
+    control_p: float | None = None
     p_holm: float | None = None
     control_p_holm: float | None = None
     passed: bool | None = None

@@ -90,9 +90,9 @@ class CausalBench:
             self._seen[key] = self.engine.run(edits, want_logits=full, want_received=full)
         return self._seen[key]
 
-    def sink_effect(self, read: Readout, position: int = 0) -> np.ndarray:
-        """Change of the late share at a position over the mean intact sink at P0: [n]."""
-        change = read.on(self.heads, position) - self.engine.intact.on(self.heads, position)
+    def sink_effect(self, read: Readout) -> np.ndarray:
+        """Change of P0's late share over its mean intact: [n]."""
+        change = read.on(self.heads) - self.intact_sink
         return change / max(float(np.nanmean(self.intact_sink)), 1e-9)
 
     def margin_effect(self, read: Readout, position: int) -> np.ndarray:
@@ -104,10 +104,10 @@ class CausalBench:
         change = read.bare_margin_on(self.heads, position) - intact
         return change if position != self.position else np.where(self.ordinary(), change, np.nan)
 
-    def effect(self, kind: str, read: Readout, position: int) -> np.ndarray:
+    def effect(self, kind: str, read: Readout) -> np.ndarray:
         """What a test of this kind is about: [n]."""
         if kind == SUFFICIENCY:
-            return self.margin_effect(read, position) / self.gap
+            return self.margin_effect(read, self.position) / self.gap
         return self.sink_effect(read)
 
     def test(
@@ -120,7 +120,6 @@ class CausalBench:
         control: str = "",
         arrow: str = "",
         block: int | None = None,
-        position: int | None = None,
         dose: float | None = None,
         claim: bool = True,
         note: str = "",
@@ -129,16 +128,12 @@ class CausalBench:
     ) -> Test:
         """Run an edit and its controls (several: random draws, of which the mean is taken).
 
-        position  where a sufficiency test looks (p by default); all others look at P0
-        moved     the text moves along, so that logits speak of other positions than the intact ones
+        moved  the text moves along, so that logits speak of other positions than the intact ones
         """
-        at = 0 if kind != SUFFICIENCY else self.position if position is None else position
+        at = self.position if kind == SUFFICIENCY else 0
         read = self.run(edits, full=True)
-        effect = self.effect(kind, read, at)
-        others = [self.run(each) for each in controls]
-        sign = 1.0 if kind == SUFFICIENCY else -1.0
-        stack = np.stack([self.effect(kind, each, at) for each in others]) if others else None
-        control_effect = None if stack is None else stack.mean(0)
+        effect = self.effect(kind, read)
+        against = self._against(kind, effect, [self.run(each) for each in controls], at)
         return Test(
             id=id,
             kind=kind,
@@ -149,44 +144,46 @@ class CausalBench:
             position=at,
             dose=dose,
             claim=claim,
-            sink_change=self._sink(read, at),
-            control_change=self._mean_sink(others, at),
-            margin_change=self._change(self.margin_effect(read, at)),
-            control_margin_change=self._mean_margin(others, at),
-            p=None if control_effect is None else sign_flip_p(sign * (effect - control_effect)),
-            control_p=None
-            if control_effect is None
-            else sign_flip_p(sign * control_effect - NEGLIGIBLE),
+            sink_change=self._sink([read], at),
+            margin_change=self._margin([read], at),
             ce_change=self._ce(read),
             kl=None if moved or read.kl is None else self._change(read.kl),
             p0_norm=_finite(np.nanmean(read.norm[:, 0, -1])),
             p0_cosine=self._cosine(read),
             mass_moved_to=self._moved(read),
             effect=effect,
-            control_effect=control_effect,
-            draws=None if stack is None or len(stack) < 2 else np.nanmean(stack, 1),
             note=note,
             extra=extra or {},
+            **against,
         )
 
-    def _sink(self, read: Readout, at: int) -> Measured:
-        intact = self.engine.intact.on(self.heads, at)
-        return paired_change(read.on(self.heads, at), intact, self.intact_sink, self.seed)
+    def _against(
+        self, kind: str, effect: np.ndarray, controls: list[Readout], at: int
+    ) -> dict[str, Any]:
+        """What the controls add to a row."""
+        if not controls:
+            return {}
+        each = np.stack([self.effect(kind, read) for read in controls])
+        mean, sign = each.mean(0), 1.0 if kind == SUFFICIENCY else -1.0
+        return {
+            "control_change": self._sink(controls, at),
+            "control_margin_change": self._margin(controls, at),
+            "p": sign_flip_p(sign * (effect - mean)),
+            "control_p": sign_flip_p(sign * mean - NEGLIGIBLE),
+            "control_effect": mean,
+            "draws": np.nanmean(each, 1) if len(each) > 1 else None,
+        }
 
-    def _mean_sink(self, reads: list[Readout], at: int) -> Measured | None:
-        if not reads:
-            return None
+    def _sink(self, reads: list[Readout], at: int) -> Measured:
         mean = np.mean([read.on(self.heads, at) for read in reads], 0)
         intact = self.engine.intact.on(self.heads, at)
         return paired_change(mean, intact, self.intact_sink, self.seed)
 
+    def _margin(self, reads: list[Readout], at: int) -> Measured:
+        return self._change(np.mean([self.margin_effect(read, at) for read in reads], 0))
+
     def _change(self, change: np.ndarray) -> Measured:
         return paired_change(change, 0 * change, seed=self.seed)
-
-    def _mean_margin(self, reads: list[Readout], at: int) -> Measured | None:
-        if not reads:
-            return None
-        return self._change(np.mean([self.margin_effect(read, at) for read in reads], 0))
 
     def _ce(self, read: Readout) -> Measured | None:
         if read.ce is None or self.engine.intact.ce is None:

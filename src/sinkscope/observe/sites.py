@@ -249,8 +249,9 @@ def _sublayer(
             heads, projection = None, None
             reason = "the outputs of the heads do not reach the projection one after the other"
     return Sublayer(
-        kind, source, write, scale, form.inside[i], projection, heads, found.experts, found.shared,
-        reason,
+        kind=kind, source=source, write=write, scale=scale, inside=form.inside[i],
+        projection=projection, heads=heads, experts=found.experts, shared=found.shared,
+        reason=reason,
     )  # fmt: skip
 
 
