@@ -80,8 +80,6 @@ class Kept:
     needed: int | None
     sizes: list[SizeScore]
     edits: tuple[list[Edit], list[Edit]]
-    kept: np.ndarray
-    left: np.ndarray
 
 
 def keep_circuit(lab: CausalBench) -> Kept | None:
@@ -121,8 +119,6 @@ def keep_circuit(lab: CausalBench) -> Kept | None:
         needed=next((size.components for size in sizes if size.holds), None),
         sizes=sizes,
         edits=(keep_edits(lab, chosen.units), keep_edits(lab, chosen.units, True)),
-        kept=chosen.kept / sink.mean(),
-        left=chosen.left / sink.mean(),
     )
 
 
