@@ -113,6 +113,8 @@ def test_evidence_of_a_two_block_circuit():
     moved = next(t for t in rows["S1"] if t.passed).mass_moved_to
     assert moved["position"] == SMALL.position
     assert moved["share"] > 0.3
+    for row in [*summary.tests, *summary.stages]:
+        assert not row.model_extra  # every key is declared
     for row in summary.tests:
         for edit in row.edit_json:
             assert from_json(edit).to_json() == edit
@@ -319,7 +321,9 @@ def identity(token=0.0, position=0.0):
     ],
 )  # fmt: skip
 def test_rules_of_the_verdict(rows, bos, verdict, missing):
-    found = with_p0_sink(judge(rows), None, bos, {}, 8)
+    judged = judge(rows)
+    assert all(test.passed is None for test in rows)  # a judgement is a new test
+    found = with_p0_sink(judged, None, bos, {}, 8)
     assert found.verdict == verdict
     assert missing in " ".join(found.missing)
     assert bool(found.missing) == (verdict == "undetermined")

@@ -1,6 +1,7 @@
 """`trace` and `find_circuit` on models whose circuit is known, and what they refuse."""
 
 import json
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -52,6 +53,8 @@ KNOWN = [
 def test_a_known_circuit_is_found(mechanism, fields):
     subject, prompts, truth = constructed(mechanism, **fields)
     circuit = sinkscope.find_circuit(subject, prompts)
+    with pytest.raises(FrozenInstanceError):
+        circuit.read_point = 0
     assert circuit.emergence_block == truth.amplifying_blocks[0]
     assert circuit.amplification == truth.amplification
     assert {unit.place for unit in circuit.of(NEURON)} == pairs(truth.writing_neurons)
