@@ -1,4 +1,4 @@
-"""Intervals and paired tests: the prompt is the unit of every interval."""
+"""Intervals and streaming moments: the prompt is the unit of every interval."""
 
 from __future__ import annotations
 
@@ -126,3 +126,42 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
     if len(a) < 3 or a.std() == 0 or b.std() == 0:
         return None
     return float(np.corrcoef(a, b)[0, 1])
+
+
+class Moments:
+    """Streaming mean and variance (Chan et al. 1983): nothing grows with the number of rows."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean: np.ndarray | None = None
+        self._m2: np.ndarray | None = None
+
+    def add(self, rows: np.ndarray) -> None:
+        """Add rows [n, ...]."""
+        rows = np.asarray(rows, dtype=np.float64)
+        if rows.shape[0] == 0:
+            return
+        mean = rows.mean(0)
+        m2 = ((rows - mean) ** 2).sum(0)
+        if self._mean is None or self._m2 is None:
+            self.count, self._mean, self._m2 = rows.shape[0], mean, m2
+            return
+        total = self.count + rows.shape[0]
+        delta = mean - self._mean
+        self._m2 = self._m2 + m2 + delta**2 * (self.count * rows.shape[0] / total)
+        self._mean = self._mean + delta * (rows.shape[0] / total)
+        self.count = total
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean over all rows so far."""
+        if self._mean is None:
+            raise ValueError("no rows were added")
+        return self._mean
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Unbiased variance over all rows so far (zero for a single row)."""
+        if self._m2 is None:
+            raise ValueError("no rows were added")
+        return self._m2 / max(self.count - 1, 1)

@@ -6,13 +6,13 @@ prompt in which p is a sink already, by its token, is left out of sufficiency.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from sinkscope.causal.evidence import SUFFICIENCY, Test, in_words
+from sinkscope.causal.evidence import NECESSITY, SUFFICIENCY, Test, in_words
 from sinkscope.causal.thresholds import NEGLIGIBLE, ORDINARY
 from sinkscope.circuit.model import Circuit
 from sinkscope.detect.arrays import nan_mean
@@ -156,6 +156,10 @@ class CausalBench:
             extra=extra or {},
             **against,
         )
+
+    def at_p0(self, id: str, make: Callable[[int], Edits], **how: Any) -> Test:
+        """A necessity test of the edits at P0, against the same edits at p."""
+        return self.test(id, NECESSITY, make(0), [make(self.position)], **how)
 
     def _against(
         self, kind: str, effect: np.ndarray, controls: list[Readout], at: int

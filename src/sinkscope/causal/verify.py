@@ -153,8 +153,8 @@ def run_tests(
         tests += ran(write_sets(lab))
     tests += ran(necessity.neurons(lab)) + ran(necessity.direction(lab))
     if lab.ordinary().any():
-        block = min(first, key=lambda test: test.size).block if first else None
-        tests += ran(sufficiency.self_only(lab)) + ran(sufficiency.variance(lab, block))
+        tests += ran(sufficiency.self_only(lab))
+        tests += ran(sufficiency.variance(lab, necessity.strongest_block(first)))
         tests += ran(sufficiency.transplant(lab))
     kept = keep_circuit(lab)
     tests += ran(mediation.mediation(lab, tests))

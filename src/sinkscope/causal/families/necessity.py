@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from sinkscope.causal.evidence import NECESSITY, Test
@@ -19,33 +21,21 @@ WEIGHTS = (0.25, 0.5, 0.75, 1.0)
 
 def recognition(lab: CausalBench) -> list[Test]:
     """N1: P0's attention write of each block up to the emergence, from another position."""
-    tests = []
-    for block in _blocks(lab, "attention", lab.start):
-        tests.append(_write(lab, "N1", block, "attention", "resample", FIRST))
-    return tests
+    blocks = _blocks(lab, "attention", lab.start)
+    return [_write(lab, "N1", block, "attention", "resample", FIRST) for block in blocks]
 
 
 def variance(lab: CausalBench, n1: list[Test]) -> list[Test]:
     """N2: the variance of P0's attention write moved to that of the others, in steps."""
-    if not n1:
+    block = strongest_block(n1)
+    if block is None:
         return []
-    block = min(n1, key=lambda test: test.size).block
-    assert block is not None
+    run = partial(lab.test, "N2", NECESSITY, arrow=FIRST, block=block)
     tests = []
     for weight in WEIGHTS:
-        control = [MatchVariance(block, 0, weight, "others", "stream")]
-        tests.append(
-            lab.test(
-                "N2",
-                NECESSITY,
-                [MatchVariance(block, 0, weight)],
-                [control],
-                arrow=FIRST,
-                block=block,
-                dose=weight,
-                claim=weight == WEIGHTS[-1],
-            )
-        )
+        edits: list[Edit] = [MatchVariance(block, 0, weight)]
+        control: list[Edit] = [MatchVariance(block, 0, weight, "others", "stream")]
+        tests.append(run(edits, [control], dose=weight, claim=weight == WEIGHTS[-1]))
     return tests
 
 
@@ -54,15 +44,17 @@ def mlp_writes(lab: CausalBench) -> list[Test]:
 
     The strongest block is also tried with zero and with a resampled write.
     """
-    tests = [
-        _write(lab, "N3", block, "mlp", "mean", SECOND)
-        for block in _blocks(lab, "mlp", lab.last_read)
-    ]
-    if tests:
-        block = min(tests, key=lambda test: test.size).block
-        assert block is not None
-        tests += [_write(lab, "N3", block, "mlp", how, SECOND) for how in ("zero", "resample")]
+    blocks = _blocks(lab, "mlp", lab.last_read)
+    tests = [_write(lab, "N3", block, "mlp", "mean", SECOND) for block in blocks]
+    best = strongest_block(tests)
+    if best is not None:
+        tests += [_write(lab, "N3", best, "mlp", how, SECOND) for how in ("zero", "resample")]
     return tests
+
+
+def strongest_block(tests: list[Test]) -> int | None:
+    """Block of the row that takes most of the sink; None without rows."""
+    return min(tests, key=lambda test: test.size).block if tests else None
 
 
 def neurons(lab: CausalBench) -> list[Test]:
@@ -70,37 +62,17 @@ def neurons(lab: CausalBench) -> list[Test]:
     found = ranked_neurons(lab)
     if not found:
         return []
-    tests = []
-    for count in _doubling(len(found)):
-        last = count == len(found)
-        draws = [_off(draw) for draw in _random_sets(lab, found[:count])] if last else []
-        tests.append(
-            lab.test(
-                "N4",
-                NECESSITY,
-                _off(found[:count]),
-                draws,
-                control=f"{count} random neurons of the same blocks, as active at P0 where there "
-                f"are any ({len(draws)} draws)"
-                if draws
-                else "",
-                arrow=SECOND,
-                dose=float(count),
-                claim=last,
-            )
-        )
+    whole, run = len(found), partial(lab.test, "N4", NECESSITY, arrow=SECOND)
+    tests = [
+        run(_off(found[:count]), dose=float(count), claim=False) for count in _doubling(whole)[:-1]
+    ]
+    draws = [_off(draw) for draw in _random_sets(lab, found)]
+    like = f"{whole} random neurons of the same blocks, as active at P0 where there are any"
+    control = f"{like} ({len(draws)} draws)" if draws else ""
+    tests.append(run(_off(found), draws, control=control, dose=float(whole)))
     for how in ("mean", "resample"):
         try:
-            tests.append(
-                lab.test(
-                    "N4",
-                    NECESSITY,
-                    _off(found, how),
-                    arrow=SECOND,
-                    dose=float(len(found)),
-                    claim=False,
-                )
-            )
+            tests.append(run(_off(found, how), dose=float(whole), claim=False))
         except Unsupported as refusal:
             lab.notes.append(f"N4 {how}: {refusal}")
             break
@@ -111,33 +83,29 @@ def direction(lab: CausalBench) -> list[Test]:
     """N5: P0's component along u, its direction, or its norm, at every point that is read from."""
     if lab.engine.direction is None:
         return []
-    points = range(lab.start, lab.last_read + 1)
-    tests = []
-    for how in ("level", "remove", "swap", "norm"):
-        edits, controls = (
-            [Stream(point, position, how, seed=lab.seed) for point in points]
-            for position in (0, lab.position)
+
+    def edits(position: int, how: str) -> list[Stream]:
+        points = range(lab.start, lab.last_read + 1)
+        return [Stream(point, position, how, seed=lab.seed) for point in points]
+
+    return [
+        lab.at_p0(
+            "N5",
+            partial(edits, how=how),
+            arrow=THIRD,
+            block=lab.start,
+            claim=how in ("level", "swap"),
+            note="graded: a pre-norm takes the norm away by itself" if how == "norm" else "",
         )
-        tests.append(
-            lab.test(
-                "N5",
-                NECESSITY,
-                edits,
-                [controls],
-                arrow=THIRD,
-                block=lab.start,
-                claim=how in ("level", "swap"),
-                note="graded: a pre-norm takes the norm away by itself" if how == "norm" else "",
-            )
-        )
-    return tests
+        for how in ("level", "remove", "swap", "norm")
+    ]
 
 
 def _write(lab: CausalBench, id: str, block: int, kind: str, how: str, arrow: str) -> Test:
-    edit, control = (
-        [SetWrite(block, kind, position, how, lab.seed)] for position in (0, lab.position)
-    )
-    return lab.test(id, NECESSITY, edit, [control], arrow=arrow, block=block)
+    def edits(position: int) -> list[SetWrite]:
+        return [SetWrite(block, kind, position, how, lab.seed)]
+
+    return lab.at_p0(id, edits, arrow=arrow, block=block)
 
 
 def _has(lab: CausalBench, block: int, kind: str) -> bool:

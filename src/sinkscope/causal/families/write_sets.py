@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sinkscope.causal.evidence import NECESSITY, Test
+from sinkscope.causal.evidence import Test
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import NECESSARY
 from sinkscope.intervene.edits import SetWrite
@@ -59,12 +59,10 @@ def _smaller_sets(lab: CausalBench, chosen: list[tuple[int, str]]) -> list[Test]
 
 
 def _set_test(lab: CausalBench, writes: list[tuple[int, str]]) -> Test:
-    edits, controls = (
-        [SetWrite(block, kind, position, "mean") for block, kind in sorted(writes)]
-        for position in (0, lab.position)
-    )
-    size = float(len(writes))
-    return lab.test("N3s", NECESSITY, edits, [controls], arrow="stage 2 -> stage 4", dose=size)
+    def edits(position: int) -> list[SetWrite]:
+        return [SetWrite(block, kind, position, "mean") for block, kind in sorted(writes)]
+
+    return lab.at_p0("N3s", edits, arrow="stage 2 -> stage 4", dose=float(len(writes)))
 
 
 def _one_token(lab: CausalBench) -> Engine:
