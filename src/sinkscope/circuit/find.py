@@ -110,12 +110,12 @@ def find(
     scan: Result | None = None,
     progress: Progress | None = None,
 ) -> FoundCircuit:
-    """`find_circuit` with everything that was measured on the way."""
-    sites = find_sites(subject, prompts)
+    """`find_circuit` with everything that was measured on the way (numbers: steps above)."""
+    sites = find_sites(subject, prompts)  # 1
     blocks = len(sites.blocks)
     same = scan is not None and scan.summary.prompts.sha256.get(prompts.bos) == prompts.sha256
-    observed = Observed(subject, sites, prompts, seed, stats=not same).run(reader, progress)
-    if same:
+    observed = Observed(subject, sites, prompts, seed, stats=not same).run(reader, progress)  # 2
+    if same:  # 3
         assert scan is not None
         reading = reading_from_scan(scan, prompts.bos, blocks)
     else:
@@ -123,8 +123,8 @@ def find(
         reading = reading_of(observed.attention, blocks, seed)
     at = [sites.points.index(f"x{block}") for block in range(blocks + 1)]
     tokens = first_tokens(subject, prompts, seed)
-    p0 = p0_points(subject, sites, tokens)
-    norm, null = _norm(subject, prompts, observed.log_ratio[:, at].mean(0), untrained)
+    p0 = p0_points(subject, sites, tokens)  # 4
+    norm, null = _norm(subject, prompts, observed.log_ratio[:, at].mean(0), untrained)  # 5
     read_point = _read_point(norm, reading)
     logits = read_gradients(subject, sites, observed, reading.heads)
     u, direction, writes, components = None, None, None, Components()
@@ -134,9 +134,9 @@ def find(
         if norm.plateau is None and not isinstance(logits, Missing):
             along = part_that_is_read(u, logits)
         direction = direction_amplification(p0[:, at], observed.sample[:, at], along, read_point)
-        writes = written_along(subject, sites, tokens, lambda block: along, read_point)
+        writes = written_along(subject, sites, tokens, lambda block: along, read_point)  # 6
         components = main_components(writes)
-    recognised = recognition(subject, sites, observed, seed)
+    recognised = recognition(subject, sites, observed, seed)  # 7
     by_direction = direction.block if direction is not None else None
     circuit = Circuit(
         bos=prompts.bos,
@@ -149,9 +149,7 @@ def find(
         sinks=reading.p0_sink,
         reading_heads=reading.heads,
         reading_block=reading.block,
-        ranking=logits
-        if isinstance(logits, Missing)
-        else units_by_logit(subject, sites, prompts, logits),
+        ranking=units_by_logit(subject, sites, prompts, logits),  # 8
         recognition_point=recognised.point,
         late=reading.late,
         uniform_late=reading.uniform_late,

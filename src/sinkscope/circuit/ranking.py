@@ -21,6 +21,7 @@ from sinkscope.circuit.components import unit_writes
 from sinkscope.circuit.keys import SinkLogits
 from sinkscope.circuit.unit import Unit
 from sinkscope.circuit.writes import Key, dense_maps, written_along
+from sinkscope.errors import Missing
 from sinkscope.observe.attention import run_model
 from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.sites import Sites
@@ -31,9 +32,14 @@ ROWS, USUAL_ROWS = 64, 16  # prompts whose first tokens are averaged, and whose 
 
 
 def units_by_logit(
-    subject: Subject, sites: Sites, prompts: Prompts, logits: SinkLogits
-) -> tuple[Unit, ...]:
-    """Units that raise the reading heads' logits on P0, those that raise them most first."""
+    subject: Subject, sites: Sites, prompts: Prompts, logits: SinkLogits | Missing
+) -> tuple[Unit, ...] | Missing:
+    """Units that raise the reading heads' logits on P0, those that raise them most first.
+
+    Where the logits are missing, so is the ranking, for the same reason.
+    """
+    if isinstance(logits, Missing):
+        return logits
     gradient = logits.gradient.mean(0)
     reading = torch.tensor([block for block, _ in logits.heads])
     stop = int(reading.max())
