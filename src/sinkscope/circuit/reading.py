@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.attention import SINK, AttentionStats
 from sinkscope.detect.decision import has_p0_sink, sinking_heads
 from sinkscope.detect.nulls import random_target_p99
 from sinkscope.result import Result
+from sinkscope.stats import nan_mean
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 from sinkscope.detect.attention import SINK
 from sinkscope.detect.heads import CLASS_MEANINGS, classify
 from sinkscope.detect.nulls import random_target_p99
+from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
     import xarray
@@ -241,9 +242,3 @@ def _maps(scan: Scan) -> dict[str, Any]:
         "map": np.stack([m[:, :, :width, :width] for m in scan.maps]),
         "map_tokens": np.array([row[:width] for row in scan.map_tokens], dtype=object),
     }
-
-
-def nan_mean(values: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Mean over an axis without its NaN entries; NaN, without a warning, where all are."""
-    count = np.isfinite(values).sum(axis)
-    return np.where(count > 0, np.nansum(values, axis) / np.maximum(count, 1), np.nan)

@@ -10,6 +10,7 @@ import torch
 from sinkscope.detect.attention import AttentionStats
 from sinkscope.observe.attention import observe
 from sinkscope.observe.reads import Want
+from sinkscope.stats import nan_mean
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -56,8 +57,8 @@ def untrained(subject: Subject, prompts: Prompts, reader: str) -> dict[str, np.n
         for batch in prompts.batches():
             reads, layout, _ = observe(fresh, batch, Want(), reader)
             stats.add(reads, layout, torch.zeros_like(batch.input_ids))
-        received.append(np.nanmean(stats.alpha0, 0))
-        late.append(_nanmean(stats.late))
+        received.append(nan_mean(stats.alpha0))
+        late.append(nan_mean(stats.late))
     return {"received": np.stack(received), "late": np.stack(late)}
 
 
@@ -72,9 +73,3 @@ def untrained_copy(subject: Subject, seed: int) -> Subject | str:
         return f"the untrained null was not run: {str(error).splitlines()[0]}"
     model.eval()
     return Subject(model, subject.tokenizer, subject.anatomy, subject.identity)
-
-
-def _nanmean(values: np.ndarray) -> np.ndarray:
-    """Mean over prompts; NaN, without a warning, where no prompt has a value."""
-    count = np.isfinite(values).sum(0)
-    return np.where(count > 0, np.nansum(values, 0) / np.maximum(count, 1), np.nan)

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.attention import SINK
 from sinkscope.detect.decision import has_p0_sink, sinking_heads
 from sinkscope.detect.nulls import random_target_p99
 from sinkscope.result import Measured, ScanSummary
-from sinkscope.stats import bootstrap
+from sinkscope.stats import bootstrap, nan_mean
 
 if TYPE_CHECKING:
     from sinkscope.detect.scan import Scan

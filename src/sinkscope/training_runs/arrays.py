@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.nulls import uniform_late_share
+from sinkscope.stats import nan_mean
 from sinkscope.training_runs import signals
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
 from sinkscope.training_runs.course import Curves

@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from sinkscope.detect.arrays import nan_mean
 from sinkscope.observe.attention import observe, run_model
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.p0_stream import p0_states
 from sinkscope.observe.reads import AttentionRead, Want
 from sinkscope.observe.registry import evaluation
 from sinkscope.observe.residual import residual_hooks
+from sinkscope.stats import nan_mean
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 from sinkscope.training_runs.partial import first_blocks

@@ -26,6 +26,7 @@ from torch import nn
 
 from sinkscope.detect.nulls import uniform_late_share
 from sinkscope.errors import InputError
+from sinkscope.ranks import rank
 from sinkscope.subject.anatomy import find_anatomy
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
@@ -222,14 +223,6 @@ def called_whole(model: nn.Module) -> nn.Module:
         "get_input_embeddings": lambda self: self.sharded.get_input_embeddings(),
     }
     return type(type(model).__name__, (nn.Module,), members)()
-
-
-def rank() -> int:
-    """Rank of this process; 0 without torch.distributed."""
-    distributed = torch.distributed
-    return (
-        distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-    )
 
 
 @contextmanager

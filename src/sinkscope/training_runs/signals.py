@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from sinkscope.circuit.amplification import crossing
-from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.attention import SINK
 from sinkscope.detect.decision import OVER_UNIFORM
+from sinkscope.stats import nan_mean
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
 
 FIRST = (1, 2, 3, 4)  # k of C_k

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sinkscope.errors import InputError
+from sinkscope.files import write_json
 from sinkscope.provenance import environment
 from sinkscope.result import Result
 from sinkscope.schema import ModelInfo, PromptInfo, Summary
@@ -29,7 +30,7 @@ from sinkscope.training_runs.logs import training_log
 from sinkscope.training_runs.pilot import Pilot, TimelineSettings, run_pilot
 from sinkscope.training_runs.settling import BOUNDS, HOLD, LEAST, QUIET
 from sinkscope.training_runs.sources import Checkpoint, TrainingRun, find_runs
-from sinkscope.training_runs.store import VERSION, Store, write_json
+from sinkscope.training_runs.store import VERSION, Store
 from sinkscope.training_runs.sweep import DISK_BUDGET, at_once, content_of, opened, sweep
 
 Progress = Callable[[str, int, int], None]

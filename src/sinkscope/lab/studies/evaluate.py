@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.attention import AttentionStats
 from sinkscope.detect.heads import CLASS_MEANINGS
 from sinkscope.detect.scan import scan
@@ -29,6 +28,7 @@ from sinkscope.lab.studies.reads import as_read
 from sinkscope.lab.tokens import encode
 from sinkscope.observe.attention import observe
 from sinkscope.observe.reads import Want
+from sinkscope.stats import nan_mean
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, bos_id, vocabulary
 

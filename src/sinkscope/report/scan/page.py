@@ -10,6 +10,7 @@ from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.scan import charts, figures, tables
 from sinkscope.report.scan.words import LIMITS, heads_above_random, sink_heads, verdict_so_far
 from sinkscope.report.text import number_of, percent, percent_interval, short, visible
+from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -169,7 +170,7 @@ def headline(result: Result, bos: str) -> Headline:
     }
     for name, label in (("learned_mass", "a learned sink"), ("elsewhere_mass", "sinks elsewhere")):
         if frames.has(data, name):
-            shares[f"Mass on {label}"] = float(frames.nanmean(data[name].values))
+            shares[f"Mass on {label}"] = float(nan_mean(data[name].values, None))
     numbers: Headline = {label: ("share", value) for label, value in shares.items()}
     numbers[f"Heads with a late share above {LIMITS.head_share}"] = ("count", len(sink_heads(data)))
     if frames.has(data, "norm_ratio"):

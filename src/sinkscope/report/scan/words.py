@@ -12,6 +12,7 @@ import numpy as np
 
 from sinkscope.report import frames
 from sinkscope.report.text import number_of, percent, percent_interval, ranges, short, visible
+from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -136,7 +137,7 @@ def _nulls(data: Dataset) -> str:
         )
     if frames.has(data, "untrained_late"):
         untrained = np.asarray(data["untrained_late"].values, dtype=np.float64)
-        means = frames.nanmean(untrained, axis=(1, 2))
+        means = nan_mean(untrained, axis=(1, 2))
         seeds = f"{len(means)} seeds" if len(means) > 1 else "one seed"
         most = percent(float(np.nanmax(means)))
         parts.append(f"the same architecture untrained ({seeds}) gives it at most {most}")
@@ -228,7 +229,7 @@ def _elsewhere(data: Dataset) -> str:
     for name, label in labels.items():
         if not frames.has(data, name):
             continue
-        share = float(frames.nanmean(data[name].values))
+        share = float(nan_mean(data[name].values, None))
         if share >= LIMITS.elsewhere:
             parts.append(f"{percent(share)} {label}")
     return _sentence("; ".join(parts))
