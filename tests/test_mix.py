@@ -171,7 +171,8 @@ def test_a_model_without_a_sink_says_so():
     one = found.summary.mix["without"]
     assert one.verdict == "no sink"
     assert one.sink_heads == []
-    assert "No head sinks" in one.sentence
+    assert "does not sink" in one.sentence
+    assert any("No head sinks" in note for note in one.notes)
 
 
 def test_bos_dropped_is_reported_apart(subject):

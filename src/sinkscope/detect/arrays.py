@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sinkscope.detect.attention import SINK
+from sinkscope.detect.decision import sinking_of
 from sinkscope.detect.heads import CLASS_MEANINGS, classify
 from sinkscope.detect.nulls import random_target_p99
 from sinkscope.stats import nan_mean
@@ -204,7 +204,7 @@ def _heads(scan: Scan) -> dict[str, Any]:
     found["stable_rank"] = rank
     found["stable_rank_without_p0"] = np.stack([_spread(r[1], heads) for r in ranks])
     per_head = np.stack([_spread(v, heads) for v in values])
-    found["head_class"] = classify(nan_mean(scan.attention.late), per_head, rank, SINK)
+    found["head_class"] = classify(sinking_of(scan.attention, scan.settings.seed), per_head, rank)
     return found
 
 

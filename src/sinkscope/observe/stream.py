@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from sinkscope.errors import Unsupported
+from sinkscope.observe.layout import Layout
 
 TINY = 1e-12  # least norm that is divided by
 
@@ -48,8 +49,32 @@ def mean_cosine(states: torch.Tensor) -> torch.Tensor:
     (‖Σ x̂‖² − n) / (n(n − 1)), exact for all pairs without forming them.
     """
     n = states.shape[0]
-    total = unit(states.double()).sum(0).square().sum(-1)
+    total = unit(states).sum(0, dtype=torch.float64).square().sum(-1)
     return (total - n) / (n * (n - 1)) if n > 1 else torch.full_like(total, torch.nan)
+
+
+class OthersMean:
+    """Mean unit vector of the other positions at each read point, over the batches added."""
+
+    def __init__(self) -> None:
+        self._sums: dict[int, torch.Tensor] = {}
+        self._counts: dict[int, int] = {}
+
+    def add(self, point: int, hidden: torch.Tensor, layout: Layout) -> None:
+        """Add the stream [B, T, d] of a batch; P0 and padding are left out."""
+        layout = layout.on(hidden.device)
+        x, others = hidden.float(), layout.valid & ~layout.is_p0
+        weight = others / x.norm(dim=-1).clamp_min(TINY)
+        total = torch.einsum("btd,bt->d", x, weight).double().cpu()
+        self._sums[point] = self._sums[point] + total if point in self._sums else total
+        self._counts[point] = self._counts.get(point, 0) + int(others.sum())
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """[point, d], fp32."""
+        points = sorted(self._sums)
+        means = [self._sums[point] / max(self._counts[point], 1) for point in points]
+        return torch.stack(means).float()
 
 
 def first_hidden(args: tuple, kwargs: dict) -> torch.Tensor:

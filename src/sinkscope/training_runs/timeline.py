@@ -253,7 +253,7 @@ def _run_summary(one: _Timed) -> dict[str, Any]:
             f"checkpoints, at {HOLD} checkpoints in a row",
         },
         "concentration": concentration,
-        "late_share": bootstrap(arrays["sink_by_prompt"][last]).model_dump(),
+        "first_blocks_late_share": bootstrap(arrays["sink_by_prompt"][last]).model_dump(),
         "norm_ratio": _plain(np.exp(arrays["log_norm_by_prompt"][last].mean())),
         "emergence_block": int(arrays["emergence_block"][last]),
         "loss": _plain(arrays["loss"][last]) if "loss" in arrays else None,

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from sinkscope.errors import InputError, Unsupported
-from sinkscope.intervene.edits.base import Context, Edit, at_positions, described, with_hidden
-from sinkscope.observe.residual import first_hidden, hidden_of
+from sinkscope.intervene.edits.base import Context, Edit, at_positions, described
+from sinkscope.observe.stream import first_hidden, hidden_of, with_hidden
 
 ABOUT = ("variance", "norm", "stream")
 

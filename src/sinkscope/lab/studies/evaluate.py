@@ -27,6 +27,7 @@ from sinkscope.lab.recipe import TrainingRecipe
 from sinkscope.lab.studies.reads import as_read
 from sinkscope.lab.tokens import encode
 from sinkscope.observe.attention import observe
+from sinkscope.observe.loss import log_probabilities, token_loss
 from sinkscope.observe.reads import Want
 from sinkscope.stats import nan_mean
 from sinkscope.subject.load import Subject
@@ -77,9 +78,8 @@ def quick_evaluation(subject: Subject, rows: Tensor, bos: str) -> dict[str, floa
     ):
         reads, layout, logits = observe(subject, part, Want(), logits=True)
         stats.add(reads, layout, part.input_ids)
-        predicted = logits[:, start : start + text.shape[1] - 1].float().cpu()
-        loss = nn.functional.cross_entropy(predicted.transpose(1, 2), text[:, 1:], reduction="none")
-        losses.append(loss.mean(1))
+        predicted = log_probabilities(logits[:, start : start + text.shape[1] - 1])
+        losses.append(token_loss(predicted, text[:, 1:]).mean(1).cpu())
     alpha = stats.alpha0
     seen = np.isfinite(alpha)
     return {

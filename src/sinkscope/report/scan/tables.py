@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sinkscope.report import frames
-from sinkscope.report.scan.words import LIMITS, heads_above_random, sink_heads
+from sinkscope.report.scan.words import heads_above_random, sinking_layers, strongest_heads
 from sinkscope.report.text import (
     NO_VALUE,
     number_of,
@@ -118,10 +118,10 @@ def blocks_table(data: Dataset) -> Table:
         "Late share": [percent(value) for value in nan_mean(share, axis=1)],
         "Highest": [percent(value) for value in _nanmax(share)],
         "Uniform": [percent(float(value)) for value in data["uniform_late"].values],
-        f"Heads > {LIMITS.head_share}": [
-            str(int((np.nan_to_num(row) > LIMITS.head_share).sum())) for row in share
-        ],
     }
+    sinking = sinking_layers(data)
+    if sinking is not None:
+        columns["Sink heads"] = [str(int(row.sum())) for row in sinking]
     if frames.has(data, "learned_mass"):
         mass = nan_mean(data["learned_mass"].values, axis=1)
         columns["Learned"] = [percent(value) for value in mass]
@@ -154,7 +154,7 @@ def heads_table(data: Dataset, most: int = 10) -> Table:
     if known:
         table.columns.append("Class")
     index = {int(block): layer for layer, block in enumerate(frames.blocks(data))}
-    for block, head, share in sink_heads(data, 0.0)[:most]:
+    for block, head, share in strongest_heads(data)[:most]:
         row = [str(block), str(head), percent(share)]
         if known:
             number = int(data["head_class"].values[index[block], head])
