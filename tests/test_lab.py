@@ -197,7 +197,7 @@ def test_figures_follow_the_definition():
     assert share["asked"]["value"] == pytest.approx(sum(share["heads"][b][1] for b in (1, 2)) / 2)
     assert share["earlier_blocks"]["value"] == pytest.approx(sum(share["heads"][0]) / 2)
     assert figures["cosine_windows"][2] == pytest.approx(float(mean_cosine(hidden[2][:, 0])))
-    everything = float(mean_cosine(model.model.embed_tokens.weight))
+    everything = float(mean_cosine(model.model.embed_tokens.weight.detach()))
     assert figures["cosine_vocabulary"][0] == pytest.approx(everything)
     assert len(figures["cosine_vocabulary"]) == TINY.blocks + 1
 
