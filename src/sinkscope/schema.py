@@ -148,7 +148,7 @@ class StageSummary(_Open):
     dose         Spearman correlation of dose and effect
     mediation    part of the effect that passes through the next stage
     edits        the edits behind necessity and sufficiency, in words
-    late_share   of P0 on the reading heads, intact (stage 4)
+    reading_heads_late_share  of P0, intact (stage 4)
     """
 
     stage: int
@@ -160,7 +160,7 @@ class StageSummary(_Open):
     dose: float | None = None
     mediation: Measured | float | None = None
     edits: list[str] = Field(default_factory=list)
-    late_share: Measured | None = None
+    reading_heads_late_share: Measured | None = None
 
 
 class TestRow(_Open):
@@ -297,6 +297,7 @@ class MixSummary(_Open):
     verdict         used, only there, undetermined, or no sink: does the loss need the sink here
     mixing          more, less, no different, or undetermined: mixing without the sink
     sentence        both in words
+    sink_heads      [block, head] by the rule of `scan`; sink_heads_late_share is over these
     spread          condition -> spread of a one-token change at the last read point
     jacobian        condition -> influence of other tokens, by Jacobian norms
     effective_rank  condition -> mean over read points behind the first block, P0 included
@@ -316,7 +317,7 @@ class MixSummary(_Open):
     mixing: str
     sentence: str
     sink_heads: list[list[int]]
-    late_share: Measured
+    sink_heads_late_share: Measured
     spread: dict[str, Measured]
     jacobian: dict[str, Measured] = Field(default_factory=dict)
     effective_rank: dict[str, Measured] = Field(default_factory=dict)

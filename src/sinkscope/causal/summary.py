@@ -140,7 +140,7 @@ def _stages(done: Verified) -> list[StageSummary]:
             )
         )
     share = bootstrap(done.engine.intact.on(done.circuit.reading_heads))
-    stages.append(StageSummary(stage=4, name="sink", passed=True, late_share=share))
+    stages.append(StageSummary(stage=4, name="sink", passed=True, reading_heads_late_share=share))
     return stages
 
 

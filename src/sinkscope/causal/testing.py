@@ -15,12 +15,11 @@ import numpy as np
 from sinkscope.causal.evidence import NECESSITY, SUFFICIENCY, Test, in_words
 from sinkscope.causal.thresholds import NEGLIGIBLE, ORDINARY
 from sinkscope.circuit.model import Circuit
-from sinkscope.detect.arrays import nan_mean
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.engine import Engine
 from sinkscope.intervene.readout import Readout
 from sinkscope.result import Measured
-from sinkscope.stats import paired_change, sign_flip_p
+from sinkscope.stats import nan_mean, paired_change, sign_flip_p
 from sinkscope.subject.prompts import token_text
 
 Edits = Sequence[Edit]

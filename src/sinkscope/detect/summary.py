@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.attention import SINK
-from sinkscope.detect.decision import has_p0_sink, sinking_heads
+from sinkscope.detect.decision import has_p0_sink, sinking_of
 from sinkscope.detect.nulls import random_target_p99
 from sinkscope.detect.record import Scan
 from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.result import Measured, ScanSummary
-from sinkscope.stats import bootstrap
+from sinkscope.stats import bootstrap, nan_mean
 
 EPS = (0.2, 0.3, 0.5, 0.8)
 AFTER = 2  # "[2:]": blocks after the two in which the circuit is said to form
@@ -28,7 +27,7 @@ def scan_summary(scan: Scan) -> ScanSummary:
     everywhere = np.ones(len(blocks), dtype=bool)
     _, uniform_late = scan.attention.uniform
     random_p99 = random_target_p99(scan.attention.curve, seed)
-    sinking = sinking_heads(nan_mean(late), nan_mean(alpha0), uniform_late, random_p99)
+    sinking = sinking_of(scan.attention, seed)
     return ScanSummary(
         p0_sink=has_p0_sink(sinking, np.isfinite(nan_mean(late))),
         sink_rate=sink_rates(alpha0, everywhere, seed),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-
 from sinkscope.circuit.find import find_circuit
+from sinkscope.circuit.reading import sinks_on
 from sinkscope.errors import NOT_ASKED, Missing, SinkscopeError, Unsupported
 from sinkscope.mixing.collapse import collapse
 from sinkscope.mixing.conditions import (
@@ -20,7 +19,6 @@ from sinkscope.mixing.conditions import (
     check_subject,
     earlier_keys,
     in_heads,
-    sinking_heads,
 )
 from sinkscope.mixing.cuts import CUT, cut_conditions
 from sinkscope.mixing.dose import Cost, costs, doses
@@ -65,9 +63,11 @@ def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress:
     pairs = swapped(subject, prompts, settings.swaps, settings.seed)
     keys = earlier_keys(prompts, pairs.first, settings.seed)
     intact = perturb(subject, pairs)
-    heads = sinking_heads(torch.from_numpy(intact.shares), prompts.length)
+    sinks = sinks_on(subject, prompts, settings.seed)
+    heads = tuple(sinks.heads) if sinks.p0_sink else ()
     if not heads:
-        notes.append("No head sinks at P0, so the conditions act on every head.")
+        few = "Fewer than one head in a hundred sinks" if sinks.heads else "No head sinks"
+        notes.append(f"{few} at P0, so the conditions act on every head.")
     conditions, sites = _conditions(subject, prompts, heads, settings, notes)
     spreads = {INTACT.name: intact}
     for done, (name, condition) in enumerate(conditions.items()):

@@ -68,8 +68,8 @@ class Bound:
 class Mixed:
     """What was measured under one BOS policy.
 
-    heads       (block, head) that sink, in which the sink is taken away; empty: none does, and the
-                attention conditions act on every head
+    heads       (block, head) that sink, in which the sink is taken away; empty: the model does not
+                sink (`detect.decision`), and the attention conditions act on every head
     spreads     condition -> Spread; `dropped` the spread without BOS, on the same text
     costs       condition -> Cost at each dose
     """

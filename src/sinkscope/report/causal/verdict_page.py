@@ -147,7 +147,7 @@ def _stages(verified: VerifySummary) -> list[Stage]:
 def stage_rows(stage: StageSummary) -> list[tuple[str, str, str]]:
     """What a stage rests on: label, value, interval."""
     rows = []
-    held = stage.late_share
+    held = stage.reading_heads_late_share
     if held is not None and held.value is not None:
         rows.append(("Of reading heads", percent(held.value), percent_interval(held)))
     if stage.necessity is not None and stage.necessity.value is not None:
