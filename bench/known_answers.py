@@ -34,10 +34,14 @@ from rich.progress import track
 from transformers.utils import logging
 
 from sinkscope import Subject, build_prompts
-from sinkscope.causal.testing import NECESSITY, SUFFICIENCY, CausalBench, Test
+from sinkscope.causal.evidence import NECESSITY, SUFFICIENCY, Test
+from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.verify import VerifySettings, verify_one
 from sinkscope.circuit.find import find
+from sinkscope.circuit.model import Circuit
+from sinkscope.circuit.unit import EXPERT, NEURON
 from sinkscope.detect.attention import AttentionStats
+from sinkscope.errors import Missing
 from sinkscope.intervene.engine import Engine
 from sinkscope.known.constructed import MECHANISMS, Truth, build_in_memory, draw_spec
 from sinkscope.observe.attention import observe
@@ -98,11 +102,13 @@ def _analysed(subject: Subject, truth: Truth, seed: int) -> dict[str, Any]:
         "verdict": [done.verdict.verdict, truth.verdict],
         "missing": done.verdict.missing,
         "emergence": [circuit.emergence_block, emergence_of(truth)],
-        "neurons": _sets(circuit.neurons, truth.writing_neurons if writes_at_p0(truth) else []),
+        "neurons": _sets(
+            _places(circuit, NEURON), truth.writing_neurons if writes_at_p0(truth) else []
+        ),
         "heads": _sets(circuit.reading_heads, truth.reading_heads if reads_p0(truth) else []),
-        "experts": _sets(circuit.experts, truth.experts if writes_at_p0(truth) else []),
+        "experts": _sets(_places(circuit, EXPERT), truth.experts if writes_at_p0(truth) else []),
         "controls": [[test.id, _significant(test)] for test in claims],
-        "attribution_error": None if isinstance(found.logits, str) else found.logits.error,
+        "attribution_error": None if isinstance(found.logits, Missing) else found.logits.error,
         "intervals": _intervals(subject, found, done, truth, others, seed),
         "passes": done.engine.passes,
     }
@@ -123,6 +129,10 @@ def emergence_of(truth: Truth) -> int | None:
     if not writes_at_p0(truth):
         return None
     return truth.amplifying_blocks[0] if truth.amplifying_blocks else -1
+
+
+def _places(circuit: Circuit, kind: str) -> list[tuple[int, int]]:
+    return [unit.place for unit in circuit.of(kind)]
 
 
 def _sets(found: Any, truth: Any) -> list[int]:
@@ -146,7 +156,7 @@ def _intervals(
     if not done.tests:
         return rows
     at = truth.amplifying_blocks[:1]
-    heads = [(int(b), int(h)) for b, h in circuit.reading_heads]
+    heads = circuit.reading_heads
     engine = Engine(
         subject,
         others,
@@ -159,7 +169,7 @@ def _intervals(
     necessary = [t for t in done.tests if t.kind == NECESSITY and t.id == "N3" and t.block in at]
     if necessary:
         one = necessary[0]  # not the strongest: a choice by the data would bias its interval
-        read, whole = lab.run(_edits(one)), lab.intact_sink
+        read, whole = lab.run(one.edits), lab.intact_sink
 
         def necessity(rows: np.ndarray) -> Measured:
             return paired_change(read.on(heads)[rows], whole[rows], whole[rows], seed)
@@ -168,7 +178,7 @@ def _intervals(
     sufficient = [t for t in done.tests if t.kind == SUFFICIENCY and t.id == "S1" and t.claim]
     if sufficient:
         one = sufficient[-1]
-        change = lab.margin_effect(lab.run(_edits(one)), lab.position)
+        change = lab.margin_effect(lab.run(one.edits), lab.position)
 
         def sufficiency(rows: np.ndarray) -> Measured:
             return paired_change(change[rows], 0 * change[rows], seed=seed)
@@ -177,12 +187,6 @@ def _intervals(
             _row("sufficiency", one.margin_change, sufficiency, len(others), len(done.prompts))
         )
     return rows
-
-
-def _edits(test: Test) -> list:
-    from sinkscope.intervene.edits import from_json
-
-    return [from_json(one) for one in test.edit_json]
 
 
 def _sink_rate(subject: Subject, circuit, alpha: np.ndarray, others: Prompts, seed: int):

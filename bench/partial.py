@@ -45,9 +45,10 @@ def one(way: str, folder: Path) -> None:
     from sinkscope.observe.attention import observe  # noqa: F401
     from sinkscope.subject.load import load
     from sinkscope.subject.prompts import Prompts
-    from sinkscope.training_runs.checkpoint_metrics import View, light
+    from sinkscope.training_runs.checkpoint_metrics import light
     from sinkscope.training_runs.partial import load_first_blocks, quiet
     from sinkscope.training_runs.store import encode
+    from sinkscope.training_runs.view import View
 
     ids = torch.randint(4096, (16, 128), generator=torch.Generator().manual_seed(0))
     prompts = Prompts(ids, torch.full((16,), 128), "ids", "without")

@@ -14,8 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from sinkscope.training_runs.checkpoint import TrainingRun
 from sinkscope.training_runs.pilot import Pilot, TimelineSettings, run_pilot
-from sinkscope.training_runs.sources import TrainingRun, find_runs
+from sinkscope.training_runs.sources import find_runs
 from sinkscope.training_runs.store import Store
 from sinkscope.training_runs.sweep import sweep
 

@@ -23,11 +23,11 @@ from sinkscope.known.planted_series import Grown, draw_script, emerged_at, subje
 from sinkscope.known.simulated_curves import Series, draw_series
 from sinkscope.training_runs.arrays import curves_of as curves_of_arrays
 from sinkscope.training_runs.arrays import run_arrays
+from sinkscope.training_runs.checkpoint import Checkpoint
 from sinkscope.training_runs.checkpoint_metrics import light
 from sinkscope.training_runs.course import Course, Curves, course
 from sinkscope.training_runs.pilot import TimelineSettings, run_pilot
 from sinkscope.training_runs.settling import HOLD, QUIET
-from sinkscope.training_runs.sources import Checkpoint
 
 LOOKING = TimelineSettings(kind="random", n=8, length=48)
 

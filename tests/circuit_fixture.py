@@ -207,7 +207,15 @@ def verify_summary(layers: int = 6) -> VerifySummary:
         row.margin_change = row.control_margin_change = None
     tests[-2].control_change = measured(-0.97)
     tests.append(
-        test_row("I1", "random token at position 0", -0.01, -0.01, passed=None, claim=False)
+        test_row(
+            "I1",
+            "random token at position 0",
+            -0.01,
+            -0.01,
+            kind="identity",
+            passed=None,
+            claim=False,
+        )
     )
     return VerifySummary(
         verdict="p0-circuit",

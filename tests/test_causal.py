@@ -10,22 +10,19 @@ import pytest
 import torch
 
 import sinkscope
+from sinkscope.causal.evidence import SUFFICIENCY, Test, judge
 from sinkscope.causal.families.faithfulness import keep_circuit, keep_edits, traced_units
-from sinkscope.causal.families.necessity import (
-    mlp_writes,
-    neurons,
-    ranked_neurons,
-    recognition,
-    write_sets,
-)
+from sinkscope.causal.families.necessity import mlp_writes, neurons, ranked_neurons, recognition
 from sinkscope.causal.families.sufficiency import self_only
+from sinkscope.causal.families.write_sets import write_sets
 from sinkscope.causal.summary import verify_dataset, verify_summary
-from sinkscope.causal.testing import SUFFICIENCY, CausalBench, Test, judge
+from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import ALPHA, NEGLIGIBLE, thresholds
 from sinkscope.causal.verdict import VERDICTS, elsewhere, with_p0_sink, without_p0_sink
 from sinkscope.causal.verify import VerifySettings, run_tests, verify, verify_one
 from sinkscope.circuit.find import find_circuit
-from sinkscope.errors import InputError, Unsupported
+from sinkscope.circuit.unit import NEURON, Unit
+from sinkscope.errors import InputError, Missing, Unsupported
 from sinkscope.intervene.edits import KeepUnits, from_json
 from sinkscope.intervene.engine import Engine
 from sinkscope.intervene.readout import TokenMass
@@ -116,6 +113,8 @@ def test_evidence_of_a_two_block_circuit():
     moved = next(t for t in rows["S1"] if t.passed).mass_moved_to
     assert moved["position"] == SMALL.position
     assert moved["share"] > 0.3
+    for row in [*summary.tests, *summary.stages]:
+        assert not row.model_extra  # every key is declared
     for row in summary.tests:
         for edit in row.edit_json:
             assert from_json(edit).to_json() == edit
@@ -137,10 +136,8 @@ def test_a_backup_is_found_as_part_of_a_set():
     )  # fmt: skip
     lab = CausalBench(engine, circuit, list(circuit.reading_heads), 5, 2, 0)
     alone = [*recognition(lab), *mlp_writes(lab)]
-    judge(alone)
-    assert not any(t.passed for t in alone)
-    sets = write_sets(lab)
-    judge(sets)
+    assert not any(t.passed for t in judge(alone))
+    sets = judge(write_sets(lab))
     assert sets[-1].passed
     assert sets[-1].edit == (
         "mean mlp write of block 1 at position 0; mean mlp write of block 2 at position 0"
@@ -176,7 +173,7 @@ def test_prompts_in_which_p_sinks_already_are_left_out_of_sufficiency():
     assert {b > middle for b, _ in lab.heads} == {True, False}  # it sinks on the later ones
     assert lab.ordinary().tolist() == [True, False, True, True, False, True]
     for test in self_only(lab)[:-1]:
-        read = lab.run([from_json(edit) for edit in test.edit_json], full=True)
+        read = lab.run(test.edits, full=True)
         intact = lab.engine.intact
         moved = read.bare_margin_on(lab.heads, 5) - intact.bare_margin_on(lab.heads, 5)
         assert np.isnan(test.effect).tolist() == (~lab.ordinary()).tolist()
@@ -221,9 +218,10 @@ def test_keeping_all_units_changes_nothing_and_none_leaves_nothing(mechanism):
 
 def test_traced_units_are_those_that_write():
     lab, truth = lab_of("p0-two-block"), constructed("p0-two-block")[3]
-    assert sorted(map(list, ranked_neurons(lab))) == sorted(truth.writing_neurons)
+    writers = {Unit(block, NEURON, neuron) for block, neuron in truth.writing_neurons}
+    assert set(ranked_neurons(lab)) == writers
     units = traced_units(lab)
-    assert set(units) == {(truth.amplifying_blocks[0], "mlp")}
+    assert units == writers
     assert len(keep_edits(lab, units)) == 1 + 2 * lab.last_read
     kept = keep_circuit(lab)
     assert kept.components == len(truth.writing_neurons)
@@ -233,8 +231,8 @@ def test_traced_units_are_those_that_write():
 def test_a_writer_that_the_trace_leaves_out_is_found_by_the_ranking():
     """Of the split circuit a weak writer falls outside k90, and holds the sink when left alone."""
     done, truth = verified("p0-split")
-    writers = {(block, "mlp", neuron) for block, neuron in truth.writing_neurons}
-    traced = {(block, "mlp", neuron) for block, neuron in done.circuit.neurons}
+    writers = {Unit(block, NEURON, neuron) for block, neuron in truth.writing_neurons}
+    traced = set(done.circuit.of(NEURON))
     assert writers - traced
     assert writers - traced <= set(done.circuit.ranking[: 4 * len(writers)])
     first, last = done.kept.sizes[0], done.kept.sizes[-1]
@@ -245,7 +243,7 @@ def test_a_writer_that_the_trace_leaves_out_is_found_by_the_ranking():
 
 def test_without_a_ranking_only_the_traced_units_are_kept_and_it_is_said():
     lab = lab_of("p0-split")
-    lab.circuit = dataclasses.replace(lab.circuit, ranking="its keys are not linear")
+    lab.circuit = dataclasses.replace(lab.circuit, ranking=Missing("its keys are not linear"))
     kept = keep_circuit(lab)
     assert len(kept.sizes) == 1
     assert kept.needed is None
@@ -278,16 +276,14 @@ def test_delimiters_that_few_rows_hold_are_still_a_sink():
 
 def row(id="N3", size=-0.9, control=0.0, kind="necessity", claim=True, role=None, n=8):
     none = Measured(value=None)
-    test = Test(
-        id=id, kind=kind, arrow="", edit=f"{id} edit", edit_json=[], control="", block=1,
+    return Test(
+        id=id, kind=kind, arrow="", edits=(), control="", block=1,
         position=0, dose=None, claim=claim, sink_change=none, control_change=none,
         margin_change=none, control_margin_change=none, p=0.001, control_p=1.0, ce_change=None,
         kl=None, p0_norm=None, p0_cosine=None, mass_moved_to=None,
         effect=np.full(n, size), control_effect=np.full(n, control),
+        extra={"role": role} if role else {},
     )  # fmt: skip
-    if role:
-        test.extra["role"] = role
-    return test
 
 
 def identity(token=0.0, position=0.0):
@@ -325,8 +321,9 @@ def identity(token=0.0, position=0.0):
     ],
 )  # fmt: skip
 def test_rules_of_the_verdict(rows, bos, verdict, missing):
-    judge(rows)
-    found = with_p0_sink(rows, None, bos, {}, 8)
+    judged = judge(rows)
+    assert all(test.passed is None for test in rows)  # a judgement is a new test
+    found = with_p0_sink(judged, None, bos, {}, 8)
     assert found.verdict == verdict
     assert missing in " ".join(found.missing)
     assert bool(found.missing) == (verdict == "undetermined")
@@ -399,7 +396,7 @@ def test_a_failed_residual_identity_is_refused():
 def test_equal_seeds_give_equal_numbers():
     first, second = lab_of("p0-two-block"), lab_of("p0-two-block")
     for one, other in zip(neurons(first), neurons(second), strict=True):
-        assert one.edit_json == other.edit_json
+        assert one.edits == other.edits
         assert one.sink_change == other.sink_change
         assert one.p == other.p
         assert (one.effect == other.effect).all()

@@ -1,6 +1,7 @@
 """`trace` and `find_circuit` on models whose circuit is known, and what they refuse."""
 
 import json
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 import sinkscope
 from sinkscope.circuit.components import main_components
 from sinkscope.circuit.find import find
+from sinkscope.circuit.unit import EXPERT, NEURON
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.known.measure import plain_rows
@@ -51,12 +53,15 @@ KNOWN = [
 def test_a_known_circuit_is_found(mechanism, fields):
     subject, prompts, truth = constructed(mechanism, **fields)
     circuit = sinkscope.find_circuit(subject, prompts)
+    with pytest.raises(FrozenInstanceError):
+        circuit.read_point = 0
     assert circuit.emergence_block == truth.amplifying_blocks[0]
     assert circuit.amplification == truth.amplification
-    assert set(circuit.neurons) == pairs(truth.writing_neurons)
+    assert {unit.place for unit in circuit.of(NEURON)} == pairs(truth.writing_neurons)
     assert set(circuit.reading_heads) == pairs(truth.reading_heads)
     assert circuit.reading_block == truth.from_block
-    assert set(circuit.experts) == pairs(truth.experts)
+    assert {unit.place for unit in circuit.of(EXPERT)} == pairs(truth.experts)
+    assert circuit.sinks
     true = torch.zeros(truth.spec["width"])
     true[truth.channels] = torch.tensor(truth.direction)
     # u leads away from what the others share, too
@@ -69,7 +74,7 @@ def test_the_embedding_is_block_minus_one(mechanism):
     subject, prompts, truth = constructed(mechanism)
     found = find(subject, prompts)
     assert found.circuit.emergence_block == -1
-    assert found.circuit.neurons == []
+    assert found.circuit.of(NEURON) == []
     assert found.components.whole[0][0] == "embedding"
     assert set(found.circuit.reading_heads) == pairs(truth.reading_heads)
 
@@ -236,8 +241,8 @@ def test_components_are_the_fewest_that_make_ninety_percent():
     subject, prompts, _ = constructed("p0-two-block", family="llama", noise=0.05, writers=4)
     writes = find(subject, prompts).writes
     few = main_components(writes, 0.5)
-    assert 1 <= len(few.neurons) < 4
+    assert 1 <= len(few.rows(NEURON)) < 4
     assert main_components(writes).k90 == 4
-    shares = [share for _, _, share in main_components(writes).neurons]
+    shares = [share for _, _, share in main_components(writes).rows(NEURON)]
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) >= 0.9

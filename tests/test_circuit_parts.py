@@ -6,23 +6,26 @@ import numpy as np
 import pytest
 import torch
 
-from sinkscope.circuit.amplification import crossing, longest_run, mean_cosine, norm_amplification
+from sinkscope.circuit.amplification import crossing, longest_run, norm_amplification
 from sinkscope.circuit.concentration import concentration, log_norm_share, step_down
 from sinkscope.circuit.frozen import FrozenNorms, affine_form
 from sinkscope.circuit.induction import queries_of
 from sinkscope.circuit.keys import sink_logits
 from sinkscope.circuit.observed import Observed
 from sinkscope.circuit.recognition import auroc, probe_auroc
-from sinkscope.circuit.streams import one_token_pass, p0_points
+from sinkscope.circuit.streams import p0_points
+from sinkscope.circuit.unit import EXPERT, HEAD, NEURON, Unit, by_block, of_kind
 from sinkscope.circuit.unmixed import cones
 from sinkscope.circuit.vocabulary import scan_vocabulary
 from sinkscope.circuit.weights import input_maps
 from sinkscope.circuit.writes import written_along
 from sinkscope.errors import Unsupported
 from sinkscope.observe.attention import observe
+from sinkscope.observe.p0_stream import one_token_pass
 from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.reads import Want
 from sinkscope.observe.sites import find_sites
+from sinkscope.observe.stream import mean_cosine
 from sinkscope.subject.load import Subject
 from sinkscope.subject.tiny import tiny_model
 
@@ -70,6 +73,15 @@ def test_writes_add_up_to_the_stream_and_units_to_the_writes(family):
     assert writes.embedding + sum(writes.total.values()) == pytest.approx(stream, abs=1e-4)
     assert set(writes.units) == set(writes.total)
     assert writes.error < 1e-4
+
+
+def test_units_are_sorted_by_kind_and_block():
+    units = [Unit(2, NEURON, 7), Unit(0, HEAD, 3), Unit(1, NEURON, 5), Unit(1, NEURON, 4)]
+    assert of_kind(units, NEURON) == [units[0], *units[2:]]
+    assert list(by_block(units, NEURON).items()) == [(1, [5, 4]), (2, [7])]
+    assert by_block(units, EXPERT) == {}
+    assert sorted(units) == [units[1], units[3], units[2], units[0]]
+    assert units[0].place == (2, 7)
 
 
 def test_neuron_and_head_writes_against_hand_computed_ones():

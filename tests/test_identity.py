@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from sinkscope.causal.evidence import POSITION, QUERY_BIAS, TOKEN, judge
 from sinkscope.causal.families import identity
-from sinkscope.causal.testing import CausalBench, judge
-from sinkscope.causal.verdict import POSITION, QUERY_BIAS, TOKEN, lost
+from sinkscope.causal.testing import CausalBench
+from sinkscope.causal.verdict import lost
 from sinkscope.circuit.find import find_circuit
 from sinkscope.errors import InputError
 from sinkscope.intervene.edits import TokenAt, from_json
@@ -45,9 +46,7 @@ def lab_of(mechanism: str, family: str, bos: str = "without", length: int = 40) 
 @functools.cache
 def rows_of(mechanism: str, family: str, bos: str = "without"):
     lab = lab_of(mechanism, family, bos)
-    tests = identity.tokens(lab) + identity.positions(lab) + identity.query_bias(lab)
-    judge(tests)
-    return tests
+    return judge(identity.tokens(lab) + identity.positions(lab) + identity.query_bias(lab))
 
 
 def deciding(tests, role):
@@ -129,8 +128,7 @@ def test_identity_explains_little_of_a_p0_sink():
 
 def test_no_shift_where_prompts_fill_the_positions_and_the_swap_decides():
     lab = lab_of("position-embedding", "gpt2", length=512)
-    tests = identity.positions(lab)
-    judge(tests)
+    tests = judge(identity.positions(lab))
     assert [t.edit for t in tests] == [f"position ids of 0 and {P} swapped"]
     assert lost(deciding(tests, POSITION))
     assert any("not shifted" in note for note in lab.notes)

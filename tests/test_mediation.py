@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from sinkscope.causal.evidence import judge
 from sinkscope.causal.families import necessity
 from sinkscope.causal.families.mediation import mediated, mediation
-from sinkscope.causal.testing import judge
 from sinkscope.errors import InputError
 from sinkscope.intervene.edits import SetWrite, Stream, from_json
 from sinkscope.intervene.edits.hold import HoldDirection, HoldKeys, record
@@ -24,8 +24,7 @@ from tests.test_identity import P, lab_of
 def rows_of(mechanism: str, family: str):
     lab = lab_of(mechanism, family)
     before = necessity.recognition(lab) + necessity.mlp_writes(lab)
-    judge(before)
-    return lab, mediation(lab, before)
+    return lab, mediation(lab, judge(before))
 
 
 @pytest.mark.parametrize(
@@ -43,8 +42,7 @@ def test_every_stage_of_a_p0_circuit_passes_through_the_next(mechanism, family):
         assert test.extra["mediated"].low <= test.extra["mediated"].value
     assert mediated(tests, "stage 1") is tests[0].extra["mediated"]
     assert mediated(tests, "stage 3") is None
-    judge(tests)  # leaves them alone
-    assert all(test.passed for test in tests)
+    assert all(test.passed for test in judge(tests))  # leaves them alone
 
 
 def test_a_sink_that_needs_no_recognition_has_nothing_to_pass_on():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sinkscope.circuit.unit import HEAD, NEURON, Unit
 from sinkscope.errors import InputError
 from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.mixing.conditions import (
@@ -47,9 +48,14 @@ def known():
     return subject, truth, prompts, circuit, heads
 
 
+def writers(circuit):
+    """Its writing neurons, (block, neuron)."""
+    return {unit.place for unit in circuit.of(NEURON)}
+
+
 def test_the_cut_circuit_has_no_sink_and_mixes_more_and_its_control_does_not(known):
     subject, truth, prompts, circuit, heads = known
-    assert {tuple(n) for n in truth.writing_neurons} == set(circuit.neurons)
+    assert {tuple(n) for n in truth.writing_neurons} == writers(circuit)
     pairs = swapped(subject, prompts)
     intact = perturb(subject, pairs)
     share = {"intact": np.mean([intact.shares[:, b, h] for b, h in heads])}
@@ -74,14 +80,15 @@ def test_the_control_of_a_cut_is_drawn_several_times(known):
     drawn = [{(e.block, n) for e in draw.edits for n in e.neurons} for draw in draws]
     assert len(set(map(frozenset, drawn))) == 4
     for neurons in drawn:
-        assert len(neurons) == len(circuit.neurons)
-        assert neurons.isdisjoint(map(tuple, circuit.neurons))
+        assert len(neurons) == len(writers(circuit))
+        assert neurons.isdisjoint(writers(circuit))
 
 
 def test_the_control_of_a_large_circuit_has_none_of_its_units(llama, ids):
     neurons, heads = [(0, n) for n in range(30)], [(1, 0), (1, 2)]
     sites = find_sites(llama, token_prompts(ids))
-    circuit = SimpleNamespace(sites=sites, neurons=neurons, heads=heads)
+    units = [Unit(b, NEURON, n) for b, n in neurons] + [Unit(b, HEAD, h) for b, h in heads]
+    circuit = SimpleNamespace(sites=sites, writers=units)
     for draw in cut_conditions(llama, circuit)[2].each():
         drawn = {(e.block, u) for e in draw.edits for u in getattr(e, "neurons", ())}
         other = {(e.block, u) for e in draw.edits for u in getattr(e, "heads", ())}
@@ -94,7 +101,9 @@ def test_the_control_of_a_large_circuit_has_none_of_its_units(llama, ids):
 def test_draws_are_run_one_by_one_and_averaged(llama, ids):
     prompts = token_prompts(ids)
     sites = find_sites(llama, prompts)
-    drawn = [tuple(cut_edits(sites, [(0, n), (1, n + 1)])) for n in (0, 8, 16)]
+    drawn = [
+        tuple(cut_edits(sites, [Unit(0, NEURON, n), Unit(1, NEURON, n + 1)])) for n in (0, 8, 16)
+    ]
     control = Condition("control", draws=tuple(drawn))
     pairs = swapped(llama, prompts)
     spread, *parts = [perturb(llama, pairs, one, sites=sites) for one in (control, *control.each())]
@@ -162,7 +171,7 @@ def test_a_dose_takes_more_and_more(known):
     cut = cut_conditions(subject, circuit)[0]
     parts = [sum(len(edit.neurons) for edit in step.edits) for step in doses(cut)]
     assert parts == sorted(set(parts))
-    assert parts[-1] == len(circuit.neurons)
+    assert parts[-1] == len(writers(circuit))
 
 
 def test_padding_does_not_count(llama, ids):

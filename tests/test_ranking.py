@@ -8,6 +8,7 @@ import torch
 from sinkscope.circuit.components import unit_writes
 from sinkscope.circuit.keys import SinkLogits
 from sinkscope.circuit.ranking import units_by_logit, usual_inputs
+from sinkscope.circuit.unit import HEAD, NEURON, Unit
 from sinkscope.circuit.writes import written_along
 from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.sites import find_sites
@@ -41,8 +42,7 @@ def test_ranking_against_hooks_and_weights(family):
     for block, module in enumerate(subject.anatomy.modules(subject.model)[: heads[-1][0]]):
         later = torch.tensor([at > block for at, _ in heads])
         along = logits.gradient.mean(0)[later].sum(0)
-        for kind in ("attention", "mlp"):
-            sublayer = getattr(sites, kind)(block)
+        for kind, sublayer in ((HEAD, sites.attention(block)), (NEURON, sites.mlp(block))):
             owner = sublayer.projection.owner(module)
             seen = []
             handle = owner.register_forward_pre_hook(lambda m, args, s=seen: s.append(args[0]))
@@ -54,7 +54,7 @@ def test_ranking_against_hooks_and_weights(family):
             effect = change * (sublayer.projection.columns(module) @ along)
             if sublayer.heads is not None:
                 effect = effect.reshape(sublayer.heads, -1).sum(1)
-            found |= {(block, kind, unit): float(value) for unit, value in enumerate(effect)}
+            found |= {Unit(block, kind, unit): float(value) for unit, value in enumerate(effect)}
     wanted = sorted((unit for unit in found if found[unit] > 0), key=lambda unit: -found[unit])
     assert len(ranked) == len(wanted) > 10
     values = [found[unit] for unit in ranked]

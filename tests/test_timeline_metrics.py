@@ -14,8 +14,9 @@ from sinkscope.subject.load import Subject, load
 from sinkscope.subject.prompts import Prompts
 from sinkscope.subject.tiny import tiny_model
 from sinkscope.training_runs import signals
-from sinkscope.training_runs.checkpoint_metrics import View, light
+from sinkscope.training_runs.checkpoint_metrics import light
 from sinkscope.training_runs.partial import load_first_blocks
+from sinkscope.training_runs.view import View
 
 
 def _view(ids, horizon, point, **changes):
@@ -52,7 +53,7 @@ def test_against_maps_and_states_that_are_kept(known):
     np.testing.assert_allclose(found.cosine, pairs[:, off].mean(-1), atol=1e-5)
     logits = subject.model(ids).logits
     loss = torch.nn.functional.cross_entropy(
-        logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none"
+        logits[:, 1:-1].transpose(1, 2), ids[:, 2:], reduction="none"
     ).mean(1)
     np.testing.assert_allclose(found.loss, loss.detach(), atol=1e-5)
 

@@ -19,8 +19,9 @@ from sinkscope.subject.prompts import Prompts
 from sinkscope.subject.tiny import tiny_model
 from sinkscope.training_runs import callbacks, receivers, signals
 from sinkscope.training_runs.alarms import Watch
-from sinkscope.training_runs.checkpoint_metrics import View, light
+from sinkscope.training_runs.checkpoint_metrics import light
 from sinkscope.training_runs.monitor import OVER_UNIFORM, SinkMonitor, unwrapped
+from sinkscope.training_runs.view import View
 
 STEPS = 6
 
@@ -120,7 +121,7 @@ def test_numbers_are_those_of_the_light_set():
 def test_the_null_is_that_of_random_targets_and_of_uniform_attention():
     monitor = SinkMonitor(_model(), every=1, first_blocks=2)
     found = light(monitor._subject, monitor._view)
-    nulls = signals.random_target_p99(found), OVER_UNIFORM * monitor._uniform
+    nulls = signals.random_target_p99(found), OVER_UNIFORM * found.uniform.mean()
     assert monitor.observe(0)["sink/null"] == pytest.approx(max(nulls))
     assert max(nulls) > 0
 

@@ -165,8 +165,8 @@ def test_hub_checkpoint_comes_by_ranges(tmp_path, ids):
     from fsspec.implementations.dirfs import DirFileSystem
     from fsspec.implementations.local import LocalFileSystem
 
+    from sinkscope.training_runs.checkpoint import Checkpoint
     from sinkscope.training_runs.hub import fetch_first_blocks
-    from sinkscope.training_runs.sources import Checkpoint
 
     hub, here = tmp_path / "hub", tmp_path / "here"
     place = hub / "org/name@c0ffee/step-10"

@@ -14,11 +14,14 @@ import torch
 from sinkscope.errors import InputError
 from sinkscope.subject.load import load
 from sinkscope.subject.tiny import tiny_model
+from sinkscope.training_runs import on_ray
 from sinkscope.training_runs import sweep as sweeping
+from sinkscope.training_runs.checkpoint import Checkpoint, TrainingRun
 from sinkscope.training_runs.pilot import Pilot, TimelineSettings, run_pilot, view_hash
-from sinkscope.training_runs.sources import Checkpoint, TrainingRun, find_runs
+from sinkscope.training_runs.sources import find_runs
 from sinkscope.training_runs.store import Store, decode, encode
-from sinkscope.training_runs.sweep import Task, sweep
+from sinkscope.training_runs.sweep import sweep
+from sinkscope.training_runs.task import Task
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 from sweep_kill import kill_and_resume, snapshot
@@ -140,11 +143,11 @@ def test_ray_with_a_worker_killed(run, pilot, tmp_path, serial, monkeypatch):
         if task.index == 2 and not killed.exists():
             killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        from sinkscope.training_runs.sweep import measure
+        from sinkscope.training_runs.task import measure
 
         return measure(task)
 
-    monkeypatch.setattr(sweeping, "measure", killed_once)
+    monkeypatch.setattr(on_ray, "measure", killed_once)
     ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         found = sweep(run, pilot, Store(tmp_path / "store"), workers="ray", threads=1)

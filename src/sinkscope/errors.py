@@ -1,4 +1,8 @@
-"""The errors a user can meet: each is one sentence with what is wrong and what to do."""
+"""The errors a user can meet, and what stands where a figure could not be measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
 
 
 class SinkscopeError(Exception):
@@ -27,3 +31,18 @@ class Interrupted(SinkscopeError):
     """Stopped from the keyboard, with something worth saying about it (exit code 130)."""
 
     exit_code = 130
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Stands in for what was not measured; the reason is a clause without capital or full stop."""
+
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        """The reason as a sentence."""
+        return f"{self.reason[0].upper()}{self.reason[1:]}."
+
+
+NOT_ASKED = Missing("not asked for")

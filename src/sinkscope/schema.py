@@ -159,6 +159,8 @@ class StageSummary(_Open):
     specificity  effect of the control over the effect
     dose         Spearman correlation of dose and effect
     mediation    part of the effect that passes through the next stage
+    edits        the edits behind necessity and sufficiency, in words
+    reading_heads_late_share  of P0, intact (stage 4)
     """
 
     stage: int
@@ -169,12 +171,16 @@ class StageSummary(_Open):
     specificity: float | None = None
     dose: float | None = None
     mediation: Measured | float | None = None
+    edits: list[str] = Field(default_factory=list)
+    reading_heads_late_share: Measured | None = None
 
 
 class TestRow(_Open):
     """One edit beside its control. Changes are paired over prompts and relative to intact.
 
-    kind                         necessity (of P0's sink) or sufficiency (at another position)
+    kind                         necessity (of P0's sink), sufficiency (at another position),
+                                 identity (does the sink need P0's token or position id), or
+                                 mediation (what passes through the next stage)
     claim                        whether the row decides; doses and variants are shown beside it
     sink_change, control_change  change of the mean late share of the reading heads; -1 is gone
     margin_change, control_margin_change  change of the sink margin at the position, nats
@@ -184,6 +190,12 @@ class TestRow(_Open):
     p0_norm, p0_cosine           of the edited P0: over the median norm, and to the sink direction
     mass_moved_to                position that gained most: position, token, share
     passed                       None for a row that has no control of its own
+    control_p, specificity       the control alone, one-sided; its effect over that of the edit
+    role, identity, moved        identity rows: what the row decides, the variance of the sink that
+                                 the token at P0 explains, what turned up where P0's id went
+    share, uniform               sink left where one token is repeated, and under uniform attention
+    edited, taken                mediation rows: the edit, and what it takes without the hold
+    mediated, control_mediated   part that the hold gives back, at P0 and at another position
     """
 
     __test__ = False  # not a test of pytest
@@ -212,6 +224,17 @@ class TestRow(_Open):
     mass_moved_to: dict[str, Any] | None = None
     passed: bool | None = None
     note: str = ""
+    control_p: float | None = None
+    specificity: float | None = None
+    role: str | None = None
+    identity: dict[str, Any] | None = None
+    moved: dict[str, Any] | None = None
+    share: Measured | None = None
+    uniform: float | None = None
+    edited: str | None = None
+    taken: Measured | None = None
+    mediated: Measured | None = None
+    control_mediated: Measured | None = None
 
 
 class VerifySummary(_Open):
@@ -286,6 +309,7 @@ class MixSummary(_Open):
     verdict         used, only there, undetermined, or no sink: does the loss need the sink here
     mixing          more, less, no different, or undetermined: mixing without the sink
     sentence        both in words
+    sink_heads      [block, head] by the rule of `scan`; sink_heads_late_share is over these
     spread          condition -> spread of a one-token change at the last read point
     jacobian        condition -> influence of other tokens, by Jacobian norms
     effective_rank  condition -> mean over read points behind the first block, P0 included
@@ -305,7 +329,7 @@ class MixSummary(_Open):
     mixing: str
     sentence: str
     sink_heads: list[list[int]]
-    late_share: Measured
+    sink_heads_late_share: Measured
     spread: dict[str, Measured]
     jacobian: dict[str, Measured] = Field(default_factory=dict)
     effective_rank: dict[str, Measured] = Field(default_factory=dict)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sinkscope.causal.evidence import NECESSITY, Test
 from sinkscope.causal.families.faithfulness import Kept, SizeScore
 from sinkscope.causal.families.mediation import mediated
-from sinkscope.causal.testing import NECESSITY, Test
+from sinkscope.causal.record import Verified
 from sinkscope.causal.thresholds import thresholds
 from sinkscope.causal.verdict import is_faithful
 from sinkscope.result import Measured
@@ -17,8 +18,6 @@ from sinkscope.stats import bootstrap, spearman
 
 if TYPE_CHECKING:
     import xarray
-
-    from sinkscope.causal.verify import Verified
 
 
 # stage -> name, ids of necessity tests, ids of sufficiency tests, ids whose doses count
@@ -71,16 +70,9 @@ def _notes(done: Verified) -> list[str]:
     return notes
 
 
-ROW = (
-    *("id", "edit", "control", "arrow", "block", "position", "dose", "sink_change"),
-    *("control_change", "p", "p_holm", "margin_change", "ce_change", "kl", "mass_moved_to"),
-    *("kind", "claim", "passed", "note", "edit_json", "p0_norm", "p0_cosine"),
-    *("control_p", "control_p_holm", "control_margin_change", "specificity"),
-)
-
-
 def _row(test: Test) -> TestRow:
-    return TestRow(**{key: getattr(test, key) for key in ROW}, **test.extra)
+    held = {name: getattr(test, name) for name in TestRow.model_fields if hasattr(test, name)}
+    return TestRow(**held, **test.extra, edit_json=[edit.to_json() for edit in test.edits])
 
 
 def _size(size: SizeScore, total: int) -> dict[str, Any]:
@@ -144,17 +136,12 @@ def _stages(done: Verified) -> list[StageSummary]:
                 specificity=next((t.specificity for t in (least, most) if t is not None), None),
                 dose=_dose([t for t in done.tests if t.id == dosed]),
                 mediation=mediated(done.tests, f"stage {number}"),
-                **_edits(least, most),
+                edits=[test.edit for test in (least, most) if test is not None],
             )
         )
-    sink = done.engine.intact.on([(int(b), int(h)) for b, h in done.circuit.reading_heads])
-    share: dict[str, Any] = {"late_share": bootstrap(sink)}
-    stages.append(StageSummary(stage=4, name="sink", passed=True, **share))
+    share = bootstrap(done.engine.intact.on(done.circuit.reading_heads))
+    stages.append(StageSummary(stage=4, name="sink", passed=True, reading_heads_late_share=share))
     return stages
-
-
-def _edits(*tests: Test | None) -> dict[str, Any]:
-    return {"edits": [test.edit for test in tests if test is not None]}
 
 
 def _sufficiency(done: Verified, stage: int, most: Test | None) -> Measured | None:
@@ -182,7 +169,7 @@ def verify_dataset(done: Verified) -> xarray.Dataset:
         data[name] = xarray.Variable(dims, np.asarray(values), attributes)
 
     intact = done.engine.intact
-    heads = [(int(b), int(h)) for b, h in done.circuit.reading_heads]
+    heads = done.circuit.reading_heads
     add("p0_norm", ("sequence", "point"), intact.norm[:, 0], "norm of P0 over the median of others")
     add("late", ("sequence", "layer", "head"), intact.share[:, 0], "late share of P0, intact")
     if heads:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from sinkscope.causal.evidence import NECESSITY, POSITION, QUERY_BIAS, TOKEN, Test
 from sinkscope.causal.families.faithfulness import Kept
-from sinkscope.causal.testing import NECESSITY, Test
 from sinkscope.causal.thresholds import (
     ALPHA,
     ELSEWHERE,
@@ -25,10 +25,10 @@ from sinkscope.causal.thresholds import (
     OVER_UNIFORM,
     SPECIFIC,
 )
-from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.attention import SINK
 from sinkscope.detect.decision import LEAST_SHARE
 from sinkscope.intervene.readout import Readout, TokenMass
+from sinkscope.stats import nan_mean
 
 VERDICTS = (
     "p0-circuit",
@@ -41,11 +41,10 @@ VERDICTS = (
     "undetermined",
 )
 FIRST_OR_SECOND = ("N1", "N2", "N3", "N3s", "N4")
-TOKEN, POSITION, QUERY_BIAS = "token at P0", "position ids", "query bias"  # roles of I rows
 MIN_TOKEN_SHARE = 0.05  # a token with less is not counted among those that hold the mass
 
 
-@dataclass
+@dataclass(frozen=True)
 class Verdict:
     """One class, how it was reached, what it lacks, and what would change it."""
 
@@ -56,7 +55,7 @@ class Verdict:
     what_would_change_it: list[str] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Elsewhere:
     """Heads that sink away from P0: on a learned logit, or on a few kinds of token."""
 

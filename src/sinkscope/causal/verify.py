@@ -1,22 +1,39 @@
-"""`verify`: run the causal tests of a circuit, each beside its control, and reach a verdict."""
+"""`verify`: run the causal tests of a circuit, each beside its control, and reach a verdict.
+
+1. Without a sink at P0: look for one elsewhere, and stop (`verdict.elsewhere`).
+2. Identity (I1, I2): other tokens at P0, other position ids. Does the sink need either?
+3. Necessity (N1 to N5): P0's attention or MLP writes mean- or resample-ablated, its writing neurons
+   off, its component along the sink direction removed. If no single write is needed, sets of them.
+4. Sufficiency (S1 to S3): another position p attends only to itself (attention knockout), or is
+   given P0's keys, values or stream (activation patching). Does it become a sink?
+5. Faithfulness and completeness (S4): at P0 keep only the circuit's units and mean-ablate the rest,
+   and the other way round, against random sets of as many units (Wang et al., arXiv 2211.00593).
+6. Mediation (M1): edit a stage while the next is held at its intact value (path patching).
+7. Every row is paired over prompts with its control and adjusted by Holm; the verdict follows from
+   the rows by fixed rules (`evidence`, `verdict`, `thresholds`).
+
+The circuit under test is that of Peng et al., arXiv 2603.06591; its purpose, as Barbero et al. see
+it (arXiv 2504.02732), is measured by `mix`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
-import numpy as np
-
+from sinkscope.causal.evidence import Test, judge
 from sinkscope.causal.families import identity, mediation, necessity, sufficiency
 from sinkscope.causal.families.faithfulness import Kept, keep_circuit
+from sinkscope.causal.families.write_sets import write_sets
+from sinkscope.causal.record import Verified
 from sinkscope.causal.summary import verify_dataset, verify_summary
-from sinkscope.causal.testing import CausalBench, Test, judge
-from sinkscope.causal.verdict import Verdict, elsewhere, with_p0_sink, without_p0_sink
+from sinkscope.causal.testing import CausalBench
+from sinkscope.causal.verdict import elsewhere, with_p0_sink, without_p0_sink
 from sinkscope.circuit.find import find_circuit
 from sinkscope.circuit.model import Circuit
-from sinkscope.detect.decision import has_p0_sink
 from sinkscope.errors import InputError
 from sinkscope.intervene.engine import Engine
 from sinkscope.provenance import new_summary
@@ -24,6 +41,7 @@ from sinkscope.result import Result
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, PromptSettings
 
+STEPS = 13  # groups of tests, for the progress bar
 SHORTEST = 24  # tokens; below that there is no room for an ordinary position and late queries
 
 
@@ -39,24 +57,6 @@ class VerifySettings(PromptSettings):
     rows: int = 16
     position: int = 5
     draws: int = 20
-
-
-@dataclass
-class Verified:
-    """Everything that was measured under one BOS policy.
-
-    whole    the prompts that the circuit was found on
-    prompts  those of them that the tests were run on
-    """
-
-    whole: Prompts
-    prompts: Prompts
-    circuit: Circuit
-    engine: Engine
-    tests: list[Test]
-    kept: Kept | None
-    verdict: Verdict
-    notes: list[str]
 
 
 def verify(
@@ -104,7 +104,7 @@ def verify_one(
     label = f"verify ({prompts.bos} BOS)"
     rows = _rows(prompts, settings)
     circuit = circuit or find_circuit(subject, prompts, seed=settings.seed)
-    heads = [(int(b), int(h)) for b, h in circuit.reading_heads]
+    heads = circuit.reading_heads
     engine = Engine(
         subject,
         rows,
@@ -114,61 +114,52 @@ def verify_one(
         positions=(0, settings.position),
         of_tokens=prompts.input_ids.numel(),
     )
-    if not _sinks(circuit):
-        verdict = without_p0_sink(elsewhere(engine.intact, engine.token_mass()))
-        return Verified(prompts, rows, circuit, engine, [], None, verdict, [])
     lab = CausalBench(engine, circuit, heads, settings.position, settings.draws, settings.seed)
-    tests, kept = run_tests(lab, lambda done, total: progress(label, done, total))
-    verdict = with_p0_sink(tests, kept, prompts.bos, _detail(circuit), len(rows))
-    return Verified(prompts, rows, circuit, engine, tests, kept, verdict, lab.notes)
+    tests: list[Test] = []
+    kept = None
+    if circuit.sinks:
+        tests, kept = run_tests(lab, lambda done, total: progress(label, done, total))
+        verdict = with_p0_sink(tests, kept, prompts.bos, _detail(circuit), len(rows))
+    else:
+        verdict = without_p0_sink(elsewhere(engine.intact, engine.token_mass()))
+    return Verified(
+        whole=prompts,
+        prompts=rows,
+        circuit=circuit,
+        engine=engine,
+        tests=tests,
+        kept=kept,
+        verdict=verdict,
+        notes=lab.notes,
+    )
 
 
 def run_tests(
     lab: CausalBench, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[list[Test], Kept | None]:
-    """All tests of a lab, judged."""
-    tests: list[Test] = []
-    kept: list[Kept | None] = []
+    """All tests of a bench in the order of the module's list, judged; and S4."""
+    steps = count()
 
-    def strongest_attention() -> int | None:
-        rows = [t for t in tests if t.id == "N1"]
-        return min(rows, key=lambda t: t.size).block if rows else None
-
-    def sets() -> list[Test]:
-        judge(tests)
-        alone = any(t.id in ("N1", "N3") and t.passed for t in tests)
-        return [] if alone else necessity.write_sets(lab)
-
-    def keep() -> list[Test]:
-        kept.append(keep_circuit(lab))
-        return []
-
-    def given(make: Callable[[], list[Test]]) -> Callable[[], list[Test]]:
-        return make if lab.ordinary().any() else lambda: []
+    def ran(tests: list[Test]) -> list[Test]:
+        progress(next(steps), STEPS)
+        return tests
 
     lab.notes += _left_out(lab)
-    steps: list[Callable[[], list[Test]]] = [
-        lambda: identity.tokens(lab),
-        lambda: identity.positions(lab),
-        lambda: identity.query_bias(lab),
-        lambda: necessity.recognition(lab),
-        lambda: necessity.variance(lab, [t for t in tests if t.id == "N1"]),
-        lambda: necessity.mlp_writes(lab),
-        sets,
-        lambda: necessity.neurons(lab),
-        lambda: necessity.direction(lab),
-        given(lambda: sufficiency.self_only(lab)),
-        given(lambda: sufficiency.variance(lab, strongest_attention())),
-        given(lambda: sufficiency.transplant(lab)),
-        keep,
-        lambda: mediation.mediation(lab, tests),
-    ]
-    for number, step in enumerate(steps):
-        progress(number, len(steps))
-        tests += step()
-    judge(tests)
-    progress(len(steps), len(steps))
-    return tests, kept[0]
+    tests = ran(identity.tokens(lab)) + ran(identity.positions(lab)) + ran(identity.query_bias(lab))
+    first = ran(necessity.recognition(lab))
+    tests += first + ran(necessity.variance(lab, first))
+    tests += ran(necessity.mlp_writes(lab))
+    if not any(test.id in ("N1", "N3") and test.passed for test in judge(tests)):
+        tests += ran(write_sets(lab))
+    tests += ran(necessity.neurons(lab)) + ran(necessity.direction(lab))
+    if lab.ordinary().any():
+        tests += ran(sufficiency.self_only(lab))
+        tests += ran(sufficiency.variance(lab, necessity.strongest_block(first)))
+        tests += ran(sufficiency.transplant(lab))
+    kept = keep_circuit(lab)
+    tests += ran(mediation.mediation(lab, tests))
+    progress(STEPS, STEPS)
+    return judge(tests), kept
 
 
 def _left_out(lab: CausalBench) -> list[str]:
@@ -190,13 +181,6 @@ def _rows(prompts: Prompts, settings: VerifySettings) -> Prompts:
             f"needed, and position {settings.position} must lie in their first half behind P0."
         )
     return prompts.take(slice(0, settings.rows))
-
-
-def _sinks(circuit: Circuit) -> bool:
-    heads = np.zeros(circuit.late.shape, dtype=bool)
-    for block, head in circuit.reading_heads:
-        heads[block, head] = True
-    return has_p0_sink(heads, np.isfinite(circuit.late))
 
 
 def _detail(circuit: Circuit) -> dict[str, Any]:

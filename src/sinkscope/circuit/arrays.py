@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sinkscope.circuit.components import head_writes, neuron_writes
-from sinkscope.circuit.keys import SinkLogits
+from sinkscope.circuit.components import neuron_writes, unit_writes
+from sinkscope.circuit.record import Traced
+from sinkscope.circuit.unit import HEAD
+from sinkscope.errors import Missing
 
 if TYPE_CHECKING:
     import xarray
-
-    from sinkscope.circuit.trace import Traced
 
 SUN = "Sun et al., arXiv 2603.05498"
 PENG = "Peng et al., arXiv 2603.06591"
@@ -119,7 +119,7 @@ def _coordinates(traced: Traced, values: dict[str, Any]) -> dict[str, Any]:
     if writes is not None:
         found["contribution"] = np.array(["embedding", *writes.total], dtype=object)
     logits = traced.found.logits
-    if isinstance(logits, SinkLogits):
+    if not isinstance(logits, Missing):
         found["part"] = np.array([*logits.names, "bias"], dtype=object)
         found["reader"] = np.array([f"{b}.{h}" for b, h in logits.heads], dtype=object)
     return found
@@ -162,7 +162,7 @@ def _heads(traced: Traced) -> dict[str, Any]:
         if induction.from_u is not None:
             values["margin_from_direction"] = _mean(induction.from_u)
     logits = traced.found.logits
-    if isinstance(logits, SinkLogits):
+    if not isinstance(logits, Missing):
         parts = np.concatenate(
             [logits.parts.mean(0).numpy(), logits.bias.mean(0).numpy()[:, None]], 1
         )
@@ -177,20 +177,18 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 
 def _writes(traced: Traced) -> dict[str, Any]:
-    from sinkscope.circuit.summary import block_writes_of
-
     writes, circuit = traced.found.writes, traced.found.circuit
     if writes is None:
         return {}
     blocks, heads = circuit.late.shape
     values: dict[str, Any] = {
         "write": np.array([writes.embedding, *writes.total.values()]),
-        "block_write": block_writes_of(traced),
+        "block_write": traced.block_writes,
     }
     per_head = np.full((blocks, heads), np.nan)
-    for (block, head), value in head_writes(writes).items():
-        if head < heads:
-            per_head[block, head] = value
+    for unit, value in unit_writes(writes):
+        if unit.kind == HEAD and unit.index < heads:
+            per_head[unit.place] = value
     values["head_write"] = per_head
     neurons = neuron_writes(writes)
     if neurons:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from sinkscope.circuit.unit import EXPERT, HEAD, NEURON, SHARED, Unit, by_block
 from sinkscope.circuit.writes import Writes
 
 SHARE = 0.9
@@ -16,48 +18,48 @@ LEAST_EXPERT = 0.01  # an expert that P0 is rarely sent to still writes when it 
 class Components:
     """Who writes, largest first; shares are of the positive write, summed over all components.
 
-    neurons  [(block, neuron, share)]; in routed blocks summed over experts
-    shared   the same in experts that serve every token, and in a block's further MLPs
-    heads    [(block, head, share)]
-    experts  [(block, expert, share)] of the routed neurons among `neurons`
-    whole    [(name, share)] of what cannot be split: embedding, biases, sublayers without units
-    k90      how many neurons there are among the fewest components that make 90 %
+    shares  (unit, share) of heads, neurons and shared neurons, and behind them of the experts that
+            hold the routed neurons among these
+    whole   (name, share) of what cannot be split: embedding, biases, sublayers without units
     """
 
-    neurons: list[tuple[int, int, float]]
-    shared: list[tuple[int, int, float]]
-    heads: list[tuple[int, int, float]]
-    experts: list[tuple[int, int, float]]
-    whole: list[tuple[str, float]]
+    shares: tuple[tuple[Unit, float], ...] = ()
+    whole: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """The units alone."""
+        return tuple(unit for unit, _ in self.shares)
 
     @property
     def k90(self) -> int:
-        """Number of neurons."""
-        return len(self.neurons) + len(self.shared)
+        """How many neurons there are among the fewest components that make 90 %."""
+        return sum(unit.kind in (NEURON, SHARED) for unit in self.units)
+
+    def rows(self, kind: str) -> list[list[Any]]:
+        """[block, index, share] of the units of one kind."""
+        return [[*unit.place, share] for unit, share in self.shares if unit.kind == kind]
 
 
 def main_components(writes: Writes, share: float = SHARE) -> Components:
     """Rank every component by its write along u and keep the fewest that make `share` of it."""
     table = _table(writes)
-    values = np.array([value for _, _, _, value in table])
-    positive = np.clip(values, 0.0, None)
+    positive = np.clip(np.array([value for _, value in table]), 0.0, None)
     total = positive.sum()
     if total <= 0:
-        return Components([], [], [], [], [])
+        return Components()
     order = np.argsort(-positive, kind="stable")
     count = int(np.searchsorted(np.cumsum(positive[order]), share * total * (1 - 1e-9))) + 1
-    found: dict[str, list] = {"neuron": [], "shared": [], "head": [], "whole": []}
-    for i in order[:count]:
-        kind, place, index, value = table[i]
-        part = float(value / total)
-        found[kind].append((place, part) if kind == "whole" else (place, index, part))
-    experts = _experts(writes, found["neuron"], total)
-    return Components(found["neuron"], found["shared"], found["head"], experts, found["whole"])
+    found = [(table[i][0], float(table[i][1] / total)) for i in order[:count]]
+    units = [(one, part) for one, part in found if isinstance(one, Unit)]
+    whole = [(one, part) for one, part in found if isinstance(one, str)]
+    experts = _experts(writes, [unit for unit, _ in units], total)
+    return Components((*units, *experts), tuple(whole))
 
 
-def head_writes(writes: Writes) -> dict[tuple[int, int], float]:
-    """(block, head) -> write along u; a block's attentions are counted through."""
-    return {(p, i): v for kind, p, i, v in _table(writes) if kind == "head"}  # type: ignore[misc]
+def unit_writes(writes: Writes) -> list[tuple[Unit, float]]:
+    """Write along u of every head and neuron, in no order."""
+    return [(one, value) for one, value in _table(writes) if isinstance(one, Unit)]
 
 
 def neuron_writes(writes: Writes) -> dict[int, np.ndarray]:
@@ -70,51 +72,41 @@ def neuron_writes(writes: Writes) -> dict[int, np.ndarray]:
     return found
 
 
-def unit_writes(writes: Writes) -> list[tuple[tuple[int, str, int], float]]:
-    """((block, attention | mlp | shared, head or neuron), write) of every unit, in no order."""
-    kinds = {"head": "attention", "neuron": "mlp", "shared": "shared"}
-    return [
-        ((int(place), kinds[kind], index), value)
-        for kind, place, index, value in _table(writes)
-        if kind in kinds
-    ]
+def _table(writes: Writes) -> list[tuple[Unit | str, float]]:
+    """Write of every component: of units, and by name of what cannot be split."""
+    rows: list[tuple[Unit | str, float]] = [("embedding", writes.embedding)]
 
+    def add(block: int, kind: str, values: Any) -> None:
+        rows.extend((Unit(block, kind, index), value) for index, value in enumerate(values))
 
-def _table(writes: Writes) -> list[tuple[str, int | str, int, float]]:
-    """(kind, block or name, index, write) of every component."""
-    rows: list[tuple[str, int | str, int, float]] = [("whole", "embedding", 0, writes.embedding)]
     for block, index, name in writes.sites.writes:
         if name not in writes.total:
             continue
         if name not in writes.units:
-            rows.append(("whole", name, 0, writes.total[name]))
+            rows.append((name, writes.total[name]))
             continue
         if writes.bias.get(name):
-            rows.append(("whole", f"{name} bias", 0, writes.bias[name]))
+            rows.append((f"{name} bias", writes.bias[name]))
         sublayer = writes.sites.blocks[block][index]
         units = writes.units[name].double()
         if sublayer.kind == "attention" and sublayer.heads is not None:
-            per_head = units.reshape(sublayer.heads, -1).sum(1).tolist()
-            rows += [("head", block, head, value) for head, value in enumerate(per_head)]
+            add(block, HEAD, units.reshape(sublayer.heads, -1).sum(1).tolist())
         elif sublayer.kind == "mlp":
-            kind = "neuron" if name == f"{block}.mlp" else "shared"
-            values = (units.sum(0) if units.dim() == 2 else units).tolist()
-            rows += [(kind, block, neuron, value) for neuron, value in enumerate(values)]
+            kind = NEURON if name == f"{block}.mlp" else SHARED
+            add(block, kind, (units.sum(0) if units.dim() == 2 else units).tolist())
         else:
-            rows.append(("whole", name, 0, float(units.sum())))
+            rows.append((name, float(units.sum())))
         if name in writes.shared:
-            shared = enumerate(writes.shared[name].double().tolist())
-            rows += [("shared", block, neuron, value) for neuron, value in shared]
+            add(block, SHARED, writes.shared[name].double().tolist())
     return rows
 
 
-def _experts(writes: Writes, neurons, total: float) -> list[tuple[int, int, float]]:
+def _experts(writes: Writes, found: list[Unit], total: float) -> list[tuple[Unit, float]]:
     """Experts that hold at least 1 % of the write in the routed neurons, largest first."""
-    rows = []
-    for block in sorted({b for b, _, _ in neurons}):
+    rows: list[tuple[Unit, float]] = []
+    for block, chosen in by_block(found, NEURON).items():
         units = writes.units[f"{block}.mlp"]
         if units.dim() == 2:
-            chosen = [n for b, n, _ in neurons if b == block]
             for expert, value in enumerate(units[:, chosen].double().sum(1).tolist()):
-                rows.append((block, expert, float(value / total)))
-    return sorted((row for row in rows if row[2] >= LEAST_EXPERT), key=lambda row: -row[2])
+                rows.append((Unit(block, EXPERT, expert), float(value / total)))
+    return sorted((row for row in rows if row[1] >= LEAST_EXPERT), key=lambda row: -row[1])

@@ -1,4 +1,23 @@
-"""From a model and prompts to its circuit: one pass over the prompts, the rest on P0 alone."""
+"""From a model and prompts to its circuit: one pass over the prompts, the rest on P0 alone.
+
+1. Prove on data where every block writes into the residual stream (`observe.sites`).
+2. One pass over the prompts: attention, norms, other positions' states, late queries (`observed`).
+3. Sink heads by the rule of `detect`, and the first block that has enough of them (`reading`).
+4. P0 sees only itself, so its stream depends on its token alone: one-token sequences of many first
+   tokens give it at every read point (`streams.p0_points`).
+5. Amplification: where ‖x_0‖ over the others' median norm, and P0's part along the sink direction
+   u = unit(mean unit P0 − mean unit other), cross half of their rise (`amplification`).
+6. Direct attribution with norms frozen splits P0's stream along u into embedding, heads and
+   neurons; the fewest that make 90 % of it are the writers (`writes`, `components`).
+7. Recognition: the first read point at which a linear probe tells P0 from the same tokens elsewhere
+   (`recognition`).
+8. All heads and neurons are ranked by what mean ablation at P0 takes, to first order, from the sink
+   heads' logits on P0 (`keys`, `ranking`).
+
+What is found is observed; `causal.verify` proves or refutes it. The stages are those of the P0 sink
+circuit of Peng et al., arXiv 2603.06591; the norm ratio and the direction follow Sun et al., arXiv
+2603.05498; what a sink may be for: Barbero et al., arXiv 2504.02732.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +32,6 @@ from sinkscope.circuit.amplification import (
     Norm,
     direction_amplification,
     norm_amplification,
-    sink_direction,
 )
 from sinkscope.circuit.components import Components, main_components
 from sinkscope.circuit.induction import read_gradients
@@ -24,25 +42,27 @@ from sinkscope.circuit.observed import Observed
 from sinkscope.circuit.ranking import units_by_logit
 from sinkscope.circuit.reading import SinkHeads, reading_from_scan, reading_of
 from sinkscope.circuit.recognition import Recognition, recognition
-from sinkscope.circuit.streams import p0_points, unit
+from sinkscope.circuit.streams import p0_points
 from sinkscope.circuit.writes import Writes, written_along
-from sinkscope.observe.sites import Sites, find_sites
+from sinkscope.errors import NOT_ASKED, Missing
+from sinkscope.observe.p0_stream import first_tokens
+from sinkscope.observe.sites import find_sites
+from sinkscope.observe.stream import sink_direction, unit
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, vocabulary
-
-FIRST_TOKENS = 256  # first tokens over which P0 is averaged
+from sinkscope.subject.prompts import Prompts
 
 Progress = Callable[[str, int, int], None]
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class FoundCircuit:
     """A circuit and what it was found from.
 
     at        numbers of the block inputs x0..xL among `sites.points`
     tokens    first tokens [k] that P0 was averaged over
     p0        [k, points, d] P0's stream for them
+    null      largest norm ratio of P0 in the same architecture untrained
     """
 
     circuit: Circuit
@@ -56,8 +76,8 @@ class FoundCircuit:
     writes: Writes | None
     components: Components
     recognition: Recognition
-    null: float | str
-    logits: SinkLogits | str
+    null: float | Missing
+    logits: SinkLogits | Missing
 
 
 def find_circuit(
@@ -89,12 +109,12 @@ def find(
     scan: Result | None = None,
     progress: Progress | None = None,
 ) -> FoundCircuit:
-    """`find_circuit` with everything that was measured on the way."""
-    sites = find_sites(subject, prompts)
+    """`find_circuit` with everything that was measured on the way (numbers: steps above)."""
+    sites = find_sites(subject, prompts)  # 1
     blocks = len(sites.blocks)
     same = scan is not None and scan.summary.prompts.sha256.get(prompts.bos) == prompts.sha256
-    observed = Observed(subject, sites, prompts, seed, stats=not same).run(reader, progress)
-    if same:
+    observed = Observed(subject, sites, prompts, seed, stats=not same).run(reader, progress)  # 2
+    if same:  # 3
         assert scan is not None
         reading = reading_from_scan(scan, prompts.bos, blocks)
     else:
@@ -102,50 +122,71 @@ def find(
         reading = reading_of(observed.attention, blocks, seed)
     at = [sites.points.index(f"x{block}") for block in range(blocks + 1)]
     tokens = first_tokens(subject, prompts, seed)
-    p0 = p0_points(subject, sites, tokens)
-    log_ratio = observed.log_ratio[:, at].mean(0)
-    null: float | str = "not asked for"
-    if untrained and norm_amplification(log_ratio).plateau is not None:
-        null = untrained_ratio(subject, prompts)
-    norm = norm_amplification(log_ratio, null if isinstance(null, float) else None)
+    p0 = p0_points(subject, sites, tokens)  # 4
+    norm, null = _norm(subject, prompts, observed.log_ratio[:, at].mean(0), untrained)  # 5
     read_point = _read_point(norm, reading)
     logits = read_gradients(subject, sites, observed, reading.heads)
-    u, direction, writes = None, None, None
-    components = Components([], [], [], [], [])
+    u, direction, writes, components = None, None, None, Components()
     if read_point is not None:
         u = sink_direction(p0[:, at[read_point]], observed.other_mean[at[read_point]])
         along = u
-        if norm.plateau is None and isinstance(logits, SinkLogits):
+        if norm.plateau is None and not isinstance(logits, Missing):
             along = part_that_is_read(u, logits)
         direction = direction_amplification(p0[:, at], observed.sample[:, at], along, read_point)
-        writes = written_along(subject, sites, tokens, lambda block: along, read_point)
+        writes = written_along(subject, sites, tokens, lambda block: along, read_point)  # 6
         components = main_components(writes)
-    recognised = recognition(subject, sites, observed, seed)
-    circuit = _circuit(prompts, sites, reading, norm, direction, u, read_point, components)
-    circuit.recognition_point = recognised.point
-    if isinstance(logits, SinkLogits):
-        circuit.ranking = units_by_logit(subject, sites, prompts, logits)
-    else:
-        circuit.ranking = logits
+    recognised = recognition(subject, sites, observed, seed)  # 7
+    by_direction = direction.block if direction is not None else None
+    circuit = Circuit(
+        bos=prompts.bos,
+        direction=u,
+        read_point=blocks if read_point is None else read_point,
+        emergence_block=norm.block if norm.block is not None else by_direction,
+        amplification=_amplification(norm.block, by_direction),
+        plateau=norm.plateau,
+        writers=components.units,
+        sinks=reading.p0_sink,
+        reading_heads=reading.heads,
+        reading_block=reading.block,
+        ranking=units_by_logit(subject, sites, prompts, logits),  # 8
+        recognition_point=recognised.point,
+        late=reading.late,
+        uniform_late=reading.uniform_late,
+        sites=sites,
+    )
     return FoundCircuit(
-        circuit, observed, reading, at, tokens, p0, norm, direction, writes, components,
-        recognised, null, logits,
-    )  # fmt: skip
+        circuit=circuit,
+        observed=observed,
+        reading=reading,
+        at=at,
+        tokens=tokens,
+        p0=p0,
+        norm=norm,
+        direction=direction,
+        writes=writes,
+        components=components,
+        recognition=recognised,
+        null=null,
+        logits=logits,
+    )
 
 
-def first_tokens(subject: Subject, prompts: Prompts, seed: int) -> torch.Tensor:
-    """Tokens to put at P0: the BOS token alone, or a random sample of the vocabulary."""
-    first = prompts.input_ids[:, 0].unique()
-    if prompts.bos == "with" and len(first) == 1:
-        return first
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(usable_vocabulary(subject), generator=generator)[:FIRST_TOKENS]
+def _norm(
+    subject: Subject, prompts: Prompts, log_ratio: np.ndarray, untrained: bool
+) -> tuple[Norm, float | Missing]:
+    """Amplification of the norm, and the untrained null that it was held against."""
+    norm = norm_amplification(log_ratio)
+    if not untrained or norm.plateau is None:  # no need of a null for what does not rise
+        return norm, NOT_ASKED
+    null = untrained_ratio(subject, prompts)
+    return norm if isinstance(null, Missing) else norm_amplification(log_ratio, null), null
 
 
-def usable_vocabulary(subject: Subject) -> int:
-    """Ids that a tokenizer can give: padding rows of the embedding are left out."""
-    size = vocabulary(subject)
-    return size if subject.tokenizer is None else min(size, len(subject.tokenizer))
+def _amplification(by_norm: int | None, by_direction: int | None) -> str | None:
+    """Which curve rises: norm, direction, or both where they rise in different blocks."""
+    if by_norm is None:
+        return None if by_direction is None else "direction"
+    return "norm" if by_direction in (None, by_norm) else "both"
 
 
 def _read_point(norm: Norm, reading: SinkHeads) -> int | None:
@@ -167,32 +208,3 @@ def part_that_is_read(u: torch.Tensor, logits: SinkLogits) -> torch.Tensor:
     """
     gradients = logits.gradient.mean(0)
     return unit(gradients.T @ (gradients @ u))
-
-
-def _circuit(prompts, sites: Sites, reading, norm, direction, u, read_point, components) -> Circuit:
-    by_direction = direction.block if direction is not None else None
-    kinds = {
-        (False, False): None,
-        (True, False): "norm",
-        (False, True): "direction",
-        (True, True): "norm" if norm.block == by_direction else "both",
-    }
-    return Circuit(
-        bos=prompts.bos,
-        direction=u,
-        read_point=len(sites.blocks) if read_point is None else read_point,
-        emergence_block=norm.block if norm.block is not None else by_direction,
-        emergence_norm=norm.block,
-        emergence_direction=by_direction,
-        amplification=kinds[norm.block is not None, by_direction is not None],
-        plateau=norm.plateau,
-        neurons=[(b, n) for b, n, _ in components.neurons],
-        shared_neurons=[(b, n) for b, n, _ in components.shared],
-        heads=[(b, h) for b, h, _ in components.heads],
-        experts=[(b, e) for b, e, _ in components.experts],
-        reading_heads=reading.heads,
-        reading_block=reading.block,
-        late=reading.late,
-        uniform_late=reading.uniform_late,
-        sites=sites,
-    )

@@ -8,6 +8,7 @@ attribution over everything that was added to P0's stream.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from sinkscope.circuit.keys import SinkLogits, p0_keys, sink_logits
 from sinkscope.circuit.observed import HeadRead, Observed
 from sinkscope.detect.qk import qk_split
-from sinkscope.errors import Unsupported
+from sinkscope.errors import Missing, Unsupported
 from sinkscope.observe.sites import Sites
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
@@ -25,6 +26,7 @@ MOST_HEADS = 64  # reading heads that are taken apart; the strongest ones
 MOST_ROWS = 64  # prompts over which the attribution is averaged
 LINEAR, LINEAR_HALF = 1e-3, 5e-2  # largest error of a logit's parts that is still rounding
 BIAS_ROWS = 4  # prompts on which the query bias is measured
+NO_READER = Missing("no head reads position zero")
 
 
 @dataclass
@@ -34,14 +36,11 @@ class Induction:
     margin   [n, L, H] nats
     from_u   [n, L, H] margin when P0's key comes from û alone; None without a direction
     bias     [L, H] part of the logit on P0 made by the query bias, nats
-    logits   exact attribution for the strongest reading heads, or None (`reason`)
     """
 
     margin: np.ndarray
     from_u: np.ndarray | None
     bias: np.ndarray
-    logits: SinkLogits | None
-    reason: str = ""
 
 
 def queries_of(observed: Observed) -> tuple[dict[int, torch.Tensor], dict[int, float]]:
@@ -51,12 +50,12 @@ def queries_of(observed: Observed) -> tuple[dict[int, torch.Tensor], dict[int, f
 
 
 def read_gradients(
-    subject: Subject, sites: Sites, observed: Observed, heads: list[tuple[int, int]]
-) -> SinkLogits | str:
+    subject: Subject, sites: Sites, observed: Observed, heads: Sequence[tuple[int, int]]
+) -> SinkLogits | Missing:
     """The logits of reading heads on P0 taken apart, or why they are not."""
     heads = [(b, h) for b, h in heads if b in observed.heads]
     if not heads:
-        return "no head reads position zero" if observed.heads else _no_queries(observed)
+        return NO_READER if observed.heads else Missing(_no_queries(observed))
     queries, scales = queries_of(observed)
     rows = slice(0, MOST_ROWS)
     tokens = observed.prompts.input_ids[rows, 0]
@@ -66,9 +65,10 @@ def read_gradients(
     try:
         logits = sink_logits(subject, sites, tokens, chosen, cut, scales)
     except Unsupported as error:
-        return str(error).rstrip(".")
+        return Missing(str(error).rstrip("."))
     if logits.error > (LINEAR if subject.dtype == torch.float32 else LINEAR_HALF):
-        return f"keys are not linear in P0's stream with norms frozen (off by {logits.error:.1e})"
+        off = f"off by {logits.error:.1e}"
+        return Missing(f"keys are not linear in P0's stream with norms frozen ({off})")
     return logits
 
 
@@ -78,26 +78,19 @@ def induction(
     prompts: Prompts,
     observed: Observed,
     u: torch.Tensor | None,
-    logits: SinkLogits | str,
 ) -> Induction:
     """Margins of all heads, and what they rest on."""
     blocks = len(sites.blocks)
     if not observed.heads:
         empty = np.full((len(prompts), blocks, 1), np.nan)
-        return Induction(empty, None, empty[0], None, _no_queries(observed))
+        return Induction(empty, None, empty[0])
     width = max(head.query[0].shape[1] for head in observed.heads.values())
     margin = np.full((len(prompts), blocks, width), np.nan)
     for block, head in observed.heads.items():
         rows = torch.cat(head.logit) - torch.cat(head.others)
         margin[:, block, : rows.shape[1]] = rows.numpy()
     from_u = _from_direction(subject, observed, u, margin) if u is not None else None
-    return Induction(
-        margin,
-        from_u,
-        _bias_part(subject, prompts, observed, blocks, width),
-        logits if isinstance(logits, SinkLogits) else None,
-        logits if isinstance(logits, str) else "",
-    )
+    return Induction(margin, from_u, _bias_part(subject, prompts, observed, blocks, width))
 
 
 def _no_queries(observed: Observed) -> str:

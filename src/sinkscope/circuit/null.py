@@ -9,23 +9,23 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sinkscope.detect.nulls import UNTRAINED_LIMIT, untrained_copy
+from sinkscope.detect.nulls import untrained_copy
+from sinkscope.errors import Missing
 from sinkscope.observe.attention import run_model
 from sinkscope.observe.layout import layout_of
 from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.residual import residual_hooks
+from sinkscope.observe.stream import norm_ratio
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
 ROWS, TOKENS = 8, 64
 
 
-def untrained_ratio(subject: Subject, prompts: Prompts, seed: int = 0) -> float | str:
+def untrained_ratio(subject: Subject, prompts: Prompts, seed: int = 0) -> float | Missing:
     """Largest norm ratio of P0 over the read points, mean over prompts; or why there is none."""
-    if subject.identity["parameters"] > UNTRAINED_LIMIT:
-        return "the untrained null was not run: the model is too large for a second copy"
     fresh = untrained_copy(subject, seed)
-    if isinstance(fresh, str):
+    if isinstance(fresh, Missing):
         return fresh
     rows = prompts.take(slice(0, ROWS))
     if rows.attention_mask is None and rows.position_ids is None:
@@ -36,11 +36,10 @@ def untrained_ratio(subject: Subject, prompts: Prompts, seed: int = 0) -> float 
     def keep(point: int, hidden: torch.Tensor) -> None:
         there = layout.on(hidden.device)
         norms = hidden.float().norm(dim=-1)
-        others = norms.masked_fill(~(there.valid & ~there.is_p0), torch.nan)
-        median = others.nanmedian(1, keepdim=True).values.clamp_min(1e-12)
-        ratios[point] = float((norms / median)[there.is_p0].log().mean())
+        ratio = norm_ratio(norms, there.valid & ~there.is_p0)
+        ratios[point] = float(ratio[there.is_p0].log().mean())
 
     with torch.no_grad(), evaluation(fresh.model), hooks(residual_hooks(fresh, keep)()):
         run_model(fresh, rows, logits=False)
     top = float(np.exp(max(ratios.values())))
-    return top if np.isfinite(top) else "the untrained null gave no finite norms"
+    return top if np.isfinite(top) else Missing("the untrained null gave no finite norms")

@@ -19,21 +19,27 @@ import torch
 
 from sinkscope.circuit.components import unit_writes
 from sinkscope.circuit.keys import SinkLogits
+from sinkscope.circuit.unit import Unit
 from sinkscope.circuit.writes import Key, dense_maps, written_along
+from sinkscope.errors import Missing
 from sinkscope.observe.attention import run_model
 from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.sites import Sites
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
-Unit = tuple[int, str, int]  # block, attention | mlp | shared, head or neuron
 ROWS, USUAL_ROWS = 64, 16  # prompts whose first tokens are averaged, and whose other positions are
 
 
 def units_by_logit(
-    subject: Subject, sites: Sites, prompts: Prompts, logits: SinkLogits
-) -> list[Unit]:
-    """Units that raise the reading heads' logits on P0, those that raise them most first."""
+    subject: Subject, sites: Sites, prompts: Prompts, logits: SinkLogits | Missing
+) -> tuple[Unit, ...] | Missing:
+    """Units that raise the reading heads' logits on P0, those that raise them most first.
+
+    Where the logits are missing, so is the ranking, for the same reason.
+    """
+    if isinstance(logits, Missing):
+        return logits
     gradient = logits.gradient.mean(0)
     reading = torch.tensor([block for block, _ in logits.heads])
     stop = int(reading.max())
@@ -44,7 +50,7 @@ def units_by_logit(
     usual = usual_inputs(subject, sites, prompts.take(slice(0, USUAL_ROWS)), stop)
     writes = written_along(subject, sites, prompts.input_ids[:ROWS, 0], along, stop, usual)
     rows = [row for row in unit_writes(writes) if row[1] > 0]
-    return [unit for unit, _ in sorted(rows, key=lambda row: -row[1])]
+    return tuple(unit for unit, _ in sorted(rows, key=lambda row: -row[1]))
 
 
 def usual_inputs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,16 +14,15 @@ from sinkscope.circuit.concentration import (
     log_norm_share,
     step_down,
 )
-from sinkscope.circuit.keys import SinkLogits
 from sinkscope.circuit.recognition import APART
+from sinkscope.circuit.record import Traced
 from sinkscope.circuit.routing import OTHERS, P0
+from sinkscope.circuit.unit import EXPERT, HEAD, NEURON, SHARED
 from sinkscope.circuit.unmixed import asymmetry
+from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.result import Measured, TraceSummary
 from sinkscope.stats import bootstrap
 from sinkscope.subject.prompts import token_text
-
-if TYPE_CHECKING:
-    from sinkscope.circuit.trace import Traced
 
 SHORT = 32  # tokens below which late queries and curves over positions mean little
 NAMED = 20  # items named in a list
@@ -33,7 +32,7 @@ def trace_summary(traced: Traced) -> TraceSummary:
     """Reduce one trace to its summary."""
     found, circuit = traced.found, traced.found.circuit
     log_ratio = found.norm.curve
-    block_writes = block_writes_of(traced)
+    block_writes = traced.block_writes
     components = found.components
     stepped = None
     if circuit.plateau is not None and block_writes is not None:
@@ -47,10 +46,10 @@ def trace_summary(traced: Traced) -> TraceSummary:
         recognition=_recognition(traced),
         concentration={} if block_writes is None else dict(concentration(block_writes)),
         concentration_log_norm=log_norm_share(log_ratio),
-        writing_neurons=[[b, n] for b, n, _ in components.neurons],
-        writing_neuron_shares=[share for _, _, share in components.neurons],
-        writing_heads=[list(row) for row in components.heads],
-        writing_experts=[list(row) for row in components.experts],
+        writing_neurons=[list(unit.place) for unit in circuit.of(NEURON)],
+        writing_neuron_shares=[share for _, _, share in components.rows(NEURON)],
+        writing_heads=components.rows(HEAD),
+        writing_experts=components.rows(EXPERT),
         k90=components.k90,
         write_shares=_write_shares(traced),
         reading_heads=[list(head) for head in circuit.reading_heads],
@@ -74,23 +73,14 @@ def _more(traced: Traced) -> dict[str, Any]:
     """Further keys, beside those of the schema."""
     circuit, components = traced.found.circuit, traced.found.components
     return {
-        "p0_sink": traced.found.reading.p0_sink,
+        "p0_sink": traced.found.circuit.sinks,
         "read_point": None if circuit.direction is None else f"x{circuit.read_point}",
-        "writing_shared_neurons": [list(row) for row in components.shared],
-        "writing_whole": [[name, share] for name, share in components.whole],
+        "writing_shared_neurons": components.rows(SHARED),
+        "writing_whole": [list(row) for row in components.whole],
         "weights": traced.weights,
         "by_type": _by_type(traced),
         "vocabulary": _vocabulary(traced),
     }
-
-
-def block_writes_of(traced: Traced) -> np.ndarray | None:
-    """⟨Δ^l_0, u⟩ of every block, mean over first tokens: [blocks]."""
-    u = traced.found.circuit.direction
-    if u is None:
-        return None
-    along = (traced.found.p0[:, traced.found.at].mean(0) @ u).numpy().astype(np.float64)
-    return np.diff(along)
 
 
 def _emergence(traced: Traced) -> dict[str, Any]:
@@ -102,8 +92,8 @@ def _emergence(traced: Traced) -> dict[str, Any]:
         "untrained_ratio": found.norm.null,
         "plateau": None if found.norm.plateau is None else [f"x{p}" for p in found.norm.plateau],
     }
-    if isinstance(found.null, str) and found.norm.plateau is not None:
-        norm["untrained"] = found.null
+    if isinstance(found.null, Missing) and found.norm.plateau is not None:
+        norm["untrained"] = found.null.reason
     entry: dict[str, Any] = {"norm": norm, "direction": {"block": None}}
     if found.direction is not None:
         at = found.circuit.read_point
@@ -158,10 +148,11 @@ def _write_shares(traced: Traced) -> dict[str, float]:
 
 def _margins(traced: Traced) -> dict[str, Any]:
     """Means over the reading heads, intervals over prompts; nats."""
-    induction, heads = traced.induction, traced.found.circuit.reading_heads
-    if not heads or (induction.reason and not np.isfinite(induction.margin).any()):
-        return {"reason": induction.reason or "no head reads position zero"}
-    seed = traced.settings.seed
+    induction, logits = traced.induction, traced.found.logits
+    heads = traced.found.circuit.reading_heads
+    if isinstance(logits, Missing) and not (heads and np.isfinite(induction.margin).any()):
+        return {"reason": logits.reason}
+    seed = traced.seed
     at = tuple(np.array(heads).T)
     margin = induction.margin[(slice(None), *at)].mean(1)
     entry: dict[str, Any] = {"mean": bootstrap(margin, seed)}
@@ -172,8 +163,7 @@ def _margins(traced: Traced) -> dict[str, Any]:
     bias = induction.bias[at]
     if np.isfinite(bias).any():
         entry["query_bias"] = Measured(value=float(np.nanmean(bias)))
-        logits = traced.found.logits
-        if isinstance(logits, SinkLogits):
+        if not isinstance(logits, Missing):
             entry["share_query_bias"] = _ratio(float(np.nanmean(bias)), float(logits.value.mean()))
     return entry
 
@@ -181,8 +171,8 @@ def _margins(traced: Traced) -> dict[str, Any]:
 def _attribution(traced: Traced) -> dict[str, Any]:
     """Mean logit of the reading heads on P0, split over what was added to P0's stream."""
     logits = traced.found.logits
-    if not isinstance(logits, SinkLogits):
-        return {"reason": logits}
+    if isinstance(logits, Missing):
+        return {"reason": logits.reason}
     parts = logits.parts.mean((0, 1))
     order = parts.abs().argsort(descending=True)[:NAMED].tolist()
     entry: dict[str, Any] = {
@@ -194,8 +184,8 @@ def _attribution(traced: Traced) -> dict[str, Any]:
     }
     if traced.read is not None:
         components = main_components(traced.read)
-        entry["neurons"] = [list(row) for row in components.neurons[:NAMED]]
-        entry["writing_heads"] = [list(row) for row in components.heads[:NAMED]]
+        entry["neurons"] = components.rows(NEURON)[:NAMED]
+        entry["writing_heads"] = components.rows(HEAD)[:NAMED]
         entry["unit_error"] = traced.read.error
     return entry
 
@@ -205,7 +195,7 @@ def _routing(traced: Traced) -> dict[str, Any]:
     others = traced.found.observed.routing
     if not traced.routing.blocks:
         return {}
-    writing = {block for block, _ in traced.found.circuit.experts}
+    writing = {unit.block for unit in traced.found.circuit.of(EXPERT)}
     shown = sorted(writing | {min(traced.routing.blocks)})
     return {
         str(block): {
@@ -270,7 +260,7 @@ def _notes(traced: Traced) -> list[str]:
         )
     if not circuit.reading_heads:
         notes.append("No head sinks at position zero, so there is nothing that reads it.")
-    elif not found.reading.p0_sink:
+    elif not circuit.sinks:
         notes.append("Fewer than one head in a hundred sinks at position zero.")
     if circuit.direction is None:
         notes.append("Nothing sets position zero apart: no sink direction was taken.")
@@ -279,16 +269,16 @@ def _notes(traced: Traced) -> list[str]:
             "The norm of position zero is not amplified; writes are taken along the part of the "
             "sink direction that the reading heads read."
         )
-    if isinstance(found.null, str) and found.null != "not asked for":
-        notes.append(found.null[0].upper() + found.null[1:] + ".")
+    if isinstance(found.null, Missing) and found.null != NOT_ASKED:
+        notes.append(found.null.sentence)
     if found.recognition.reason:
         notes.append(f"Separability was not measured: {found.recognition.reason}.")
     if found.writes is not None and found.writes.without_units:
         name, reason = next(iter(found.writes.without_units.items()))
         count = len(found.writes.without_units)
         notes.append(f"{count} sublayers are not split into units ({name}: {reason}).")
-    if traced.induction.reason:
-        notes.append(f"The sink logit is not attributed: {traced.induction.reason}.")
+    if isinstance(found.logits, Missing):
+        notes.append(f"The sink logit is not attributed: {found.logits.reason}.")
     if len(found.tokens) == 1:
         notes.append("Position zero always holds the same token, so it was traced for that one.")
     return notes

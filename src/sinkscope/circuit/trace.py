@@ -1,4 +1,18 @@
-"""`trace`: how position zero becomes a sink, from recognition to the heads that read it."""
+"""`trace`: how position zero becomes a sink, from recognition to the heads that read it.
+
+1. Find the circuit: sink direction, writers, sink heads (`find`, where the steps are listed).
+2. Sink margin of every head, and how much of it P0's direction or the query bias alone makes
+   (`induction`).
+3. Direct attribution: the sink heads' logits on P0, split exactly over what wrote P0's stream, with
+   norms frozen (`keys`, `writes`).
+4. What makes P0 recognisable: unmixed attention and the cone of values (`unmixed`), what writing
+   neurons detect (`weights`), which experts P0 is sent to (`routing`).
+5. Every vocabulary item put at P0: does it become the sink whatever its token (`vocabulary`)?
+
+The stages, unmixedness and the cone are those of Peng et al., arXiv 2603.06591; the vocabulary scan
+and the weight view follow Sun et al., arXiv 2603.05498; the margin Ran-Milo et al., arXiv
+2604.14722. Nothing is edited here: `verify` does that.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +25,21 @@ import numpy as np
 import torch
 
 from sinkscope.circuit.arrays import trace_dataset
-from sinkscope.circuit.find import FoundCircuit, find, find_circuit, usable_vocabulary
-from sinkscope.circuit.induction import Induction, induction
-from sinkscope.circuit.keys import SinkLogits
+from sinkscope.circuit.find import FoundCircuit, find, find_circuit
+from sinkscope.circuit.induction import induction
+from sinkscope.circuit.record import Traced
 from sinkscope.circuit.routing import Routing
-from sinkscope.circuit.streams import one_token_pass, stream_hooks, unit
+from sinkscope.circuit.streams import p0_points
 from sinkscope.circuit.summary import trace_summary
-from sinkscope.circuit.unmixed import Cone, cones
+from sinkscope.circuit.unit import NEURON, by_block
+from sinkscope.circuit.unmixed import cones
 from sinkscope.circuit.vocabulary import Vocabulary, scan_vocabulary
 from sinkscope.circuit.weights import weight_view
 from sinkscope.circuit.writes import Writes, written_along
+from sinkscope.errors import Missing
 from sinkscope.observe.attention import check_reader
+from sinkscope.observe.p0_stream import one_token_pass, usable_vocabulary
+from sinkscope.observe.stream import unit
 from sinkscope.provenance import new_summary
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
@@ -42,27 +60,6 @@ class TraceSettings(PromptSettings):
     reader: str = "auto"
     untrained: bool = True
     vocabulary: bool = True
-
-
-@dataclass
-class Traced:
-    """Everything measured under one BOS policy, before it is put into arrays and a summary.
-
-    read      writes along the mean gradient of the reading heads' logits, for attribution
-    routing   of P0's first tokens, in routed families; that of the prompts is in found.observed
-    """
-
-    subject: Subject
-    prompts: Prompts
-    settings: TraceSettings
-    found: FoundCircuit
-    induction: Induction
-    read: Writes | None
-    cones: dict[int, Cone]
-    vocabulary: Vocabulary | None
-    routing: Routing
-    weights: list[dict[str, Any]]
-    text_cosine: float | None
 
 
 def trace(
@@ -104,24 +101,24 @@ def trace_one(
     )
     circuit = found.circuit
     return Traced(
-        subject,
-        prompts,
-        settings,
-        found,
-        induction(subject, circuit.sites, prompts, found.observed, circuit.direction, found.logits),
-        _read_writes(subject, found),
-        cones(found.observed),
-        _vocabulary(subject, found, progress) if settings.vocabulary else None,
-        _routing(subject, found),
-        _weights(subject, found),
-        _text_cosine(subject, found),
+        subject=subject,
+        prompts=prompts,
+        seed=settings.seed,
+        found=found,
+        induction=induction(subject, circuit.sites, prompts, found.observed, circuit.direction),
+        read=_read_writes(subject, found),
+        cones=cones(found.observed),
+        vocabulary=_vocabulary(subject, found, progress) if settings.vocabulary else None,
+        routing=_routing(subject, found),
+        weights=_weights(subject, found),
+        text_cosine=_text_cosine(subject, found),
     )
 
 
 def _read_writes(subject: Subject, found: FoundCircuit) -> Writes | None:
     """What each component adds to the mean logit of the reading heads on P0, norms frozen."""
     logits = found.logits
-    if not isinstance(logits, SinkLogits):
+    if isinstance(logits, Missing):
         return None
     total = len(logits.heads)
 
@@ -157,18 +154,19 @@ def _routing(subject: Subject, found: FoundCircuit) -> Routing:
 
 def _weights(subject: Subject, found: FoundCircuit) -> list[dict[str, Any]]:
     circuit, observed = found.circuit, found.observed
-    if circuit.direction is None or not circuit.neurons:
+    writing = by_block(circuit.writers, NEURON)
+    if circuit.direction is None or not writing:
         return []
     points = circuit.sites.points
     signals: dict[int, dict[str, torch.Tensor]] = {}
-    for block in {b for b, _ in circuit.neurons}:
+    for block in writing:
         # what the MLP reads: the stream behind the attention, where there is such a point
         at = points.index(f"x{block}") + int(circuit.sites.mid[block])
         stream = found.p0[:, at].mean(0) - observed.sample[:, at].mean(0)
         added = [p0 - rest for b, (p0, rest) in observed.attention_out.items() if b <= block]
         attention = torch.stack(added).sum(0) if added else torch.zeros_like(stream)
         signals[block] = {"attention": attention, "stream": stream}
-    return weight_view(subject, circuit.sites, circuit.neurons, signals, circuit.direction)
+    return weight_view(subject, circuit.sites, circuit.writers, signals, circuit.direction)
 
 
 def _text_cosine(subject: Subject, found: FoundCircuit) -> float | None:
@@ -177,14 +175,8 @@ def _text_cosine(subject: Subject, found: FoundCircuit) -> float | None:
     if within is None:
         return None
     tokens = found.observed.prompts.input_ids[: len(within), 0]
-    alone: dict[int, torch.Tensor] = {}
-
-    def keep(number: int, hidden: torch.Tensor) -> None:
-        alone[number] = hidden[:, 0].float().cpu()
-
-    one_token_pass(subject, tokens, stream_hooks(subject, found.circuit.sites, keep))
-    states = torch.stack([alone[i] for i in sorted(alone)], 1)
-    return float((unit(within) * unit(states)).sum(-1).min())
+    alone = p0_points(subject, found.circuit.sites, tokens)
+    return float((unit(within) * unit(alone)).sum(-1).min())
 
 
 def traced_result(subject: Subject, settings: TraceSettings, traced: list[Traced]) -> Result:

@@ -10,6 +10,7 @@ amplification, its leading eigenvector lies along a signal.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,10 +18,11 @@ from torch import nn
 from torch.nn.functional import cosine_similarity
 
 from sinkscope.circuit.frozen import affine_form
-from sinkscope.circuit.streams import one_token_pass
+from sinkscope.circuit.unit import NEURON, Unit, by_block
+from sinkscope.observe.p0_stream import one_token_pass
 from sinkscope.observe.projection import Projection
-from sinkscope.observe.residual import first_hidden
 from sinkscope.observe.sites import Sites
+from sinkscope.observe.stream import first_hidden
 from sinkscope.subject.load import Subject
 
 MOST = 16  # neurons shown for each block
@@ -29,7 +31,7 @@ MOST = 16  # neurons shown for each block
 def weight_view(
     subject: Subject,
     sites: Sites,
-    neurons: list[tuple[int, int]],
+    writers: Sequence[Unit],
     signals: dict[int, dict[str, torch.Tensor]],
     u: torch.Tensor,
 ) -> list[dict[str, Any]]:
@@ -40,10 +42,10 @@ def weight_view(
     experts, are left out.
     """
     rows = []
-    for block in sorted({b for b, _ in neurons}):
+    for block, neurons in by_block(writers, NEURON).items():
         module = subject.anatomy.modules(subject.model)[block]
         sublayer = sites.mlp(block)
-        chosen = [n for b, n in neurons if b == block][:MOST]
+        chosen = neurons[:MOST]
         if sublayer is None or sublayer.projection is None or sublayer.experts is not None:
             continue
         maps = input_maps(module, sublayer.projection)

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sinkscope.detect.attention import SINK
+from sinkscope.detect.decision import sinking_of
 from sinkscope.detect.heads import CLASS_MEANINGS, classify
 from sinkscope.detect.nulls import random_target_p99
+from sinkscope.detect.record import Scan
+from sinkscope.errors import Missing
+from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
     import xarray
-
-    from sinkscope.detect.scan import Scan
 
 GU = "Gu et al., arXiv 2410.10781"
 RAN_MILO = "Ran-Milo et al., arXiv 2604.14722"
@@ -184,7 +185,7 @@ def _attention(scan: Scan) -> dict[str, Any]:
         "learned_mass": stats.mean("learned"),
         "elsewhere_mass": stats.mean("elsewhere"),
     }
-    if isinstance(scan.null, dict):
+    if not isinstance(scan.null, Missing):
         found["untrained_received"] = scan.null["received"]
         found["untrained_late"] = scan.null["late"]
     return found
@@ -203,7 +204,7 @@ def _heads(scan: Scan) -> dict[str, Any]:
     found["stable_rank"] = rank
     found["stable_rank_without_p0"] = np.stack([_spread(r[1], heads) for r in ranks])
     per_head = np.stack([_spread(v, heads) for v in values])
-    found["head_class"] = classify(nan_mean(scan.attention.late), per_head, rank, SINK)
+    found["head_class"] = classify(sinking_of(scan.attention, scan.settings.seed), per_head, rank)
     return found
 
 
@@ -241,9 +242,3 @@ def _maps(scan: Scan) -> dict[str, Any]:
         "map": np.stack([m[:, :, :width, :width] for m in scan.maps]),
         "map_tokens": np.array([row[:width] for row in scan.map_tokens], dtype=object),
     }
-
-
-def nan_mean(values: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Mean over an axis without its NaN entries; NaN, without a warning, where all are."""
-    count = np.isfinite(values).sum(axis)
-    return np.where(count > 0, np.nansum(values, axis) / np.maximum(count, 1), np.nan)

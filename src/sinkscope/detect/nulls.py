@@ -7,25 +7,15 @@ import copy
 import numpy as np
 import torch
 
-from sinkscope.detect.attention import AttentionStats
-from sinkscope.observe.attention import observe
-from sinkscope.observe.reads import Want
+from sinkscope.detect.attention import read_attention
+from sinkscope.errors import Missing
+from sinkscope.stats import nan_mean
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
 UNTRAINED_SEEDS = 3
 UNTRAINED_LIMIT = 1_500_000_000  # parameters; above it a second copy costs more than it tells
 RANDOM_TARGETS = 500
-
-
-def uniform_alpha(length: int) -> float:
-    """alpha of P0 under uniform attention: H_T / T (0.0741 at T = 64)."""
-    return float((1.0 / np.arange(1, length + 1)).sum() / length)
-
-
-def uniform_late_share(length: int) -> float:
-    """Late share under uniform attention: mean of 1/(t+1) over t ≥ T/2 (0.0340 at T = 40)."""
-    return float((1.0 / np.arange((length + 1) // 2 + 1, length + 1)).mean())
 
 
 def random_target_p99(curve: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -40,41 +30,32 @@ def random_target_p99(curve: np.ndarray, seed: int = 0) -> np.ndarray:
     return np.percentile(curve[:, :, targets], 99, axis=2)
 
 
-def untrained(subject: Subject, prompts: Prompts, reader: str) -> dict[str, np.ndarray] | str:
+def untrained(subject: Subject, prompts: Prompts, reader: str) -> dict[str, np.ndarray] | Missing:
     """The same architecture with fresh random weights, three seeds, on the same prompts.
 
-    Returns received and late, each [seed, layer, head], or one sentence why it was not run.
+    Returns received and late, each [seed, layer, head], or why it was not run.
     """
-    if subject.identity["parameters"] > UNTRAINED_LIMIT:
-        return "the untrained null was not run: the model is too large for a second copy"
     received, late = [], []
     for seed in range(UNTRAINED_SEEDS):
         fresh = untrained_copy(subject, seed)
-        if isinstance(fresh, str):
+        if isinstance(fresh, Missing):
             return fresh
-        stats = AttentionStats(1)
-        for batch in prompts.batches():
-            reads, layout, _ = observe(fresh, batch, Want(), reader)
-            stats.add(reads, layout, torch.zeros_like(batch.input_ids))
-        received.append(np.nanmean(stats.alpha0, 0))
-        late.append(_nanmean(stats.late))
+        stats = read_attention(fresh, prompts, reader)
+        received.append(nan_mean(stats.alpha0))
+        late.append(nan_mean(stats.late))
     return {"received": np.stack(received), "late": np.stack(late)}
 
 
-def untrained_copy(subject: Subject, seed: int) -> Subject | str:
-    """The same architecture with fresh random weights, or one sentence why there is none."""
+def untrained_copy(subject: Subject, seed: int) -> Subject | Missing:
+    """The same architecture with fresh random weights, or why there is none."""
+    if subject.identity["parameters"] > UNTRAINED_LIMIT:
+        return Missing("the untrained null was not run: the model is too large for a second copy")
     config = copy.deepcopy(subject.model.config)
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = type(subject.model)(config).to(subject.device, subject.dtype)
     except (RuntimeError, MemoryError, TypeError, ValueError, AttributeError) as error:
-        return f"the untrained null was not run: {str(error).splitlines()[0]}"
+        return Missing(f"the untrained null was not run: {str(error).splitlines()[0]}")
     model.eval()
     return Subject(model, subject.tokenizer, subject.anatomy, subject.identity)
-
-
-def _nanmean(values: np.ndarray) -> np.ndarray:
-    """Mean over prompts; NaN, without a warning, where no prompt has a value."""
-    count = np.isfinite(values).sum(0)
-    return np.where(count > 0, np.nansum(values, 0) / np.maximum(count, 1), np.nan)

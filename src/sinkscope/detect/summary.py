@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.attention import SINK
-from sinkscope.detect.decision import has_p0_sink, sinking_heads
+from sinkscope.detect.decision import has_p0_sink, sinking_of
 from sinkscope.detect.nulls import random_target_p99
+from sinkscope.detect.record import Scan
+from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.result import Measured, ScanSummary
-from sinkscope.stats import bootstrap
-
-if TYPE_CHECKING:
-    from sinkscope.detect.scan import Scan
+from sinkscope.stats import bootstrap, nan_mean
 
 EPS = (0.2, 0.3, 0.5, 0.8)
 AFTER = 2  # "[2:]": blocks after the two in which the circuit is said to form
@@ -29,7 +27,7 @@ def scan_summary(scan: Scan) -> ScanSummary:
     everywhere = np.ones(len(blocks), dtype=bool)
     _, uniform_late = scan.attention.uniform
     random_p99 = random_target_p99(scan.attention.curve, seed)
-    sinking = sinking_heads(nan_mean(late), nan_mean(alpha0), uniform_late, random_p99)
+    sinking = sinking_of(scan.attention, seed)
     return ScanSummary(
         p0_sink=has_p0_sink(sinking, np.isfinite(nan_mean(late))),
         sink_rate=sink_rates(alpha0, everywhere, seed),
@@ -176,8 +174,8 @@ def _notes(scan: Scan) -> list[str]:
         )
     reasons = sorted({f"{reader} ({why})" for reader, why in scan.attention.readers if why})
     notes += [f"Some blocks were read by {reason}." for reason in reasons]
-    if isinstance(scan.null, str) and scan.null != "not asked for":
-        notes.append(scan.null[0].upper() + scan.null[1:] + ".")
+    if isinstance(scan.null, Missing) and scan.null != NOT_ASKED:
+        notes.append(scan.null.sentence)
     if scan.residual is None:
         notes.append(
             f"Norms, directions and massive activations of position zero are not reported: "

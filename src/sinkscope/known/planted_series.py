@@ -173,7 +173,10 @@ def draw_script(seed: int) -> Script:
     steps = draw_grid(g)
     if kind == "no sink":
         nothing = [replace(whole, size=0.0)] * len(steps)
-        return Script(kind, seed, steps, nothing, jitter, None, whole, [])
+        return Script(
+            kind=kind, seed=seed, steps=steps, states=nothing, jitter=jitter, growth=None,
+            whole=whole, events=[],
+        )  # fmt: skip
     for attempt in itertools.count(1):
         if attempt % PATIENCE == 0:
             steps = draw_grid(g)  # some grids are too short for a long calm
@@ -190,7 +193,10 @@ def draw_script(seed: int) -> Script:
             break
     growth = (start, stop, float(g.uniform(1.0, 4.0)))
     states = list(_states(g, kind, steps, whole, growth, events))
-    return Script(kind, seed, steps, states, jitter, growth, whole, events)
+    return Script(
+        kind=kind, seed=seed, steps=steps, states=states, jitter=jitter, growth=growth,
+        whole=whole, events=events,
+    )  # fmt: skip
 
 
 def _soon(steps: np.ndarray, events: list[float], stop: float) -> bool:

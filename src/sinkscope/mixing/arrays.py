@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sinkscope.errors import Missing
 from sinkscope.mixing.collapse import BOTH, NAMES
 from sinkscope.mixing.conditions import INTACT
-from sinkscope.mixing.influence import Influence
-from sinkscope.mixing.mediation import Mediation
+from sinkscope.mixing.record import Mixed
 
 if TYPE_CHECKING:
     import xarray
 
-    from sinkscope.mixing.measured import Mixed
 
 BARBERO = "Barbero et al., arXiv 2504.02732"
 QUEIPO = "Queipo-de-Llano et al., arXiv 2510.06477"
@@ -122,13 +121,13 @@ def mix_dataset(found: Mixed) -> xarray.Dataset:
     }
     if "spread_map" in values:
         coordinates["offset"] = np.arange(1, values["spread_map"].shape[-1] + 1)
-    if isinstance(found.influence, Influence):
+    if not isinstance(found.influence, Missing):
         coordinates["target"] = found.influence.targets
     if found.lengths is not None:
         coordinates["length"] = found.lengths.lengths
     if found.depth:
         coordinates["block"] = list(found.depth)
-    if isinstance(found.mediation, Mediation):
+    if not isinstance(found.mediation, Missing):
         coordinates["world"] = ["intact", "cut", "masses-of-cut", "masses-of-intact"]
     return xarray.Dataset(variables, coordinates, {"bos": found.prompts.bos})
 
@@ -150,12 +149,12 @@ def _values(found: Mixed) -> dict[str, np.ndarray]:
         each = [one.values[name].transpose(1, 0, 2) for one in found.collapses.values()]
         values[name] = np.stack(each)
     values |= _doses(found)
-    if isinstance(found.influence, Influence):
+    if not isinstance(found.influence, Missing):
         values["jacobian"] = found.influence.norm
         if found.influence.low is not None and found.influence.high is not None:
             values["jacobian_low"] = found.influence.low
             values["jacobian_high"] = found.influence.high
-    if not isinstance(found.bound, str):
+    if not isinstance(found.bound, Missing):
         values["path_bound"], values["frozen_jacobian"] = found.bound.bound, found.bound.frozen
     if found.lengths is not None:
         values["length_spread"] = found.lengths.intact
@@ -165,7 +164,7 @@ def _values(found: Mixed) -> dict[str, np.ndarray]:
         values["repeat_collapse_without"] = found.lengths.repeat_without
     if found.depth:
         values["depth_spread"] = np.stack(list(found.depth.values()))
-    if isinstance(found.mediation, Mediation):
+    if not isinstance(found.mediation, Missing):
         worlds = found.mediation
         values["mediation"] = np.stack(
             [worlds.intact, worlds.cut, worlds.masses_of_cut, worlds.masses_of_intact]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
+from sinkscope.circuit.model import Circuit
+from sinkscope.circuit.unit import HEAD, NEURON, Unit, by_block
+from sinkscope.intervene.edits import Edit, Heads, Neurons
 from sinkscope.mixing.conditions import Condition
-
-if TYPE_CHECKING:
-    from sinkscope.circuit.model import Circuit
-    from sinkscope.intervene.edits import Edit
-    from sinkscope.observe.sites import Sites
-    from sinkscope.subject.load import Subject
+from sinkscope.observe.sites import Sites
+from sinkscope.subject.load import Subject
 
 CUT, CUT_NORM, CUT_CONTROL = "circuit-cut", "circuit-cut-norm-kept", "circuit-cut-control"
 CONTROL_DRAWS = 4
@@ -25,73 +23,48 @@ def cut_conditions(subject: Subject, circuit: Circuit, seed: int = 0) -> list[Co
     The control switches off as many random other neurons and heads of the same blocks at P0, in
     CONTROL_DRAWS draws. Empty where neither neurons nor heads write the sink.
     """
-    edits = cut_edits(circuit.sites, circuit.neurons, circuit.heads)
+    edits = cut_edits(circuit.sites, circuit.writers)
     if not edits:
         return []
     found = [Condition(CUT, edits=edits), Condition(CUT_NORM, edits=edits, keep_norm=True)]
     generator = torch.Generator().manual_seed(seed)
     drawn = [
-        cut_edits(
-            circuit.sites,
-            _other_neurons(subject, circuit, generator),
-            _other_heads(circuit, generator),
-        )
-        for _ in range(CONTROL_DRAWS)
+        cut_edits(circuit.sites, _others(subject, circuit, generator)) for _ in range(CONTROL_DRAWS)
     ]
     # a block of which the circuit is all has no other units, whatever the draw
     return [*found, Condition(CUT_CONTROL, draws=tuple(drawn))] if drawn[0] else found
 
 
-def cut_edits(
-    sites: Sites, neurons: Sequence[tuple[int, int]], heads: Sequence[tuple[int, int]] = ()
-) -> tuple[Edit, ...]:
+def cut_edits(sites: Sites, units: Sequence[Unit]) -> tuple[Edit, ...]:
     """Edits that switch neurons and heads off at P0, a block each.
 
     They take the mean over the other positions of the prompt; neurons of routed experts, which
     other positions need not use, are set to zero.
     """
-    from sinkscope.intervene.edits import Heads, Neurons
-
     edits: list[Edit] = []
-    for block in sorted({block for block, _ in neurons}):
+    for block, neurons in by_block(units, NEURON).items():
         mlp = sites.mlp(block)
-        projection = mlp.projection if mlp is not None else None
-        if projection is None:
-            continue
-        units = tuple(unit for b, unit in neurons if b == block)
-        how = "zero" if projection.layout.startswith("expert") else "mean"
-        edits.append(Neurons(block, units, 0, how))
-    for block in sorted({block for block, _ in heads}):
+        if mlp is not None and mlp.projection is not None:
+            how = "zero" if mlp.projection.layout.startswith("expert") else "mean"
+            edits.append(Neurons(block, tuple(neurons), 0, how))
+    for block, heads in by_block(units, HEAD).items():
         attention = sites.attention(block)
         if attention is not None and attention.projection is not None:
-            edits.append(Heads(block, tuple(h for b, h in heads if b == block), 0, "mean"))
+            edits.append(Heads(block, tuple(heads), 0, "mean"))
     return tuple(edits)
 
 
-def _other_neurons(
-    subject: Subject, circuit: Circuit, generator: torch.Generator
-) -> list[tuple[int, int]]:
-    """As many random neurons of the same blocks that are not in the circuit."""
+def _others(subject: Subject, circuit: Circuit, generator: torch.Generator) -> list[Unit]:
+    """As many random neurons and heads of the same blocks that are not in the circuit."""
     blocks = subject.anatomy.modules(subject.model)
-    found = []
-    for block in sorted({block for block, _ in circuit.neurons}):
-        taken = {unit for b, unit in circuit.neurons if b == block}
-        mlp = circuit.sites.mlp(block)
-        if mlp is None or mlp.projection is None:
-            continue
-        width = mlp.projection.columns(blocks[block]).shape[-2]
-        order = torch.randperm(width, generator=generator).tolist()
-        found += [(block, unit) for unit in order if unit not in taken][: len(taken)]
-    return found
-
-
-def _other_heads(circuit: Circuit, generator: torch.Generator) -> list[tuple[int, int]]:
-    found = []
-    for block in sorted({block for block, _ in circuit.heads}):
-        taken = {head for b, head in circuit.heads if b == block}
-        attention = circuit.sites.attention(block)
-        if attention is None or attention.heads is None:
-            continue
-        order = torch.randperm(attention.heads, generator=generator).tolist()
-        found += [(block, head) for head in order if head not in taken][: len(taken)]
+    found: list[Unit] = []
+    for kind, of_block in ((NEURON, circuit.sites.mlp), (HEAD, circuit.sites.attention)):
+        for block, taken in by_block(circuit.writers, kind).items():
+            sublayer = of_block(block)
+            if sublayer is None or sublayer.projection is None:
+                continue
+            width = sublayer.heads or sublayer.projection.columns(blocks[block]).shape[-2]
+            order = torch.randperm(width, generator=generator).tolist()
+            free = [unit for unit in order if unit not in taken]
+            found += [Unit(block, kind, unit) for unit in free[: len(taken)]]
     return found

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
-from sinkscope.errors import SinkscopeError, Unsupported
-from sinkscope.mixing.collapse import Collapse, collapse
+from sinkscope.circuit.find import find_circuit
+from sinkscope.circuit.reading import sinks_on
+from sinkscope.errors import NOT_ASKED, Missing, SinkscopeError, Unsupported
+from sinkscope.mixing.collapse import collapse
 from sinkscope.mixing.conditions import (
     INTACT,
     OTHER_KEY,
@@ -22,9 +19,8 @@ from sinkscope.mixing.conditions import (
     check_subject,
     earlier_keys,
     in_heads,
-    sinking_heads,
 )
-from sinkscope.mixing.cuts import CUT, CUT_CONTROL, cut_conditions
+from sinkscope.mixing.cuts import CUT, cut_conditions
 from sinkscope.mixing.dose import Cost, costs, doses
 from sinkscope.mixing.dropped import dropped_bos
 from sinkscope.mixing.entropy import map_curves
@@ -33,7 +29,8 @@ from sinkscope.mixing.jacobian import jacobian_norms
 from sinkscope.mixing.mediation import Mediation, mediate
 from sinkscope.mixing.pairs import Pairs, read_paraphrases, swapped
 from sinkscope.mixing.paths import path_bound
-from sinkscope.mixing.perturbation import Spread, perturb
+from sinkscope.mixing.perturbation import perturb
+from sinkscope.mixing.record import Bound, Mixed, MixSettings
 from sinkscope.mixing.sweeps import (
     LONGEST,
     LengthSweep,
@@ -41,69 +38,15 @@ from sinkscope.mixing.sweeps import (
     sweep_depth,
     sweep_length,
 )
+from sinkscope.observe.sites import Sites
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, build_prompts
-
-if TYPE_CHECKING:
-    from sinkscope.mixing.mix import MixSettings
-    from sinkscope.observe.sites import Sites
 
 PILOT = 8  # prompts for collapse, maps, sweeps
 COLLAPSE_TOKENS = 256
 BOUND_TOKENS, BOUND_WIDTH = 16, 256  # the path-sum bound is for small models
-# condition -> what it is held against
-CONTROLS = {
-    REDISTRIBUTED.name: OTHER_KEY.name,
-    VALUE_ZEROED.name: OTHER_VALUE.name,
-    CUT: CUT_CONTROL,
-    "circuit-cut-norm-kept": CUT_CONTROL,
-}
 DOSED = (REDISTRIBUTED.name, VALUE_ZEROED.name, CUT)  # at rising doses; the others in full
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass
-class Bound:
-    """Path-sum bound [T, T] on the frozen-attention norms of one prompt, and those norms."""
-
-    bound: np.ndarray
-    frozen: np.ndarray
-
-
-@dataclass
-class Mixed:
-    """What was measured under one BOS policy.
-
-    heads       (block, head) that sink, in which the sink is taken away; empty: none does, and the
-                attention conditions act on every head
-    spreads     condition -> Spread; `dropped` the spread without BOS, on the same text
-    costs       condition -> Cost at each dose
-    """
-
-    subject: Subject
-    prompts: Prompts
-    settings: MixSettings
-    heads: tuple[tuple[int, int], ...]
-    pairs: Pairs
-    conditions: dict[str, Condition]
-    spreads: dict[str, Spread]
-    costs: dict[str, list[Cost]]
-    collapses: dict[str, Collapse]
-    maps: dict[str, np.ndarray]
-    influence: Influence | str
-    bound: Bound | str
-    mediation: Mediation | str
-    lengths: LengthSweep | None = None
-    depth: dict[int, np.ndarray] | None = None
-    dropped: tuple[Spread, Cost] | None = None
-    paraphrases: tuple[Pairs, dict[str, Spread]] | None = None
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def controls(self) -> dict[str, str]:
-        """Condition -> its control, of those that were run."""
-        run_ = self.conditions
-        return {name: by for name, by in CONTROLS.items() if name in run_ and by in run_}
 
 
 def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress: Progress) -> Mixed:
@@ -120,9 +63,11 @@ def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress:
     pairs = swapped(subject, prompts, settings.swaps, settings.seed)
     keys = earlier_keys(prompts, pairs.first, settings.seed)
     intact = perturb(subject, pairs)
-    heads = sinking_heads(torch.from_numpy(intact.shares), prompts.length)
+    sinks = sinks_on(subject, prompts, settings.seed)
+    heads = tuple(sinks.heads) if sinks.p0_sink else ()
     if not heads:
-        notes.append("No head sinks at P0, so the conditions act on every head.")
+        few = "Fewer than one head in a hundred sinks" if sinks.heads else "No head sinks"
+        notes.append(f"{few} at P0, so the conditions act on every head.")
     conditions, sites = _conditions(subject, prompts, heads, settings, notes)
     spreads = {INTACT.name: intact}
     for done, (name, condition) in enumerate(conditions.items()):
@@ -132,25 +77,25 @@ def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress:
     step("spread", 1, 1)
     pilot = prompts.take(slice(0, PILOT))
     found = Mixed(
-        subject,
-        prompts,
-        settings,
-        heads,
-        pairs,
-        conditions,
-        spreads,
-        _costs(subject, prompts, conditions, heads, keys, sites, step),
-        {
+        subject=subject,
+        prompts=prompts,
+        settings=settings,
+        heads=heads,
+        pairs=pairs,
+        conditions=conditions,
+        spreads=spreads,
+        costs=_costs(subject, prompts, conditions, heads, keys, sites, step),
+        collapses={
             name: collapse(
                 subject, pilot.first_tokens(COLLAPSE_TOKENS), conditions[name],
                 keys=keys[: len(pilot)].clamp_max(COLLAPSE_TOKENS - 1), sites=sites,
             )
             for name in _few(conditions)
         },
-        map_curves(subject, pilot),
-        _influence(subject, prompts, conditions, sites, settings, step),
-        _bound(subject, prompts, settings),
-        _mediation(subject, pairs, conditions, sites),
+        maps=map_curves(subject, pilot),
+        influence=_influence(subject, prompts, conditions, sites, settings, step),
+        bound=_bound(subject, prompts, settings),
+        mediation=_mediation(subject, pairs, conditions, sites),
         notes=notes,
     )  # fmt: skip
     _extras(found, rewritten, step)
@@ -171,8 +116,6 @@ def _conditions(
     found = [INTACT, *at_heads]
     sites = None
     if settings.circuit and heads:
-        from sinkscope.circuit.find import find_circuit
-
         try:
             circuit = find_circuit(subject, prompts, seed=settings.seed, untrained=False)
         except Unsupported as error:
@@ -207,9 +150,11 @@ def _costs(subject, prompts, conditions, heads, keys, sites, step) -> dict[str, 
     return {name: [next(found) for _ in each] for name, each in asked.items()}
 
 
-def _influence(subject, prompts, conditions, sites, settings: MixSettings, step):
+def _influence(
+    subject, prompts, conditions, sites, settings: MixSettings, step
+) -> Influence | Missing:
     if not settings.jacobian:
-        return "not asked for"
+        return NOT_ASKED
     chosen = [conditions[name] for name in _few(conditions)]
     try:
         return influences(
@@ -217,25 +162,25 @@ def _influence(subject, prompts, conditions, sites, settings: MixSettings, step)
             progress=lambda done, total: step("Jacobian", done, total),
         )  # fmt: skip
     except (Unsupported, RuntimeError) as error:  # an operator without a derivative
-        return str(error).splitlines()[0]
+        return Missing(str(error).splitlines()[0])
 
 
-def _bound(subject: Subject, prompts: Prompts, settings: MixSettings) -> Bound | str:
+def _bound(subject: Subject, prompts: Prompts, settings: MixSettings) -> Bound | Missing:
     if not settings.jacobian:
-        return "not asked for"
+        return NOT_ASKED
     if subject.anatomy.hidden_size > BOUND_WIDTH:
-        return f"for models of at most {BOUND_WIDTH} channels"
+        return Missing(f"for models of at most {BOUND_WIDTH} channels")
     ids = prompts.input_ids[0, : min(BOUND_TOKENS, int(prompts.lengths[0]))]
     try:
         found = path_bound(subject, ids).bound
         return Bound(found, jacobian_norms(subject, ids, frozen=True).norm)
     except (SinkscopeError, RuntimeError) as error:
-        return str(error).splitlines()[0]
+        return Missing(str(error).splitlines()[0])
 
 
-def _mediation(subject, pairs, conditions, sites) -> Mediation | str:
+def _mediation(subject, pairs, conditions, sites) -> Mediation | Missing:
     if CUT not in conditions:
-        return "the circuit was not cut"
+        return Missing("the circuit was not cut")
     return mediate(subject, pairs, conditions[CUT], sites)
 
 

@@ -4,40 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from sinkscope.errors import InputError
 from sinkscope.mixing.arrays import mix_dataset
 from sinkscope.mixing.measured import measure
-from sinkscope.mixing.pairs import SWAPS
+from sinkscope.mixing.record import MixSettings
 from sinkscope.mixing.summary import mix_summary
 from sinkscope.provenance import new_summary
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, PromptSettings
-
-
-@dataclass(frozen=True)
-class MixSettings(PromptSettings):
-    """What to look at; every field travels with the result.
-
-    pairs        how many of the prompts are perturbed (each with every kind of swap)
-    swaps        nearest, random: what a token is replaced by
-    paraphrases  .jsonl file of paraphrase pairs, beside the swaps
-    circuit      trace the circuit and cut it
-    jacobian     Jacobian norms, and on small models the path-sum bound
-    sweeps       over length and over depth
-    longest      longest prompt of the length sweep; None: the model's maximum, at most 1,024
-    """
-
-    pairs: int = 32
-    swaps: tuple[str, ...] = SWAPS
-    paraphrases: str | None = None
-    circuit: bool = True
-    jacobian: bool = True
-    sweeps: bool = True
-    longest: int | None = None
+from sinkscope.subject.prompts import Prompts
 
 
 def mix(

@@ -64,11 +64,6 @@ class Spread:
         return self.curves[:, :, -1].mean(1)
 
     @property
-    def overall(self) -> np.ndarray:
-        """[n] spread, mean over the read points behind the first block, and over kinds."""
-        return self.curves[:, :, 1:].mean((1, 2))
-
-    @property
     def reach(self) -> np.ndarray:
         """[n] share of (read point, later position) at which D exceeds REACHED, mean over kinds."""
         behind = self.change[:, :, 1:]
@@ -178,14 +173,14 @@ class _Collect:
         at_edit = change.gather(3, index).squeeze(3)
         change = change.masked_fill(~self.later[:, None, None], torch.nan)
         return Spread(
-            change.numpy(),
-            torch.stack(self.norm, 1).numpy(),
-            torch.stack(self.p0_norm, 1).numpy(),
-            at_edit.numpy(),
-            shares.numpy(),
-            removed.numpy(),
-            self.kinds,
-            self.last.numpy(),
+            change=change.numpy(),
+            norm=torch.stack(self.norm, 1).numpy(),
+            p0_norm=torch.stack(self.p0_norm, 1).numpy(),
+            at_edit=at_edit.numpy(),
+            shares=shares.numpy(),
+            removed=removed.numpy(),
+            kinds=self.kinds,
+            last=self.last.numpy(),
         )
 
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.mixing.collapse import ROUNDING as DOUBLE
 from sinkscope.mixing.conditions import INTACT, OTHER_KEY, REDISTRIBUTED, VALUE_ZEROED
 from sinkscope.mixing.cuts import CUT_CONTROL
-from sinkscope.mixing.dose import Cost, used
-from sinkscope.mixing.influence import Influence
-from sinkscope.mixing.mediation import Mediation
+from sinkscope.mixing.dose import Cost, over_heads, used
 from sinkscope.mixing.perturbation import Spread
-from sinkscope.mixing.sweeps import late_share
+from sinkscope.mixing.record import Mixed
 from sinkscope.mixing.thresholds import CONTROL_KEEPS, NO_DIFFERENT, ROUNDING, thresholds
 from sinkscope.schema import Measured, MixRow, MixSummary
 from sinkscope.stats import bootstrap, paired_change
-
-if TYPE_CHECKING:
-    from sinkscope.mixing.measured import Mixed
 
 
 def mix_summary(found: Mixed) -> MixSummary:
@@ -34,7 +30,7 @@ def mix_summary(found: Mixed) -> MixSummary:
         mixing=mixing,
         sentence=_sentence(found, by_name, verdict, mixing),
         sink_heads=[list(head) for head in found.heads],
-        late_share=bootstrap(late_share(found.spreads[INTACT.name], found.heads)),
+        sink_heads_late_share=bootstrap(over_heads(found.spreads[INTACT.name].shares, found.heads)),
         spread={row.name: row.spread for row in rows if row.spread is not None},
         jacobian={row.name: row.influence for row in rows if row.influence is not None},
         effective_rank={
@@ -60,10 +56,10 @@ def mix_summary(found: Mixed) -> MixSummary:
 def _notes(found: Mixed, rows: dict[str, MixRow]) -> list[str]:
     """What was asked for and could not be measured, and controls that are none."""
     said = []
-    if isinstance(found.influence, str) and found.settings.jacobian:
-        said.append(f"No Jacobian norms: {found.influence}")
-    if isinstance(found.bound, str) and found.settings.jacobian:
-        said.append(f"No path-sum bound: {found.bound}")
+    if isinstance(found.influence, Missing) and found.influence != NOT_ASKED:
+        said.append(f"No Jacobian norms: {found.influence.reason}")
+    if isinstance(found.bound, Missing) and found.bound != NOT_ASKED:
+        said.append(f"No path-sum bound: {found.bound.reason}")
     said += [each for each in [weak_control(rows)] if each]
     return said
 
@@ -91,13 +87,12 @@ def _row(found: Mixed, name: str) -> MixRow:
         spread_change=paired_change(spread.final, intact.final, intact.final),
     )
     if condition.at == "p0":
-        share = late_share(intact, found.heads)
-        row.sink_left = paired_change(late_share(spread, found.heads), 0 * share, share)
+        left, share = (over_heads(each.shares, found.heads) for each in (spread, intact))
+        row.sink_left = paired_change(left, 0 * share, share)
         row.p0_norm, row.p0_norm_error = _p0_norm(spread, intact)
     if condition.remove is not None:
-        removed = _over(spread.removed, found.heads)
-        row.mass_removed = bootstrap(removed)
-    if isinstance(found.influence, Influence) and name in found.influence.names:
+        row.mass_removed = bootstrap(over_heads(spread.removed, found.heads))
+    if not isinstance(found.influence, Missing) and name in found.influence.names:
         own, base = (
             found.influence.influence[found.influence.names.index(n)] for n in (name, INTACT.name)
         )
@@ -141,12 +136,6 @@ def _paired(differences: np.ndarray) -> Measured:
     return paired_change(differences, np.zeros_like(differences))
 
 
-def _over(shares: np.ndarray, heads) -> np.ndarray:
-    if not heads:
-        return np.nanmean(shares, (1, 2))
-    return np.mean([shares[:, block, head] for block, head in heads], 0)
-
-
 def _maps(found: Mixed, name: str) -> dict[str, Measured]:
     values = found.maps[name].mean(-1)  # [n, 2]
     return {"with_p0": bootstrap(values[:, 0]), "without_p0": bootstrap(values[:, 1])}
@@ -164,8 +153,8 @@ def _step(one: Cost) -> dict[str, Any]:
 
 
 def _mediation(found: Mixed) -> dict[str, Any]:
-    if not isinstance(found.mediation, Mediation):
-        return {"reason": found.mediation}
+    if isinstance(found.mediation, Missing):
+        return {"reason": found.mediation.reason}
     each = found.mediation
     names = ("total", "through", "direct", "share", "share_by_direct")
     return {"defined": each.defined} | {name: getattr(each, name) for name in names}
@@ -178,7 +167,7 @@ def _length(found: Mixed) -> list[dict[str, Any]]:
     return [
         {
             "length": length,
-            "late_share": bootstrap(sweep.share[i]),
+            "sink_heads_late_share": bootstrap(sweep.share[i]),
             "spread": bootstrap(sweep.intact[i]),
             "spread_without": bootstrap(sweep.without[i]),
             "spread_change": paired_change(sweep.without[i], sweep.intact[i], sweep.intact[i]),
@@ -215,8 +204,8 @@ def _theorem(found: Mixed) -> dict[str, Any]:
 
 
 def _path_bound(found: Mixed) -> dict[str, Any]:
-    if isinstance(found.bound, str):
-        return {"reason": found.bound}
+    if isinstance(found.bound, Missing):
+        return {"reason": found.bound.reason}
     causal = np.tril(np.ones_like(found.bound.bound, dtype=bool))
     ratio = found.bound.frozen[causal] / found.bound.bound[causal]
     return {
@@ -272,7 +261,7 @@ def _mixing(found: Mixed, rows: dict[str, MixRow]) -> str:
 def _sentence(found: Mixed, rows: dict[str, MixRow], verdict: str, mixing: str) -> str:
     """Both answers in words."""
     if not found.heads:
-        return "No head sinks at position zero, so there is no sink to take away."
+        return "The model does not sink at position zero, so there is no sink to take away."
     mass, value = rows[REDISTRIBUTED.name], rows[VALUE_ZEROED.name]
     moved = "a changed token moves later states"
     amount = _percent(mass.spread_change)

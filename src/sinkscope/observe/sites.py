@@ -20,14 +20,8 @@ from sinkscope.observe.attention import observe
 from sinkscope.observe.projection import HeadSlices, Opened, Projection, open_sublayer, record_parts
 from sinkscope.observe.reads import AttentionCall, AttentionRead, Want
 from sinkscope.observe.registry import hooks
-from sinkscope.observe.residual import (
-    BlockForm,
-    ResidualProof,
-    first_hidden,
-    hidden_of,
-    prove_residual,
-    stir,
-)
+from sinkscope.observe.residual import BlockForm, ResidualProof, prove_residual, stir
+from sinkscope.observe.stream import first_hidden, hidden_of
 from sinkscope.subject.anatomy import Block
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
@@ -249,8 +243,9 @@ def _sublayer(
             heads, projection = None, None
             reason = "the outputs of the heads do not reach the projection one after the other"
     return Sublayer(
-        kind, source, write, scale, form.inside[i], projection, heads, found.experts, found.shared,
-        reason,
+        kind=kind, source=source, write=write, scale=scale, inside=form.inside[i],
+        projection=projection, heads=heads, experts=found.experts, shared=found.shared,
+        reason=reason,
     )  # fmt: skip
 
 

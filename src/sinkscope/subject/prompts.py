@@ -92,10 +92,10 @@ class Prompts:
             self.lengths[rows],
             self.kind,
             self.bos,
-            cut(self.attention_mask),
-            cut(self.position_ids),
-            self.source,
-            self.position_zero,
+            attention_mask=cut(self.attention_mask),
+            position_ids=cut(self.position_ids),
+            source=self.source,
+            position_zero=self.position_zero,
         )
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sinkscope.errors import InputError, OutOfResources
 from sinkscope.subject.load import load_config
+from sinkscope.training_runs.checkpoint import Checkpoint
 from sinkscope.training_runs.partial import LoadPlan, plan_blocks
 from sinkscope.training_runs.tensors import CHUNK, copy_tensors, kept_bytes
-
-if TYPE_CHECKING:
-    from sinkscope.training_runs.sources import Checkpoint
 
 SMALL = (".json", ".txt", ".model", ".jinja")  # configuration and tokenizer
 LARGEST_SMALL = 100_000_000

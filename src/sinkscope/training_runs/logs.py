@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sinkscope.training_runs.sources import TrainingRun
+from sinkscope.training_runs.checkpoint import TrainingRun
 
 # our name -> names it has in logs, most telling first
 NAMES = {

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sinkscope.errors import InputError
-
-if TYPE_CHECKING:
-    from sinkscope.training_runs.sweep import Results, Task
+from sinkscope.training_runs.task import Results, Task, measure
 
 AHEAD = 2  # tasks in flight for each processor of the cluster, so that none waits for the driver
 RETRIES = 3  # a worker that dies takes its task with it; Ray starts it again
@@ -50,8 +48,6 @@ def _connect(ray: Any, address: str) -> None:
 
 
 def _run(ray: Any, tasks: Iterator[Task]) -> Results:
-    from sinkscope.training_runs.sweep import measure
-
     remote = ray.remote(max_retries=RETRIES, num_cpus=1)(measure)
     most = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
     running: dict[Any, Task] = {}

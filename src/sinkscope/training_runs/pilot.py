@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from sinkscope.circuit.find import find_circuit, first_tokens
-from sinkscope.detect.nulls import UNTRAINED_LIMIT, UNTRAINED_SEEDS, untrained_copy
-from sinkscope.errors import InputError, Unsupported
+from sinkscope.circuit.find import find_circuit
+from sinkscope.detect.nulls import UNTRAINED_SEEDS, untrained_copy
+from sinkscope.errors import NOT_ASKED, InputError, Missing, Unsupported
+from sinkscope.observe.p0_stream import first_tokens
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, PromptSettings
-from sinkscope.training_runs.checkpoint_metrics import View, light
+from sinkscope.training_runs.checkpoint_metrics import light
 from sinkscope.training_runs.signals import distance, sink_share
+from sinkscope.training_runs.view import View
 
 ROOM = 2  # blocks loaded behind the first reading block: the circuit was elsewhere earlier on
 FIRST_TOKENS = 64
@@ -61,8 +63,13 @@ class Pilot:
     view: View
     blocks: int
     whole: bool
-    null: dict[str, float] | str
+    null: dict[str, float] | Missing
     note: str
+
+    @property
+    def null_or_reason(self) -> dict[str, float] | str:
+        """The null as a plain value."""
+        return self.null.reason if isinstance(self.null, Missing) else self.null
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, from which `from_json` makes the same pilot."""
@@ -80,7 +87,7 @@ class Pilot:
             "view": {k: getattr(self.view, k) for k in _VIEW},
             "blocks": self.blocks,
             "whole": self.whole,
-            "null": self.null,
+            "null": self.null_or_reason,
             "note": self.note,
         }
 
@@ -97,7 +104,14 @@ class Pilot:
             position_zero=rows["position_zero"],
         )
         view = View(prompts, torch.tensor(content["first_tokens"]), **content["view"])
-        return cls(view, *(content[name] for name in ("blocks", "whole", "null", "note")))
+        null = content["null"]
+        return cls(
+            view=view,
+            blocks=content["blocks"],
+            whole=content["whole"],
+            null=Missing(null) if isinstance(null, str) else null,
+            note=content["note"],
+        )
 
 
 _VIEW = ("horizon", "point", "loss", "parts", "seed")
@@ -137,7 +151,7 @@ def run_pilot(subject: Subject, looking: TimelineSettings) -> Pilot:
         loss=whole,
         seed=looking.seed,
     )
-    null = _null(subject, view) if looking.untrained else "not asked for"
+    null = _null(subject, view) if looking.untrained else NOT_ASKED
     return Pilot(view, blocks, whole, null, note)
 
 
@@ -169,17 +183,15 @@ def _horizon(asked: str | int, blocks: int, point: int | None, reading: int | No
     return min(blocks, max(point, 0 if reading is None else reading) + 1 + ROOM)
 
 
-def _null(subject: Subject, view: View) -> dict[str, float] | str:
+def _null(subject: Subject, view: View) -> dict[str, float] | Missing:
     """99th percentiles over prompts of untrained models: the largest of three seeds.
 
     Of the mean over prompts, by bootstrap, since it is the mean that a checkpoint is held against.
     """
-    if subject.identity["parameters"] > UNTRAINED_LIMIT:
-        return "the untrained null was not run: the model is too large for a second copy"
     found: dict[str, list[float]] = {"sink": [], "log_norm": [], "distance": []}
     for seed in range(UNTRAINED_SEEDS):
         fresh = untrained_copy(subject, seed)
-        if isinstance(fresh, str):
+        if isinstance(fresh, Missing):
             return fresh
         one = light(fresh, replace(view, loss=False, parts=False))
         found["sink"].append(_p99(sink_share(one)))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError
+from sinkscope.training_runs.checkpoint import Checkpoint, TrainingRun
 from sinkscope.training_runs.hub import hub_errors
 from sinkscope.training_runs.revisions import (
     STEP,
@@ -20,52 +21,6 @@ from sinkscope.training_runs.revisions import (
 )
 
 BUNDLED = "bundled"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One checkpoint of a run.
-
-    name       as its maker calls it
-    step       where it lies on the run's axis
-    place      folder, or Hub id
-    commit     the Hub commit that the name stood for; None for a folder
-    subfolder  folder within the repository, "" for its root
-    tokens     tokens seen, where the name says so
-    stage      stage of training, where the name says so
-    """
-
-    name: str
-    step: int
-    place: str
-    commit: str | None = None
-    subfolder: str = ""
-    tokens: int | None = None
-    stage: str = ""
-
-
-@dataclass(frozen=True)
-class TrainingRun:
-    """Checkpoints of one training run, in order.
-
-    unit   what steps count: step, index, epoch or tokens
-    notes  what was left out, and why
-    """
-
-    name: str
-    checkpoints: tuple[Checkpoint, ...]
-    unit: str
-    notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        seen: dict[int, str] = {}
-        for one in self.checkpoints:
-            if one.step in seen:
-                raise InputError(
-                    f"{seen[one.step]} and {one.name} of {self.name} are both {self.unit} "
-                    f"{one.step}; choose one with --revisions or --pattern."
-                )
-            seen[one.step] = one.name
 
 
 def find_runs(

@@ -9,8 +9,6 @@ processes, or on Ray.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,38 +17,22 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from pathlib import Path
-from typing import Any
 
 import torch
 
-from sinkscope.errors import InputError, OutOfResources, SinkscopeError
-from sinkscope.subject.load import Subject, check_folder, load, load_config
-from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics, light
-from sinkscope.training_runs.hub import fetch_first_blocks
-from sinkscope.training_runs.partial import content_hash, load_first_blocks, plan_blocks, quiet
+from sinkscope.errors import InputError, SinkscopeError
+from sinkscope.training_runs.checkpoint import TrainingRun
+from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
+from sinkscope.training_runs.on_ray import ray_results
 from sinkscope.training_runs.pilot import Pilot, view_hash
-from sinkscope.training_runs.sources import Checkpoint, TrainingRun
-from sinkscope.training_runs.store import Store, encode, key_of
+from sinkscope.training_runs.store import Store, key_of
+from sinkscope.training_runs.task import Results, Task, content_of, measure
 
 ATTEMPTS = 3  # a worker that dies (memory) takes its task with it; the task is tried again
 DISK_BUDGET = 20.0  # GB
 WATCH = 1.0  # seconds between a worker's looks at whether its parent still lives
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Task:
-    """Everything a worker needs, as plain values."""
-
-    index: int
-    checkpoint: Checkpoint
-    pilot: dict[str, Any]
-    dtype: str
-    device: str
-    threads: int
-    budget: int
 
 
 @dataclass
@@ -135,79 +117,9 @@ def sweep(
     return swept
 
 
-def content_of(checkpoint: Checkpoint, pilot: Pilot | None) -> str:
-    """What identifies the content that is measured: a Hub commit, or a hash of what is read.
-
-    pilot  decides which blocks are read; None: all
-    """
-    if checkpoint.commit is not None:
-        return f"{checkpoint.place}@{checkpoint.commit}/{checkpoint.subfolder}"
-    folder = Path(checkpoint.place)
-    check_folder(folder, False, False)
-    common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
-    plan = plan_blocks(load_config(str(folder), common), None if pilot is None else _blocks(pilot))
-    return content_hash(folder, plan)
-
-
-@contextmanager
-def opened(
-    checkpoint: Checkpoint, blocks: int | None, dtype: str, device: str, budget: int
-) -> Iterator[tuple[Subject, str]]:
-    """Load a checkpoint (None: the whole model); what was downloaded for it is dropped again.
-
-    Gives the subject and what is to be remarked about the download, or "".
-
-    budget  bytes that the download may take; OutOfResources is raised before more is fetched
-    """
-    if checkpoint.commit is None:
-        yield _load(Path(checkpoint.place), blocks, dtype, device), ""
-        return
-    folder = Path(tempfile.mkdtemp(prefix="sinkscope-"))
-    try:
-        note = fetch_first_blocks(checkpoint, blocks, folder, budget)
-        yield _load(folder, blocks, dtype, device), note
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _load(folder: Path, blocks: int | None, dtype: str, device: str) -> Subject:
-    if blocks is None:
-        with quiet():
-            return load(folder, dtype=dtype, device=device)
-    return load_first_blocks(folder, blocks, dtype=dtype, device=device)
-
-
-def _blocks(pilot: Pilot) -> int | None:
-    """Number of first blocks that are loaded; None: the whole model."""
-    return None if pilot.whole else pilot.view.horizon
-
-
-def measure(task: Task) -> tuple[int, bytes | None, str]:
-    """Do one task: (index, encoded light set, remark or ""), or (index, None, what is wrong)."""
-    torch.set_num_threads(task.threads)
-    pilot = Pilot.from_json(task.pilot)
-    blocks = _blocks(pilot)
-    try:
-        with opened(task.checkpoint, blocks, task.dtype, task.device, task.budget) as found:
-            subject, note = found
-            return task.index, encode(light(subject, pilot.view)), note
-    except OutOfResources:
-        raise
-    except SinkscopeError as error:
-        return task.index, None, str(error)
-    except (RuntimeError, ValueError, KeyError, TypeError, OSError, IndexError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return task.index, None, f"it cannot be measured ({type(error).__name__}: {first})"
-
-
-Results = Iterator[tuple[int, bytes | None, str]]
-
-
 @contextmanager
 def _runner(workers: int | str) -> Iterator[Callable[[Iterator[Task]], Results]]:
     if _is_ray(workers):
-        from sinkscope.training_runs.on_ray import ray_results
-
         yield lambda tasks: ray_results(tasks, str(workers))
     elif at_once(workers) == 1:
         yield _in_this_process

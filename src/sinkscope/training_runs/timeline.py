@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, Missing
+from sinkscope.files import write_json
 from sinkscope.provenance import environment
 from sinkscope.result import Result
 from sinkscope.schema import ModelInfo, PromptInfo, Summary
 from sinkscope.stats import bootstrap
 from sinkscope.subject.load import Subject
 from sinkscope.training_runs.arrays import curves_of, run_arrays, run_dataset
+from sinkscope.training_runs.checkpoint import Checkpoint, TrainingRun
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
 from sinkscope.training_runs.course import Course, course, emerged_by
 from sinkscope.training_runs.emergence import STRAIGHT, Emergence, emergence, noise
@@ -28,9 +30,10 @@ from sinkscope.training_runs.judging import baselines, judge, remaining_loss
 from sinkscope.training_runs.logs import training_log
 from sinkscope.training_runs.pilot import Pilot, TimelineSettings, run_pilot
 from sinkscope.training_runs.settling import BOUNDS, HOLD, LEAST, QUIET
-from sinkscope.training_runs.sources import Checkpoint, TrainingRun, find_runs
-from sinkscope.training_runs.store import VERSION, Store, write_json
-from sinkscope.training_runs.sweep import DISK_BUDGET, at_once, content_of, opened, sweep
+from sinkscope.training_runs.sources import find_runs
+from sinkscope.training_runs.store import VERSION, Store
+from sinkscope.training_runs.sweep import DISK_BUDGET, at_once, sweep
+from sinkscope.training_runs.task import content_of, opened
 
 Progress = Callable[[str, int, int], None]
 
@@ -252,7 +255,7 @@ def _run_summary(one: _Timed) -> dict[str, Any]:
             f"checkpoints, at {HOLD} checkpoints in a row",
         },
         "concentration": concentration,
-        "late_share": bootstrap(arrays["sink_by_prompt"][last]).model_dump(),
+        "first_blocks_late_share": bootstrap(arrays["sink_by_prompt"][last]).model_dump(),
         "norm_ratio": _plain(np.exp(arrays["log_norm_by_prompt"][last].mean())),
         "emergence_block": int(arrays["emergence_block"][last]),
         "loss": _plain(arrays["loss"][last]) if "loss" in arrays else None,
@@ -262,7 +265,7 @@ def _run_summary(one: _Timed) -> dict[str, Any]:
             "read_point": view.point,
             "whole_models": one.pilot.whole,
         },
-        "null": one.pilot.null,
+        "null": one.pilot.null_or_reason,
         "broken": one.broken,
         "notes": _notes(one),
     }
@@ -272,7 +275,7 @@ def _emergences(one: _Timed, steps: list[int]) -> dict[str, Any]:
     """Emergence of the sink, of the norm and of the direction, each over its own null."""
     arrays, null = one.arrays, one.pilot.null
     found = {"sink": one.course.emergence}
-    if isinstance(null, dict):
+    if not isinstance(null, Missing):
         norm = arrays["log_norm_by_prompt"]
         apart = norm - norm.mean(0)
         error = apart.std(1, ddof=1) / np.sqrt(norm.shape[1]) if norm.shape[1] > 1 else 0.0
@@ -338,8 +341,8 @@ def _notes(one: _Timed) -> list[str]:
             f"Only the first {view.horizon} of {one.pilot.blocks} blocks were looked at: late "
             "shares are means over their heads, and C_k is a share of what they write."
         )
-    if isinstance(one.pilot.null, str):
-        notes.append(one.pilot.null[0].upper() + one.pilot.null[1:] + ".")
+    if isinstance(one.pilot.null, Missing):
+        notes.append(one.pilot.null.sentence)
     notes += [f"{name} was skipped: {reason}" for name, reason in one.broken.items()]
     for remark in dict.fromkeys(one.remarks.values()):
         count = sum(other == remark for other in one.remarks.values())

@@ -17,7 +17,8 @@ import torch
 from sinkscope.causal.families.necessity import ranked_neurons
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import COMPLETE, FAITHFUL, SPARSE
-from sinkscope.errors import Unsupported
+from sinkscope.circuit.unit import EMBEDDING, HEAD, NEURON, SHARED, Unit, by_block, of_kind
+from sinkscope.errors import Missing, Unsupported
 from sinkscope.intervene.edits import KeepUnits, Stream
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.result import Measured
@@ -25,20 +26,25 @@ from sinkscope.stats import paired_change, sign_flip_p
 
 STEPS = 5  # sizes tried within SPARSE, evenly on a log scale
 BEYOND = (2, 4)  # times SPARSE, tried where none within it will do
+WRITERS = (HEAD, NEURON, SHARED)
 
-Units = dict[tuple[int, str], tuple[int, ...]]
+Units = frozenset[Unit]
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class SizeScore:
-    """One set that was tried: how many units, and what it and its complement keep of the sink."""
+    """One set that was tried, and what it and its complement keep of the sink, [n] each."""
 
-    components: int
     units: Units
     kept: np.ndarray
     left: np.ndarray
     faithfulness: Measured
     completeness: Measured
+
+    @property
+    def components(self) -> int:
+        """How many units there are."""
+        return len(self.units)
 
     @property
     def holds(self) -> bool:
@@ -47,7 +53,7 @@ class SizeScore:
         return kept is not None and left is not None and kept >= FAITHFUL and left <= COMPLETE
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Kept:
     """S4: what is left of the sink when P0 keeps only the circuit's writes.
 
@@ -74,8 +80,6 @@ class Kept:
     needed: int | None
     sizes: list[SizeScore]
     edits: tuple[list[Edit], list[Edit]]
-    kept: np.ndarray
-    left: np.ndarray
 
 
 def keep_circuit(lab: CausalBench) -> Kept | None:
@@ -87,17 +91,18 @@ def keep_circuit(lab: CausalBench) -> Kept | None:
     if not traced:
         lab.notes.append("S4: the trace names no unit that writes before the reading heads.")
         return None
-    room = _sizes(lab)
-    total = 1 + sum(room.values())
+    room = _room(lab)
+    total = 1 + len(room)
     try:
         sizes = _grown(lab, traced, total)
     except Unsupported as refusal:
         lab.notes.append(f"S4: {refusal}")
         return None
-    small = [size for size in sizes if size.components <= max(SPARSE * total, count_of(traced))]
+    small = [size for size in sizes if size.components <= max(SPARSE * total, len(traced))]
     chosen = next((size for size in small if size.holds), small[-1])
+    free = {kind: of_kind((u for u in room if u not in chosen.units), kind) for kind in WRITERS}
     random = [
-        lab.run(keep_edits(lab, _random_units(lab, chosen.units, room, draw))).on(lab.heads)
+        lab.run(keep_edits(lab, _random_units(lab, chosen.units, free, draw))).on(lab.heads)
         for draw in range(lab.draws)
     ]
     sink, shares = lab.intact_sink, np.stack(random) if random else None
@@ -110,29 +115,26 @@ def keep_circuit(lab: CausalBench) -> Kept | None:
         components=chosen.components,
         share=chosen.components / total,
         total=total,
-        traced=count_of(traced),
+        traced=len(traced),
         needed=next((size.components for size in sizes if size.holds), None),
         sizes=sizes,
         edits=(keep_edits(lab, chosen.units), keep_edits(lab, chosen.units, True)),
-        kept=chosen.kept / sink.mean(),
-        left=chosen.left / sink.mean(),
     )
 
 
 def _grown(lab: CausalBench, traced: Units, total: int) -> list[SizeScore]:
     """The traced set, then larger ones until one is faithful and complete."""
     ranking = lab.circuit.ranking
-    if isinstance(ranking, str):
-        lab.notes.append(f"S4: only the traced units are kept, since {ranking}.")
-        ranking = []
-    have = {(block, kind, unit) for (block, kind), own in traced.items() for unit in own}
-    more = [unit for unit in ranking if unit not in have and unit[0] < lab.last_read]
-    first = len(have)
+    if isinstance(ranking, Missing):
+        lab.notes.append(f"S4: only the traced units are kept, since {ranking.reason}.")
+        ranking = ()
+    more = [unit for unit in ranking if unit not in traced and unit.block < lab.last_read]
+    first = len(traced)
     sizes: list[SizeScore] = []
     for count in _counts(first, total):
         if sizes and first + len(more) <= sizes[-1].components:
             break  # no unit is left to add
-        sizes.append(_size(lab, traced, more[: count - first]))
+        sizes.append(_scored(lab, traced.union(more[: count - first])))
         if sizes[-1].holds:
             break
     return sizes
@@ -145,20 +147,11 @@ def _counts(first: int, total: int) -> list[int]:
     return sorted({count for count in (first, *inside, *beyond) if count >= first})
 
 
-def _size(lab: CausalBench, traced: Units, more: list[tuple[int, str, int]]) -> SizeScore:
-    found = {key: list(units) for key, units in traced.items()}
-    for block, kind, unit in more:
-        found.setdefault((block, kind), []).append(unit)
-    units = {key: tuple(sorted(own)) for key, own in found.items()}
+def _scored(lab: CausalBench, units: Units) -> SizeScore:
     kept, left = (
         lab.run(keep_edits(lab, units, complement)).on(lab.heads) for complement in (False, True)
     )
-    return SizeScore(count_of(units), units, kept, left, _relative(lab, kept), _relative(lab, left))
-
-
-def count_of(units: Units) -> int:
-    """How many units there are."""
-    return sum(len(own) for own in units.values())
+    return SizeScore(units, kept, left, _relative(lab, kept), _relative(lab, left))
 
 
 def _relative(lab: CausalBench, share: np.ndarray) -> Measured:
@@ -167,41 +160,33 @@ def _relative(lab: CausalBench, share: np.ndarray) -> Measured:
 
 
 def traced_units(lab: CausalBench) -> Units:
-    """Heads and neurons of the trace before the last reading block; the embedding as block −1.
-
-    (block, attention | mlp | shared | embedding) -> units.
-    """
-    circuit = lab.circuit
-    found: dict[tuple[int, str], list[int]] = {}
-    for block, neuron in ranked_neurons(lab):
-        found.setdefault((block, "mlp"), []).append(neuron)
-    for name, pairs in (("attention", circuit.heads), ("shared", circuit.shared_neurons)):
-        for block, unit in pairs:
-            if block < lab.last_read:
-                found.setdefault((block, name), []).append(unit)
-    if circuit.emergence_block == -1:
-        found[-1, "embedding"] = [0]
-    return {key: tuple(sorted(units)) for key, units in found.items()}
+    """Heads and neurons of the trace before the last reading block; the embedding as block −1."""
+    others = of_kind(lab.circuit.writers, HEAD) + of_kind(lab.circuit.writers, SHARED)
+    found = {*ranked_neurons(lab), *(unit for unit in others if unit.block < lab.last_read)}
+    if lab.circuit.emergence_block == -1:
+        found.add(Unit(-1, EMBEDDING, 0))
+    return frozenset(found)
 
 
 def keep_edits(lab: CausalBench, units: Units, complement: bool = False) -> list[Edit]:
     """Edits that keep these units at P0 in every block before the last that reads."""
     sites = lab.engine.sites
     assert sites is not None
+    own = {kind: by_block(sorted(units), kind) for kind in WRITERS}
     edits: list[Edit] = []
-    if ((-1, "embedding") in units) == complement:
+    if (Unit(-1, EMBEDDING, 0) in units) == complement:
         edits.append(Stream(0, 0, "mean"))
     for block in range(lab.last_read):
-        for kind in ("attention", "mlp"):
-            if getattr(sites, kind)(block) is not None:
-                shared = units.get((block, "shared"), ()) if kind == "mlp" else ()
-                own = units.get((block, kind), ())
-                edits.append(KeepUnits(block, kind, own, shared, complement))
+        heads, neurons, shared = (tuple(own[kind].get(block, ())) for kind in WRITERS)
+        if sites.attention(block) is not None:
+            edits.append(KeepUnits(block, "attention", heads, (), complement))
+        if sites.mlp(block) is not None:
+            edits.append(KeepUnits(block, "mlp", neurons, shared, complement))
     return edits
 
 
-def _sizes(lab: CausalBench) -> dict[tuple[int, str], int]:
-    """How many units each sublayer before the last reading block has."""
+def _room(lab: CausalBench) -> list[Unit]:
+    """All heads and neurons before the last reading block."""
     engine = lab.engine
     assert engine.sites is not None
     blocks = engine.subject.anatomy.modules(engine.subject.model)
@@ -209,27 +194,19 @@ def _sizes(lab: CausalBench) -> dict[tuple[int, str], int]:
     for block in range(lab.last_read):
         for sublayer in engine.sites.blocks[block]:
             if sublayer.kind == "attention" and sublayer.heads:
-                sizes[block, "attention"] = sublayer.heads
+                sizes[block, HEAD] = sublayer.heads
             elif sublayer.kind == "mlp" and sublayer.projection is not None:
-                sizes[block, "mlp"] = sublayer.projection.columns(blocks[block]).shape[-2]
+                sizes[block, NEURON] = sublayer.projection.columns(blocks[block]).shape[-2]
             if sublayer.shared is not None:
-                sizes[block, "shared"] = sublayer.shared.columns(blocks[block]).shape[-2]
-    return sizes
+                sizes[block, SHARED] = sublayer.shared.columns(blocks[block]).shape[-2]
+    return [Unit(*key, index) for key, size in sizes.items() for index in range(size)]
 
 
-def _random_units(lab: CausalBench, units: Units, sizes, draw: int) -> Units:
+def _random_units(lab: CausalBench, units: Units, free: dict[str, list[Unit]], draw: int) -> Units:
     """As many units of each kind, from anywhere before the last reading block, none of ours."""
     generator = torch.Generator().manual_seed(1000 * lab.seed + draw)
-    found: dict[tuple[int, str], list[int]] = {}
-    for kind in ("attention", "mlp", "shared"):
-        count = sum(len(own) for (_, name), own in units.items() if name == kind)
-        free = [
-            (key, unit)
-            for key, size in sizes.items()
-            if key[1] == kind
-            for unit in range(size)
-            if unit not in units.get(key, ())
-        ]
-        for i in torch.randperm(len(free), generator=generator)[:count].tolist():
-            found.setdefault(free[i][0], []).append(free[i][1])
-    return {key: tuple(sorted(own)) for key, own in found.items()}
+    found: list[Unit] = []
+    for kind, pool in free.items():
+        order = torch.randperm(len(pool), generator=generator).tolist()
+        found += [pool[i] for i in order[: len(of_kind(units, kind))]]
+    return frozenset(found)

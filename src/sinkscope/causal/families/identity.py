@@ -1,19 +1,20 @@
 """I1 and I2: is it the token at position zero, or the position's id, that makes the sink?
 
 A P0 circuit needs neither: whatever token stands first is the sink, and under rotary positions the
-id of P0 does not matter. Rows are necessity rows of the token or the id; those with a role
-(`extra["role"]`, see `causal.verdict`) decide, the others are shown.
+id of P0 does not matter. Rows with a role (`extra["role"]`, see `causal.evidence`) decide, the
+others are shown.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from sinkscope.causal.testing import IDENTITY, NECESSITY, CausalBench, Test
-from sinkscope.causal.verdict import POSITION, QUERY_BIAS, TOKEN
+from sinkscope.causal.evidence import IDENTITY, POSITION, QUERY_BIAS, TOKEN, Test
+from sinkscope.causal.testing import CausalBench
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.edits import PositionIds, QueryBias, TokenAt
 from sinkscope.intervene.edits.base import Edit
@@ -39,11 +40,10 @@ def tokens(lab: CausalBench) -> list[Test]:
         TokenAt(lab.position, own),
         "a random vocabulary item for each prompt",
         control=f"the same tokens at position {lab.position}",
+        extra={"role": TOKEN, "identity": explained_by_identity(lab)},
     )
-    replaced.claim = True
-    replaced.extra |= {"role": TOKEN, "identity": explained_by_identity(lab)}
     rows = [_row(lab, *one, moved=True) for one in _bos_rows(lab)]
-    return _as_identity([replaced, *rows, _repeated(lab)])
+    return [replaced, *rows, _repeated(lab)]
 
 
 def positions(lab: CausalBench) -> list[Test]:
@@ -59,15 +59,22 @@ def positions(lab: CausalBench) -> list[Test]:
     tests: list[Test] = []
     try:
         for edit in edits:
-            tests.append(lab.test("I2", NECESSITY, [edit], [late], arrow=POSITION_ARROW))
-            # only one of them decides: under rotary positions a swap also turns the rows in between
-            tests[-1].claim = len(tests) == 1
-            tests[-1].extra["role"] = POSITION
-            if edit is swap:
-                tests[-1].extra["moved"] = _moved(lab, swap)
+            moved = {"moved": _moved(lab, swap)} if edit is swap else {}
+            tests.append(
+                lab.test(
+                    "I2",
+                    IDENTITY,
+                    [edit],
+                    [late],
+                    arrow=POSITION_ARROW,
+                    # one of them decides: under rotary positions a swap turns the rows in between
+                    claim=not tests,
+                    extra={"role": POSITION, **moved},
+                )
+            )
     except (Unsupported, InputError) as refusal:
         lab.notes.append(f"I2: {refusal}")
-    return _as_identity(tests)
+    return tests
 
 
 def query_bias(lab: CausalBench) -> list[Test]:
@@ -76,19 +83,11 @@ def query_bias(lab: CausalBench) -> list[Test]:
         lab.notes.append("query bias: the attention of this model has no bias.")
         return []
     try:
-        test = lab.test("I2", NECESSITY, [QueryBias(0.0)], arrow="query bias -> stage 4")
+        arrow, extra = "query bias -> stage 4", {"role": QUERY_BIAS}
+        return [lab.test("I2", IDENTITY, [QueryBias(0.0)], arrow=arrow, extra=extra)]
     except Unsupported as refusal:
         lab.notes.append(f"query bias: {refusal}")
         return []
-    test.extra["role"] = QUERY_BIAS
-    return _as_identity([test])
-
-
-def _as_identity(tests: list[Test]) -> list[Test]:
-    """Measured as necessity rows, and named as what they are."""
-    for test in tests:
-        test.kind = IDENTITY
-    return tests
 
 
 def random_tokens(lab: CausalBench, count: int, draw: int) -> tuple[int, ...]:
@@ -163,22 +162,28 @@ def _interval(shares: np.ndarray, seed: int) -> Measured:
 
 
 def _row(
-    lab: CausalBench, edit: Edit, same: Edit, note: str, *, control: str = "", moved: bool = False
+    lab: CausalBench,
+    edit: Edit,
+    same: Edit,
+    note: str,
+    *,
+    control: str = "",
+    moved: bool = False,
+    extra: Mapping[str, Any] | None = None,
 ) -> Test:
-    """An edit at P0 beside the same elsewhere; `moved` where the text moves along."""
-    test = lab.test(
+    """An edit at P0 beside the same elsewhere; it is evidence where it has a role."""
+    return lab.test(
         "I1",
-        NECESSITY,
+        IDENTITY,
         [edit],
         [[same]],
         control=control,
         arrow=TOKEN_ARROW,
-        claim=False,
+        claim="role" in (extra or {}),
         note=note,
+        moved=moved,
+        extra=extra,
     )
-    if moved:  # logits then speak of other text positions than the intact ones
-        test.kl = None
-    return test
 
 
 def _bos_rows(lab: CausalBench) -> list[tuple[Edit, Edit, str]]:
@@ -201,11 +206,12 @@ def _repeated(lab: CausalBench) -> Test:
     edit = RepeatToken(items)
     note = "one token repeated: nothing but its position tells P0 from the others"
     different = RandomTokens(random_tokens(lab, DIFFERENT, 4), lab.seed)
-    test = _row(lab, edit, different, note, moved=True)
     blocks = [block for block, _ in lab.heads]
-    test.extra["share"] = bootstrap(lab.run([edit], full=True).on(lab.heads), lab.seed)
-    test.extra["uniform"] = float(np.nanmean(np.asarray(lab.circuit.uniform_late)[blocks]))
-    return test
+    extra = {
+        "share": bootstrap(lab.run([edit], full=True).on(lab.heads), lab.seed),
+        "uniform": float(np.nanmean(lab.circuit.uniform_late[blocks])),
+    }
+    return _row(lab, edit, different, note, moved=True, extra=extra)
 
 
 def _moved(lab: CausalBench, edit: Edit) -> dict[str, Any]:

@@ -13,13 +13,15 @@ stage 3 as P0's keys in the blocks that read.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from sinkscope.causal.testing import MEDIATION, NECESSITY, CausalBench, Test
+from sinkscope.causal.evidence import MEDIATION, Test, in_words
+from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import ALPHA, NEGLIGIBLE, SPECIFIC
 from sinkscope.errors import Unsupported
-from sinkscope.intervene.edits import Stream, from_json
+from sinkscope.intervene.edits import Stream
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.edits.hold import HoldDirection, HoldKeys, record
 from sinkscope.result import Measured
@@ -66,13 +68,11 @@ def _strongest(tests: Sequence[Test], ids: tuple[str, ...], before: int) -> list
         for test in tests
         if test.id in ids and -test.size > NEGLIGIBLE and _last_block(test) < before
     ]
-    if not able:
-        return None
-    return [from_json(edit) for edit in min(able, key=lambda test: test.size).edit_json]
+    return list(min(able, key=lambda test: test.size).edits) if able else None
 
 
 def _last_block(test: Test) -> int:
-    return max((edit.get("block", 0) for edit in test.edit_json), default=0)
+    return max((getattr(edit, "block", 0) for edit in test.edits), default=0)
 
 
 def _direction(lab: CausalBench) -> list[Edit] | None:
@@ -90,7 +90,7 @@ def _row(lab: CausalBench, edits: list[Edit], holds: Sequence[Edit], arrow: str)
     held, control = ([*edits, hold] for hold in holds)
     test = lab.test(
         "M1",
-        NECESSITY,
+        MEDIATION,
         held,
         [control],
         arrow=arrow,
@@ -101,15 +101,21 @@ def _row(lab: CausalBench, edits: list[Edit], holds: Sequence[Edit], arrow: str)
         lab.run(each, full).on(lab.heads) for each, full in ((held, True), (control, False))
     )
     scale = max(float(np.nanmean(lab.intact_sink)), 1e-9)
-    test.effect, test.control_effect = (given - edited) / scale, (other - edited) / scale
-    test.p = sign_flip_p(test.effect - test.control_effect)
-    test.control_p = sign_flip_p(test.control_effect - NEGLIGIBLE)
+    effect, control_effect = (given - edited) / scale, (other - edited) / scale
     taken = lab.intact_sink - edited
-    test.extra["edited"] = "; ".join(map(str, edits))
-    test.extra["taken"] = paired_change(edited, lab.intact_sink, lab.intact_sink, lab.seed)
-    for name, sink in (("mediated", given), ("control_mediated", other)):
-        test.extra[name] = paired_change(sink, edited, taken, lab.seed)
-    return test
+    return replace(
+        test,
+        effect=effect,
+        control_effect=control_effect,
+        p=sign_flip_p(effect - control_effect),
+        control_p=sign_flip_p(control_effect - NEGLIGIBLE),
+        extra={
+            "edited": in_words(edits),
+            "taken": paired_change(edited, lab.intact_sink, lab.intact_sink, lab.seed),
+            "mediated": paired_change(given, edited, taken, lab.seed),
+            "control_mediated": paired_change(other, edited, taken, lab.seed),
+        },
+    )
 
 
 def mediated(tests: Sequence[Test], arrow: str) -> Measured | None:
@@ -121,10 +127,10 @@ def mediated(tests: Sequence[Test], arrow: str) -> Measured | None:
 
 
 def _settled(tests: list[Test]) -> list[Test]:
+    """With p adjusted over the rows (Holm), and whether the larger part passes through."""
+    settled = []
     for test, p in zip(tests, holm([test.p for test in tests])):
-        test.kind, test.p_holm = MEDIATION, p
         part, control = (test.extra[name].value or 0.0 for name in ("mediated", "control_mediated"))
-        test.passed = bool(
-            part >= MEDIATED and p is not None and p < ALPHA and control <= SPECIFIC * part
-        )
-    return tests
+        holds = part >= MEDIATED and p is not None and p < ALPHA and control <= SPECIFIC * part
+        settled.append(replace(test, p_holm=p, passed=bool(holds)))
+    return settled

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
-from sinkscope.causal.testing import SUFFICIENCY, CausalBench, Test
+from sinkscope.causal.evidence import SUFFICIENCY, Test
+from sinkscope.causal.testing import CausalBench
 from sinkscope.intervene.edits import MatchVariance, SelfOnly, Stream, Transplant
 from sinkscope.intervene.edits.base import Edit
 
@@ -20,50 +23,27 @@ def self_only(lab: CausalBench) -> list[Test]:
     depth, last = lab.engine.depth, max(lab.start - 1, 0)
     control: list[Edit] = [SelfOnly(lab.position, tuple(range(last + 1, depth)))]
     steps = sorted({0, last, *np.linspace(0, last, MASKED).astype(int).tolist()})
+    run = partial(lab.test, "S1", SUFFICIENCY, arrow=FIRST)
     tests = [
-        lab.test(
-            "S1",
-            SUFFICIENCY,
-            [SelfOnly(lab.position, tuple(range(step + 1)))],
-            [control],
-            arrow=FIRST,
-            block=step,
-            dose=float(step + 1),
-        )
-        for step in steps
+        run([SelfOnly(lab.position, tuple(range(n + 1)))], [control], block=n, dose=float(n + 1))
+        for n in steps
     ]
     narrow = [SelfOnly(lab.position, tuple(range(last + 1)), to=lab.position // 2)]
-    tests.append(
-        lab.test(
-            "S1",
-            SUFFICIENCY,
-            narrow,
-            arrow=FIRST,
-            block=last,
-            claim=False,
-            note="unmixed, but with another token's value: tells being unmixed from being itself",
-        )
-    )
-    return tests
+    note = "unmixed, but with another token's value: tells being unmixed from being itself"
+    return [*tests, run(narrow, block=last, claim=False, note=note)]
 
 
 def variance(lab: CausalBench, block: int | None) -> list[Test]:
     """S2: the variance of p's attention write moved to P0's and beyond."""
     if block is None:
         return []
-    return [
-        lab.test(
-            "S2",
-            SUFFICIENCY,
-            [MatchVariance(block, lab.position, weight, "p0")],
-            [[MatchVariance(block, lab.position, weight, "p0", "stream")]],
-            arrow=FIRST,
-            block=block,
-            dose=weight,
-            claim=weight >= 1,
-        )
-        for weight in WEIGHTS
-    ]
+    run = partial(lab.test, "S2", SUFFICIENCY, arrow=FIRST, block=block)
+    tests = []
+    for weight in WEIGHTS:
+        edits: list[Edit] = [MatchVariance(block, lab.position, weight, "p0")]
+        control: list[Edit] = [MatchVariance(block, lab.position, weight, "p0", "stream")]
+        tests.append(run(edits, [control], dose=weight, claim=weight >= 1))
+    return tests
 
 
 def transplant(lab: CausalBench) -> list[Test]:
@@ -74,26 +54,11 @@ def transplant(lab: CausalBench) -> list[Test]:
     # behind p and before the late queries, so that every one of them sees it
     low, high = lab.position + 1, max(lab.position + 2, shortest // 2)
     other = int(torch.randint(low, high, (), generator=generator))
-    tests = [
-        lab.test(
-            "S3",
-            SUFFICIENCY,
-            [Transplant(lab.position, 0, what, blocks)],
-            [[Transplant(lab.position, other, what, blocks)]],
-            arrow=THIRD,
-            block=lab.first_read,
-            claim=what != "value",
-        )
-        for what in ("key", "value", "both")
-    ]
-    tests.append(
-        lab.test(
-            "S3",
-            SUFFICIENCY,
-            [Stream(lab.start, lab.position, "copy", source=0)],
-            [[Stream(lab.start, lab.position, "copy", source=other)]],
-            arrow="stage 2 -> stage 4",
-            block=lab.start,
-        )
-    )
-    return tests
+    run = partial(lab.test, "S3", SUFFICIENCY)
+    tests = []
+    for what in ("key", "value", "both"):
+        edits, control = ([Transplant(lab.position, at, what, blocks)] for at in (0, other))
+        claim = what != "value"
+        tests.append(run(edits, [control], arrow=THIRD, block=lab.first_read, claim=claim))
+    copy, copied = ([Stream(lab.start, lab.position, "copy", source=at)] for at in (0, other))
+    return [*tests, run(copy, [copied], arrow="stage 2 -> stage 4", block=lab.start)]

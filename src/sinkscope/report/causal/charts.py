@@ -35,8 +35,7 @@ def sink_changes(test: TestRow) -> tuple[Any, Any]:
 
 def mediated(test: TestRow) -> tuple[Any, Any]:
     """Part of the sink that comes back when the next stage is held, and under its control."""
-    held = test.model_extra or {}
-    return held.get("mediated"), held.get("control_mediated")
+    return test.mediated, test.control_mediated
 
 
 def margin_changes(test: TestRow) -> tuple[Any, Any]:

@@ -146,7 +146,7 @@ def _sufficiency(verified: dict[str, VerifySummary]) -> list[Figure]:
 
 def _identity(verified: dict[str, VerifySummary]) -> list[Figure]:
     def found(one: VerifySummary) -> list[TestRow]:
-        return [test for test in one.tests if test.id.startswith("I")]
+        return [test for test in one.tests if test.kind == "identity"]
 
     return figure(
         "identity",
@@ -205,7 +205,7 @@ def _deciding(verified: VerifySummary, kind: str) -> list[TestRow]:
     """Rows that decide; of several doses of a test the largest alone."""
     chosen: dict[tuple, TestRow] = {}
     for test in verified.tests:
-        if test.claim and test.kind == kind and not test.id.startswith("I"):
+        if test.claim and test.kind == kind:
             key = (test.id,) if test.dose is not None else (test.id, test.edit)
             if key not in chosen or (test.dose or 0) >= (chosen[key].dose or 0):
                 chosen[key] = test

@@ -62,12 +62,9 @@ def aftermath_table(verified: VerifySummary) -> Table:
 
 def _result(test: TestRow) -> str:
     """What the row says, in brackets where it does not decide."""
-    kind = "identity" if "role" in (test.model_extra or {}) else test.kind
-    if test.id.startswith("I") and kind != "identity":
-        return NO_VALUE  # shown beside the rows that ask about a token or a position id
-    if test.passed is None or kind not in RESULTS:
+    if test.passed is None or test.kind not in RESULTS:
         return NO_VALUE
-    said = RESULTS[kind][test.passed].replace(" ", "\u00a0")
+    said = RESULTS[test.kind][test.passed].replace(" ", "\u00a0")
     return said if test.claim else f"({said})"
 
 

@@ -147,9 +147,9 @@ def _stages(verified: VerifySummary) -> list[Stage]:
 def stage_rows(stage: StageSummary) -> list[tuple[str, str, str]]:
     """What a stage rests on: label, value, interval."""
     rows = []
-    held = (stage.model_extra or {}).get("late_share")
-    if number_of(held) is not None:
-        rows.append(("Of reading heads", percent(number_of(held)), percent_interval(held)))
+    held = stage.reading_heads_late_share
+    if held is not None and held.value is not None:
+        rows.append(("Of reading heads", percent(held.value), percent_interval(held)))
     if stage.necessity is not None and stage.necessity.value is not None:
         bounds = bounds_of(stage.necessity)
         interval = f"{100 * bounds[0]:.0f} to {100 * bounds[1]:.0f}" if bounds else ""

@@ -1,0 +1,122 @@
+"""A test as evidence: an edit beside its control, and the rule by which it holds.
+
+Necessity is the change of the sink at P0 on the reading heads, relative to intact (−1: gone).
+Sufficiency is the change of the margin at another position p, with P0 left out of the keys, since
+P0 competes with p; in nats, and as a part of the gap between P0's margin and that of p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from sinkscope.causal.thresholds import ALPHA, INDUCED, NECESSARY, SPECIFIC
+from sinkscope.intervene.edits.base import Edit
+from sinkscope.result import Measured
+from sinkscope.stats import holm
+
+NECESSITY, SUFFICIENCY = "necessity", "sufficiency"
+IDENTITY = "identity"  # judged as necessity: does the sink need that token, that position id
+MEDIATION = "mediation"  # rows that `families.mediation` judges by itself
+TOKEN, POSITION, QUERY_BIAS = "token at P0", "position ids", "query bias"  # roles of identity rows
+
+
+@dataclass(frozen=True, eq=False)
+class Test:
+    """One edit beside its control.
+
+    kind            sufficiency: the effect is the change of the margin at the position over
+                    `CausalBench.gap`; necessity, identity, mediation: the effect is the relative
+                    change of the sink at P0
+    claim           whether the row is evidence: doses and variants are shown and do not decide
+    p               one-sided and paired: the edit does more than its control
+    control_p       one-sided: the control itself does more than a negligible effect
+    sink_change     change of the late share at the position, relative to the intact sink at P0
+    p0_norm         norm of P0 over the median of the others, at the last read point
+    p0_cosine       cosine of P0 to the sink direction, mean over the inputs of reading blocks
+    effect, control_effect  [n] per prompt; draws [m] mean effect of each random control
+    extra           what only some families measure, under its name in `schema.TestRow`
+    p_holm, control_p_holm, passed  are given by `judge`
+    """
+
+    __test__ = False  # not a test of pytest
+
+    id: str
+    kind: str
+    arrow: str
+    edits: tuple[Edit, ...]
+    control: str
+    block: int | None
+    position: int
+    dose: float | None
+    claim: bool
+    sink_change: Measured
+    margin_change: Measured
+    ce_change: Measured | None
+    kl: Measured | None
+    p0_norm: float | None
+    p0_cosine: float | None
+    mass_moved_to: dict[str, Any] | None
+    effect: np.ndarray
+    control_change: Measured | None = None
+    control_margin_change: Measured | None = None
+    control_effect: np.ndarray | None = None
+    draws: np.ndarray | None = None
+    p: float | None = None
+    control_p: float | None = None
+    p_holm: float | None = None
+    control_p_holm: float | None = None
+    passed: bool | None = None
+    note: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def edit(self) -> str:
+        """The edits in words."""
+        return in_words(self.edits)
+
+    @property
+    def size(self) -> float:
+        """Mean effect."""
+        return float(np.nanmean(self.effect))
+
+    @property
+    def specificity(self) -> float | None:
+        """Effect of the control over the effect; None where there is none."""
+        if self.control_effect is None or abs(self.size) < 1e-9:
+            return None
+        return float(np.nanmean(self.control_effect)) / self.size
+
+
+def in_words(edits: Sequence[Edit]) -> str:
+    """A list of edits as one line."""
+    return "; ".join(map(str, edits))
+
+
+def judge(tests: Sequence[Test]) -> list[Test]:
+    """The tests with p adjusted over the rows of each id (Holm), and whether each holds.
+
+    A row holds if the edit does what the circuit predicts by enough, significantly more than its
+    control, and the control has at most half of its effect. Mediation rows are judged already.
+    """
+    judged = list(tests)
+    for id in sorted({test.id for test in tests if test.kind != MEDIATION}):
+        rows = [n for n, test in enumerate(tests) if test.id == id]
+        own = holm([tests[n].p for n in rows])
+        of_control = holm([tests[n].control_p for n in rows])
+        for n, p, control_p in zip(rows, own, of_control):
+            passed = _holds(tests[n], p)
+            judged[n] = replace(tests[n], p_holm=p, control_p_holm=control_p, passed=passed)
+    return judged
+
+
+def _holds(test: Test, p_holm: float | None) -> bool | None:
+    if p_holm is None:
+        return None
+    if test.specificity is None:
+        return False
+    enough = test.size >= INDUCED if test.kind == SUFFICIENCY else -test.size >= NECESSARY
+    return bool(enough and p_holm < ALPHA and test.specificity <= SPECIFIC)

@@ -1,0 +1,30 @@
+"""Everything that a verification measures, before it is put into arrays and a summary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sinkscope.causal.evidence import Test
+from sinkscope.causal.families.faithfulness import Kept
+from sinkscope.causal.verdict import Verdict
+from sinkscope.circuit.model import Circuit
+from sinkscope.intervene.engine import Engine
+from sinkscope.subject.prompts import Prompts
+
+
+@dataclass(frozen=True, eq=False)
+class Verified:
+    """What was measured under one BOS policy.
+
+    whole    the prompts that the circuit was found on
+    prompts  those of them that the tests were run on
+    """
+
+    whole: Prompts
+    prompts: Prompts
+    circuit: Circuit
+    engine: Engine
+    tests: list[Test]
+    kept: Kept | None
+    verdict: Verdict
+    notes: list[str]

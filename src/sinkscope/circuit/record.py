@@ -1,0 +1,48 @@
+"""Everything that a trace measures, before it is put into arrays and a summary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sinkscope.circuit.find import FoundCircuit
+from sinkscope.circuit.induction import Induction
+from sinkscope.circuit.routing import Routing
+from sinkscope.circuit.unmixed import Cone
+from sinkscope.circuit.vocabulary import Vocabulary
+from sinkscope.circuit.writes import Writes
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """What was measured under one BOS policy.
+
+    seed      of intervals
+    read      writes along the mean gradient of the reading heads' logits, for attribution
+    routing   of P0's first tokens, in routed families; that of the prompts is in found.observed
+    """
+
+    subject: Subject
+    prompts: Prompts
+    seed: int
+    found: FoundCircuit
+    induction: Induction
+    read: Writes | None
+    cones: dict[int, Cone]
+    vocabulary: Vocabulary | None
+    routing: Routing
+    weights: list[dict[str, Any]]
+    text_cosine: float | None
+
+    @property
+    def block_writes(self) -> np.ndarray | None:
+        """⟨Δ^l_0, u⟩ of every block, mean over first tokens: [blocks]."""
+        u = self.found.circuit.direction
+        if u is None:
+            return None
+        along = (self.found.p0[:, self.found.at].mean(0) @ u).numpy().astype(np.float64)
+        return np.diff(along)

@@ -1,0 +1,34 @@
+"""Everything that a scan measures, before it is put into arrays and a summary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sinkscope.detect.attention import AttentionStats
+from sinkscope.detect.heads import HeadStats
+from sinkscope.detect.residual import ResidualStats
+from sinkscope.errors import Missing
+from sinkscope.observe.residual import ResidualProof
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts, PromptSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """What was measured under one BOS policy."""
+
+    subject: Subject
+    prompts: Prompts
+    settings: PromptSettings
+    attention: AttentionStats
+    residual: ResidualStats | None
+    no_residual: str
+    heads: HeadStats
+    p0_cosine: np.ndarray | None
+    proof: ResidualProof
+    null: dict[str, np.ndarray] | Missing
+    qk: dict[str, np.ndarray] | None
+    maps: list[np.ndarray]
+    map_tokens: list[list[str]]

@@ -1,0 +1,100 @@
+"""Everything that `mix` measures, before it is put into arrays and a summary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sinkscope.errors import Missing
+from sinkscope.mixing.collapse import Collapse
+from sinkscope.mixing.conditions import (
+    OTHER_KEY,
+    OTHER_VALUE,
+    REDISTRIBUTED,
+    VALUE_ZEROED,
+    Condition,
+)
+from sinkscope.mixing.cuts import CUT, CUT_CONTROL, CUT_NORM
+from sinkscope.mixing.dose import Cost
+from sinkscope.mixing.influence import Influence
+from sinkscope.mixing.mediation import Mediation
+from sinkscope.mixing.pairs import SWAPS, Pairs
+from sinkscope.mixing.perturbation import Spread
+from sinkscope.mixing.sweeps import LengthSweep
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts, PromptSettings
+
+# condition -> what it is held against
+CONTROLS = {
+    REDISTRIBUTED.name: OTHER_KEY.name,
+    VALUE_ZEROED.name: OTHER_VALUE.name,
+    CUT: CUT_CONTROL,
+    CUT_NORM: CUT_CONTROL,
+}
+
+
+@dataclass(frozen=True)
+class MixSettings(PromptSettings):
+    """What to look at; every field travels with the result.
+
+    pairs        how many of the prompts are perturbed (each with every kind of swap)
+    swaps        nearest, random: what a token is replaced by
+    paraphrases  .jsonl file of paraphrase pairs, beside the swaps
+    circuit      trace the circuit and cut it
+    jacobian     Jacobian norms, and on small models the path-sum bound
+    sweeps       over length and over depth
+    longest      longest prompt of the length sweep; None: the model's maximum, at most 1,024
+    """
+
+    pairs: int = 32
+    swaps: tuple[str, ...] = SWAPS
+    paraphrases: str | None = None
+    circuit: bool = True
+    jacobian: bool = True
+    sweeps: bool = True
+    longest: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """Path-sum bound [T, T] on the frozen-attention norms of one prompt, and those norms."""
+
+    bound: np.ndarray
+    frozen: np.ndarray
+
+
+@dataclass
+class Mixed:
+    """What was measured under one BOS policy.
+
+    heads       (block, head) that sink, in which the sink is taken away; empty: the model does not
+                sink (`detect.decision`), and the attention conditions act on every head
+    spreads     condition -> Spread; `dropped` the spread without BOS, on the same text
+    costs       condition -> Cost at each dose
+    """
+
+    subject: Subject
+    prompts: Prompts
+    settings: MixSettings
+    heads: tuple[tuple[int, int], ...]
+    pairs: Pairs
+    conditions: dict[str, Condition]
+    spreads: dict[str, Spread]
+    costs: dict[str, list[Cost]]
+    collapses: dict[str, Collapse]
+    maps: dict[str, np.ndarray]
+    influence: Influence | Missing
+    bound: Bound | Missing
+    mediation: Mediation | Missing
+    lengths: LengthSweep | None = None
+    depth: dict[int, np.ndarray] | None = None
+    dropped: tuple[Spread, Cost] | None = None
+    paraphrases: tuple[Pairs, dict[str, Spread]] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def controls(self) -> dict[str, str]:
+        """Condition -> its control, of those that were run."""
+        run_ = self.conditions
+        return {name: by for name, by in CONTROLS.items() if name in run_ and by in run_}

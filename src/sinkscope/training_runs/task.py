@@ -1,0 +1,102 @@
+"""One checkpoint, one task: load what is looked at, measure it, drop what was downloaded."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sinkscope.errors import OutOfResources, SinkscopeError
+from sinkscope.subject.load import Subject, check_folder, load, load_config
+from sinkscope.training_runs.checkpoint import Checkpoint
+from sinkscope.training_runs.checkpoint_metrics import light
+from sinkscope.training_runs.hub import fetch_first_blocks
+from sinkscope.training_runs.partial import content_hash, load_first_blocks, plan_blocks, quiet
+from sinkscope.training_runs.pilot import Pilot
+from sinkscope.training_runs.store import encode
+
+Results = Iterator[tuple[int, bytes | None, str]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything a worker needs, as plain values."""
+
+    index: int
+    checkpoint: Checkpoint
+    pilot: dict[str, Any]
+    dtype: str
+    device: str
+    threads: int
+    budget: int
+
+
+def content_of(checkpoint: Checkpoint, pilot: Pilot | None) -> str:
+    """What identifies the content that is measured: a Hub commit, or a hash of what is read.
+
+    pilot  decides which blocks are read; None: all
+    """
+    if checkpoint.commit is not None:
+        return f"{checkpoint.place}@{checkpoint.commit}/{checkpoint.subfolder}"
+    folder = Path(checkpoint.place)
+    check_folder(folder, False, False)
+    common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
+    plan = plan_blocks(load_config(str(folder), common), None if pilot is None else _blocks(pilot))
+    return content_hash(folder, plan)
+
+
+@contextmanager
+def opened(
+    checkpoint: Checkpoint, blocks: int | None, dtype: str, device: str, budget: int
+) -> Iterator[tuple[Subject, str]]:
+    """Load a checkpoint (None: the whole model); what was downloaded for it is dropped again.
+
+    Gives the subject and what is to be remarked about the download, or "".
+
+    budget  bytes that the download may take; OutOfResources is raised before more is fetched
+    """
+    if checkpoint.commit is None:
+        yield _load(Path(checkpoint.place), blocks, dtype, device), ""
+        return
+    folder = Path(tempfile.mkdtemp(prefix="sinkscope-"))
+    try:
+        note = fetch_first_blocks(checkpoint, blocks, folder, budget)
+        yield _load(folder, blocks, dtype, device), note
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _load(folder: Path, blocks: int | None, dtype: str, device: str) -> Subject:
+    if blocks is None:
+        with quiet():
+            return load(folder, dtype=dtype, device=device)
+    return load_first_blocks(folder, blocks, dtype=dtype, device=device)
+
+
+def _blocks(pilot: Pilot) -> int | None:
+    """Number of first blocks that are loaded; None: the whole model."""
+    return None if pilot.whole else pilot.view.horizon
+
+
+def measure(task: Task) -> tuple[int, bytes | None, str]:
+    """Do one task: (index, encoded metrics, remark or ""), or (index, None, what is wrong)."""
+    torch.set_num_threads(task.threads)
+    pilot = Pilot.from_json(task.pilot)
+    blocks = _blocks(pilot)
+    try:
+        with opened(task.checkpoint, blocks, task.dtype, task.device, task.budget) as found:
+            subject, note = found
+            return task.index, encode(light(subject, pilot.view)), note
+    except OutOfResources:
+        raise
+    except SinkscopeError as error:
+        return task.index, None, str(error)
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError, IndexError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return task.index, None, f"it cannot be measured ({type(error).__name__}: {first})"
