@@ -16,7 +16,7 @@ from sinkscope.observe.layout import layout_of
 from sinkscope.observe.parity import left_padded, packed, token_prompts
 from sinkscope.observe.reads import Want
 from sinkscope.observe.residual import residual_hooks
-from sinkscope.stats import Moments, bootstrap
+from sinkscope.stats import bootstrap
 from sinkscope.subject.load import Subject
 from sinkscope.subject.tiny import tiny_model
 
@@ -329,12 +329,3 @@ def test_bootstrap_interval_covers():
     assert 0.87 <= hits / 200 <= 0.99
     assert bootstrap(np.array([np.nan])).value is None
     assert bootstrap(np.array([2.0])).high is None
-
-
-def test_moments_stream():
-    rows = np.random.default_rng(0).normal(size=(50, 3))
-    moments = Moments()
-    for part in np.split(rows, [7, 8, 30]):
-        moments.add(part)
-    np.testing.assert_allclose(moments.mean, rows.mean(0))
-    np.testing.assert_allclose(moments.variance, rows.var(0, ddof=1))

@@ -61,7 +61,6 @@ class Observed:
     """Streaming statistics of one pass; `run` fills them.
 
     log_ratio       [n, points] log of P0's norm over the median norm of the others
-    median_norm     [points] median norm of the others, mean over prompts
     other_mean      [points, d] mean unit vector of the others
     sample          [m, points, d] states of random other positions, and their token ids
     attention_out   block -> (P0's mean write, the others' mean write), each [d]
@@ -86,7 +85,6 @@ class Observed:
         most = max(64, SAMPLE_BYTES // (4 * points * size))
         self._per_row = max(2, min(SAMPLE, most) // len(prompts))
         self._log_ratio: list[list[torch.Tensor]] = [[] for _ in range(points)]
-        self._median: list[list[torch.Tensor]] = [[] for _ in range(points)]
         self._others = torch.zeros(points, size, dtype=torch.float64)
         self._other_count = 0
         self._sample: list[list[torch.Tensor]] = [[] for _ in range(points)]
@@ -151,7 +149,6 @@ class Observed:
         log_ratio = (norms.clamp_min(1e-12) / median.unsqueeze(1)).log()
         mean = log_ratio.masked_fill(~p0, torch.nan).nanmean(1)
         self._log_ratio[number].append(mean.cpu())
-        self._median[number].append(median.cpu())
         weight = others / norms.clamp_min(1e-12)
         self._others[number] += torch.einsum("btd,bt->d", x, weight).double().cpu()
         if self._rows_done == 0 and layout.simple:
@@ -238,11 +235,6 @@ class Observed:
     def log_ratio(self) -> np.ndarray:
         """Log norm ratio of P0: [n, points]."""
         return torch.stack([torch.cat(rows) for rows in self._log_ratio], 1).double().numpy()
-
-    @property
-    def median_norm(self) -> torch.Tensor:
-        """Median norm of the others, mean over prompts: [points]."""
-        return torch.stack([torch.cat(rows).nanmean() for rows in self._median])
 
     @property
     def other_mean(self) -> torch.Tensor:

@@ -18,7 +18,7 @@ import numpy as np
 from markupsafe import Markup
 
 from sinkscope.report import frames
-from sinkscope.report.scan.charts import Chart
+from sinkscope.report.charts import Chart
 from sinkscope.report.text import token_text
 
 if TYPE_CHECKING:

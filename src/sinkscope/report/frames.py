@@ -66,6 +66,16 @@ def rows(**columns: Any) -> list[Row]:
     return [row for row in table if None not in row.values()]
 
 
+def long(series: dict[str, Any], **x: Any) -> list[Row]:
+    """Columns of one length as rows of x, `value` and the name of the column as `series`."""
+    [(name, at)] = x.items()
+    return [
+        row
+        for label, values in series.items()
+        for row in rows(**{name: at, "value": values, "series": [label] * len(values)})
+    ]
+
+
 def inline(table: list[Row]) -> dict[str, list[Row]]:
     """Rows as the data of a chart.
 

@@ -19,7 +19,7 @@ from sinkscope.report.embed import share_scales, spec_of
 from sinkscope.report.scan.tables import Table
 
 if TYPE_CHECKING:
-    from sinkscope.report.scan.charts import Chart
+    from sinkscope.report.charts import Chart
 
 
 # label -> kind (share, count, ratio or word) and value: what two runs are compared by

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 
 from sinkscope.report import frames
-from sinkscope.report.scan.charts import Chart
+from sinkscope.report.charts import Chart
 from sinkscope.report.text import bounds_of, number_of, visible
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from sinkscope.report.parts import Figure, Section, figure
 from sinkscope.report.parts import tables as tables_of
 
 if TYPE_CHECKING:
-    from sinkscope.report.scan.charts import Chart
+    from sinkscope.report.charts import Chart
     from sinkscope.result import Result, TestRow, VerifySummary
 
 SINK, MARGIN = "Change of the sink (late share)", "Change of the sink margin (nats)"

@@ -13,7 +13,7 @@ from sinkscope.report.circuit import stages as circuit_stages
 if TYPE_CHECKING:
     from xarray import Dataset
 
-    from sinkscope.report.scan.charts import Chart
+    from sinkscope.report.charts import Chart
     from sinkscope.result import TraceSummary
 
 

@@ -18,7 +18,7 @@ from sinkscope.report.text import number_of
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from sinkscope.report.scan.charts import Chart
+    from sinkscope.report.charts import Chart
     from sinkscope.result import Result
 
 CAPTION = (

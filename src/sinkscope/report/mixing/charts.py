@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 
 from sinkscope.report import frames
-from sinkscope.report.scan.charts import PLAIN, Chart, log_axis
+from sinkscope.report.charts import PLAIN, Chart, log_axis
 
 if TYPE_CHECKING:
     from xarray import Dataset

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 
 from sinkscope.report import frames
+from sinkscope.report.charts import Chart
 from sinkscope.report.mixing.charts import LEGEND, name_of
-from sinkscope.report.scan.charts import Chart
 from sinkscope.report.text import bounds_of, number_of
 
 if TYPE_CHECKING:

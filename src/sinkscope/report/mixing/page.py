@@ -25,7 +25,7 @@ from sinkscope.report.text import number_of
 if TYPE_CHECKING:
     from xarray import Dataset
 
-    from sinkscope.report.scan.charts import Chart
+    from sinkscope.report.charts import Chart
     from sinkscope.result import Result
     from sinkscope.schema import MixSummary
 

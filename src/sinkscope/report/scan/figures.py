@@ -13,7 +13,7 @@ from sinkscope.report.scan import charts, curves, depth, tables
 if TYPE_CHECKING:
     from xarray import Dataset
 
-    from sinkscope.report.scan.charts import Chart
+    from sinkscope.report.charts import Chart
     from sinkscope.result import Result
 
 Draw = Callable[["Dataset"], "Chart | None"]
@@ -160,11 +160,6 @@ def maps_section(data: dict[str, Dataset]) -> Section:
     )
     found = {bos: packed for bos, one in data.items() if (packed := embed.maps_of(one))}
     return Section("maps", "Attention maps", lead, [Maps(found)] if found else [])
-
-
-def single_charts() -> tuple[Chartable, ...]:
-    """Name, title, caption and function of every chart but the heat maps."""
-    return (NULLS, *STREAM, RECEIVED, *MASSIVE, *READING, *ELSEWHERE)
 
 
 def figures_of(

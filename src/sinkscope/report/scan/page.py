@@ -14,7 +14,7 @@ from sinkscope.report.text import number_of, percent, percent_interval, short, v
 if TYPE_CHECKING:
     from xarray import Dataset
 
-    from sinkscope.report.scan.charts import Chart
+    from sinkscope.report.charts import Chart
     from sinkscope.result import Result, ScanSummary
 
 

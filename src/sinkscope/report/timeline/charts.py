@@ -10,7 +10,7 @@ import altair as alt
 import numpy as np
 
 from sinkscope.report import frames
-from sinkscope.report.scan.charts import Chart
+from sinkscope.report.charts import Chart
 from sinkscope.report.timeline.axis import (
     STEPS,
     Axis,

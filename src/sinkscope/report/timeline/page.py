@@ -15,7 +15,7 @@ from sinkscope.report.timeline.axis import STEPS, Axis, Runs, axes_of
 if TYPE_CHECKING:
     from xarray import Dataset
 
-    from sinkscope.report.scan.charts import Chart
+    from sinkscope.report.charts import Chart
     from sinkscope.result import Result
 
 PANEL = ""
