@@ -241,11 +241,11 @@ class MixRow(_Open):
     mass_removed   attention that late queries lost at the key acted on, mean of those heads
     p0_norm        norm of P0's stream over intact, mean of the read points behind block 0;
                    p0_norm_error: its largest departure from 1, at any read point and prompt
-    spread, spread_change      at the last read point; the change relative to intact
+    spread, spread_change      at the output of the stack; the change relative to intact
     influence, influence_change  by Jacobian norms
     effective_rank, effective_rank_without_p0  mean over read points behind the first block
     ce_change, kl  on the same text positions, nats a token
-    use            used, only there, undetermined; None for controls
+    use            used; present, not needed; undetermined; None for controls
     out_of_distribution  the model was never trained on such input
     """
 
@@ -271,10 +271,9 @@ class MixRow(_Open):
 class MixSummary(_Open):
     """What `mix` found under one BOS policy: what the sink is for.
 
-    verdict         used, only there, undetermined, or no sink: does the loss need the sink here
+    verdict         used; present, not needed; undetermined; no sink: does the loss need the sink
     mixing          more, less, no different, or undetermined: mixing without the sink
-    sentence        both in words
-    spread          condition -> spread of a one-token change at the last read point
+    spread          condition -> spread of a one-token change at the output of the stack
     jacobian        condition -> influence of other tokens, by Jacobian norms
     effective_rank  condition -> mean over read points behind the first block, P0 included
     row_entropy, smoothness  of attention rows, `with_p0` and `without_p0`
@@ -291,7 +290,6 @@ class MixSummary(_Open):
 
     verdict: str
     mixing: str
-    sentence: str
     sink_heads: list[list[int]]
     late_share: Measured
     spread: dict[str, Measured]

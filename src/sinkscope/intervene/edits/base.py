@@ -159,7 +159,7 @@ class Edit:
 
 def described(block: int, kind: str, position: int) -> str:
     """Where a sublayer edit acts, in words."""
-    return f"{kind} write of block {block} at position {position}"
+    return f"{kind} output of block {block} at position {position}"
 
 
 def with_hidden(output: Any, hidden: torch.Tensor) -> Any:

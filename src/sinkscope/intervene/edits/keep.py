@@ -36,7 +36,9 @@ class KeepUnits(Edit):
         unit = "heads" if self.kind == "attention" else "neurons"
         count = len(self.units) + len(self.shared)
         verb = "mean-ablate" if self.complement else "keep only"
-        return f"{verb} {count} {unit} of the {self.kind} write of block {self.block} at position 0"
+        return (
+            f"{verb} {count} {unit} of the {self.kind} output of block {self.block} at position 0"
+        )
 
     def first_block(self) -> int:
         """The block that is edited."""

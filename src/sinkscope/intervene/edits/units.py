@@ -28,7 +28,7 @@ class Heads(Edit):
 
     def __str__(self) -> str:
         heads = ", ".join(map(str, self.heads))
-        return f"{self.how} heads {heads} of block {self.block} at position {self.position}"
+        return f"{self.how}-ablate heads {heads} of block {self.block} at position {self.position}"
 
     def first_block(self) -> int:
         """The block that is edited."""
@@ -76,7 +76,7 @@ class Neurons(Edit):
         few = ", ".join(map(str, self.neurons[:8])) + (", .." if len(self.neurons) > 8 else "")
         owner = "" if self.expert is None else f" of expert {self.expert}"
         where = f"block {self.block} at position {self.position}"
-        return f"{self.how} {len(self.neurons)} neurons ({few}){owner} of {where}"
+        return f"{self.how}-ablate {len(self.neurons)} neurons ({few}){owner} of {where}"
 
     def first_block(self) -> int:
         """The block that is edited."""

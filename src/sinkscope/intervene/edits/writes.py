@@ -31,7 +31,7 @@ class SetWrite(Edit):
     seed: int = 0
 
     def __str__(self) -> str:
-        return f"{self.how} {described(self.block, self.kind, self.position)}"
+        return f"{self.how}-ablate the {described(self.block, self.kind, self.position)}"
 
     def first_block(self) -> int:
         """The block that is edited."""

@@ -102,8 +102,8 @@ def dose_chart(
 
 
 def blocks_chart(tests: Iterable[TestRow]) -> Chart | None:
-    """Change of the sink when P0's attention or MLP write of each block is taken away."""
-    kinds = {"N1": "Attention write", "N3": "MLP write"}
+    """Change of the sink when P0's attention or MLP output of each block is ablated."""
+    kinds = {"N1": "Attention output", "N3": "MLP output"}
     table: list[frames.Row] = []
     seen: set[tuple[str, int]] = set()
     for test in tests:

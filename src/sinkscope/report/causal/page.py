@@ -15,6 +15,7 @@ from sinkscope.report.causal.charts import (
     paired_chart,
     sink_changes,
 )
+from sinkscope.report.causal.names import name_of
 from sinkscope.report.parts import Figure, Section, figure
 from sinkscope.report.parts import tables as tables_of
 
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 
 SINK, MARGIN = "Change of the sink (late share)", "Change of the sink margin (nats)"
 DOSES = {
-    "N2": ("Variance taken from P0’s attention output", "Part of the way to the others’ variance"),
-    "N4": ("Writing neurons switched off", "Neurons off, strongest first"),
-    "N3s": ("Writes taken away together", "Writes"),
-    "S1": ("Another position attends only to itself", "Blocks in which it does, from block 0"),
-    "S2": ("Variance given to another position", "Part of the way to P0’s variance"),
+    "N2": "Part of the way to the others’ variance",
+    "N4": "Neurons ablated, strongest first",
+    "N3s": "MLP outputs ablated",
+    "S1": "Blocks in which it attends only to itself, from block 0",
+    "S2": "Part of the way to P0’s variance",
 }
 
 
@@ -41,7 +42,7 @@ def sections(result: Result) -> list[Section]:
         Section(
             "necessity",
             "Is it needed",
-            "A part of the circuit is taken away from position zero. −100\u00a0% means that the "
+            "A part of the circuit is ablated at position zero. −100\u00a0% means that the "
             "sink is gone. Each edit stands beside its control, which should do nothing; lines "
             "are 95\u00a0% intervals, paired over prompts.",
             [*_necessity(verified)],
@@ -49,9 +50,9 @@ def sections(result: Result) -> list[Section]:
         Section(
             "sufficiency",
             "Is it enough",
-            "A part of the circuit is given to another position, which should become a sink: "
-            "shown is what its sink margin gains with position zero out of sight (one nat more: "
-            "its odds against the other keys grow e-fold). Or everything else is taken away.",
+            "A part of the circuit is patched into another position, which should become a sink: "
+            "shown is what its sink margin (the log-odds of attending to it) gains with position "
+            "zero left out of the keys. Or everything but the circuit is mean-ablated.",
             [*_sufficiency(verified)],
         ),
         Section(
@@ -59,7 +60,7 @@ def sections(result: Result) -> list[Section]:
             "Is it the place, or what stands there",
             "A P0 circuit needs neither a certain token nor a certain position id at position "
             "zero, only the mask. And its stages follow from each other: where the next stage is "
-            "held as it was, the effect of an edit before it is undone.",
+            "frozen as it was (path patching), the effect of an edit before it is undone.",
             [*_identity(verified), *_mediation(verified)],
         ),
         Section(
@@ -93,7 +94,7 @@ def _necessity(verified: dict[str, VerifySummary]) -> list[Figure]:
     return [
         *figure(
             "necessity-tests",
-            "Edits that take something away",
+            "Ablations",
             "The deciding row of every necessity test. A test holds where the edit removes at "
             "least half of the sink, significantly more than its control.",
             pairs,
@@ -102,8 +103,8 @@ def _necessity(verified: dict[str, VerifySummary]) -> list[Figure]:
         *figure(
             "necessity-blocks",
             "Block by block",
-            "Position zero’s attention write (from another position) or MLP write (mean of the "
-            "others) replaced in one block at a time.",
+            "Position zero’s attention output (resampled from another position) or MLP output "
+            "(mean of the others) ablated in one block at a time.",
             blocks,
             wide=True,
         ),
@@ -120,7 +121,7 @@ def _sufficiency(verified: dict[str, VerifySummary]) -> list[Figure]:
         "The deciding row of every sufficiency test. A test holds where the position gains enough "
         "(see the bounds below), significantly more than under its control."
     )
-    title = "Edits that give something"
+    title = "Patches into another position"
     return [
         *figure("sufficiency-tests", title, caption, pairs, wide=True),
         *figure(
@@ -134,8 +135,8 @@ def _sufficiency(verified: dict[str, VerifySummary]) -> list[Figure]:
         *figure(
             "kept-growth",
             "How many units it takes",
-            "The traced units first, then those whose write at position zero does most for the "
-            "reading heads’ logits. Reported is the smallest circuit that is faithful and "
+            "The traced units first, then those whose output at position zero does most for the "
+            "sink heads’ logits. Reported is the smallest circuit that is faithful and "
             "complete, or else the largest that is still sparse (see the bounds below).",
             ((bos, growth_chart(one)) for bos, one in verified.items()),
             wide=True,
@@ -170,8 +171,8 @@ def _mediation(verified: dict[str, VerifySummary]) -> list[Figure]:
     return figure(
         "mediation",
         "Does the effect pass through the next stage",
-        "The first edit breaks a stage; the second holds the next one as it was, and the sink "
-        "comes back by this much. The control holds another position.",
+        "The first edit breaks a stage; the second freezes the next one as it was, and the sink "
+        "comes back by this much. The control freezes another position.",
         (
             (bos, paired_chart(found(one), mediated, title, percent=True))
             for bos, one in verified.items()
@@ -183,13 +184,13 @@ def _mediation(verified: dict[str, VerifySummary]) -> list[Figure]:
 def _doses(verified: dict[str, VerifySummary], kind: str) -> list[Figure]:
     both, title = (sink_changes, SINK) if kind == "necessity" else (margin_changes, MARGIN)
     made: list[Figure] = []
-    for id, (name, dose) in DOSES.items():
+    for id, dose in DOSES.items():
         charts = (
             (bos, dose_chart(_of(one, id, kind), both, dose, title, kind == "necessity"))
             for bos, one in verified.items()
         )
-        caption = f"{id}: more of the edit should do more; its control should not."
-        made += figure(f"dose-{id.lower()}", name, caption, charts)
+        caption = "More of the edit should do more; its control should not."
+        made += figure(f"dose-{id.lower()}", name_of(id), caption, charts)
     return made
 
 
@@ -213,6 +214,6 @@ def _deciding(verified: VerifySummary, kind: str) -> list[TestRow]:
 
 
 def main_chart(result: Result, bos: str) -> Chart | None:
-    """Edits that take something away, beside their controls."""
+    """Ablations, beside their controls."""
     found = _deciding(result.summary.verify[bos], "necessity")
     return paired_chart(found, sink_changes, SINK, percent=True)

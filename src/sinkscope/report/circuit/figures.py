@@ -32,15 +32,15 @@ class Made:
 SECTIONS: tuple[tuple[str, str, str, tuple[Made, ...]], ...] = (
     (
         "recognition",
-        "Stage 1: told apart",
+        "Stage 1: recognition",
         "Position zero attends to itself alone, so what its attention adds is not mixed. That is "
         "the only thing the causal mask gives it.",
         (
             Made(
                 "auroc",
-                "Can a linear probe tell it",
+                "Can a linear probe separate it",
                 "Against the same token ids at other positions, so that identity cannot help. "
-                "Dashed: 0.99, from which it counts as told apart.",
+                "Dashed: 0.99, from which it counts as recognised.",
                 circuit_stages.auroc_chart,
             ),
             Made(
@@ -60,9 +60,9 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Made, ...]], ...] = (
     ),
     (
         "amplification",
-        "Stage 2: amplified",
+        "Stage 2: amplification",
         "Norm and direction are kept apart, since either can do the work. The band marks the "
-        "block whose write carries the curve over half of its rise.",
+        "emergence block, whose output carries the curve over half of its rise.",
         (
             Made(
                 "trace-norm",
@@ -80,8 +80,8 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Made, ...]], ...] = (
             Made(
                 "write-shares",
                 "Who writes, block by block",
-                "Share of everything written along u before the heads read it. Bars below zero "
-                "write against it.",
+                "Share of all that is added to the residual stream along u before the sink heads "
+                "read it. Bars below zero point against it.",
                 circuit_charts.shares_chart,
             ),
             Made(
@@ -93,8 +93,8 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Made, ...]], ...] = (
             Made(
                 "concentration",
                 "How early it is written",
-                "C_k: the part of the positive write that the first k blocks make, and the same of "
-                "the log norm.",
+                "C_k: the part of the positive output that the first k blocks make, and the same "
+                "of the log norm.",
                 circuit_charts.concentration_chart,
             ),
             Made(
@@ -108,9 +108,10 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Made, ...]], ...] = (
     ),
     (
         "induction",
-        "Stage 3: read",
-        "The sink margin of a head is its logit on position zero less the log-sum-exp of all "
-        "others, mean over late queries. At 0 nats position zero takes half.",
+        "Stage 3: induction",
+        "The sink margin of a head is the log-odds of attending to position zero: its logit less "
+        "the log-sum-exp of all others, mean over late queries. At 0 nats position zero takes "
+        "half.",
         (
             Made(
                 "margin",
@@ -122,15 +123,15 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Made, ...]], ...] = (
             Made(
                 "alone",
                 "What the direction alone achieves",
-                "Reading heads, a point each: the margin as it is, and with position zero’s key "
+                "Sink heads, a point each: the margin as it is, and with position zero’s key "
                 "computed from the sink direction alone, at its own norm.",
                 circuit_reading.alone_chart,
             ),
             Made(
                 "attribution",
-                "Whose write makes the logit",
+                "Whose output makes the logit",
                 "With norms frozen the logit is linear in what was added to position zero’s "
-                "stream, so the parts add up to it. Mean over reading heads.",
+                "stream, so the parts add up to it. Mean over sink heads.",
                 circuit_reading.attribution_chart,
             ),
         ),

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 CAPTION = (
     "Read upwards: position zero’s stream rises through the blocks. From the left, who writes "
     "along the sink direction, edges as wide as their share (dashed: against it); where that was "
-    "tested, a box says how the sink changes without its write. To the right, one tile a head, "
-    "filled by its late share of position zero, framed where it counts as reading. Point at "
+    "tested, a box says how the sink changes when that output is ablated. To the right, one "
+    "tile a head, filled by its late share of position zero, framed where it is a sink head. Point at "
     "anything, or move to it with the Tab key, for its numbers."
 )
 
@@ -108,9 +108,9 @@ def headline(result: Result, bos: str) -> Headline:
     numbers: Headline = {
         "Emergence block": ("word", "none" if block is None else str(block)),
         "Amplified in": ("word", trace.amplification or "nothing"),
-        "Told apart from": ("word", trace.recognition_point or "never"),
+        "Recognised from": ("word", trace.recognition_point or "never"),
         "Neurons that make 90 %": ("count", trace.k90),
-        "Reading heads": ("count", len(trace.reading_heads)),
+        "Sink heads": ("count", len(trace.reading_heads)),
         "Vocabulary that ends on the sink’s side": ("share", number_of(trace.spike_ratio)),
     }
     for name, value in trace.concentration.items():

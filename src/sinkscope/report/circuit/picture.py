@@ -34,9 +34,9 @@ class Unit:
 
 @dataclass
 class Writer:
-    """A sublayer of a block with the units in it that carry its write.
+    """A sublayer of a block with the units in it that make its output.
 
-    without  change of the sink when this write at P0 is taken away (-1 is gone), where tested
+    without  change of the sink when this output at P0 is ablated (-1 is gone), where tested
     """
 
     kind: str
@@ -150,7 +150,8 @@ def _row(
                 row.readers.append(Reader(float(share), head in reading, tip))
     else:
         row.readers = [
-            Reader(1.0, True, f"Block {block}, head {head} reads P0") for head in sorted(reading)
+            Reader(1.0, True, f"Block {block}, head {head} attends to P0")
+            for head in sorted(reading)
         ]
     return row
 
@@ -180,7 +181,7 @@ def _shown(
         Unit(
             label,
             share,
-            f"Block {block}, {label}: {percent(share)} of the write along the sink direction"
+            f"Block {block}, {label}: {percent(share)} of the output along the sink direction"
             + (f" ({inside})" if inside else ""),
         )
         for label, share in named
@@ -194,7 +195,7 @@ def _shown(
 
 
 def without(result: Result, bos: str, block: int, kind: str) -> Measured | None:
-    """Change of the sink without this sublayer's write at P0, where `verify` took it away."""
+    """Change of the sink with this sublayer's output at P0 ablated, where `verify` did so."""
     verified = result.summary.verify.get(bos)
     wanted = {"attention": "N1", "mlp": "N3"}.get(kind)
     for test in verified.tests if verified is not None else ():
@@ -218,9 +219,11 @@ def _notes(trace: TraceSummary, block: int) -> list[tuple[str, str]]:
     """What happens to P0 in a block, in words."""
     notes = []
     if trace.emergence_block == block:
-        notes.append(("sets P0 apart", "The block whose write sets position zero apart (l*)"))
+        notes.append(
+            ("P0 separated", "The emergence block (l*): its output separates position zero")
+        )
     point = trace.recognition_point or ""
     if point.startswith(f"{block}.") or point == f"x{block + 1}":
-        tip = "From here on a linear probe tells position zero from others, whatever the tokens are"
-        notes.append(("P0 told apart", tip))
+        tip = "From here on a linear probe separates P0 from others, whatever the tokens are"
+        notes.append(("P0 recognised", tip))
     return notes

@@ -82,7 +82,7 @@ def alone_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
 
 
 def attribution_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
-    """The mean logit of the reading heads on P0, split over what was added to its stream."""
+    """The mean logit of the sink heads on P0, split over what was added to its stream."""
     parts = {
         name: value
         for name, part in (trace.attribution.get("parts") or {}).items()

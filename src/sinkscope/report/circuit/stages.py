@@ -1,4 +1,4 @@
-"""Charts of stages 1 and 2: how position zero is told apart, and how that is amplified."""
+"""Charts of stages 1 and 2: how position zero is recognised, and how that is amplified."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BINS = 40
 
 
 def auroc_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
-    """How well a linear probe tells position zero from the others, by read point."""
+    """How well a linear probe separates position zero from the others, by place in the stream."""
     if not frames.has(data, "auroc_fine"):
         return None
     names = [str(name) for name in data["read_point"].values]
@@ -107,7 +107,7 @@ def direction_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
 
 
 def _emergence(block: int | None) -> list[alt.Chart]:
-    """A band over the block whose write does it."""
+    """A band over the block whose output does it."""
     if block is None or block < 0:
         return []
     band = part([{"start": block, "stop": block + 1}])

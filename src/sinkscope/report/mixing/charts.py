@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 NAMES = {
     "intact": "With the sink",
-    "redistributed": "Sink’s attention shared out",
-    "value-zeroed": "Sink’s value removed",
-    "other-key": "Control: another key hidden",
-    "other-value": "Control: another value removed",
-    "circuit-cut": "Circuit cut",
-    "circuit-cut-norm-kept": "Circuit cut, norm kept",
-    "circuit-cut-control": "Control: other units cut",
+    "redistributed": "Attention to P0 removed",
+    "value-zeroed": "Value of P0 zeroed",
+    "other-key": "Control: another key removed",
+    "other-value": "Control: another value zeroed",
+    "circuit-cut": "Circuit ablated",
+    "circuit-cut-norm-kept": "Circuit ablated, norm kept",
+    "circuit-cut-control": "Control: other units ablated",
     "bos-dropped": "BOS dropped",
 }
 OFFSETS = 40  # columns of a spread map
@@ -50,7 +50,7 @@ def name_of(condition: str) -> str:
 
 
 def spread_map(data: Dataset, condition: str) -> Chart | None:
-    """Relative change of the stream by read point and distance behind the changed token."""
+    """Relative change of the stream by block input and distance behind the changed token."""
     if not frames.has(data, "spread_map") or condition not in data["condition"]:
         return None
     both = [c for c in ("intact", "redistributed") if c in data["condition"]]
@@ -149,7 +149,7 @@ def collapse_curves(data: Dataset, name: str, title: str) -> Chart | None:
 
 
 def rows_curves(data: Dataset, name: str, title: str) -> Chart | None:
-    """Evenness of attention rows by block, with P0 and with its mass shared out."""
+    """Row entropy or smoothness of attention by block, with P0 and without it (renormalised)."""
     if not frames.has(data, name):
         return None
     sides = ("As it is", "Attention to P0 removed")

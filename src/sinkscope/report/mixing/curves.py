@@ -67,7 +67,7 @@ def mediation_chart(summary: MixSummary) -> Chart | None:
         return None
     table: list[frames.Row] = []
     parts = (
-        ("total", "Whole effect of the cut"),
+        ("total", "Whole effect of the ablation"),
         ("through", "Only P0’s attention changes"),
         ("direct", "All but P0’s attention changes"),
     )
@@ -87,7 +87,7 @@ def mediation_chart(summary: MixSummary) -> Chart | None:
 
 def length_chart(summary: MixSummary) -> Chart | None:
     """Spread over context length, with the sink and without it."""
-    return _with_and_without(summary, "spread", "Relative change at the last read point")
+    return _with_and_without(summary, "spread", "Relative change at the output of the stack")
 
 
 def repeat_chart(summary: MixSummary) -> Chart | None:
@@ -105,7 +105,7 @@ def _with_and_without(summary: MixSummary, key: str, title: str) -> Chart | None
 
 def change_chart(summary: MixSummary) -> Chart | None:
     """Paired change of the spread once the sink is gone, over context length."""
-    return _one_over_length(summary, "spread_change", "Sink’s attention shared out", CHANGE, "%")
+    return _one_over_length(summary, "spread_change", name_of("redistributed"), CHANGE, "%")
 
 
 def share_chart(summary: MixSummary) -> Chart | None:

@@ -54,8 +54,9 @@ def sections(result: Result) -> list[Section]:
         Section(
             "purpose",
             "What the sink is for",
-            "The sink is taken away, in the heads that sink, beside a control that takes away "
-            "another key there: does the model need it, and do its tokens mix more?",
+            "Attention to position zero is removed in the sink heads and renormalised over the "
+            "other keys (attention knockout), beside a control that removes another key: does the model "
+            "need the sink, and do its tokens mix more?",
             [
                 Words({bos: findings_of(one) for bos, one in mixed.items()}),
                 *_doses(draw),
@@ -93,7 +94,7 @@ def _doses(draw: Callable[..., list[Figure]]) -> list[Part]:
             "mix-loss",
             "Loss as the sink is taken away",
             "Change of the loss on the same text, with 95 % intervals. Crosses at the right: the "
-            "control of each. Circuit: its units switched off, the largest writers first.",
+            "control of each. Circuit: its units ablated, the largest outputs first.",
             lambda one, _: mixing_curves.dose_chart(one, "ce_change", "Change of the loss (nats)"),
         ),
         *draw(
@@ -123,7 +124,7 @@ def _spread(draw: Callable[..., list[Figure]]) -> list[Part]:
     )
     found += draw(
         "mix-mediation",
-        "How cutting the circuit changes the spread",
+        "How ablating the circuit changes the spread",
         "With 95 % intervals. Every query’s attention on position zero is held at what it is in "
         "the other model, so that its part stands alone.",
         lambda one, _: mixing_curves.mediation_chart(one),
@@ -149,7 +150,11 @@ def _collapse(mixed: dict[str, MixSummary], data: dict[str, Dataset]) -> list[Pa
             variants.append(Variant(title, what, charts, f"collapse-{name.replace('_', '-')}"))
     found: list[Part] = [Figure("collapse", "Collapse over depth", variants)] if variants else []
     for name, title, caption in (
-        ("row_entropy", "Evenness of attention", "Entropy of a row over its largest: 1 is even."),
+        (
+            "row_entropy",
+            "Row entropy of attention",
+            "Entropy of a row over its largest: 1 is even.",
+        ),
         ("smoothness", "Smoothness of attention", "1 is a flat row, near 0 one of lone spikes."),
     ):
         found += figure(
@@ -185,7 +190,7 @@ def _sweeps(draw: Callable[..., list[Figure]]) -> list[Part]:
             "mix-repeat",
             "Representational collapse over context length",
             "How far the last state moves when the last token is repeated: towards 0, the two "
-            "prompts can no longer be told apart.",
+            "prompts can no longer be distinguished.",
             lambda one, _: mixing_curves.repeat_chart(one),
         ),
         *draw(
@@ -234,8 +239,8 @@ def comparison(results: Sequence[tuple[str, Result]]) -> list[Part]:
         *figure(
             "mix-models",
             "Spread without the sink, over the depth of the model",
-            "Change of the spread at the end of the stack once the sink’s attention is shared out, "
-            "with 95 % intervals over prompts. Models differ in more than depth.",
+            "Change of the spread at the end of the stack once attention to P0 is removed and "
+            "renormalised, with 95 % intervals over prompts. Models differ in more than depth.",
             drawn,
         )
     ]

@@ -141,7 +141,7 @@ def _nanmax(values: np.ndarray) -> np.ndarray:
 
 
 def _at_input(data: Dataset, by_point: np.ndarray) -> np.ndarray:
-    """Values at the read point that each attention block takes as its input."""
+    """Values at the input of each attention block."""
     points = {int(point): i for i, point in enumerate(data["point"].values)}
     return np.array([by_point[points[int(block)]] for block in frames.blocks(data)])
 
@@ -182,7 +182,7 @@ def secondary_table(scan: ScanSummary) -> Table | None:
     runs = scan.secondary.get("runs") or []
     if not runs:
         return None
-    table = Table("Runs along the sink direction", ["From read point", "Lasting", "Tokens"])
+    table = Table("Runs along the sink direction", ["From block input", "Lasting", "Tokens"])
     table.numeric = {0, 1, 2}
     for run in runs:
         table.rows.append(
@@ -202,7 +202,7 @@ def massive_table(scan: ScanSummary) -> Table | None:
         [f"Rule met ({MASSIVE_RULE})", "yes" if found.get("rule_met") else "no"],
         ["Largest activation, anywhere", short(found.get("max_abs"))],
         ["Over the median one", f"{short(found.get('ratio'))} ×"],
-        ["At read point", visible(found.get("point", NO_VALUE))],
+        ["At block input", visible(found.get("point", NO_VALUE))],
         ["P0 over the median one, mean prompt", f"{short(found.get('p0_ratio'))} ×"],
         ["Channels of P0 (mean size)", channels or NO_VALUE],
     ]

@@ -23,7 +23,7 @@ from sinkscope.report.studies.tables import BOS
 from sinkscope.report.text import bounds_of, number_of, visible
 
 WIDTH, HEIGHT = 560, 210
-# Four colours are told apart by everyone; more cells than four are told apart by their dashes.
+# Everyone can distinguish four colours; more cells than four differ by their dashes.
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
 CURVES = {
     "sink_rate_0.3": ("Sink rate, ε = 0.3", ".0%"),

@@ -164,7 +164,7 @@ def short_signs_table(summary: dict[str, Any]) -> Table:
 
 
 def cells_table(summary: dict[str, Any]) -> Table:
-    """What tells the cells apart, and how much each was trained."""
+    """The settings in which cells differ, and how much each was trained."""
     table = Table(
         "Cells",
         ["Cell", "Settings", "Parameters", "Steps", "Tokens", "Sink from step"],

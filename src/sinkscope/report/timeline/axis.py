@@ -140,7 +140,7 @@ def event_layers(runs: Runs, found: dict[str, Any], axis: Axis, x: alt.X) -> lis
 
 
 BAR = 4  # height in pixels of the bar of an interval
-COLOURS = 4  # of the theme; further curves are told apart by their dashes
+COLOURS = 4  # of the theme; further curves differ by their dashes
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 # symbols are opaque even where they stand for a pale band
 LEGEND = alt.Legend(columns=4, symbolType="stroke", symbolStrokeWidth=2, symbolOpacity=1)

@@ -58,8 +58,8 @@ MEASURES = (
         "sink",
         "Late share of P0",
         "Late share of P0",
-        "Share of attention that late queries give to position zero, mean over the heads that "
-        "were looked at. Dashed: the 99th percentile of its null.",
+        "Share of attention that late queries give to position zero, mean over the heads of "
+        "the blocks measured. Dashed: the 99th percentile of its null.",
         lambda data: frames.nanmean(data["sink_by_prompt"].values, axis=1),
         "null",
     ),
@@ -67,7 +67,8 @@ MEASURES = (
         "norm",
         "Norm of P0",
         "‖P0‖ / median ‖other tokens‖ (×)",
-        "How many times longer position zero’s stream is than the others’, at the read point.",
+        "How many times longer position zero’s stream is than the others’, at the block input "
+        "that is measured.",
         lambda data: np.exp(frames.nanmean(data["log_norm_by_prompt"].values, axis=1)),
     ),
     Curve(
@@ -96,7 +97,7 @@ MEASURES = (
         "block",
         "Emergence block",
         "l* (−1: the embedding)",
-        "The block after whose write position zero stays apart along the sink direction.",
+        "The block behind which position zero stays separable along the sink direction.",
         lambda data: data["emergence_block"].values,
     ),
 )
@@ -177,7 +178,7 @@ def agreement_chart(data: Dataset, axis: Axis = STEPS) -> Chart | None:
 
 
 def loss_chart(runs: Runs, found: dict[str, Any], axis: Axis = STEPS) -> Chart | None:
-    """Losses of every run with the same marks, on the axis of the course."""
+    """Losses of every run with the same marks, on the axis of the metrics."""
     kinds = [n for n in LOSSES if all(frames.has(data, n) for data in runs.values())]
     if not kinds:
         return None

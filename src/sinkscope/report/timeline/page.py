@@ -65,7 +65,7 @@ def sections(result: Result) -> list[Section]:
         *_each("timeline-turnover", "Turnover", data, charts.agreement_chart, axes,
                "Agreement of each checkpoint with the one before it: 1 is the same set."),
     ]  # fmt: skip
-    lead = "The light set of the circuit’s four stages, a point a checkpoint."
+    lead = "Metrics of the circuit’s four stages, one forward pass and one point a checkpoint."
     planned = [
         Section("timeline", "Over training", lead, parts),
         Section("timeline-inside", "Where, and how much turns over", "", inside),
@@ -123,7 +123,7 @@ def _course(data: Runs, runs: dict[str, Any], axes: dict[str, Axis]) -> list[Fig
         for label, axis in axes.items()
         if (chart := charts.course_chart(data, measure, runs, axis)) is not None
     ]
-    return _figure("timeline-course", "The course of training", variants)
+    return _figure("timeline-course", "Metrics over training", variants)
 
 
 def _loss(data: Runs, runs: dict[str, Any], axes: dict[str, Axis]) -> list[Figure]:
