@@ -46,7 +46,7 @@ def _recognised(trace: TraceSummary) -> str:
 
 
 def place(point: str) -> str:
-    """A place in the stream in words: x3 is the input of block 3, 3.attention behind its attention."""
+    """A place in the stream in words: x3: input of block 3, 3.attention: behind its attention."""
     if "." in point:
         block, kind = point.split(".", 1)
         return f"from behind the {'MLP' if kind == 'mlp' else kind} of block {block} on"

@@ -55,8 +55,8 @@ def sections(result: Result) -> list[Section]:
             "purpose",
             "What the sink is for",
             "Attention to position zero is removed in the sink heads and renormalised over the "
-            "other keys (attention knockout), beside a control that removes another key: does the model "
-            "need the sink, and do its tokens mix more?",
+            "other keys (attention knockout), beside a control that removes another key: does the "
+            "model need the sink, and do its tokens mix more?",
             [
                 Words({bos: findings_of(one) for bos, one in mixed.items()}),
                 *_doses(draw),
