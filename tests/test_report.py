@@ -69,7 +69,7 @@ def test_every_figure_has_a_spec_for_both_policies(page):
     groups = (["NULLS", "RECEIVED"], ["STREAM", "MASSIVE", "READING", "ELSEWHERE"])
     single = [getattr(scan_figures, name) for name in groups[0]]
     single += [one for name in groups[1] for one in getattr(scan_figures, name)]
-    assert {name for name, _, _, _ in single} | {"heat"} == drawn
+    assert {plot.name for plot in single} | {"heat"} == drawn
     for variants in figures.values():
         assert variants
         for variant in variants:

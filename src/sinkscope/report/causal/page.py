@@ -16,7 +16,7 @@ from sinkscope.report.causal.charts import (
     sink_changes,
 )
 from sinkscope.report.causal.names import name_of
-from sinkscope.report.parts import Figure, Section, figure
+from sinkscope.report.parts import Plot, Section, plots
 from sinkscope.report.parts import tables as tables_of
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sinkscope.result import Result, TestRow, VerifySummary
 
 SINK, MARGIN = "Change of the sink (late share)", "Change of the sink margin (nats)"
+MORE_TABLES = (causal_tables.aftermath_table, causal_tables.thresholds_table)
 DOSES = {
     "N2": "Part of the way to the others’ variance",
     "N4": "Neurons ablated, strongest first",
@@ -45,7 +46,7 @@ def sections(result: Result) -> list[Section]:
             "A part of the circuit is ablated at position zero. −100\u00a0% means that the "
             "sink is gone. Each edit stands beside its control, which should do nothing; lines "
             "are 95\u00a0% intervals, paired over prompts.",
-            [*_necessity(verified)],
+            [*plots(verified, *NECESSITY, *_doses("necessity"))],
         ),
         Section(
             "sufficiency",
@@ -53,7 +54,7 @@ def sections(result: Result) -> list[Section]:
             "A part of the circuit is patched into another position, which should become a sink: "
             "shown is what its sink margin (the log-odds of attending to it) gains with position "
             "zero left out of the keys. Or everything but the circuit is mean-ablated.",
-            [*_sufficiency(verified)],
+            [*plots(verified, *SUFFICIENCY, *_doses("sufficiency"))],
         ),
         Section(
             "identity",
@@ -61,7 +62,7 @@ def sections(result: Result) -> list[Section]:
             "A P0 circuit needs neither a certain token nor a certain position id at position "
             "zero, only the mask. And its stages follow from each other: where the next stage is "
             "frozen as it was (path patching), the effect of an edit before it is undone.",
-            [*_identity(verified), *_mediation(verified)],
+            [*plots(verified, *IDENTITY)],
         ),
         Section(
             "tests",
@@ -72,10 +73,7 @@ def sections(result: Result) -> list[Section]:
                 *tables_of(verified, lambda one: [causal_tables.effects_table(one)], stacked=True),
                 *tables_of(
                     verified,
-                    lambda one: [
-                        causal_tables.aftermath_table(one),
-                        causal_tables.thresholds_table(one),
-                    ],
+                    lambda one: [make(one) for make in MORE_TABLES],
                     stacked=True,
                     folded=True,
                 ),
@@ -85,113 +83,105 @@ def sections(result: Result) -> list[Section]:
     return [section for section in planned if section.parts]
 
 
-def _necessity(verified: dict[str, VerifySummary]) -> list[Figure]:
-    pairs = (
-        (bos, paired_chart(_deciding(one, "necessity"), sink_changes, SINK, percent=True))
-        for bos, one in verified.items()
-    )
-    blocks = ((bos, blocks_chart(one.tests)) for bos, one in verified.items())
-    return [
-        *figure(
-            "necessity-tests",
-            "Ablations",
-            "The deciding row of every necessity test. A test holds where the edit removes at "
-            "least half of the sink, significantly more than its control.",
-            pairs,
-            wide=True,
-        ),
-        *figure(
-            "necessity-blocks",
-            "Block by block",
-            "Position zero’s attention output (resampled from another position) or MLP output "
-            "(mean of the others) ablated in one block at a time.",
-            blocks,
-            wide=True,
-        ),
-        *_doses(verified, "necessity"),
-    ]
+def _necessity_tests(one: VerifySummary) -> Chart | None:
+    return paired_chart(_deciding(one, "necessity"), sink_changes, SINK, percent=True)
 
 
-def _sufficiency(verified: dict[str, VerifySummary]) -> list[Figure]:
-    pairs = (
-        (bos, paired_chart(_deciding(one, "sufficiency"), margin_changes, MARGIN, percent=False))
-        for bos, one in verified.items()
-    )
-    caption = (
+def _sufficiency_tests(one: VerifySummary) -> Chart | None:
+    return paired_chart(_deciding(one, "sufficiency"), margin_changes, MARGIN, percent=False)
+
+
+def _identity_tests(one: VerifySummary) -> Chart | None:
+    tests = [test for test in one.tests if test.id.startswith("I")]
+    return paired_chart(tests, sink_changes, SINK, percent=True)
+
+
+def _mediation_tests(one: VerifySummary) -> Chart | None:
+    title = "Part of the effect that passes through the next stage"
+    tests = [test for test in one.tests if test.kind == "mediation"]
+    return paired_chart(tests, mediated, title, percent=True)
+
+
+NECESSITY = (
+    Plot(
+        "necessity-tests",
+        "Ablations",
+        "The deciding row of every necessity test. A test holds where the edit removes at "
+        "least half of the sink, significantly more than its control.",
+        _necessity_tests,
+        wide=True,
+    ),
+    Plot(
+        "necessity-blocks",
+        "Block by block",
+        "Position zero’s attention output (resampled from another position) or MLP output "
+        "(mean of the others) ablated in one block at a time.",
+        lambda one: blocks_chart(one.tests),
+        wide=True,
+    ),
+)
+SUFFICIENCY = (
+    Plot(
+        "sufficiency-tests",
+        "Patches into another position",
         "The deciding row of every sufficiency test. A test holds where the position gains enough "
-        "(see the bounds below), significantly more than under its control."
-    )
-    title = "Patches into another position"
-    return [
-        *figure("sufficiency-tests", title, caption, pairs, wide=True),
-        *figure(
-            "kept",
-            "What the circuit alone keeps",
-            "Only these units write at position zero as they did, everything else there is its "
-            "mean (faithfulness); random sets of as many units; and the other way round.",
-            ((bos, kept_chart(one.tests)) for bos, one in verified.items()),
-            wide=True,
-        ),
-        *figure(
-            "kept-growth",
-            "How many units it takes",
-            "The traced units first, then those whose output at position zero does most for the "
-            "sink heads’ logits. Reported is the smallest circuit that is faithful and "
-            "complete, or else the largest that is still sparse (see the bounds below).",
-            ((bos, growth_chart(one)) for bos, one in verified.items()),
-            wide=True,
-        ),
-        *_doses(verified, "sufficiency"),
-    ]
-
-
-def _identity(verified: dict[str, VerifySummary]) -> list[Figure]:
-    def found(one: VerifySummary) -> list[TestRow]:
-        return [test for test in one.tests if test.id.startswith("I")]
-
-    return figure(
+        "(see the bounds below), significantly more than under its control.",
+        _sufficiency_tests,
+        wide=True,
+    ),
+    Plot(
+        "kept",
+        "What the circuit alone keeps",
+        "Only these units write at position zero as they did, everything else there is its "
+        "mean (faithfulness); random sets of as many units; all but the circuit (completeness).",
+        lambda one: kept_chart(one.tests),
+        wide=True,
+    ),
+    Plot(
+        "kept-growth",
+        "How many units it takes",
+        "The traced units first, then those whose output at position zero does most for the "
+        "sink heads’ logits. Reported is the smallest circuit that is faithful and "
+        "complete, or else the largest that is still sparse (see the bounds below).",
+        growth_chart,
+        wide=True,
+    ),
+)
+IDENTITY = (
+    Plot(
         "identity",
         "Other tokens, other position ids",
         "Where other tokens or shifted position ids take the sink away, these carry it. One token "
         "repeated from the start takes a P0 circuit’s sink away too: then nothing tells position "
         "zero from the others.",
-        (
-            (bos, paired_chart(found(one), sink_changes, SINK, percent=True))
-            for bos, one in verified.items()
-        ),
+        _identity_tests,
         wide=True,
-    )
-
-
-def _mediation(verified: dict[str, VerifySummary]) -> list[Figure]:
-    def found(one: VerifySummary) -> list[TestRow]:
-        return [test for test in one.tests if test.kind == "mediation"]
-
-    title = "Part of the effect that passes through the next stage"
-    return figure(
+    ),
+    Plot(
         "mediation",
         "Does the effect pass through the next stage",
         "The first edit breaks a stage; the second freezes the next one as it was, and the sink "
         "comes back by this much. The control freezes another position.",
-        (
-            (bos, paired_chart(found(one), mediated, title, percent=True))
-            for bos, one in verified.items()
-        ),
+        _mediation_tests,
         wide=True,
-    )
+    ),
+)
 
 
-def _doses(verified: dict[str, VerifySummary], kind: str) -> list[Figure]:
+def _doses(kind: str) -> list[Plot]:
     both, title = (sink_changes, SINK) if kind == "necessity" else (margin_changes, MARGIN)
-    made: list[Figure] = []
-    for id, dose in DOSES.items():
-        charts = (
-            (bos, dose_chart(_of(one, id, kind), both, dose, title, kind == "necessity"))
-            for bos, one in verified.items()
+    caption = "More of the edit should do more; its control should not."
+    return [
+        Plot(
+            f"dose-{id.lower()}",
+            name_of(id),
+            caption,
+            lambda one, id=id, dose=dose: dose_chart(
+                _of(one, id, kind), both, dose, title, kind == "necessity"
+            ),
         )
-        caption = "More of the edit should do more; its control should not."
-        made += figure(f"dose-{id.lower()}", name_of(id), caption, charts)
-    return made
+        for id, dose in DOSES.items()
+    ]
 
 
 def _of(verified: VerifySummary, id: str, kind: str) -> list[TestRow]:
@@ -215,5 +205,4 @@ def _deciding(verified: VerifySummary, kind: str) -> list[TestRow]:
 
 def main_chart(result: Result, bos: str) -> Chart | None:
     """Ablations, beside their controls."""
-    found = _deciding(result.summary.verify[bos], "necessity")
-    return paired_chart(found, sink_changes, SINK, percent=True)
+    return _necessity_tests(result.summary.verify[bos])

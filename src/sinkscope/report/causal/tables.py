@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sinkscope.report.causal.charts import short_edit
 from sinkscope.report.causal.names import under_names
-from sinkscope.report.scan.tables import Table
+from sinkscope.report.parts import Table
 from sinkscope.report.text import NO_VALUE, bounds_of, number_of, percent, token_text, visible
 
 if TYPE_CHECKING:

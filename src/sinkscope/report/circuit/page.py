@@ -11,7 +11,7 @@ from sinkscope.report.circuit import tables as circuit_tables
 from sinkscope.report.circuit import words as circuit_words
 from sinkscope.report.circuit.drawing import draw
 from sinkscope.report.circuit.picture import picture_of
-from sinkscope.report.parts import Drawing, Findings, Headline, Part, Section, Words, figure
+from sinkscope.report.parts import Drawing, Findings, Headline, Part, Section, Words, plots
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.text import number_of
 
@@ -35,27 +35,12 @@ def sections(result: Result) -> list[Section]:
     traced = result.summary.trace
     if not traced:
         return []
-    data = {bos: frames.group(result, "trace", bos) for bos in traced}
+    held = {bos: (one, frames.group(result, "trace", bos)) for bos, one in traced.items()}
     planned = [
         Section("circuit", "The circuit", "", _circuit(result)),
         *(
-            Section(
-                name,
-                title,
-                lead,
-                [
-                    part
-                    for made in charts
-                    for part in figure(
-                        made.name,
-                        made.title,
-                        made.caption,
-                        ((bos, made.draw(traced[bos], data[bos])) for bos in traced),
-                        made.wide,
-                    )
-                ],
-            )
-            for name, title, lead, charts in circuit_figures.SECTIONS
+            Section(name, title, lead, [*plots(held, *planned)])
+            for name, title, lead, planned in circuit_figures.SECTIONS
         ),
     ]
     return [section for section in planned if section.parts]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sinkscope.report.scan.tables import Table
+from sinkscope.report.parts import Table
 from sinkscope.report.text import percent, ranges, visible
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sinkscope.report.mixing import charts as mixing_charts
-from sinkscope.report.parts import Findings
-from sinkscope.report.scan.tables import Table
+from sinkscope.report.parts import Findings, Table
 from sinkscope.report.text import (
     NO_VALUE,
     bounds_of,

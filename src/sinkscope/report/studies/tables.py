@@ -9,7 +9,7 @@ from typing import Any
 from sinkscope.detect.heads import CLASS_MEANINGS
 from sinkscope.lab.studies.summary import STREAM
 from sinkscope.report.frames import HEAD_CLASSES
-from sinkscope.report.scan.tables import Table
+from sinkscope.report.parts import Table
 from sinkscope.report.text import NO_VALUE, bounds_of, number_of, short, visible
 
 NOT_RUN = "not run"

@@ -6,8 +6,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sinkscope.report import frames
-from sinkscope.report.parts import Figure, Findings, Headline, Part, Section, Tables, Variant, Words
-from sinkscope.report.scan.tables import Table
+from sinkscope.report.parts import (
+    Figure,
+    Findings,
+    Headline,
+    Part,
+    Section,
+    Table,
+    Tables,
+    Variant,
+    Words,
+)
 from sinkscope.report.text import NO_VALUE, number_of, percent, percent_interval, short, visible
 from sinkscope.report.timeline import charts
 from sinkscope.report.timeline.axis import STEPS, Axis, Runs, axes_of
