@@ -223,7 +223,7 @@ class Plot:
 
 
 def plots(panels: Mapping[str, Any], *planned: Plot) -> list[Figure]:
-    """The figures that can be drawn; a panel holds one thing or a tuple: the arguments of `draw`."""
+    """The figures that can be drawn; a panel holds one argument of `draw`, or a tuple of them."""
     return [made for plot in planned for made in plot.on(panels)]
 
 
