@@ -162,10 +162,11 @@ class StageSummary(_Open):
 class TestRow(_Open):
     """One edit beside its control. Changes are paired over prompts and relative to intact.
 
-    kind                         necessity (of P0's sink) or sufficiency (at another position)
+    kind                         necessity (of P0's sink), sufficiency (at another position),
+                                 identity (does a token or position id carry it) or mediation
     claim                        whether the row decides; doses and variants are shown beside it
-    sink_change, control_change  change of the mean late share of the reading heads; -1 is gone
-    margin_change, control_margin_change  change of the sink margin at the position, nats
+    sink_change, control_change  change of the mean late share of the sink heads; -1 is gone
+    margin_change, control_margin_change  change of the sink margin (log-odds), nats
     p, p_holm                    one-sided, edit against control; adjusted over the rows of its id
     control_p_holm               that the control does something itself
     ce_change, kl                on the same text positions, nats a token

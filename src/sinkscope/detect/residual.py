@@ -1,6 +1,6 @@
 """The residual stream at position zero: norm, direction, massive activations, secondary sinks.
 
-All at read point l = input of block l (the last point is the output of the last block).
+All at the input of block l, resid_pre of l (the last point is the output of the last block).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ResidualStats:
         self._p0_count += int(layout.is_p0.sum())
 
     def consume(self, point: int, hidden: torch.Tensor) -> None:
-        """Take the residual stream [B, T, d] at one read point."""
+        """Take the residual stream [B, T, d] at one block input."""
         assert self.layout is not None
         layout = self.layout.on(hidden.device)
         x = hidden.float()
@@ -134,7 +134,8 @@ def p0_directions(subject, tokens: torch.Tensor) -> tuple[torch.Tensor, np.ndarr
     """Mean unit vector of P0 over first tokens [point, d], and their mean pairwise cosine [point].
 
     The cosine is `(‖Σ x̂‖² − n) / (n(n−1))`, exact for all pairs without forming them; NaN for a
-    single token. By idea 2 the text behind the first token cannot matter, so none is run.
+    single token. Under a causal mask P0 is a function of its token alone, so no text
+    behind it is run.
     """
     states = p0_states(subject, tokens)
     unit = states / states.norm(dim=-1, keepdim=True).clamp_min(1e-12)
@@ -146,6 +147,6 @@ def p0_directions(subject, tokens: torch.Tensor) -> tuple[torch.Tensor, np.ndarr
 
 
 def sink_direction(p0_mean: torch.Tensor, other_mean: torch.Tensor) -> torch.Tensor:
-    """u: unit vector of (mean normalised P0) − (mean normalised others), at each read point."""
+    """u: unit vector of (mean normalised P0) − (mean normalised others), [point, d]."""
     difference = p0_mean.float().cpu() - other_mean.cpu()
     return difference / difference.norm(dim=-1, keepdim=True).clamp_min(1e-12)

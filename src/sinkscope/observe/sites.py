@@ -25,8 +25,8 @@ from sinkscope.observe.residual import (
     ResidualProof,
     first_hidden,
     hidden_of,
+    perturb_dead_linears,
     prove_residual,
-    stir,
 )
 from sinkscope.subject.anatomy import Block
 from sinkscope.subject.load import Subject
@@ -226,7 +226,7 @@ def _open(
 
         return finish
 
-    with hooks(stir(modules)):
+    with hooks(perturb_dead_linears(modules)):
         reads, _, _ = observe(subject, rows, Want(received=False, inspect=(inspect,)), "auto", make)
     for read in reads:  # families outside the registry show their maps, not their calls
         if read.block not in heads:

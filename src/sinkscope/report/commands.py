@@ -1,6 +1,6 @@
 """What each command contributes: to the page, the terminal, the comparison and `Result.plot`.
 
-A new command adds its module to these tables; nothing else in this room knows commands by name.
+A new command adds its module to these tables.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class View:
 
 @dataclass
 class CheckpointMetrics:
-    """The light set of one checkpoint; every array float32 unless it holds ids.
+    """Metrics of one checkpoint, from one forward pass; arrays are float32 unless they hold ids.
 
     late          [prompt, block, head] late share of P0; NaN for heads a block does not have
     target_late   [block, head, target] mean late share of random keys in the first half
@@ -74,7 +74,7 @@ class CheckpointMetrics:
     others_along  [2, point] mean and standard deviation of ⟨x̂_t, u⟩
     cosine        [point] mean cosine of P0 between first tokens
     write         [token, block] ⟨Δ^l, u⟩
-    channels      [CHANNELS] largest channels of P0 at the read point
+    channels      [CHANNELS] largest channels of P0 at the block input measured
     neurons       [n, 2] (block, neuron) of the fewest neurons that make 90 % of what MLPs write
     experts       [n, 2] (block, expert) that P0 is routed to
     loss          [prompt] mean next-token loss in nats; empty where it was not measured

@@ -23,7 +23,7 @@ import numpy as np
 from scipy.special import log_ndtr
 from scipy.stats import norm
 
-SUSTAINED = 3  # checkpoints in a row: the signals overshoot and dip (literature: use sustained)
+SUSTAINED = 3  # checkpoints in a row: the signals overshoot and dip, so one crossing says little
 # While a sink emerges most of its curve bends, in a short series nearly all of it.
 STRAIGHT = 0.25  # share of the second differences that may be taken for noise
 CERTAIN = 4.0  # standard errors beyond which a checkpoint is surely on its side

@@ -15,7 +15,7 @@ from sinkscope.observe.residual import hidden_of
 
 @dataclass(frozen=True)
 class Heads(Edit):
-    """Replace what some heads of a block hand to the output projection, at one position.
+    """Ablate heads: replace what they hand to the output projection (z), at one position.
 
     how  zero; mean of the other positions of the same prompt; resample
     """
@@ -58,7 +58,7 @@ class Heads(Edit):
 
 @dataclass(frozen=True)
 class Neurons(Edit):
-    """Replace the activation of some MLP neurons of a block at one position.
+    """Ablate MLP neurons of a block: replace their activation at one position.
 
     how     zero; mean of the other positions of the same prompt; resample
     expert  for routed MLPs: the expert that holds them, or None for every expert. There the
