@@ -43,9 +43,9 @@ def part(table: list[frames.Row]) -> alt.Chart:
     return alt.Chart(frames.inline(table))
 
 
-def rule(value: float) -> alt.Chart:
-    """A line across the picture at a value."""
-    return part([{"rule": value}]).mark_rule().encode(y="rule:Q")
+def rule(value: float, **scale: Any) -> alt.Chart:
+    """A line across the picture at a value; a scale with a domain must be that of the curves."""
+    return part([{"rule": value}]).mark_rule().encode(y=alt.Y("rule:Q", scale=alt.Scale(**scale)))
 
 
 def tips(form: str = ".3~g", **titles: str) -> list[alt.Tooltip]:

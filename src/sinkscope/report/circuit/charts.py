@@ -97,4 +97,4 @@ def neurons_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
         axis=alt.Axis(values=ticks, grid=False, format="d"),
     )
     y = value_y("Share of what they write along u", percents(), domain=[0, 1])
-    return layer(rule(0.9), lines(table, x, y, "Neurons", ".1%"))
+    return layer(rule(0.9, domain=[0, 1]), lines(table, x, y, "Neurons", ".1%"))

@@ -46,7 +46,7 @@ def auroc_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
         axis=alt.Axis(labelAngle=-45 if len(names) > 6 else 0, labelOverlap=True),
     )
     y = value_y("AUROC", domain=[0.4, 1])
-    return layer(rule(0.99), lines(table, x, y, "Place", ".3f"))
+    return layer(rule(0.99, domain=[0.4, 1]), lines(table, x, y, "Place", ".3f"))
 
 
 def unmixed_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
