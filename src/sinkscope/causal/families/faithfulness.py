@@ -85,7 +85,7 @@ def keep_circuit(lab: CausalBench) -> Kept | None:
     """
     traced = traced_units(lab)
     if not traced:
-        lab.notes.append("S4: the trace names no unit that writes before the reading heads.")
+        lab.notes.append("S4: the trace names no unit that writes before the sink heads.")
         return None
     room = _sizes(lab)
     total = 1 + sum(room.values())
