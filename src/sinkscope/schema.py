@@ -28,6 +28,17 @@ class _Open(BaseModel):
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
 
+class WeightFormat(_Open):
+    """How the weights were stored, where that is not how they were computed with.
+
+    label  the type that most parameters have, such as Q4_1; types  parameters of each type
+    """
+
+    container: str
+    label: str
+    types: dict[str, int]
+
+
 class ModelInfo(_Open):
     """Which model was looked at."""
 
@@ -36,6 +47,7 @@ class ModelInfo(_Open):
     architecture: str
     weights_sha256: str
     parameters: int
+    weights: WeightFormat | None = None
 
 
 class PromptInfo(_Open):

@@ -40,7 +40,7 @@ class OnModel:
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Folder or Hub id of a causal model. Default: the bundled model.",
+            help="Folder, .gguf file or Hub id of a causal model. Default: the bundled model.",
             show_default=False,
         ),
     ] = None
@@ -53,6 +53,9 @@ class OnModel:
         str | None, typer.Option(help="Spread over devices, such as auto (needs accelerate).")
     ] = None
     offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False
+    gguf_file: Annotated[
+        str | None, typer.Option(help="GGUF file in that folder or Hub repository.")
+    ] = None
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Read pickle weights, which can run code.")
     ] = False
