@@ -286,6 +286,7 @@ class MixSummary(_Open):
 
     verdict         used; present, not needed; undetermined; no sink: does the loss need the sink
     mixing          more, less, no different, or undetermined: mixing without the sink
+    sink_heads      [block, head] by the rule of `scan`; sink_heads_late_share is over these
     spread          condition -> spread of a one-token change at the output of the stack
     jacobian        condition -> influence of other tokens, by Jacobian norms
     effective_rank  condition -> mean over read points behind the first block, P0 included
@@ -304,7 +305,7 @@ class MixSummary(_Open):
     verdict: str
     mixing: str
     sink_heads: list[list[int]]
-    late_share: Measured
+    sink_heads_late_share: Measured
     spread: dict[str, Measured]
     jacobian: dict[str, Measured] = Field(default_factory=dict)
     effective_rank: dict[str, Measured] = Field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Intervals and streaming moments: the prompt is the unit of every interval."""
+"""Means, intervals and tests: the prompt is the unit of every interval."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sinkscope.result import Measured
 
 RESAMPLES = 2000
 EXACT_FLIPS, FLIPS = 12, 20000
+SUSTAINED = 3  # points in a row: training curves overshoot and dip
 
 
 def bootstrap(values: np.ndarray, seed: int = 0) -> Measured:
@@ -126,3 +127,19 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
     if len(a) < 3 or a.std() == 0 or b.std() == 0:
         return None
     return float(np.corrcoef(a, b)[0, 1])
+
+
+def nan_mean(values: np.ndarray, axis: int | tuple[int, ...] | None = 0) -> np.ndarray:
+    """Mean over axes without NaN entries; NaN, without a warning, where all are."""
+    count = np.isfinite(values).sum(axis)
+    return np.where(count > 0, np.nansum(values, axis) / np.maximum(count, 1), np.nan)
+
+
+def first_sustained(above: np.ndarray, sustained: int = SUSTAINED) -> int | None:
+    """Index of the first of `sustained` True in a row; at the end fewer are not enough."""
+    run = 0
+    for i, is_above in enumerate(above):
+        run = run + 1 if is_above else 0
+        if run == sustained:
+            return i - sustained + 1
+    return None

@@ -21,9 +21,10 @@ from typing import Any
 import torch
 
 from sinkscope.errors import Unsupported
-from sinkscope.observe.columns import Scores, chunked_attention, p0_scores
-from sinkscope.observe.fused import fused_attention, fused_works
+from sinkscope.observe.columns import Scores, p0_scores
+from sinkscope.observe.late import mean_over
 from sinkscope.observe.layout import Layout
+from sinkscope.observe.softmax import attend, attend_without
 from sinkscope.observe.tap import (
     OUTSIDE,
     boolean_mask,
@@ -37,7 +38,6 @@ from sinkscope.observe.tap import (
 )
 
 MASS, VALUE = "mass", "value"
-FAR = -2000.0  # added to the score of a hidden key: exp of it is 0 in every dtype
 
 
 @dataclass
@@ -117,12 +117,13 @@ class Attend:
         if not acting and not clamped:
             out, total = intact(call)
             scores = p0_scores(call.scores(), self._columns(call.query))
-            mass = (scores - total).exp()
-            self._keep(self._visible(mass, call), 0.0)
+            seen = self._seen(call)
+            self._keep(torch.where(seen, (scores - total).exp(), 0.0), 0.0, seen)
             return out
         parts = take_apart(call, self.keys.to(call.query.device))
-        parts.mass = self._visible(parts.mass, call)
-        return parts.combine(*self._factors(parts.mass, acting, clamped))
+        seen = self._seen(call)
+        parts.mass = torch.where(seen, parts.mass, 0.0)
+        return parts.combine(*self._factors(parts.mass, seen, acting, clamped))
 
     def _own(self, call: Call, acting: bool, clamped: bool) -> torch.Tensor:
         """The same through the family's own attention, with a map."""
@@ -130,16 +131,17 @@ class Attend:
             call = call.detached()
         keys = self.keys.to(call.query.device)
         out, weights = call.own(None)
-        mass = self._visible(own_mass(call, weights, keys), call)
+        seen = self._seen(call)
+        mass = torch.where(seen, own_mass(call, weights, keys), 0.0)
         if not acting and not clamped:
-            self._keep(mass, 0.0)
+            self._keep(mass, 0.0, seen)
             return out
         rest, _ = call.own(keys)
         parts = Parts(mass, _at(call.heads(call.value), keys), rest.transpose(1, 2))
-        return parts.combine(*self._factors(mass, acting, clamped))
+        return parts.combine(*self._factors(mass, seen, acting, clamped))
 
     def _factors(
-        self, mass: torch.Tensor, acting: bool, clamped: bool
+        self, mass: torch.Tensor, seen: torch.Tensor, acting: bool, clamped: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Factors of the key's value and of the rest: the three rows of the module's docstring."""
         alone = self._columns(mass) == torch.arange(mass.shape[-1], device=mass.device)
@@ -147,39 +149,38 @@ class Attend:
         if clamped:
             assert self.clamp is not None
             wanted = torch.where(alone, mass, self.clamp[self.block].to(mass.device))
-            self._keep(wanted, mass - wanted)
+            self._keep(wanted, mass - wanted, seen)
             return wanted, 1.0 - wanted
         if self.heads is not None:
             alone = alone | ~self.heads[self.block].to(mass.device).view(1, -1, 1)
         left = torch.where(alone, mass, (1.0 - self.dose) * mass)
         if self.remove == VALUE:
-            self._keep(mass, 0.0)
+            self._keep(mass, 0.0, seen)
             return left, 1.0 - mass
-        self._keep(left, mass - left)
+        self._keep(left, mass - left, seen)
         return left, 1.0 - left
 
     def _columns(self, like: torch.Tensor) -> torch.Tensor:
         """[B, T] the key of each query's row."""
         return self.keys.to(like.device).unsqueeze(1).expand(-1, self.layout.valid.shape[1])
 
-    def _visible(self, mass: torch.Tensor, call: Call) -> torch.Tensor:
-        """Mass on the key, 0 where a query cannot see it."""
-        keys = self._columns(mass)
-        queries = torch.arange(mass.shape[-1], device=mass.device)
+    def _seen(self, call: Call) -> torch.Tensor:
+        """[B, 1, T] which queries see the key of their row."""
+        keys = self._columns(call.query)
+        queries = torch.arange(keys.shape[1], device=keys.device)
         seen = (keys <= queries).unsqueeze(1)
         mask = boolean_mask(call.mask)
         if mask is not None:
-            mask = mask.any(1, keepdim=True).expand(mass.shape[0], -1, -1, -1)
+            mask = mask.any(1, keepdim=True).expand(len(keys), -1, -1, -1)
             seen = seen & mask.gather(3, keys[:, None, :, None]).squeeze(3)
-        return torch.where(seen, mass, 0.0)
+        return seen
 
-    def _keep(self, mass: torch.Tensor, removed: torch.Tensor | float) -> None:
-        late = self.layout.on(mass.device).late.unsqueeze(1).float()
-        count = late.sum(-1).clamp_min(1)
+    def _keep(self, mass: torch.Tensor, removed: torch.Tensor | float, seen: torch.Tensor) -> None:
+        late = self.layout.on(mass.device).late.unsqueeze(1) & seen
         mass = mass.detach()
-        self.shares[self.block] = (mass * late).sum(-1) / count
+        self.shares[self.block] = mean_over(mass, late)
         if isinstance(removed, torch.Tensor):
-            self.removed[self.block] = (removed.detach() * late).sum(-1) / count
+            self.removed[self.block] = mean_over(removed.detach(), late)
         if self.keep:
             self.masses[self.block] = mass
 
@@ -227,7 +228,7 @@ class Call:
 
 def intact(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
     """Output [B, T, H, D] and log-sum-exp [B, H, T] of a call as it is, learned sink included."""
-    out, lse = _fused(call.scores(), call.value)
+    out, lse = attend(call.scores(), call.value)
     total, learned = fold_learned(lse, call.kwargs.get("s_aux"), call.query)
     if learned is not None:
         out = out * (lse - total).exp().unsqueeze(-1).to(out.dtype)
@@ -237,51 +238,13 @@ def intact(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
 def take_apart(call: Call, keys: torch.Tensor) -> Parts:
     """Take a call apart at key `keys` [B] of each row, with one fused call over the other keys."""
     s = call.scores()
-    if bool((keys == 0).all()):
-        rest, lse = _without_first(s, call.value)
-    else:
-        rest, lse = _without(s, call.value, keys)
+    rest, lse = attend_without(s, call.value, keys)
     scores = p0_scores(s, keys.unsqueeze(1).expand(-1, call.query.shape[2]))
     total, _ = fold_learned(lse, call.kwargs.get("s_aux"), call.query)
     if total is not lse:
         rest = rest * (lse - total).exp().unsqueeze(-1).to(rest.dtype)
     mass = torch.sigmoid(scores - total)
     return Parts(mass, _at(call.heads(call.value), keys), rest)
-
-
-def _without_first(s: Scores, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention of queries 1.. on keys 1..; query 0 has nothing but itself."""
-    mask = None if s.mask is None else s.mask[..., 1:, 1:]
-    cut = Scores(s.q[:, :, 1:], s.k[:, :, 1:], mask, s.causal, s.scale, s.softcap)
-    rest, lse = _fused(cut, value[:, :, 1:])
-    first = torch.full_like(lse[:, :, :1], FAR)
-    zero = torch.zeros_like(rest[:, :, :1])
-    return torch.cat([zero, rest], 2), torch.cat([first, lse], 2)
-
-
-def _without(
-    s: Scores, value: torch.Tensor, keys: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention on all keys but one: one more channel puts that key's score far below the rest."""
-    hidden = torch.zeros(s.k.shape[0], 1, s.k.shape[2], 1, dtype=torch.bool, device=s.k.device)
-    hidden.scatter_(2, keys.view(-1, 1, 1, 1), True)
-    if s.softcap is not None:  # a cap would pull the score back up
-        length = s.k.shape[2]
-        mask = s.mask
-        if mask is None:
-            mask = torch.ones(1, 1, length, length, dtype=torch.bool, device=s.k.device).tril()
-        cut = Scores(s.q, s.k, mask & ~hidden.transpose(2, 3), False, s.scale, s.softcap)
-        return _fused(cut, value)
-    low = torch.where(hidden, FAR / s.scale, 0.0).expand(-1, s.k.shape[1], -1, -1).to(s.k.dtype)
-    one = s.q.new_ones(*s.q.shape[:3], 1)
-    cut = Scores(torch.cat([s.q, one], -1), torch.cat([s.k, low], -1), s.mask, s.causal, s.scale)
-    return _fused(cut, value)
-
-
-def _fused(s: Scores, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    if s.softcap is not None or fused_works(s.q.device.type, s.q.dtype):
-        return chunked_attention(s, value)
-    return fused_attention(s.q, s.k, value, s.mask, s.causal, s.scale)
 
 
 def _at(x: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:

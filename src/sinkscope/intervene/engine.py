@@ -36,6 +36,14 @@ from sinkscope.observe.attention import (
     uses_registry,
 )
 from sinkscope.observe.layout import Layout, layout_of
+from sinkscope.observe.loss import (
+    log_probabilities,
+    mean_by_prompt,
+    predictions,
+    token_kl,
+    token_loss,
+)
+from sinkscope.observe.p0_stream import one_token_pass
 from sinkscope.observe.reads import Want
 from sinkscope.observe.registry import attention_functions, evaluation, hooks
 from sinkscope.observe.residual import residual_hooks
@@ -377,9 +385,7 @@ def clean_inputs(
             elif sublayer.projection is not None:
                 owner = sublayer.projection.owner(block)
                 handles.append(owner.register_forward_pre_hook(row((index, sublayer.kind))))
-    with torch.no_grad(), evaluation(subject.model), hooks(handles):
-        ids = first.to(subject.device).unsqueeze(1)
-        call_model(subject, {"input_ids": ids, "use_cache": False}, logits=False)
+    one_token_pass(subject, first, lambda: handles)
     return found
 
 
@@ -420,13 +426,11 @@ def _cost(
     batch: Batch, logits: torch.Tensor, intact: torch.Tensor, ids: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy and KL(intact ‖ edited) per prompt, nats a token, at 1 ≤ t < length − 1."""
-    ids = ids.to(logits.device)
-    valid = batch.layout.valid.to(logits.device)[:, 2:]
-    count = valid.sum(1).clamp_min(1)
     ce, kl = [], []
     for row in range(len(ids)):  # one prompt at a time: log-probabilities are as large as logits
-        new = logits[row, 1:-1].float().log_softmax(-1)
-        old = new if intact is logits else intact[row, 1:-1].float().log_softmax(-1)
-        ce.append(-(new.gather(1, ids[row, 2:, None])[:, 0] * valid[row]).sum())
-        kl.append((((old - new) * old.exp()).sum(-1) * valid[row]).sum())
-    return torch.stack(ce) / count, torch.stack(kl) / count
+        new = log_probabilities(logits[row, :-1])
+        old = new if intact is logits else log_probabilities(intact[row, :-1])
+        ce.append(token_loss(new, ids[row, 1:]))
+        kl.append(token_kl(old, new))
+    counted = predictions(batch.layout)
+    return tuple(mean_by_prompt(torch.stack(x), counted).float() for x in (ce, kl))  # type: ignore[return-value]

@@ -14,10 +14,14 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from sinkscope.detect.heads import value_norm_ratio
 from sinkscope.observe.columns import CHUNK, NEVER, Scores
+from sinkscope.observe.late import first_late, mean_of, mean_over
 from sinkscope.observe.layout import Layout
 from sinkscope.observe.reads import AttentionCall, AttentionRead
+from sinkscope.observe.stream import norm_ratio
 from sinkscope.observe.tap import Tap
+from sinkscope.stats import nan_mean
 
 FLOOR = 1e-38  # least probability whose logarithm is taken
 
@@ -75,9 +79,7 @@ class Readout:
 
 def _over(values: np.ndarray, heads: list[tuple[int, int]]) -> np.ndarray:
     chosen = np.stack([values[:, block, head] for block, head in heads], 1)
-    finite = np.isfinite(chosen)
-    total = np.where(finite, chosen, 0.0).sum(1)
-    return np.where(finite.any(1), total / np.maximum(finite.sum(1), 1), np.nan)
+    return nan_mean(chosen, 1)
 
 
 def joined(parts: list[Readout]) -> Readout:
@@ -140,12 +142,11 @@ class ReadoutTap(Tap):
             assert call is not None
             self._from_scores(read, call, layout, chosen)
         if call is not None:
-            ratio = _value_ratio(call.values, layout)
+            ratio = value_norm_ratio(call.values, layout)
             ratio = ratio.repeat_interleave(read.p0.shape[1] // ratio.shape[1], 1)
             self.values[:, read.block, : ratio.shape[1]] = ratio.cpu()
         if read.learned is not None:
-            late = layout.late.unsqueeze(1)
-            mass = (read.learned * late).sum(-1) / late.sum(-1)
+            mass = mean_over(read.learned, layout.late.unsqueeze(1))
             self.learned[:, read.block, : mass.shape[1]] = mass.cpu()
         read.map = None
         self.reads.append(read)
@@ -156,9 +157,8 @@ class ReadoutTap(Tap):
         x = hidden.float()
         norms = x.norm(dim=-1)
         others = layout.valid & (layout.relative > 0)
-        median = norms.masked_fill(~others, torch.nan).nanmedian(1).values.clamp_min(FLOOR)
         chosen = norms[:, list(self.positions)]
-        self.norm[:, :, point] = (chosen / median.unsqueeze(1)).cpu()
+        self.norm[:, :, point] = norm_ratio(norms, others)[:, list(self.positions)].cpu()
         if self.direction is not None:
             along = x[:, list(self.positions)] @ self.direction.to(x.device, torch.float32)
             self.cosine[:, :, point] = (along / chosen.clamp_min(FLOOR)).cpu()
@@ -272,7 +272,7 @@ class TokenMass:
 
         A sliding window may have left it behind; then what is held is more than is said.
         """
-        late = (self._lengths + 1) // 2
+        late = torch.tensor([first_late(length) for length in self._lengths.tolist()])
         first = self._first[:, torch.from_numpy(chosen)].amin(1)
         behind = (self._lengths - torch.maximum(first, late)).clamp_min(0)
         return float(behind.sum() / (self._lengths - late).sum().clamp_min(1))
@@ -336,8 +336,7 @@ class _Sums:
 
     def means(self) -> dict[str, torch.Tensor]:
         """Name -> [position, B, H]; NaN where no late query sees the position."""
-        means = torch.where(self.counts > 0, self.sums / self.counts.clamp_min(1), torch.nan)
-        return dict(zip(self.NAMES, means.float()))
+        return dict(zip(self.NAMES, mean_of(self.sums, self.counts).float()))
 
 
 def _lse(scores: torch.Tensor, *parts: range) -> torch.Tensor:
@@ -350,13 +349,6 @@ def _of_heads(s: Scores, chosen: list[int]) -> Scores:
     """The scores of some heads, with a key head for each of them."""
     mask = s.mask if s.mask is None or s.mask.shape[1] == 1 else s.mask[:, chosen]
     return dataclasses.replace(s, q=s.q[:, chosen], k=s.expand(s.k)[:, chosen], mask=mask)
-
-
-def _value_ratio(values: torch.Tensor, layout: Layout) -> torch.Tensor:
-    norms = values.float().norm(dim=-1)
-    others = (layout.valid & (layout.relative > 0)).unsqueeze(1)
-    median = norms.masked_fill(~others, torch.nan).nanmedian(2).values
-    return norms[:, :, 0] / median.clamp_min(FLOOR)
 
 
 def late_scores_margin(s: Scores, position: int, late: torch.Tensor) -> torch.Tensor:

@@ -14,17 +14,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import pad
 
-from sinkscope.detect.attention import SINK
-from sinkscope.detect.decision import OVER_UNIFORM
+from sinkscope.detect.attention import stacked
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.attend import MASS, VALUE, Attend
 from sinkscope.observe.attention import follow_blocks, run_model, uses_registry
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.p0_stream import p0_states
 from sinkscope.observe.registry import attention_functions, evaluation, hooks
-from sinkscope.observe.residual import first_hidden, hidden_of, residual_hooks
+from sinkscope.observe.residual import residual_hooks
+from sinkscope.observe.stream import first_hidden, hidden_of, put_hidden, with_hidden
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -131,22 +130,20 @@ class Pass:
     logits: torch.Tensor | None
 
     def shares(self) -> torch.Tensor:
-        """[B, layer, H] late share of the key that was looked at, as it was really read."""
+        """[B, block, H] late share of the key that was looked at, as it was really read."""
         return _stacked(self.attend.shares)
 
     def removed(self) -> torch.Tensor:
-        """[B, layer, H] mass that late queries lost at that key; 0 where nothing was taken."""
+        """[B, block, H] mass that late queries lost at that key; 0 where nothing was taken."""
         taken, shares = self.attend.removed, self.attend.shares
         return _stacked({b: taken.get(b, torch.zeros_like(s)) for b, s in shares.items()})
 
 
 def _stacked(by_block: dict[int, torch.Tensor]) -> torch.Tensor:
-    heads = max(share.shape[1] for share in by_block.values())
-    rows = []
-    for block in sorted(by_block):
-        share = by_block[block].float().cpu()
-        rows.append(pad(share, (0, heads - share.shape[1]), value=torch.nan))
-    return torch.stack(rows, 1)
+    """[B, block, H]; NaN for blocks without softmax attention."""
+    none = next(iter(by_block.values())).new_zeros(len(next(iter(by_block.values()))), 0)
+    rows = (by_block.get(block, none) for block in range(max(by_block) + 1))
+    return stacked([row.float().cpu() for row in rows], 1)
 
 
 def run(
@@ -269,17 +266,12 @@ def _norm_hooks(subject: Subject, norms: torch.Tensor, first: int) -> list[Any]:
 
     def at(point: int) -> Callable:
         def enter(module, args, kwargs):
-            hidden = first_hidden(args, kwargs)
-            new = scaled(hidden, point)
-            if "hidden_states" in kwargs:
-                return args, {**kwargs, "hidden_states": new}
-            return tuple(new if value is hidden else value for value in args), kwargs
+            return put_hidden(args, kwargs, scaled(first_hidden(args, kwargs), point))
 
         return enter
 
     def leave(module, args, output):
-        new = scaled(hidden_of(output), len(blocks))
-        return new if isinstance(output, torch.Tensor) else type(output)([new, *output[1:]])
+        return with_hidden(output, scaled(hidden_of(output), len(blocks)))
 
     handles = [
         blocks[point].register_forward_pre_hook(at(point), with_kwargs=True)
@@ -291,18 +283,6 @@ def _norm_hooks(subject: Subject, norms: torch.Tensor, first: int) -> list[Any]:
 def in_heads(condition: Condition, heads: tuple[tuple[int, int], ...]) -> Condition:
     """The same condition in some heads only; in all of them where none is named."""
     return dataclasses.replace(condition, heads=heads or None)
-
-
-def sinking_heads(shares: torch.Tensor, length: int) -> tuple[tuple[int, int], ...]:
-    """(block, head) that sink at P0: [n, layer, H] late shares over the thresholds of `detect`.
-
-    In the other heads P0 is a key like any other, and taking it away is no cut of a sink.
-    """
-    late = torch.arange((length + 1) // 2, length)
-    uniform = float((1.0 / (late + 1)).mean())
-    mean = shares.nanmean(0)
-    found = (mean > SINK) & (mean > OVER_UNIFORM * uniform)
-    return tuple((int(b), int(h)) for b, h in found.nonzero())
 
 
 def earlier_keys(prompts: Prompts, before: torch.Tensor, seed: int = 0) -> torch.Tensor:

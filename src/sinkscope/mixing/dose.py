@@ -22,7 +22,16 @@ import torch
 
 from sinkscope.mixing.conditions import INTACT, Condition, run
 from sinkscope.mixing.thresholds import USED
+from sinkscope.observe.layout import layout_of
+from sinkscope.observe.loss import (
+    log_probabilities,
+    mean_by_prompt,
+    predictions,
+    token_kl,
+    token_loss,
+)
 from sinkscope.result import Measured
+from sinkscope.stats import nan_mean
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import TOKENS_PER_BATCH, Prompts, vocabulary
 
@@ -69,17 +78,18 @@ def costs(
     for start in range(0, len(prompts), size):
         rows = list(range(start, min(start + size, len(prompts))))
         batch = prompts.take(slice(start, start + size))
+        counted = predictions(layout_of(batch, batch.input_ids.device))
         intact = _logprobs(run(subject, batch, INTACT, logits=True).logits)
-        base = _loss(intact, batch)
+        base = _loss(intact, batch, counted)
         for at, condition in enumerate(conditions):
             chosen = None if keys is None else keys[rows]
             draws = []
             for each in condition.each():
                 done = run(subject, batch, each, keys=chosen, logits=True, sites=sites, rows=rows)
                 changed = _logprobs(done.logits)
-                kl = _mean(_kl(intact, changed)[:, 1:-1], batch)
-                shares = (_over(x, heads).numpy() for x in (done.shares(), done.removed()))
-                draws.append((_loss(changed, batch) - base, kl, *shares))
+                kl = mean_by_prompt(token_kl(intact, changed), counted).cpu().numpy()
+                shares = (over_heads(x.numpy(), heads) for x in (done.shares(), done.removed()))
+                draws.append((_loss(changed, batch, counted) - base, kl, *shares))
             parts[at].append(tuple(np.mean(column, 0) for column in zip(*draws)))
         if progress:
             progress(rows[-1] + 1, len(prompts))
@@ -113,34 +123,18 @@ def _part(edit, dose: float):
 
 def _logprobs(logits: torch.Tensor | None) -> torch.Tensor:
     assert logits is not None
-    return logits.float().log_softmax(-1)
+    return log_probabilities(logits[:, :-1])
 
 
-def _kl(intact: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
-    """[n, T] KL(intact ‖ changed); with q − p added, which sums to 0, no term is negative."""
-    p = intact.exp()
-    return (p * (intact - changed) - p + changed.exp()).sum(-1).clamp_min(0.0)
+def _loss(logprobs: torch.Tensor, prompts: Prompts, counted: torch.Tensor) -> np.ndarray:
+    return mean_by_prompt(token_loss(logprobs, prompts.input_ids[:, 1:]), counted).cpu().numpy()
 
 
-def _loss(logprobs: torch.Tensor, prompts: Prompts) -> np.ndarray:
-    """[n] mean loss of tokens 2.., which are predicted at positions 1.."""
-    targets = prompts.input_ids[:, 2:].to(logprobs.device).unsqueeze(-1)
-    return _mean(-logprobs[:, 1:-1].gather(2, targets).squeeze(-1), prompts)
-
-
-def _mean(values: torch.Tensor, prompts: Prompts) -> np.ndarray:
-    """[n] mean over predictions of real tokens; values [n, T − 2] at positions 1 to T − 2."""
-    positions = torch.arange(2, prompts.length)
-    real = (positions < prompts.lengths.unsqueeze(1)).to(values.device)
-    total = (values.double() * real).sum(1) / real.sum(1).clamp_min(1)
-    return total.cpu().numpy()
-
-
-def _over(shares: torch.Tensor, heads: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """[n] mean of [n, layer, H] over some heads."""
+def over_heads(shares: np.ndarray, heads: Sequence[tuple[int, int]]) -> np.ndarray:
+    """[n] mean of [n, block, H] over some heads; over all where none is named."""
     if not heads:
-        return shares.flatten(1).nanmean(1)
-    return torch.stack([shares[:, block, head] for block, head in heads], 1).mean(1)
+        return nan_mean(shares, (1, 2))
+    return nan_mean(np.stack([shares[:, block, head] for block, head in heads], 1), 1)
 
 
 def used(effect: Measured, control: Measured | None) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import torch
 
 from sinkscope.mixing.conditions import Condition, run
 from sinkscope.mixing.dose import Cost
 from sinkscope.mixing.pairs import Pairs
 from sinkscope.mixing.perturbation import Spread, perturb
+from sinkscope.observe.layout import layout_of
+from sinkscope.observe.loss import log_probabilities, mean_by_prompt, predictions, token_loss
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -26,7 +27,7 @@ def dropped_bos(subject: Subject, pairs: Pairs) -> tuple[Spread, Cost]:
     )
     spread = perturb(subject, short)
     losses = [
-        token_losses(subject, prompts, first)
+        text_loss(subject, prompts, first)
         for prompts, first in ((pairs.prompts, 3), (short.prompts, 2))
     ]
     none = np.full(len(pairs), np.nan)
@@ -41,16 +42,13 @@ def without_first(prompts: Prompts) -> Prompts:
     )
 
 
-def token_losses(subject: Subject, prompts: Prompts, first: int) -> np.ndarray:
+def text_loss(subject: Subject, prompts: Prompts, first: int) -> np.ndarray:
     """[n] mean loss of the tokens from `first` on."""
     found = []
     for batch in prompts.batches():
         logits = run(subject, batch, logits=True).logits
         assert logits is not None
-        ids = batch.input_ids.to(logits.device)
-        scores = logits[:, first - 1 : -1].float().log_softmax(-1)
-        loss = -scores.gather(2, ids[:, first:].unsqueeze(-1)).squeeze(-1)
-        positions = torch.arange(first, batch.length)
-        real = (positions < batch.lengths.unsqueeze(1)).to(loss.device)
-        found.append(((loss * real).sum(1) / real.sum(1).clamp_min(1)).cpu().numpy())
+        counted = predictions(layout_of(batch, logits.device), first - 1)
+        loss = token_loss(log_probabilities(logits[:, :-1]), batch.input_ids[:, 1:])
+        found.append(mean_by_prompt(loss, counted).cpu().numpy())
     return np.concatenate(found)

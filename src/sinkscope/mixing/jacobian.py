@@ -22,7 +22,7 @@ from sinkscope.mixing.conditions import INTACT, Condition, attend_under, check_s
 from sinkscope.observe.attention import follow_blocks, run_model
 from sinkscope.observe.layout import layout_of
 from sinkscope.observe.registry import attention_functions, evaluation, hooks
-from sinkscope.observe.residual import first_hidden, hidden_of
+from sinkscope.observe.stream import first_hidden, hidden_of, put_hidden
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -91,9 +91,7 @@ def differentiable(
     def enter(module, args, kwargs):
         hidden = first_hidden(args, kwargs)
         ends["first"] = leaf = hidden.detach().clone().requires_grad_()
-        if "hidden_states" in kwargs:
-            return args, {**kwargs, "hidden_states": leaf}
-        return tuple(leaf if value is hidden else value for value in args), kwargs
+        return put_hidden(args, kwargs, leaf)
 
     def leave(module, args, output):
         ends["last"] = hidden_of(output)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
+from sinkscope.circuit.reading import sinks_on
 from sinkscope.errors import SinkscopeError, Unsupported
 from sinkscope.mixing.collapse import Collapse, collapse
 from sinkscope.mixing.conditions import (
@@ -22,7 +22,6 @@ from sinkscope.mixing.conditions import (
     check_subject,
     earlier_keys,
     in_heads,
-    sinking_heads,
 )
 from sinkscope.mixing.cuts import CUT, CUT_CONTROL, cut_conditions
 from sinkscope.mixing.dose import Cost, costs, doses
@@ -74,8 +73,8 @@ class Bound:
 class Mixed:
     """What was measured under one BOS policy.
 
-    heads       (block, head) that sink, in which the sink is taken away; empty: none does, and the
-                attention conditions act on every head
+    heads       (block, head) that sink, in which the sink is taken away; empty: the model does not
+                sink (`detect.decision`), and the attention conditions act on every head
     spreads     condition -> Spread; `dropped` the spread without BOS, on the same text
     costs       condition -> Cost at each dose
     """
@@ -120,9 +119,11 @@ def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress:
     pairs = swapped(subject, prompts, settings.swaps, settings.seed)
     keys = earlier_keys(prompts, pairs.first, settings.seed)
     intact = perturb(subject, pairs)
-    heads = sinking_heads(torch.from_numpy(intact.shares), prompts.length)
+    sinks = sinks_on(subject, prompts, settings.seed)
+    heads = tuple(sinks.heads) if sinks.p0_sink else ()
     if not heads:
-        notes.append("No head sinks at P0, so the conditions act on every head.")
+        few = "Fewer than one head in a hundred sinks" if sinks.heads else "No head sinks"
+        notes.append(f"{few} at P0, so the conditions act on every head.")
     conditions, sites = _conditions(subject, prompts, heads, settings, notes)
     spreads = {INTACT.name: intact}
     for done, (name, condition) in enumerate(conditions.items()):

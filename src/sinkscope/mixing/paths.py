@@ -40,7 +40,7 @@ from sinkscope.mixing.conditions import check_subject
 from sinkscope.observe.attention import follow_blocks, run_model
 from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.registry import attention_functions, evaluation, hooks
-from sinkscope.observe.residual import first_hidden, hidden_of
+from sinkscope.observe.stream import first_hidden, hidden_of, put_hidden
 from sinkscope.observe.tap import OUTSIDE, own_eager, share_with_learned
 from sinkscope.subject.load import Subject
 
@@ -127,9 +127,7 @@ def path_bound(subject: Subject, ids: torch.Tensor) -> PathBound:
         hidden = first_hidden(args, kwargs)
         state.x = leaf = hidden.detach().clone().requires_grad_()
         state.value = state.o = state.map = None
-        if "hidden_states" in kwargs:
-            return args, {**kwargs, "hidden_states": leaf}
-        return tuple(leaf if value is hidden else value for value in args), kwargs
+        return put_hidden(args, kwargs, leaf)
 
     def leave(module, args, output):
         state.found.append(_factors(state, hidden_of(output)))

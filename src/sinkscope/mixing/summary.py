@@ -9,11 +9,10 @@ import numpy as np
 from sinkscope.mixing.collapse import ROUNDING as DOUBLE
 from sinkscope.mixing.conditions import INTACT, OTHER_KEY, REDISTRIBUTED, VALUE_ZEROED
 from sinkscope.mixing.cuts import CUT_CONTROL
-from sinkscope.mixing.dose import Cost, used
+from sinkscope.mixing.dose import Cost, over_heads, used
 from sinkscope.mixing.influence import Influence
 from sinkscope.mixing.mediation import Mediation
 from sinkscope.mixing.perturbation import Spread
-from sinkscope.mixing.sweeps import late_share
 from sinkscope.mixing.thresholds import CONTROL_KEEPS, NO_DIFFERENT, ROUNDING, thresholds
 from sinkscope.schema import Measured, MixRow, MixSummary
 from sinkscope.stats import bootstrap, paired_change
@@ -32,7 +31,7 @@ def mix_summary(found: Mixed) -> MixSummary:
         verdict=_verdict(found, by_name),
         mixing=_mixing(found, by_name),
         sink_heads=[list(head) for head in found.heads],
-        late_share=bootstrap(late_share(found.spreads[INTACT.name], found.heads)),
+        sink_heads_late_share=bootstrap(over_heads(found.spreads[INTACT.name].shares, found.heads)),
         spread={row.name: row.spread for row in rows if row.spread is not None},
         jacobian={row.name: row.influence for row in rows if row.influence is not None},
         effective_rank={
@@ -89,12 +88,11 @@ def _row(found: Mixed, name: str) -> MixRow:
         spread_change=paired_change(spread.final, intact.final, intact.final),
     )
     if condition.at == "p0":
-        share = late_share(intact, found.heads)
-        row.sink_left = paired_change(late_share(spread, found.heads), 0 * share, share)
+        left, share = (over_heads(each.shares, found.heads) for each in (spread, intact))
+        row.sink_left = paired_change(left, 0 * share, share)
         row.p0_norm, row.p0_norm_error = _p0_norm(spread, intact)
     if condition.remove is not None:
-        removed = _over(spread.removed, found.heads)
-        row.mass_removed = bootstrap(removed)
+        row.mass_removed = bootstrap(over_heads(spread.removed, found.heads))
     if isinstance(found.influence, Influence) and name in found.influence.names:
         own, base = (
             found.influence.influence[found.influence.names.index(n)] for n in (name, INTACT.name)
@@ -139,12 +137,6 @@ def _paired(differences: np.ndarray) -> Measured:
     return paired_change(differences, np.zeros_like(differences))
 
 
-def _over(shares: np.ndarray, heads) -> np.ndarray:
-    if not heads:
-        return np.nanmean(shares, (1, 2))
-    return np.mean([shares[:, block, head] for block, head in heads], 0)
-
-
 def _maps(found: Mixed, name: str) -> dict[str, Measured]:
     values = found.maps[name].mean(-1)  # [n, 2]
     return {"with_p0": bootstrap(values[:, 0]), "without_p0": bootstrap(values[:, 1])}
@@ -176,7 +168,7 @@ def _length(found: Mixed) -> list[dict[str, Any]]:
     return [
         {
             "length": length,
-            "late_share": bootstrap(sweep.share[i]),
+            "sink_heads_late_share": bootstrap(sweep.share[i]),
             "spread": bootstrap(sweep.intact[i]),
             "spread_without": bootstrap(sweep.without[i]),
             "spread_change": paired_change(sweep.without[i], sweep.intact[i], sweep.intact[i]),

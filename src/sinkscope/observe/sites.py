@@ -23,11 +23,10 @@ from sinkscope.observe.registry import hooks
 from sinkscope.observe.residual import (
     BlockForm,
     ResidualProof,
-    first_hidden,
-    hidden_of,
     perturb_dead_linears,
     prove_residual,
 )
+from sinkscope.observe.stream import first_hidden, hidden_of
 from sinkscope.subject.anatomy import Block
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from sinkscope.errors import InputError, Unsupported
-from sinkscope.intervene.edits.base import Call, Context, Edit, at_positions, with_hidden
+from sinkscope.intervene.edits.base import Call, Context, Edit, at_positions
 from sinkscope.observe.attention import call_model
 from sinkscope.observe.registry import attention_functions, evaluation, hooks
-from sinkscope.observe.residual import first_hidden, hidden_of
 from sinkscope.observe.sites import Sites
+from sinkscope.observe.stream import first_hidden, hidden_of, put_hidden, with_hidden
 from sinkscope.subject.load import Subject
 
 PROBE = 4  # tokens that show which embedding is looked up by position
@@ -380,8 +380,6 @@ class SetEntries(Edit):
             for channel, value in zip(self.channels, self.values):
                 entries = edited[:, at, channel]
                 edited[:, at, channel] = torch.where(entries.abs() > self.above, value, entries)
-            if "hidden_states" in kwargs:
-                return args, {**kwargs, "hidden_states": edited}
-            return tuple(edited if value is hidden else value for value in args), kwargs
+            return put_hidden(args, kwargs, edited)
 
         return [context.block(self.point).register_forward_pre_hook(enter, with_kwargs=True)]

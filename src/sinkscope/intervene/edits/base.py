@@ -162,13 +162,6 @@ def described(block: int, kind: str, position: int) -> str:
     return f"{kind} output of block {block} at position {position}"
 
 
-def with_hidden(output: Any, hidden: torch.Tensor) -> Any:
-    """A module's output with its hidden states replaced, in its own type."""
-    if isinstance(output, torch.Tensor):
-        return hidden
-    return type(output)([hidden, *output[1:]])
-
-
 def at_positions(x: torch.Tensor, context: Context) -> torch.Tensor | None:
     """A tensor as [B, T, ...] if it holds one row for each token, also where they are flattened."""
     batch, length = context.layout.valid.shape

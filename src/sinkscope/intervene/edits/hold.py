@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sinkscope.errors import InputError
-from sinkscope.intervene.edits.base import Call, Context, Edit, with_hidden
-from sinkscope.observe.residual import first_hidden, hidden_of
+from sinkscope.intervene.edits.base import Call, Context, Edit
+from sinkscope.observe.stream import first_hidden, hidden_of, put_hidden, with_hidden
 
 if TYPE_CHECKING:
     from sinkscope.intervene.engine import Engine
@@ -115,9 +115,7 @@ class HoldDirection(_Hold):
             def hook(module, args, kwargs):
                 hidden = first_hidden(args, kwargs)
                 held = self._held(hidden, self._values("streams", point, context), context)
-                if "hidden_states" in kwargs:
-                    return args, {**kwargs, "hidden_states": held}
-                return tuple(held if value is hidden else value for value in args), kwargs
+                return put_hidden(args, kwargs, held)
 
             return hook
 

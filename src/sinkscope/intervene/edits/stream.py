@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from sinkscope.errors import InputError
-from sinkscope.intervene.edits.base import Context, Edit, with_hidden
-from sinkscope.observe.residual import first_hidden, hidden_of
+from sinkscope.intervene.edits.base import Context, Edit
+from sinkscope.observe.stream import first_hidden, hidden_of, norm_ratio, put_hidden, with_hidden
 
 STREAM_HOWS = ("remove", "level", "swap", "norm", "copy", "mean", "set")
 
@@ -70,11 +70,7 @@ class Stream(Edit):
             ]
 
         def enter(module, args, kwargs):
-            hidden = first_hidden(args, kwargs)
-            edited = self._edited(hidden, context)
-            if "hidden_states" in kwargs:
-                return args, {**kwargs, "hidden_states": edited}
-            return tuple(edited if value is hidden else value for value in args), kwargs
+            return put_hidden(args, kwargs, self._edited(first_hidden(args, kwargs), context))
 
         return [context.block(self.point).register_forward_pre_hook(enter, with_kwargs=True)]
 
@@ -91,9 +87,8 @@ class Stream(Edit):
             return context.replacement(hidden, self.position, "mean", self.seed)
         if self.how == "norm":
             others = context.others(self.position).to(hidden.device)
-            norms = hidden.float().norm(dim=-1).masked_fill(~others, torch.nan)
-            median = norms.nanmedian(1).values.unsqueeze(-1)
-            return x * (median / x.float().norm(dim=-1, keepdim=True).clamp_min(1e-30))
+            ratio = norm_ratio(hidden.float().norm(dim=-1), others)[:, self.position]
+            return x / ratio.unsqueeze(-1)
         if self.how == "swap":
             generator = torch.Generator().manual_seed(self.seed)
             random = torch.randn(x.shape[-1], generator=generator).to(x.device)

@@ -23,6 +23,7 @@ from sinkscope.report.charts import (
     tips,
     value_y,
 )
+from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -84,7 +85,7 @@ def _edges(offsets: int) -> np.ndarray:
 
 def _binned(data: Dataset) -> np.ndarray:
     """[condition, point, bin] mean over kinds of swap and over the offsets of each bin."""
-    values = frames.nanmean(data["spread_map"].values, axis=1)
+    values = nan_mean(data["spread_map"].values, axis=1)
     edges = _edges(values.shape[-1])
     return np.stack([values[..., a:b].mean(-1) for a, b in pairwise(edges)], -1)
 
@@ -99,7 +100,7 @@ def spread_curves(data: Dataset) -> Chart | None:
     if not frames.has(data, "spread"):
         return None
     curves = {
-        name_of(condition): frames.nanmean(data["spread"].sel(condition=condition).values, (0, 1))
+        name_of(condition): nan_mean(data["spread"].sel(condition=condition).values, (0, 1))
         for condition in SHOWN
         if condition in data["condition"]
     }
@@ -142,9 +143,9 @@ def collapse_curves(data: Dataset, name: str, title: str) -> Chart | None:
     curves = {}
     for condition in (each for each in SHOWN[:3] if each in data["few"]):
         with_p0, without_p0 = data[name].sel(few=condition).values
-        curves[name_of(condition)] = frames.nanmean(with_p0, axis=0)
+        curves[name_of(condition)] = nan_mean(with_p0, axis=0)
         if condition == "intact":
-            curves[f"{name_of(condition)}, without P0’s row"] = frames.nanmean(without_p0, axis=0)
+            curves[f"{name_of(condition)}, without P0’s row"] = nan_mean(without_p0, axis=0)
     return _lines(curves, title)
 
 
@@ -153,9 +154,7 @@ def rows_curves(data: Dataset, name: str, title: str) -> Chart | None:
     if not frames.has(data, name):
         return None
     sides = ("As it is", "Attention to P0 removed")
-    curves = {
-        series: frames.nanmean(values, axis=0) for series, values in zip(sides, data[name].values)
-    }
+    curves = {series: nan_mean(values, axis=0) for series, values in zip(sides, data[name].values)}
     return _lines(curves, title, "Attention layer")
 
 

@@ -57,7 +57,7 @@ def _verdicts(one: MixSummary) -> list[str]:
     """Whether the loss needs the sink, and whether a change spreads further without it."""
     removed, zeroed = _row_of(one, "redistributed"), _row_of(one, "value-zeroed")
     if not one.sink_heads or removed is None or zeroed is None:
-        return ["No head sinks at position zero, so there is no sink to take away."]
+        return ["The model does not sink at position zero, so there is no sink to take away."]
     change = number_of(removed.spread_change)
     amount = NO_VALUE if change is None else f"{abs(change):.1%}"
     moved = "a changed token moves later states"
@@ -155,7 +155,9 @@ def _keys(one: MixSummary) -> list[tuple[str, str, str]]:
             compared = f"{_bounds(measured, show)}; control {show(beside)}"
             keys.append((show(measured), f"{words} without the sink", compared))
     heads = len(one.sink_heads)
-    keys.append((str(heads), "heads sink", f"late share {percent(number_of(one.late_share))}"))
+    keys.append(
+        (str(heads), "heads sink", f"late share {percent(number_of(one.sink_heads_late_share))}")
+    )
     return keys
 
 

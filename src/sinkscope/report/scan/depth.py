@@ -30,6 +30,7 @@ from sinkscope.report.charts import (
     value_y,
     whole_x,
 )
+from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -155,10 +156,10 @@ def key_norm_chart(data: Dataset) -> Chart | None:
 
 def elsewhere_chart(data: Dataset) -> Chart:
     """Share of attention on P0, on sinks elsewhere and on a learned sink, by block."""
-    shares = {"Position zero": frames.nanmean(frames.late_share(data), axis=1)}
+    shares = {"Position zero": nan_mean(frames.late_share(data), axis=1)}
     for label, name in (("Sinks elsewhere", "elsewhere_mass"), ("Learned sink", "learned_mass")):
         if frames.has(data, name):
-            shares[label] = frames.nanmean(data[name].values, axis=1)
+            shares[label] = nan_mean(data[name].values, axis=1)
     y = value_y("Share of attention (mean head)", percents(), zero=True)
     return layer(lines(frames.long(shares, block=frames.blocks(data)), _blocks(data), y))
 
