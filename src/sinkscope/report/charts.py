@@ -33,7 +33,7 @@ def chart(table: list[frames.Row], width: int = WIDTH, height: int = HEIGHT) -> 
     return alt.Chart(frames.inline(table), width=width, height=height)
 
 
-def layer(*charts: Any, width: int = WIDTH, height: int = HEIGHT) -> alt.LayerChart:
+def layer(*charts: Any, width: int = WIDTH, height: int = HEIGHT) -> Chart:
     """Charts in one picture of this size."""
     return alt.layer(*charts).properties(width=width, height=height)
 
@@ -67,8 +67,8 @@ def percents(form: str = ".0%", **options: Any) -> alt.Axis:
 
 def value_y(title: str, axis: alt.Axis | None = None, **scale: Any) -> alt.Y:
     """The axis of the column `value`."""
-    options = {"scale": alt.Scale(**scale)} if scale else {}
-    return alt.Y("value:Q", title=title, axis=axis or alt.Axis(tickCount=5), **options)
+    given = alt.Scale(**scale) if scale else alt.Undefined
+    return alt.Y("value:Q", title=title, axis=axis or alt.Axis(tickCount=5), scale=given)
 
 
 def log_y(title: str, values: Iterable[float]) -> alt.Y:
