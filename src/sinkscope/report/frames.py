@@ -41,7 +41,7 @@ def group(result: Result, command: str, bos: str) -> Dataset:
 
     path = f"{command}/{bos}" if bos else command
     tree = result.data
-    if path not in tree.to_dict(relative=True):
+    if f"/{path}" not in tree.groups:
         return xarray.Dataset()
     return tree[path].to_dataset()
 

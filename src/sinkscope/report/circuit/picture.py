@@ -15,6 +15,8 @@ from sinkscope.report import frames
 from sinkscope.report.text import number_of, percent, short, visible
 
 if TYPE_CHECKING:
+    from xarray import DataArray
+
     from sinkscope.result import Measured, Result, TraceSummary
 
 LEAST = 0.01  # writers below this share are not drawn
@@ -89,7 +91,8 @@ def picture_of(result: Result, bos: str) -> Picture | None:
     trace = result.summary.trace[bos]
     late = late_shares(result, bos)
     blocks = len(late) if late is not None else 1 + _last_block(trace)
-    rows = [_row(result, bos, trace, block, late) for block in range(blocks)]
+    margins = frames.group(result, "trace", bos).get("margin")
+    rows = [_row(result, bos, block, late, margins) for block in range(blocks)]
     if all(row.empty for row in rows):
         return None
     scan = result.summary.scan.get(bos)
@@ -128,8 +131,9 @@ def _last_block(trace: TraceSummary) -> int:
 
 
 def _row(
-    result: Result, bos: str, trace: TraceSummary, block: int, late: np.ndarray | None
+    result: Result, bos: str, block: int, late: np.ndarray | None, margins: DataArray | None
 ) -> PictureRow:
+    trace = result.summary.trace[bos]
     row = PictureRow(block, block, notes=_notes(trace, block))
     for name, share in trace.write_shares.items():
         place, _, kind = name.partition(".")
@@ -141,7 +145,6 @@ def _row(
             row.writers.append(Writer(kind, share, units, cut))
     reading = {head for place, head in trace.reading_heads if place == block}
     if late is not None:
-        margins = frames.group(result, "trace", bos).get("margin")
         for head, share in enumerate(late[block]):
             if np.isfinite(share):
                 tip = f"Block {block}, head {head}: {percent(float(share))} of its late attention"
