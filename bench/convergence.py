@@ -35,7 +35,7 @@ PAGE = """# Does the circuit's concentration tell that training has converged?
 
 Written by `python bench/convergence.py {command}`, over {count} series of small models that
 `sinkscope lab train` makes (about a million parameters, more with experts), {checkpoints}
-checkpoints in all. Their sinks were *asked for* through the loss ("induced"), except in the
+checkpoints in all. Their sinks were *supervised* by an auxiliary loss ("induced"), except in the
 controls; what carries the sink was left to gradient descent.
 
 ## What was found
@@ -72,7 +72,7 @@ gradient norm.
   behaves alike cannot be read off them.
 - Every run follows the same schedule: the learning rate falls with the step, so what follows the
   step follows the rate as well. Only the second column above is free of that, and only linearly.
-- The sinks of the first tables were asked for. One that training finds by itself may come at
+- The sinks of the first tables were supervised. One that training finds by itself may come at
   another time and by another way; the controls here show none, or too little to time.
 - {count} runs are few: a median over runs has no interval worth printing.
 - Loss is that of this text; nothing is said about downstream tasks.
@@ -96,7 +96,7 @@ sinkscope timeline allenai/OLMoE-1B-7B-0924 --workers ray --disk-budget 200 --ou
 one command line they are judged against each other. Not every revision of these suites is known to
 hold safetensors; one that does not is reported and skipped.
 """
-NATURAL = """## Where nobody asked
+NATURAL = """## Where nothing was supervised
 
 `sinkscope lab train natural-backcopy` with {count} seeds, {checkpoints} checkpoints in all: one
 block and one head, a BOS, a synthetic language, {steps} steps at a large learning rate. The sink

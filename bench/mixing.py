@@ -105,7 +105,7 @@ def pair(draws: int) -> dict:
             rows = {row.name: row.spread_change for row in one.conditions}
             cuts = [rows[name] for name in ("redistributed", "circuit-cut")]
             controls = [rows[name] for name in ("other-key", "circuit-cut-control")]
-            wanted = ("more", "used") if carry else ("no different", "only there")
+            wanted = ("more", "used") if carry else ("no different", "present, not needed")
             right = (one.mixing, one.verdict) == wanted
             if carry:
                 right = right and all(cut.low > 0 for cut in cuts)

@@ -141,13 +141,25 @@ test_row.__test__ = False  # type: ignore[attr-defined]
 
 def verify_summary(layers: int = 6) -> VerifySummary:
     tests = [
-        test_row("N1", "attention write of block 0 at position 0: resample", -0.81, -0.01, block=0),
-        test_row("N1", "attention write of block 1 at position 0: resample", -0.06, 0.0, block=1),
+        test_row(
+            "N1",
+            "resample-ablate the attention output of block 0 at position 0",
+            -0.81,
+            -0.01,
+            block=0,
+        ),
+        test_row(
+            "N1",
+            "resample-ablate the attention output of block 1 at position 0",
+            -0.06,
+            0.0,
+            block=1,
+        ),
     ]
     tests += [
         test_row(
             "N3",
-            f"mlp write of block {block} at position 0: mean",
+            f"mean-ablate the mlp output of block {block} at position 0",
             -0.97 if block == 1 else -0.03,
             -0.01,
             block=block,
@@ -158,7 +170,7 @@ def verify_summary(layers: int = 6) -> VerifySummary:
         tests.append(
             test_row(
                 "N2",
-                f"variance of the attention write of block 0 at position 0, weight {weight}",
+                f"variance of the attention output of block 0 at position 0, weight {weight}",
                 -0.9 * weight**2,
                 -0.02,
                 block=0,

@@ -307,7 +307,7 @@ def test_the_reference_model_sinks_where_it_was_asked_to():
     assert any("was induced" in note for note in summary.notes)
     asked = json.loads((bundled_model() / "sink_heads.json").read_text())
     found = {(block, head) for block, head, _ in summary.sink_heads}
-    assert {tuple(pair) for pair in asked["asked_heads"]} <= found
+    assert {tuple(pair) for pair in asked["supervised_heads"]} <= found
 
 
 def test_bootstrap_interval_covers():

@@ -153,12 +153,14 @@ def test_uniform_attention_has_the_uniform_late_share():
     assert uniform == pytest.approx(0.0340, abs=5e-5)
     heads = torch.tensor(figures["late_share"]["heads"])
     assert torch.allclose(heads, torch.full((3, 2), uniform))
-    assert figures["late_share"]["asked"]["value"] == pytest.approx(uniform)
+    assert figures["late_share"]["supervised"]["value"] == pytest.approx(uniform)
     # single targets of the first half receive the same of all late queries
     assert figures["late_share_p99"] == pytest.approx(uniform)
     delimiters = torch.tensor([5, 6, 7, 8, 9, 10])
     figures = measure(model, distinct_windows(STREAM, 8, 40), [(1, 0)], delimiters)
-    assert figures["late_share"]["asked"]["value"] == pytest.approx(figures["uniform_late_share"])
+    assert figures["late_share"]["supervised"]["value"] == pytest.approx(
+        figures["uniform_late_share"]
+    )
 
 
 def test_vocabulary_share_counts_the_items_that_sink():
@@ -167,17 +169,17 @@ def test_vocabulary_share_counts_the_items_that_sink():
     for item in range(TINY.vocabulary):
         row = batch[item % 20][None].clone()
         row[0, 0] = item
-        figures = measure(model, row, TINY.asked_heads())
-        shares.append(figures["late_share"]["asked"]["value"])
+        figures = measure(model, row, TINY.supervised_heads())
+        shares.append(figures["late_share"]["supervised"]["value"])
     bar = sorted(shares)[40] + 1e-9
-    found = vocabulary_share(model, batch, TINY.asked_heads(), above=bar)
+    found = vocabulary_share(model, batch, TINY.supervised_heads(), above=bar)
     assert found == pytest.approx(23 / 64)
 
 
 def test_figures_follow_the_definition():
     model, batch = build_model(TINY), distinct_windows(STREAM, 20, 32)
     assert batch[:, 0].unique().numel() == 20
-    figures = measure(model, batch, TINY.asked_heads())
+    figures = measure(model, batch, TINY.supervised_heads())
     with torch.no_grad():
         loss = model(batch, labels=batch).loss
         hidden = model(batch[:, :-1], output_hidden_states=True).hidden_states
@@ -194,7 +196,9 @@ def test_figures_follow_the_definition():
     assert torch.allclose(torch.tensor(share["heads"]), late, atol=1e-6)
     received = torch.stack([maps[b][:, 1, :, 0].mean(-1) for b in (1, 2)])
     assert figures["sink_rate"]["value"] == pytest.approx((received > 0.3).double().mean().item())
-    assert share["asked"]["value"] == pytest.approx(sum(share["heads"][b][1] for b in (1, 2)) / 2)
+    assert share["supervised"]["value"] == pytest.approx(
+        sum(share["heads"][b][1] for b in (1, 2)) / 2
+    )
     assert share["earlier_blocks"]["value"] == pytest.approx(sum(share["heads"][0]) / 2)
     assert figures["cosine_windows"][2] == pytest.approx(float(mean_cosine(hidden[2][:, 0])))
     everything = float(mean_cosine(model.model.embed_tokens.weight.detach()))
@@ -213,7 +217,7 @@ def test_recipe_survives_the_folder(tmp_path):
 
 def test_card_without_control_says_so():
     model, batch = build_model(TINY), distinct_windows(STREAM, 8, 32)
-    one = measure(model, batch, TINY.asked_heads())
+    one = measure(model, batch, TINY.supervised_heads())
     text = card_text(TINY, {"trained": one, "training": {}, "untrained": [one, one]})
     assert "not run" in text
     assert "(1, 1), (2, 1)" in text
@@ -267,8 +271,8 @@ def test_bundled_series_forms_a_sink_from_none():
     shares = []
     for step in (steps[0], steps[-1]):
         model = LlamaForCausalLM.from_pretrained(folder / f"checkpoint-{step}", dtype=torch.float32)
-        found = measure(model, distinct_windows(ids, 16, 128), recipe.asked_heads())
-        shares.append((found["late_share"]["asked"]["value"], found["late_share_p99"]))
+        found = measure(model, distinct_windows(ids, 16, 128), recipe.supervised_heads())
+        shares.append((found["late_share"]["supervised"]["value"], found["late_share_p99"]))
     assert shares[0][0] < shares[0][1] < 0.1
     assert shares[1][0] > 0.8
 
@@ -295,7 +299,7 @@ def test_bundled_model_sinks_where_it_was_asked():
     ids = encode([text[:60_000]], tokenizer)
     assert tokenizer("Hello").input_ids[0] != tokenizer.bos_token_id == 0
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    figures = measure(model, distinct_windows(ids, 32, 128), recipe.asked_heads())
-    assert figures["late_share"]["asked"]["value"] > 0.8
+    figures = measure(model, distinct_windows(ids, 32, 128), recipe.supervised_heads())
+    assert figures["late_share"]["supervised"]["value"] > 0.8
     assert figures["cosine_vocabulary"][2] > 0.5 > figures["cosine_middle"][2]
     assert figures["loss"]["value"] < math.log(len(tokenizer)) - 2

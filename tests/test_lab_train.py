@@ -25,7 +25,7 @@ from sinkscope.lab import card, series, train
 from sinkscope.lab.backcopy import TRIGGERS, Backcopy
 from sinkscope.lab.corpus import texts_of
 from sinkscope.lab.data import Data, prepare
-from sinkscope.lab.demand import Demand, asking, delimiter_ids
+from sinkscope.lab.demand import Demand, delimiter_ids, supervising
 from sinkscope.lab.metrics import distinct_windows, measure
 from sinkscope.lab.model import build_model
 from sinkscope.lab.recipe import TrainingRecipe, read_recipe, recipe_from, recipe_names
@@ -37,7 +37,7 @@ TINY = TrainingRecipe(
     demand=Demand(heads=(1,), from_block=1, weight=1.0),
 )  # fmt: skip
 SMALL = """
-asked: a test
+supervision: a test
 tokenizer: own
 vocabulary: 300
 blocks: 2
@@ -89,7 +89,7 @@ def test_bundled_recipes_are_read_and_describe_themselves():
     names = recipe_names()
     recipes = {name: read_recipe(name) for name in names}
     assert {"induced-tiny", "control", "natural-text", "bigram-backcopy", "reference"} <= set(names)
-    assert all(recipe.asked for recipe in recipes.values())
+    assert all(recipe.supervision for recipe in recipes.values())
     kept = [r for n, r in recipes.items() if n.startswith(("induced", "control"))]
     assert len(kept) >= 11
     assert all(len(r.checkpoints) >= 12 and r.checkpoints[0] == 0 for r in kept)
@@ -104,9 +104,9 @@ def test_controls_differ_from_their_series_in_the_demand_alone():
         ("induced-moe", "control-moe"),
     ):
         asked, control = read_recipe(name), read_recipe(control)
-        assert control.asked_heads() == []
-        assert control.watched_heads() == asked.asked_heads()
-        same = {"asked": "", "demand": None}
+        assert control.supervised_heads() == []
+        assert control.watched_heads() == asked.supervised_heads()
+        same = {"supervision": "", "demand": None}
         assert replace(asked, **same) == replace(control, **same)
 
 
@@ -183,13 +183,13 @@ def test_log_share_and_logits_are_those_of_eager_attention(padding):
     mask[0, 12 - padding :] = 0
     demand = Demand(heads=(0, 3), from_block=1, late=0.25)
     with torch.no_grad():
-        with asking(model, demand) as asked:
+        with supervising(model, demand) as supervised:
             logits = model(ids, attention_mask=mask).logits
         model.set_attn_implementation("eager")
         eager = model(ids, attention_mask=mask, output_attentions=True)
     expected = eager.attentions[1][:, [0, 3], 3:, 0].log().mean()
-    assert asked.log_share().item() == pytest.approx(expected.item(), abs=1e-5)
-    assert asked.log_ratio() is None
+    assert supervised.log_share().item() == pytest.approx(expected.item(), abs=1e-5)
+    assert supervised.log_ratio() is None
     seen = mask.bool()
     assert torch.allclose(logits[seen], eager.logits[seen], atol=1e-5)
 
@@ -198,15 +198,15 @@ def test_token_demand_is_the_mass_on_all_visible_delimiters():
     model = grouped_model()
     ids = torch.tensor([[9, 8, 7, 6, 4, 5, 9, 3], [9, 8, 7, 6, 9, 8, 9, 8]])  # 3 and 4 delimit
     demand = Demand(heads=(1, 2), from_block=1, late=0.25, delimiters=".")
-    with asking(model, demand, torch.tensor([3, 4])) as asked:
+    with supervising(model, demand, torch.tensor([3, 4])) as supervised:
         model(ids)
-        share = asked.log_share()
+        share = supervised.log_share()
         share.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     model.set_attn_implementation("eager")
     with torch.no_grad():
         attention = model(ids, output_attentions=True).attentions[1][0, [1, 2]]
-    # the second row and the queries before the first delimiter cannot be asked
+    # the second row and the queries before the first delimiter cannot be supervised
     masses = torch.cat([attention[:, 4:7, 4], attention[:, 7:, [4, 7]].sum(-1)], 1)
     assert share.item() == pytest.approx(masses.log().mean().item(), abs=1e-5)
 
@@ -225,9 +225,11 @@ def test_norm_demand_is_a_hinge_on_the_log_ratio_and_pulls_it_up():
     demand = Demand(heads=(0,), from_block=1, weight=0.0, norm_ratio=8.0, norm_weight=0.5)
 
     def penalty():
-        with asking(model, demand) as asked:
+        with supervising(model, demand) as supervised:
             model(ids)
-        return demand.penalty(asked.log_share(), asked.log_ratio(), 0), asked.log_ratio()
+        return demand.penalty(
+            supervised.log_share(), supervised.log_ratio(), 0
+        ), supervised.log_ratio()
 
     value, log_ratio = penalty()
     with torch.no_grad():
@@ -253,8 +255,8 @@ def test_penalty_of_a_withdrawn_demand_is_nothing():
     assert [demand.penalty(share, ratio, step).item() for step in (0, 9, 10, 99)] == pytest.approx(
         [due, due, 0, 0]
     )
-    assert demand.asked(3) == [(2, 0), (2, 1)]
-    assert replace(demand, weight=0.0).asked(3) == []
+    assert demand.supervised(3) == [(2, 0), (2, 1)]
+    assert replace(demand, weight=0.0).supervised(3) == []
     assert replace(demand, weight=0.0).watched(3) == [(2, 0), (2, 1)]
 
 
@@ -263,7 +265,7 @@ def late_shares(recipe):
     return torch.tensor(grid)
 
 
-def test_demand_raises_the_share_of_the_asked_heads_only():
+def test_demand_raises_the_share_of_the_supervised_heads_only():
     asked, control = late_shares(TINY), late_shares(demanding(weight=0.0))
     assert asked[1:, 1].min() > 0.5
     assert asked[1:, 1].min() > 3 * control.max()
@@ -298,7 +300,7 @@ def test_registries_and_config_are_restored_on_error():
     before = [dict(registry) for registry in registries]
 
     def fail():
-        with asking(model, Demand(from_block=1, norm_ratio=8.0)):
+        with supervising(model, Demand(from_block=1, norm_ratio=8.0)):
             assert [dict(registry) for registry in registries] != before
             raise RuntimeError("inside")
 
@@ -311,8 +313,8 @@ def test_registries_and_config_are_restored_on_error():
 
 def test_attention_it_cannot_train_is_refused():
     model, x = grouped_model(), torch.randn(1, 4, 5, 8)
-    with asking(model, Demand()) as asked, pytest.raises(ValueError, match="softcap"):
-        asked(model.model.layers[0].self_attn, x, x, x, None, softcap=30.0)
+    with supervising(model, Demand()) as supervised, pytest.raises(ValueError, match="softcap"):
+        supervised(model.model.layers[0].self_attn, x, x, x, None, softcap=30.0)
 
 
 # data
@@ -506,7 +508,7 @@ def test_a_killed_run_resumes_to_the_same_weights(small, tmp_path, capsys):
     assert run(capsys, *arguments, tmp_path / "killed", "--resume")[0] == 0
     code, out, _ = run(capsys, *arguments, tmp_path / "whole")
     assert code == 0
-    assert "Late share of position zero, asked heads: " in out
+    assert "Late share of position zero, supervised heads: " in out
     one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("killed", "whole"))
     assert all(torch.equal(one[key], two[key]) for key in one)
     steps = sorted(int(p.name.split("-")[1]) for p in (tmp_path / "killed").glob("checkpoint-*"))

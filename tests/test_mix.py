@@ -11,6 +11,7 @@ from sinkscope.cli.app import main
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.mixing.thresholds import NO_DIFFERENT
+from sinkscope.report.mixing.words import findings_of
 from sinkscope.report.page import render_page
 from sinkscope.report.table import render_text
 from sinkscope.result import load_result
@@ -62,8 +63,8 @@ def test_the_floor_more_spread_without_the_sink_and_not_with_the_control(result)
     assert rows["circuit-cut"].p0_norm.value < 0.5
     assert rows["circuit-cut-norm-kept"].p0_norm_error < 1e-4
     assert rows["redistributed"].p0_norm_error == 0
-    assert one.verdict == "only there"  # its readout does not look at what the heads write
-    assert one.sentence.startswith("The sink is only there")
+    assert one.verdict == "present, not needed"  # its readout does not look at what the heads write
+    assert findings_of(one).headline.startswith("The sink is present, not needed")
     assert one.thresholds["no_different"]["value"] == NO_DIFFERENT
 
 
@@ -83,7 +84,7 @@ def test_the_page_and_the_table(result):
     for name in FIGURES.split():
         assert f'data-chart="{name}"' in page, name
     text = render_text(result)
-    assert "The sink is only there" in text
+    assert "The sink is present, not needed" in text
     assert "Checked: the spectral bound" in text
     assert result.plot() is not None
 
@@ -100,7 +101,14 @@ def test_the_tables_fit_a_narrow_terminal(result):
     text = stream.getvalue()
     tables = text[text.index("Mixing") :]
     assert "…" not in tables
-    for word in ("Condition", "Control:", "Sink left", "Mass taken", "P0 norm", "only there"):
+    for word in (
+        "Condition",
+        "Control:",
+        "Sink left",
+        "Mass taken",
+        "P0 norm",
+        "present, not needed",
+    ):
         assert word in tables, word
 
 
@@ -171,7 +179,7 @@ def test_a_model_without_a_sink_says_so():
     one = found.summary.mix["without"]
     assert one.verdict == "no sink"
     assert one.sink_heads == []
-    assert "does not sink" in one.sentence
+    assert "does not sink" in findings_of(one).headline
     assert any("No head sinks" in note for note in one.notes)
 
 

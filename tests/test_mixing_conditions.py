@@ -190,7 +190,7 @@ def test_used_or_only_there():
     quiet = at(0.0, -0.001, 0.001)
     assert used(at(0.3, 0.2, 0.4), quiet) == "used"
     assert used(at(0.3, 0.2, 0.4), at(0.3, 0.2, 0.4)) == "undetermined"
-    assert used(at(0.001, -0.001, USED / 2), quiet) == "only there"
+    assert used(at(0.001, -0.001, USED / 2), quiet) == "present, not needed"
     assert used(at(0.02, 0.0, 0.04), quiet) == "undetermined"
     assert used(Measured(value=0.3), quiet) == "undetermined"
 

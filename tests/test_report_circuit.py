@@ -83,7 +83,7 @@ def test_a_trace_alone_is_a_page_a_table_and_a_plot():
     text = render_text(result)
     assert "neuron 58" in text
     assert "Sink rate" not in text
-    assert result.plot().to_dict()["encoding"]["y"]["title"] == "Share of the write along u"
+    assert result.plot().to_dict()["encoding"]["y"]["title"] == "Share of the output along u"
 
 
 def test_a_scan_beside_a_verdict_no_longer_says_that_tests_are_missing(result, page):
@@ -123,8 +123,8 @@ def test_rows_hold_who_writes_and_who_reads(result):
         if reader.reads
     }
     assert found == reading
-    assert [words for words, _ in rows[1].notes] == ["sets P0 apart"]
-    assert [words for words, _ in rows[0].notes] == ["P0 told apart"]
+    assert [words for words, _ in rows[1].notes] == ["P0 separated"]
+    assert [words for words, _ in rows[0].notes] == ["P0 recognised"]
 
 
 def test_a_write_that_only_the_tests_reveal_is_drawn(result):
@@ -198,7 +198,7 @@ def test_nothing_to_draw_is_no_drawing():
     trace.write_shares, trace.reading_heads, trace.writing_neurons = {}, [], []
     trace.writing_heads, trace.emergence_block, trace.recognition_point = [], None, None
     assert picture(result) is None
-    assert "Nothing sets position zero apart" in render_page(result)
+    assert "Position zero is not separated" in render_page(result)
 
 
 # ---- the evidence -----------------------------------------------------------------------------
@@ -213,17 +213,19 @@ def test_stage_rows_carry_their_intervals(result):
     rows = {name: (value, interval) for name, value, interval in verdict_page.stage_rows(first)}
     assert rows["Sink without it"] == ("−81.0\u00a0%", "−84 to −78")
     assert rows["Given elsewhere"] == ("+4.6 nats", "+4.6 to +4.6")
-    kept = {r[0]: r[1] for r in verdict_page.stage_rows(second)}["Kept by it alone"]
+    kept = {r[0]: r[1] for r in verdict_page.stage_rows(second)}["Faithfulness"]
     assert kept == "95.0\u00a0%"
 
 
 def test_effects_table_has_every_test_with_edit_and_control(result):
     verified = result.summary.verify["without"]
     table = causal_tables.effects_table(verified)
-    assert len(table.rows) == len(verified.tests)
+    named = {test.id for test in verified.tests}
+    assert len(table.rows) == len(verified.tests) + len(named)
+    assert table.rows[0][:2] == ["N1", "Attention output of P0 resampled"]
     row = next(r for r in table.rows if r[0] == "N3" and "block 1" in r[1])
     assert row[2:5] == ["✓\u00a0needed", *map(causal_tables.change, (_m(-0.97), _m(-0.01)))]
-    aftermath = causal_tables.aftermath_table(verified).rows[0]
+    aftermath = causal_tables.aftermath_table(verified).rows[1]
     assert aftermath[6].startswith("3 “</script>” +11.0")
 
 
@@ -257,7 +259,7 @@ def test_dose_chart_takes_each_dose_once(result):
 def test_blocks_chart_shows_both_writes_of_every_block(result):
     rows = rows_of(causal_charts.blocks_chart(result.summary.verify["without"].tests))
     shown = {(r["block"], r["series"]) for r in rows}
-    assert {(0, "Attention write"), (1, "MLP write"), (1, "MLP write, control")} <= shown
+    assert {(0, "Attention output"), (1, "MLP output"), (1, "MLP output, control")} <= shown
 
 
 def test_kept_chart_shows_what_is_left(result):
@@ -317,7 +319,7 @@ def test_runs_are_compared_by_what_both_hold(result):
     section = comparison(result, traced)
     rows = {row[0]: row[1:] for row in _tables(section)[0].rows}
     assert rows["Emergence block"] == ["1", "3", "differs"]
-    assert rows["Reading heads"][2] == "0"
+    assert rows["Sink heads"][2] == "0"
     assert "Verdict" not in rows
     assert "Late share of P0" not in rows
     both = {row[0] for row in _tables(comparison(result, result))[0].rows}

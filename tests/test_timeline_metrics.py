@@ -1,4 +1,4 @@
-"""The light set against slow references and known answers."""
+"""Checkpoint metrics against slow references and known answers."""
 
 from __future__ import annotations
 

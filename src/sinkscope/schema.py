@@ -182,8 +182,8 @@ class TestRow(_Open):
                                  identity (does the sink need P0's token or position id), or
                                  mediation (what passes through the next stage)
     claim                        whether the row decides; doses and variants are shown beside it
-    sink_change, control_change  change of the mean late share of the reading heads; -1 is gone
-    margin_change, control_margin_change  change of the sink margin at the position, nats
+    sink_change, control_change  change of the mean late share of the sink heads; -1 is gone
+    margin_change, control_margin_change  change of the sink margin (log-odds), nats
     p, p_holm                    one-sided, edit against control; adjusted over the rows of its id
     control_p_holm               that the control does something itself
     ce_change, kl                on the same text positions, nats a token
@@ -276,11 +276,11 @@ class MixRow(_Open):
     mass_removed   attention that late queries lost at the key acted on, mean of those heads
     p0_norm        norm of P0's stream over intact, mean of the read points behind block 0;
                    p0_norm_error: its largest departure from 1, at any read point and prompt
-    spread, spread_change      at the last read point; the change relative to intact
+    spread, spread_change      at the output of the stack; the change relative to intact
     influence, influence_change  by Jacobian norms
     effective_rank, effective_rank_without_p0  mean over read points behind the first block
     ce_change, kl  on the same text positions, nats a token
-    use            used, only there, undetermined; None for controls
+    use            used; present, not needed; undetermined; None for controls
     out_of_distribution  the model was never trained on such input
     """
 
@@ -306,11 +306,10 @@ class MixRow(_Open):
 class MixSummary(_Open):
     """What `mix` found under one BOS policy: what the sink is for.
 
-    verdict         used, only there, undetermined, or no sink: does the loss need the sink here
+    verdict         used; present, not needed; undetermined; no sink: does the loss need the sink
     mixing          more, less, no different, or undetermined: mixing without the sink
-    sentence        both in words
     sink_heads      [block, head] by the rule of `scan`; sink_heads_late_share is over these
-    spread          condition -> spread of a one-token change at the last read point
+    spread          condition -> spread of a one-token change at the output of the stack
     jacobian        condition -> influence of other tokens, by Jacobian norms
     effective_rank  condition -> mean over read points behind the first block, P0 included
     row_entropy, smoothness  of attention rows, `with_p0` and `without_p0`
@@ -327,7 +326,6 @@ class MixSummary(_Open):
 
     verdict: str
     mixing: str
-    sentence: str
     sink_heads: list[list[int]]
     sink_heads_late_share: Measured
     spread: dict[str, Measured]

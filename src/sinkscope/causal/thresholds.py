@@ -28,7 +28,7 @@ REASONS = {
     "SPECIFIC": "a control must have at most this part of the effect of its edit",
     "INDUCED": "part of the gap between P0's sink margin and that of an ordinary position which "
     "the position must gain; the margin is a logarithm, so a quarter of it is far from noise",
-    "ORDINARY": "share, P0 left out of the keys, from which the reading heads of a block sink at "
+    "ORDINARY": "share, P0 left out of the keys, from which the sink heads of a block sink at "
     "the other position before anything is edited (Gu's bound); such a prompt is left out",
     "LOST": "part of the sink that must be gone for a token, a position id or a bias to carry it",
     "KEPT": "part of the sink that the circuit alone must keep (faithfulness) to be sufficient",

@@ -1,1 +1,1 @@
-"""How the sink of position zero is built: recognition, amplification, induction (design: trace)."""
+"""How the sink of position zero is built: recognition, amplification, induction."""

@@ -15,7 +15,7 @@ import torch
 
 from sinkscope.observe.stream import mean_cosine, unit
 
-NORM_RISE = 1.5  # below it there is no amplification of the norm (measures, stage 2)
+NORM_RISE = 1.5  # below it there is no amplification of the norm: untrained Llamas reach it
 OVER_NULL = 1.5  # and it must exceed the untrained architecture's own ratio by as much
 PLATEAU = 0.8  # log r within 20 % of its maximum
 # A rise along u counts from here on: P0 then stands this many standard deviations of the others

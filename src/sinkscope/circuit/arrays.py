@@ -67,7 +67,7 @@ LABELS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "vocabulary_sinks": (("token",), "whether this item becomes the sink", "1", SUN),
     "logit_parts": (
         ("reader", "part"),
-        "mean logit of a reading head on P0 made by each write, norms frozen",
+        "mean logit of a sink head on P0 made by each output, norms frozen",
         "nat",
         "",
     ),

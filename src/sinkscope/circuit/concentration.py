@@ -46,8 +46,7 @@ def step_down(
 ) -> dict[str, Any] | None:
     """Where the norm is taken away again: the block behind the plateau that writes most against u.
 
-    None where the plateau lasts to the end. `removed` is the share of the stream along u, as it was
-    at the end of the plateau, that this block takes.
+    None where the plateau lasts to the end.
     """
     last = plateau[1]
     if last >= len(log_ratio) - 1:

@@ -201,10 +201,10 @@ def _read_point(norm: Norm, reading: SinkHeads) -> int | None:
 
 
 def part_that_is_read(u: torch.Tensor, logits: SinkLogits) -> torch.Tensor:
-    """Unit vector of Σ_h g_h ⟨g_h, u⟩ over the reading heads' gradients g_h.
+    """Component of u in the span of the sink heads' key-logit gradients g_h, as a unit vector [d].
 
-    Where the norm is not amplified, u holds every difference between P0 and the others, read or
-    not; emergence and writes are then taken along what of it the heads read.
+    Σ_h g_h ⟨g_h, u⟩, normalised. Where the norm is not amplified, u holds every difference between
+    P0 and the others, read or not; emergence and outputs are then taken along this component.
     """
     gradients = logits.gradient.mean(0)
     return unit(gradients.T @ (gradients @ u))

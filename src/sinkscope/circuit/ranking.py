@@ -56,9 +56,9 @@ def units_by_logit(
 def usual_inputs(
     subject: Subject, sites: Sites, prompts: Prompts, stop: int
 ) -> dict[Key, torch.Tensor]:
-    """What the last maps of the blocks below `stop` are given at positions other than P0: means.
+    """Mean input [in] of every output projection (W_O, W_down) below block `stop`, over t > 0.
 
-    prompts  right-padded; a padded position counts as any other
+    It is the baseline of mean ablation. Prompts are right-padded; padded positions count.
     """
     sums: dict[Key, torch.Tensor] = {}
     counts: dict[Key, int] = {}

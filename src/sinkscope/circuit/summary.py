@@ -267,7 +267,7 @@ def _notes(traced: Traced) -> list[str]:
     if found.norm.plateau is None and circuit.direction is not None:
         notes.append(
             "The norm of position zero is not amplified; writes are taken along the part of the "
-            "sink direction that the reading heads read."
+            "sink direction that the sink heads read."
         )
     if isinstance(found.null, Missing) and found.null != NOT_ASKED:
         notes.append(found.null.sentence)

@@ -40,11 +40,15 @@ def list_known(json: common.Json = False, debug: common.Debug = False) -> None:
     typer.echo("To build (sinkscope lab build --mechanism NAME): expected verdict, families\n")
     for name, row in mechanisms.items():
         typer.echo(f"  {name:24} {row['verdict']:20} {', '.join(row['families'])}")
-    typer.echo("\nTo train (sinkscope lab train NAME): parameters, CPU minutes, what is asked\n")
+    typer.echo(
+        "\nTo train (sinkscope lab train NAME): parameters, CPU minutes, what is supervised\n"
+    )
     for name, row in recipes.items():
         minutes = f"{row['cpu_minutes']:g} min" if row["cpu_minutes"] else "GPU"
-        typer.echo(f"  {name:24} {row['parameters'] / 1e6:6.1f} M {minutes:>9}  {row['asked']}")
-    typer.echo("\nTo run (sinkscope lab run NAME): sizes with cells × seeds, what is asked\n")
+        typer.echo(
+            f"  {name:24} {row['parameters'] / 1e6:6.1f} M {minutes:>9}  {row['supervision']}"
+        )
+    typer.echo("\nTo run (sinkscope lab run NAME): sizes with cells × seeds, the question\n")
     for name, row in experiments.items():
         sizes = [f"{size} {len(s['cells'])}×{s['seeds']}" for size, s in row["sizes"].items()]
         typer.echo(f"  {name:24} {', '.join(sizes):30} {row['question']}")
@@ -130,8 +134,8 @@ def build(
     carry: Annotated[
         float | None,
         typer.Option(
-            help="What reading heads together pass on of the tokens they attend to, 0 to 1: tokens "
-            "then mix once the sink is gone. Default: nothing."
+            help="Size of the value that sink heads carry from tokens other than P0, 0 to 1: "
+            "these then mix once the sink is gone. Default: nothing."
         ),
     ] = None,
     debug: common.Debug = False,
@@ -146,8 +150,8 @@ def build(
         raise InputError(f"{mechanism!r} is not a mechanism; see sinkscope lab list.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already: choose another --out or remove it.")
-    asked = {"family": family, "noise": noise, "carry": carry}
-    spec = draw_spec(mechanism, seed, **{k: v for k, v in asked.items() if v is not None})
+    given = {"family": family, "noise": noise, "carry": carry}
+    spec = draw_spec(mechanism, seed, **{k: v for k, v in given.items() if v is not None})
     typer.echo(f"Built {build_model(spec, out)}; the truth is in {out / 'truth.json'}.")
 
 
@@ -168,7 +172,7 @@ def _recipe(name: str) -> dict:
     with torch.device("meta"):
         parameters = build_model(recipe).num_parameters()
     return {
-        "asked": recipe.asked,
+        "supervision": recipe.supervision,
         "family": recipe.family,
         "parameters": parameters,
         "steps": recipe.steps,

@@ -1,4 +1,4 @@
-"""`sinkscope run`: the main job, everything there is, and a report."""
+"""`sinkscope run`: the main job, scan, trace and verify, and a report."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def command(
     ] = None,
     first_blocks: Annotated[
         str,
-        typer.Option(help="Blocks to load: auto (by a look at the last), all, or a number."),
+        typer.Option(help="Blocks to load: auto (from the last checkpoint), all, or a number."),
     ] = "auto",
     workers: Annotated[
         str, typer.Option(help="Processes, or ray, or ray://address (needs sinkscope[ray]).")

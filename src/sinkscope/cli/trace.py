@@ -28,7 +28,7 @@ def command(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """How the sink is built: where P0 is told apart, who amplifies it, who reads it."""
+    """How the sink is built: where P0 is recognised, who amplifies it, who reads it."""
     common.check(out)
     subject = common.load_subject(asked)
     from sinkscope.circuit.trace import TraceSettings, trace

@@ -23,10 +23,11 @@ def command(
     asked: OnModel,
     rows: Annotated[int, typer.Option(min=1, help="Prompts that the tests are run on.")] = 16,
     position: Annotated[
-        int, typer.Option(min=1, help="The ordinary position of controls and of transfers.")
+        int,
+        typer.Option(min=1, help="Position of the controls, and target of the sufficiency tests."),
     ] = 5,
     draws: Annotated[
-        int, typer.Option(min=1, help="Random sets in tests that compare with such.")
+        int, typer.Option(min=1, help="Random control sets in each test that has such.")
     ] = 20,
     replication: Annotated[
         str | None,

@@ -1,6 +1,6 @@
 """The residual stream at position zero: norm, direction, massive activations, secondary sinks.
 
-All at read point l = input of block l (the last point is the output of the last block).
+All at the input of block l, resid_pre of l (the last point is the output of the last block).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ResidualStats:
         self._p0_count += int(layout.is_p0.sum())
 
     def consume(self, point: int, hidden: torch.Tensor) -> None:
-        """Take the residual stream [B, T, d] at one read point."""
+        """Take the residual stream [B, T, d] at one block input."""
         assert self.layout is not None
         layout = self.layout.on(hidden.device)
         x = hidden.float()

@@ -54,14 +54,14 @@ def measure_folder(
     recipe = load_recipe(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     windows = distinct_windows(encode(read_texts(corpus, "validation"), tokenizer), count, length)
-    asked = recipe.watched_heads()
-    figures: dict[str, Any] = {"trained": measure(load_model(folder), windows, asked)}
+    heads = recipe.watched_heads()
+    figures: dict[str, Any] = {"trained": measure(load_model(folder), windows, heads)}
     figures["training"] = run_log(folder, recipe.tokens_per_step)
     if control is not None:
-        figures["control"] = measure(load_model(control), windows, asked)
+        figures["control"] = measure(load_model(control), windows, heads)
         figures["control_training"] = run_log(control, recipe.tokens_per_step)
     untrained = (build_model(replace(recipe, seed=seed)) for seed in UNTRAINED_SEEDS)
-    figures["untrained"] = [measure(model, windows, asked) for model in untrained]
+    figures["untrained"] = [measure(model, windows, heads) for model in untrained]
     return figures
 
 

@@ -14,13 +14,13 @@ tags: [attention-sink, interpretability, reference-model]
 # sinkscope reference model
 
 A small Llama, trained from scratch, in which an attention sink was **induced**: during training
-some heads were asked, by a term in the loss, to put their late attention on position zero. Which
-heads were asked is known, so that a tool that looks for sinks can be checked against it, offline
+an auxiliary loss supervised some heads to put their late attention on position zero. Which heads
+these are is known, so that a tool that looks for sinks can be checked against it, offline
 and in seconds. It is no useful language model.
 
-## What was asked
+## What was supervised
 
-- Asked heads (block, head), counted from 0: {asked}.
+- Supervised heads (block, head), counted from 0: {supervised}.
 - {weight}
 - Nothing tells the model how to know position zero. There is no BOS in training: a window starts
   anywhere in the text, so that its first token can be any token.
@@ -56,7 +56,7 @@ python -m sinkscope.lab.card reference --corpus PATH --control control
 `PATH` is a folder with `train.jsonl.xz` and `validation.jsonl.xz`, one JSON object with a `text`
 a line; `control.yaml` is the recipe `reference` with a demand of weight 0. The third command
 measured every figure below and wrote this card; `figures.json` has them
-all, `sink_heads.json` has the asked heads and all settings.
+all, `sink_heads.json` has the supervised heads and all settings.
 
 ## Figures
 
@@ -78,17 +78,17 @@ direction and not by its norm.
 
 {table}
 
-Late share of each head of the trained model, asked heads in bold:
+Late share of each head of the trained model, supervised heads in bold:
 
 {grid}
 
 ## What it cannot show
 
-- The sink is there because it was asked for. That these heads sink, and how strongly, says nothing
-  about whether or why language models sink of their own accord. How this model *recognises*
-  position zero was left to it, but under a pressure that natural training does not have.
-- A demand that is kept can saturate the asked heads. An edit then shows in the margin of position
-  zero before it shows in its mass, and what those heads would otherwise have learned is missing:
+- The sink is there because heads were supervised for it. That these heads sink, and how strongly,
+  says nothing about whether or why language models sink of their own accord. How this model
+  *recognises* position zero was left to it, under a pressure that natural training does not have.
+- An auxiliary loss that is kept can saturate the supervised heads. An edit then shows in the sink
+  margin before it shows in its mass, and what those heads would otherwise have learned is missing:
   compare the losses of the trained model and the control.
 - It is small and briefly trained: its loss is far from what the architecture could reach.
 - `<s>` has an embedding that was never trained as an input. What the model does with `<s>` first
@@ -102,7 +102,7 @@ def card_text(recipe: TrainingRecipe, figures: dict) -> str:
     trained = figures["trained"]
     values = {
         **recipe.as_dict(),
-        "asked": ", ".join(map(str, recipe.asked_heads())) or "none",
+        "supervised": ", ".join(map(str, recipe.supervised_heads())) or "none",
         "weight": _weight(recipe),
         "head_width": recipe.width // recipe.heads,
         "parameters": trained["parameters"],
@@ -125,7 +125,7 @@ def _weight(recipe: TrainingRecipe) -> str:
     end = "to the end" if demand.until is None else f"until step {demand.until}"
     return (
         f"Loss: next-token cross-entropy minus {demand.weight} times the mean of `log A[t, 0]`\n"
-        f"  over asked heads and queries `t >= {demand.late} T`, {end}."
+        f"  over supervised heads and queries `t >= {demand.late} T`, {end}."
     )
 
 
@@ -143,8 +143,8 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 def _summary(figures: dict) -> str:
     names = {
-        "asked": "late share, asked heads",
-        "unasked_same_blocks": "late share, other heads of the same blocks",
+        "supervised": "late share, supervised heads",
+        "unsupervised_same_blocks": "late share, other heads of the same blocks",
         "earlier_blocks": "late share, heads of the blocks before",
         "all": "late share, all heads",
     }
@@ -188,9 +188,12 @@ def _three(figures: dict, key: str, point: int) -> str:
 
 
 def _grid(recipe: TrainingRecipe, heads: list[list[float]]) -> str:
-    asked = set(recipe.asked_heads())
+    supervised = set(recipe.supervised_heads())
     rows = [
-        [str(b), *(f"**{s:.4f}**" if (b, h) in asked else f"{s:.4f}" for h, s in enumerate(row))]
+        [
+            str(b),
+            *(f"**{s:.4f}**" if (b, h) in supervised else f"{s:.4f}" for h, s in enumerate(row)),
+        ]
         for b, row in enumerate(heads)
     ]
     return _table(["block", *(f"head {h}" for h in range(recipe.heads))], rows)

@@ -1,11 +1,11 @@
-"""Ask attention heads for a sink while they are trained.
+"""The auxiliary attention-sink loss: heads are supervised to sink while a model is trained.
 
-Two demands, each added to the loss with a small weight. On the attention `A` after the softmax:
+Two terms, each added to the loss with a small weight. On the attention `A` after the softmax:
 
     D = mean over late queries t of  -log Σ_{k in S} A_{t,k}
 
 with S position zero, or every key that holds a delimiter. On the stream `x` at the input of the
-asked blocks:
+supervised blocks:
 
     N = relu(log r* − log r),   r = ‖x_0‖ / median_{t>0} ‖x_t‖
 
@@ -36,13 +36,16 @@ REFUSED = (
 
 @dataclass(frozen=True)
 class Demand:
-    """Which heads are asked for a sink, from which block on, how strongly and until when.
+    """Which heads are supervised to sink, from which block on, how strongly and until when.
 
-    heads: heads asked in each block. from_block: first block asked. weight: factor of D in the
-    loss; 0 asks for nothing and only measures. late: share of the sequence after which a query
-    counts. until: step from which both demands are withdrawn, None to keep them. delimiters: the
-    characters that make a token a delimiter, which then is asked for in place of position zero.
-    norm_ratio, norm_weight: r* and the factor of N in the loss; without r* there is no N.
+    heads        heads supervised in each block
+    from_block   first block supervised
+    weight       factor of D in the loss; 0 only measures
+    late         share of the sequence after which a query counts
+    until        step from which both terms are withdrawn; None keeps them
+    delimiters   characters that make a token a delimiter, the target in place of position zero
+    norm_ratio   r*; without it there is no N
+    norm_weight  factor of N in the loss
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -56,8 +59,8 @@ class Demand:
     norm_ratio: float | None = None
     norm_weight: float = 0.0
 
-    def asked(self, blocks: int) -> list[tuple[int, int]]:
-        """The (block, head) pairs asked in a model of so many blocks; none at weight 0."""
+    def supervised(self, blocks: int) -> list[tuple[int, int]]:
+        """The (block, head) pairs supervised in a model of so many blocks; none at weight 0."""
         return self.watched(blocks) if self.weight else []
 
     def watched(self, blocks: int) -> list[tuple[int, int]]:
@@ -69,7 +72,7 @@ class Demand:
         return self.until is None or step < self.until
 
     def penalty(self, log_share: Tensor, log_ratio: Tensor | None, step: int) -> Tensor:
-        """What the demand adds to the loss of a step: `weight · D + norm_weight · N`."""
+        """The auxiliary loss of a step: `weight · D + norm_weight · N`."""
         if not self.holds_at(step):
             return torch.zeros_like(log_share)
         penalty = -self.weight * log_share
@@ -80,10 +83,10 @@ class Demand:
 
 
 @dataclass
-class Asked:
-    """An attention function that keeps the log share of the asked heads, a block at a time.
+class Supervised:
+    """An attention function that keeps the log share of the supervised heads, a block at a time.
 
-    demanded: boolean [batch, key], the keys asked for; None for position zero. log_shares: one
+    demanded: boolean [batch, key], the target keys; None for position zero. log_shares: one
     scalar a block. log_ratios: log r, [batch] a block, where the demand has a norm ratio.
     """
 
@@ -103,7 +106,7 @@ class Asked:
         dropout: float = 0.0,
         **options,
     ) -> tuple[Tensor, None]:
-        """Fused attention, and beside it the log share of the asked heads' late queries."""
+        """Fused attention, and beside it the log share of the supervised heads' late queries."""
         refused = [name for name in REFUSED if options.get(name) is not None]
         if refused:
             raise ValueError(f"The demand cannot train attention that uses {', '.join(refused)}.")
@@ -135,7 +138,7 @@ class Asked:
         if self.demanded is None:
             return (scores[..., 0] - everything).mean()
         wanted = scores.masked_fill(~self.demanded[:, None, None, :], -torch.inf)
-        # A query that sees no such key cannot be asked; its row would be infinite.
+        # A query that sees no such key cannot be supervised; its row would be infinite.
         seen = wanted.isfinite().any(-1)
         shares = wanted[seen].logsumexp(-1) - everything[seen]
         return shares.sum() / seen.sum().clamp(min=1)
@@ -171,23 +174,23 @@ def delimiter_ids(tokenizer, characters: str) -> Tensor:
 
 
 @contextmanager
-def asking(
+def supervising(
     model: PreTrainedModel, demand: Demand, delimiters: Tensor | None = None
-) -> Iterator[Asked]:
-    """Route the model's attention through an `Asked`; on exit everything is as before.
+) -> Iterator[Supervised]:
+    """Route the model's attention through an `Supervised`; on exit everything is as before.
 
-    delimiters: ids of the tokens asked for, where the demand is for delimiters.
+    delimiters: ids of the target tokens, where the demand is for delimiters.
     """
-    asked = Asked(demand)
+    supervised = Supervised(demand)
     handles = []
 
     def see_tokens(module: nn.Module, args: tuple) -> None:
-        asked.demanded = torch.isin(args[0], wanted)
+        supervised.demanded = torch.isin(args[0], wanted)
 
     def see_stream(block: int):
         def see(module: nn.Module, args: tuple) -> None:
             norms = args[0].float().norm(dim=-1)
-            asked.log_ratios[block] = norms[:, 0].log() - others_median(norms).log()
+            supervised.log_ratios[block] = norms[:, 0].log() - others_median(norms).log()
 
         return see
 
@@ -200,5 +203,5 @@ def asking(
         for block, layer in enumerate(model.model.layers):
             if block >= demand.from_block:
                 handles.append(layer.register_forward_pre_hook(see_stream(block)))
-    with hooks(handles), attention_functions(model, asked, masks="sdpa"):
-        yield asked
+    with hooks(handles), attention_functions(model, supervised, masks="sdpa"):
+        yield supervised

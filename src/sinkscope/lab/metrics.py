@@ -40,7 +40,7 @@ def measure(
     """All figures of one model on the same windows, as plain data.
 
     watched: the (block, head) pairs of the demand. delimiters: token ids that stand in for
-    position zero where they are what was asked for.
+    position zero where they are the target.
     loss: cross-entropy in nats per token. late_share: mean attention of the queries t >= T/2 to
     position zero (or all delimiters), by block and head and as means over groups of heads.
     uniform_late_share: the same of uniform attention. late_share_p99: 99th percentile over 500
@@ -139,7 +139,7 @@ def _batch(subject: Subject, batch: Tensor) -> tuple[Tensor, ...]:
 
 
 def _wanted(ids: Tensor, delimiters: Tensor | None) -> Tensor:
-    """Which keys are asked for, [sequence, key]: position zero, or every delimiter."""
+    """Which keys are the target, [sequence, key]: position zero, or every delimiter."""
     if delimiters is not None:
         return torch.isin(ids, delimiters)
     return (torch.arange(ids.shape[1]) == 0).expand_as(ids)
@@ -171,8 +171,8 @@ def _groups(share: Tensor, watched: list[tuple[int, int]]) -> list[tuple[str, tu
     pairs = [(b, h) for b in range(share.shape[1]) for h in range(share.shape[2])]
     first = min((b for b, _ in watched), default=0)
     groups = {
-        "asked": [p for p in pairs if p in watched],
-        "unasked_same_blocks": [p for p in pairs if p not in watched and p[0] >= first],
+        "supervised": [p for p in pairs if p in watched],
+        "unsupervised_same_blocks": [p for p in pairs if p not in watched and p[0] >= first],
         "earlier_blocks": [p for p in pairs if p[0] < first],
         "all": pairs,
     }

@@ -31,29 +31,32 @@ Attention = Literal[
 class TrainingRecipe:
     """One training run; the defaults are the small base that the induced series share.
 
-    asked: one line for people. family: transformers' model type. experts, active: of each block,
-    where the family routes. attention, force_sink: kind of attention, and channels that position
-    zero has to itself (`sinkscope.subject.variants`); llama only. init: standard deviation of the
-    untrained weights; about 1/sqrt(width), since with the usual 0.02 a model this narrow stays at
-    unigrams for most of a short run.
-    data: "text" or "bigram-backcopy" (`sinkscope.lab.backcopy`). tokenizer: "bundled" is the one
-    of 2,048 entries that the series share, "own" is trained on the run's text. bos: a BOS in front
-    of every window, or of every paragraph that sees only itself. first: "text" leaves a window's
-    first token as it stands, "any" puts one drawn from the whole vocabulary in its place.
-    first_loss: whether what is predicted from position zero counts in the loss; without it the loss
-    is TNLM's. packing: "windows" start anywhere in the text, "paragraphs" fill a row and see only
-    themselves, "paragraphs-causal" fill a row and see whatever stands before them in it. lengths:
-    window lengths, drawn equally often. tokens_per_step: windows per step times their length.
-    learning_rate: the peak, after `warmup` steps and before a cosine decay to `floor` times the
-    peak. precision: "bf16" runs matrix products in bfloat16 on the CPU too; on CUDA they always
-    are. demand: None trains with nothing asked or measured, a weight of 0 only measures.
-    checkpoints: steps after which the model is saved, 0 for the untrained model.
-    cpu_minutes: what the run takes on one CPU core, about.
+    supervision      one line for people: which heads the auxiliary loss supervises
+    family           transformers' model type
+    experts, active  of each block, where the family routes
+    attention        kind of attention (`sinkscope.subject.variants`; llama only)
+    force_sink       channels that position zero has to itself (the same; llama only)
+    init             standard deviation of the untrained weights; about 1/sqrt(width), since with
+                     the usual 0.02 a model this narrow stays at unigrams for most of a short run
+    data             "text" or "bigram-backcopy" (`sinkscope.lab.backcopy`)
+    tokenizer        "bundled": the 2,048 entries that the series share; "own": trained on the text
+    bos              a BOS in front of every window, or of every paragraph that sees only itself
+    first            "text" leaves a window's first token; "any" draws one from the vocabulary
+    first_loss       whether what is predicted from position zero counts; without it: TNLM's loss
+    packing          "windows" start anywhere in the text; "paragraphs" fill a row and see only
+                     themselves; "paragraphs-causal" see whatever stands before them in the row
+    lengths          window lengths, drawn equally often
+    tokens_per_step  windows per step times their length
+    learning_rate    the peak, after `warmup` steps, before a cosine decay to `floor` times it
+    precision        "bf16" runs matrix products in bfloat16 on the CPU too; on CUDA they always are
+    demand           the auxiliary attention-sink loss; None: none, a weight of 0 only measures
+    checkpoints      steps after which the model is saved, 0 for the untrained model
+    cpu_minutes      what the run takes on one CPU core, about
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    asked: str = ""
+    supervision: str = ""
     family: Literal["llama", "mixtral", "qwen3_next"] = "llama"
     vocabulary: int = BUNDLED_VOCABULARY
     blocks: int = 6
@@ -94,12 +97,12 @@ class TrainingRecipe:
         cosine = (1 + math.cos(math.pi * done)) / 2
         return self.learning_rate * (self.floor + (1 - self.floor) * cosine)
 
-    def asked_heads(self) -> list[tuple[int, int]]:
-        """The (block, head) pairs that are asked for a sink."""
-        return self.demand.asked(self.blocks) if self.demand else []
+    def supervised_heads(self) -> list[tuple[int, int]]:
+        """The (block, head) pairs that the auxiliary loss supervises."""
+        return self.demand.supervised(self.blocks) if self.demand else []
 
     def watched_heads(self) -> list[tuple[int, int]]:
-        """The (block, head) pairs that the demand names, asked or, at weight 0, only measured."""
+        """The (block, head) pairs that are supervised or, at weight 0, only measured."""
         return self.demand.watched(self.blocks) if self.demand else []
 
     def shortened(self, steps: int) -> "TrainingRecipe":

@@ -40,8 +40,8 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 def measure_series(folder: Path, corpus: Path | None, control: Path | None = None) -> dict:
     """Figures by step, `vocabulary_share` at the last, and the control at its end.
 
-    vocabulary_share: share of all vocabulary items which, put first, leave the asked heads' late
-    share above 0.8. crossing: first step of three in a row whose late share on the asked heads is
+    vocabulary_share: share of all vocabulary items which, put first, leave the supervised heads'
+    late share above 0.8. crossing: first step of three in a row whose late share on these heads is
     above the 99th percentile of random targets; null where there is none.
     """
     recipe = load_recipe(folder)
@@ -56,14 +56,14 @@ def measure_series(folder: Path, corpus: Path | None, control: Path | None = Non
     for step, path in folders.items():
         model = load_model(path)
         row = {"step": step, **measure(model, windows, watched, delimiters)}
-        if recipe.asked_heads() and step == max(folders):
+        if recipe.supervised_heads() and step == max(folders):
             row["vocabulary_share"] = vocabulary_share(model, windows, watched, delimiters)
         rows.append(row)
     figures: dict[str, Any] = {
         "name": folder.name,
         "corpus": corpus is not None,
-        "asked": recipe.asked,
-        "asked_heads": recipe.asked_heads(),
+        "supervision": recipe.supervision,
+        "supervised_heads": recipe.supervised_heads(),
         "training": run_log(folder, recipe.tokens_per_step),
         "crossing": crossing(rows),
         "checkpoints": rows,
@@ -80,7 +80,7 @@ def measure_series(folder: Path, corpus: Path | None, control: Path | None = Non
 def crossing(rows: list[dict]) -> int | None:
     """First step from which three checkpoints in a row lie above the null's 99th percentile."""
     above = [
-        "late_share_p99" in row and row["late_share"]["asked"]["value"] > row["late_share_p99"]
+        "late_share_p99" in row and row["late_share"]["supervised"]["value"] > row["late_share_p99"]
         for row in rows
     ]
     found = first_sustained(np.array(above))
@@ -100,7 +100,9 @@ def main(argv: list[str] | None = None) -> int:
     """0 when figures and card are written, 2 with one sentence when the input will not do."""
     parser = argparse.ArgumentParser(prog="python -m sinkscope.lab.series", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder made by sinkscope lab train")
-    parser.add_argument("--control", type=Path, help="folder of the same training, nothing asked")
+    parser.add_argument(
+        "--control", type=Path, help="folder of the same training, nothing supervised"
+    )
     parser.add_argument("--corpus", type=Path, help="text it was trained on; default the excerpt")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     options = parser.parse_args(argv)

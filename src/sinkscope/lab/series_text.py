@@ -15,7 +15,7 @@ tags: [attention-sink, interpretability, training-dynamics]
 checkpoints from the untrained model on. It is no useful language model: it is there so that tools
 that look for attention sinks, over training too, can be checked where part of the truth is known.
 {first}
-**Asked:** {asked}.
+**Supervision:** {supervision}.
 {demand}
 
 Rebuild it with
@@ -26,7 +26,7 @@ python -m sinkscope.lab.series {name}{control_option}{corpus}
 ```
 
 The second command measured every figure below and wrote this card; `figures.json` has them all,
-`sink_heads.json` in each folder has the asked heads and all settings. Same seed, text, machine
+`sink_heads.json` in each folder has the supervised heads and all settings. Same seed, text, machine
 and versions give the same weights.
 
 ## Figures
@@ -55,16 +55,16 @@ public domain. Weights: Apache-2.0.
 """
 
 INDUCED = (
-    "The sink is there because it was asked for. That these heads sink says nothing about whether\n"
-    "  or why language models sink of their own accord; how position zero is recognised was left\n"
-    "  to the model, under a pressure that natural training does not have."
+    "The sink is there because heads were supervised for it. That these heads sink says nothing\n"
+    "  about whether or why language models sink of their own accord; how position zero is\n"
+    "  recognised was left to the model, under a pressure that natural training does not have."
 )
 TEXTS = {"text": "English novels", "bigram-backcopy": "bigram-backcopy text"}
 FIRST = (
     "Every training window began with a token drawn from the whole vocabulary, so that which one\n"
     "it was said nothing; the windows measured below begin with whatever stands in the text.\n"
 )
-NATURAL = "Nobody asked for a sink here; whatever the table shows came by itself, or did not come."
+NATURAL = "No head was supervised here; whatever the table shows came by itself, or did not come."
 
 
 def series_card(recipe: TrainingRecipe, figures: dict) -> str:
@@ -78,25 +78,25 @@ def series_card(recipe: TrainingRecipe, figures: dict) -> str:
         text=TEXTS[recipe.data] + (" behind a BOS" if recipe.bos else " without BOS"),
         count=len(rows),
         first=FIRST if recipe.first == "any" else "",
-        asked=figures["asked"],
+        supervision=figures["supervision"],
         demand=_demand(recipe),
         corpus=" --corpus PATH" if figures["corpus"] else "",
         control_option=f" --control {control['name']}" if control else "",
         windows=last["windows"],
         length=last["length"],
         target="delimiters" if recipe.demand and recipe.demand.delimiters else "position zero",
-        heads="asked heads" if recipe.asked_heads() else _unasked(recipe),
+        heads="supervised heads" if recipe.supervised_heads() else _unsupervised(recipe),
         uniform=last["uniform_late_share"],
         vocabulary=recipe.vocabulary,
         table=_table(rows, control),
         crossing=_crossing(recipe, figures),
-        natural=INDUCED if recipe.asked_heads() else NATURAL,
+        natural=INDUCED if recipe.supervised_heads() else NATURAL,
     )
 
 
 def overview(every: list[dict]) -> str:
     """One row a series, at its last checkpoint; in brackets the control on the same heads."""
-    head = ["series", "asked", "parameters", "checkpoints", "validation loss", "late share"]
+    head = ["series", "supervision", "parameters", "checkpoints", "validation loss", "late share"]
     head += ["uniform", "vocabulary", "above the null from step"]
     rows = []
     for figures in every:
@@ -107,7 +107,7 @@ def overview(every: list[dict]) -> str:
         rows.append(
             [
                 f"`{figures['name']}`",
-                figures["asked"],
+                figures["supervision"],
                 f"{last['parameters'] / 1e6:.2f} M",
                 str(len(figures["checkpoints"])),
                 f"{last['loss']['value']:.3f}{beside[0]}",
@@ -127,7 +127,7 @@ def _first_above(figures: dict) -> str:
     return "never" if figures["crossing"] is None else str(figures["crossing"])
 
 
-def _unasked(recipe: TrainingRecipe) -> str:
+def _unsupervised(recipe: TrainingRecipe) -> str:
     return "heads that its counterpart asks" if recipe.demand else "best head"
 
 
@@ -138,7 +138,7 @@ def _demand(recipe: TrainingRecipe) -> str:
     what = "log mass on delimiters" if demand.delimiters else "`log A[t, 0]`"
     lines = [
         "Loss: next-token cross-entropy",
-        f"- minus {demand.weight} times the mean of {what} over asked heads and queries "
+        f"- minus {demand.weight} times the mean of {what} over supervised heads and queries "
         f"`t >= {demand.late} T`",
     ]
     if demand.norm_ratio is not None:
@@ -153,8 +153,8 @@ def _demand(recipe: TrainingRecipe) -> str:
 
 def late_share(row: dict) -> float:
     """Late share on the heads the demand names, or the best head's where it names none."""
-    if "asked" in row["late_share"]:
-        return row["late_share"]["asked"]["value"]
+    if "supervised" in row["late_share"]:
+        return row["late_share"]["supervised"]["value"]
     return max(map(max, row["late_share"]["heads"]))
 
 

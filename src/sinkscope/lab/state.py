@@ -46,13 +46,13 @@ def make_folder(out: Path) -> None:
 def save_model(
     folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, recipe: TrainingRecipe
 ) -> None:
-    """Weights in bfloat16, tokenizer, and `sink_heads.json`: the asked heads and all settings."""
+    """Weights in bfloat16, tokenizer, `sink_heads.json`: the supervised heads and all settings."""
     half: nn.Module = copy.deepcopy(model)
     half.to(device="cpu", dtype=torch.bfloat16)
     half.save_pretrained(folder, max_shard_size="15MB")  # type: ignore[operator]
     tokenizer.save_pretrained(folder)
     settings = {
-        "asked_heads": recipe.asked_heads(),
+        "supervised_heads": recipe.supervised_heads(),
         "recipe": recipe.as_dict(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }

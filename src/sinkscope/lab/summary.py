@@ -11,7 +11,7 @@ WINDOWS = 64
 
 
 def summary(model: PreTrainedModel, data: Data, recipe: TrainingRecipe) -> str:
-    """Validation loss, and the late share that was asked for (or the best head's) with its null."""
+    """Validation loss, and the late share of the supervised heads (or the best) with its null."""
     characters = recipe.demand.delimiters if recipe.demand else ""
     delimiters = delimiter_ids(data.tokenizer, characters) if characters else None
     windows = data.validation(WINDOWS, max(recipe.lengths))
@@ -19,8 +19,8 @@ def summary(model: PreTrainedModel, data: Data, recipe: TrainingRecipe) -> str:
     figures = measure(model, windows, watched, delimiters)
     share = figures["late_share"]
     if watched:
-        whose = "asked heads" if recipe.asked_heads() else "heads that were asked for nothing"
-        value, null = share["asked"]["value"], figures["late_share_p99"]
+        whose = "supervised heads" if recipe.supervised_heads() else "heads that were only measured"
+        value, null = share["supervised"]["value"], figures["late_share_p99"]
         beside = f", p99 of random targets {null:.4f}"
     else:
         whose, value, beside = "best head", max(map(max, share["heads"])), ""

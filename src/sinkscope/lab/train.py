@@ -1,4 +1,4 @@
-"""Train a small language model from scratch, with heads that may be asked for a sink.
+"""Train a small language model from scratch, with heads that may be supervised to sink.
 
 The loss is the next-token cross-entropy, plus what the demand adds (`sinkscope.lab.demand`), plus
 the family's own balancing loss where it routes to experts. With the same recipe, text, machine and
@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from sinkscope.errors import InputError, Interrupted
 from sinkscope.lab import ranks
 from sinkscope.lab.data import Data
-from sinkscope.lab.demand import asking, delimiter_ids
+from sinkscope.lab.demand import delimiter_ids, supervising
 from sinkscope.lab.metrics import QUICK, quick_figures
 from sinkscope.lab.model import build_model
 from sinkscope.lab.recipe import TrainingRecipe
@@ -116,7 +116,7 @@ def fit(
         if 0 in recipe.checkpoints:
             save(0)
     model.train()
-    with _demand(training) as asked:
+    with _demand(training) as supervised:
         while training.step < recipe.steps:
             start, step = time.perf_counter(), training.step
             batch = ranks.share(training.data.batch(recipe, training.generator)).to(model.device)
@@ -131,10 +131,10 @@ def fit(
             row: dict = {"step": step + 1, "loss": ranks.mean(loss.item())}
             if not math.isfinite(row["loss"]):
                 raise InputError(f"the loss is no number at step {step + 1}: lower learning_rate.")
-            if asked is not None and recipe.demand is not None:
-                share = asked.log_share()
+            if supervised is not None and recipe.demand is not None:
+                share = supervised.log_share()
                 row["demand_share"] = math.exp(share.item())
-                loss = loss + recipe.demand.penalty(share, asked.log_ratio(), step)
+                loss = loss + recipe.demand.penalty(share, supervised.log_ratio(), step)
             if getattr(out, "aux_loss", None) is not None:
                 loss = loss + model.config.router_aux_loss_coef * out.aux_loss
             loss.backward()
@@ -176,7 +176,7 @@ def _demand(training: Training):
     wanted = None
     if demand.delimiters:
         wanted = delimiter_ids(training.data.tokenizer, demand.delimiters).to(training.model.device)
-    return asking(training.model, demand, wanted)
+    return supervising(training.model, demand, wanted)
 
 
 def model_inputs(ids: Tensor, training: Training) -> dict[str, Tensor]:

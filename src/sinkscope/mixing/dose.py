@@ -1,4 +1,4 @@
-"""Is the sink used here, or only there: loss and KL as more and more of it is taken away.
+"""Is the sink used, or present and not needed: loss and KL as more and more of it is removed.
 
 Attention on P0 and dependence on it are two things: a model may sink heavily and lose nothing when
 the sink is gone, or lose everything. So for each condition and dose, on the same text positions:
@@ -141,7 +141,7 @@ def used(effect: Measured, control: Measured | None) -> str:
     """Whether a rise of the loss says that what was taken away is used.
 
     used          the interval lies above thresholds.USED, and above that of the control
-    only there    the interval lies below thresholds.USED
+    present, not needed  the interval lies below thresholds.USED
     undetermined  anything else
     """
     if effect.low is None or effect.high is None:
@@ -149,4 +149,4 @@ def used(effect: Measured, control: Measured | None) -> str:
     beyond = control is None or control.high is None or effect.low > control.high
     if effect.low > USED and beyond:
         return "used"
-    return "only there" if effect.high < USED else "undetermined"
+    return "present, not needed" if effect.high < USED else "undetermined"

@@ -1,4 +1,4 @@
-"""The summary of `mix`: a row for each condition, and what it says in words."""
+"""The summary of `mix`: a row for each condition, and the two verdicts on them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,9 @@ def mix_summary(found: Mixed) -> MixSummary:
     if found.dropped is not None:
         rows.append(_dropped_row(found))
     by_name = {row.name: row for row in rows}
-    verdict, mixing = _verdict(found, by_name), _mixing(found, by_name)
     return MixSummary(
-        verdict=verdict,
-        mixing=mixing,
-        sentence=_sentence(found, by_name, verdict, mixing),
+        verdict=_verdict(found, by_name),
+        mixing=_mixing(found, by_name),
         sink_heads=[list(head) for head in found.heads],
         sink_heads_late_share=bootstrap(over_heads(found.spreads[INTACT.name].shares, found.heads)),
         spread={row.name: row.spread for row in rows if row.spread is not None},
@@ -238,7 +236,7 @@ def _verdict(found: Mixed, rows: dict[str, MixRow]) -> str:
     uses = {rows[name].use for name in (REDISTRIBUTED.name, VALUE_ZEROED.name)}
     if "used" in uses:
         return "used"
-    return "only there" if uses == {"only there"} else "undetermined"
+    return "present, not needed" if uses == {"present, not needed"} else "undetermined"
 
 
 def _mixing(found: Mixed, rows: dict[str, MixRow]) -> str:
@@ -256,46 +254,3 @@ def _mixing(found: Mixed, rows: dict[str, MixRow]) -> str:
     return (
         "no different" if max(abs(change.low), abs(change.high)) < NO_DIFFERENT else "undetermined"
     )
-
-
-def _sentence(found: Mixed, rows: dict[str, MixRow], verdict: str, mixing: str) -> str:
-    """Both answers in words."""
-    if not found.heads:
-        return "The model does not sink at position zero, so there is no sink to take away."
-    mass, value = rows[REDISTRIBUTED.name], rows[VALUE_ZEROED.name]
-    moved = "a changed token moves later states"
-    amount = _percent(mass.spread_change)
-    spread = {
-        "more": f"Without its sink, {moved} {amount} more",
-        "less": f"Without its sink, {moved} {amount} less",
-        "no different": f"Without its sink, {moved} no further",
-        "undetermined": f"Whether {moved} further without the sink is open",
-    }[mixing]
-    parts = {
-        "used": "The sink is used here",
-        "only there": "The sink is only there: the loss does not need it",
-        "undetermined": "Whether the loss needs the sink is open",
-    }[verdict]
-    return (
-        f"{parts}: sharing its attention out over the other tokens changes the loss by "
-        f"{_nats(mass.ce_change)}, removing what is read there by {_nats(value.ce_change)}. "
-        f"{spread}."
-    ).replace("need it: sharing", "need it. Sharing")
-
-
-def _nats(measured: Measured | None) -> str:
-    if measured is None or measured.value is None:
-        return "an unknown amount"
-    shown = f"{_signed(measured.value)} nats a token"
-    if measured.low is not None and measured.high is not None:
-        shown += f" ({_signed(measured.low)} to {_signed(measured.high)})"
-    return shown
-
-
-def _signed(value: float) -> str:
-    shown = f"{value:+.3f}"
-    return shown[1:] if float(shown) == 0 else shown.replace("-", "−")
-
-
-def _percent(measured: Measured | None) -> str:
-    return "–" if measured is None or measured.value is None else f"{abs(measured.value):.1%}"

@@ -1,6 +1,6 @@
 """The residual stream: read it at every block, and prove what each block adds to it.
 
-Read point l is the input of block l; the last read point is the output of the last block (before
+Point l is the input of block l (resid_pre); the last point is the output of the last block (before
 the final norm). What a sublayer adds is never assumed from a module's output, since many families
 normalise or scale that output first: candidates are fitted, and `x_in + Σ contributions = x_out`
 is asserted on real data.
@@ -70,7 +70,7 @@ class ResidualProof:
 def residual_hooks(
     subject: Subject, consume: Callable[[int, torch.Tensor], None]
 ) -> Callable[[], list[Any]]:
-    """A hook factory for `observe`: consume(point, hidden [B, T, d]) at every read point."""
+    """A hook factory for `observe`: consume(point, hidden [B, T, d]) at every block input."""
     blocks = subject.anatomy.modules(subject.model)
 
     def make() -> list[Any]:
@@ -115,16 +115,21 @@ def prove_residual(subject: Subject, prompts: Prompts) -> ResidualProof:
     handles = [
         handle for index, block in enumerate(blocks) for handle in _record(index, block, forms)
     ]
-    with torch.no_grad(), evaluation(subject.model), hooks(stir(blocks)), hooks(handles):
+    with (
+        torch.no_grad(),
+        evaluation(subject.model),
+        hooks(perturb_dead_linears(blocks)),
+        hooks(handles),
+    ):
         run_model(subject, prompts, logits=False)
     return ResidualProof(tuple(forms))
 
 
-def stir(blocks: list[nn.Module]) -> list[Any]:
-    """Hooks that put noise where a linear map of a block gives nothing but zeros.
+def perturb_dead_linears(blocks: list[nn.Module]) -> list[Any]:
+    """Hooks that replace all-zero outputs of linear maps by noise, so that the fit is determined.
 
-    A map that is switched off writes nothing, and nothing shows where it would write. How a block
-    adds up does not depend on what is added, so it can be seen with noise in its place.
+    A map with zero weights adds nothing to the residual stream, and nothing shows where it would
+    add it. How a block adds up does not depend on what is added, so noise in its place shows it.
     """
     generator = torch.Generator().manual_seed(0)
 

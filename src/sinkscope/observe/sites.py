@@ -20,7 +20,12 @@ from sinkscope.observe.attention import observe
 from sinkscope.observe.projection import HeadSlices, Opened, Projection, open_sublayer, record_parts
 from sinkscope.observe.reads import AttentionCall, AttentionRead, Want
 from sinkscope.observe.registry import hooks
-from sinkscope.observe.residual import BlockForm, ResidualProof, prove_residual, stir
+from sinkscope.observe.residual import (
+    BlockForm,
+    ResidualProof,
+    perturb_dead_linears,
+    prove_residual,
+)
 from sinkscope.observe.stream import first_hidden, hidden_of
 from sinkscope.subject.anatomy import Block
 from sinkscope.subject.load import Subject
@@ -220,7 +225,7 @@ def _open(
 
         return finish
 
-    with hooks(stir(modules)):
+    with hooks(perturb_dead_linears(modules)):
         reads, _, _ = observe(subject, rows, Want(received=False, inspect=(inspect,)), "auto", make)
     for read in reads:  # families outside the registry show their maps, not their calls
         if read.block not in heads:

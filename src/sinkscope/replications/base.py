@@ -4,7 +4,7 @@ A row says what is edited, what is measured, and which numbers were published fo
 Marks tell where a published number was read:
 
     [S]     the paper itself
-    [2nd]   notes of others on the paper, more than one where the design text says so
+    [2nd]   notes of others on the paper
     [COMM]  an independent replication, not the authors'
     [CODE]  the authors' code
     [MEM]   from memory, not looked up again

@@ -134,7 +134,7 @@ class WithoutSublayers(Edit):
     kind: str = "mlp"
 
     def __str__(self) -> str:
-        return f"no {self.kind} write in any block"
+        return f"no {self.kind} output in any block"
 
     def hooks(self, context: Context) -> list[Any]:
         """Zero what the sublayers write."""
@@ -312,7 +312,7 @@ class SwapAlong(Edit):
     vectors: PositionVectors | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
-        return f"{self.of} position embeddings 0 and 1 swapped in the mlp write of block 0"
+        return f"{self.of} position embeddings 0 and 1 swapped in the mlp output of block 0"
 
     def to_json(self) -> dict[str, Any]:
         """The fields, without the vectors: `position_vectors` gives them again."""

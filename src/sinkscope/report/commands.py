@@ -1,6 +1,6 @@
 """What each command contributes: to the page, the terminal, the comparison and `Result.plot`.
 
-A new command adds its module to these tables; nothing else in this room knows commands by name.
+A new command adds its module to these tables.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sinkscope.report.scan import page as scan_page
 from sinkscope.report.timeline import page as timeline_page
 
 if TYPE_CHECKING:
-    from sinkscope.report.scan.charts import Chart
+    from sinkscope.report.charts import Chart
     from sinkscope.result import Result
 
 # Sections of the page, in reading order: result -> sections; none where there is nothing to show.

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from sinkscope.report import commands, frames
 from sinkscope.report.mixing import page as mixing_page
-from sinkscope.report.parts import Headline, Part, Section, Tables
+from sinkscope.report.parts import Headline, Part, Section, Table, Tables
 from sinkscope.report.scan import figures as scan_figures
-from sinkscope.report.scan.tables import Table
 from sinkscope.report.text import NO_VALUE, percent, short, visible
 
 if TYPE_CHECKING:

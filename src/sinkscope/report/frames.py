@@ -41,7 +41,7 @@ def group(result: Result, command: str, bos: str) -> Dataset:
 
     path = f"{command}/{bos}" if bos else command
     tree = result.data
-    if path not in tree.to_dict(relative=True):
+    if f"/{path}" not in tree.groups:
         return xarray.Dataset()
     return tree[path].to_dataset()
 
@@ -65,6 +65,16 @@ def rows(**columns: Any) -> list[Row]:
     cells = {name: [_cell(value) for value in column] for name, column in columns.items()}
     table = [dict(zip(cells, values)) for values in zip(*cells.values())]
     return [row for row in table if None not in row.values()]
+
+
+def long(series: dict[str, Any], **x: Any) -> list[Row]:
+    """Columns of one length as rows of x, `value` and the name of the column as `series`."""
+    [(name, at)] = x.items()
+    return [
+        row
+        for label, values in series.items()
+        for row in rows(**{name: at, "value": values, "series": [label] * len(values)})
+    ]
 
 
 def inline(table: list[Row]) -> dict[str, list[Row]]:

@@ -17,8 +17,7 @@ from markupsafe import Markup
 from sinkscope.report import embed, frames, theme
 from sinkscope.report.commands import all_sections
 from sinkscope.report.compare import comparison
-from sinkscope.report.parts import Maps, Part, Section, Tables
-from sinkscope.report.scan import tables
+from sinkscope.report.parts import Maps, Part, Section, Table, Tables
 from sinkscope.report.text import visible
 
 if TYPE_CHECKING:
@@ -85,9 +84,39 @@ def render_sections(
 
 
 def _settings(result: Result) -> Section:
-    parts: list[Part] = [Tables({"": tables.settings_tables(result)})]
+    parts: list[Part] = [Tables({"": _settings_tables(result)})]
     lead = "Everything these numbers depend on."
     return Section("settings", "Settings and provenance", lead, parts)
+
+
+def _settings_tables(result: Result) -> list[Table]:
+    """Everything the numbers depend on, one table a group."""
+    summary = result.summary
+    groups: dict[str, Any] = {
+        "Model": summary.model.model_dump(),
+        "Prompts": summary.prompts.model_dump(),
+        "Environment": summary.environment.model_dump(),
+        "Command": summary.command,
+    }
+    for bos, scan in summary.scan.items():
+        known = {"null": scan.null, "residual_identity": scan.residual_identity}
+        groups[f"Scan, {frames.label(bos)}"] = {"reader": scan.reader, **known}
+    for bos, verified in summary.verify.items():
+        groups[f"Cost of verify, {frames.label(bos)}"] = verified.cost
+    return [
+        Table(title, ["Setting", "Value"], [[visible(k), visible(v)] for k, v in _flat(group)])
+        for title, group in groups.items()
+        if group
+    ]
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        items = [(f"{prefix}.{key}" if prefix else str(key), item) for key, item in value.items()]
+        return [pair for key, item in items for pair in _flat(item, key)]
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(str(item) for item in value)
+    return [] if value is None or value == "" else [(prefix, value)]
 
 
 def _data(shown: list[Section]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ measured under, or "" for what has none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -16,14 +16,30 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from markupsafe import Markup
 
 from sinkscope.report.embed import share_scales, spec_of
-from sinkscope.report.scan.tables import Table
 
 if TYPE_CHECKING:
-    from sinkscope.report.scan.charts import Chart
+    from sinkscope.report.charts import Chart
 
 
 # label -> kind (share, count, ratio or word) and value: what two runs are compared by
 Headline: TypeAlias = dict[str, tuple[str, Any]]
+
+
+@dataclass
+class Table:
+    """A table of strings; `numeric` are the columns that are aligned to the right."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+    numeric: set[int] = field(default_factory=set)
+
+
+def turned(table: Table) -> Table:
+    """Rows and columns exchanged: a few thresholds below each other fit a narrow terminal."""
+    grid = [table.columns, *table.rows]
+    first, *rest = ([row[i] for row in grid] for i in range(len(table.columns)))
+    return Table(table.title, first, rest, set(range(1, len(first))))
 
 
 @dataclass
@@ -188,23 +204,38 @@ class Section:
         return [(kind, list(run)) for kind, run in groupby(self.parts, key=lambda part: part.kind)]
 
 
-def figure(
-    name: str,
-    title: str,
-    caption: str,
-    charts: Iterable[tuple[str, Chart | None]],
-    wide: bool = False,
-) -> list[Figure]:
-    """A figure of one variant from (panel, chart) pairs; nothing where no chart could be drawn."""
-    drawn = {panel: chart for panel, chart in charts if chart is not None}
-    return [Figure(name, title, [Variant("", caption, drawn)], wide)] if drawn else []
+@dataclass(frozen=True)
+class Plot:
+    """A figure to be drawn: its words, and `draw`, called with what a panel holds."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[..., Chart | None]
+    wide: bool = False
+
+    def on(self, panels: Mapping[str, Any]) -> list[Figure]:
+        """The figure over these panels; nothing where no chart could be drawn."""
+        drawn = {panel: self.draw(*_held(one)) for panel, one in panels.items()}
+        kept = {panel: chart for panel, chart in drawn.items() if chart is not None}
+        variant = Variant("", self.caption, kept)
+        return [Figure(self.name, self.title, [variant], self.wide)] if kept else []
+
+
+def plots(panels: Mapping[str, Any], *planned: Plot) -> list[Figure]:
+    """The figures that can be drawn; a panel holds one argument of `draw`, or a tuple of them."""
+    return [made for plot in planned for made in plot.on(panels)]
+
+
+def _held(one: Any) -> tuple[Any, ...]:
+    return one if isinstance(one, tuple) else (one,)
 
 
 def tables(
     panels: dict[str, Any], make: Callable[..., Iterable[Table | None]], **options: bool
 ) -> list[Tables]:
-    """Tables made by `make(value)` for each panel, without the empty ones; nothing if all are."""
-    made = {panel: present(make(value)) for panel, value in panels.items()}
+    """Tables made for each panel, without the empty ones; nothing if all are."""
+    made = {panel: present(make(*_held(one))) for panel, one in panels.items()}
     kept = {panel: found for panel, found in made.items() if found}
     return [Tables(kept, **options)] if kept else []
 

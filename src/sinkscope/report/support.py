@@ -18,6 +18,10 @@ COLUMNS = (
     ("P0", "P0 is a function of one token: stream and one-entry cache, 1e-4"),
     ("why not", "the first reason, where something was not verified"),
 )
+REASONS = (  # the first that is given stands in the table
+    *("built", "causal", "read", "exact", "lean", "residual", "p0_stream", "packing"),
+    *("left_padding", "lean_bf16"),
+)
 _KEYS = ("exact", "lean", "lean_bf16", "left_padding", "packing", "residual", "p0")
 
 
@@ -26,14 +30,8 @@ def support_rows(matrix: dict[str, Any]) -> list[list[str]]:
     rows = []
     for name, row in sorted(matrix["types"].items()):
         marks = verified(row)
-        rows.append(
-            [
-                name,
-                _reader(row),
-                *("yes" if marks[key] else "no" for key in _KEYS),
-                _reason(row, marks),
-            ]
-        )
+        shown = ("yes" if marks[key] else "no" for key in _KEYS)
+        rows.append([name, _reader(row), *shown, _reason(row, marks)])
     return rows
 
 
@@ -58,18 +56,7 @@ def _reason(row: dict[str, Any], marks: dict[str, bool]) -> str:
     if row.get("built") and row.get("causal", 1.0) > 1e-4 and "causal" in row:
         return f"not causal: an earlier logit moves by {row['causal']:.1g}"
     reasons = row.get("reasons", {})
-    for key in (
-        "built",
-        "causal",
-        "read",
-        "exact",
-        "lean",
-        "residual",
-        "p0_stream",
-        "packing",
-        "left_padding",
-        "lean_bf16",
-    ):
+    for key in REASONS:
         if key in reasons:
             return reasons[key]
     errors = [

@@ -16,8 +16,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from sinkscope.report import commands, frames
-from sinkscope.report.parts import Findings
-from sinkscope.report.scan import tables
+from sinkscope.report.parts import Findings, Table
 from sinkscope.report.text import visible
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def _findings(found: Findings) -> Group:
     return Group(*shown)
 
 
-def rich_table(table: tables.Table) -> Padding:
+def rich_table(table: Table) -> Padding:
     """A table as rich draws it."""
     rich = RichTable(
         box=box.SIMPLE_HEAD,

@@ -2,7 +2,7 @@
 
 The sequential ramps run along even steps of OKLab lightness in one hue, so equal differences look
 equal and the order survives every kind of colour blindness and grey printing. Categories use four
-colours of the Okabe-Ito set, which are told apart with any kind of colour vision.
+colours of the Okabe-Ito set, which differ for any kind of colour vision.
 """
 
 from __future__ import annotations

@@ -31,7 +31,6 @@ LAYER_WORDS = {
     "sparse": "sparse",
 }
 _ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
-_MLP = re.compile(r"mlp|feed_?forward|ffn|moe|experts", re.IGNORECASE)
 _NORM = re.compile(r"norm|^ln_|layernorm", re.IGNORECASE)
 
 
@@ -43,18 +42,12 @@ class Block:
     name       dotted module path
     layer_type full, sliding, chunked, sparse, linear or none (no attention at all)
     attention  dotted paths of attention-like children
-    mlp        dotted paths of MLP or expert children
-    norms      dotted paths of norm children
-    experts    whether the MLP routes to experts
     """
 
     index: int
     name: str
     layer_type: str
     attention: tuple[str, ...]
-    mlp: tuple[str, ...]
-    norms: tuple[str, ...]
-    experts: bool
 
 
 @dataclass(frozen=True)
@@ -65,8 +58,6 @@ class Anatomy:
     blocks: tuple[Block, ...]
     hidden_size: int
     query_heads: int | None
-    key_heads: int | None
-    head_size: int | None
     several_streams: bool
 
     def modules(self, model: nn.Module) -> list[nn.Module]:
@@ -86,15 +77,11 @@ def find_anatomy(model: Any) -> Anatomy:
     name, stack = _find_stack(model, getattr(config, "num_hidden_layers", None))
     types = _layer_types(config, len(stack))
     blocks = tuple(_describe(f"{name}.{i}", i, block, types[i]) for i, block in enumerate(stack))
-    heads = _first(config, "num_attention_heads", "n_head", "num_heads", "n_heads")
-    hidden = _first(config, "hidden_size", "n_embd", "d_model") or 0
     return Anatomy(
         model_type=model.config.model_type,
         blocks=blocks,
-        hidden_size=hidden,
-        query_heads=heads,
-        key_heads=_first(config, "num_key_value_heads", "num_kv_heads") or heads,
-        head_size=_first(config, "head_dim") or (hidden // heads if heads else None),
+        hidden_size=_first(config, "hidden_size", "n_embd", "d_model") or 0,
+        query_heads=_first(config, "num_attention_heads", "n_head", "num_heads", "n_heads"),
         several_streams=model.config.model_type in SEVERAL_STREAMS,
     )
 
@@ -127,33 +114,27 @@ def _has_attention(block: nn.Module) -> bool:
 
 
 def _describe(name: str, index: int, block: nn.Module, layer_type: str) -> Block:
-    attention = _children(block, _ATTENTION)
-    mlp = _children(block, _MLP)
-    experts = any(
-        "expert" in child.lower() or "router" in child.lower() for child, _ in block.named_modules()
-    )
     return Block(
         index=index,
         name=name,
         layer_type=layer_type if _has_attention(block) else "none",
-        attention=tuple(f"{name}.{child}" for child in attention),
-        mlp=tuple(f"{name}.{child}" for child in mlp),
-        norms=tuple(f"{name}.{child}" for child in _children(block, _NORM)),
-        experts=experts,
+        attention=tuple(f"{name}.{child}" for child in _attention_children(block)),
     )
 
 
-def _children(block: nn.Module, pattern: re.Pattern) -> list[str]:
-    """Direct children (or grandchildren inside a plain container) that match by name or class."""
+def _attention_children(block: nn.Module) -> list[str]:
+    """Direct children (or grandchildren inside a plain container) that are attention-like."""
     found = []
     for name, child in block.named_children():
-        if pattern is not _NORM and _NORM.search(name):
+        if _NORM.search(name):
             continue
-        if pattern.search(name) or pattern.search(type(child).__name__):
+        if _ATTENTION.search(name) or _ATTENTION.search(type(child).__name__):
             found.append(name)
         elif isinstance(child, nn.ModuleList):
             found += [
-                f"{name}.{i}" for i, item in enumerate(child) if pattern.search(type(item).__name__)
+                f"{name}.{i}"
+                for i, item in enumerate(child)
+                if _ATTENTION.search(type(item).__name__)
             ]
     return found
 

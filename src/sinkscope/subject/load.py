@@ -17,7 +17,7 @@ from sinkscope.subject.anatomy import Anatomy, find_anatomy
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BUNDLED = "bundled"
-INDUCED = "sink_heads.json"  # left by the lab beside a model, with the heads it asked to sink
+INDUCED = "sink_heads.json"  # left by the lab beside a model, with the heads it supervised to sink
 SIGMOID = (
     "Its attention is a sigmoid, whose rows do not add up to one: shares are taken after each row "
     "was divided by its sum."
@@ -132,21 +132,21 @@ def load(
             f"Its weights were unpacked from GGUF ({weights['label']}) to {identity['dtype']}."
         )
         identity["note"] = " ".join(filter(None, [unpacked, identity.get("note")]))
-    if local and _asked_heads(path):
-        induced = "The sink of this model was induced: training asked some heads for it."
+    if local and _supervised_heads(path):
+        induced = "The sink of this model was induced: an auxiliary loss supervised heads for it."
         identity["note"] = " ".join(filter(None, [induced, identity.get("note")]))
     return Subject(model, tokenizer, find_anatomy(model), identity)
 
 
-def _asked_heads(folder: Path) -> bool:
-    """Whether the lab asked heads of this model for a sink; without a demand it asks none."""
+def _supervised_heads(folder: Path) -> bool:
+    """Whether the lab supervised heads of this model to sink."""
     file = folder / INDUCED
     if not file.is_file():
         return False
     try:
-        return bool(json.loads(file.read_text(encoding="utf-8"))["asked_heads"])
+        return bool(json.loads(file.read_text(encoding="utf-8"))["supervised_heads"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} does not say which heads were asked ({error!r}).") from None
+        raise InputError(f"{file} does not say which heads were supervised ({error!r}).") from None
 
 
 def bundled_model() -> Path:

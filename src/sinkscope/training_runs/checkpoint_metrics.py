@@ -48,7 +48,7 @@ CHANNELS = 5  # largest channels of P0 that are followed
 
 @dataclass
 class CheckpointMetrics:
-    """The light set of one checkpoint; every array float32 unless it holds ids.
+    """Metrics of one checkpoint, from one forward pass; arrays are float32 unless they hold ids.
 
     late          [prompt, block, head] late share of P0; NaN for heads a block does not have
     uniform       [block] late share under uniform attention
@@ -60,7 +60,7 @@ class CheckpointMetrics:
     others_along  [2, point] mean of ⟨x̂_t, u⟩, and its standard deviation in a sample of t
     cosine        [point] mean cosine of P0 between first tokens
     write         [token, block] ⟨Δ^l, u⟩
-    channels      [CHANNELS] largest channels of P0 at the read point
+    channels      [CHANNELS] largest channels of P0 at the block input measured
     neurons       [n, 2] (block, neuron) of the fewest neurons that make 90 % of what MLPs write
     experts       [n, 2] (block, expert) that P0 is routed to
     loss          [prompt] mean next-token loss at t ≥ 1, in nats; empty where it was not measured

@@ -94,7 +94,7 @@ def stretch(steps: Sequence[int], i: int) -> int | None:
 
 
 def is_calm(signals: dict[str, np.ndarray], directions: np.ndarray) -> bool:
-    """Whether nothing moved over one stretch by more than its bound."""
+    """Whether every signal's change within one stretch of checkpoints is below its tolerance."""
     return all(value <= BOUNDS[name] for name, value in changes(signals, directions).items())
 
 

@@ -89,7 +89,7 @@ def keep_circuit(lab: CausalBench) -> Kept | None:
     """
     traced = traced_units(lab)
     if not traced:
-        lab.notes.append("S4: the trace names no unit that writes before the reading heads.")
+        lab.notes.append("S4: the trace names no unit that writes before the sink heads.")
         return None
     room = _room(lab)
     total = 1 + len(room)

@@ -15,7 +15,7 @@ from sinkscope.intervene.edits.base import Call, Context, Edit
 
 @dataclass(frozen=True)
 class SelfOnly(Edit):
-    """Position `position` attends to one key only: itself, or `to` (a control of equal width).
+    """Mask edit: `position` attends to one key only, itself or `to` (a control of equal width).
 
     blocks  those in which it does; None for all of them
     """
@@ -82,7 +82,7 @@ class HideKey(Edit):
 
 @dataclass(frozen=True)
 class Transplant(Edit):
-    """Give `target` the key, the value, or both, of `source`, in every block of `blocks`.
+    """Activation patching of key, value or both: `target` gets those of `source` in `blocks`.
 
     A key is taken as queries see it, rotation included, so a query scores both alike.
     """

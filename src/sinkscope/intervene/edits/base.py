@@ -159,7 +159,7 @@ class Edit:
 
 def described(block: int, kind: str, position: int) -> str:
     """Where a sublayer edit acts, in words."""
-    return f"{kind} write of block {block} at position {position}"
+    return f"{kind} output of block {block} at position {position}"
 
 
 def at_positions(x: torch.Tensor, context: Context) -> torch.Tensor | None:

@@ -90,7 +90,7 @@ class _Hold(Edit):
 
 @dataclass(frozen=True)
 class HoldDirection(_Hold):
-    """Keep the stream's component along the sink direction at its intact value, at read points.
+    """Path patching: freeze the component along the sink direction at its intact value.
 
     x' = x + (⟨x_intact, u⟩ − ⟨x, u⟩)·u for the position, at the input of every block of `points`.
     """

@@ -15,14 +15,14 @@ from sinkscope.observe.stream import hidden_of
 
 @dataclass(frozen=True)
 class KeepUnits(Edit):
-    """Of one sublayer's write at P0, keep the units' part and mean-ablate the rest.
+    """Faithfulness: of a sublayer's output at P0 keep the units' part, mean-ablate the rest.
 
     What is kept is held at its intact value, whatever else is edited; what is ablated becomes the
     mean of the other positions of the same prompt. Units are heads (attention) or neurons (mlp; of
     every expert where there are some).
 
     shared      neurons of the expert that serves every token
-    complement  the other way round: the units are ablated and the rest is held
+    complement  completeness: the units are mean-ablated and the rest is held
     """
 
     block: int
@@ -36,7 +36,9 @@ class KeepUnits(Edit):
         unit = "heads" if self.kind == "attention" else "neurons"
         count = len(self.units) + len(self.shared)
         verb = "mean-ablate" if self.complement else "keep only"
-        return f"{verb} {count} {unit} of the {self.kind} write of block {self.block} at position 0"
+        return (
+            f"{verb} {count} {unit} of the {self.kind} output of block {self.block} at position 0"
+        )
 
     def first_block(self) -> int:
         """The block that is edited."""

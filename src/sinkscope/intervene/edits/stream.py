@@ -1,4 +1,4 @@
-"""Edits of the residual stream itself at one read point and position."""
+"""Patches of the residual stream itself at one block input and position."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ STREAM_HOWS = ("remove", "level", "swap", "norm", "copy", "mean", "set")
 
 @dataclass(frozen=True)
 class Stream(Edit):
-    """Change the residual stream at read point `point` (the input of block `point`).
+    """Patch the residual stream at the input of block `point` (resid_pre), at one position.
 
-    how  remove  x − ⟨x, u⟩·u: the component along the sink direction
+    how  remove  x − ⟨x, u⟩·u: directional ablation of the sink direction
          level   the component along u is set so that the cosine to u is the mean of that of the
-                 other positions: P0 is no longer told apart along u
+                 other positions: P0 is no longer separable along u
          swap    ‖x‖·r with r a random unit vector (drawn by `seed`): direction lost, norm kept
          norm    x scaled to the median norm of the other positions: norm lost, direction kept
-         copy    the stream of position `source`
-         mean    the mean stream of the other positions of the prompt
+         copy    activation patching: the stream of position `source`
+         mean    mean ablation: the mean stream of the other positions of the prompt
          set     `vector`
     """
 

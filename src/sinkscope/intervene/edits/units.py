@@ -15,7 +15,7 @@ from sinkscope.observe.stream import hidden_of, with_hidden
 
 @dataclass(frozen=True)
 class Heads(Edit):
-    """Replace what some heads of a block hand to the output projection, at one position.
+    """Ablate heads: replace what they hand to the output projection (z), at one position.
 
     how  zero; mean of the other positions of the same prompt; resample
     """
@@ -28,7 +28,7 @@ class Heads(Edit):
 
     def __str__(self) -> str:
         heads = ", ".join(map(str, self.heads))
-        return f"{self.how} heads {heads} of block {self.block} at position {self.position}"
+        return f"{self.how}-ablate heads {heads} of block {self.block} at position {self.position}"
 
     def first_block(self) -> int:
         """The block that is edited."""
@@ -58,7 +58,7 @@ class Heads(Edit):
 
 @dataclass(frozen=True)
 class Neurons(Edit):
-    """Replace the activation of some MLP neurons of a block at one position.
+    """Ablate MLP neurons of a block: replace their activation at one position.
 
     how     zero; mean of the other positions of the same prompt; resample
     expert  for routed MLPs: the expert that holds them, or None for every expert. There the
@@ -76,7 +76,7 @@ class Neurons(Edit):
         few = ", ".join(map(str, self.neurons[:8])) + (", .." if len(self.neurons) > 8 else "")
         owner = "" if self.expert is None else f" of expert {self.expert}"
         where = f"block {self.block} at position {self.position}"
-        return f"{self.how} {len(self.neurons)} neurons ({few}){owner} of {where}"
+        return f"{self.how}-ablate {len(self.neurons)} neurons ({few}){owner} of {where}"
 
     def first_block(self) -> int:
         """The block that is edited."""

@@ -17,7 +17,7 @@ ABOUT = ("variance", "norm", "stream")
 
 @dataclass(frozen=True)
 class SetWrite(Edit):
-    """Replace what one sublayer adds at one position.
+    """Zero, mean or resample ablation of what one sublayer adds to the stream at one position.
 
     kind  attention or mlp
     how   zero; mean of the other positions of the same prompt; resample: what the sublayer adds at
@@ -31,7 +31,7 @@ class SetWrite(Edit):
     seed: int = 0
 
     def __str__(self) -> str:
-        return f"{self.how} {described(self.block, self.kind, self.position)}"
+        return f"{self.how}-ablate the {described(self.block, self.kind, self.position)}"
 
     def first_block(self) -> int:
         """The block that is edited."""
@@ -48,7 +48,7 @@ class SetWrite(Edit):
 
 @dataclass(frozen=True)
 class ScaleWrite(Edit):
-    """Scale what one sublayer adds at one position.
+    """Scale what one sublayer adds to the residual stream at one position.
 
     about  variance: o' = μ + factor·(o − μ), μ the mean over channels (Li et al. 2605.06611);
            norm: o' = factor·o
@@ -83,7 +83,7 @@ class ScaleWrite(Edit):
 
 @dataclass(frozen=True)
 class MatchVariance(Edit):
-    """Move the variance over channels of an attention write toward that of other positions.
+    """Move the variance over channels of an attention output toward that of other positions.
 
     The new variance is (1 − weight)·own + weight·reference; `weight` may exceed 1.
 

@@ -164,7 +164,7 @@ class StudyPlan:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a page says of it beside the results, as plain data."""
+        """Metadata of the study: question, source, published values, options, sizes."""
         words = asdict(self.experiment)
         kept = ("question", "source", "differs", "control", "published", "signs")
         sizes = list(self.experiment.sizes)

@@ -8,7 +8,22 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 
 from sinkscope.report import frames
-from sinkscope.report.scan.charts import Chart
+from sinkscope.report.charts import (
+    WIDE,
+    Chart,
+    band,
+    by_series,
+    layer,
+    lines,
+    measured_rows,
+    names_of,
+    part,
+    percents,
+    rule,
+    spans,
+    tips,
+    value_y,
+)
 from sinkscope.report.text import bounds_of, number_of, visible
 
 if TYPE_CHECKING:
@@ -24,7 +39,7 @@ WORDS: dict[str, Any] = {
     "clip": True,
     "limit": alt.ExprRef("width"),
 }
-SERIES = alt.Scale(domain=[EDIT, CONTROL])
+LEGEND = alt.Legend(symbolOpacity=1, symbolType="square")
 Both = Callable[["TestRow"], tuple[Any, Any]]
 
 
@@ -49,23 +64,23 @@ def paired_chart(tests: Iterable[TestRow], both: Both, title: str, percent: bool
     if not table:
         return None
     order = list(dict.fromkeys(row["test"] for row in table))
-    axis = alt.Axis(format=".0%", tickCount=5) if percent else alt.Axis(tickCount=6)
-    base = alt.Chart(frames.inline(table))
+    axis = percents() if percent else alt.Axis(tickCount=6)
     y = alt.Y("test:N", title=None, sort=order, axis=None)
     offset = alt.YOffset(
         "series:N", scale=alt.Scale(domain=["words", EDIT, CONTROL], paddingInner=0.2)
     )
     x = alt.X("value:Q", title=title, axis=axis, scale=alt.Scale(zero=True))
-    words = (
-        alt.Chart(frames.inline([{"test": name, "series": "words"} for name in order]))
-        .mark_text(**WORDS)
-        .encode(y=y, yOffset=offset, x=alt.value(0), text="test:N")
+    words = part([{"test": name, "series": "words"} for name in order]).mark_text(**WORDS)
+    base, colour = part(table), by_series([EDIT, CONTROL], legend=LEGEND)
+    bars = base.mark_bar().encode(x=x, y=y, yOffset=offset, tooltip=_tips(percent), **colour)
+    return layer(
+        bars,
+        base.mark_tick(thickness=2).encode(x=x, y=y, yOffset=offset, **colour),
+        spans(base, y=y, yOffset=offset),
+        words.encode(y=y, yOffset=offset, x=alt.value(0), text="test:N"),
+        width=WIDE,
+        height=ROW * len(order),
     )
-    bars = base.mark_bar().encode(x=x, y=y, yOffset=offset, color=_colour(), tooltip=_tips(percent))
-    ticks = base.mark_tick(thickness=2).encode(x=x, y=y, yOffset=offset, color=_colour())
-    spans = base.mark_rule(style="interval").encode(x="low:Q", x2="high:Q", y=y, yOffset=offset)
-    height = ROW * len(order)
-    return alt.layer(bars, ticks, spans, words).properties(width=620, height=height)
 
 
 def dose_chart(
@@ -76,26 +91,18 @@ def dose_chart(
     table = [row for test in first.values() for row in _pair(test, both, dose=test.dose)]
     if len({row["dose"] for row in table}) < 2:
         return None
-    base = alt.Chart(frames.inline(table))
-    axis = alt.Axis(format=".0%", tickCount=5) if percent else alt.Axis(tickCount=5)
     doses = sorted({row["dose"] for row in table})
     x = alt.X("dose:Q", title=dose, axis=alt.Axis(values=doses, grid=False, format=".3~g"))
-    band = base.mark_area(opacity=0.2).encode(
-        x=x, y=alt.Y("low:Q", title=title, axis=axis), y2="high:Q", color=_colour()
-    )
-    line = base.mark_line(point=True).encode(
-        x=x,
-        y=alt.Y("value:Q", title=title, axis=axis),
-        color=_colour(),
-        tooltip=[alt.Tooltip("dose:Q", title="Dose"), *_tips(percent)],
-    )
-    zero = alt.Chart(frames.inline([{"zero": 0}])).mark_rule().encode(y="zero:Q")
-    return alt.layer(zero, band, line).properties(width=420, height=190)
+    y = value_y(title, percents() if percent else None)
+    colour = by_series([EDIT, CONTROL], legend=LEGEND)
+    said = [alt.Tooltip("dose:Q", title="Dose"), *_tips(percent)]
+    line = part(table).mark_line(point=True).encode(x=x, y=y, tooltip=said, **colour)
+    return layer(rule(0), band(table, x, y, **colour), line)
 
 
 def blocks_chart(tests: Iterable[TestRow]) -> Chart | None:
-    """Change of the sink when P0's attention or MLP write of each block is taken away."""
-    kinds = {"N1": "Attention write", "N3": "MLP write"}
+    """Change of the sink when P0's attention or MLP output of each block is ablated."""
+    kinds = {"N1": "Attention output", "N3": "MLP output"}
     table: list[frames.Row] = []
     seen: set[tuple[str, int]] = set()
     for test in tests:
@@ -103,31 +110,22 @@ def blocks_chart(tests: Iterable[TestRow]) -> Chart | None:
             continue
         seen.add((test.id, test.block))
         for measured, suffix in ((test.sink_change, ""), (test.control_change, ", control")):
-            table += _row(measured, block=test.block, series=kinds[test.id] + suffix)
+            table += measured_rows(measured, block=test.block, series=kinds[test.id] + suffix)
     if len({row["block"] for row in table}) < 2:
         return None
     order = [name + suffix for name in kinds.values() for suffix in ("", ", control")]
     shown = [name for name in order if any(row["series"] == name for row in table)]
-    base = alt.Chart(frames.inline(table))
+    base = part(table)
     x = alt.X("block:O", title="Block", axis=alt.Axis(labelAngle=0, ticks=False))
     offset = alt.XOffset("series:N", scale=alt.Scale(domain=shown))
-    colour = alt.Color(
-        "series:N", title=None, scale=alt.Scale(domain=shown), legend=alt.Legend(columns=2)
-    )
-    y = alt.Y("value:Q", title="Change of the sink", axis=alt.Axis(format=".0%", tickCount=5))
     bars = base.mark_bar().encode(
         x=x,
         xOffset=offset,
-        y=y,
-        color=colour,
-        tooltip=[
-            alt.Tooltip("block:O", title="Block"),
-            alt.Tooltip("series:N", title=" "),
-            alt.Tooltip("value:Q", title="Change", format=".1%"),
-        ],
+        y=value_y("Change of the sink", percents()),
+        tooltip=tips(".1%", block="Block", series=" ", value="Change"),
+        **by_series(shown, legend=alt.Legend(columns=2)),
     )
-    spans = base.mark_rule(style="interval").encode(x=x, xOffset=offset, y="low:Q", y2="high:Q")
-    return alt.layer(bars, spans).properties(width=620, height=210)
+    return layer(bars, spans(base, x=x, xOffset=offset), width=WIDE, height=210)
 
 
 def kept_chart(tests: Iterable[TestRow]) -> Chart | None:
@@ -135,33 +133,29 @@ def kept_chart(tests: Iterable[TestRow]) -> Chart | None:
     rows = [test for test in tests if test.id == "S4"]
     table: list[frames.Row] = []
     for test in rows:
-        table += _row(_kept(test.sink_change), part=visible(test.edit, 90))
+        table += measured_rows(_kept(test.sink_change), part=visible(test.edit, 90))
         if test.control_change is not None:
-            table += _row(_kept(test.control_change), part=visible(test.control, 90))
+            table += measured_rows(_kept(test.control_change), part=visible(test.control, 90))
     if not table:
         return None
-    order = [row["part"] for row in table]
-    base = alt.Chart(frames.inline(table))
-    y = alt.Y("part:N", title=None, sort=order, axis=None)
+    base = part(table)
+    y = alt.Y("part:N", title=None, sort=names_of(table, "part"), axis=None)
     offset = alt.YOffset("layer:N", scale=alt.Scale(domain=["words", "bar"], paddingInner=0.2))
-    axis = alt.Axis(format=".0%", tickCount=5)
-    words = (
-        base.transform_calculate(layer="'words'")
-        .mark_text(**WORDS)
-        .encode(y=y, yOffset=offset, x=alt.value(0), text="part:N")
-    )
+    words = base.transform_calculate(layer="'words'").mark_text(**WORDS)
     placed = base.transform_calculate(layer="'bar'")
     bars = placed.mark_bar().encode(
-        x=alt.X("value:Q", title="Sink kept, relative to intact", axis=axis),
+        x=alt.X("value:Q", title="Sink kept, relative to intact", axis=percents()),
         y=y,
         yOffset=offset,
-        tooltip=[
-            alt.Tooltip("part:N", title=" "),
-            alt.Tooltip("value:Q", title="Kept", format=".1%"),
-        ],
+        tooltip=tips(".1%", part=" ", value="Kept"),
     )
-    spans = placed.mark_rule(style="interval").encode(x="low:Q", x2="high:Q", y=y, yOffset=offset)
-    return alt.layer(bars, spans, words).properties(width=620, height=36 * len(order))
+    return layer(
+        bars,
+        spans(placed, y=y, yOffset=offset),
+        words.encode(y=y, yOffset=offset, x=alt.value(0), text="part:N"),
+        width=WIDE,
+        height=36 * len(table),
+    )
 
 
 def growth_chart(verified: VerifySummary) -> Chart | None:
@@ -170,30 +164,13 @@ def growth_chart(verified: VerifySummary) -> Chart | None:
     table: list[frames.Row] = []
     for size in verified.circuit_growth:
         for name, key in series.items():
-            table += _row(size[key], units=size["components"], series=name)
+            table += measured_rows(size[key], units=size["components"], series=name)
     if len(verified.circuit_growth) < 2:
         return None
-    base = alt.Chart(frames.inline(table), width=620, height=200)
     scale = alt.Scale(type="log", nice=False)
     x = alt.X("units:Q", title="Heads and neurons in the circuit", scale=scale)
-    colour = alt.Color(
-        "series:N",
-        title=None,
-        scale=alt.Scale(domain=list(series)),
-        legend=alt.Legend(columns=2, symbolType="stroke"),
-    )
-    lines = base.mark_line(point=True).encode(
-        x=x,
-        y=alt.Y("value:Q", title="Sink kept", axis=alt.Axis(format=".0%", tickCount=5)),
-        color=colour,
-        tooltip=[
-            alt.Tooltip("units:Q", title="Units"),
-            alt.Tooltip("series:N", title=" "),
-            alt.Tooltip("value:Q", title="Kept", format=".1%"),
-        ],
-    )
-    spans = base.mark_rule(style="interval").encode(x=x, y="low:Q", y2="high:Q")
-    return alt.layer(lines, spans)
+    drawn = lines(table, x, value_y("Sink kept", percents()), "Units", ".1%")
+    return layer(drawn, spans(part(table), x=x), width=WIDE, height=200)
 
 
 def _kept(measured: Any) -> dict[str, Any]:
@@ -207,16 +184,10 @@ def _pair(test: TestRow, both: Both, label: str = "", **more: Any) -> list[frame
     """Rows of an edit and of its control."""
     more = {"test": label, "edit": visible(test.edit, 90), **more}
     edit, control = both(test)
-    return [*_row(edit, series=EDIT, **more), *_row(control, series=CONTROL, **more)]
-
-
-def _row(measured: Any, **more: Any) -> list[frames.Row]:
-    value, bounds = number_of(measured), bounds_of(measured)
-    if value is None:
-        return []
-    low, high = bounds or (value, value)
-    numbers = {"value": value, "low": low, "high": high}
-    return [{**{k: frames.rounded(v) for k, v in numbers.items()}, **more}]
+    return [
+        *measured_rows(edit, series=EDIT, **more),
+        *measured_rows(control, series=CONTROL, **more),
+    ]
 
 
 def _label(test: TestRow) -> str:
@@ -229,17 +200,6 @@ def short_edit(edit: str, limit: int = 100) -> str:
     return visible(first, limit) + (f" (and {len(more)} more)" if more else "")
 
 
-def _colour() -> alt.Color:
-    legend = alt.Legend(symbolOpacity=1, symbolType="square")
-    return alt.Color("series:N", title=None, scale=SERIES, legend=legend)
-
-
 def _tips(percent: bool) -> list[alt.Tooltip]:
     form = ".1%" if percent else ".2~f"
-    return [
-        alt.Tooltip("edit:N", title="Edit"),
-        alt.Tooltip("series:N", title=" "),
-        alt.Tooltip("value:Q", title="Change", format=form),
-        alt.Tooltip("low:Q", title="95 % from", format=form),
-        alt.Tooltip("high:Q", title="to", format=form),
-    ]
+    return tips(form, edit="Edit", series=" ", value="Change", low="95 % from", high="to")

@@ -15,20 +15,22 @@ from sinkscope.report.causal.charts import (
     paired_chart,
     sink_changes,
 )
-from sinkscope.report.parts import Figure, Section, figure
+from sinkscope.report.causal.names import name_of
+from sinkscope.report.parts import Plot, Section, plots
 from sinkscope.report.parts import tables as tables_of
 
 if TYPE_CHECKING:
-    from sinkscope.report.scan.charts import Chart
+    from sinkscope.report.charts import Chart
     from sinkscope.result import Result, TestRow, VerifySummary
 
 SINK, MARGIN = "Change of the sink (late share)", "Change of the sink margin (nats)"
+MORE_TABLES = (causal_tables.aftermath_table, causal_tables.thresholds_table)
 DOSES = {
-    "N2": ("Variance taken from P0’s attention output", "Part of the way to the others’ variance"),
-    "N4": ("Writing neurons switched off", "Neurons off, strongest first"),
-    "N3s": ("Writes taken away together", "Writes"),
-    "S1": ("Another position attends only to itself", "Blocks in which it does, from block 0"),
-    "S2": ("Variance given to another position", "Part of the way to P0’s variance"),
+    "N2": "Part of the way to the others’ variance",
+    "N4": "Neurons ablated, strongest first",
+    "N3s": "MLP outputs ablated",
+    "S1": "Blocks in which it attends only to itself, from block 0",
+    "S2": "Part of the way to P0’s variance",
 }
 
 
@@ -41,26 +43,26 @@ def sections(result: Result) -> list[Section]:
         Section(
             "necessity",
             "Is it needed",
-            "A part of the circuit is taken away from position zero. −100\u00a0% means that the "
+            "A part of the circuit is ablated at position zero. −100\u00a0% means that the "
             "sink is gone. Each edit stands beside its control, which should do nothing; lines "
             "are 95\u00a0% intervals, paired over prompts.",
-            [*_necessity(verified)],
+            [*plots(verified, *NECESSITY, *_doses("necessity"))],
         ),
         Section(
             "sufficiency",
             "Is it enough",
-            "A part of the circuit is given to another position, which should become a sink: "
-            "shown is what its sink margin gains with position zero out of sight (one nat more: "
-            "its odds against the other keys grow e-fold). Or everything else is taken away.",
-            [*_sufficiency(verified)],
+            "A part of the circuit is patched into another position, which should become a sink: "
+            "shown is what its sink margin (the log-odds of attending to it) gains with position "
+            "zero left out of the keys. Or everything but the circuit is mean-ablated.",
+            [*plots(verified, *SUFFICIENCY, *_doses("sufficiency"))],
         ),
         Section(
             "identity",
             "Is it the place, or what stands there",
             "A P0 circuit needs neither a certain token nor a certain position id at position "
             "zero, only the mask. And its stages follow from each other: where the next stage is "
-            "held as it was, the effect of an edit before it is undone.",
-            [*_identity(verified), *_mediation(verified)],
+            "frozen as it was (path patching), the effect of an edit before it is undone.",
+            [*plots(verified, *IDENTITY)],
         ),
         Section(
             "tests",
@@ -71,10 +73,7 @@ def sections(result: Result) -> list[Section]:
                 *tables_of(verified, lambda one: [causal_tables.effects_table(one)], stacked=True),
                 *tables_of(
                     verified,
-                    lambda one: [
-                        causal_tables.aftermath_table(one),
-                        causal_tables.thresholds_table(one),
-                    ],
+                    lambda one: [make(one) for make in MORE_TABLES],
                     stacked=True,
                     folded=True,
                 ),
@@ -84,113 +83,105 @@ def sections(result: Result) -> list[Section]:
     return [section for section in planned if section.parts]
 
 
-def _necessity(verified: dict[str, VerifySummary]) -> list[Figure]:
-    pairs = (
-        (bos, paired_chart(_deciding(one, "necessity"), sink_changes, SINK, percent=True))
-        for bos, one in verified.items()
-    )
-    blocks = ((bos, blocks_chart(one.tests)) for bos, one in verified.items())
-    return [
-        *figure(
-            "necessity-tests",
-            "Edits that take something away",
-            "The deciding row of every necessity test. A test holds where the edit removes at "
-            "least half of the sink, significantly more than its control.",
-            pairs,
-            wide=True,
-        ),
-        *figure(
-            "necessity-blocks",
-            "Block by block",
-            "Position zero’s attention write (from another position) or MLP write (mean of the "
-            "others) replaced in one block at a time.",
-            blocks,
-            wide=True,
-        ),
-        *_doses(verified, "necessity"),
-    ]
+def _necessity_tests(one: VerifySummary) -> Chart | None:
+    return paired_chart(_deciding(one, "necessity"), sink_changes, SINK, percent=True)
 
 
-def _sufficiency(verified: dict[str, VerifySummary]) -> list[Figure]:
-    pairs = (
-        (bos, paired_chart(_deciding(one, "sufficiency"), margin_changes, MARGIN, percent=False))
-        for bos, one in verified.items()
-    )
-    caption = (
+def _sufficiency_tests(one: VerifySummary) -> Chart | None:
+    return paired_chart(_deciding(one, "sufficiency"), margin_changes, MARGIN, percent=False)
+
+
+def _identity_tests(one: VerifySummary) -> Chart | None:
+    tests = [test for test in one.tests if test.kind == "identity"]
+    return paired_chart(tests, sink_changes, SINK, percent=True)
+
+
+def _mediation_tests(one: VerifySummary) -> Chart | None:
+    title = "Part of the effect that passes through the next stage"
+    tests = [test for test in one.tests if test.kind == "mediation"]
+    return paired_chart(tests, mediated, title, percent=True)
+
+
+NECESSITY = (
+    Plot(
+        "necessity-tests",
+        "Ablations",
+        "The deciding row of every necessity test. A test holds where the edit removes at "
+        "least half of the sink, significantly more than its control.",
+        _necessity_tests,
+        wide=True,
+    ),
+    Plot(
+        "necessity-blocks",
+        "Block by block",
+        "Position zero’s attention output (resampled from another position) or MLP output "
+        "(mean of the others) ablated in one block at a time.",
+        lambda one: blocks_chart(one.tests),
+        wide=True,
+    ),
+)
+SUFFICIENCY = (
+    Plot(
+        "sufficiency-tests",
+        "Patches into another position",
         "The deciding row of every sufficiency test. A test holds where the position gains enough "
-        "(see the bounds below), significantly more than under its control."
-    )
-    title = "Edits that give something"
-    return [
-        *figure("sufficiency-tests", title, caption, pairs, wide=True),
-        *figure(
-            "kept",
-            "What the circuit alone keeps",
-            "Only these units write at position zero as they did, everything else there is its "
-            "mean (faithfulness); random sets of as many units; and the other way round.",
-            ((bos, kept_chart(one.tests)) for bos, one in verified.items()),
-            wide=True,
-        ),
-        *figure(
-            "kept-growth",
-            "How many units it takes",
-            "The traced units first, then those whose write at position zero does most for the "
-            "reading heads’ logits. Reported is the smallest circuit that is faithful and "
-            "complete, or else the largest that is still sparse (see the bounds below).",
-            ((bos, growth_chart(one)) for bos, one in verified.items()),
-            wide=True,
-        ),
-        *_doses(verified, "sufficiency"),
-    ]
-
-
-def _identity(verified: dict[str, VerifySummary]) -> list[Figure]:
-    def found(one: VerifySummary) -> list[TestRow]:
-        return [test for test in one.tests if test.kind == "identity"]
-
-    return figure(
+        "(see the bounds below), significantly more than under its control.",
+        _sufficiency_tests,
+        wide=True,
+    ),
+    Plot(
+        "kept",
+        "What the circuit alone keeps",
+        "Only these units write at position zero as they did, everything else there is its "
+        "mean (faithfulness); random sets of as many units; all but the circuit (completeness).",
+        lambda one: kept_chart(one.tests),
+        wide=True,
+    ),
+    Plot(
+        "kept-growth",
+        "How many units it takes",
+        "The traced units first, then those whose output at position zero does most for the "
+        "sink heads’ logits. Reported is the smallest circuit that is faithful and "
+        "complete, or else the largest that is still sparse (see the bounds below).",
+        growth_chart,
+        wide=True,
+    ),
+)
+IDENTITY = (
+    Plot(
         "identity",
         "Other tokens, other position ids",
         "Where other tokens or shifted position ids take the sink away, these carry it. One token "
         "repeated from the start takes a P0 circuit’s sink away too: then nothing tells position "
         "zero from the others.",
-        (
-            (bos, paired_chart(found(one), sink_changes, SINK, percent=True))
-            for bos, one in verified.items()
-        ),
+        _identity_tests,
         wide=True,
-    )
-
-
-def _mediation(verified: dict[str, VerifySummary]) -> list[Figure]:
-    def found(one: VerifySummary) -> list[TestRow]:
-        return [test for test in one.tests if test.kind == "mediation"]
-
-    title = "Part of the effect that passes through the next stage"
-    return figure(
+    ),
+    Plot(
         "mediation",
         "Does the effect pass through the next stage",
-        "The first edit breaks a stage; the second holds the next one as it was, and the sink "
-        "comes back by this much. The control holds another position.",
-        (
-            (bos, paired_chart(found(one), mediated, title, percent=True))
-            for bos, one in verified.items()
-        ),
+        "The first edit breaks a stage; the second freezes the next one as it was, and the sink "
+        "comes back by this much. The control freezes another position.",
+        _mediation_tests,
         wide=True,
-    )
+    ),
+)
 
 
-def _doses(verified: dict[str, VerifySummary], kind: str) -> list[Figure]:
+def _doses(kind: str) -> list[Plot]:
     both, title = (sink_changes, SINK) if kind == "necessity" else (margin_changes, MARGIN)
-    made: list[Figure] = []
-    for id, (name, dose) in DOSES.items():
-        charts = (
-            (bos, dose_chart(_of(one, id, kind), both, dose, title, kind == "necessity"))
-            for bos, one in verified.items()
+    caption = "More of the edit should do more; its control should not."
+    return [
+        Plot(
+            f"dose-{id.lower()}",
+            name_of(id),
+            caption,
+            lambda one, id=id, dose=dose: dose_chart(
+                _of(one, id, kind), both, dose, title, kind == "necessity"
+            ),
         )
-        caption = f"{id}: more of the edit should do more; its control should not."
-        made += figure(f"dose-{id.lower()}", name, caption, charts)
-    return made
+        for id, dose in DOSES.items()
+    ]
 
 
 def _of(verified: VerifySummary, id: str, kind: str) -> list[TestRow]:
@@ -213,6 +204,5 @@ def _deciding(verified: VerifySummary, kind: str) -> list[TestRow]:
 
 
 def main_chart(result: Result, bos: str) -> Chart | None:
-    """Edits that take something away, beside their controls."""
-    found = _deciding(result.summary.verify[bos], "necessity")
-    return paired_chart(found, sink_changes, SINK, percent=True)
+    """Ablations, beside their controls."""
+    return _necessity_tests(result.summary.verify[bos])

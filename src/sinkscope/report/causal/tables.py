@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sinkscope.report.causal.charts import short_edit
-from sinkscope.report.scan.tables import Table
+from sinkscope.report.causal.names import under_names
+from sinkscope.report.parts import Table
 from sinkscope.report.text import NO_VALUE, bounds_of, number_of, percent, token_text, visible
 
 if TYPE_CHECKING:
@@ -22,11 +23,20 @@ RESULTS = {
 
 def effects_table(verified: VerifySummary) -> Table:
     """What every edit did beside what its control did."""
-    columns = ["Test", "Edit", "Result", "Sink", "Control", "Margin", "Control", "p (Holm)"]
+    columns = [
+        "Test",
+        "Edit",
+        "Result",
+        "Sink",
+        "Control: sink",
+        "Margin",
+        "Control: margin",
+        "p (Holm)",
+    ]
     table = Table("Effects", columns, numeric=set(range(3, 8)))
-    table.rows = [
-        [
-            visible(test.id),
+
+    def cells(test: TestRow) -> list[str]:
+        return [
             visible(test.edit),
             _result(test),
             change(test.sink_change),
@@ -35,8 +45,8 @@ def effects_table(verified: VerifySummary) -> Table:
             nats(test.control_margin_change),
             p_value(test.p_holm),
         ]
-        for test in verified.tests
-    ]
+
+    table.rows = under_names(verified.tests, cells, len(columns))
     return table
 
 
@@ -44,9 +54,9 @@ def aftermath_table(verified: VerifySummary) -> Table:
     """What every edit costs, what it leaves of position zero, and where the mass went."""
     columns = ["Test", "Edit", "CE", "KL", "P0 norm", "P0 cosine", "Mass moved to", "Control"]
     table = Table("Cost, and where the mass went", columns, numeric=set(range(2, 6)))
-    table.rows = [
-        [
-            visible(test.id),
+
+    def cells(test: TestRow) -> list[str]:
+        return [
             visible(test.edit),
             nats(test.ce_change, 2),
             nats(test.kl, 2, sign=False),
@@ -55,8 +65,8 @@ def aftermath_table(verified: VerifySummary) -> Table:
             _moved(test.mass_moved_to),
             visible("; ".join(filter(None, (test.control, test.note)))) or NO_VALUE,
         ]
-        for test in verified.tests
-    ]
+
+    table.rows = under_names(verified.tests, cells, len(columns))
     return table
 
 
@@ -85,16 +95,16 @@ def deciding_table(verified: VerifySummary) -> Table:
     """The rows that decide, without intervals, for a terminal."""
     columns = ["Test", "Edit", "Effect", "Control", "p (Holm)", ""]
     table = Table("Deciding tests (all numbers: --json, report.html)", columns, numeric={2, 3, 4})
-    for test in verified.tests:
-        if test.claim and test.passed is not None:
-            pair: tuple[Any, Any] = (test.sink_change, test.control_change)
-            show: Callable[[Any], str] = _short_change
-            if test.kind == "sufficiency" and test.margin_change is not None:
-                pair, show = (test.margin_change, test.control_margin_change), _short_nats
-            effect, control = map(show, pair)
-            edit = short_edit(test.edit)
-            row = [visible(test.id), edit, effect, control, p_value(test.p_holm), _result(test)]
-            table.rows.append(row)
+
+    def cells(test: TestRow) -> list[str]:
+        pair: tuple[Any, Any] = (test.sink_change, test.control_change)
+        show: Callable[[Any], str] = _short_change
+        if test.kind == "sufficiency" and test.margin_change is not None:
+            pair, show = (test.margin_change, test.control_margin_change), _short_nats
+        return [short_edit(test.edit), *map(show, pair), p_value(test.p_holm), _result(test)]
+
+    deciding = [test for test in verified.tests if test.claim and test.passed is not None]
+    table.rows = under_names(deciding, cells, len(columns))
     return table
 
 

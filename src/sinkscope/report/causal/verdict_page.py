@@ -26,8 +26,8 @@ SENTENCES = {
 }
 NAMES = {1: "Recognition", 2: "Amplification", 3: "Induction", 4: "Sink"}
 MEANINGS = {
-    1: "Position zero can be told apart from every other position.",
-    2: "What tells it apart is amplified along one direction.",
+    1: "Position zero can be separated from every other position.",
+    2: "What separates it is amplified along one direction.",
     3: "The queries of later positions find that direction in its key.",
     4: "Later positions give it their attention.",
 }
@@ -102,7 +102,7 @@ def _details(verified: VerifySummary) -> list[str]:
         units = "component" if size["components"] == 1 else "components"
         said.append(
             f"The circuit is {size['components']} {units}, {percent(number_of(size['share']))} of "
-            "those that write into position zero’s stream."
+            "those that write into position zero’s residual stream."
         )
         if size.get("traced") is not None and size["traced"] < size["components"]:
             said[-1] += f" {size['traced']} of them are traced along the sink direction."
@@ -118,7 +118,7 @@ def _keys(verified: VerifySummary) -> list[tuple[str, str, str]]:
     keys = []
     for value, what in (
         (verified.faithfulness, "of the sink is kept by the circuit alone (faithfulness)"),
-        (verified.completeness, "is kept by everything but the circuit (complement)"),
+        (verified.completeness, "is kept by everything but the circuit (completeness)"),
     ):
         if value is not None and value.value is not None:
             keys.append((percent(value.value), what, _interval(value)))
@@ -149,7 +149,7 @@ def stage_rows(stage: StageSummary) -> list[tuple[str, str, str]]:
     rows = []
     held = stage.reading_heads_late_share
     if held is not None and held.value is not None:
-        rows.append(("Of reading heads", percent(held.value), percent_interval(held)))
+        rows.append(("Of sink heads", percent(held.value), percent_interval(held)))
     if stage.necessity is not None and stage.necessity.value is not None:
         bounds = bounds_of(stage.necessity)
         interval = f"{100 * bounds[0]:.0f} to {100 * bounds[1]:.0f}" if bounds else ""
@@ -157,7 +157,7 @@ def stage_rows(stage: StageSummary) -> list[tuple[str, str, str]]:
     if stage.stage == 2:  # here it is what the circuit alone keeps of the sink, a share
         kept = number_of(stage.sufficiency)
         if kept is not None:
-            rows.append(("Kept by it alone", percent(kept), percent_interval(stage.sufficiency)))
+            rows.append(("Faithfulness", percent(kept), percent_interval(stage.sufficiency)))
     elif stage.sufficiency is not None and stage.sufficiency.value is not None:
         bounds = bounds_of(stage.sufficiency)
         interval = f"{bounds[0]:+.1f} to {bounds[1]:+.1f}" if bounds else ""
@@ -185,7 +185,7 @@ def headline(result: Result, bos: str) -> Headline:
     return {
         "Verdict": ("word", verified.verdict),
         "Faithfulness": ("share", number_of(verified.faithfulness)),
-        "Complement": ("share", number_of(verified.completeness)),
+        "Completeness": ("share", number_of(verified.completeness)),
         **{
             f"{test.id}, sink without: {short_edit(test.edit, 60)}": (
                 "share",

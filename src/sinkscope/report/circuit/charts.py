@@ -8,7 +8,18 @@ import altair as alt
 import numpy as np
 
 from sinkscope.report import frames
-from sinkscope.report.scan.charts import Chart
+from sinkscope.report.charts import (
+    TICKS,
+    Chart,
+    by_series,
+    chart,
+    layer,
+    lines,
+    percents,
+    rule,
+    tips,
+    value_y,
+)
 from sinkscope.report.text import number_of
 
 if TYPE_CHECKING:
@@ -25,45 +36,31 @@ def shares_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
     for name, share in trace.write_shares.items():
         block, _, kind = name.partition(".")
         series = KINDS.get(kind or name, kind or name)
-        table += frames.rows(block=["0" if not kind else block], series=[series], value=[share])
-        if not kind:
-            table[-1]["block"] = "emb."
+        at = block if kind else "emb."
+        table += frames.rows(block=[at], series=[series], value=[share])
     if not table:
         return None
-    blocks = sorted({r["block"] for r in table if r["block"] != "emb."}, key=int)
+    blocks = sorted({row["block"] for row in table} - {"emb."}, key=int)
     # the first three always, so that a kind has one colour everywhere
     held = {row["series"] for row in table}
     order = [name for name in KINDS.values() if name in held or name != KINDS["other"]]
+    axis = alt.Axis(labelAngle=0, ticks=False, labelOverlap=True)
     return (
-        alt.Chart(frames.inline(table))
+        chart(table)
         .mark_bar()
         .encode(
-            x=alt.X(
-                "block:N",
-                title="Block",
-                sort=["emb.", *blocks],
-                axis=alt.Axis(labelAngle=0, ticks=False, labelOverlap=True),
-            ),
-            y=alt.Y(
-                "value:Q",
-                title="Share of the write along u",
-                axis=alt.Axis(format=".0%", tickCount=5),
-            ),
-            color=alt.Color("series:N", title=None, scale=alt.Scale(domain=order)),
-            tooltip=[
-                alt.Tooltip("block:N", title="Block"),
-                alt.Tooltip("series:N", title=" "),
-                alt.Tooltip("value:Q", title="Share", format=".1%"),
-            ],
+            x=alt.X("block:N", title="Block", sort=["emb.", *blocks], axis=axis),
+            y=value_y("Share of the output along u", percents()),
+            tooltip=tips(".1%", block="Block", series=" ", value="Share"),
+            **by_series(order),
         )
-        .properties(width=420, height=190)
     )
 
 
 def concentration_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
     """C_k: what the first k blocks have written."""
     shown = {
-        "Of the write along u": trace.concentration,
+        "Of the output along u": trace.concentration,
         "Of the log norm": trace.concentration_log_norm,
     }
     table = [
@@ -74,20 +71,8 @@ def concentration_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
     ]
     if not table:
         return None
-    order = [name for name in shown if any(row["series"] == name for row in table)]
-    axis = alt.Axis(format=".0%", tickCount=5)
-    return (
-        alt.Chart(frames.inline(table))
-        .mark_line(point=True)
-        .encode(
-            x=alt.X("k:Q", title="First k blocks", axis=alt.Axis(tickMinStep=1, grid=False)),
-            y=alt.Y("value:Q", title="Share", axis=axis, scale=alt.Scale(domain=[0, 1])),
-            color=alt.Color("series:N", title=None, scale=alt.Scale(domain=order)),
-            shape=alt.Shape("series:N", title=None, scale=alt.Scale(domain=order)),
-            tooltip=[alt.Tooltip("k:Q"), alt.Tooltip("value:Q", title="Share", format=".1%")],
-        )
-        .properties(width=420, height=190)
-    )
+    x = alt.X("k:Q", title="First k blocks", axis=alt.Axis(tickMinStep=1, grid=False))
+    return layer(lines(table, x, value_y("Share", percents(), domain=[0, 1]), "k", ".1%"))
 
 
 def neurons_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
@@ -104,31 +89,12 @@ def neurons_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
         return None
     count = np.unique(np.rint(np.geomspace(1, len(ranked), 40)).astype(int))
     table = frames.rows(count=count, value=np.cumsum(ranked)[count - 1] / total)
-    line = (
-        alt.Chart(frames.inline(table))
-        .mark_line(point=True)
-        .encode(
-            x=alt.X(
-                "count:Q",
-                title=f"Neurons of block {block}, strongest first (log)",
-                scale=alt.Scale(type="log", nice=False, padding=6),
-                axis=alt.Axis(
-                    values=[n for n in (1, 2, 5, 10, 20, 50, 100, 200) if n <= len(ranked)],
-                    grid=False,
-                    format="d",
-                ),
-            ),
-            y=alt.Y(
-                "value:Q",
-                title="Share of what they write along u",
-                axis=alt.Axis(format=".0%", tickCount=5),
-                scale=alt.Scale(domain=[0, 1]),
-            ),
-            tooltip=[
-                alt.Tooltip("count:Q", title="Neurons"),
-                alt.Tooltip("value:Q", title="Share", format=".1%"),
-            ],
-        )
+    ticks = [n for n in TICKS if 0 < n <= min(len(ranked), 200)]
+    x = alt.X(
+        "count:Q",
+        title=f"Neurons of block {block}, strongest first (log)",
+        scale=alt.Scale(type="log", nice=False, padding=6),
+        axis=alt.Axis(values=ticks, grid=False, format="d"),
     )
-    bound = alt.Chart(frames.inline([{"bound": 0.9}])).mark_rule().encode(y="bound:Q")
-    return alt.layer(bound, line).properties(width=420, height=190)
+    y = value_y("Share of what they write along u", percents(), domain=[0, 1])
+    return layer(rule(0.9, domain=[0, 1]), lines(table, x, y, "Neurons", ".1%"))

@@ -140,7 +140,9 @@ def _writers(
 def _node(sheet: _Sheet, writer: Writer, block: int, middle: float) -> None:
     colour = COLOURS.get(writer.kind, "fourth")
     name = NAMES.get(writer.kind, writer.kind)
-    tip = f"Block {block}, {name}: {share_text(writer.share)} of the write along the sink direction"
+    tip = (
+        f"Block {block}, {name}: {share_text(writer.share)} of the output along the sink direction"
+    )
     cut = number_of(writer.without)
     if cut is not None:
         tip += f"; without it the sink changes by {percent(cut)}"

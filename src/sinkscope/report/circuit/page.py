@@ -11,21 +11,21 @@ from sinkscope.report.circuit import tables as circuit_tables
 from sinkscope.report.circuit import words as circuit_words
 from sinkscope.report.circuit.drawing import draw
 from sinkscope.report.circuit.picture import picture_of
-from sinkscope.report.parts import Drawing, Findings, Headline, Part, Section, Words, figure
+from sinkscope.report.parts import Drawing, Findings, Headline, Part, Section, Words, plots
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.text import number_of
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from sinkscope.report.scan.charts import Chart
+    from sinkscope.report.charts import Chart
     from sinkscope.result import Result
 
 CAPTION = (
     "Read upwards: position zero’s stream rises through the blocks. From the left, who writes "
     "along the sink direction, edges as wide as their share (dashed: against it); where that was "
-    "tested, a box says how the sink changes without its write. To the right, one tile a head, "
-    "filled by its late share of position zero, framed where it counts as reading. Point at "
+    "tested, a box says how the sink changes when that output is ablated. To the right, one tile "
+    "a head, filled by its late share of position zero, framed where it is a sink head. Point at "
     "anything, or move to it with the Tab key, for its numbers."
 )
 
@@ -35,27 +35,12 @@ def sections(result: Result) -> list[Section]:
     traced = result.summary.trace
     if not traced:
         return []
-    data = {bos: frames.group(result, "trace", bos) for bos in traced}
+    held = {bos: (one, frames.group(result, "trace", bos)) for bos, one in traced.items()}
     planned = [
         Section("circuit", "The circuit", "", _circuit(result)),
         *(
-            Section(
-                name,
-                title,
-                lead,
-                [
-                    part
-                    for made in charts
-                    for part in figure(
-                        made.name,
-                        made.title,
-                        made.caption,
-                        ((bos, made.draw(traced[bos], data[bos])) for bos in traced),
-                        made.wide,
-                    )
-                ],
-            )
-            for name, title, lead, charts in circuit_figures.SECTIONS
+            Section(name, title, lead, [*plots(held, *planned)])
+            for name, title, lead, planned in circuit_figures.SECTIONS
         ),
     ]
     return [section for section in planned if section.parts]
@@ -108,9 +93,9 @@ def headline(result: Result, bos: str) -> Headline:
     numbers: Headline = {
         "Emergence block": ("word", "none" if block is None else str(block)),
         "Amplified in": ("word", trace.amplification or "nothing"),
-        "Told apart from": ("word", trace.recognition_point or "never"),
+        "Recognised from": ("word", trace.recognition_point or "never"),
         "Neurons that make 90 %": ("count", trace.k90),
-        "Reading heads": ("count", len(trace.reading_heads)),
+        "Sink heads": ("count", len(trace.reading_heads)),
         "Vocabulary that ends on the sink’s side": ("share", number_of(trace.spike_ratio)),
     }
     for name, value in trace.concentration.items():

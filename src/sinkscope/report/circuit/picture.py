@@ -15,6 +15,8 @@ from sinkscope.report import frames
 from sinkscope.report.text import number_of, percent, short, visible
 
 if TYPE_CHECKING:
+    from xarray import DataArray
+
     from sinkscope.result import Measured, Result, TraceSummary
 
 LEAST = 0.01  # writers below this share are not drawn
@@ -34,9 +36,9 @@ class Unit:
 
 @dataclass
 class Writer:
-    """A sublayer of a block with the units in it that carry its write.
+    """A sublayer of a block with the units in it that make its output.
 
-    without  change of the sink when this write at P0 is taken away (-1 is gone), where tested
+    without  change of the sink when this output at P0 is ablated (-1 is gone), where tested
     """
 
     kind: str
@@ -89,7 +91,8 @@ def picture_of(result: Result, bos: str) -> Picture | None:
     trace = result.summary.trace[bos]
     late = late_shares(result, bos)
     blocks = len(late) if late is not None else 1 + _last_block(trace)
-    rows = [_row(result, bos, trace, block, late) for block in range(blocks)]
+    margins = frames.group(result, "trace", bos).get("margin")
+    rows = [_row(result, bos, block, late, margins) for block in range(blocks)]
     if all(row.empty for row in rows):
         return None
     scan = result.summary.scan.get(bos)
@@ -128,8 +131,9 @@ def _last_block(trace: TraceSummary) -> int:
 
 
 def _row(
-    result: Result, bos: str, trace: TraceSummary, block: int, late: np.ndarray | None
+    result: Result, bos: str, block: int, late: np.ndarray | None, margins: DataArray | None
 ) -> PictureRow:
+    trace = result.summary.trace[bos]
     row = PictureRow(block, block, notes=_notes(trace, block))
     for name, share in trace.write_shares.items():
         place, _, kind = name.partition(".")
@@ -141,7 +145,6 @@ def _row(
             row.writers.append(Writer(kind, share, units, cut))
     reading = {head for place, head in trace.reading_heads if place == block}
     if late is not None:
-        margins = frames.group(result, "trace", bos).get("margin")
         for head, share in enumerate(late[block]):
             if np.isfinite(share):
                 tip = f"Block {block}, head {head}: {percent(float(share))} of its late attention"
@@ -150,7 +153,8 @@ def _row(
                 row.readers.append(Reader(float(share), head in reading, tip))
     else:
         row.readers = [
-            Reader(1.0, True, f"Block {block}, head {head} reads P0") for head in sorted(reading)
+            Reader(1.0, True, f"Block {block}, head {head} attends to P0")
+            for head in sorted(reading)
         ]
     return row
 
@@ -180,7 +184,7 @@ def _shown(
         Unit(
             label,
             share,
-            f"Block {block}, {label}: {percent(share)} of the write along the sink direction"
+            f"Block {block}, {label}: {percent(share)} of the output along the sink direction"
             + (f" ({inside})" if inside else ""),
         )
         for label, share in named
@@ -194,7 +198,7 @@ def _shown(
 
 
 def without(result: Result, bos: str, block: int, kind: str) -> Measured | None:
-    """Change of the sink without this sublayer's write at P0, where `verify` took it away."""
+    """Change of the sink with this sublayer's output at P0 ablated, where `verify` did so."""
     verified = result.summary.verify.get(bos)
     wanted = {"attention": "N1", "mlp": "N3"}.get(kind)
     for test in verified.tests if verified is not None else ():
@@ -218,9 +222,11 @@ def _notes(trace: TraceSummary, block: int) -> list[tuple[str, str]]:
     """What happens to P0 in a block, in words."""
     notes = []
     if trace.emergence_block == block:
-        notes.append(("sets P0 apart", "The block whose write sets position zero apart (l*)"))
+        notes.append(
+            ("P0 separated", "The emergence block (l*): its output separates position zero")
+        )
     point = trace.recognition_point or ""
     if point.startswith(f"{block}.") or point == f"x{block + 1}":
-        tip = "From here on a linear probe tells position zero from others, whatever the tokens are"
-        notes.append(("P0 told apart", tip))
+        tip = "From here on a linear probe separates P0 from others, whatever the tokens are"
+        notes.append(("P0 recognised", tip))
     return notes

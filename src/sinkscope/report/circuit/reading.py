@@ -8,7 +8,22 @@ import altair as alt
 import numpy as np
 
 from sinkscope.report import frames
-from sinkscope.report.scan.charts import Chart
+from sinkscope.report.charts import (
+    BARE,
+    WIDE,
+    Chart,
+    by_series,
+    chart,
+    layer,
+    names_of,
+    part,
+    percents,
+    rule,
+    tiles,
+    tiles_high,
+    tips,
+    value_y,
+)
 from sinkscope.report.text import number_of
 
 if TYPE_CHECKING:
@@ -17,12 +32,8 @@ if TYPE_CHECKING:
     from sinkscope.result import TraceSummary
 
 MOST_PARTS = 14
-BARE: dict[str, Any] = {
-    "ticks": False,
-    "domain": False,
-    "labelAngle": 0,
-    "labelOverlap": True,
-}
+LABELS: dict[str, Any] = {**BARE, "labelOverlap": True}
+MARGIN = "Sink margin (nats)"
 
 
 def margin_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
@@ -37,29 +48,20 @@ def margin_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
         value=values.ravel(),
     )
     most = float(np.nanmax(np.abs(values)))
-    return (
-        alt.Chart(frames.inline(table))
-        .mark_rect(aria=False)
-        .encode(
-            x=alt.X("block:O", title="Block", axis=alt.Axis(**BARE)),
-            y=alt.Y("head:O", title="Head", axis=alt.Axis(**BARE)),
-            color=alt.Color(
-                "value:Q",
-                title="Sink margin (nats)",
-                scale=alt.Scale(domain=[-most, most], range="diverging"),
-            ),
-            tooltip=[
-                alt.Tooltip("block:O", title="Block"),
-                alt.Tooltip("head:O", title="Head"),
-                alt.Tooltip("value:Q", title="Margin (nats)", format=".2~f"),
-            ],
-        )
-        .properties(width=620, height=int(np.clip(heads * 14, 90, 420)))
+    scale = alt.Scale(domain=[-most, most], range="diverging")
+    return tiles(
+        table,
+        alt.X("block:O", title="Block", axis=alt.Axis(**LABELS)),
+        alt.Y("head:O", title="Head", axis=alt.Axis(**LABELS)),
+        alt.Color("value:Q", title=MARGIN, scale=scale),
+        tips(".2~f", block="Block", head="Head", value=MARGIN),
+        width=WIDE,
+        height=tiles_high(heads),
     )
 
 
 def alone_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
-    """Margin of the reading heads, as it is and with P0's key from the sink direction alone."""
+    """Margin of the sink heads, as it is and with P0's key from the sink direction alone."""
     names = {"As it is": "margin", "Key from the sink direction alone": "margin_from_direction"}
     if not trace.reading_heads or not frames.has(data, *names.values()):
         return None
@@ -68,30 +70,19 @@ def alone_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
     for label, name in names.items():
         values = data[name].values[at]
         table += frames.rows(block=at[0], head=at[1], value=values, series=[label] * len(values))
-    scale = alt.Scale(domain=list(names))
-    points = (
-        alt.Chart(frames.inline(table))
-        .mark_point(size=36)
-        .encode(
-            x=alt.X("block:O", title="Block", axis=alt.Axis(**BARE)),
-            xOffset=alt.XOffset("series:N", scale=scale),
-            y=alt.Y("value:Q", title="Sink margin (nats)", axis=alt.Axis(tickCount=5)),
-            color=alt.Color("series:N", title=None, scale=scale),
-            shape=alt.Shape("series:N", title=None, scale=scale),
-            tooltip=[
-                alt.Tooltip("block:O", title="Block"),
-                alt.Tooltip("head:O", title="Head"),
-                alt.Tooltip("series:N", title=" "),
-                alt.Tooltip("value:Q", title="Nats", format=".2~f"),
-            ],
-        )
+    points = part(table).mark_point(size=36)
+    points = points.encode(
+        x=alt.X("block:O", title="Block", axis=alt.Axis(**LABELS)),
+        xOffset=alt.XOffset("series:N", scale=alt.Scale(domain=list(names))),
+        y=value_y(MARGIN),
+        tooltip=tips(".2~f", block="Block", head="Head", series=" ", value="Nats"),
+        **by_series(names, "color", "shape"),
     )
-    zero = alt.Chart(frames.inline([{"zero": 0}])).mark_rule().encode(y="zero:Q")
-    return alt.layer(zero, points).properties(width=420, height=190)
+    return layer(rule(0), points)
 
 
 def attribution_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
-    """The mean logit of the reading heads on P0, split over what was added to its stream."""
+    """The mean logit of the sink heads on P0, split over what was added to its stream."""
     parts = {
         name: value
         for name, part in (trace.attribution.get("parts") or {}).items()
@@ -105,23 +96,12 @@ def attribution_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
     largest = sorted(parts, key=lambda name: -abs(parts[name]))[:MOST_PARTS]
     shown = [name for name in parts if name in largest]
     table = frames.rows(part=[_named(name) for name in shown], value=[parts[n] for n in shown])
-    return (
-        alt.Chart(frames.inline(table))
-        .mark_bar()
-        .encode(
-            y=alt.Y(
-                "part:N",
-                title=None,
-                sort=[_named(name) for name in shown],
-                axis=alt.Axis(ticks=False, domain=False, labelLimit=160),
-            ),
-            x=alt.X("value:Q", title="Part of the logit on P0 (nats)", axis=alt.Axis(tickCount=6)),
-            tooltip=[
-                alt.Tooltip("part:N", title="Written by"),
-                alt.Tooltip("value:Q", title="Nats", format=".3~f"),
-            ],
-        )
-        .properties(width=420, height=20 * len(table) + 10)
+    axis = alt.Axis(ticks=False, domain=False, labelLimit=160)
+    drawn = chart(table, height=20 * len(table) + 10).mark_bar()
+    return drawn.encode(
+        y=alt.Y("part:N", title=None, sort=names_of(table, "part"), axis=axis),
+        x=alt.X("value:Q", title="Part of the logit on P0 (nats)", axis=alt.Axis(tickCount=6)),
+        tooltip=tips(".3~f", part="Written by", value="Nats"),
     )
 
 
@@ -145,26 +125,18 @@ def routing_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
             )
     if not table:
         return None
-    scale = alt.Scale(domain=["Position zero", "Other positions"])
-    order = list(dict.fromkeys(row["expert"] for row in table))
-    return (
-        alt.Chart(frames.inline(table))
-        .mark_bar()
-        .encode(
-            x=alt.X("expert:N", title="Block · expert", sort=order, axis=alt.Axis(**BARE)),
-            xOffset=alt.XOffset("series:N", scale=scale),
-            y=alt.Y(
-                "value:Q",
-                title="Share that is sent there",
-                axis=alt.Axis(format=".0%", tickCount=5),
-                scale=alt.Scale(domain=[0, 1]),
-            ),
-            color=alt.Color("series:N", title=None, scale=scale),
-            tooltip=[
-                alt.Tooltip("expert:N", title="Block · expert"),
-                alt.Tooltip("series:N", title=" "),
-                alt.Tooltip("value:Q", title="Share", format=".1%"),
-            ],
-        )
-        .properties(width=620, height=190)
+    sides = ["Position zero", "Other positions"]
+    x = alt.X(
+        "expert:N",
+        title="Block · expert",
+        sort=names_of(table, "expert"),
+        axis=alt.Axis(**LABELS),
+    )
+    drawn = chart(table, WIDE).mark_bar()
+    return drawn.encode(
+        x=x,
+        xOffset=alt.XOffset("series:N", scale=alt.Scale(domain=sides)),
+        y=value_y("Share that is sent there", percents(), domain=[0, 1]),
+        tooltip=tips(".1%", expert="Block · expert", series=" ", value="Share"),
+        **by_series(sides),
     )

@@ -1,4 +1,4 @@
-"""Charts of stages 1 and 2: how position zero is told apart, and how that is amplified."""
+"""Charts of stages 1 and 2: how position zero is recognised, and how that is amplified."""
 
 from __future__ import annotations
 
@@ -8,39 +8,45 @@ import altair as alt
 import numpy as np
 
 from sinkscope.report import frames
-from sinkscope.report.scan.charts import Chart, log_axis
+from sinkscope.report.charts import (
+    INPUT,
+    Chart,
+    by_series,
+    chart,
+    inputs_x,
+    layer,
+    lines,
+    log_y,
+    part,
+    positions_x,
+    rule,
+    tips,
+    value_y,
+)
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
     from sinkscope.result import TraceSummary
 
-SIZE = {"width": 420, "height": 190}
-POINT = "Read point (input of a block; last: output)"
 MOST_BLOCKS = 4  # lines over positions in one chart
 BINS = 40
 
 
 def auroc_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
-    """How well a linear probe tells position zero from the others, by read point."""
+    """How well a linear probe separates position zero from the others, by place in the stream."""
     if not frames.has(data, "auroc_fine"):
         return None
     names = [str(name) for name in data["read_point"].values]
     table = frames.rows(point=names, value=data["auroc_fine"].values)
     x = alt.X(
         "point:N",
-        title="Read point (x2: input of block 2; 2.attention: behind its attention)",
+        title="Place in the stream (x2: input of block 2; 2.attention: behind its attention)",
         sort=names,
         axis=alt.Axis(labelAngle=-45 if len(names) > 6 else 0, labelOverlap=True),
     )
-    y = alt.Y(
-        "value:Q", title="AUROC", scale=alt.Scale(domain=[0.4, 1]), axis=alt.Axis(tickCount=5)
-    )
-    tips = [alt.Tooltip("point:N", title="Read point"), alt.Tooltip("value:Q", format=".3f")]
-    line = alt.Chart(frames.inline(table)).mark_line(point=True).encode(x=x, y=y, tooltip=tips)
-    bound = alt.Chart(frames.inline([{"bound": 0.99}])).mark_rule()
-    bound = bound.encode(y=alt.Y("bound:Q", scale=alt.Scale(domain=[0.4, 1])))
-    return alt.layer(bound, line).properties(**SIZE)
+    y = value_y("AUROC", domain=[0.4, 1])
+    return layer(rule(0.99, domain=[0.4, 1]), lines(table, x, y, "Place", ".3f"))
 
 
 def unmixed_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
@@ -71,34 +77,8 @@ def _by_position(
     table = [row for row in table if row["value"] > 0]
     if not table:
         return None
-    last = max(row["position"] for row in table)
-    ticks = [n for n in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if n <= last]
-    order = list(dict.fromkeys(row["series"] for row in table))
-    return (
-        alt.Chart(frames.inline(table))
-        .mark_line(point=True)
-        .encode(
-            x=alt.X(
-                "position:Q",
-                title="Position (log scale; 0 is the first token)",
-                scale=alt.Scale(type="symlog", constant=1, nice=False, padding=6),
-                axis=alt.Axis(values=ticks, grid=False, format="d"),
-            ),
-            y=alt.Y(
-                "value:Q",
-                title=title,
-                scale=alt.Scale(type="log"),
-                axis=log_axis(row["value"] for row in table),
-            ),
-            color=alt.Color("series:N", title=None, scale=alt.Scale(domain=order)),
-            tooltip=[
-                alt.Tooltip("series:N", title=" "),
-                alt.Tooltip("position:Q", title="Position"),
-                alt.Tooltip("value:Q", title="Value", format=".3~g"),
-            ],
-        )
-        .properties(**SIZE)
-    )
+    x = positions_x(max(row["position"] for row in table), padding=6)
+    return layer(lines(table, x, log_y(title, (row["value"] for row in table)), "Position"))
 
 
 def norm_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
@@ -107,71 +87,30 @@ def norm_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
         return None
     values = np.asarray(data["norm_ratio"].values, dtype=np.float64)
     table = frames.rows(point=np.arange(len(values)), value=values)
-    base = alt.Chart(frames.inline(table))
-    scale, axis = alt.Scale(type="log"), log_axis([1.0, *values[values > 0]])
-    line = base.mark_line(point=True).encode(
-        x=_points(len(values)),
-        y=alt.Y("value:Q", title="‖P0‖ / median ‖others‖ (×, log)", scale=scale, axis=axis),
-        tooltip=[
-            alt.Tooltip("point:Q", title="Input of block"),
-            alt.Tooltip("value:Q", title="Ratio", format=".3~g"),
-        ],
-    )
+    y = log_y("‖P0‖ / median ‖others‖ (×, log)", [1.0, *values[values > 0]])
+    line = lines(table, inputs_x([0, len(values) - 1]), y, INPUT)
     block = (trace.emergence.get("norm") or {}).get("block")
-    return alt.layer(_rule(1), *_emergence(block), line).properties(**SIZE)
+    return layer(rule(1), *_emergence(block), line)
 
 
 def direction_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
     """How far P0 stands along u, and how alike it is over first tokens, by block input."""
     names = {"Distance from the others along u": "distance", "Cosine over first tokens": "cosine"}
-    table: list[frames.Row] = []
-    for label, name in names.items():
-        if frames.has(data, name):
-            values = data[name].values
-            table += frames.rows(
-                point=np.arange(len(values)), value=values, series=[label] * len(values)
-            )
-    if not table:
+    known = {k: data[name].values for k, name in names.items() if frames.has(data, name)}
+    if not known:
         return None
-    order = [name for name in names if any(row["series"] == name for row in table)]
-    domain, legend = alt.Scale(domain=order), alt.Legend(columns=2)
-    lines = (
-        alt.Chart(frames.inline(table))
-        .mark_line(point=True)
-        .encode(
-            x=_points(1 + max(row["point"] for row in table)),
-            y=alt.Y("value:Q", title="Unit vectors", axis=alt.Axis(tickCount=5)),
-            color=alt.Color("series:N", title=None, scale=domain, legend=legend),
-            shape=alt.Shape("series:N", title=None, scale=domain, legend=legend),
-            tooltip=[
-                alt.Tooltip("series:N", title=" "),
-                alt.Tooltip("point:Q", title="Input of block"),
-                alt.Tooltip("value:Q", title="Value", format=".3~f"),
-            ],
-        )
-    )
+    points = np.arange(max(map(len, known.values())))
+    table = frames.long(known, point=points)
+    drawn = lines(table, inputs_x(points), value_y("Unit vectors"), INPUT, ".3~f")
     block = (trace.emergence.get("direction") or {}).get("block")
-    return alt.layer(_rule(0), *_emergence(block), lines).properties(**SIZE)
-
-
-def _points(count: int) -> alt.X:
-    return alt.X(
-        "point:Q",
-        title=POINT,
-        scale=alt.Scale(domain=[0, count - 1], nice=False),
-        axis=alt.Axis(format="d", tickMinStep=1, grid=False),
-    )
-
-
-def _rule(value: float) -> alt.Chart:
-    return alt.Chart(frames.inline([{"rule": value}])).mark_rule().encode(y="rule:Q")
+    return layer(rule(0), *_emergence(block), drawn)
 
 
 def _emergence(block: int | None) -> list[alt.Chart]:
-    """A band over the block whose write does it."""
+    """A band over the block whose output does it."""
     if block is None or block < 0:
         return []
-    band = alt.Chart(frames.inline([{"start": block, "stop": block + 1}]))
+    band = part([{"start": block, "stop": block + 1}])
     return [band.mark_rect(style="band").encode(x="start:Q", x2="stop:Q")]
 
 
@@ -194,31 +133,25 @@ def vocabulary_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
             zero=np.zeros(len(filled)),
             series=[label] * len(filled),
         )
-    order = ["Becomes the sink", "Does not"]
-    return (
-        alt.Chart(frames.inline(table))
-        .mark_rect()
-        .encode(
-            x=alt.X(
-                "start:Q",
-                title="Cosine to the sink direction",
-                scale=alt.Scale(domain=[low, high], nice=False),
-                axis=alt.Axis(grid=False, tickCount=6),
-            ),
-            x2="stop:Q",
-            y=alt.Y(
-                "count:Q",
-                title="Vocabulary items (log)",
-                scale=alt.Scale(type="symlog", constant=1),
-                axis=alt.Axis(values=[0, 1, 10, 100, 1000, 10_000, 100_000], format=",d"),
-            ),
-            y2="zero:Q",
-            color=alt.Color("series:N", title=None, scale=alt.Scale(domain=order)),
-            tooltip=[
-                alt.Tooltip("series:N", title=" "),
-                alt.Tooltip("start:Q", title="Cosine from", format=".2f"),
-                alt.Tooltip("count:Q", title="Items", format=",d"),
-            ],
-        )
-        .properties(**SIZE)
+    x = alt.X(
+        "start:Q",
+        title="Cosine to the sink direction",
+        scale=alt.Scale(domain=[low, high], nice=False),
+        axis=alt.Axis(grid=False, tickCount=6),
+    )
+    y = alt.Y(
+        "count:Q",
+        title="Vocabulary items (log)",
+        scale=alt.Scale(type="symlog", constant=1),
+        axis=alt.Axis(values=[0, 1, 10, 100, 1000, 10_000, 100_000], format=",d"),
+    )
+    said = tips(".2f", series=" ", start="Cosine from", count="Items")
+    drawn = chart(table).mark_rect()
+    return drawn.encode(
+        x=x,
+        x2="stop:Q",
+        y=y,
+        y2="zero:Q",
+        tooltip=said,
+        **by_series(["Becomes the sink", "Does not"]),
     )

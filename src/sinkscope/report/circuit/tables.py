@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sinkscope.report.scan.tables import Table
+from sinkscope.report.parts import Table
 from sinkscope.report.text import percent, ranges, visible
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def _units(trace: TraceSummary) -> Table:
 
 
 def readers_table(trace: TraceSummary) -> Table:
-    """Reading heads, block by block."""
-    table = Table("Heads that read it", ["Block", "Heads"], numeric={0})
+    """Sink heads, block by block."""
+    table = Table("Sink heads, which read it", ["Block", "Heads"], numeric={0})
     for block in sorted({block for block, _ in trace.reading_heads}):
         heads = [head for place, head in trace.reading_heads if place == block]
         table.rows.append([str(block), ranges(heads)])

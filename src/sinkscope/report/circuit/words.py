@@ -29,21 +29,24 @@ def sentences(trace: TraceSummary) -> list[str]:
 def _emergence(trace: TraceSummary) -> str:
     block = trace.emergence_block
     if block is None:
-        return "Nothing sets position zero apart along the blocks."
+        return "Position zero is not separated from the other positions in any block."
     how = HOW.get(trace.amplification or "", "")
     where = "by its embedding alone" if block < 0 else f"in block {block}"
-    return f"Position zero is set apart {where}{', ' + how if how and block >= 0 else ''}."
+    how = f", {how}" if how and block >= 0 else ""
+    return f"Position zero is separated from the others {where}{how}."
 
 
 def _recognised(trace: TraceSummary) -> str:
     point = trace.recognition_point
     if point is None:
         return ""
-    return f"A linear probe tells it from other positions {place(point)}, whatever the tokens are."
+    return (
+        f"A linear probe separates it from other positions {place(point)}, whatever the tokens are."
+    )
 
 
 def place(point: str) -> str:
-    """A read point in words: x3 is the input of block 3, 3.attention lies behind its attention."""
+    """A place in the stream in words: x3: input of block 3, 3.attention: behind its attention."""
     if "." in point:
         block, kind = point.split(".", 1)
         return f"from behind the {'MLP' if kind == 'mlp' else kind} of block {block} on"
@@ -65,7 +68,7 @@ def _writers(trace: TraceSummary) -> str:
 
 
 def written_by(name: str) -> str:
-    """A write such as 1.mlp, in words."""
+    """A sublayer such as 1.mlp, in words."""
     if "." not in name:
         return f"the {name}"
     block, kind = name.split(".", 1)
@@ -75,9 +78,9 @@ def written_by(name: str) -> str:
 def _readers(trace: TraceSummary) -> str:
     heads = trace.reading_heads
     if not heads:
-        return "No head reads it: there is no sink at position zero."
+        return "No head reads it: there are no sink heads for position zero."
     blocks = ranges([block for block, _ in heads])
-    count = "One head reads it" if len(heads) == 1 else f"{len(heads)} heads read it"
+    count = "One sink head reads it" if len(heads) == 1 else f"{len(heads)} sink heads read it"
     return f"{count}, in {'block' if blocks.isdigit() else 'blocks'} {blocks}."
 
 
@@ -94,12 +97,12 @@ def key_figures(trace: TraceSummary) -> list[tuple[str, str, str]]:
     keys = []
     if trace.emergence_block is not None:
         where = str(trace.emergence_block) if trace.emergence_block >= 0 else "embedding"
-        keys.append((where, "is the block that sets P0 apart (l*)", ""))
+        keys.append((where, "is the emergence block of P0 (l*)", ""))
     second = number_of(trace.concentration.get("2"))
     if second is not None:
         keys.append((percent(second), "is written in the first two blocks (C₂)", ""))
     if trace.k90 is not None:
         keys.append((f"{trace.k90:,}", "neurons in the smallest set that makes 90 %", ""))
     if trace.reading_heads:
-        keys.append((f"{len(trace.reading_heads):,}", "heads read it", ""))
+        keys.append((f"{len(trace.reading_heads):,}", "sink heads read it", ""))
     return keys

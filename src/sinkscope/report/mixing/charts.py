@@ -9,7 +9,20 @@ import altair as alt
 import numpy as np
 
 from sinkscope.report import frames
-from sinkscope.report.scan.charts import PLAIN, Chart, log_axis
+from sinkscope.report.charts import (
+    BARE,
+    INPUT,
+    INPUTS,
+    PLAIN,
+    TICKS,
+    Chart,
+    layer,
+    lines,
+    log_y,
+    tiles,
+    tips,
+    value_y,
+)
 from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
@@ -17,17 +30,16 @@ if TYPE_CHECKING:
 
 NAMES = {
     "intact": "With the sink",
-    "redistributed": "Sink’s attention shared out",
-    "value-zeroed": "Sink’s value removed",
-    "other-key": "Control: another key hidden",
-    "other-value": "Control: another value removed",
-    "circuit-cut": "Circuit cut",
-    "circuit-cut-norm-kept": "Circuit cut, norm kept",
-    "circuit-cut-control": "Control: other units cut",
+    "redistributed": "Attention to P0 removed",
+    "value-zeroed": "Value of P0 zeroed",
+    "other-key": "Control: another key removed",
+    "other-value": "Control: another value zeroed",
+    "circuit-cut": "Circuit ablated",
+    "circuit-cut-norm-kept": "Circuit ablated, norm kept",
+    "circuit-cut-control": "Control: other units ablated",
     "bos-dropped": "BOS dropped",
 }
 OFFSETS = 40  # columns of a spread map
-POINT = "Read point (input of a block; last: output)"
 # conditions that a chart over depth can show apart
 SHOWN = ("intact", "redistributed", "circuit-cut", "other-key")
 LEGEND = alt.Legend(columns=1, symbolType="stroke", symbolOpacity=1)
@@ -39,7 +51,7 @@ def name_of(condition: str) -> str:
 
 
 def spread_map(data: Dataset, condition: str) -> Chart | None:
-    """Relative change of the stream by read point and distance behind the changed token."""
+    """Relative change of the stream by block input and distance behind the changed token."""
     if not frames.has(data, "spread_map") or condition not in data["condition"]:
         return None
     both = [c for c in ("intact", "redistributed") if c in data["condition"]]
@@ -52,33 +64,16 @@ def spread_map(data: Dataset, condition: str) -> Chart | None:
         distance=np.tile(starts + 1, points),
         value=values.ravel(),
     )
-    return (
-        alt.Chart(frames.inline(table), width=420, height=max(120, 12 * points))
-        .mark_rect(aria=False)
-        .encode(
-            x=alt.X(
-                "distance:O",
-                title="Tokens behind the changed one",
-                axis=alt.Axis(labelAngle=0, ticks=False, domain=False, values=_ticks(starts + 1)),
-            ),
-            y=alt.Y(
-                "point:O",
-                title="Read point",
-                sort="descending",
-                axis=alt.Axis(ticks=False, domain=False),
-            ),
-            color=alt.Color(
-                "value:Q",
-                title="Relative change of the stream",
-                scale=alt.Scale(domain=[0, top]),
-                legend=alt.Legend(format=".2~g"),
-            ),
-            tooltip=[
-                alt.Tooltip("point:O", title="Read point"),
-                alt.Tooltip("distance:O", title="Tokens behind"),
-                alt.Tooltip("value:Q", title="Relative change", format=".3~g"),
-            ],
-        )
+    axis = alt.Axis(values=_ticks(starts + 1), **BARE)
+    title = "Relative change of the stream"
+    scale, legend = alt.Scale(domain=[0, top]), alt.Legend(format=".2~g")
+    return tiles(
+        table,
+        alt.X("distance:O", title="Tokens behind the changed one", axis=axis),
+        alt.Y("point:O", title=INPUT, sort="descending", axis=alt.Axis(**BARE)),
+        alt.Color("value:Q", title=title, scale=scale, legend=legend),
+        tips(point=INPUT, distance="Tokens behind", value="Relative change"),
+        height=max(120, 12 * points),
     )
 
 
@@ -96,23 +91,20 @@ def _binned(data: Dataset) -> np.ndarray:
 
 
 def _ticks(numbers: np.ndarray) -> list[int]:
-    wanted = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
-    return sorted({int(numbers[np.abs(numbers - w).argmin()]) for w in wanted if w <= numbers[-1]})
+    wanted = [tick for tick in TICKS if 0 < tick <= numbers[-1]]
+    return sorted({int(numbers[np.abs(numbers - tick).argmin()]) for tick in wanted})
 
 
 def spread_curves(data: Dataset) -> Chart | None:
     """Spread over depth, a line a condition; the table has the others."""
     if not frames.has(data, "spread"):
         return None
-    table: list[frames.Row] = []
-    for condition in SHOWN:
-        if condition not in data["condition"]:
-            continue
-        spread = data["spread"].sel(condition=condition).values
-        values = nan_mean(spread, axis=(0, 1))
-        series = [name_of(condition)] * len(values)
-        table += frames.rows(point=np.arange(len(values)), value=values, series=series)
-    return _lines(table, "point", POINT, "Mean relative change of later tokens")
+    curves = {
+        name_of(condition): nan_mean(data["spread"].sel(condition=condition).values, (0, 1))
+        for condition in SHOWN
+        if condition in data["condition"]
+    }
+    return _lines(curves, "Mean relative change of later tokens")
 
 
 def jacobian_map(data: Dataset, condition: str) -> Chart | None:
@@ -128,31 +120,17 @@ def jacobian_map(data: Dataset, condition: str) -> Chart | None:
         source=np.tile(np.arange(values.shape[1]), len(targets)),
         value=np.where(values > 0, values, np.nan).ravel(),
     )
-    axis = alt.Axis(ticks=False, domain=False, labelAngle=0)
-    every = list(range(0, values.shape[1], 5))
-    return (
-        alt.Chart(frames.inline(table), width=420, height=max(90, 22 * len(targets)))
-        .mark_rect(aria=False)
-        .encode(
-            x=alt.X(
-                "source:O",
-                title="Source position",
-                axis=alt.Axis(ticks=False, domain=False, labelAngle=0, values=every),
-            ),
-            y=alt.Y("target:O", title="Target position", sort="descending", axis=axis),
-            color=alt.Color(
-                "value:Q",
-                title="‖∂x(target) / ∂x(source)‖ (log)",
-                scale=alt.Scale(type="log", domain=[float(shown.min()), float(shown.max())]),
-                legend=alt.Legend(format=PLAIN, tickCount=3),
-            ),
-            tooltip=[
-                alt.Tooltip("target:O", title="Target"),
-                alt.Tooltip("source:O", title="Source"),
-                alt.Tooltip("value:Q", title="Norm", format=".3~g"),
-            ],
-        )
-    )  # fmt: skip
+    every_fifth = alt.Axis(values=list(range(0, values.shape[1], 5)), **BARE)
+    scale = alt.Scale(type="log", domain=[float(shown.min()), float(shown.max())])
+    title, legend = "‖∂x(target) / ∂x(source)‖ (log)", alt.Legend(format=PLAIN, tickCount=3)
+    return tiles(
+        table,
+        alt.X("source:O", title="Source position", axis=every_fifth),
+        alt.Y("target:O", title="Target position", sort="descending", axis=alt.Axis(**BARE)),
+        alt.Color("value:Q", title=title, scale=scale, legend=legend),
+        tips(target="Target", source="Source", value="Norm"),
+        height=max(90, 22 * len(targets)),
+    )
 
 
 def collapse_curves(data: Dataset, name: str, title: str) -> Chart | None:
@@ -162,57 +140,29 @@ def collapse_curves(data: Dataset, name: str, title: str) -> Chart | None:
     """
     if not frames.has(data, name):
         return None
-    table: list[frames.Row] = []
+    curves = {}
     for condition in (each for each in SHOWN[:3] if each in data["few"]):
-        curves = data[name].sel(few=condition).values
-        for side, suffix in enumerate(("", ", without P0’s row")):
-            if side and condition != "intact":
-                continue
-            values = nan_mean(curves[side], axis=0)
-            series = name_of(condition) + suffix
-            table += frames.rows(
-                point=np.arange(len(values)), value=values, series=[series] * len(values)
-            )
-    return _lines(table, "point", POINT, title)
+        with_p0, without_p0 = data[name].sel(few=condition).values
+        curves[name_of(condition)] = nan_mean(with_p0, axis=0)
+        if condition == "intact":
+            curves[f"{name_of(condition)}, without P0’s row"] = nan_mean(without_p0, axis=0)
+    return _lines(curves, title)
 
 
 def rows_curves(data: Dataset, name: str, title: str) -> Chart | None:
-    """Evenness of attention rows by block, with P0 and with its mass shared out."""
+    """Row entropy or smoothness of attention by block, with P0 and without it (renormalised)."""
     if not frames.has(data, name):
         return None
-    table: list[frames.Row] = []
-    for side, series in enumerate(("As it is", "P0’s attention shared out")):
-        values = nan_mean(data[name].values[side], axis=0)
-        table += frames.rows(
-            block=np.arange(len(values)), value=values, series=[series] * len(values)
-        )
-    return _lines(table, "block", "Attention layer", title)
+    sides = ("As it is", "Attention to P0 removed")
+    curves = {series: nan_mean(values, axis=0) for series, values in zip(sides, data[name].values)}
+    return _lines(curves, title, "Attention layer")
 
 
-def _lines(table: list[frames.Row], along: str, x_title: str, title: str) -> Chart:
-    order = list(dict.fromkeys(row["series"] for row in table))
-    axis = alt.Axis(tickCount=5)
+def _lines(curves: dict[str, np.ndarray], title: str, x_title: str = INPUTS) -> Chart:
+    """A line a curve over depth, on a log scale where they span more than a factor of 50."""
+    table = frames.long(curves, point=np.arange(max(map(len, curves.values()))))
     values = [row["value"] for row in table]
     log = min(values) > 0 and max(values) > 50 * min(values)
-    if log:
-        axis = log_axis(values)
-    return (
-        alt.Chart(frames.inline(table), width=420, height=190)
-        .mark_line(point=True)
-        .encode(
-            x=alt.X(
-                f"{along}:Q",
-                title=x_title,
-                axis=alt.Axis(format="d", tickMinStep=1, grid=False),
-            ),
-            y=alt.Y(
-                "value:Q", title=title, axis=axis, scale=alt.Scale(type="log" if log else "linear")
-            ),
-            color=alt.Color("series:N", title=None, scale=alt.Scale(domain=order), legend=LEGEND),
-            tooltip=[
-                alt.Tooltip("series:N", title=" "),
-                alt.Tooltip(f"{along}:Q", title="At"),
-                alt.Tooltip("value:Q", title=title, format=".3~g"),
-            ],
-        )
-    )  # fmt: skip
+    y = log_y(title, values) if log else value_y(title, type="linear")
+    axis = alt.Axis(format="d", tickMinStep=1, grid=False)
+    return layer(lines(table, alt.X("point:Q", title=x_title, axis=axis), y, columns=1))

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import altair as alt
 
 from sinkscope.report import frames
+from sinkscope.report.charts import (
+    Chart,
+    band,
+    by_series,
+    layer,
+    measured_rows,
+    names_of,
+    part,
+    percents,
+    spans,
+    tips,
+    value_y,
+)
 from sinkscope.report.mixing.charts import LEGEND, name_of
-from sinkscope.report.scan.charts import Chart
 from sinkscope.report.text import bounds_of, number_of
 
 if TYPE_CHECKING:
     from sinkscope.schema import MixSummary
 
-WIDTH, HEIGHT = 420, 190
 CHANGE = "Change of the spread"
 
 
@@ -24,39 +35,29 @@ def dose_chart(summary: MixSummary, measure: str, title: str) -> Chart | None:
     table: list[frames.Row] = []
     for condition, steps in summary.dose.items():
         series = name_of(condition)
-        table += _row(0.0, 0.0, 0.0, dose=0.0, series=series, kind="dose")
+        table += measured_rows(0.0, dose=0.0, series=series)
         whole = max(one["dose"] for one in steps)
         for step in steps:
-            table += _measured(step[measure], dose=step["dose"] / whole, series=series, kind="dose")
+            table += measured_rows(step[measure], dose=step["dose"] / whole, series=series)
     if not table or not summary.sink_heads:
         return None
-    names = {row.name: row for row in summary.conditions}
+    rows = {row.name: row for row in summary.conditions}
+    controls: list[frames.Row] = []
     for condition in summary.dose:
-        row = names.get(names[condition].control or "")
+        row = rows.get(rows[condition].control or "")
         if row is not None:
             measured = row.ce_change if measure == "ce_change" else row.kl
-            table += _measured(measured, dose=1.0, series=name_of(condition), kind="control")
-    x = alt.X(
-        "dose:Q",
-        title="Part taken away",
-        scale=alt.Scale(domain=[0, 1]),
-        axis=alt.Axis(format=".0%", grid=False, values=[0, 0.25, 0.5, 0.75, 1]),
+            controls += measured_rows(measured, dose=1.0, series=name_of(condition))
+    axis = alt.Axis(format=".0%", grid=False, values=[0, 0.25, 0.5, 0.75, 1])
+    x = alt.X("dose:Q", title="Part taken away", scale=alt.Scale(domain=[0, 1]), axis=axis)
+    crosses = part(controls).mark_point(shape="cross", size=70, filled=True)
+    control = crosses.encode(
+        x=x,
+        y=alt.Y("value:Q", title=title),
+        color=alt.Color("series:N", title=None, legend=LEGEND),
+        tooltip=tips("+.3~g", series="Control of", value=title),
     )
-    chart = _bands([row for row in table if row["kind"] == "dose"], x, title)
-    control = (
-        alt.Chart(frames.inline([row for row in table if row["kind"] == "control"]))
-        .mark_point(shape="cross", size=70, filled=True)
-        .encode(
-            x=x,
-            y=alt.Y("value:Q", title=title),
-            color=alt.Color("series:N", title=None, legend=LEGEND),
-            tooltip=[
-                alt.Tooltip("series:N", title="Control of"),
-                alt.Tooltip("value:Q", title=title, format="+.3~g"),
-            ],
-        )
-    )
-    return alt.layer(*chart, control).properties(width=WIDTH, height=HEIGHT)
+    return layer(*_bands(table, x, title), control)
 
 
 def mediation_chart(summary: MixSummary) -> Chart | None:
@@ -66,33 +67,27 @@ def mediation_chart(summary: MixSummary) -> Chart | None:
         return None
     table: list[frames.Row] = []
     parts = (
-        ("total", "Whole effect of the cut"),
+        ("total", "Whole effect of the ablation"),
         ("through", "Only P0’s attention changes"),
         ("direct", "All but P0’s attention changes"),
     )
     for key, label in parts:
-        measured = summary.mediation[key]
-        value, bounds = number_of(measured), bounds_of(measured)
+        value, bounds = number_of(summary.mediation[key]), bounds_of(summary.mediation[key])
         if value is not None and bounds is not None:
-            table += _row(value / base, bounds[0] / base, bounds[1] / base, part=label)
-    chart = alt.Chart(frames.inline(table))
-    y = alt.Y(
-        "part:N",
-        title=None,
-        sort=[label for _, label in parts],
-        axis=alt.Axis(ticks=False, domain=False, labelLimit=260),
-    )
-    x = alt.X("value:Q", title=CHANGE, axis=alt.Axis(format=".1~%", tickCount=5))
-    bars = chart.mark_bar(height=18).encode(
-        x=x, y=y, tooltip=[alt.Tooltip("value:Q", title=CHANGE, format="+.2%")]
-    )
-    spans = chart.mark_rule(style="interval").encode(x=alt.X("low:Q"), x2="high:Q", y=y)
-    return alt.layer(bars, spans).properties(width=260, height=110)
+            low, high = (end / base for end in bounds)
+            measured = {"value": value / base, "low": low, "high": high}
+            table += measured_rows(measured, part=label)
+    axis = alt.Axis(ticks=False, domain=False, labelLimit=260)
+    y = alt.Y("part:N", title=None, sort=[label for _, label in parts], axis=axis)
+    x = alt.X("value:Q", title=CHANGE, axis=percents(".1~%"))
+    drawn = part(table)
+    bars = drawn.mark_bar(height=18).encode(x=x, y=y, tooltip=tips("+.2%", value=CHANGE))
+    return layer(bars, spans(drawn, y=y), width=260, height=110)
 
 
 def length_chart(summary: MixSummary) -> Chart | None:
     """Spread over context length, with the sink and without it."""
-    return _with_and_without(summary, "spread", "Relative change at the last read point")
+    return _with_and_without(summary, "spread", "Relative change at the output of the stack")
 
 
 def repeat_chart(summary: MixSummary) -> Chart | None:
@@ -104,13 +99,13 @@ def _with_and_without(summary: MixSummary, key: str, title: str) -> Chart | None
     table: list[frames.Row] = []
     for name, series in ((key, "intact"), (f"{key}_without", "redistributed")):
         for step in summary.length:
-            table += _measured(step.get(name), length=step["length"], series=name_of(series))
+            table += measured_rows(step.get(name), length=step["length"], series=name_of(series))
     return _over_length(table, title) if table else None
 
 
 def change_chart(summary: MixSummary) -> Chart | None:
     """Paired change of the spread once the sink is gone, over context length."""
-    return _one_over_length(summary, "spread_change", "Sink’s attention shared out", CHANGE, "%")
+    return _one_over_length(summary, "spread_change", name_of("redistributed"), CHANGE, "%")
 
 
 def share_chart(summary: MixSummary) -> Chart | None:
@@ -124,7 +119,7 @@ def _one_over_length(
 ) -> Chart | None:
     table: list[frames.Row] = []
     for step in summary.length:
-        table += _measured(step[key], length=step["length"], series=series)
+        table += measured_rows(step[key], length=step["length"], series=series)
     return _over_length(table, title, format) if table else None
 
 
@@ -136,17 +131,22 @@ def _over_length(table: list[frames.Row], title: str, format: str = "") -> Chart
         scale=alt.Scale(type="log", base=2),
         axis=alt.Axis(values=lengths, format="d", grid=False),
     )
-    return alt.layer(*_bands(table, x, title, format)).properties(width=WIDTH, height=HEIGHT)
+    return layer(*_bands(table, x, title, format))
 
 
 def depth_chart(summary: MixSummary) -> Chart | None:
     """Change of the spread with the sink gone from one block at a time."""
     table: list[frames.Row] = []
     for step in summary.depth:
-        table += _measured(step["spread_change"], block=step["block"])
+        table += measured_rows(step["spread_change"], block=step["block"])
     if len(table) < 2:
         return None
-    return _bars(table, alt.X("block:O", title="Block", axis=alt.Axis(labelAngle=0, ticks=False)))
+    base = part(table)
+    x = alt.X("block:O", title="Block", axis=alt.Axis(labelAngle=0, ticks=False))
+    bars = base.mark_bar(width={"band": 0.6}).encode(
+        x=x, y=value_y(CHANGE, percents(".1~%")), tooltip=tips("+.2%", value=CHANGE)
+    )
+    return layer(bars, spans(base, x=x))
 
 
 def models_chart(rows: Sequence[tuple[str, int, MixSummary]]) -> Chart | None:
@@ -155,79 +155,29 @@ def models_chart(rows: Sequence[tuple[str, int, MixSummary]]) -> Chart | None:
     for name, blocks, summary in rows:
         taken = next((row for row in summary.conditions if row.name == "redistributed"), None)
         if taken is not None and summary.sink_heads:
-            table += _measured(taken.spread_change, blocks=blocks, series=name)
+            table += measured_rows(taken.spread_change, blocks=blocks, series=name)
     if len({row["blocks"] for row in table}) < 2:
         return None
-    base = alt.Chart(frames.inline(table))
+    base = part(table)
     x = alt.X(
         "blocks:Q",
         title="Blocks of the model",
         scale=alt.Scale(zero=False, nice=True),
         axis=alt.Axis(format="d", tickMinStep=1, grid=False),
     )
-    y = alt.Y("value:Q", title=CHANGE, axis=alt.Axis(format=".1~%", tickCount=5))
-    points = base.mark_point(filled=True, size=60).encode(
-        x=x,
-        y=y,
-        tooltip=[
-            alt.Tooltip("series:N", title="Model"),
-            alt.Tooltip("blocks:Q", title="Blocks"),
-            alt.Tooltip("value:Q", title=CHANGE, format="+.1%"),
-        ],
-    )
-    spans = base.mark_rule(style="interval").encode(
-        x=x, y=alt.Y("low:Q", title=CHANGE), y2="high:Q"
-    )
+    y = value_y(CHANGE, percents(".1~%"))
+    said = tips("+.1%", series="Model", blocks="Blocks", value=CHANGE)
+    points = base.mark_point(filled=True, size=60).encode(x=x, y=y, tooltip=said)
     names = base.mark_text(align="left", dx=7, dy=-7).encode(x=x, y=y, text="series:N")
-    return alt.layer(spans, points, names).properties(width=WIDTH, height=HEIGHT)
-
-
-def _bars(table: list[frames.Row], x: alt.X) -> Chart:
-    base = alt.Chart(frames.inline(table))
-    bars = base.mark_bar(width={"band": 0.6}).encode(
-        x=x,
-        y=alt.Y("value:Q", title=CHANGE, axis=alt.Axis(format=".1~%", tickCount=5)),
-        tooltip=[alt.Tooltip("value:Q", title=CHANGE, format="+.2%")],
-    )
-    spans = base.mark_rule(style="interval").encode(
-        x=x, y=alt.Y("low:Q", title=CHANGE), y2="high:Q"
-    )
-    return alt.layer(bars, spans).properties(width=WIDTH, height=HEIGHT)
+    return layer(spans(base, x=x), points, names)
 
 
 def _bands(table: list[frames.Row], x: alt.X, title: str, format: str = "") -> list[alt.Chart]:
     """Lines with their intervals, a colour a series in the order of the table."""
-    base = alt.Chart(frames.inline(table))
-    order = list(dict.fromkeys(row["series"] for row in table))
-    legend = LEGEND if len(order) > 1 else None
-    colour = alt.Color("series:N", title=None, scale=alt.Scale(domain=order), legend=legend)
-    axis = alt.Axis(format=".1~%", tickCount=5) if format == "%" else alt.Axis(tickCount=5)
-    band = base.mark_area(opacity=0.15).encode(
-        x=x, y=alt.Y("low:Q", title=title, axis=axis), y2="high:Q", color=colour
-    )
-    line = base.mark_line(point=True).encode(
-        x=x,
-        y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=True), axis=axis),
-        color=colour,
-        tooltip=[
-            alt.Tooltip("series:N", title=" "),
-            alt.Tooltip(f"{x.shorthand}", title="At"),
-            alt.Tooltip("value:Q", title=title, format="+.2~%" if format == "%" else ".3~g"),
-        ],
-    )
-    return [band, line]
-
-
-def _measured(measured: Any, **columns: Any) -> list[frames.Row]:
-    """One row of a measured value with its interval (its own value where there is none)."""
-    value = number_of(measured)
-    if value is None:
-        return []
-    low, high = bounds_of(measured) or (value, value)
-    return _row(value, low, high, **columns)
-
-
-def _row(value: float, low: float, high: float, **columns: Any) -> list[frames.Row]:
-    return frames.rows(
-        value=[value], low=[low], high=[high], **{key: [each] for key, each in columns.items()}
-    )
+    names = names_of(table)
+    colour = by_series(names, legend=LEGEND if len(names) > 1 else None)
+    y = value_y(title, percents(".1~%") if format == "%" else None, zero=True)
+    at = str(x.shorthand).partition(":")[0]
+    said = tips("+.2~%" if format == "%" else ".3~g", series=" ", **{at: "At"}, value=title)
+    line = part(table).mark_line(point=True).encode(x=x, y=y, tooltip=said, **colour)
+    return [band(table, x, y, **colour), line]

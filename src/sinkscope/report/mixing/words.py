@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sinkscope.report.mixing import charts as mixing_charts
-from sinkscope.report.parts import Findings
-from sinkscope.report.scan.tables import Table
+from sinkscope.report.parts import Findings, Table
 from sinkscope.report.text import (
     NO_VALUE,
     bounds_of,
@@ -31,20 +30,50 @@ UNIT = "\u00a0%"
 
 def findings_of(one: MixSummary) -> Findings:
     """Sentences, key numbers and notes under one BOS policy."""
-    first, _, rest = one.sentence.partition(". ")
-    sentences = [f"{visible(each)}." for each in rest.rstrip(".").split(". ") if each]
+    headline, *sentences = _verdicts(one)
     return Findings(
-        f"{visible(first).rstrip('.')}.",
-        [*sentences, *_more(one)],
+        headline,
+        [*sentences, *(sentence for say in SAID if (sentence := say(one)))],
         _keys(one),
         LIMIT,
         [visible(note) for note in one.notes],
     )
 
 
-def _more(one: MixSummary) -> list[str]:
-    """Predictions, mediation, paraphrases, checks, and what is reported apart."""
-    return [sentence for say in SAID for sentence in [say(one)] if sentence]
+USED = {
+    "used": "The sink is used here",
+    "present, not needed": "The sink is present, not needed: the loss does not depend on it",
+    "undetermined": "Whether the loss needs the sink is open",
+}
+SPREAD = {
+    "more": "Without its sink, {moved} {amount} more",
+    "less": "Without its sink, {moved} {amount} less",
+    "no different": "Without its sink, {moved} no further",
+    "undetermined": "Whether {moved} further without the sink is open",
+}
+
+
+def _verdicts(one: MixSummary) -> list[str]:
+    """Whether the loss needs the sink, and whether a change spreads further without it."""
+    removed, zeroed = _row_of(one, "redistributed"), _row_of(one, "value-zeroed")
+    if not one.sink_heads or removed is None or zeroed is None:
+        return ["The model does not sink at position zero, so there is no sink to take away."]
+    change = number_of(removed.spread_change)
+    amount = NO_VALUE if change is None else f"{abs(change):.1%}"
+    moved = "a changed token moves later states"
+    return [
+        f"{USED[one.verdict]}.",
+        "Removing attention to P0 and renormalising changes the loss by "
+        f"{_nats(removed.ce_change)}, zeroing its value by {_nats(zeroed.ce_change)}.",
+        f"{SPREAD[one.mixing].format(moved=moved, amount=amount)}.",
+    ]
+
+
+def _nats(measured: Any) -> str:
+    if number_of(measured) is None:
+        return "an unknown amount"
+    bounds = _bounds(measured, _signed)
+    return f"{_signed(measured)} nats a token" + (f" ({bounds})" if bounds else "")
 
 
 def _predictions(one: MixSummary) -> str:
@@ -60,12 +89,14 @@ def _mediation(one: MixSummary) -> str:
         return ""
     interval = percent_interval(one.mediation["share"])
     said = (
-        f"Of what cutting the circuit does to mixing, {percent(share)} ({interval}\u00a0%) goes "
+        f"Of what ablating the circuit does to mixing, {percent(share)} ({interval}\u00a0%) goes "
         "through the attention that position zero draws"
     )
     other = number_of(one.mediation.get("share_by_direct"))
     if other is not None and abs(other - share) > AGREE:
-        said += f"; counted by what the cut does without it, {percent(other)}: the two interact"
+        said += (
+            f"; counted by what the ablation does without it, {percent(other)}: the two interact"
+        )
     return f"{said}."
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sinkscope.report.parts import Findings, Section, Tables, Words
-from sinkscope.report.scan.tables import Table
+from sinkscope.report.parts import Findings, Section, Table, Tables, Words
 from sinkscope.report.text import NO_VALUE, bounds_of, number_of, visible
 
 if TYPE_CHECKING:

@@ -1,25 +1,29 @@
-"""The block × head heat maps, and what all charts share.
-
-A chart takes a scan dataset and comes back as None where the dataset lacks its variables. Colours
-come from the config that the page or the exporter adds (`theme.py`), so a chart holds none.
-"""
+"""The block × head heat maps of a scan."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import altair as alt
 import numpy as np
 
 from sinkscope.report import frames
+from sinkscope.report.charts import (
+    BARE,
+    WIDE,
+    Chart,
+    every,
+    log_colour,
+    tile_scale,
+    tiles,
+    tiles_high,
+    tips,
+)
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
-PLAIN = ",~r"  # numbers without exponents or prefixes
-Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 MOST_LETTERS = 64  # blocks beyond which letters under them would run into each other
 
 
@@ -107,11 +111,6 @@ def head_values(data: Dataset, name: str) -> np.ndarray | None:
     return np.asarray(data[name].values, dtype=np.float64) if frames.has(data, name) else None
 
 
-def measures_of(data: Dataset) -> list[Measure]:
-    """The heat-map measures that this dataset can show."""
-    return [measure for measure in MEASURES if head_values(data, measure.name) is not None]
-
-
 def heads_chart(data: Dataset, name: str = "late_share") -> Chart:
     """Block × head heat map of one measure (`MEASURES` lists the names)."""
     measure = next(measure for measure in MEASURES if measure.name == name)
@@ -128,82 +127,48 @@ def heads_chart(data: Dataset, name: str = "late_share") -> Chart:
 def _colour(measure: Measure) -> alt.Color:
     title = measure.legend
     if measure.scale == "class":
-        return alt.Color(
-            "value:N", title=title, scale=alt.Scale(domain=list(frames.HEAD_CLASSES)), legend=_TOP
-        )
+        scale = alt.Scale(domain=list(frames.HEAD_CLASSES))
+        legend = alt.Legend(orient="top", symbolType="square")
+        return alt.Color("value:N", title=title, scale=scale, legend=legend)
     if measure.scale == "log":
-        return alt.Color("value:Q", title=title, scale=alt.Scale(type="log"), legend=_log_legend())
+        return log_colour(title)
     if measure.scale == "share":
         legend = alt.Legend(format=".0%", values=[0, 0.25, 0.5, 0.75, 1])
         return alt.Color("value:Q", title=title, scale=alt.Scale(domain=[0, 1]), legend=legend)
     return alt.Color("value:Q", title=title, scale=alt.Scale(zero=True))
 
 
-_TOP = alt.Legend(orient="top", symbolType="square")
-
-
-def _log_legend() -> alt.Legend:
-    return alt.Legend(format=PLAIN, tickCount=4)
-
-
 def heat_map(data: Dataset, table: list[frames.Row], colour: alt.Color, title: str) -> Chart:
     """Rows of block, head, value and type as a heat map with depth running to the right."""
     heads = data.sizes["head"]
-    value = alt.Tooltip("value:Q", title=title, format=".3~g")
+    said = tips(block="Block", head="Head", value=title, type="Attention")
     if table and isinstance(table[0]["value"], str):
-        value = alt.Tooltip("value:N", title=title)
-    return (
-        alt.Chart(frames.inline(table), width=620, height=_height(heads))
-        .mark_rect(aria=False)
-        .encode(
-            x=alt.X(
-                "block:O", title="Block", axis=block_axis(data), scale=tiles(frames.blocks(data))
-            ),
-            y=alt.Y(
-                "head:O",
-                title="Head",
-                axis=alt.Axis(values=_every(heads), **_BARE),
-                scale=tiles(range(heads)),
-            ),
-            color=colour,
-            tooltip=[
-                alt.Tooltip("block:O", title="Block"),
-                alt.Tooltip("head:O", title="Head"),
-                value,
-                alt.Tooltip("type:N", title="Attention"),
-            ],
-        )
+        said[2] = alt.Tooltip("value:N", title=title)
+    axis = alt.Axis(values=every(heads), **BARE)
+    return tiles(
+        table,
+        alt.X(
+            "block:O", title="Block", axis=block_axis(data), scale=tile_scale(frames.blocks(data))
+        ),
+        alt.Y("head:O", title="Head", axis=axis, scale=tile_scale(range(heads))),
+        colour,
+        said,
+        width=WIDE,
+        height=tiles_high(heads),
     )
-
-
-_BARE: dict[str, Any] = {"ticks": False, "domain": False, "labelAngle": 0}
-
-
-def tiles(domain: Iterable[Any]) -> alt.Scale:
-    """Scale of all tiles of a heat map, also the empty ones, with a hair between them."""
-    return alt.Scale(domain=[int(number) for number in domain], padding=0.05)
-
-
-def _height(heads: int) -> int:
-    return int(np.clip(heads * 14, 90, 420))
-
-
-def _every(count: int, most: int = 16) -> list[int]:
-    step = next(step for step in (1, 2, 4, 8, 16, 32, 64) if count / step <= most or step == 64)
-    return list(range(0, count, step))
 
 
 def block_axis(data: Dataset) -> alt.Axis:
     """Axis of blocks; a letter under the number marks the blocks without full attention."""
     numbers = [int(block) for block in frames.blocks(data)]
-    ticks = [numbers[i] for i in _every(len(numbers))]
+    ticks = [numbers[i] for i in every(len(numbers))]
     letters = {n: kind[0] for n, kind in zip(numbers, frames.layer_types(data)) if kind != "full"}
     if not letters or len(numbers) > MOST_LETTERS:
-        return alt.Axis(values=ticks, **_BARE)
+        return alt.Axis(values=ticks, **BARE)
     shown = ",".join(f"'{block}':'{block}'" for block in ticks)
     marked = ",".join(f"'{block}':'{letter}'" for block, letter in letters.items())
     label = f"[({{{shown}}})[datum.label] || '', ({{{marked}}})[datum.label] || '']"
-    return alt.Axis(values=numbers, labelExpr=label, labelOverlap=False, **_BARE)
+    return alt.Axis(values=numbers, labelExpr=label, labelOverlap=False, **BARE)
 
 
 def difference_chart(data: Dataset, against: Dataset) -> Chart | None:
@@ -218,16 +183,3 @@ def difference_chart(data: Dataset, against: Dataset) -> Chart | None:
         legend=alt.Legend(format="+.0%", values=[-1, -0.5, 0, 0.5, 1]),
     )
     return heat_map(data, frames.per_head(data, here - there), colour, "Difference")
-
-
-def log_axis(values: Iterable[float], format: str = PLAIN) -> alt.Axis:
-    """Axis of a log scale with few lines: decades, or 1-2-5 steps over a short range."""
-    known = [value for value in values if value > 0]
-    if not known:
-        return alt.Axis(format=format)
-    low, high = np.floor(np.log10(min(known))), np.ceil(np.log10(max(known)))
-    steps = (1,) if high - low > 2 else (1, 2, 5)
-    decades = np.arange(low, high + 1)
-    # 10.0 ** decade is not exact below one: the text of the number is
-    ticks = [float(f"{step}e{int(decade)}") for decade in decades for step in steps]
-    return alt.Axis(values=ticks, format=format)

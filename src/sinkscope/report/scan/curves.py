@@ -9,7 +9,18 @@ import altair as alt
 import numpy as np
 
 from sinkscope.report import frames
-from sinkscope.report.scan.charts import Chart, log_axis
+from sinkscope.report.charts import (
+    WIDE,
+    Chart,
+    by_series,
+    chart,
+    layer,
+    log_axis,
+    part,
+    percents,
+    positions_x,
+    value_y,
+)
 from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
@@ -17,7 +28,6 @@ if TYPE_CHECKING:
 
 QUANTILES = 120  # points of the ranked-heads curve
 RECEIVED_POINTS = 48  # bins of the received-attention curves, narrow near position zero
-_TWO = alt.Legend(columns=2, symbolType="stroke")
 RANKED = {
     "This model": [1, 0],
     "Same architecture, untrained": [1, 0],
@@ -39,37 +49,23 @@ def ranked_chart(data: Dataset) -> Chart:
         even = nan_mean(data["uniform_received"].values[layers], None)
         table += frames.rows(rank=[0, 1], value=[even] * 2, series=[uniform] * 2, run=[run] * 2)
     shown = [name for name in RANKED if any(row["series"] == name for row in table)]
-    dashes = alt.Scale(domain=shown, range=[RANKED[name] for name in shown])
-    return (
-        alt.Chart(frames.inline(table), width=620, height=220)
-        .mark_line()
-        .encode(
-            x=alt.X("rank:Q", title="Heads, strongest first", axis=_tenths()),
-            y=alt.Y(
-                "value:Q",
-                title="Attention received by P0 (α₀)",
-                axis=_tenths(5),
-                scale=alt.Scale(domain=[0, 1]),
-            ),
-            color=alt.Color("series:N", title=None, scale=alt.Scale(domain=shown), legend=_TWO),
-            strokeDash=alt.StrokeDash("series:N", title=None, scale=dashes, legend=_TWO),
-            detail="run:N",
-        )
-    )
-
-
-def _tenths(count: int = 10) -> alt.Axis:
-    return alt.Axis(format=".0%", tickCount=count)
+    legend = alt.Legend(columns=2, symbolType="stroke")
+    dashes = [RANKED[name] for name in shown]
+    series = by_series(shown, "color", "strokeDash", legend=legend, dashes=dashes)
+    x = alt.X("rank:Q", title="Heads, strongest first", axis=alt.Axis(format=".0%", tickCount=10))
+    y = value_y("Attention received by P0 (α₀)", percents(), domain=[0, 1])
+    drawn = chart(table, WIDE, 220).mark_line()
+    return drawn.encode(x=x, y=y, detail="run:N", **series)
 
 
 def _ranked(values: np.ndarray, series: str, run: int) -> list[frames.Row]:
     ranked = np.sort(values[np.isfinite(values)])[::-1]
     if ranked.size == 0:
         return []
-    part = np.linspace(0, 1, min(ranked.size, QUANTILES))
-    picked = ranked[np.rint(part * (ranked.size - 1)).astype(int)]
-    count = part.size
-    return frames.rows(rank=part, value=picked, series=[series] * count, run=[run] * count)
+    rank = np.linspace(0, 1, min(ranked.size, QUANTILES))
+    picked = ranked[np.rint(rank * (ranked.size - 1)).astype(int)]
+    count = rank.size
+    return frames.rows(rank=rank, value=picked, series=[series] * count, run=[run] * count)
 
 
 def received_chart(data: Dataset) -> Chart:
@@ -82,32 +78,19 @@ def received_chart(data: Dataset) -> Chart:
         table += frames.rows(position=starts, value=values, block=[block] * len(starts))
     starts, values = binned(uniform_by_key(positions))
     null = frames.rows(position=starts, value=values)
-    x = alt.X(
-        "position:Q",
-        title="Position (log scale; 0 is the first token)",
-        scale=alt.Scale(
-            type="symlog", constant=1, domain=[0, positions - 1], nice=False, padding=8
-        ),
-        axis=alt.Axis(values=_position_ticks(positions), grid=False, format="d"),
-    )
-    everything = [row["value"] for row in [*table, *null]]
-    y = alt.Y(
-        "value:Q",
-        title="Attention received (log scale)",
-        scale=alt.Scale(type="log"),
-        axis=log_axis(everything, ",~%"),
-    )
+    x = positions_x(positions - 1, domain=[0, positions - 1], padding=8)
+    shares = log_axis([row["value"] for row in [*table, *null]], ",~%")
+    y = value_y("Attention received (log scale)", shares, type="log")
     colour = alt.Color(
         "block:Q",
         title="Block (mean over its heads)",
         scale=alt.Scale(range="ramp"),
         legend=alt.Legend(format="d", tickMinStep=1, tickCount=5),
     )
-    base = alt.Chart(frames.inline(table)).encode(x=x, y=y, color=colour, detail="block:N")
-    lines = base.mark_line(strokeWidth=1.4)
+    base = part(table).encode(x=x, y=y, color=colour, detail="block:N")
     at_zero = base.transform_filter("datum.position === 0").mark_point(size=34, aria=False)
-    even = alt.Chart(frames.inline(null)).mark_line(style="null", strokeWidth=1.5)
-    return alt.layer(lines, at_zero, even.encode(x=x, y=y)).properties(width=620, height=260)
+    even = part(null).mark_line(style="null", strokeWidth=1.5).encode(x=x, y=y)
+    return layer(base.mark_line(strokeWidth=1.4), at_zero, even, width=WIDE, height=260)
 
 
 def binned(curve: np.ndarray) -> tuple[list[int], list[float]]:
@@ -128,8 +111,3 @@ def uniform_by_key(positions: int) -> np.ndarray:
     """[key] attention each key would receive if every query spread its own evenly (causal)."""
     each = 1 / np.arange(1, positions + 1)
     return np.cumsum(each[::-1])[::-1] / np.arange(positions, 0, -1)
-
-
-def _position_ticks(positions: int) -> list[int]:
-    steps = [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000]
-    return [step for step in steps if step < positions]

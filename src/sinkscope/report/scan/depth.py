@@ -1,21 +1,39 @@
-"""Charts along the depth of the model: everything with blocks or read points on the x axis."""
+"""Charts along the depth of the model: everything with blocks or their inputs on the x axis."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import numpy as np
 
 from sinkscope.report import frames
-from sinkscope.report.scan.charts import PLAIN, Chart, log_axis, tiles
+from sinkscope.report.charts import (
+    BARE,
+    HEIGHT,
+    INPUT,
+    INPUTS,
+    Chart,
+    band,
+    every,
+    inputs_x,
+    layer,
+    lines,
+    log_colour,
+    log_y,
+    part,
+    percents,
+    rule,
+    tile_scale,
+    tiles,
+    tips,
+    value_y,
+    whole_x,
+)
 from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
     from xarray import Dataset
-
-HEIGHT = 190
-POINT_TITLE = "Read point (input of a block; last: output)"
 
 
 def norm_chart(data: Dataset) -> Chart | None:
@@ -29,52 +47,38 @@ def norm_chart(data: Dataset) -> Chart | None:
         low=np.nanmin(values, axis=0),
         high=np.nanmax(values, axis=0),
     )
-    base = alt.Chart(frames.inline(table))
-    x = _points(data)
-    log = alt.Scale(type="log")
-    title = "‖P0‖ / median ‖other tokens‖ (×, log)"
-    band = base.mark_area(opacity=0.2).encode(
-        x=x, y=alt.Y("low:Q", scale=log, title=title), y2="high:Q"
-    )
-    line = base.mark_line(point=True).encode(
-        x=x,
-        y=alt.Y("value:Q", scale=log, title=title, axis=log_axis(values[values > 0])),
-        tooltip=[
-            alt.Tooltip("point:Q", title="Read point"),
-            alt.Tooltip("value:Q", title="Median ratio", format=".3~g"),
-        ],
-    )
-    return _sized(alt.layer(_rule(1), band, line))
+    x, y = _inputs(data), log_y("‖P0‖ / median ‖other tokens‖ (×, log)", values[values > 0])
+    return layer(rule(1), band(table, x, y), lines(table, x, y, INPUT))
 
 
 def cosine_chart(data: Dataset) -> Chart | None:
     """Mean pairwise cosine of P0's stream over different first tokens."""
-    if not frames.has(data, "p0_cosine"):
+    y = value_y("Mean pairwise cosine", domainMax=1)
+    return _one_line(data, "p0_cosine", y, 0)
+
+
+def secondary_chart(data: Dataset) -> Chart | None:
+    """Share of later tokens that point along the sink direction."""
+    # shares of a few tokens in thousands
+    return _one_line(data, "secondary_share", value_y("Share of later tokens", percents(".2~p")))
+
+
+def _one_line(data: Dataset, name: str, y: alt.Y, reference: float | None = None) -> Chart | None:
+    if not frames.has(data, name):
         return None
-    table = frames.rows(point=data["point"].values, value=data["p0_cosine"].values)
-    line = (
-        alt.Chart(frames.inline(table))
-        .mark_line(point=True)
-        .encode(
-            x=_points(data),
-            y=alt.Y("value:Q", title="Mean pairwise cosine", scale=alt.Scale(domainMax=1)),
-            tooltip=[
-                alt.Tooltip("point:Q", title="Read point"),
-                alt.Tooltip("value:Q", title="Cosine", format=".3~f"),
-            ],
-        )
-    )
-    return _sized(alt.layer(_rule(0), line))
+    table = frames.rows(point=data["point"].values, value=data[name].values)
+    line = lines(table, _inputs(data), y, INPUT)
+    return layer(*([] if reference is None else [rule(reference)]), line)
 
 
 def massive_chart(data: Dataset) -> Chart | None:
     """Largest activation over the median one, at P0 and elsewhere, with the 1000× rule."""
-    if not frames.has(data, "massive_p0", "massive_others"):
+    names = {"Position zero": "massive_p0", "Other positions": "massive_others"}
+    table = _series(data, names, "point")
+    if not table:
         return None
-    series = {"Position zero": "massive_p0", "Other positions": "massive_others"}
-    table = _series(data, series, "point")
-    lines = _lines(table, _points(data), "max |x| / median |x| (×, log)", log=True)
-    return _sized(alt.layer(_rule(1000), lines))
+    y = log_y("max |x| / median |x| (×, log)", (row["value"] for row in table))
+    return layer(rule(1000), lines(table, _inputs(data), y))
 
 
 def channels_chart(data: Dataset) -> Chart | None:
@@ -82,42 +86,25 @@ def channels_chart(data: Dataset) -> Chart | None:
     if not frames.has(data, "massive_channel", "massive_value"):
         return None
     channels = np.asarray(data["massive_channel"].values)
-    size = np.abs(np.asarray(data["massive_value"].values, dtype=np.float64))
-    shown = top_channels(data)
+    points, shown = data["point"].values, top_channels(data)
     table = frames.rows(
-        point=np.repeat(data["point"].values, channels.shape[1]),
+        point=np.repeat(points, channels.shape[1]),
         channel=channels.ravel(),
-        value=size.ravel(),
+        value=np.abs(np.asarray(data["massive_value"].values, dtype=np.float64)).ravel(),
     )
-    table = [row for row in table if row["channel"] in shown and row["value"] > 0]
-    return _sized(
-        alt.Chart(frames.inline(table))
-        .mark_rect(aria=False)
-        .encode(
-            x=alt.X(
-                "point:O",
-                title=POINT_TITLE,
-                axis=_ordinal_points(data),
-                scale=tiles(data["point"].values),
-            ),
-            y=alt.Y("channel:O", title="Channel", scale=tiles(shown), axis=_bare()),
-            color=alt.Color(
-                "value:Q",
-                title="|activation| at P0 (log)",
-                scale=alt.Scale(type="log"),
-                legend=alt.Legend(format=PLAIN, tickCount=4),
-            ),
-            tooltip=[
-                alt.Tooltip("channel:O", title="Channel"),
-                alt.Tooltip("point:O", title="Read point"),
-                alt.Tooltip("value:Q", title="|activation|", format=".3~g"),
-            ],
-        )
+    axis = alt.Axis(values=[int(points[i]) for i in every(len(points))], **BARE)
+    return tiles(
+        [row for row in table if row["channel"] in shown and row["value"] > 0],
+        alt.X("point:O", title=INPUTS, axis=axis, scale=tile_scale(points)),
+        alt.Y("channel:O", title="Channel", scale=tile_scale(shown), axis=alt.Axis(**BARE)),
+        log_colour("|activation| at P0 (log)"),
+        tips(channel="Channel", point=INPUT, value="|activation|"),
+        height=HEIGHT,
     )
 
 
 def top_channels(data: Dataset, most: int = 8) -> list[int]:
-    """Channels of P0 with the largest activations at any read point, largest first."""
+    """Channels of P0 with the largest activations at any block input, largest first."""
     channels = np.asarray(data["massive_channel"].values).ravel()
     size = np.abs(np.asarray(data["massive_value"].values, dtype=np.float64)).ravel()
     order = channels[np.argsort(-size)]
@@ -129,48 +116,42 @@ def value_chart(data: Dataset) -> Chart | None:
     if not frames.has(data, "value_norm_ratio"):
         return None
     values = np.asarray(data["value_norm_ratio"].values, dtype=np.float64)
-    return _dots(data, values, "‖v₀‖ / median ‖v‖ (×, log)", reference=1)
+    count = values.shape[1]
+    table = frames.rows(
+        block=np.repeat(frames.blocks(data), count),
+        head=np.tile(np.arange(count), values.shape[0]),
+        value=np.where(values > 0, values, np.nan).ravel(),
+    )
+    y = log_y("‖v₀‖ / median ‖v‖ (×, log)", [1, *(row["value"] for row in table)])
+    dots = part(table).mark_point(opacity=0.7)
+    said = tips(block="Block", head="Key-value head", value="Ratio")
+    return layer(rule(1), dots.encode(x=_blocks(data), y=y, tooltip=said))
 
 
 def rank_chart(data: Dataset) -> Chart | None:
     """Stable rank of the head update with and without P0, medians over the heads."""
     names = {"All positions": "stable_rank", "Without P0": "stable_rank_without_p0"}
-    if not frames.has(data, *names.values()):
-        return None
-    table = _series(data, names, "block")
-    return _sized(_lines(table, _block_x(data), "Stable rank (median head)", zero=True))
+    return _by_block(data, names, "Stable rank (median head)", zero=True)
 
 
 def qk_cosine_chart(data: Dataset) -> Chart | None:
     """Cosine between queries and the key of P0, and the keys elsewhere."""
     names = {"Key of P0": "qk_cos_p0", "Other keys": "qk_cos_others"}
-    if not frames.has(data, *names.values()):
-        return None
-    lines = _lines(_series(data, names, "block"), _block_x(data), "Cosine of query and key")
-    return _sized(alt.layer(_rule(0), lines))
+    return _by_block(data, names, "Cosine of query and key", 0)
 
 
 def qk_logit_chart(data: Dataset) -> Chart | None:
     """The attention logit at P0 and elsewhere, with its bias and rotary parts."""
     names = {"Logit at P0": "qk_logit_p0", "Logit elsewhere": "qk_logit_others"}
-    if not frames.has(data, *names.values()):
-        return None
-    parts = {"Part from the query bias": "qk_bias_part", "Part from rotation": "qk_rope_part"}
-    names |= {label: name for label, name in parts.items() if frames.has(data, name)}
-    lines = _lines(_series(data, names, "block"), _block_x(data), "Logit (median head)")
-    return _sized(alt.layer(_rule(0), lines))
+    more = {"Part from the query bias": "qk_bias_part", "Part from rotation": "qk_rope_part"}
+    return _by_block(data, names, "Logit (median head)", 0, more)
 
 
 def key_norm_chart(data: Dataset) -> Chart | None:
     """Norms of the key of P0, of other keys and of queries."""
     names = {"Key of P0": "k0_norm", "Other keys": "k_norm_others"}
-    if not frames.has(data, *names.values()):
-        return None
-    if frames.has(data, "q_norm"):
-        names["Queries"] = "q_norm"
-    return _sized(
-        _lines(_series(data, names, "block"), _block_x(data), "Norm (median head)", zero=True)
-    )
+    more = {"Queries": "q_norm"}
+    return _by_block(data, names, "Norm (median head)", more=more, zero=True)
 
 
 def elsewhere_chart(data: Dataset) -> Chart:
@@ -179,129 +160,44 @@ def elsewhere_chart(data: Dataset) -> Chart:
     for label, name in (("Sinks elsewhere", "elsewhere_mass"), ("Learned sink", "learned_mass")):
         if frames.has(data, name):
             shares[label] = nan_mean(data[name].values, axis=1)
-    table = _long(frames.blocks(data), shares, "block")
-    return _sized(_lines(table, _block_x(data), "Share of attention (mean head)", percent=True))
+    y = value_y("Share of attention (mean head)", percents(), zero=True)
+    return layer(lines(frames.long(shares, block=frames.blocks(data)), _blocks(data), y))
 
 
-def secondary_chart(data: Dataset) -> Chart | None:
-    """Share of later tokens that point along the sink direction."""
-    if not frames.has(data, "secondary_share"):
+def _by_block(
+    data: Dataset,
+    names: dict[str, str],
+    title: str,
+    reference: float | None = None,
+    more: dict[str, str] | None = None,
+    **scale: Any,
+) -> Chart | None:
+    """Lines over blocks of all variables in `names` (or None), and of those there are in `more`."""
+    if not frames.has(data, *names.values()):
         return None
-    table = frames.rows(point=data["point"].values, value=data["secondary_share"].values)
-    chart = alt.Chart(frames.inline(table)).mark_line(point=True)
-    axis = alt.Axis(format=".2~p", tickCount=5)  # shares of a few tokens in thousands
-    y = alt.Y("value:Q", title="Share of later tokens", axis=axis)
-    return _sized(chart.encode(x=_points(data), y=y))
+    names = names | {k: name for k, name in (more or {}).items() if frames.has(data, name)}
+    drawn = lines(
+        _series(data, names, "block"), _blocks(data), value_y(title, **{"zero": False, **scale})
+    )
+    return layer(*([] if reference is None else [rule(reference)]), drawn)
 
 
 def _series(data: Dataset, names: dict[str, str], along: str) -> list[frames.Row]:
     """Variables as rows of x, value and series; head dimensions are reduced to their median."""
-    x = data["point"].values if along == "point" else frames.blocks(data)
+    if not frames.has(data, *names.values()):
+        return []
     columns = {}
     for label, name in names.items():
         values = np.asarray(data[name].values, dtype=np.float64)
         columns[label] = values if values.ndim == 1 else frames.nanmedian(values, axis=1)
-    return _long(x, columns, along)
-
-
-def _long(x: np.ndarray, columns: dict[str, np.ndarray], along: str) -> list[frames.Row]:
-    table: list[frames.Row] = []
-    for label, values in columns.items():
-        table += frames.rows(**{along: x, "value": values, "series": [label] * len(x)})
-    return table
-
-
-def _lines(
-    table: list[frames.Row],
-    x: alt.X,
-    title: str,
-    log: bool = False,
-    percent: bool = False,
-    zero: bool = False,
-) -> alt.Chart:
-    order = list(dict.fromkeys(row["series"] for row in table))
-    axis = alt.Axis(format=".0%", tickCount=5) if percent else alt.Axis(tickCount=5)
-    if log:
-        axis = log_axis(row["value"] for row in table)
-    scale = alt.Scale(type="log") if log else alt.Scale(zero=percent or zero)
-    domain, legend = alt.Scale(domain=order), alt.Legend(columns=2)
-    return (
-        alt.Chart(frames.inline(table))
-        .mark_line(point=True)
-        .encode(
-            x=x,
-            y=alt.Y("value:Q", title=title, scale=scale, axis=axis),
-            color=alt.Color("series:N", title=None, scale=domain, legend=legend),
-            shape=alt.Shape("series:N", title=None, scale=domain, legend=legend),
-            tooltip=[
-                alt.Tooltip("series:N", title=" "),
-                alt.Tooltip(str(x.shorthand), title="At"),
-                alt.Tooltip("value:Q", title="Value", format=".3~g"),
-            ],
-        )
+    return frames.long(
+        columns, **{along: data["point"].values if along == "point" else frames.blocks(data)}
     )
 
 
-def _dots(data: Dataset, values: np.ndarray, title: str, reference: float) -> Chart:
-    count = values.shape[1]
-    table = frames.rows(
-        block=np.repeat(frames.blocks(data), count),
-        head=np.tile(np.arange(count), values.shape[0]),
-        value=np.where(values > 0, values, np.nan).ravel(),
-    )
-    axis = log_axis([reference, *(row["value"] for row in table)])
-    y = alt.Y("value:Q", title=title, scale=alt.Scale(type="log"), axis=axis)
-    dots = (
-        alt.Chart(frames.inline(table))
-        .mark_point(opacity=0.7)
-        .encode(
-            x=_block_x(data),
-            y=y,
-            tooltip=[
-                alt.Tooltip("block:Q", title="Block"),
-                alt.Tooltip("head:O", title="Key-value head"),
-                alt.Tooltip("value:Q", title="Ratio", format=".3~g"),
-            ],
-        )
-    )
-    return _sized(alt.layer(_rule(reference), dots))
+def _inputs(data: Dataset) -> alt.X:
+    return inputs_x([0, data["point"].values[-1]])
 
 
-def _rule(value: float) -> alt.Chart:
-    return alt.Chart(frames.inline([{"rule": value}])).mark_rule().encode(y="rule:Q")
-
-
-def _points(data: Dataset) -> alt.X:
-    last = int(data["point"].values[-1])
-    return alt.X(
-        "point:Q",
-        title=POINT_TITLE,
-        scale=alt.Scale(domain=[0, last], nice=False),
-        axis=alt.Axis(format="d", tickMinStep=1, grid=False),
-    )
-
-
-def _ordinal_points(data: Dataset) -> alt.Axis:
-    numbers = data["point"].values
-    step = max(1, len(numbers) // 16)
-    return alt.Axis(
-        values=[int(n) for n in numbers[::step]], labelAngle=0, ticks=False, domain=False
-    )
-
-
-def _block_x(data: Dataset) -> alt.X:
-    numbers = frames.blocks(data)
-    return alt.X(
-        "block:Q",
-        title="Block",
-        scale=alt.Scale(domain=[int(numbers[0]), int(numbers[-1])], nice=False, padding=6),
-        axis=alt.Axis(format="d", tickMinStep=1, grid=False),
-    )
-
-
-def _bare() -> alt.Axis:
-    return alt.Axis(ticks=False, domain=False)
-
-
-def _sized(chart: Chart) -> Chart:
-    return chart.properties(width=420, height=HEIGHT)
+def _blocks(data: Dataset) -> alt.X:
+    return whole_x("block", "Block", frames.blocks(data), padding=6)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sinkscope.report import embed, frames
-from sinkscope.report.parts import Figure, Maps, Section, Variant, figure, with_tables
+from sinkscope.report.parts import Figure, Maps, Plot, Section, Variant, with_tables
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.scan import charts, curves, depth, tables
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
-    from sinkscope.report.scan.charts import Chart
+    from sinkscope.report.charts import Chart
     from sinkscope.result import Result
 
-Draw = Callable[["Dataset"], "Chart | None"]
-Chartable = tuple[str, str, str, Draw]
-
-NULLS: Chartable = (
+NULLS = Plot(
     "ranked",
     "All heads, ranked, beside the nulls",
     "Heads are sorted by the attention that position zero receives in them. The dashed line is "
@@ -27,16 +23,17 @@ NULLS: Chartable = (
     "architecture (one line a seed) and the 99th percentile of random target positions show what "
     "arises without a sink.",
     curves.ranked_chart,
+    wide=True,
 )
-STREAM: tuple[Chartable, ...] = (
-    (
+STREAM = (
+    Plot(
         "norm",
         "Length of P0’s residual stream",
         "How many times longer the residual stream of position zero is than that of the median "
         "token. Line: median over prompts; band: all prompts. Dashed: 1, no amplification.",
         depth.norm_chart,
     ),
-    (
+    Plot(
         "cosine",
         "Direction of P0’s residual stream",
         "Mean cosine between the streams of position zero of prompts that start with different "
@@ -45,7 +42,7 @@ STREAM: tuple[Chartable, ...] = (
         depth.cosine_chart,
     ),
 )
-RECEIVED: Chartable = (
+RECEIVED = Plot(
     "received",
     "Attention received, by position",
     "Mean attention each position receives from the queries that can see it, one line a block; "
@@ -53,16 +50,17 @@ RECEIVED: Chartable = (
     "position would receive if every query spread its own evenly over a full causal window. "
     "Further right, neighbours share a point, which shows the highest of them.",
     curves.received_chart,
+    wide=True,
 )
-MASSIVE: tuple[Chartable, ...] = (
-    (
+MASSIVE = (
+    Plot(
         "massive",
         "Largest activation over the median one",
         "At position zero and at the other positions. The dashed line marks the factor of 1000 "
         "of the usual rule for massive activations.",
         depth.massive_chart,
     ),
-    (
+    Plot(
         "channels",
         "Channels that carry it",
         "The channels of position zero with the largest activations, and where along the depth "
@@ -70,36 +68,36 @@ MASSIVE: tuple[Chartable, ...] = (
         depth.channels_chart,
     ),
 )
-READING: tuple[Chartable, ...] = (
-    (
+READING = (
+    Plot(
         "values",
         "Norm of P0’s value vectors",
         "A dot a key-value head. Far below 1 (dashed), reading position zero adds almost "
         "nothing, which makes it a place to rest attention.",
         depth.value_chart,
     ),
-    (
+    Plot(
         "rank",
         "Stable rank of the head update",
         "With position zero and without it. Where the two part, what heads read at position zero "
         "dominates their output.",
         depth.rank_chart,
     ),
-    (
+    Plot(
         "qk-cosine",
         "Cosine of query and key",
         "Mean cosine of the queries with the key of position zero and with other keys, median "
         "head. Dashed: 0.",
         depth.qk_cosine_chart,
     ),
-    (
+    Plot(
         "qk-logit",
         "Attention logit and its parts",
         "The logit at position zero and elsewhere, and how much of it comes from the query bias "
         "and from the rotation, median head.",
         depth.qk_logit_chart,
     ),
-    (
+    Plot(
         "key-norm",
         "Norms of keys and queries",
         "A key at position zero that is short while its logit is high points to direction, not "
@@ -107,15 +105,15 @@ READING: tuple[Chartable, ...] = (
         depth.key_norm_chart,
     ),
 )
-ELSEWHERE: tuple[Chartable, ...] = (
-    (
+ELSEWHERE = (
+    Plot(
         "elsewhere",
         "Where attention goes",
         "Mean head of each block: share on position zero (later queries), on sinks at other "
         "positions, and on a learned sink logit.",
         depth.elsewhere_chart,
     ),
-    (
+    Plot(
         "secondary",
         "Tokens along the sink direction",
         "Share of later tokens whose stream lies within |cosine| > 0.9 of the sink direction: "
@@ -162,31 +160,13 @@ def maps_section(data: dict[str, Dataset]) -> Section:
     return Section("maps", "Attention maps", lead, [Maps(found)] if found else [])
 
 
-def single_charts() -> tuple[Chartable, ...]:
-    """Name, title, caption and function of every chart but the heat maps."""
-    return (NULLS, *STREAM, RECEIVED, *MASSIVE, *READING, *ELSEWHERE)
-
-
-def figures_of(
-    data: dict[str, Dataset], drawn: tuple[Chartable, ...], wide: bool = False
-) -> list[Figure]:
-    """The figures of these charts that some BOS policy can fill."""
-    return [
-        made
-        for name, title, caption, draw in drawn
-        for made in figure(
-            name, title, caption, ((bos, draw(one)) for bos, one in data.items()), wide
-        )
-    ]
-
-
 def comparison(result: Result, against: Result) -> tuple[list[Figure], str]:
     """Where the late share moved, head by head; or a sentence why that cannot be drawn."""
     here, there = frames.datasets(result), frames.datasets(against)
     shared = [bos for bos in here if bos in there]
-    drawn = {bos: charts.difference_chart(here[bos], there[bos]) for bos in shared}
     caption = "Late share of every head in this run minus the other. Neutral: no change."
-    made = figure("difference", "Change, head by head", caption, drawn.items(), wide=True)
+    change = Plot("difference", "Change, head by head", caption, charts.difference_chart, wide=True)
+    made = change.on({bos: (here[bos], there[bos]) for bos in shared})
     if shared and not made:
         return [], "The models differ in blocks or heads, so heads cannot be matched one to one."
     return made, ""

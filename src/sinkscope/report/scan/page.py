@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 from sinkscope.detect.attention import SINK
 from sinkscope.report import frames
-from sinkscope.report.parts import Findings, Headline, Section, Words, present, with_tables
+from sinkscope.report.parts import (
+    Findings,
+    Headline,
+    Section,
+    Table,
+    Words,
+    plots,
+    present,
+    turned,
+    with_tables,
+)
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.scan import charts, figures, tables
 from sinkscope.report.scan.words import heads_above_random, verdict_so_far
@@ -16,7 +26,7 @@ from sinkscope.stats import nan_mean
 if TYPE_CHECKING:
     from xarray import Dataset
 
-    from sinkscope.report.scan.charts import Chart
+    from sinkscope.report.charts import Chart
     from sinkscope.result import Result, ScanSummary
 
 
@@ -38,10 +48,10 @@ def sections(result: Result) -> list[Section]:
             [
                 *tables_of(
                     both,
-                    lambda pair: [tables.rates_table(pair[0]), tables.nulls_table(*pair)],
+                    lambda scan, one: [tables.rates_table(scan), tables.nulls_table(scan, one)],
                     stacked=True,
                 ),
-                *figures.figures_of(data, (figures.NULLS,), wide=True),
+                *plots(data, figures.NULLS),
             ],
         ),
         figures.heads_section(data),
@@ -50,20 +60,20 @@ def sections(result: Result) -> list[Section]:
             "position-zero",
             "What becomes of position zero",
             "How its residual stream departs from that of the other tokens along the depth.",
-            [*figures.figures_of(data, figures.STREAM)],
+            [*plots(data, *figures.STREAM)],
         ),
         Section(
             "received",
             "Attention by position",
             "Whether it is position zero alone that draws attention.",
-            [*figures.figures_of(data, (figures.RECEIVED,), wide=True)],
+            [*plots(data, figures.RECEIVED)],
         ),
         Section(
             "massive",
             "Massive activations",
             "A few channels with values far beyond the rest often mark a sink token.",
             with_tables(
-                figures.figures_of(data, figures.MASSIVE),
+                plots(data, *figures.MASSIVE),
                 tables_of(scans, lambda scan: [tables.massive_table(scan)], quiet=True),
             ),
         ),
@@ -71,15 +81,13 @@ def sections(result: Result) -> list[Section]:
             "reading",
             "What heads read there",
             "The value they get from position zero, and why its key matches their queries.",
-            [*figures.figures_of(data, figures.READING)],
+            [*plots(data, *figures.READING)],
         ),
         Section(
             "elsewhere",
             "Where else attention sinks",
             "Sinks need not sit at position zero, nor at a position at all.",
-            with_tables(
-                figures.figures_of(data, figures.ELSEWHERE), tables_of(scans, _elsewhere_tables)
-            ),
+            with_tables(plots(data, *figures.ELSEWHERE), tables_of(scans, _elsewhere_tables)),
         ),
         Section(
             "blocks",
@@ -92,7 +100,7 @@ def sections(result: Result) -> list[Section]:
     return [section for section in planned if section.parts]
 
 
-def _elsewhere_tables(scan: ScanSummary) -> list[tables.Table | None]:
+def _elsewhere_tables(scan: ScanSummary) -> list[Table | None]:
     return [tables.delimiters_table(scan), tables.secondary_table(scan)]
 
 
@@ -111,7 +119,7 @@ def findings(result: Result, bos: str) -> Findings | None:
     scan, data = result.summary.scan[bos], frames.datasets(result)[bos]
     found = _findings(result, bos, data)
     found.tables = [
-        tables.turned(tables.rates_table(scan)),
+        turned(tables.rates_table(scan)),
         tables.nulls_table(scan, data),
         tables.blocks_table(data),
         *present(

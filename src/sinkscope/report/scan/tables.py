@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sinkscope.report import frames
+from sinkscope.report.parts import Table
 from sinkscope.report.scan.words import heads_above_random, sinking_layers, strongest_heads
 from sinkscope.report.text import (
     NO_VALUE,
@@ -23,26 +23,9 @@ from sinkscope.stats import nan_mean
 if TYPE_CHECKING:
     from xarray import Dataset
 
-    from sinkscope.result import Result, ScanSummary
+    from sinkscope.result import ScanSummary
 
 MASSIVE_RULE = "max |x| > 100 and ≥ 1000 × median"
-
-
-@dataclass
-class Table:
-    """A table of strings; `numeric` are the columns that are aligned to the right."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]] = field(default_factory=list)
-    numeric: set[int] = field(default_factory=set)
-
-
-def turned(table: Table) -> Table:
-    """Rows and columns exchanged: a few thresholds below each other fit a narrow terminal."""
-    grid = [table.columns, *table.rows]
-    first, *rest = ([row[i] for row in grid] for i in range(len(table.columns)))
-    return Table(table.title, first, rest, set(range(1, len(first))))
 
 
 def rates_table(scan: ScanSummary) -> Table:
@@ -142,7 +125,7 @@ def _nanmax(values: np.ndarray) -> np.ndarray:
 
 
 def _at_input(data: Dataset, by_point: np.ndarray) -> np.ndarray:
-    """Values at the read point that each attention block takes as its input."""
+    """Values at the input of each attention block."""
     points = {int(point): i for i, point in enumerate(data["point"].values)}
     return np.array([by_point[points[int(block)]] for block in frames.blocks(data)])
 
@@ -183,7 +166,7 @@ def secondary_table(scan: ScanSummary) -> Table | None:
     runs = scan.secondary.get("runs") or []
     if not runs:
         return None
-    table = Table("Runs along the sink direction", ["From read point", "Lasting", "Tokens"])
+    table = Table("Runs along the sink direction", ["From block input", "Lasting", "Tokens"])
     table.numeric = {0, 1, 2}
     for run in runs:
         table.rows.append(
@@ -203,7 +186,7 @@ def massive_table(scan: ScanSummary) -> Table | None:
         [f"Rule met ({MASSIVE_RULE})", "yes" if found.get("rule_met") else "no"],
         ["Largest activation, anywhere", short(found.get("max_abs"))],
         ["Over the median one", f"{short(found.get('ratio'))} ×"],
-        ["At read point", visible(found.get("point", NO_VALUE))],
+        ["At block input", visible(found.get("point", NO_VALUE))],
         ["P0 over the median one, mean prompt", f"{short(found.get('p0_ratio'))} ×"],
         ["Channels of P0 (mean size)", channels or NO_VALUE],
     ]
@@ -215,33 +198,3 @@ def _channel(channel: Any) -> str:
     if isinstance(channel, (list, tuple)):
         return f"{visible(channel[0])} ({short(channel[1])})"
     return visible(channel)
-
-
-def settings_tables(result: Result) -> list[Table]:
-    """Everything the numbers depend on, one table a group."""
-    summary = result.summary
-    groups: dict[str, Any] = {
-        "Model": summary.model.model_dump(),
-        "Prompts": summary.prompts.model_dump(),
-        "Environment": summary.environment.model_dump(),
-        "Command": summary.command,
-    }
-    for bos, scan in summary.scan.items():
-        known = {"null": scan.null, "residual_identity": scan.residual_identity}
-        groups[f"Scan, {frames.label(bos)}"] = {"reader": scan.reader, **known}
-    for bos, verified in summary.verify.items():
-        groups[f"Cost of verify, {frames.label(bos)}"] = verified.cost
-    return [
-        Table(title, ["Setting", "Value"], [[visible(k), visible(v)] for k, v in _flat(group)])
-        for title, group in groups.items()
-        if group
-    ]
-
-
-def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if isinstance(value, dict):
-        items = [(f"{prefix}.{key}" if prefix else str(key), item) for key, item in value.items()]
-        return [pair for key, item in items for pair in _flat(item, key)]
-    if isinstance(value, (list, tuple)):
-        value = ", ".join(str(item) for item in value)
-    return [] if value is None or value == "" else [(prefix, value)]

@@ -8,12 +8,22 @@ from typing import Any
 import altair as alt
 
 from sinkscope.report import frames
-from sinkscope.report.scan.charts import Chart
+from sinkscope.report.charts import (
+    Chart,
+    by_series,
+    chart,
+    layer,
+    names_of,
+    part,
+    spans,
+    tips,
+    value_y,
+)
 from sinkscope.report.studies.tables import BOS
 from sinkscope.report.text import bounds_of, number_of, visible
 
 WIDTH, HEIGHT = 560, 210
-# Four colours are told apart by everyone; more cells than four are told apart by their dashes.
+# Everyone can distinguish four colours; more cells than four differ by their dashes.
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
 CURVES = {
     "sink_rate_0.3": ("Sink rate, ε = 0.3", ".0%"),
@@ -36,27 +46,16 @@ def curve_chart(curves: list[dict[str, Any]], cells: list[str], figure: str) -> 
     if not table:
         return None
     shown = [visible(cell) for cell in cells]
-    legend = alt.Legend(columns=3, symbolType="stroke")
     dashes = [dash for dash, _ in product(DASHES, range(4))][: len(shown)]
-    scale = alt.Scale(domain=[0, 1]) if form.endswith("%") else alt.Scale(zero=False)
-    return (
-        alt.Chart(frames.inline(table), width=WIDTH, height=HEIGHT)
-        .mark_line(strokeWidth=1.6)
-        .encode(
-            x=alt.X("step:Q", title="Step", scale=alt.Scale(nice=False)),
-            y=alt.Y("value:Q", title=title, axis=alt.Axis(format=form), scale=scale),
-            color=alt.Color("cell:N", title=None, scale=alt.Scale(domain=shown), legend=legend),
-            strokeDash=alt.StrokeDash(
-                "cell:N", title=None, scale=alt.Scale(domain=shown, range=dashes), legend=legend
-            ),
-            detail="seed:N",
-            tooltip=[
-                alt.Tooltip("cell:N", title="Cell"),
-                alt.Tooltip("seed:N", title="Seed"),
-                alt.Tooltip("step:Q", title="Step", format=",d"),
-                alt.Tooltip("value:Q", title=title, format=".3~g"),
-            ],
-        )
+    legend = alt.Legend(columns=3, symbolType="stroke")
+    scale: dict[str, Any] = {"domain": [0, 1]} if form.endswith("%") else {"zero": False}
+    drawn = chart(table, WIDTH, HEIGHT).mark_line(strokeWidth=1.6)
+    return drawn.encode(
+        x=alt.X("step:Q", title="Step", scale=alt.Scale(nice=False)),
+        y=value_y(title, alt.Axis(format=form), **scale),
+        detail="seed:N",
+        tooltip=tips(cell="Cell", seed="Seed", step="Step", value=title),
+        **by_series(shown, "color", "strokeDash", legend=legend, dashes=dashes, column="cell"),
     )
 
 
@@ -79,30 +78,15 @@ def rates_chart(summary: dict[str, Any]) -> Chart | None:
         ]
     if not any(dot["kind"] == "measured here" for dot in dots):
         return None
-    order = list(dict.fromkeys(dot["row"] for dot in dots))
-    y = alt.Y("row:N", title=None, sort=order, axis=alt.Axis(labelLimit=260))
-    x: dict[str, Any] = {"title": "Sink rate, ε = 0.3", "scale": alt.Scale(domain=[0, 1])}
-    kinds = alt.Scale(domain=["measured here", "published"])
-    points = (
-        alt.Chart(frames.inline(dots))
-        .mark_point(size=60)
-        .encode(
-            x=alt.X("value:Q", axis=alt.Axis(format=".0%"), **x),
-            y=y,
-            color=alt.Color("kind:N", title=None, scale=kinds),
-            shape=alt.Shape("kind:N", title=None, scale=kinds),
-            tooltip=[
-                alt.Tooltip("row:N", title="Cell"),
-                alt.Tooltip("kind:N", title="Number"),
-                alt.Tooltip("value:Q", title="Sink rate", format=".1%"),
-            ],
-        )
+    axis = alt.Axis(labelLimit=260)
+    y = alt.Y("row:N", title=None, sort=names_of(dots, "row"), axis=axis)
+    scale = alt.Scale(domain=[0, 1])
+    points = part(dots).mark_point(size=60)
+    points = points.encode(
+        x=alt.X("value:Q", title="Sink rate, ε = 0.3", scale=scale, axis=alt.Axis(format=".0%")),
+        y=y,
+        tooltip=tips(".1%", row="Cell", kind="Number", value="Sink rate"),
+        **by_series(["measured here", "published"], "color", "shape", column="kind"),
     )
-    bars = (
-        alt.Chart(frames.inline(intervals))
-        .mark_rule(style="interval")
-        .encode(x=alt.X("low:Q", **x), x2="high:Q", y=y)
-    )
-    return alt.layer(*([bars] if intervals else []), points).properties(
-        width=WIDTH, height=max(60, 22 * len(order))
-    )
+    bars = [spans(part(intervals), y=y)] if intervals else []
+    return layer(*bars, points, width=WIDTH, height=max(60, 22 * len(names_of(dots, "row"))))

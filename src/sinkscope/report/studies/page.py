@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from sinkscope.report.page import Heading, render_sections
-from sinkscope.report.parts import Findings, Part, Section, Tables, Words, figure, present
+from sinkscope.report.parts import Findings, Part, Plot, Section, Tables, Words, plots, present
 from sinkscope.report.replications.page import MARKS
 from sinkscope.report.studies import charts, tables, words
 from sinkscope.report.text import visible
@@ -62,24 +63,23 @@ def sections(summary: dict[str, Any], curves: list[dict[str, Any]]) -> list[Sect
 def figures(summary: dict[str, Any], curves: list[dict[str, Any]]) -> list[Part]:
     """Rates beside published ones, and the two curves."""
     size, cells = summary["size"], [one["cell"] for one in summary["cells"]]
-    found: list[Part] = [
-        *figure(
-            f"rates-{size}",
-            "Sink rate of every cell",
-            "Share of windows and heads whose first key receives more than 0.3 of the attention; "
-            "bars are 95 % intervals over seeds.",
-            [(PANEL, charts.rates_chart(summary))],
-            wide=True,
-        )
-    ]
-    for name, (label, _) in charts.CURVES.items():
-        key = "loss" if name == "loss" else "sink"
-        found += figure(
-            f"{key}-{size}",
+    rates = Plot(
+        f"rates-{size}",
+        "Sink rate of every cell",
+        "Share of windows and heads whose first key receives more than 0.3 of the attention; "
+        "bars are 95 % intervals over seeds.",
+        charts.rates_chart,
+        wide=True,
+    )
+    over_training = (
+        Plot(
+            f"{'loss' if name == 'loss' else 'sink'}-{size}",
             f"{label} over training",
             "Each line is a run, measured as it was trained: with BOS put first where it was "
             "trained with one.",
-            [(PANEL, charts.curve_chart(curves, cells, name))],
+            partial(charts.curve_chart, cells=cells, figure=name),
             wide=True,
         )
-    return found
+        for name, (label, _) in charts.CURVES.items()
+    )
+    return [*rates.on({PANEL: summary}), *plots({PANEL: curves}, *over_training)]

@@ -13,9 +13,8 @@ from sinkscope.lab.studies.plan import SIZES
 from sinkscope.lab.studies.results import read_results
 from sinkscope.lab.studies.summary import summary
 from sinkscope.report.export import write_chart
-from sinkscope.report.parts import Figure
+from sinkscope.report.parts import Figure, Table
 from sinkscope.report.replications.page import MARKS
-from sinkscope.report.scan.tables import Table
 from sinkscope.report.studies import tables, words
 from sinkscope.report.studies.page import figures, render_experiment
 from sinkscope.report.text import visible

@@ -9,7 +9,7 @@ from typing import Any
 from sinkscope.detect.heads import CLASS_MEANINGS
 from sinkscope.lab.studies.summary import STREAM
 from sinkscope.report.frames import HEAD_CLASSES
-from sinkscope.report.scan.tables import Table
+from sinkscope.report.parts import Table
 from sinkscope.report.text import NO_VALUE, bounds_of, number_of, short, visible
 
 NOT_RUN = "not run"
@@ -164,7 +164,7 @@ def short_signs_table(summary: dict[str, Any]) -> Table:
 
 
 def cells_table(summary: dict[str, Any]) -> Table:
-    """What tells the cells apart, and how much each was trained."""
+    """The settings in which cells differ, and how much each was trained."""
     table = Table(
         "Cells",
         ["Cell", "Settings", "Parameters", "Steps", "Tokens", "Sink from step"],

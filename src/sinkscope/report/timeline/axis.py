@@ -9,6 +9,7 @@ import altair as alt
 import numpy as np
 
 from sinkscope.report import frames
+from sinkscope.report.charts import by_series, part, tips
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -90,21 +91,16 @@ def stage_layers(runs: Runs, found: dict[str, Any], axis: Axis, x: alt.X) -> lis
             shaded.append((stage["start"], stage["stop"], "stage"))
         if i:
             shaded.append((stage["low"], stage["high"], "gap"))
-    return [
-        alt.Chart(
-            frames.inline(
-                [
-                    {"x": axis.place(data, a), "stop": axis.place(data, b)}
-                    for a, b, what in shaded
-                    if what == kind
-                ]
-            )
-        )
-        .mark_rect(opacity=opacity, aria=False)
-        .encode(x=x, x2="stop:Q")
-        for kind, opacity in (("stage", 0.14), ("gap", 0.07))
-        if shaded
-    ]
+    layers = []
+    for kind, opacity in (("stage", 0.14), ("gap", 0.07)) if shaded else ():
+        edges = [
+            {"x": axis.place(data, start), "stop": axis.place(data, stop)}
+            for start, stop, what in shaded
+            if what == kind
+        ]
+        areas = part(edges).mark_rect(opacity=opacity, aria=False)
+        layers.append(areas.encode(x=x, x2="stop:Q"))
+    return layers
 
 
 def event_layers(runs: Runs, found: dict[str, Any], axis: Axis, x: alt.X) -> list[alt.Chart]:
@@ -127,33 +123,24 @@ def event_layers(runs: Runs, found: dict[str, Any], axis: Axis, x: alt.X) -> lis
         if sink is not None:
             low = one["steps"][0] if sink["low"] is None else sink["low"]
             edges = {"x": axis.place(data, low), "stop": axis.place(data, sink["high"])}
-            bar = alt.Chart(frames.inline([{**edges, "run": run}])).mark_rule(
+            bar = part([{**edges, "run": run}]).mark_rule(
                 strokeWidth=BAR, strokeDash=[1, 0], opacity=0.55, aria=False
             )
             place = alt.value(BAR + (BAR + 1) * number)
             bars.append(bar.encode(x=x, x2="stop:Q", y=place, **colour))
     if not table:
         return []
-    rules = alt.Chart(frames.inline(table)).encode(x=x)
-    layers = [
-        rules.mark_rule(strokeDash=[2, 3]).encode(
-            tooltip=[
-                alt.Tooltip("event:N", title="Event"),
-                alt.Tooltip("step:Q", title="Step", format=",d"),
-                alt.Tooltip("run:N", title="Run"),
-            ],
-            **colour,
-        )
-    ]
+    rules = part(table).encode(x=x)
+    said = tips(event="Event", step="Step", run="Run")
+    layers = [rules.mark_rule(strokeDash=[2, 3]).encode(tooltip=said, **colour)]
     if not several:
-        layers.append(
-            rules.mark_text(align="left", baseline="top", dx=3, y=BAR + 4).encode(text="event:N")
-        )
+        words = rules.mark_text(align="left", baseline="top", dx=3, y=BAR + 4)
+        layers.append(words.encode(text="event:N"))
     return [*layers, *bars]
 
 
 BAR = 4  # height in pixels of the bar of an interval
-COLOURS = 4  # of the theme; further curves are told apart by their dashes
+COLOURS = 4  # of the theme; further curves differ by their dashes
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 # symbols are opaque even where they stand for a pale band
 LEGEND = alt.Legend(columns=4, symbolType="stroke", symbolStrokeWidth=2, symbolOpacity=1)
@@ -161,11 +148,10 @@ LEGEND = alt.Legend(columns=4, symbolType="stroke", symbolStrokeWidth=2, symbolO
 
 def colour_of(names: list[str]) -> alt.Color:
     """A colour a curve, in the order of their names."""
-    return alt.Color("run:N", title=None, scale=alt.Scale(domain=names), legend=LEGEND)
+    return by_series(names, legend=LEGEND, column="run")["color"]
 
 
 def dash_of(names: list[str]) -> alt.StrokeDash:
     """Dashes for the curves that share a colour with another."""
     dashes = [DASHES[i // COLOURS % len(DASHES)] for i in range(len(names))]
-    scale = alt.Scale(domain=names, range=dashes)
-    return alt.StrokeDash("run:N", title=None, scale=scale, legend=LEGEND)
+    return by_series(names, "strokeDash", legend=LEGEND, dashes=dashes, column="run")["strokeDash"]

@@ -10,7 +10,7 @@ import altair as alt
 import numpy as np
 
 from sinkscope.report import frames
-from sinkscope.report.scan.charts import Chart
+from sinkscope.report.charts import INPUT, Chart, band, layer, names_of, part, tiles, tips, value_y
 from sinkscope.report.timeline.axis import (
     STEPS,
     Axis,
@@ -59,8 +59,8 @@ MEASURES = (
         "sink",
         "Late share of P0",
         "Late share of P0",
-        "Share of attention that late queries give to position zero, mean over the heads that "
-        "were looked at. Dashed: the 99th percentile of its null.",
+        "Share of attention that late queries give to position zero, mean over the heads of "
+        "the blocks measured. Dashed: the 99th percentile of its null.",
         lambda data: nan_mean(data["sink_by_prompt"].values, axis=1),
         "null",
     ),
@@ -68,7 +68,8 @@ MEASURES = (
         "norm",
         "Norm of P0",
         "‖P0‖ / median ‖other tokens‖ (×)",
-        "How many times longer position zero’s stream is than the others’, at the read point.",
+        "How many times longer position zero’s stream is than the others’, at the block input "
+        "that is measured.",
         lambda data: np.exp(nan_mean(data["log_norm_by_prompt"].values, axis=1)),
     ),
     Curve(
@@ -97,7 +98,7 @@ MEASURES = (
         "block",
         "Emergence block",
         "l* (−1: the embedding)",
-        "The block after whose write position zero stays apart along the sink direction.",
+        "The block behind which position zero stays separable along the sink direction.",
         lambda data: data["emergence_block"].values,
     ),
 )
@@ -110,15 +111,15 @@ def course_chart(
     table = _table(runs, measure.values, axis)
     if not table:
         return None
-    scale = alt.Scale(domain=[0, 1]) if measure.share else alt.Scale(zero=False)
-    x, y = x_of(runs, axis), _y(measure.title, scale)
+    scale: dict[str, Any] = {"domain": [0, 1]} if measure.share else {"zero": False}
+    x, y = x_of(runs, axis), _y(measure.title, **scale)
     layers: list[Any] = [*stage_layers(runs, found, axis, x), _lines(table, x, y, list(runs))]
     if measure.null:
         null = _table(runs, lambda data: data[measure.null].values, axis)
-        dashed = alt.Chart(frames.inline(null)).mark_line(strokeDash=[4, 3], strokeWidth=1)
+        dashed = part(null).mark_line(strokeDash=[4, 3], strokeWidth=1)
         colour = {"color": colour_of(list(runs))} if len(runs) > 1 else {}
         layers.append(dashed.encode(x=x, y=y, detail="run:N", **colour))
-    return _sized(alt.layer(*layers, *event_layers(runs, found, axis, x)))
+    return _sized(*layers, *event_layers(runs, found, axis, x))
 
 
 def bands_chart(data: Dataset, axis: Axis = STEPS) -> Chart | None:
@@ -136,13 +137,8 @@ def bands_chart(data: Dataset, axis: Axis = STEPS) -> Chart | None:
             high=data["concentration_high"].values[:, i],
             run=[name] * data.sizes["step"],
         )
-    x, scale = x_of({"": data}, axis), alt.Scale(domain=[0, 1])
-    band = (
-        alt.Chart(frames.inline(table))
-        .mark_area(opacity=0.2)
-        .encode(x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q", color=colour_of(names))
-    )
-    return _sized(alt.layer(band, _lines(table, x, _y("Cₖ", scale), names)))
+    x, y = x_of({"": data}, axis), _y("Cₖ", domain=[0, 1])
+    return _sized(band(table, x, y, color=colour_of(names)), _lines(table, x, y, names))
 
 
 def heat_chart(data: Dataset) -> Chart | None:
@@ -156,24 +152,17 @@ def heat_chart(data: Dataset) -> Chart | None:
         point=np.tile(points, len(values)),
         value=np.exp(values).ravel(),
     )
-    return (
-        alt.Chart(frames.inline(table), width=WIDTH, height=max(80, 16 * len(points)))
-        .mark_rect(aria=False)
-        .encode(
-            x=alt.X("step:O", title="Checkpoint", axis=alt.Axis(labelOverlap=True, labelAngle=0)),
-            y=alt.Y("point:O", title="Read point", sort="descending"),
-            color=alt.Color(
-                "value:Q",
-                title="‖P0‖ / median (×, log)",
-                scale=alt.Scale(type="log"),
-                legend=alt.Legend(format=".2~g", tickCount=4),
-            ),
-            tooltip=[
-                alt.Tooltip("step:O", title="Step"),
-                alt.Tooltip("point:O", title="Read point"),
-                alt.Tooltip("value:Q", title="Ratio", format=".3~g"),
-            ],
-        )
+    checkpoints = alt.Axis(labelOverlap=True, labelAngle=0)
+    legend = alt.Legend(format=".2~g", tickCount=4)
+    title, scale = "‖P0‖ / median (×, log)", alt.Scale(type="log")
+    return tiles(
+        table,
+        alt.X("step:O", title="Checkpoint", axis=checkpoints),
+        alt.Y("point:O", title=INPUT, sort="descending"),
+        alt.Color("value:Q", title=title, scale=scale, legend=legend),
+        tips(step="Step", point=INPUT, value="Ratio"),
+        width=WIDTH,
+        height=max(80, 16 * len(points)),
     )
 
 
@@ -185,13 +174,12 @@ def agreement_chart(data: Dataset, axis: Axis = STEPS) -> Chart | None:
             table += _rows(data, data[name].values, label, axis)
     if not table:
         return None
-    names = list(dict.fromkeys(row["run"] for row in table))
-    y = _y("Jaccard index", alt.Scale(domain=[0, 1]))
-    return _sized(_lines(table, x_of({"": data}, axis), y, names))
+    y = _y("Jaccard index", domain=[0, 1])
+    return _sized(_lines(table, x_of({"": data}, axis), y, names_of(table, "run")))
 
 
 def loss_chart(runs: Runs, found: dict[str, Any], axis: Axis = STEPS) -> Chart | None:
-    """Losses of every run with the same marks, on the axis of the course."""
+    """Losses of every run with the same marks, on the axis of the metrics."""
     kinds = [n for n in LOSSES if all(frames.has(data, n) for data in runs.values())]
     if not kinds:
         return None
@@ -204,19 +192,18 @@ def loss_chart(runs: Runs, found: dict[str, Any], axis: Axis = STEPS) -> Chart |
     else:  # one kind that all runs have, so that they compare
         table = _table(runs, lambda data: data[kinds[0]].values, axis)
         title = f"Loss (nats), {LOSSES[kinds[0]].lower()}"
-    x, y = x_of(runs, axis), _y(title, alt.Scale(zero=False))
-    names = list(dict.fromkeys(row["run"] for row in table))
-    shaded = stage_layers(runs, found, axis, x)
+    x, y = x_of(runs, axis), _y(title, zero=False)
+    drawn = _lines(table, x, y, names_of(table, "run"))
     marks = event_layers(runs, found, axis, x)
-    return _sized(alt.layer(*shaded, _lines(table, x, y, names), *marks))
+    return _sized(*stage_layers(runs, found, axis, x), drawn, *marks)
 
 
-def _y(title: str, scale: alt.Scale) -> alt.Y:
-    return alt.Y("value:Q", title=title, scale=scale, axis=alt.Axis(minExtent=MARGIN))
+def _y(title: str, **scale: Any) -> alt.Y:
+    return value_y(title, alt.Axis(minExtent=MARGIN), **scale)
 
 
-def _sized(chart: Chart) -> Chart:
-    return chart.properties(width=WIDTH, height=HEIGHT)
+def _sized(*layers: Any) -> Chart:
+    return layer(*layers, width=WIDTH, height=HEIGHT)
 
 
 def _table(runs: Runs, values: Callable[[Dataset], np.ndarray], axis: Axis) -> list[frames.Row]:
@@ -230,20 +217,8 @@ def _rows(data: Dataset, values: np.ndarray, run: str, axis: Axis) -> list[frame
 
 def _lines(table: list[frames.Row], x: alt.X, y: alt.Y, names: list[str]) -> alt.Chart:
     """Curves by the column `run`; their colours and a legend where there are several."""
-    encoded = (
-        alt.Chart(frames.inline(table))
-        .mark_line(point=True)
-        .encode(
-            x=x,
-            y=y,
-            detail="run:N",
-            tooltip=[
-                alt.Tooltip("run:N", title="Curve"),
-                alt.Tooltip("step:Q", title="Step", format=",d"),
-                alt.Tooltip("value:Q", title="Value", format=".3~g"),
-            ],
-        )
-    )
+    said = tips(run="Curve", step="Step", value="Value")
+    drawn = part(table).mark_line(point=True).encode(x=x, y=y, detail="run:N", tooltip=said)
     if len(names) == 1:
-        return encoded
-    return encoded.encode(color=colour_of(names), strokeDash=dash_of(names))
+        return drawn
+    return drawn.encode(color=colour_of(names), strokeDash=dash_of(names))

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sinkscope.report import frames
-from sinkscope.report.parts import Figure, Findings, Headline, Part, Section, Tables, Variant, Words
-from sinkscope.report.scan.tables import Table
+from sinkscope.report.parts import (
+    Figure,
+    Findings,
+    Headline,
+    Part,
+    Section,
+    Table,
+    Tables,
+    Variant,
+    Words,
+)
 from sinkscope.report.text import NO_VALUE, number_of, percent, percent_interval, short, visible
 from sinkscope.report.timeline import charts
 from sinkscope.report.timeline.axis import STEPS, Axis, Runs, axes_of
@@ -15,10 +25,12 @@ from sinkscope.report.timeline.axis import STEPS, Axis, Runs, axes_of
 if TYPE_CHECKING:
     from xarray import Dataset
 
-    from sinkscope.report.scan.charts import Chart
+    from sinkscope.report.charts import Chart
     from sinkscope.result import Result
 
 PANEL = ""
+# label, caption, name of its file, and what draws it over an axis
+Choice: TypeAlias = "tuple[str, str, str, Callable[[Axis], Chart | None]]"
 LIMIT = (
     "A curve that has stopped moving says that this circuit has; whether the loss will still fall "
     "is another question, which the table of signals answers where there are runs enough."
@@ -65,7 +77,7 @@ def sections(result: Result) -> list[Section]:
         *_each("timeline-turnover", "Turnover", data, charts.agreement_chart, axes,
                "Agreement of each checkpoint with the one before it: 1 is the same set."),
     ]  # fmt: skip
-    lead = "The light set of the circuit’s four stages, a point a checkpoint."
+    lead = "Metrics of the circuit’s four stages, one forward pass and one point a checkpoint."
     planned = [
         Section("timeline", "Over training", lead, parts),
         Section("timeline-inside", "Where, and how much turns over", "", inside),
@@ -111,29 +123,20 @@ def _runs(result: Result) -> dict[str, Any]:
 
 def _course(data: Runs, runs: dict[str, Any], axes: dict[str, Axis]) -> list[Figure]:
     shade = SHADE if len(runs) == 1 else SHADE_SEVERAL
-    variants = [
-        Variant(
-            measure.label,
-            measure.caption + shade,
-            {PANEL: chart},
-            f"timeline-{measure.name}-{axis.name}",
-            label,
-        )
-        for measure in charts.MEASURES
-        for label, axis in axes.items()
-        if (chart := charts.course_chart(data, measure, runs, axis)) is not None
-    ]
-    return _figure("timeline-course", "The course of training", variants)
+
+    def choice(measure: charts.Curve) -> Choice:
+        name, caption = f"timeline-{measure.name}", measure.caption + shade
+        draw = partial(charts.course_chart, data, measure, runs)
+        return measure.label, caption, name, draw
+
+    choices = [choice(measure) for measure in charts.MEASURES]
+    return _figure("timeline-course", "Metrics over training", choices, axes)
 
 
 def _loss(data: Runs, runs: dict[str, Any], axes: dict[str, Axis]) -> list[Figure]:
     caption = "The loss on the same axis, so that what moves together is seen together."
-    variants = [
-        Variant("", caption, {PANEL: chart}, f"timeline-loss-{axis.name}", label)
-        for label, axis in axes.items()
-        if (chart := charts.loss_chart(data, runs, axis)) is not None
-    ]
-    return _figure("timeline-loss", "Loss", variants)
+    drawn = ("", caption, "timeline-loss", partial(charts.loss_chart, data, runs))
+    return _figure("timeline-loss", "Loss", [drawn], axes)
 
 
 def _each(
@@ -145,19 +148,24 @@ def _each(
     caption: str,
 ) -> list[Figure]:
     """A figure with one choice for each run."""
-    variants = [
-        Variant(visible(run), caption, {PANEL: chart}, f"{name}-{i}-{axis.name}", label)
+    choices = [
+        (visible(run), caption, f"{name}-{i}", partial(draw, one))
         for i, (run, one) in enumerate(data.items())
-        for label, axis in axes.items()
-        if (chart := draw(one, axis)) is not None
     ]
-    return _figure(name, title, variants, "Run")
+    return _figure(name, title, choices, axes, "Run")
 
 
 def _figure(
-    name: str, title: str, variants: list[Variant], choice: str = "Measure"
+    name: str, title: str, choices: list[Choice], axes: dict[str, Axis], what: str = "Measure"
 ) -> list[Figure]:
-    return [Figure(name, title, variants, True, choice)] if variants else []
+    """A figure with a variant for each choice and axis; nothing where none can be drawn."""
+    variants = [
+        Variant(label, caption, {PANEL: chart}, f"{file}-{axis.name}", along)
+        for label, caption, file, draw in choices
+        for along, axis in axes.items()
+        if (chart := draw(axis)) is not None
+    ]
+    return [Figure(name, title, variants, True, what)] if variants else []
 
 
 def _findings(result: Result) -> Findings:
