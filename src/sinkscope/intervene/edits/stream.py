@@ -9,7 +9,7 @@ import torch
 
 from sinkscope.errors import InputError
 from sinkscope.intervene.edits.base import Context, Edit
-from sinkscope.observe.stream import first_hidden, hidden_of, norm_ratio, put_hidden, with_hidden
+from sinkscope.observe.stream import first_hidden, hidden_of, others_median, put_hidden, with_hidden
 
 STREAM_HOWS = ("remove", "level", "swap", "norm", "copy", "mean", "set")
 
@@ -87,8 +87,8 @@ class Stream(Edit):
             return context.replacement(hidden, self.position, "mean", self.seed)
         if self.how == "norm":
             others = context.others(self.position).to(hidden.device)
-            ratio = norm_ratio(hidden.float().norm(dim=-1), others)[:, self.position]
-            return x / ratio.unsqueeze(-1)
+            median = others_median(hidden.float().norm(dim=-1), others).unsqueeze(-1)
+            return x * (median / x.float().norm(dim=-1, keepdim=True).clamp_min(1e-30))
         if self.how == "swap":
             generator = torch.Generator().manual_seed(self.seed)
             random = torch.randn(x.shape[-1], generator=generator).to(x.device)
