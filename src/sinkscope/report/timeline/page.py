@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -156,7 +156,7 @@ def _each(
 
 
 def _figure(
-    name: str, title: str, choices: list[Choice], axes: dict[str, Axis], what: str = "Measure"
+    name: str, title: str, choices: Sequence[Choice], axes: dict[str, Axis], what: str = "Measure"
 ) -> list[Figure]:
     """A figure with a variant for each choice and axis; nothing where none can be drawn."""
     variants = [
