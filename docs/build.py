@@ -109,7 +109,7 @@ def replications_page() -> str:
         "",
         'result = replications.run("ran-milo-2026", subject, n=300)',
         "print(result.table())",
-        'result.summary.replication["ran-milo-2026"]["rows"]',
+        'result.summary.replication["ran-milo-2026"].rows',
         "```",
         "",
         "Length, BOS policy and kind of prompts are the paper's; text, number and seed are yours.",

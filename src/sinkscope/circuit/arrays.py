@@ -8,6 +8,7 @@ import numpy as np
 
 from sinkscope.circuit.components import head_writes, neuron_writes
 from sinkscope.circuit.keys import SinkLogits
+from sinkscope.frame import Labels, labelled
 
 if TYPE_CHECKING:
     import xarray
@@ -19,7 +20,7 @@ PENG = "Peng et al., arXiv 2603.06591"
 BLOCK_HEAD = ("block", "head")
 TOP_NEURONS = 256  # kept for each block
 # name -> (dimensions, long name, units, reference). `point` l is the input of block l.
-LABELS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
+LABELS: Labels = {
     "direction": (("channel",), "sink direction u, unit length", "1", ""),
     "norm_ratio": (("point",), "norm of P0 over the median norm of the others", "1", ""),
     "norm_ratio_by_prompt": (
@@ -80,12 +81,7 @@ def trace_dataset(traced: Traced) -> xarray.Dataset:
 
     values = {**_curves(traced), **_heads(traced), **_writes(traced), **_stage_one(traced)}
     values |= _vocabulary(traced)
-    variables = {
-        name: (LABELS[name][0], _compact(value), _attributes(name))
-        for name, value in values.items()
-        if value is not None
-    }
-    dataset = xarray.Dataset(variables, coords=_coordinates(traced, values))
+    dataset = xarray.Dataset(labelled(LABELS, values), coords=_coordinates(traced, values))
     circuit = traced.found.circuit
     dataset.attrs.update(
         bos=traced.prompts.bos,
@@ -95,17 +91,6 @@ def trace_dataset(traced: Traced) -> xarray.Dataset:
         read_point=f"x{circuit.read_point}" if circuit.direction is not None else "none",
     )
     return dataset
-
-
-def _attributes(name: str) -> dict[str, str]:
-    _, long_name, units, reference = LABELS[name]
-    found = {"long_name": long_name, "units": units}
-    return found | {"reference": reference} if reference else found
-
-
-def _compact(value: Any) -> np.ndarray:
-    array = np.asarray(value)
-    return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
 def _coordinates(traced: Traced, values: dict[str, Any]) -> dict[str, Any]:

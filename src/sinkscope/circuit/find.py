@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,14 +25,13 @@ from sinkscope.circuit.reading import SinkHeads, reading_from_scan, reading_of
 from sinkscope.circuit.recognition import Recognition, recognition
 from sinkscope.circuit.streams import p0_points, unit
 from sinkscope.circuit.writes import Writes, written_along
+from sinkscope.frame import Progress, silent
 from sinkscope.observe.sites import Sites, find_sites
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, vocabulary
 
 FIRST_TOKENS = 256  # first tokens over which P0 is averaged
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass
@@ -68,7 +66,7 @@ def find_circuit(
     seed: int = 0,
     untrained: bool = True,
     scan: Result | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Circuit:
     """The circuit by which position zero becomes a sink on these prompts.
 
@@ -87,7 +85,7 @@ def find(
     seed: int = 0,
     untrained: bool = True,
     scan: Result | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> FoundCircuit:
     """`find_circuit` with everything that was measured on the way."""
     sites = find_sites(subject, prompts)

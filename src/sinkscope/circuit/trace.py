@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,27 +20,15 @@ from sinkscope.circuit.unmixed import Cone, cones
 from sinkscope.circuit.vocabulary import Vocabulary, scan_vocabulary
 from sinkscope.circuit.weights import weight_view
 from sinkscope.circuit.writes import Writes, written_along
+from sinkscope.frame import Progress, chosen_prompts, result_of, silent
 from sinkscope.observe.attention import check_reader
-from sinkscope.provenance import new_summary
 from sinkscope.result import Result
+from sinkscope.schema.trace import WeightView
+from sinkscope.settings import TraceSettings
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, PromptSettings
+from sinkscope.subject.prompts import Prompts
 
 __all__ = ["TraceSettings", "Traced", "find_circuit", "trace", "trace_one", "traced_result"]
-
-
-@dataclass(frozen=True)
-class TraceSettings(PromptSettings):
-    """What to trace with; every field travels with the result.
-
-    reader      auto, exact or lean
-    untrained   hold the norm of P0 against the same architecture untrained
-    vocabulary  put every vocabulary item at P0
-    """
-
-    reader: str = "auto"
-    untrained: bool = True
-    vocabulary: bool = True
 
 
 @dataclass
@@ -61,7 +48,7 @@ class Traced:
     cones: dict[int, Cone]
     vocabulary: Vocabulary | None
     routing: Routing
-    weights: list[dict[str, Any]]
+    weights: list[WeightView]
     text_cosine: float | None
 
 
@@ -71,7 +58,7 @@ def trace(
     *,
     prompts: Prompts | None = None,
     scan: Result | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress = silent,
     **changes: Any,
 ) -> Result:
     """Trace how the sink of position zero is built.
@@ -86,7 +73,7 @@ def trace(
     """
     settings = dataclasses.replace(settings or TraceSettings(), **changes)
     check_reader(settings.reader)
-    chosen = [prompts] if prompts is not None else settings.build(subject)
+    chosen = chosen_prompts(subject, settings, prompts)
     traced = [trace_one(subject, each, settings, scan, progress) for each in chosen]
     return traced_result(subject, settings, traced)
 
@@ -96,7 +83,7 @@ def trace_one(
     prompts: Prompts,
     settings: TraceSettings,
     scan: Result | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> Traced:
     """Trace one set of prompts; the circuit that `verify` takes is in `found.circuit`."""
     found = find(
@@ -155,7 +142,7 @@ def _routing(subject: Subject, found: FoundCircuit) -> Routing:
     return routing
 
 
-def _weights(subject: Subject, found: FoundCircuit) -> list[dict[str, Any]]:
+def _weights(subject: Subject, found: FoundCircuit) -> list[WeightView]:
     circuit, observed = found.circuit, found.observed
     if circuit.direction is None or not circuit.neurons:
         return []
@@ -189,18 +176,10 @@ def _text_cosine(subject: Subject, found: FoundCircuit) -> float | None:
 
 def traced_result(subject: Subject, settings: TraceSettings, traced: list[Traced]) -> Result:
     """The result of one trace for each BOS policy."""
-    import xarray
-
-    summary = new_summary(
-        subject,
-        [each.prompts for each in traced],
-        {"name": "trace", **dataclasses.asdict(settings)},
-        settings.seed,
-    )
-    summary.trace = {each.prompts.bos: trace_summary(each) for each in traced}
-    _compare_policies(summary, traced)
-    groups = {f"trace/{each.prompts.bos}": trace_dataset(each) for each in traced}
-    return Result(summary, xarray.DataTree.from_dict(groups))
+    prompts = [each.prompts for each in traced]
+    result = result_of("trace", subject, settings, prompts, traced, trace_summary, trace_dataset)
+    _compare_policies(result.summary, traced)
+    return result
 
 
 def _compare_policies(summary, traced: list[Traced]) -> None:

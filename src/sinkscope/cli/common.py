@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +14,9 @@ import typer
 
 from sinkscope.cli.options import Debug as Debug
 from sinkscope.cli.options import Json as Json
-from sinkscope.cli.options import OnModel
 from sinkscope.cli.options import Seed as Seed
 from sinkscope.errors import InputError
+from sinkscope.settings import LoadSettings
 
 if TYPE_CHECKING:
     from sinkscope.result import Result
@@ -27,19 +29,22 @@ VERDICTS = (  # what verify can be held against; the classes are those of causal
 )
 
 
-def load_subject(asked: OnModel) -> Subject:
-    """Load the model that the options describe, with transformers' own chatter off."""
-    if asked.offline:
-        import os
+def stay_offline(offline: bool) -> None:
+    """Forbid the Hub for this process; huggingface_hub reads this when it is first imported."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
 
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is first imported
+
+def load_subject(loading: LoadSettings) -> Subject:
+    """Load the model that the options describe, with transformers' own chatter off."""
+    stay_offline(loading.offline)
     from transformers.utils import logging
 
     from sinkscope.subject.load import load
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    options = asked.loading
+    options = dataclasses.asdict(loading)
     return load(options.pop("model"), **options)
 
 

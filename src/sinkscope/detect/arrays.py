@@ -9,6 +9,7 @@ import numpy as np
 from sinkscope.detect.attention import SINK
 from sinkscope.detect.heads import CLASS_MEANINGS, classify
 from sinkscope.detect.nulls import random_target_p99
+from sinkscope.frame import Labels, labelled
 
 if TYPE_CHECKING:
     import xarray
@@ -20,7 +21,7 @@ RAN_MILO = "Ran-Milo et al., arXiv 2604.14722"
 SUN = "Sun et al., arXiv 2402.17762"
 LAYER_HEAD = ("layer", "head")
 # name -> (dimensions, long name, units, reference)
-LABELS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
+LABELS: Labels = {
     "p0_received": (
         ("sequence", *LAYER_HEAD),
         "alpha of P0: mean attention it receives from the queries that see it, itself included",
@@ -123,12 +124,10 @@ def scan_dataset(scan: Scan) -> xarray.Dataset:
     import xarray
 
     values = {**_attention(scan), **_heads(scan), **_residual(scan), **_maps(scan)}
-    variables = {
-        name: (LABELS[name][0], _compact(value), _attributes(name))
-        for name, value in values.items()
-        if value is not None
-    }
-    dataset = xarray.Dataset(variables, coords=_coordinates(scan))
+    dataset = xarray.Dataset(labelled(LABELS, values), coords=_coordinates(scan))
+    if "head_class" in dataset:
+        flags = {"flag_values": np.arange(4, dtype=np.int8), "flag_meanings": CLASS_MEANINGS}
+        dataset["head_class"].attrs.update(flags)
     dataset.attrs.update(
         bos=scan.prompts.bos,
         length=scan.prompts.length,
@@ -137,22 +136,6 @@ def scan_dataset(scan: Scan) -> xarray.Dataset:
         threshold="per sequence, then averaged",
     )
     return dataset
-
-
-def _attributes(name: str) -> dict[str, Any]:
-    _, long_name, units, reference = LABELS[name]
-    attributes: dict[str, Any] = {"long_name": long_name, "units": units}
-    if reference:
-        attributes["reference"] = reference
-    if name == "head_class":
-        attributes["flag_values"] = np.arange(4, dtype=np.int8)
-        attributes["flag_meanings"] = CLASS_MEANINGS
-    return attributes
-
-
-def _compact(value: Any) -> np.ndarray:
-    array = np.asarray(value)
-    return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
 def _coordinates(scan: Scan) -> dict[str, Any]:

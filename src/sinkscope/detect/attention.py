@@ -15,6 +15,7 @@ import torch
 
 from sinkscope.observe.layout import Layout, Visibility
 from sinkscope.observe.reads import AttentionRead, on_cpu
+from sinkscope.schema.scan import Delimiter
 from sinkscope.subject.prompts import token_text
 
 SINK = 0.3  # the threshold of Gu et al., used where one threshold is needed
@@ -126,7 +127,7 @@ class AttentionStats:
         """Mean over valid queries of entropy, learned mass or mass elsewhere: [layer, head]."""
         return (self._sums[name] / self._queries).numpy() if name in self._sums else None
 
-    def delimiters(self, tokenizer, top: int = 12) -> list[dict]:
+    def delimiters(self, tokenizer, top: int = 12) -> list[Delimiter]:
         """Tokens away from P0 that most often receive more than SINK, with their mean alpha."""
         order = np.argsort(-self.token_hits, kind="stable")[:top]
         return [

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sinkscope.frame import Labels, labelled
 from sinkscope.mixing.collapse import BOTH, NAMES
 from sinkscope.mixing.conditions import INTACT
 from sinkscope.mixing.influence import Influence
@@ -20,7 +21,7 @@ BARBERO = "Barbero et al., arXiv 2504.02732"
 QUEIPO = "Queipo-de-Llano et al., arXiv 2510.06477"
 PAIR = ("condition", "sequence", "kind", "point")
 # name -> (dimensions, long name, units, reference)
-LABELS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
+LABELS: Labels = {
     "spread": (PAIR, "mean relative change of later positions' streams", "1", BARBERO),
     "spread_map": (
         ("condition", "kind", "point", "offset"),
@@ -102,16 +103,6 @@ def mix_dataset(found: Mixed) -> xarray.Dataset:
     values = _values(found)
     names = list(found.spreads)
     few = list(found.collapses)
-    variables: dict[str, Any] = {}
-    for name, array in values.items():
-        dims, long_name, units, reference = LABELS[name]
-        attributes = {"long_name": long_name, "units": units}
-        if reference:
-            attributes["reference"] = reference
-        stored = np.asarray(array)
-        if stored.dtype == np.float64:
-            stored = stored.astype(np.float32)
-        variables[name] = (dims, stored, attributes)
     coordinates: dict[str, Any] = {
         "condition": names,
         "kind": list(found.pairs.kinds),
@@ -130,7 +121,7 @@ def mix_dataset(found: Mixed) -> xarray.Dataset:
         coordinates["block"] = list(found.depth)
     if isinstance(found.mediation, Mediation):
         coordinates["world"] = ["intact", "cut", "masses-of-cut", "masses-of-intact"]
-    return xarray.Dataset(variables, coordinates, {"bos": found.prompts.bos})
+    return xarray.Dataset(labelled(LABELS, values), coordinates, {"bos": found.prompts.bos})
 
 
 def _values(found: Mixed) -> dict[str, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from sinkscope.errors import SinkscopeError, Unsupported
+from sinkscope.frame import Progress
 from sinkscope.mixing.collapse import Collapse, collapse
 from sinkscope.mixing.conditions import (
     INTACT,
@@ -41,11 +41,11 @@ from sinkscope.mixing.sweeps import (
     sweep_depth,
     sweep_length,
 )
+from sinkscope.settings import MixSettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, build_prompts
 
 if TYPE_CHECKING:
-    from sinkscope.mixing.mix import MixSettings
     from sinkscope.observe.sites import Sites
 
 PILOT = 8  # prompts for collapse, maps, sweeps
@@ -59,7 +59,6 @@ CONTROLS = {
     "circuit-cut-norm-kept": CUT_CONTROL,
 }
 DOSED = (REDISTRIBUTED.name, VALUE_ZEROED.name, CUT)  # at rising doses; the others in full
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass

@@ -9,6 +9,7 @@ import numpy as np
 
 from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.nulls import uniform_late_share
+from sinkscope.frame import Labels, labelled
 from sinkscope.training_runs import signals
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
 from sinkscope.training_runs.course import Curves
@@ -22,7 +23,7 @@ PENG = "Peng et al., arXiv 2603.06591"
 STEP = ("step",)
 RESAMPLES = 1000
 # name -> (dimensions, long name, units, reference)
-LABELS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
+LABELS: Labels = {
     "tokens": (STEP, "tokens seen, where the checkpoint's name or the log says so", "1", ""),
     "sink_by_prompt": (
         ("step", "sequence"),
@@ -175,15 +176,10 @@ def run_dataset(
     """The labelled arrays of a run."""
     import xarray
 
-    variables = {}
-    for name, values in arrays.items():
-        dimensions, long_name, units, reference = LABELS[name]
-        about = {"long_name": long_name, "units": units, "reference": reference}
-        variables[name] = (dimensions, values, about)
     coordinates = {
         "step": ("step", np.array([one.step for one in checkpoints], dtype=np.int64)),
         "checkpoint": ("step", [one.name for one in checkpoints]),
         "commit": ("step", [one.commit or "" for one in checkpoints]),
         "first": ("first", list(signals.FIRST)),
     }
-    return xarray.Dataset(variables, coordinates, attributes)
+    return xarray.Dataset(labelled(LABELS, arrays, double=True), coordinates, attributes)

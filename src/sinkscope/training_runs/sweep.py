@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from sinkscope.errors import InputError, OutOfResources, SinkscopeError
+from sinkscope.frame import Progress, silent
 from sinkscope.subject.load import Subject, check_folder, load, load_config
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics, light
 from sinkscope.training_runs.hub import fetch_first_blocks
@@ -36,8 +37,6 @@ from sinkscope.training_runs.store import Store, encode, key_of
 ATTEMPTS = 3  # a worker that dies (memory) takes its task with it; the task is tried again
 DISK_BUDGET = 20.0  # GB
 WATCH = 1.0  # seconds between a worker's looks at whether its parent still lives
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def sweep(
     device: str = "cpu",
     threads: int | None = None,
     disk_budget: float = DISK_BUDGET,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Swept:
     """Measure the checkpoints of a run that are not stored yet, and return all of them.
 
@@ -89,7 +88,6 @@ def sweep(
     Raises OutOfResources where the disk or the memory is full, InputError where no checkpoint
     could be measured.
     """
-    progress = progress or (lambda label, done, total: None)
     store.sweep_out()
     view = view_hash(pilot.view)
     plain = pilot.to_json()

@@ -167,11 +167,11 @@ def kept_chart(tests: Iterable[TestRow]) -> Chart | None:
 
 def growth_chart(verified: VerifySummary) -> Chart | None:
     """What the circuit alone keeps of the sink, and what all but it does, by its size."""
-    series = {"The circuit alone": "faithfulness", "All else alone": "completeness"}
     table: list[frames.Row] = []
     for size in verified.circuit_growth:
-        for name, key in series.items():
-            table += _row(size[key], units=size["components"], series=name)
+        kept = {"The circuit alone": size["faithfulness"], "All else alone": size["completeness"]}
+        for name, part in kept.items():
+            table += _row(part, units=size["components"], series=name)
     if len(verified.circuit_growth) < 2:
         return None
     base = alt.Chart(frames.inline(table), width=620, height=200)
@@ -180,7 +180,7 @@ def growth_chart(verified: VerifySummary) -> Chart | None:
     colour = alt.Color(
         "series:N",
         title=None,
-        scale=alt.Scale(domain=list(series)),
+        scale=alt.Scale(domain=["The circuit alone", "All else alone"]),
         legend=alt.Legend(columns=2, symbolType="stroke"),
     )
     lines = base.mark_line(point=True).encode(

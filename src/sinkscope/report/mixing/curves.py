@@ -27,7 +27,8 @@ def dose_chart(summary: MixSummary, measure: str, title: str) -> Chart | None:
         table += _row(0.0, 0.0, 0.0, dose=0.0, series=series, kind="dose")
         whole = max(one["dose"] for one in steps)
         for step in steps:
-            table += _measured(step[measure], dose=step["dose"] / whole, series=series, kind="dose")
+            value = dict(step)[measure]
+            table += _measured(value, dose=step["dose"] / whole, series=series, kind="dose")
     if not table or not summary.sink_heads:
         return None
     names = {row.name: row for row in summary.conditions}
@@ -71,7 +72,7 @@ def mediation_chart(summary: MixSummary) -> Chart | None:
         ("direct", "All but P0’s attention changes"),
     )
     for key, label in parts:
-        measured = summary.mediation[key]
+        measured = dict(summary.mediation)[key]
         value, bounds = number_of(measured), bounds_of(measured)
         if value is not None and bounds is not None:
             table += _row(value / base, bounds[0] / base, bounds[1] / base, part=label)
@@ -124,7 +125,7 @@ def _one_over_length(
 ) -> Chart | None:
     table: list[frames.Row] = []
     for step in summary.length:
-        table += _measured(step[key], length=step["length"], series=series)
+        table += _measured(dict(step)[key], length=step["length"], series=series)
     return _over_length(table, title, format) if table else None
 
 
