@@ -197,7 +197,7 @@ class TimelineSettings(PromptSettings):
 class SweepSettings:
     """Which checkpoints a timeline takes, and how it gets through them; no number depends on it.
 
-    revisions    names of the checkpoints, in order, with commas between (or a list of names)
+    revisions    names of the checkpoints, in order, with commas between
     pattern      regular expression of the names, with a group (?P<step>..)
     workers      processes, or ray, or ray://address (needs sinkscope[ray])
     cache        folder of measured checkpoints; default: ~/.cache/sinkscope

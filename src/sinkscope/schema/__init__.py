@@ -41,28 +41,19 @@ SCHEMA = "1"
 
 
 class Summary(Open):
-    """Everything in summary.json.
+    """Everything in summary.json."""
 
-    schema       version of this schema
-    model        which model was looked at
-    prompts      which tokens were looked at
-    environment  versions and settings that the numbers depend on
-    command      name and settings of each command
-    scan, trace, verify, mix  BOS policy -> what the command found
-    timeline     what `timeline` found
-    replication  published experiment -> what it gave here
-    """
-
+    # version of this schema; its key is `schema`
     schema_version: str = Field(default=SCHEMA, alias="schema")
-    model: ModelInfo
-    prompts: PromptInfo
-    environment: Environment
-    command: dict[str, Any] = {}
-    scan: dict[str, ScanSummary] = {}
-    trace: dict[str, TraceSummary] = {}
-    verify: dict[str, VerifySummary] = {}
-    timeline: TimelineSummary | None = None
-    mix: dict[str, MixSummary] = {}
-    replication: dict[str, ReplicationSummary] = {}
+    model: ModelInfo  # which model was looked at
+    prompts: PromptInfo  # which tokens were looked at
+    environment: Environment  # versions and settings that the numbers depend on
+    command: dict[str, Any] = {}  # name and settings of each command
+    scan: dict[str, ScanSummary] = {}  # BOS policy -> what `scan` found
+    trace: dict[str, TraceSummary] = {}  # BOS policy -> what `trace` found
+    verify: dict[str, VerifySummary] = {}  # BOS policy -> what `verify` found
+    timeline: TimelineSummary | None = None  # what `timeline` found
+    mix: dict[str, MixSummary] = {}  # BOS policy -> what `mix` found
+    replication: dict[str, ReplicationSummary] = {}  # published experiment -> what it gave here
 
     model_config = ConfigDict(extra="allow", populate_by_name=True, protected_namespaces=())

@@ -1,7 +1,7 @@
 """What every part of the schema shares, and where the numbers come from.
 
-The field list of each docstring says what a key means, its unit in brackets, and the module that
-computes it where that is not the one the class names; `docs/summary.md` is made of these lists.
+The comment beside or above a field says what the key means, in brackets its unit and the module
+that computes it where that is not the one its class names. `docs/summary.md` is made of these.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing_extensions import TypedDict
 class Measured(BaseModel):
     """A measured value with its 95 % interval; low and high are None where none can be given."""
 
-    value: float | None
-    low: float | None = None
-    high: float | None = None
+    value: float | None  # None where there is none
+    low: float | None = None  # 95 % interval
+    high: float | None = None  # its upper end
 
 
 class Open(BaseModel):
@@ -25,67 +25,41 @@ class Open(BaseModel):
 
 
 class Threshold(TypedDict):
-    """A bound that decided something.
+    """A bound that decided something."""
 
-    value   the bound
-    reason  why it is what it is
-    """
-
-    value: float
-    reason: str
+    value: float  # the bound
+    reason: str  # why it is what it is
 
 
 class ModelInfo(Open):
-    """Which model was looked at. Computed in subject/load.
+    """Which model was looked at. In subject/load."""
 
-    id              as it was asked for: folder name, Hub id, or bundled
-    revision        Hub commit, where there is one
-    architecture    class of transformers
-    weights_sha256  hash of the weight files, or of the weights of a model in memory
-    parameters      number of parameters
-    """
-
-    id: str
-    revision: str | None = None
-    architecture: str
-    weights_sha256: str
-    parameters: int
+    id: str  # as it was asked for: folder name, Hub id, or bundled
+    revision: str | None = None  # Hub commit, where there is one
+    architecture: str  # class of transformers
+    weights_sha256: str  # hash of the weight files, or of the weights of a model in memory
+    parameters: int  # number of parameters
 
 
 class PromptInfo(Open):
-    """Which tokens were looked at. Computed in subject/prompts.
+    """Which tokens were looked at. In subject/prompts."""
 
-    kind    text, random, repeat or ids
-    n       number of prompts
-    length  tokens in the longest prompt
-    sha256  BOS policy -> hash of the token ids
-    source  where the text came from
-    """
-
-    kind: str
-    n: int
-    length: int
-    sha256: dict[str, str]
-    source: str = ""
+    kind: str  # text, random, repeat or ids
+    n: int  # number of prompts
+    length: int  # tokens in the longest prompt
+    sha256: dict[str, str]  # BOS policy -> hash of the token ids
+    source: str = ""  # where the text came from
 
 
 class Environment(Open):
-    """Versions and settings that the numbers depend on. Computed in provenance.
+    """Versions and settings that the numbers depend on. In provenance."""
 
-    sinkscope, torch, transformers, python  versions
-    platform  operating system and processor
-    device    where the model ran
-    dtype     dtype of the weights
-    seed      seed of every random choice
-    threads   CPU threads of torch
-    """
-
-    sinkscope: str
-    torch: str
-    transformers: str
-    python: str
-    platform: str
-    device: str
-    dtype: str
-    seed: int
-    threads: int
+    sinkscope: str  # version
+    torch: str  # version
+    transformers: str  # version
+    python: str  # version
+    platform: str  # operating system and processor
+    device: str  # where the model ran
+    dtype: str  # dtype of the weights
+    seed: int  # seed of every random choice
+    threads: int  # CPU threads of torch

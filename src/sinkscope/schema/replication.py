@@ -10,65 +10,38 @@ from sinkscope.schema.base import Measured, Open
 
 
 class PublishedValue(TypedDict):
-    """A published number. Computed in replications/base.
+    """A published number. In replications/base."""
 
-    value       the number
-    of          the quantity it is of
-    checkpoint  the model it was published for
-    mark        how exactly it is known
-    this_model  whether that is this model, by name and size
-    """
-
-    value: float | str
-    of: str
-    checkpoint: str
-    mark: str
-    this_model: bool
+    value: float | str  # the number
+    of: str  # the quantity it is of
+    checkpoint: str  # the model it was published for
+    mark: str  # how exactly it is known
+    this_model: bool  # whether that is this model, by name and size
 
 
 class ReplicatedRow(TypedDict):
-    """One row of a published table, measured anew. Computed in replications/run.
+    """One row of a published table, measured anew. In replications/run."""
 
-    key, name  of the row
-    control    whether it is a control
-    measured   quantity -> value, in the unit that its name says
-    edits      what was done to the model, in words
-    edit_json  the same, as `sinkscope.intervene.edits` reads it back
-    published  the published numbers
-    refused    why the model's family cannot do this row
-    note       what must be known to read the row
-    """
-
-    key: str
-    name: str
-    control: bool
-    measured: dict[str, Measured | None]
-    edits: list[str]
-    edit_json: list[dict[str, Any]]
-    published: list[PublishedValue]
-    refused: str
-    note: str
+    key: str  # short name of the row
+    name: str  # what is done
+    control: bool  # whether it is a control
+    measured: dict[str, Measured | None]  # quantity -> value, in the unit that its name says
+    edits: list[str]  # what was done to the model, in words
+    edit_json: list[dict[str, Any]]  # the same, as `sinkscope.intervene.edits` reads it back
+    published: list[PublishedValue]  # the published numbers
+    refused: str  # why the model's family cannot do this row
+    note: str  # what must be known to read the row
 
 
 class ReplicationSummary(Open):
-    """A published experiment on this model. Computed in replications/run.
+    """A published experiment on this model. In replications/run."""
 
-    paper, title  what is replicated
-    metric        what is measured
-    differs       where the replication departs from the paper
-    about         whether the published numbers are of this model
-    bos           what stands at P0
-    prompts       how many
-    length        tokens in the longest
-    rows          the rows of the table
-    """
-
-    paper: str
-    title: str
-    metric: str
-    differs: str
-    about: str
-    bos: str
-    prompts: int
-    length: int
-    rows: list[ReplicatedRow]
+    paper: str  # what is replicated
+    title: str  # what it shows
+    metric: str  # what is measured
+    differs: str  # where the replication departs from the paper
+    about: str  # whether the published numbers are of this model
+    bos: str  # what stands at P0
+    prompts: int  # how many
+    length: int  # tokens in the longest
+    rows: list[ReplicatedRow]  # the rows of the table

@@ -10,184 +10,115 @@ from sinkscope.schema.base import Measured, Open, Threshold
 
 
 class StageSummary(Open):
-    """One stage of the circuit: whether it was shown, and by how much. Computed in causal/summary.
+    """One stage of the circuit: whether it was shown, and by how much. In causal/summary."""
 
-    stage        number, from 1; 4 is the sink itself
-    name         recognition, amplification, induction, sink
-    passed       None where it was not tested
-    necessity    change of the sink when the stage is taken away, over intact; -1 is gone [ratio]
-    sufficiency  what arises where the stage is given to another position, sink margin [nat]; for
-                 amplification what the circuit alone keeps of the sink [ratio]
-    specificity  effect of the control over the effect [ratio]
-    dose         Spearman correlation of dose and effect [1]
-    mediation    part of the effect that passes through the next stage [ratio]
-                 causal/families/mediation
-    edits        the edits that these numbers are of
-    late_share   of stage 4: mean late share of the reading heads, intact [share]
-    """
-
-    stage: int
-    name: str
-    passed: bool | None = None
+    stage: int  # number, from 1; 4 is the sink itself
+    name: str  # recognition, amplification, induction, sink
+    passed: bool | None = None  # None where it was not tested
+    # change of the sink when the stage is taken away, over intact; -1 is gone [ratio]
     necessity: Measured | None = None
+    # what arises where the stage is given to another position, sink margin [nat]; for amplification
+    # what the circuit alone keeps of the sink [ratio]
     sufficiency: Measured | None = None
-    specificity: float | None = None
-    dose: float | None = None
+    specificity: float | None = None  # effect of the control over the effect [ratio]
+    dose: float | None = None  # Spearman correlation of dose and effect [1]
+    # part of the effect that passes through the next stage [ratio, causal/families/mediation]
     mediation: Measured | float | None = None
-    edits: list[str] = []
+    edits: list[str] = []  # the edits that these numbers are of
+    # of stage 4: mean late share of the reading heads, intact [share]
     late_share: Measured | None = None
 
 
 class TestRow(Open):
-    """One edit beside its control. Changes are paired over prompts and relative to intact.
-
-    Computed in causal/testing.
-
-    id                           name of the test, as docs/measures.md explains it
-    edit                         what was done to the model, in words
-    edit_json                    the edits, as `sinkscope.intervene.edits` reads them back
-    control                      the control in words
-    kind                         necessity (of P0's sink), sufficiency (at another position),
-                                 identity, or mediation
-    arrow                        the arrow of the circuit that is tested
-    block, position              where the edit acts
-    dose                         how much of it, where it has doses
-    claim                        whether the row decides; doses and variants are shown beside it
-    sink_change, control_change  change of the mean late share of the reading heads; -1 is gone
-                                 [ratio]
-    margin_change, control_margin_change  change of the sink margin at the position [nat]
-    p, p_holm                    one-sided, edit against control; adjusted over its rows
-    control_p_holm               that the control does something itself
-    ce_change, kl                on the same text positions [nat]
-    p0_norm, p0_cosine           of the edited P0: over the median norm, and to u [1]
-    mass_moved_to                position that gained most: position, token, share
-    passed                       None for a row that has no control of its own
-    note                         what must be known to read the row
-    """
+    """One edit beside its control; changes are paired over prompts. In causal/testing."""
 
     __test__ = False  # not a test of pytest
 
-    id: str
-    edit: str
+    id: str  # name of the test, as docs/measures.md explains it
+    edit: str  # what was done to the model, in words
+    # necessity (of P0's sink), sufficiency (at another position), identity, or mediation
     kind: str = "necessity"
-    claim: bool = True
+    claim: bool = True  # whether the row decides; doses and variants are shown beside it
+    # the edits, as `sinkscope.intervene.edits` reads them back
     edit_json: list[dict[str, Any]] = []
-    control: str = ""
-    arrow: str = ""
-    block: int | None = None
-    position: int | None = None
-    dose: float | None = None
-    sink_change: Measured | None = None
-    control_change: Measured | None = None
-    margin_change: Measured | None = None
-    control_margin_change: Measured | None = None
-    p: float | None = None
-    p_holm: float | None = None
-    control_p_holm: float | None = None
-    ce_change: Measured | None = None
-    kl: Measured | None = None
-    p0_norm: float | None = None
-    p0_cosine: float | None = None
-    mass_moved_to: dict[str, Any] | None = None
-    passed: bool | None = None
-    note: str = ""
+    control: str = ""  # the control in words
+    arrow: str = ""  # the arrow of the circuit that is tested
+    block: int | None = None  # where the edit acts
+    position: int | None = None  # where the edit acts
+    dose: float | None = None  # how much of it, where it has doses
+    sink_change: Measured | None = None  # mean late share of the reading heads; -1 is gone [ratio]
+    control_change: Measured | None = None  # the same of the control [ratio]
+    margin_change: Measured | None = None  # sink margin at the position [nat]
+    control_margin_change: Measured | None = None  # the same of the control [nat]
+    p: float | None = None  # one-sided, edit against control [1]
+    p_holm: float | None = None  # adjusted over the rows of its id [1]
+    control_p_holm: float | None = None  # that the control does something itself
+    ce_change: Measured | None = None  # loss for each token, on the same text positions [nat]
+    kl: Measured | None = None  # from the intact prediction [nat]
+    p0_norm: float | None = None  # of the edited P0, over the median norm [ratio]
+    p0_cosine: float | None = None  # of the edited P0 to u [1]
+    mass_moved_to: dict[str, Any] | None = None  # position that gained most: position, token, share
+    passed: bool | None = None  # None for a row that has no control of its own
+    note: str = ""  # what must be known to read the row
 
 
 class VerdictDetail(TypedDict, total=False):
-    """What a verdict rests on. Computed in causal/verdict.
+    """What a verdict rests on. In causal/verdict."""
 
-    blocks           two-block or deeper
-    emergence_block  see trace
-    amplification    norm, direction or both
-    because          why this verdict
-    carried_by       what carries the sink where it is no circuit of P0
-    necessary        edits that the sink was shown to need
-    tokens           ids of the tokens that heads sink at wherever they stand
-    """
-
-    blocks: str | None
-    emergence_block: int | None
-    amplification: str | None
-    because: str
-    carried_by: str
-    necessary: list[str]
-    tokens: list[int]
+    blocks: str | None  # two-block or deeper
+    emergence_block: int | None  # see trace
+    amplification: str | None  # norm, direction or both
+    because: str  # why this verdict
+    carried_by: str  # what carries the sink where it is no circuit of P0
+    necessary: list[str]  # edits that the sink was shown to need
+    tokens: list[int]  # ids of the tokens that heads sink at wherever they stand
 
 
 class CircuitSize(TypedDict, total=False):
-    """Units of the circuit that is faithful. Computed in causal/families/faithfulness.
+    """Units of the circuit that is faithful. In causal/families/faithfulness."""
 
-    components  how many units
-    share       their part of all units [share]
-    of          all units
-    traced      how many of them the trace lists
-    needed      how many it takes to be faithful and complete
-    """
-
-    components: int
-    share: float
-    of: int
-    traced: int
-    needed: int | None
+    components: int  # how many units
+    share: float  # their part of all units [share]
+    of: int  # all units
+    traced: int  # how many of them the trace lists
+    needed: int | None  # how many it takes to be faithful and complete
 
 
 class TriedSet(TypedDict):
-    """A set of units that was tried as the circuit. Computed in causal/families/faithfulness.
+    """A set of units that was tried as the circuit. In causal/families/faithfulness."""
 
-    components    how many units
-    share         their part of all units [share]
-    faithfulness  sink kept by these alone, relative to intact [ratio]
-    completeness  sink kept by all others [ratio]
-    """
-
-    components: int
-    share: float
-    faithfulness: Measured | None
-    completeness: Measured | None
+    components: int  # how many units
+    share: float  # their part of all units [share]
+    faithfulness: Measured | None  # sink kept by these alone, relative to intact [ratio]
+    completeness: Measured | None  # sink kept by all others [ratio]
 
 
 class Cost(TypedDict, total=False):
-    """What the tests cost. Computed in intervene/engine.
+    """What the tests cost. In intervene/engine."""
 
-    passes         forward passes over the prompts of the tests, parts of passes counted as parts
-    suffix_passes  whether blocks before an edit could be skipped
-    """
-
-    passes: float
-    suffix_passes: bool
+    passes: float  # forward passes over the prompts of the tests, parts of passes counted as parts
+    suffix_passes: bool  # whether blocks before an edit could be skipped
 
 
 class VerifySummary(Open):
-    """What `verify` proved or refuted under one BOS policy. Computed in causal/verdict.
+    """What `verify` proved or refuted under one BOS policy. In causal/verdict."""
 
-    verdict               p0-circuit, bos-token, position-embedding, learned-sink, query-bias,
-                          other, none or undetermined
-    verdict_detail        what the verdict rests on
-    missing               what a verdict would still need
-    stages                the stages of the circuit
-    tests                 every test beside its control
-    faithfulness          sink kept when only the circuit is left at P0, relative to intact [ratio]
-                          causal/families/faithfulness
-    completeness          sink kept when only the complement is left [ratio]
-                          causal/families/faithfulness
-    circuit_size          how large that circuit is
-    circuit_growth        every set of units that was tried
-    thresholds            every bound that decided, with its reason causal/thresholds
-    what_would_change_it  sentences
-    cost                  what the tests cost intervene/engine
-    notes                 what a reader must know to read the numbers rightly
-    """
-
+    # p0-circuit, bos-token, position-embedding, learned-sink, query-bias, other, none or
+    # undetermined
     verdict: str
-    verdict_detail: VerdictDetail = {}
-    missing: list[str] = []
-    stages: list[StageSummary] = []
-    tests: list[TestRow] = []
+    verdict_detail: VerdictDetail = {}  # what the verdict rests on
+    missing: list[str] = []  # what a verdict would still need
+    stages: list[StageSummary] = []  # the stages of the circuit
+    tests: list[TestRow] = []  # every test beside its control
+    # sink kept when only the circuit is left at P0, relative to intact
+    # [ratio, causal/families/faithfulness]
     faithfulness: Measured | None = None
+    # sink kept when only the complement is left [ratio, causal/families/faithfulness]
     completeness: Measured | None = None
-    circuit_size: CircuitSize = {}
-    circuit_growth: list[TriedSet] = []
+    circuit_size: CircuitSize = {}  # how large that circuit is
+    circuit_growth: list[TriedSet] = []  # every set of units that was tried
+    # every bound that decided, with its reason [causal/thresholds]
     thresholds: dict[str, Threshold] = {}
-    what_would_change_it: list[str] = []
-    cost: Cost = {}
-    notes: list[str] = []
+    what_would_change_it: list[str] = []  # sentences
+    cost: Cost = {}  # what the tests cost [intervene/engine]
+    notes: list[str] = []  # what a reader must know to read the numbers rightly
