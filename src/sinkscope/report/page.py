@@ -51,9 +51,10 @@ def _facts(result: Result) -> str:
     model, prompts = result.summary.model, result.summary.prompts
     environment = result.summary.environment
     revision = f", revision {visible(model.revision)}" if model.revision else ""
+    weights = f", {visible(model.weights.label)} in GGUF" if model.weights else ""
     return (
-        f"{visible(model.architecture)}, {model.parameters:,} parameters{revision}. {prompts.n} "
-        f"prompts of {prompts.length} tokens ({visible(prompts.kind)}), "
+        f"{visible(model.architecture)}, {model.parameters:,} parameters{weights}{revision}. "
+        f"{prompts.n} prompts of {prompts.length} tokens ({visible(prompts.kind)}), "
         f"{visible(environment.dtype)} on {visible(environment.device)}."
     )
 

@@ -31,6 +31,14 @@ class Threshold(TypedDict):
     reason: str  # why it is what it is
 
 
+class WeightFormat(Open):
+    """How the weights were stored, where not as they were computed with. In subject/gguf."""
+
+    container: str  # kind of file
+    label: str  # the type that most parameters have, such as Q4_1
+    types: dict[str, int]  # parameters of each type
+
+
 class ModelInfo(Open):
     """Which model was looked at. In subject/load."""
 
@@ -39,6 +47,7 @@ class ModelInfo(Open):
     architecture: str  # class of transformers
     weights_sha256: str  # hash of the weight files, or of the weights of a model in memory
     parameters: int  # number of parameters
+    weights: WeightFormat | None = None  # how they were stored, where that matters
 
 
 class PromptInfo(Open):

