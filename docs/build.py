@@ -169,7 +169,7 @@ def summary_page() -> str:
         "",
         "A measured value is an object of `value`, `low` and `high`: its 95 % interval, with nulls",
         "where none can be given. `<bos>` is a BOS policy, `with` or `without`; `<..>` stands",
-        "for any key, `[..]` for any entry of a list. Keys of parts that do not apply are left out.",
+        "for any key, `[..]` for any entry of a list. Keys that do not apply are left out.",
         "Modules are those of `src/sinkscope`. Arrays are explained in [measures](measures.md),",
         "[mixing](mixing.md) and [timeline](timeline.md).",
         "",

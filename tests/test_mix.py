@@ -163,6 +163,12 @@ def test_equal_seeds_give_equal_bytes(subject):
     assert a == b
 
 
+def test_fewer_prompts_than_the_length_sweep_has(subject):
+    few = sinkscope.mix(subject, n=4, pairs=4, length=48, longest=48, circuit=False, jacobian=False)
+    sizes = few.data["mix/without"].sizes
+    assert (sizes["sequence"], sizes["length_prompt"]) == (4, 8)
+
+
 def test_a_model_without_a_sink_says_so():
     found = sinkscope.mix(
         Subject.from_model(tiny_model("llama")),

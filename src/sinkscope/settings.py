@@ -122,16 +122,12 @@ class ScanSettings(PromptSettings):
 
 
 @dataclass(frozen=True)
-class TraceSettings(PromptSettings):
+class TraceSettings(ScanSettings):
     """What to trace with.
 
-    reader      attention reader: auto, lean or exact
-    untrained   compare with the same architecture untrained
     vocabulary  put every vocabulary item at P0
     """
 
-    reader: str = "auto"
-    untrained: bool = True
     vocabulary: bool = True
 
 
@@ -150,7 +146,7 @@ class VerifySettings(PromptSettings):
 
 
 @dataclass(frozen=True)
-class RunSettings(VerifySettings, TraceSettings, ScanSettings):
+class RunSettings(VerifySettings, TraceSettings):
     """What to run with: the settings of `scan`, `trace` and `verify`."""
 
 

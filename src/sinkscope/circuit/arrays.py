@@ -23,18 +23,9 @@ TOP_NEURONS = 256  # kept for each block
 LABELS: Labels = {
     "direction": (("channel",), "sink direction u, unit length", "1", ""),
     "norm_ratio": (("point",), "norm of P0 over the median norm of the others", "1", ""),
-    "norm_ratio_by_prompt": (
-        ("sequence", "point"),
-        "norm of P0 over the median norm of the others",
-        "1",
-        "",
-    ),
-    "distance": (
-        ("point",),
-        "unit P0 along u less the others' mean, over first tokens",
-        "1",
-        "",
-    ),
+    "norm_ratio_by_prompt": (("sequence", "point"),
+        "norm of P0 over the median norm of the others", "1", ""),
+    "distance": (("point",), "unit P0 along u less the others' mean, over first tokens", "1", ""),
     "deviations": (("point",), "the same in standard deviations of the others", "1", ""),
     "p0_along": (("point",), "cosine of P0 to u, mean over first tokens", "1", ""),
     "cosine": (("point",), "mean pairwise cosine of P0 over first tokens", "1", PENG),
@@ -57,22 +48,14 @@ LABELS: Labels = {
     "cone_r2": (BLOCK_HEAD, "fit of the cone to the norm of the output", "1", PENG),
     "cone_isotropy": (BLOCK_HEAD, "participation ratio around the axis", "1", PENG),
     "attention_norm": (("block", "position"), "norm of what attention adds", "1", PENG),
-    "attention_variance": (
-        ("block", "position"),
-        "variance over channels of what attention adds",
-        "1",
-        "Li et al., arXiv 2605.06611",
-    ),
+    "attention_variance": (("block", "position"),
+        "variance over channels of what attention adds", "1", "Li et al., arXiv 2605.06611"),
     "vocabulary_along": (("token",), "cosine to u with this item at P0", "1", SUN),
     "vocabulary_norm": (("token",), "norm with this item at P0", "1", SUN),
     "vocabulary_sinks": (("token",), "whether this item becomes the sink", "1", SUN),
-    "logit_parts": (
-        ("reader", "part"),
-        "mean logit of a reading head on P0 made by each write, norms frozen",
-        "nat",
-        "",
-    ),
-}
+    "logit_parts": (("reader", "part"),
+        "mean logit of a reading head on P0 made by each write, norms frozen", "nat", ""),
+}  # fmt: skip
 
 
 def trace_dataset(traced: Traced) -> xarray.Dataset:

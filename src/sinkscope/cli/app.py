@@ -45,7 +45,7 @@ def _root(
 
 
 for _command in (run, scan, trace, verify, timeline, mix, report, models, doctor):
-    app.command(epilog=_command.EPILOG)(_command.command)
+    app.command(_command.__name__.rpartition(".")[2], epilog=_command.EPILOG)(_command.command)
 app.add_typer(lab.app, name="lab")
 
 

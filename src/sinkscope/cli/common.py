@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
+import sinkscope
 from sinkscope.cli.options import Debug as Debug
 from sinkscope.cli.options import Json as Json
 from sinkscope.cli.options import Seed as Seed
 from sinkscope.errors import InputError
-from sinkscope.settings import LoadSettings
+from sinkscope.settings import LoadSettings, PromptSettings
 
 if TYPE_CHECKING:
     from sinkscope.result import Result
@@ -46,6 +47,22 @@ def load_subject(loading: LoadSettings) -> Subject:
     logging.disable_progress_bar()
     options = dataclasses.asdict(loading)
     return load(options.pop("model"), **options)
+
+
+def measure(
+    name: str,
+    loading: LoadSettings,
+    settings: PromptSettings,
+    out: Path | None,
+    as_json: bool,
+    expect: str | None = None,
+) -> None:
+    """Load a model, run the command of that name on it, save, print, hold against `expect`."""
+    subject = load_subject(loading)
+    with progress_bar() as progress:
+        result = getattr(sinkscope, name)(subject, settings, progress=progress)
+    save_and_show(result, out, as_json)
+    exit_on_expect(result, expect)
 
 
 @contextlib.contextmanager

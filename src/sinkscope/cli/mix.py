@@ -23,12 +23,4 @@ def command(
 ) -> None:
     """What the sink is for: mixing and loss, with the sink and without it."""
     common.check(out)
-    subject = common.load_subject(loading)
-    from sinkscope.mixing.mix import mix
-
-    with common.progress_bar() as progress:
-        result = mix(subject, settings, progress=progress)
-    common.save_and_show(result, out, json)
-
-
-command.__name__ = "mix"
+    common.measure("mix", loading, settings, out, json)

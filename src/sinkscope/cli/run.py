@@ -34,13 +34,4 @@ def command(
 ) -> None:
     """Scan a model, trace its circuit, test it, and write a report."""
     common.check(out, expect, (*common.SINK, *common.VERDICTS))
-    subject = common.load_subject(loading)
-    from sinkscope.job import run
-
-    with common.progress_bar() as progress:
-        result = run(subject, settings, progress=progress)
-    common.save_and_show(result, out, json)
-    common.exit_on_expect(result, expect)
-
-
-command.__name__ = "run"
+    common.measure("run", loading, settings, out, json, expect)

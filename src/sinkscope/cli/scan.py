@@ -31,13 +31,4 @@ def command(
 ) -> None:
     """Is there an attention sink, in which heads, and how sure is that."""
     common.check(out, expect, common.SINK)
-    subject = common.load_subject(loading)
-    from sinkscope.detect.scan import scan
-
-    with common.progress_bar() as progress:
-        result = scan(subject, settings, progress=progress)
-    common.save_and_show(result, out, json)
-    common.exit_on_expect(result, expect)
-
-
-command.__name__ = "scan"
+    common.measure("scan", loading, settings, out, json, expect)

@@ -38,6 +38,3 @@ def command(
     with common.progress_bar() as progress:
         result = timeline(sources, settings, sweeping, progress=progress)
     common.save_and_show(result, out, json)
-
-
-command.__name__ = "timeline"

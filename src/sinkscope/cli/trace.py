@@ -22,12 +22,4 @@ def command(
 ) -> None:
     """How the sink is built: where P0 is told apart, who amplifies it, who reads it."""
     common.check(out)
-    subject = common.load_subject(loading)
-    from sinkscope.circuit.trace import trace
-
-    with common.progress_bar() as progress:
-        result = trace(subject, settings, progress=progress)
-    common.save_and_show(result, out, json)
-
-
-command.__name__ = "trace"
+    common.measure("trace", loading, settings, out, json)

@@ -43,13 +43,7 @@ def command(
     if replication is not None:
         _replicate(replication, loading, settings, out, expect, json)
         return
-    subject = common.load_subject(loading)
-    from sinkscope.causal.verify import verify
-
-    with common.progress_bar() as progress:
-        result = verify(subject, settings, progress=progress)
-    common.save_and_show(result, out, json)
-    common.exit_on_expect(result, expect)
+    common.measure("verify", loading, settings, out, json, expect)
 
 
 def _replicate(
@@ -70,6 +64,3 @@ def _replicate(
     with common.progress_bar() as progress:
         result = run(name, subject, part_of(settings, ReplicationSettings), progress=progress)
     common.save_and_show(result, out, json)
-
-
-command.__name__ = "verify"
