@@ -164,7 +164,8 @@ def test_equal_seeds_give_equal_bytes(subject):
 
 
 def test_fewer_prompts_than_the_length_sweep_has(subject):
-    few = sinkscope.mix(subject, n=4, pairs=4, length=48, longest=48, circuit=False, jacobian=False)
+    options = {"circuit": False, "jacobian": False}
+    few = sinkscope.mix(subject, n=4, pairs=4, length=48, longest=96, **options)
     sizes = few.data["mix/without"].sizes
     assert (sizes["sequence"], sizes["length_prompt"]) == (4, 8)
 
