@@ -40,7 +40,7 @@ class WeightFormat(Open):
 
 
 class ModelInfo(Open):
-    """Which model was looked at. In subject/load."""
+    """Which model was looked at. In subject/identity."""
 
     id: str  # as it was asked for: folder name, Hub id, or bundled
     revision: str | None = None  # Hub commit, where there is one

@@ -26,7 +26,9 @@ import torch
 
 from sinkscope.errors import InputError, OutOfResources, SinkscopeError
 from sinkscope.frame import Progress, silent
-from sinkscope.subject.load import Subject, check_folder, load, load_config
+from sinkscope.subject.folder import check_folder
+from sinkscope.subject.load import Subject, load
+from sinkscope.subject.weights import load_config
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics, light
 from sinkscope.training_runs.hub import fetch_first_blocks
 from sinkscope.training_runs.partial import content_hash, load_first_blocks, plan_blocks, quiet
