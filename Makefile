@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find src -name '*.py' -o -name '*.j2' -o -name '*.css' -o -name '*.js')
 
-.PHONY: demo real test lint docs bench clean
+.PHONY: demo real test gpu lint docs bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,10 @@ docs: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python bench/readers.py
+
+# With the machine's own torch: no .venv is made. make gpu ARGS="--tiny" runs it in miniature.
+gpu:
+	PYTHONPATH=src $(PYTHON) bench/gpu.py --out bench/results $(ARGS)
 
 clean:
 	rm -rf $(VENV) sinkscope-run sinkscope-real .pytest_cache .mypy_cache .ruff_cache

@@ -134,9 +134,36 @@ def test_the_fused_kernel_is_checked_before_it_is_trusted(monkeypatch):
         out, lse = real(*args)
         return out, lse + 0.01
 
-    monkeypatch.setattr(fused, "_cpu", wrong)
-    fused.fused_works.cache_clear()
+    monkeypatch.setitem(fused.OPERATORS, "cpu", wrong)
+    fused.operator_problem.cache_clear()
     try:
         assert "off by" in fused.fused_works("cpu", torch.float32)
     finally:
-        fused.fused_works.cache_clear()
+        fused.operator_problem.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_queries_that_do_not_count_are_left_out_in_half_precision(dtype):
+    s, v = draw(3, 40, 4, 2, 128, "causal")
+    s.q, s.k = s.q.to(dtype), s.k.to(dtype)
+    valid = torch.ones(2, 40, dtype=torch.bool)
+    valid[1, -7:] = False
+    _, lse = c.chunked_attention(s, v)
+    right = c.chunked_key_sums(s, lse, valid)
+    torch.testing.assert_close(c.reversed_key_sums(s, lse, valid), right, atol=2e-3, rtol=2e-3)
+
+
+def test_the_kernel_is_left_aside_where_it_does_not_serve():
+    assert "half precision on CUDA" in c.received_problem("cpu", torch.bfloat16)
+    assert "half precision on CUDA" in c.received_problem("cuda", torch.float32)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_cuda_operators_and_the_kernel_are_right(dtype):
+    from sinkscope.observe.fused import operator_problem
+
+    assert operator_problem("efficient", "cuda", dtype) is None
+    if dtype != torch.float32:
+        assert operator_problem("flash", "cuda", dtype) is None
+        assert c.received_problem("cuda", dtype) is None

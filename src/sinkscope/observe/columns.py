@@ -5,7 +5,8 @@ With scores `s_ij = scale · q_i·k_j` and `lse_i = log Σ_j exp s_ij`, the atte
 
 All column sums `Σ_i A_ij` come from a second fused call with the roles of queries and keys swapped
 and time reversed, which turns the anti-causal mask into a causal one: queries `[k, 1]`, keys
-`[q, −lse/scale]`; its own log-sum-exp is the logarithm of the attention each key receives.
+`[q, −lse/scale]`; its own log-sum-exp is the logarithm of the attention each key receives. In half
+precision on CUDA a kernel of our own does it in half the arithmetic (`observe.kernel`).
 
 The functions whose names begin with `chunked_` are the slow, obvious reference, and serve masks
 and soft-capped scores that the fused call does not know.
@@ -16,6 +17,7 @@ Shapes: q [B, H, T, D]; k, v [B, G, T, D] with G dividing H; mask boolean [B or 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -23,6 +25,8 @@ from sinkscope.observe.fused import fused_attention, split_summands
 
 CHUNK = 128
 NEVER = -1e30
+HALF_MAX = 6e4  # below the largest float16
+WIDEST = 256  # head size up to which the kernel's tiles fit on the chip
 
 
 @dataclass
@@ -66,18 +70,14 @@ class Scores:
 
 def p0_scores(s: Scores, p0: torch.Tensor) -> torch.Tensor:
     """Score of each query with the key of its own P0: [B, H, T], fp32. p0 is [B, T] key indices."""
-    k = s.expand(s.k)
     if p0.any():
-        index = p0[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
-        chosen = k.gather(2, index).float()
+        index = p0[:, None, :, None].expand(-1, s.k.shape[1], -1, s.k.shape[3])
+        chosen = s.expand(s.k.gather(2, index)).float()
         scores = (s.q.float() * chosen).sum(-1)
     else:
         # a plain matrix-vector product where every row's P0 is key 0
-        scores = (
-            (s.q @ k[:, :, :1].transpose(-1, -2)).squeeze(-1).float()
-            if s.q.dtype == torch.float32
-            else (s.q.float() @ k[:, :, :1].float().transpose(-1, -2)).squeeze(-1)
-        )
+        k = s.expand(s.k[:, :, :1]).float()
+        scores = (s.q.float() @ k.transpose(-1, -2)).squeeze(-1)
     scores = scores * s.scale
     return scores if s.softcap is None else torch.tanh(scores / s.softcap) * s.softcap
 
@@ -85,11 +85,27 @@ def p0_scores(s: Scores, p0: torch.Tensor) -> torch.Tensor:
 def key_sums(s: Scores, lse: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Attention each key receives, summed over the valid queries: [B, H, T], fp32.
 
-    Plain causal attention takes the reversed fused pass; everything else is chunked.
+    Plain causal attention takes the kernel or the reversed fused pass; everything else is chunked.
     """
     if s.mask is not None or s.softcap is not None or not s.causal:
         return chunked_key_sums(s, lse, valid)
+    if s.q.shape[-1] <= WIDEST and received_problem(s.q.device.type, s.q.dtype) is None:
+        from sinkscope.observe.kernel import received
+
+        return received(s.q, s.k, lse, valid, s.scale)
     return reversed_key_sums(s, lse, valid)
+
+
+@cache
+def received_problem(device: str, dtype: torch.dtype) -> str | None:
+    """None where `observe.kernel` serves; else one sentence saying why it does not."""
+    if device != "cuda" or dtype == torch.float32:
+        return "the kernel is for half precision on CUDA"
+    try:
+        from sinkscope.observe.kernel import kernel_problem
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    return kernel_problem(device, dtype)
 
 
 def reversed_key_sums(s: Scores, lse: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
@@ -98,7 +114,8 @@ def reversed_key_sums(s: Scores, lse: torch.Tensor, valid: torch.Tensor) -> torc
     In half precision −lse/scale is split into summands over extra columns, so that no bits of it
     are lost.
     """
-    weight = torch.where(valid.unsqueeze(1), -lse / s.scale, torch.full_like(lse, -1e4 / s.scale))
+    nothing = -min(1e4 / s.scale, HALF_MAX)  # beyond it float16 has only infinity, and then NaN
+    weight = torch.where(valid.unsqueeze(1), -lse / s.scale, nothing)
     extra = split_summands(weight, s.q.dtype)
     keys = torch.cat([s.q, extra], -1).flip(2)
     k = s.expand(s.k)

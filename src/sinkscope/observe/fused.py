@@ -1,8 +1,10 @@
 """Fused attention that also gives the log-sum-exp of each row.
 
-torch returns the log-sum-exp only from private operators, one for each kind of device. Each is
-checked once against plain arithmetic on the device and dtype at hand (`fused_works`); where the
-check fails, callers use the chunked reference and record it.
+torch returns the log-sum-exp only from private operators: one on the CPU, three on CUDA, of which
+the one is taken that torch itself takes for such a call, so that reading costs no slower kernel.
+Each is checked once against plain arithmetic on the device and dtype at hand (`operator_problem`).
+Where the one that serves every call fails the check, `fused_works` says so, and callers use the
+chunked reference and record it.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ from __future__ import annotations
 from functools import cache
 
 import torch
+from torch.nn.attention import SDPBackend
 from torch.nn.functional import pad
 
 ALIGN = 8  # the CUDA kernels want head sizes in multiples of eight
+ALIGN_BIAS = 16  # and rows of a bias that begin at multiples of sixteen entries
 
 
 def fused_attention(
@@ -32,11 +36,28 @@ def fused_attention(
     size = max(q.shape[-1], v.shape[-1])
     values = v.shape[-1]
     q, k, v = (x if x.shape[-1] == size else pad(x, (0, size - x.shape[-1])) for x in (q, k, v))
-    if q.device.type == "cpu":
-        out, lse = _cpu(q, k, v, mask, causal, scale)
-    else:
-        out, lse = _cuda(q, k, v, mask, causal, scale)
+    operator = fused_operator(q, k, v, mask, causal, scale)
+    out, lse = OPERATORS[operator](q, k, v, mask, causal, scale)
     return out[..., :values], lse
+
+
+def general_operator(device: str) -> str:
+    """The operator that serves every call on a kind of device."""
+    return "cpu" if device == "cpu" else "efficient"
+
+
+def fused_operator(q, k, v, mask, causal, scale) -> str:
+    """Name of the operator for a call: torch's own choice where that gives a right log-sum-exp."""
+    general = general_operator(q.device.type)
+    if general == "cpu" or mask is not None:
+        return general
+    grouped = q.shape[1] != k.shape[1]
+    size = _aligned(q.shape[-1])
+    # asked of the shapes that the operator will get
+    q, k, v = (pad(x, (0, size - x.shape[-1])) if x.shape[-1] != size else x for x in (q, k, v))
+    choice = torch._fused_sdp_choice(q, k, v, None, 0.0, causal, scale=scale, enable_gqa=grouped)
+    name = TORCH_CHOICES.get(choice, general)
+    return general if operator_problem(name, q.device.type, q.dtype) else name
 
 
 def _cpu(q, k, v, mask, causal, scale):
@@ -46,13 +67,33 @@ def _cpu(q, k, v, mask, causal, scale):
     )
 
 
-def _cuda(q, k, v, mask, causal, scale):
+def _flash(q, k, v, mask, causal, scale):
+    """Half precision without a mask; groups of heads need no copies."""
+    size = q.shape[-1]
+    q, k, v = (_align(x) for x in (q, k, v))
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+        q, k, v, 0.0, causal, False, scale=scale
+    )
+    return out[..., :size], lse[:, :, : q.shape[2]]
+
+
+def _cudnn(q, k, v, mask, causal, scale):
+    """As `_flash`, by cuDNN."""
+    size = q.shape[-1]
+    q, k, v = (_align(x) for x in (q, k, v))
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
+        q, k, v, None, True, 0.0, causal, False, scale=scale
+    )
+    return out[..., :size], lse.reshape(q.shape[:3])  # lse may come as a column
+
+
+def _efficient(q, k, v, mask, causal, scale):
+    """Any precision, any mask; groups of heads are copied out."""
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     size = q.shape[-1]
-    if size % ALIGN:
-        q, k, v = (pad(x, (0, ALIGN - size % ALIGN)) for x in (q, k, v))
+    q, k, v = (_align(x) for x in (q, k, v))
     bias = None
     if mask is not None:
         bias = _additive(mask, q.dtype).expand(q.shape[0], q.shape[1], -1, -1)
@@ -62,8 +103,27 @@ def _cuda(q, k, v, mask, causal, scale):
     return out[..., :size], lse[:, :, : q.shape[2]]  # lse comes padded to the kernel's block
 
 
+OPERATORS = {"cpu": _cpu, "flash": _flash, "cudnn": _cudnn, "efficient": _efficient}
+TORCH_CHOICES = {
+    SDPBackend.FLASH_ATTENTION.value: "flash",
+    SDPBackend.CUDNN_ATTENTION.value: "cudnn",
+}
+FASTER = tuple(TORCH_CHOICES.values())  # where they are right and serve the call
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN
+
+
+def _align(x: torch.Tensor) -> torch.Tensor:
+    missing = _aligned(x.shape[-1]) - x.shape[-1]
+    return pad(x, (0, missing)) if missing else x
+
+
 def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    keys = mask.shape[-1]
+    row = -(-keys // ALIGN_BIAS) * ALIGN_BIAS
+    bias = torch.zeros(*mask.shape[:-1], row, dtype=dtype, device=mask.device)[..., :keys]
     return bias.masked_fill_(~mask, torch.finfo(dtype).min)
 
 
@@ -82,26 +142,33 @@ def split_summands(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.stack(parts, -1)
 
 
-@cache
 def fused_works(device: str, dtype: torch.dtype) -> str | None:
-    """None where the fused operator is right here; else one sentence saying what went wrong.
-
-    Checks output and log-sum-exp against plain fp32 arithmetic, with grouped heads and a mask.
-    """
+    """None where fused attention is right here; else one sentence saying what went wrong."""
     if device not in ("cpu", "cuda"):
         return f"no fused attention with log-sum-exp on {device}"
+    return operator_problem(general_operator(device), device, dtype)
+
+
+@cache
+def operator_problem(name: str, device: str, dtype: torch.dtype) -> str | None:
+    """None where one of OPERATORS is right; else one sentence saying what went wrong.
+
+    Checks output and log-sum-exp against plain fp32 arithmetic, with grouped heads and, where the
+    operator takes one, a mask. The length is no multiple of what kernels like.
+    """
+    length = 43
     generator = torch.Generator().manual_seed(0)
 
     def draw(heads: int) -> torch.Tensor:
-        return torch.randn(2, heads, 40, 16, generator=generator).to(device, dtype)
+        return torch.randn(2, heads, length, 16, generator=generator).to(device, dtype)
 
     q, k, v = draw(4), draw(2), draw(2)
-    full = torch.ones(40, 40, dtype=torch.bool, device=device).tril()
+    full = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     window = (full & full.triu(-9))[None, None]
     tolerance = 1e-5 if dtype == torch.float32 else 3e-2
-    for mask in (None, window):
+    for mask in (None, window) if name == general_operator(device) else (None,):
         try:
-            out, lse = fused_attention(q, k, v, mask, mask is None, 0.25)
+            out, lse = OPERATORS[name](q, k, v, mask, mask is None, 0.25)
         except (RuntimeError, AttributeError, TypeError) as error:
             return f"the fused operator failed ({str(error).splitlines()[0]})"
         visible = full if mask is None else mask[0, 0]

@@ -196,7 +196,9 @@ def _with_shared(block, name, projection, raw, parts, linear) -> Opened:
 
 def _spanned(raw: torch.Tensor, outputs: list[torch.Tensor]) -> bool:
     """Whether every row is a combination of the same rows of the outputs."""
-    design = torch.stack([o.double() for o in outputs], -1)  # [rows, d, n]
+    # on the CPU: the solver for deficient ranks is not there on CUDA
+    raw = raw.cpu()
+    design = torch.stack([o.double().cpu() for o in outputs], -1)  # [rows, d, n]
     scale = design.norm(dim=1, keepdim=True).clamp_min(1e-30)
     target = raw.double().unsqueeze(-1)
     fit = torch.linalg.lstsq(design / scale, target, driver="gelsd").solution

@@ -11,7 +11,8 @@ import transformers
 
 import sinkscope
 from sinkscope.errors import InputError
-from sinkscope.observe.fused import fused_works
+from sinkscope.observe.columns import received_problem
+from sinkscope.observe.fused import FASTER, fused_works, operator_problem
 from sinkscope.observe.parity import (
     exact_difference,
     lean_difference,
@@ -53,6 +54,10 @@ def _kernel(device: str, dtype: str) -> dict[str, Any]:
     detail = problem or "output and log-sum-exp agree with plain arithmetic"
     if problem:
         detail += "; the chunked reader is used instead"
+    if torch.device(device).type == "cuda" and dtype != "float32":
+        faster = {name: operator_problem(name, "cuda", getattr(torch, dtype)) for name in FASTER}
+        faster["received by all keys"] = received_problem("cuda", getattr(torch, dtype))
+        detail += "".join(f"; without {name}: {why}" for name, why in faster.items() if why)
     # without the kernel the lean reader is slower, not wrong
     return {
         "name": f"fused attention, {dtype} on {device}",
