@@ -17,7 +17,7 @@ SIGMOID = (
 
 
 def identity_of(model: Any, name: str, revision: str | None, place: Path | None) -> dict[str, Any]:
-    """Id, commit, architecture, hash of the files in `place` or of the tensors, size, dtype, device."""
+    """Id, commit, class, hash of the files in `place` or of the tensors, size, dtype, device."""
     commit = getattr(model.config, "_commit_hash", None)
     return {
         "id": name,
