@@ -137,10 +137,10 @@ def curves(result: Result, run: str) -> tuple[np.ndarray, dict[str, np.ndarray]]
 
 def least_c2(result: Result, run: str, one: dict[str, Any]) -> float | None:
     """Least C_2 from the emergence of the sink on."""
-    if one["emergence_step"] is None:
+    if one.emergence_step is None:
         return None
     steps, found = curves(result, run)
-    return float(np.nanmin(found["concentration_2"][steps >= one["emergence_step"]]))
+    return float(np.nanmin(found["concentration_2"][steps >= one.emergence_step]))
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -154,23 +154,23 @@ def show(value: float | None, form: str = "{:.2f}") -> str:
 
 def runs_table(result: Result) -> str:
     rows = []
-    for run, one in result.summary.timeline["runs"].items():
-        sink = one["emergence"]["sink"]
+    for run, one in result.summary.timeline.runs.items():
+        sink = one.emergence["sink"]
         interval = "–"
         if sink is not None:
             low = "before" if sink["low"] is None else f"{sink['low']:.0f}"
             interval = f"{sink['step']} ({low}–{sink['high']:.0f})"
-        starts = ", ".join(str(stage["start"]) for stage in one["stages"][1:])
+        starts = ", ".join(str(stage["start"]) for stage in one.stages[1:])
         rows.append(
             [
                 run,
                 interval,
-                f"{len(one['stages'])}" + (f" (from {starts})" if starts else ""),
-                show(one["settled_step"], "{:.0f}"),
+                f"{len(one.stages)}" + (f" (from {starts})" if starts else ""),
+                show(one.settled_step, "{:.0f}"),
                 show(least_c2(result, run, one)),
-                show(one["concentration"]["2"]["value"]),
-                show(one["first_blocks_late_share"]["value"]),
-                show(one["norm_ratio"], "{:.1f}"),
+                show(one.concentration["2"].value),
+                show(one.first_blocks_late_share.value),
+                show(one.norm_ratio, "{:.1f}"),
             ]
         )
     header = [
@@ -188,7 +188,7 @@ def runs_table(result: Result) -> str:
 
 def order_table(result: Result) -> str:
     rows = []
-    for run in result.summary.timeline["runs"]:
+    for run in result.summary.timeline.runs:
         cells = []
         for name in CURVES:
             both = [_reached(result, run, name, share) for share in (HALF, DONE)]
@@ -204,7 +204,7 @@ def _reached(result: Result, run: str, name: str, share: float) -> float | None:
         return None
     values = found[name]
     if name == "concentration_2":
-        emerged = result.summary.timeline["runs"][run]["emergence_step"]
+        emerged = result.summary.timeline.runs[run].emergence_step
         if emerged is None:
             return None
         start = int(np.flatnonzero(steps >= emerged)[0])
@@ -216,7 +216,7 @@ def _reached(result: Result, run: str, name: str, share: float) -> float | None:
 
 
 def judgement_table(result: Result) -> str:
-    judged = result.summary.timeline["judgement"]
+    judged = result.summary.timeline.judgement
     if not judged["signals"]:
         return f"Not judged: {judged['reason']}."
     rows = [
@@ -233,11 +233,9 @@ def judgement_table(result: Result) -> str:
 
 def findings(result: Result) -> str:
     """The answers in words, from the numbers alone."""
-    runs = result.summary.timeline["runs"]
-    sinking = {name: one for name, one in runs.items() if one["emergence_step"] is not None}
-    strong = {
-        n: o for n, o in sinking.items() if (o["first_blocks_late_share"]["value"] or 0) > 0.1
-    }
+    runs = result.summary.timeline.runs
+    sinking = {name: one for name, one in runs.items() if one.emergence_step is not None}
+    strong = {n: o for n, o in sinking.items() if (o.first_blocks_late_share.value or 0) > 0.1}
     said = _of_strong(result, runs, strong) if strong else []
     said.append(_added(result))
     return "\n".join(
@@ -247,16 +245,16 @@ def findings(result: Result) -> str:
 
 def _of_strong(result: Result, runs: dict[str, Any], strong: dict[str, Any]) -> list[str]:
     """Of the series that end with a strong sink."""
-    early = [100 * one["emergence_step"] / one["steps"][-1] for one in strong.values()]
-    counts = [len(one["stages"]) for one in strong.values()]
+    early = [100 * one.emergence_step / one.steps[-1] for one in strong.values()]
+    counts = [len(one.stages) for one in strong.values()]
     kinds = ", ".join(f"{k} in {counts.count(k)}" for k in sorted(set(counts)))
-    without = [len(one["stages"]) for name, one in runs.items() if name not in strong]
+    without = [len(one.stages) for name, one in runs.items() if name not in strong]
     beside = ", ".join(f"{k} in {without.count(k)}" for k in sorted(set(without)))
     controls = (
         f"; of the {len(without)} without a strong sink, {beside}. Where both agree, stages are "
         "those of training as such and no mark of the circuit."
     )
-    settled = [name for name, one in strong.items() if one["settled_step"] is not None]
+    settled = [name for name, one in strong.items() if one.settled_step is not None]
     return [
         f"**Early:** in the {len(strong)} series that end with a strong sink (late share above "
         f"0.1) it emerges after {np.median(early):.1f} % of training (median; "
@@ -270,7 +268,7 @@ def _of_strong(result: Result, runs: dict[str, Any], strong: dict[str, Any]) -> 
 
 
 def _concentration(result: Result, strong: dict[str, Any]) -> str:
-    ends = {name: one["concentration"]["2"]["value"] for name, one in strong.items()}
+    ends = {name: one.concentration["2"].value for name, one in strong.items()}
     if all(result.data[f"timeline/{name}"].sizes["layer"] <= 2 for name in strong):
         return ""
     rises = [n for n, o in strong.items() if ends[n] - (least_c2(result, n, o) or ends[n]) > RISE]
@@ -299,7 +297,7 @@ def _lead(result: Result, strong: dict[str, Any]) -> str:
 
 
 def _added(result: Result) -> str:
-    rows = {row["name"]: row for row in result.summary.timeline["judgement"]["signals"]}
+    rows = {row["name"]: row for row in result.summary.timeline.judgement["signals"]}
     gains = {n: r["added"] for n, r in rows.items() if r["added"] is not None}
     if not gains:
         return ""
@@ -341,10 +339,10 @@ def write_language(path: Path) -> str:
 
 def parts(result: Result) -> dict[str, Any]:
     """What a page says of the runs."""
-    runs = result.summary.timeline["runs"]
+    runs = result.summary.timeline.runs
     return {
         "count": len(runs),
-        "checkpoints": sum(len(one["steps"]) for one in runs.values()),
+        "checkpoints": sum(len(one.steps) for one in runs.values()),
         "findings": findings(result),
         "runs": runs_table(result),
         "order": order_table(result),
@@ -353,7 +351,7 @@ def parts(result: Result) -> dict[str, Any]:
 
 
 def most_steps(result: Result) -> int:
-    return max(one["steps"][-1] for one in result.summary.timeline["runs"].values())
+    return max(one.steps[-1] for one in result.summary.timeline.runs.values())
 
 
 def main() -> None:
@@ -368,7 +366,7 @@ def main() -> None:
     options = parser.parse_args()
     result = measured(options.series, options)
     if options.json:
-        print(json.dumps(result.summary.timeline["judgement"], indent=2))
+        print(json.dumps(result.summary.timeline.judgement, indent=2))
     natural = ""
     if options.natural is not None:
         with TemporaryDirectory() as folder:

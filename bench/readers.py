@@ -92,7 +92,7 @@ def lens_model(model):
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoTokenizer
 
-    from sinkscope.subject.load import bundled_model
+    from sinkscope.subject.folder import bundled_model
 
     tokenizer = AutoTokenizer.from_pretrained(bundled_model())  # the bridge insists on one
     with tempfile.TemporaryDirectory() as folder:

@@ -65,10 +65,14 @@ def trace_summary(late: np.ndarray, experts: bool = False) -> TraceSummary:
         spike_vocabulary=32_000,
         margins={"mean": {"value": 4.2, "low": 4.0, "high": 4.4}},
         attribution={"parts": {"embedding": 0.1, "0.attention": 0.6, "1.mlp": 9.5}, "bias": 0.2},
-        routing={"1": {"p0": {"share": [0, 0, 0, 1]}, "others": {"share": [0.4, 0.3, 0.3, 0]}}}
+        routing={"1": {"p0": sent(0, 0, 0, 1), "others": sent(0.4, 0.3, 0.3, 0)}}
         if experts
         else {},
     )
+
+
+def sent(*share: float) -> dict[str, Any]:
+    return {"share": list(share), "weight": [1.0] * len(share), "margin": 0.5}
 
 
 def trace_arrays(late: np.ndarray) -> xr.Dataset:

@@ -137,7 +137,7 @@ def _absent() -> dict[str, Any]:
 
 def _present() -> dict[str, Any]:
     return {
-        "delimiters": [{"token": t, "hits": 3, "received": 0.08} for t in [".", *HOSTILE]],
+        "delimiters": [{"token": t, "id": 7, "hits": 3, "received": 0.08} for t in [".", *HOSTILE]],
         "massive": {
             "rule_met": True,
             "max_abs": 812.5,

@@ -273,3 +273,14 @@ def test_bad_usage_names_what_is_wrong(arguments, part, capsys):
     assert exit_.value.code == 2
     assert part in err
     assert "unexpected" not in err
+
+
+def test_an_unexpected_error_is_no_bad_usage(monkeypatch, folder, text_file, capsys):
+    def broken(*arguments, **options):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("sinkscope.detect.scan.scan", broken)
+    code, out, err = run(capsys, "scan", folder, "--text", text_file, *SMALL)
+    assert (code, out) == (70, "")
+    assert "unexpected ZeroDivisionError: a bug" in err
+    assert err.count("\n") == 1, "one sentence"

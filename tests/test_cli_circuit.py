@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
+import subprocess
+import sys
 
 import pytest
 
 from sinkscope.cli import common
 from sinkscope.cli.app import main
-from sinkscope.cli.options import OnModel
 from sinkscope.known.constructed import build_model, draw_spec, load_truth
+from sinkscope.lab.recipe import TrainingRecipe
 from sinkscope.schema import VerifySummary
+from sinkscope.settings import (
+    LoadSettings,
+    MixSettings,
+    ReplicationSettings,
+    RunSettings,
+    ScanSettings,
+    SweepSettings,
+    TimelineSettings,
+    TraceSettings,
+    VerifySettings,
+    field_docs,
+)
+
+SETTINGS = (
+    *(LoadSettings, RunSettings, ScanSettings, TraceSettings, VerifySettings, MixSettings),
+    *(TimelineSettings, SweepSettings, ReplicationSettings),
+)
 
 PROMPTS = ["--prompts", "random", "--n", "12", "--length", "48", "--offline"]
 
@@ -132,7 +153,57 @@ def test_options_are_shared_by_every_command_on_a_model(capsys):
         for option in ("--revision", "--prompts", "--bos", "--seed", "--offline", "--json"):
             assert option in out, (name, option)
         assert "Examples:" in out
-    asked = OnModel(model="m", n=3)
-    assert asked.prompts["n"] == 3
-    assert asked.loading["model"] == "m"
-    assert not set(asked.prompts) & set(asked.loading)
+
+
+def shown(option, out):
+    return re.search(rf"^  --{option}\b", out, re.M) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    {
+        "run": (LoadSettings, RunSettings),
+        "scan": (LoadSettings, ScanSettings),
+        "trace": (LoadSettings, TraceSettings),
+        "verify": (LoadSettings, VerifySettings),
+        "mix": (LoadSettings, MixSettings),
+        "timeline": (TimelineSettings, SweepSettings),
+    }.items(),
+)
+def test_every_setting_is_an_option_and_its_help_is_the_docstring(name, kinds, capsys):
+    code, out, _ = run(capsys, name, "--help")
+    words = " ".join(out.split())
+    assert code == 0
+    for kind in kinds:
+        docs = field_docs(kind)
+        for each in dataclasses.fields(kind):
+            option = each.metadata.get("name", each.name.replace("_", "-"))
+            if option is None:
+                assert not shown(each.name, out)
+                continue
+            assert shown(option, out) or each.metadata.get("argument"), each.name
+            if not re.search("-[a-z]|/", docs[each.name]):  # such words may be broken over lines
+                assert docs[each.name][1:] in words, each.name
+
+
+@pytest.mark.parametrize("kind", [*SETTINGS, TrainingRecipe], ids=lambda kind: kind.__name__)
+def test_every_setting_is_explained_in_one_line_of_its_class(kind):
+    assert {each.name for each in dataclasses.fields(kind)} <= set(field_docs(kind))
+
+
+def test_run_takes_the_settings_of_verify(model, tmp_path, capsys):
+    code, out, err = run(
+        capsys, "run", model, *PROMPTS, "--no-untrained", "--no-vocabulary", "--rows", "3",
+        "--position", "4", "--draws", "2", "--out", tmp_path / "D", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    command = json.loads(out)["command"]
+    assert [command["verify"][name] for name in ("rows", "position", "draws")] == [3, 4, 2]
+    assert command["trace"]["vocabulary"] is False
+    assert "rows" not in command["scan"]
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; from sinkscope.cli.app import app; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr

@@ -298,7 +298,7 @@ def test_the_reference_model_sinks_where_it_was_asked_to():
     import json
 
     import sinkscope
-    from sinkscope.subject.load import bundled_model
+    from sinkscope.subject.folder import bundled_model
 
     subject = sinkscope.load()
     result = scan(subject, n=12, length=128, untrained=False)

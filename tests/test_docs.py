@@ -1,5 +1,6 @@
 """Generated pages are current, and the prose names only commands that exist."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -27,13 +28,46 @@ def test_links_lead_somewhere(page):
         assert (file.parent / target).exists(), target
 
 
-def test_every_array_is_explained():
-    from sinkscope.circuit.arrays import LABELS as TRACE
-    from sinkscope.detect.arrays import LABELS as SCAN
+@pytest.mark.parametrize(
+    ("room", "page"),
+    [
+        ("detect", "measures"),
+        ("circuit", "measures"),
+        ("mixing", "mixing"),
+        ("training_runs", "timeline"),
+    ],
+)
+def test_every_array_is_explained(room, page):
+    labels = importlib.import_module(f"sinkscope.{room}.arrays").LABELS
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    assert not [name for name in labels if f"`{name}`" not in text]
 
-    text = (ROOT / "docs" / "measures.md").read_text(encoding="utf-8")
-    missing = [name for name in [*SCAN, *TRACE] if f"`{name}`" not in text]
-    assert not missing
+
+def test_every_key_of_a_saved_run_stands_on_the_page(tmp_path):
+    """Keys of dicts that have names of their own (tests, sublayers, bounds) are no keys."""
+    from tests.circuit_fixture import build_circuit
+
+    page = (ROOT / "docs" / "summary.md").read_text(encoding="utf-8")
+    content = json.loads(build_circuit().to_json())
+    for command in ("scan", "trace", "verify"):
+        for part in content[command].values():
+            assert not [key for key in part if f"| `{key}` |" not in page]
+
+
+def test_a_key_without_a_comment_is_refused():
+    sys.path.insert(0, str(ROOT / "docs"))
+    import build
+
+    from sinkscope.schema.base import Threshold
+
+    assert [name for name, *_ in build.fields_of(Threshold)] == ["value", "reason"]
+    assert build.fields_of(Threshold)[0][2] == "the bound"
+    with pytest.raises(ValueError, match="unexplained"):
+        build.fields_of(Settings)
+
+
+class Settings:
+    unexplained: int
 
 
 def test_every_test_of_verify_is_explained():

@@ -11,7 +11,8 @@ import torch
 
 from sinkscope.detect.scan import scan
 from sinkscope.errors import InputError, Unsupported
-from sinkscope.subject.load import bundled_model, load
+from sinkscope.subject.folder import bundled_model
+from sinkscope.subject.load import load
 
 gguf = pytest.importorskip("gguf")
 

@@ -63,7 +63,7 @@ def ran(name: str, mechanism: str, family: str, **fixed):
         assert torch.equal(value, before[key]), key
     assert hook_count(subject) == own_hooks
     found = {}
-    for row in result.summary.replication[name]["rows"]:
+    for row in result.summary.replication[name].rows:
         found[row["key"]] = {k: v.value for k, v in row["measured"].items()} | {
             "refused": row["refused"]
         }
@@ -386,7 +386,7 @@ def test_sun_breaks_by_zero_and_not_by_the_mean():
     assert found["place"]["block"] == truth.amplifying_blocks[0]
     assert found["place"]["channel 1"] in truth.channels
     assert found["place"]["largest"] > 100
-    rows = {row["key"]: row for row in result.summary.replication["sun-2024"]["rows"]}
+    rows = {row["key"]: row for row in result.summary.replication["sun-2024"].rows}
     # in a constructed model nothing but the sink hangs on them
     sink = {key: found[key]["late share of P0, all heads"] for key in rows if key != "place"}
     assert sink["intact"] > 0.2
@@ -467,7 +467,7 @@ def test_a_result_is_saved_read_and_merged(tmp_path):
     _, result = ran("queipo-2025", "p0-two-block", "llama")
     result.save(tmp_path / "one")
     again = load_result(tmp_path / "one")
-    assert again.summary.replication["queipo-2025"]["rows"][0]["key"] == "intact"
+    assert again.summary.replication["queipo-2025"].rows[0]["key"] == "intact"
     assert again.table() == result.table()
     page = (tmp_path / "one" / "report.html").read_text(encoding="utf-8")
     assert "Replication queipo-2025" in page

@@ -11,6 +11,7 @@ from sinkscope.report import commands
 from sinkscope.report.page import render_page
 from sinkscope.report.timeline import page as timeline_page
 from sinkscope.report.timeline.axis import Axis, axes_of, event_layers, stage_layers, x_of
+from sinkscope.schema import RunSummary
 from tests.timeline_fixture import STEPS, build_timeline
 
 AXES = ["steps, log", "steps, linear", "tokens, log", "tokens, linear"]
@@ -55,17 +56,15 @@ def test_tokens_are_offered_only_where_every_run_knows_them(three):
 
 def test_marks_lie_where_they_should_on_every_axis(one):
     data = {"run": one.data["timeline/run-0"].to_dataset()}
-    found = {
-        "run": {
-            "steps": list(STEPS),
-            "emergence": {"sink": {"step": 20, "low": None, "high": 30.0}},
-            "settled_step": 80,
-            "stages": [
-                {"start": 0, "stop": 20, "low": None, "high": 0},
-                {"start": 40, "stop": 160, "low": 20, "high": 40},
-            ],
-        }
-    }
+    stages = [
+        {"start": 0, "stop": 20, "low": None, "high": 0},
+        {"start": 40, "stop": 160, "low": 20, "high": 40},
+    ]
+    emergence = {"sink": {"step": 20, "low": None, "high": 30.0, "before": None}}
+    run = RunSummary.model_construct(
+        steps=list(STEPS), emergence=emergence, settled_step=80, stages=stages
+    )
+    found = {"run": run}
     for by, unit in (("step", 1), ("tokens", 1000)):
         axis = Axis(by, True)
         x = x_of(data, axis)
@@ -105,7 +104,7 @@ def test_two_timelines_are_compared(one, three):
 def test_dashes_tell_curves_of_one_colour_apart(one):
     data = one.data["timeline/run-0"].to_dataset()
     runs = {f"run {i}": data for i in range(6)}
-    found = dict.fromkeys(runs, one.summary.timeline["runs"]["run-0"])
+    found = dict.fromkeys(runs, one.summary.timeline.runs["run-0"])
     chart = timeline_page.charts.course_chart(runs, timeline_page.charts.MEASURES[1], found)
     encodings = [layer.to_dict()["encoding"] for layer in chart.layer]
     dashes = next(e["strokeDash"]["scale"]["range"] for e in encodings if "strokeDash" in e)

@@ -52,18 +52,18 @@ def result(series, tmp_path_factory):
 
 def test_finds_what_was_planted(series, result):
     found = result.summary.timeline
-    assert found["steps"] == list(STEPS)
-    assert found["emergence_step"] == EMERGED
-    assert found["emergence"]["sink"]["before"] == 30
-    assert 30 <= found["emergence"]["sink"]["low"] < found["emergence"]["sink"]["high"] <= EMERGED
-    assert found["emergence"]["norm"]["step"] == EMERGED
-    assert found["emergence"]["direction"]["step"] == 0  # told apart from the start, not amplified
-    assert [stage["start"] for stage in found["stages"]] == [0, EMERGED]
-    assert found["concentration"]["2"]["value"] > 0.9
-    assert found["concentration"]["1"]["value"] < 0.5
-    assert found["emergence_block"] == series[1].amplifying_blocks[0]
-    assert found["looked_at"]["first_blocks"] <= found["looked_at"]["blocks"]
-    assert found["broken"] == {}
+    assert found.steps == list(STEPS)
+    assert found.emergence_step == EMERGED
+    assert found.emergence["sink"]["before"] == 30
+    assert 30 <= found.emergence["sink"]["low"] < found.emergence["sink"]["high"] <= EMERGED
+    assert found.emergence["norm"]["step"] == EMERGED
+    assert found.emergence["direction"]["step"] == 0  # told apart from the start, not amplified
+    assert [stage["start"] for stage in found.stages] == [0, EMERGED]
+    assert found.concentration["2"].value > 0.9
+    assert found.concentration["1"].value < 0.5
+    assert found.emergence_block == series[1].amplifying_blocks[0]
+    assert found.looked_at["first_blocks"] <= found.looked_at["blocks"]
+    assert found.broken == {}
 
 
 def test_arrays_are_labelled(result):
@@ -100,10 +100,10 @@ def test_parallel_and_resumed_results_are_the_same_bytes(series, result, tmp_pat
 
 def test_several_runs_and_all_blocks(series, tmp_path):
     found = timeline([series[0], series[0]], cache=tmp_path, threads=1, first_blocks="all", **SMALL)
-    runs = found.summary.timeline["runs"]
+    runs = found.summary.timeline.runs
     assert list(runs) == ["planted", "planted-2"]
-    assert runs["planted"]["looked_at"]["whole_models"]
-    assert runs["planted"]["loss"] > 0
+    assert runs["planted"].looked_at["whole_models"]
+    assert runs["planted"].loss > 0
     assert "loss" in found.data["timeline/planted-2"]
     with pytest.raises(InputError, match="--first-blocks"):
         timeline(series[0], cache=tmp_path, first_blocks="some", **SMALL)

@@ -126,8 +126,8 @@ def test_a_server_without_ranges_gives_the_same_and_it_is_said(hub, folders, tmp
     for name in ("late", "log_norm", "concentration"):
         assert a[name].values.tobytes() == b[name].values.tobytes()
     said = "4 of 4 checkpoints: its weights were downloaded whole, since the server gave no ranges."
-    assert said in found.summary.timeline["notes"]
-    assert said not in expected.summary.timeline["notes"]
+    assert said in found.summary.timeline.notes
+    assert said not in expected.summary.timeline.notes
     assert not any((tmp_path / "disk").iterdir())
 
 
@@ -139,18 +139,18 @@ def test_a_revision_that_is_not_there(hub, tmp_path):
     commit = hub.commit
     hub.commit = lambda revision: None if revision == COMMITS[10] else commit(revision)
     found = _measure(tmp_path)
-    assert found.summary.timeline["steps"] == [0, 20, 40]
-    [(name, reason)] = found.summary.timeline["broken"].items()
+    assert found.summary.timeline.steps == [0, 20, 40]
+    [(name, reason)] = found.summary.timeline.broken.items()
     assert name == "step10"
     assert "cannot be fetched" in reason
-    assert any("step10 was skipped" in note for note in found.summary.timeline["notes"])
+    assert any("step10 was skipped" in note for note in found.summary.timeline.notes)
 
 
 def test_tags_and_sub_folders(hub, folders, tmp_path):
     hub.tags = {"global_step5": COMMITS[0], "global_step7": COMMITS[10]}
     hub.revisions = {"main": (COMMITS[0], folders / "0"), "other": (COMMITS[10], folders / "10")}
     found = _measure(tmp_path)
-    assert found.summary.timeline["steps"] == [5, 7]
+    assert found.summary.timeline.steps == [5, 7]
     hub.tags, hub.revisions = {}, {"main": ("f" * 40, tmp_path / "nested")}
     for step in STEPS[:2]:
         place = tmp_path / "nested" / f"step-{step:04}"
@@ -158,8 +158,8 @@ def test_tags_and_sub_folders(hub, folders, tmp_path):
         for path in (folders / str(step)).iterdir():
             (place / path.name).write_bytes(path.read_bytes())
     found = timeline("org/model", cache=tmp_path / "nested-cache", threads=1, **LOOKING)
-    assert found.summary.timeline["steps"] == [0, 10]
-    assert not found.summary.timeline["broken"]
+    assert found.summary.timeline.steps == [0, 10]
+    assert not found.summary.timeline.broken
 
 
 def test_a_connection_that_breaks_is_told_in_a_sentence(tmp_path):

@@ -2,54 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
-from sinkscope.causal.verify import VerifySettings, verify
-from sinkscope.circuit.trace import TraceSettings, trace_one, traced_result
-from sinkscope.detect.scan import ScanSettings, scan
+from sinkscope.causal.verify import verify
+from sinkscope.circuit.trace import trace_one, traced_result
+from sinkscope.detect.scan import scan
 from sinkscope.errors import InputError, Unsupported
+from sinkscope.frame import Progress, silent
 from sinkscope.result import Result
+from sinkscope.settings import RunSettings, ScanSettings, TraceSettings, VerifySettings, part_of
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, PromptSettings
-
-Progress = Callable[[str, int, int], None]
+from sinkscope.subject.prompts import Prompts, prompts_of
 
 
 def run(
     subject: Subject,
+    settings: RunSettings | None = None,
     *,
-    reader: str = "auto",
-    untrained: bool = True,
-    progress: Progress | None = None,
-    **prompts: Any,
+    progress: Progress = silent,
+    **changes: Any,
 ) -> Result:
     """Scan a model, trace the circuit of its sink and test it.
 
-    reader, untrained  see `scan`
-    prompts            text, kind, n, length, bos, seed, as in `build_prompts`; bos may be "both"
+    settings, changes  a RunSettings, or its fields as keywords: run(subject, n=16, bos="both")
+    progress           called as progress(label, done, total)
 
     A model whose circuit cannot be traced or tested is still scanned; its notes say why the rest is
     missing. Raises InputError and Unsupported as `scan` does.
     """
-    settings = {"reader": reader, "untrained": untrained, **prompts}
-    policies = PromptSettings(**prompts).build(subject)
-    parts = [_one(subject, rows, settings, prompts, progress) for rows in policies]
+    settings = dataclasses.replace(settings or RunSettings(), **changes)
+    parts = [_one(subject, rows, settings, progress) for rows in prompts_of(subject, settings)]
     return functools.reduce(lambda one, other: one.merge(other), parts)
 
 
-def _one(
-    subject: Subject,
-    rows: Prompts,
-    settings: dict[str, Any],
-    prompts: dict[str, Any],
-    progress: Progress | None,
-) -> Result:
+def _one(subject: Subject, rows: Prompts, settings: RunSettings, progress: Progress) -> Result:
     """Everything on the prompts of one BOS policy, as far as model and prompts allow."""
-    progress = progress or (lambda label, done, total: None)
-    result = scan(subject, ScanSettings(**settings), prompts=rows, progress=progress)
-    tracing = TraceSettings(**settings)
+    result = scan(subject, part_of(settings, ScanSettings), prompts=rows, progress=progress)
+    tracing = part_of(settings, TraceSettings)
     try:
         traced = trace_one(subject, rows, tracing, result, progress)
     except Unsupported as error:
@@ -58,11 +49,9 @@ def _one(
         )
         return result
     result = result.merge(traced_result(subject, tracing, [traced]))
-    testing = VerifySettings(**prompts)
+    testing, circuit = part_of(settings, VerifySettings), traced.found.circuit
     try:
-        verified = verify(
-            subject, testing, prompts=rows, circuit=traced.found.circuit, progress=progress
-        )
+        verified = verify(subject, testing, prompts=rows, circuit=circuit, progress=progress)
     except (Unsupported, InputError) as error:
         result.summary.trace[rows.bos].notes.append(f"The circuit was not tested: {error}")
         return result

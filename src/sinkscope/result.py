@@ -88,7 +88,8 @@ class Result:
         merged.command = {"name": "+".join(commands), **commands}
         merged.prompts.sha256 = mine.prompts.sha256 | theirs.prompts.sha256
         for name in COMMANDS:
-            setattr(merged, name, getattr(mine, name) | getattr(theirs, name))
+            held, added = getattr(mine, name), getattr(theirs, name)
+            setattr(merged, name, held | added if isinstance(held, dict) else added or held)
         return Result(merged, xarray.DataTree.from_dict(_groups(self.data) | _groups(other.data)))
 
     def to_json(self) -> str:

@@ -14,6 +14,7 @@ from sinkscope.causal.thresholds import thresholds
 from sinkscope.causal.verdict import is_faithful
 from sinkscope.result import Measured
 from sinkscope.schema import StageSummary, TestRow, VerifySummary
+from sinkscope.schema.verify import TriedSet
 from sinkscope.stats import bootstrap, spearman
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def verify_summary(done: Verified) -> VerifySummary:
         rows += _kept_rows(kept)
     return VerifySummary(
         verdict=verdict.verdict,
-        verdict_detail=verdict.detail | {"because": verdict.because},
+        verdict_detail={**verdict.detail, "because": verdict.because},
         missing=verdict.missing,
         stages=_stages(done),
         tests=rows,
@@ -75,7 +76,7 @@ def _row(test: Test) -> TestRow:
     return TestRow(**held, **test.extra, edit_json=[edit.to_json() for edit in test.edits])
 
 
-def _size(size: SizeScore, total: int) -> dict[str, Any]:
+def _size(size: SizeScore, total: int) -> TriedSet:
     return {
         "components": size.components,
         "share": size.components / total,

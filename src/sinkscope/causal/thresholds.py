@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from sinkscope.schema.base import Threshold
 
 ALPHA = 0.05
 NECESSARY = 0.5
@@ -42,6 +42,6 @@ REASONS = {
 }
 
 
-def thresholds() -> dict[str, Any]:
+def thresholds() -> dict[str, Threshold]:
     """Name -> value and reason."""
     return {name: {"value": globals()[name], "reason": why} for name, why in REASONS.items()}

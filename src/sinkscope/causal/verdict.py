@@ -8,7 +8,6 @@ or amplifies it is necessary, and something of the circuit is sufficient, each a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from sinkscope.causal.thresholds import (
 from sinkscope.detect.attention import SINK
 from sinkscope.detect.decision import LEAST_SHARE
 from sinkscope.intervene.readout import Readout, TokenMass
+from sinkscope.schema.verify import VerdictDetail
 from sinkscope.stats import nan_mean
 
 VERDICTS = (
@@ -50,7 +50,7 @@ class Verdict:
 
     verdict: str
     because: str
-    detail: dict[str, Any] = field(default_factory=dict)
+    detail: VerdictDetail = field(default_factory=VerdictDetail)
     missing: list[str] = field(default_factory=list)
     what_would_change_it: list[str] = field(default_factory=list)
 
@@ -116,7 +116,7 @@ def without_p0_sink(found: Elsewhere) -> Verdict:
 
 
 def with_p0_sink(
-    tests: list[Test], kept: Kept | None, bos: str, detail: dict[str, Any], prompts: int
+    tests: list[Test], kept: Kept | None, bos: str, detail: VerdictDetail, prompts: int
 ) -> Verdict:
     """Position zero is a sink: what carries it."""
     if prompts < 2:
@@ -129,7 +129,7 @@ def with_p0_sink(
         return Verdict(
             verdict,
             f"Position zero sinks only with {what}: other tokens there lose {-token.size:.0%}.",
-            detail | ({} if bos == "with" else {"carried_by": "token at P0"}),
+            detail if bos == "with" else {**detail, "carried_by": "token at P0"},
             what_would_change_it=[_margin_of(token, -LOST, "keep more than half of the sink")],
         )
     position = _role(tests, POSITION)
@@ -149,7 +149,7 @@ def with_p0_sink(
 
 
 def _circuit(
-    tests: list[Test], kept: Kept | None, detail: dict[str, Any], identity: list[Test | None]
+    tests: list[Test], kept: Kept | None, detail: VerdictDetail, identity: list[Test | None]
 ) -> Verdict:
     necessary = [t for t in tests if t.id in FIRST_OR_SECOND and t.claim and t.passed]
     raised = [t for t in tests if t.id in ("S1", "S2") and t.claim and t.passed]
@@ -165,7 +165,7 @@ def _circuit(
             for name, test in zip((TOKEN, POSITION), identity)
             if test is None
         ]
-    detail = detail | {"necessary": sorted({t.edit for t in necessary})}
+    detail = {**detail, "necessary": sorted({t.edit for t in necessary})}
     if missing:
         return Verdict("undetermined", "Not every arrow is shown.", detail, missing, missing)
     best = min(necessary, key=lambda t: t.size)

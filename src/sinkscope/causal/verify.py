@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -35,28 +34,16 @@ from sinkscope.causal.verdict import elsewhere, with_p0_sink, without_p0_sink
 from sinkscope.circuit.find import find_circuit
 from sinkscope.circuit.model import Circuit
 from sinkscope.errors import InputError
+from sinkscope.frame import Progress, chosen_prompts, result_of, silent
 from sinkscope.intervene.engine import Engine
-from sinkscope.provenance import new_summary
 from sinkscope.result import Result
+from sinkscope.schema.verify import VerdictDetail
+from sinkscope.settings import VerifySettings
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, PromptSettings
+from sinkscope.subject.prompts import Prompts
 
 STEPS = 13  # groups of tests, for the progress bar
 SHORTEST = 24  # tokens; below that there is no room for an ordinary position and late queries
-
-
-@dataclass(frozen=True)
-class VerifySettings(PromptSettings):
-    """What to verify with; every field travels with the result.
-
-    rows      prompts the tests are run on, the first of the n that the circuit is found on
-    position  p, the ordinary position of controls and sufficiency tests
-    draws     random sets in the tests that compare with random sets
-    """
-
-    rows: int = 16
-    position: int = 5
-    draws: int = 20
 
 
 def verify(
@@ -65,7 +52,7 @@ def verify(
     *,
     prompts: Prompts | None = None,
     circuit: Circuit | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress = silent,
     **changes: Any,
 ) -> Result:
     """Test whether the traced circuit is what makes position zero a sink.
@@ -79,12 +66,11 @@ def verify(
     Unsupported for a model whose residual identity does not hold.
     """
     settings = dataclasses.replace(settings or VerifySettings(), **changes)
-    progress = progress or (lambda label, done, total: None)
-    chosen = [prompts] if prompts is not None else settings.build(subject)
+    chosen = chosen_prompts(subject, settings, prompts)
     done = [
         verify_one(subject, each, _circuit_of(circuit, each), settings, progress) for each in chosen
     ]
-    return _result(subject, settings, done)
+    return result_of("verify", subject, settings, chosen, done, verify_summary, verify_dataset)
 
 
 def _circuit_of(circuit: Circuit | None, prompts: Prompts) -> Circuit | None:
@@ -96,11 +82,10 @@ def verify_one(
     prompts: Prompts,
     circuit: Circuit | None = None,
     settings: VerifySettings | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> Verified:
     """The tests and the verdict for one set of prompts."""
     settings = settings or VerifySettings()
-    progress = progress or (lambda label, done, total: None)
     label = f"verify ({prompts.bos} BOS)"
     rows = _rows(prompts, settings)
     circuit = circuit or find_circuit(subject, prompts, seed=settings.seed)
@@ -183,20 +168,10 @@ def _rows(prompts: Prompts, settings: VerifySettings) -> Prompts:
     return prompts.take(slice(0, settings.rows))
 
 
-def _detail(circuit: Circuit) -> dict[str, Any]:
+def _detail(circuit: Circuit) -> VerdictDetail:
     block = circuit.emergence_block
     return {
         "blocks": None if block is None else "two-block" if block <= 1 else "deeper",
         "emergence_block": block,
         "amplification": circuit.amplification,
     }
-
-
-def _result(subject: Subject, settings: VerifySettings, done: list[Verified]) -> Result:
-    import xarray
-
-    command = {"name": "verify", **dataclasses.asdict(settings)}
-    summary = new_summary(subject, [each.whole for each in done], command, settings.seed)
-    summary.verify = {each.prompts.bos: verify_summary(each) for each in done}
-    groups = {f"verify/{each.prompts.bos}": verify_dataset(each) for each in done}
-    return Result(summary, xarray.DataTree.from_dict(groups))

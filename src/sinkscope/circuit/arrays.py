@@ -10,6 +10,7 @@ from sinkscope.circuit.components import neuron_writes, unit_writes
 from sinkscope.circuit.record import Traced
 from sinkscope.circuit.unit import HEAD
 from sinkscope.errors import Missing
+from sinkscope.frame import Labels, labelled
 
 if TYPE_CHECKING:
     import xarray
@@ -19,21 +20,12 @@ PENG = "Peng et al., arXiv 2603.06591"
 BLOCK_HEAD = ("block", "head")
 TOP_NEURONS = 256  # kept for each block
 # name -> (dimensions, long name, units, reference). `point` l is the input of block l.
-LABELS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
+LABELS: Labels = {
     "direction": (("channel",), "sink direction u, unit length", "1", ""),
     "norm_ratio": (("point",), "norm of P0 over the median norm of the others", "1", ""),
-    "norm_ratio_by_prompt": (
-        ("sequence", "point"),
-        "norm of P0 over the median norm of the others",
-        "1",
-        "",
-    ),
-    "distance": (
-        ("point",),
-        "unit P0 along u less the others' mean, over first tokens",
-        "1",
-        "",
-    ),
+    "norm_ratio_by_prompt": (("sequence", "point"),
+        "norm of P0 over the median norm of the others", "1", ""),
+    "distance": (("point",), "unit P0 along u less the others' mean, over first tokens", "1", ""),
     "deviations": (("point",), "the same in standard deviations of the others", "1", ""),
     "p0_along": (("point",), "cosine of P0 to u, mean over first tokens", "1", ""),
     "cosine": (("point",), "mean pairwise cosine of P0 over first tokens", "1", PENG),
@@ -56,22 +48,14 @@ LABELS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "cone_r2": (BLOCK_HEAD, "fit of the cone to the norm of the output", "1", PENG),
     "cone_isotropy": (BLOCK_HEAD, "participation ratio around the axis", "1", PENG),
     "attention_norm": (("block", "position"), "norm of what attention adds", "1", PENG),
-    "attention_variance": (
-        ("block", "position"),
-        "variance over channels of what attention adds",
-        "1",
-        "Li et al., arXiv 2605.06611",
-    ),
+    "attention_variance": (("block", "position"),
+        "variance over channels of what attention adds", "1", "Li et al., arXiv 2605.06611"),
     "vocabulary_along": (("token",), "cosine to u with this item at P0", "1", SUN),
     "vocabulary_norm": (("token",), "norm with this item at P0", "1", SUN),
     "vocabulary_sinks": (("token",), "whether this item becomes the sink", "1", SUN),
-    "logit_parts": (
-        ("reader", "part"),
-        "mean logit of a sink head on P0 made by each output, norms frozen",
-        "nat",
-        "",
-    ),
-}
+    "logit_parts": (("reader", "part"),
+        "mean logit of a sink head on P0 made by each output, norms frozen", "nat", ""),
+}  # fmt: skip
 
 
 def trace_dataset(traced: Traced) -> xarray.Dataset:
@@ -80,12 +64,7 @@ def trace_dataset(traced: Traced) -> xarray.Dataset:
 
     values = {**_curves(traced), **_heads(traced), **_writes(traced), **_stage_one(traced)}
     values |= _vocabulary(traced)
-    variables = {
-        name: (LABELS[name][0], _compact(value), _attributes(name))
-        for name, value in values.items()
-        if value is not None
-    }
-    dataset = xarray.Dataset(variables, coords=_coordinates(traced, values))
+    dataset = xarray.Dataset(labelled(LABELS, values), coords=_coordinates(traced, values))
     circuit = traced.found.circuit
     dataset.attrs.update(
         bos=traced.prompts.bos,
@@ -95,17 +74,6 @@ def trace_dataset(traced: Traced) -> xarray.Dataset:
         read_point=f"x{circuit.read_point}" if circuit.direction is not None else "none",
     )
     return dataset
-
-
-def _attributes(name: str) -> dict[str, str]:
-    _, long_name, units, reference = LABELS[name]
-    found = {"long_name": long_name, "units": units}
-    return found | {"reference": reference} if reference else found
-
-
-def _compact(value: Any) -> np.ndarray:
-    array = np.asarray(value)
-    return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
 def _coordinates(traced: Traced, values: dict[str, Any]) -> dict[str, Any]:

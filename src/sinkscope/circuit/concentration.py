@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+
+from sinkscope.schema.trace import LaterWrite, StepDown
 
 FIRST = 4  # C_1 .. C_4
 LATER = 0.1  # a later block amplifies again if it writes at least this share of the total
@@ -30,7 +30,7 @@ def log_norm_share(log_ratio: np.ndarray) -> dict[str, float]:
     }
 
 
-def later_amplification(block_writes: np.ndarray, emergence: int) -> list[dict[str, Any]]:
+def later_amplification(block_writes: np.ndarray, emergence: int) -> list[LaterWrite]:
     """Blocks after l* that write at least a tenth of the positive write: [{block, share}]."""
     positive = np.clip(block_writes, 0.0, None)
     total = positive.sum()
@@ -43,7 +43,7 @@ def later_amplification(block_writes: np.ndarray, emergence: int) -> list[dict[s
 
 def step_down(
     log_ratio: np.ndarray, block_writes: np.ndarray, plateau: tuple[int, int]
-) -> dict[str, Any] | None:
+) -> StepDown | None:
     """Where the norm is taken away again: the block behind the plateau that writes most against u.
 
     None where the plateau lasts to the end.

@@ -21,7 +21,6 @@ circuit of Peng et al., arXiv 2603.06591; the norm ratio and the direction follo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,14 +44,13 @@ from sinkscope.circuit.recognition import Recognition, recognition
 from sinkscope.circuit.streams import p0_points
 from sinkscope.circuit.writes import Writes, written_along
 from sinkscope.errors import NOT_ASKED, Missing
+from sinkscope.frame import Progress, silent
 from sinkscope.observe.p0_stream import first_tokens
 from sinkscope.observe.sites import find_sites
 from sinkscope.observe.stream import sink_direction, unit
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +86,7 @@ def find_circuit(
     seed: int = 0,
     untrained: bool = True,
     scan: Result | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Circuit:
     """The circuit by which position zero becomes a sink on these prompts.
 
@@ -107,7 +105,7 @@ def find(
     seed: int = 0,
     untrained: bool = True,
     scan: Result | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> FoundCircuit:
     """`find_circuit` with everything that was measured on the way (numbers: steps above)."""
     sites = find_sites(subject, prompts)  # 1

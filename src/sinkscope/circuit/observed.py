@@ -16,6 +16,7 @@ from sinkscope.circuit.routing import Routing
 from sinkscope.circuit.streams import stream_hooks
 from sinkscope.detect.attention import AttentionStats
 from sinkscope.errors import Unsupported
+from sinkscope.frame import silent
 from sinkscope.observe.attention import observe
 from sinkscope.observe.columns import Scores, p0_scores
 from sinkscope.observe.late import late_seeing, mean_over
@@ -98,7 +99,7 @@ class Observed:
         self._rows_done = 0
         self.routing = Routing(subject, sites)
 
-    def run(self, reader: str = "auto", progress=None) -> Observed:
+    def run(self, reader: str = "auto", progress=silent) -> Observed:
         """One pass over all prompts."""
         want = Want(received=self.attention is not None, inspect=(self._inspect,))
         stream = stream_hooks(self.subject, self.sites, self._point, self._write)
@@ -107,8 +108,7 @@ class Observed:
             return [*stream(), *self.routing.hooks(lambda: self._layout)]
 
         for batch in self.prompts.batches():
-            if progress:
-                progress("trace", self._rows_done, len(self.prompts))
+            progress("trace", self._rows_done, len(self.prompts))
             self._layout = layout_of(batch, self.subject.device)
             self._seen_points, self._seen_calls = set(), set()
             self._choose(batch)

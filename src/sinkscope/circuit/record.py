@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from sinkscope.circuit.routing import Routing
 from sinkscope.circuit.unmixed import Cone
 from sinkscope.circuit.vocabulary import Vocabulary
 from sinkscope.circuit.writes import Writes
+from sinkscope.schema.trace import WeightView
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -35,7 +35,7 @@ class Traced:
     cones: dict[int, Cone]
     vocabulary: Vocabulary | None
     routing: Routing
-    weights: list[dict[str, Any]]
+    weights: list[WeightView]
     text_cosine: float | None
 
     @property

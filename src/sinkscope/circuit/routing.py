@@ -15,6 +15,7 @@ import torch
 
 from sinkscope.observe.layout import Layout
 from sinkscope.observe.sites import Sites
+from sinkscope.schema.trace import Sent
 from sinkscope.subject.load import Subject
 
 P0, OTHERS = 0, 1
@@ -82,7 +83,7 @@ class Routing:
 
         return hook
 
-    def summary(self, block: int, group: int) -> dict[str, Any]:
+    def summary(self, block: int, group: int) -> Sent:
         """Shares of tokens sent to each expert, mean weights where chosen, mean router margin."""
         b = self.blocks[block]
         count = max(float(b.count[group]), 1.0)

@@ -21,6 +21,17 @@ from sinkscope.circuit.unit import EXPERT, HEAD, NEURON, SHARED
 from sinkscope.circuit.unmixed import asymmetry
 from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.result import Measured, TraceSummary
+from sinkscope.schema.trace import (
+    Attribution,
+    DirectionStability,
+    Emergence,
+    Margins,
+    NormEmergence,
+    Recognised,
+    Routed,
+    TypeOfLayer,
+    VocabularyScan,
+)
 from sinkscope.stats import bootstrap
 from sinkscope.subject.prompts import token_text
 
@@ -65,28 +76,20 @@ def trace_summary(traced: Traced) -> TraceSummary:
         if block_writes is None or emergence is None
         else later_amplification(block_writes, emergence),
         notes=_notes(traced),
-        **_more(traced),
+        p0_sink=circuit.sinks,
+        read_point=None if circuit.direction is None else f"x{circuit.read_point}",
+        writing_shared_neurons=components.rows(SHARED),
+        writing_whole=[[name, share] for name, share in components.whole],
+        weights=traced.weights,
+        by_type=_by_type(traced),
+        vocabulary=_vocabulary(traced),
     )
 
 
-def _more(traced: Traced) -> dict[str, Any]:
-    """Further keys, beside those of the schema."""
-    circuit, components = traced.found.circuit, traced.found.components
-    return {
-        "p0_sink": traced.found.circuit.sinks,
-        "read_point": None if circuit.direction is None else f"x{circuit.read_point}",
-        "writing_shared_neurons": components.rows(SHARED),
-        "writing_whole": [list(row) for row in components.whole],
-        "weights": traced.weights,
-        "by_type": _by_type(traced),
-        "vocabulary": _vocabulary(traced),
-    }
-
-
-def _emergence(traced: Traced) -> dict[str, Any]:
+def _emergence(traced: Traced) -> Emergence:
     """The two curves' figures, the plateau, and what they were held against."""
     found = traced.found
-    norm: dict[str, Any] = {
+    norm: NormEmergence = {
         "block": found.norm.block,
         "largest_ratio": found.norm.ratio,
         "untrained_ratio": found.norm.null,
@@ -94,7 +97,7 @@ def _emergence(traced: Traced) -> dict[str, Any]:
     }
     if isinstance(found.null, Missing) and found.norm.plateau is not None:
         norm["untrained"] = found.null.reason
-    entry: dict[str, Any] = {"norm": norm, "direction": {"block": None}}
+    entry: Emergence = {"norm": norm, "direction": {"block": None}}
     if found.direction is not None:
         at = found.circuit.read_point
         entry["direction"] = {
@@ -106,9 +109,9 @@ def _emergence(traced: Traced) -> dict[str, Any]:
     return entry
 
 
-def _recognition(traced: Traced) -> dict[str, Any]:
+def _recognition(traced: Traced) -> Recognised:
     recognised = traced.found.recognition
-    entry: dict[str, Any] = {"threshold": APART}
+    entry: Recognised = {"threshold": APART}
     if recognised.auroc is None:
         entry["reason"] = recognised.reason
     else:
@@ -117,7 +120,11 @@ def _recognition(traced: Traced) -> dict[str, Any]:
     ratios = asymmetry(traced.found.observed)
     if ratios:
         first = min(ratios)
-        entry["attention_output"] = {"block": first, **ratios[first]}
+        entry["attention_output"] = {
+            "block": first,
+            "norm": ratios[first]["norm"],
+            "variance": ratios[first]["variance"],
+        }
     if traced.cones:
         first = min(traced.cones)
         cone = traced.cones[first]
@@ -146,7 +153,7 @@ def _write_shares(traced: Traced) -> dict[str, float]:
     }
 
 
-def _margins(traced: Traced) -> dict[str, Any]:
+def _margins(traced: Traced) -> Margins:
     """Means over the reading heads, intervals over prompts; nats."""
     induction, logits = traced.induction, traced.found.logits
     heads = traced.found.circuit.reading_heads
@@ -155,7 +162,7 @@ def _margins(traced: Traced) -> dict[str, Any]:
     seed = traced.seed
     at = tuple(np.array(heads).T)
     margin = induction.margin[(slice(None), *at)].mean(1)
-    entry: dict[str, Any] = {"mean": bootstrap(margin, seed)}
+    entry: Margins = {"mean": bootstrap(margin, seed)}
     if induction.from_u is not None:
         alone = induction.from_u[(slice(None), *at)].mean(1)
         entry["from_direction"] = bootstrap(alone, seed)
@@ -168,14 +175,14 @@ def _margins(traced: Traced) -> dict[str, Any]:
     return entry
 
 
-def _attribution(traced: Traced) -> dict[str, Any]:
+def _attribution(traced: Traced) -> Attribution:
     """Mean logit of the reading heads on P0, split over what was added to P0's stream."""
     logits = traced.found.logits
     if isinstance(logits, Missing):
         return {"reason": logits.reason}
     parts = logits.parts.mean((0, 1))
     order = parts.abs().argsort(descending=True)[:NAMED].tolist()
-    entry: dict[str, Any] = {
+    entry: Attribution = {
         "logit": float(logits.value.mean()),
         "heads": len(logits.heads),
         "parts": {logits.names[i]: float(parts[i]) for i in sorted(order)},
@@ -190,7 +197,7 @@ def _attribution(traced: Traced) -> dict[str, Any]:
     return entry
 
 
-def _routing(traced: Traced) -> dict[str, Any]:
+def _routing(traced: Traced) -> dict[str, Routed]:
     """Of the blocks that write, and of the first routed one: where P0 and the others are sent."""
     others = traced.found.observed.routing
     if not traced.routing.blocks:
@@ -207,25 +214,25 @@ def _routing(traced: Traced) -> dict[str, Any]:
     }
 
 
-def _stability(traced: Traced) -> dict[str, Any]:
+def _stability(traced: Traced) -> DirectionStability:
     """Over first tokens (mean pairwise cosine at the read point), and over the text behind."""
     found = traced.found
-    entry: dict[str, Any] = {"first_tokens": len(found.tokens), "text": traced.text_cosine}
+    entry: DirectionStability = {"first_tokens": len(found.tokens), "text": traced.text_cosine}
     if found.direction is not None:
         entry["cosine"] = _nan(found.direction.cosine[found.circuit.read_point])
         entry["cosine_at_embedding"] = _nan(found.direction.cosine[0])
     return entry
 
 
-def _by_type(traced: Traced) -> dict[str, dict[str, Any]]:
+def _by_type(traced: Traced) -> dict[str, TypeOfLayer]:
     """Blocks and reading heads by kind of layer; kinds are never averaged together."""
     anatomy, late = traced.subject.anatomy.blocks, traced.found.circuit.late
     margin = traced.induction.margin
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, TypeOfLayer] = {}
     for kind in sorted({block.layer_type for block in anatomy}):
         blocks = [block.index for block in anatomy if block.layer_type == kind]
         heads = [head for head in traced.found.circuit.reading_heads if head[0] in blocks]
-        entry: dict[str, Any] = {"blocks": len(blocks), "reading_heads": len(heads)}
+        entry: TypeOfLayer = {"blocks": len(blocks), "reading_heads": len(heads)}
         if np.isfinite(late[blocks]).any():
             entry["late_share"] = float(np.nanmean(late[blocks]))
         if np.isfinite(margin[:, blocks]).any():
@@ -234,7 +241,7 @@ def _by_type(traced: Traced) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _vocabulary(traced: Traced) -> dict[str, Any]:
+def _vocabulary(traced: Traced) -> VocabularyScan:
     scanned = traced.vocabulary
     if scanned is None:
         return {}

@@ -17,8 +17,6 @@ and the weight view follow Sun et al., arXiv 2603.05498; the margin Ran-Milo et 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,29 +35,17 @@ from sinkscope.circuit.vocabulary import Vocabulary, scan_vocabulary
 from sinkscope.circuit.weights import weight_view
 from sinkscope.circuit.writes import Writes, written_along
 from sinkscope.errors import Missing
+from sinkscope.frame import Progress, chosen_prompts, result_of, silent
 from sinkscope.observe.attention import check_reader
 from sinkscope.observe.p0_stream import one_token_pass, usable_vocabulary
 from sinkscope.observe.stream import unit
-from sinkscope.provenance import new_summary
 from sinkscope.result import Result
+from sinkscope.schema.trace import WeightView
+from sinkscope.settings import TraceSettings
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, PromptSettings
+from sinkscope.subject.prompts import Prompts
 
 __all__ = ["TraceSettings", "Traced", "find_circuit", "trace", "trace_one", "traced_result"]
-
-
-@dataclass(frozen=True)
-class TraceSettings(PromptSettings):
-    """What to trace with; every field travels with the result.
-
-    reader      auto, exact or lean
-    untrained   hold the norm of P0 against the same architecture untrained
-    vocabulary  put every vocabulary item at P0
-    """
-
-    reader: str = "auto"
-    untrained: bool = True
-    vocabulary: bool = True
 
 
 def trace(
@@ -68,7 +54,7 @@ def trace(
     *,
     prompts: Prompts | None = None,
     scan: Result | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress = silent,
     **changes: Any,
 ) -> Result:
     """Trace how the sink of position zero is built.
@@ -83,7 +69,7 @@ def trace(
     """
     settings = dataclasses.replace(settings or TraceSettings(), **changes)
     check_reader(settings.reader)
-    chosen = [prompts] if prompts is not None else settings.build(subject)
+    chosen = chosen_prompts(subject, settings, prompts)
     traced = [trace_one(subject, each, settings, scan, progress) for each in chosen]
     return traced_result(subject, settings, traced)
 
@@ -93,7 +79,7 @@ def trace_one(
     prompts: Prompts,
     settings: TraceSettings,
     scan: Result | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> Traced:
     """Trace one set of prompts; the circuit that `verify` takes is in `found.circuit`."""
     found = find(
@@ -152,7 +138,7 @@ def _routing(subject: Subject, found: FoundCircuit) -> Routing:
     return routing
 
 
-def _weights(subject: Subject, found: FoundCircuit) -> list[dict[str, Any]]:
+def _weights(subject: Subject, found: FoundCircuit) -> list[WeightView]:
     circuit, observed = found.circuit, found.observed
     writing = by_block(circuit.writers, NEURON)
     if circuit.direction is None or not writing:
@@ -181,18 +167,10 @@ def _text_cosine(subject: Subject, found: FoundCircuit) -> float | None:
 
 def traced_result(subject: Subject, settings: TraceSettings, traced: list[Traced]) -> Result:
     """The result of one trace for each BOS policy."""
-    import xarray
-
-    summary = new_summary(
-        subject,
-        [each.prompts for each in traced],
-        {"name": "trace", **dataclasses.asdict(settings)},
-        settings.seed,
-    )
-    summary.trace = {each.prompts.bos: trace_summary(each) for each in traced}
-    _compare_policies(summary, traced)
-    groups = {f"trace/{each.prompts.bos}": trace_dataset(each) for each in traced}
-    return Result(summary, xarray.DataTree.from_dict(groups))
+    prompts = [each.prompts for each in traced]
+    result = result_of("trace", subject, settings, prompts, traced, trace_summary, trace_dataset)
+    _compare_policies(result.summary, traced)
+    return result
 
 
 def _compare_policies(summary, traced: list[Traced]) -> None:

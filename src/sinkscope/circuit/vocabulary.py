@@ -5,17 +5,15 @@ One-token sequences through the blocks that are needed, in batches, without logi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from sinkscope.frame import Progress, silent
 from sinkscope.observe.p0_stream import BATCH, one_token_pass
 from sinkscope.observe.stream import first_hidden, hidden_of
 from sinkscope.subject.load import Subject
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def scan_vocabulary(
     point: int,
     midpoint: float,
     least_norm: float,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Vocabulary:
     """Put the items 0..size−1 at P0 and read them at the input of block `point`."""
     along, norm = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.float32)
@@ -69,10 +67,8 @@ def scan_vocabulary(
         return [blocks[-1].register_forward_hook(lambda module, args, out: keep(hidden_of(out)))]
 
     for start in range(0, size, BATCH):
-        if progress:
-            progress("vocabulary", start, size)
+        progress("vocabulary", start, size)
         at = slice(start, min(start + BATCH, size))
         one_token_pass(subject, torch.arange(at.start, at.stop), taps, point)
-    if progress:
-        progress("vocabulary", size, size)
+    progress("vocabulary", size, size)
     return Vocabulary(point, along, norm, (along > midpoint) & (norm > least_norm))

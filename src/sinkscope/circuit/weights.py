@@ -23,6 +23,7 @@ from sinkscope.observe.p0_stream import one_token_pass
 from sinkscope.observe.projection import Projection
 from sinkscope.observe.sites import Sites
 from sinkscope.observe.stream import first_hidden
+from sinkscope.schema.trace import Quadratic, WeightView
 from sinkscope.subject.load import Subject
 
 MOST = 16  # neurons shown for each block
@@ -34,7 +35,7 @@ def weight_view(
     writers: Sequence[Unit],
     signals: dict[int, dict[str, torch.Tensor]],
     u: torch.Tensor,
-) -> list[dict[str, Any]]:
+) -> list[WeightView]:
     """One row for each writing block with a dense MLP: cosines of input rows with the signals.
 
     signals  block -> {attention: [d], stream: [d]}
@@ -53,9 +54,9 @@ def weight_view(
             continue
         gain = _gain_before(subject, block, maps)
         inputs = {name: weight[chosen].float().cpu() * gain for name, (_, weight) in maps.items()}
-        row: dict[str, Any] = {"block": block, "neurons": chosen}
+        row: WeightView = {"block": block, "neurons": chosen}
         for signal, vector in signals[block].items():
-            row[signal] = {
+            row[signal] = {  # type: ignore[literal-required]
                 name: cosine_similarity(weight, vector.expand_as(weight), dim=1).tolist()
                 for name, weight in inputs.items()
             }
@@ -130,7 +131,7 @@ def _quadratic(
     inputs: dict[str, torch.Tensor],
     signals: dict[str, torch.Tensor],
     u: torch.Tensor,
-) -> dict[str, Any]:
+) -> Quadratic:
     """The strongest channel's quadratic form over the writing neurons. columns [k, d]."""
     channel = int((columns * u).sum(0).abs().argmax())
     gate, up = inputs["gate"].double(), inputs["up"].double()

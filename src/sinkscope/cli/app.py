@@ -17,7 +17,7 @@ app = typer.Typer(
     name="sinkscope",
     help="Find attention sinks in language models, trace how they are built, and prove it.",
     epilog="Exit codes: 0 done; 1 an --expect not met; 2 bad usage or input; 3 model not "
-    "supported; 4 out of memory or disk; 130 interrupted.",
+    "supported; 4 out of memory or disk; 70 an error in sinkscope itself; 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h: neither usage nor input
 INTERRUPTED, INTERRUPTION = 130, "interrupted; nothing was written."
 
 
@@ -44,7 +45,7 @@ def _root(
 
 
 for _command in (run, scan, trace, verify, timeline, mix, report, models, doctor):
-    app.command(epilog=_command.EPILOG)(_command.command)
+    app.command(_command.__name__.rpartition(".")[2], epilog=_command.EPILOG)(_command.command)
 app.add_typer(lab.app, name="lab")
 
 
@@ -86,7 +87,7 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, BrokenPipeError):
         return 0, ""
     first = (str(error).strip().splitlines() or [""])[0]
-    return 2, (
+    return UNEXPECTED, (
         f"unexpected {type(error).__name__}: {first} "
         "(run again with --debug for the traceback, and please report it)"
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
+import sinkscope
 from sinkscope.cli.options import Debug as Debug
 from sinkscope.cli.options import Json as Json
-from sinkscope.cli.options import OnModel
 from sinkscope.cli.options import Seed as Seed
 from sinkscope.errors import InputError
+from sinkscope.settings import LoadSettings, PromptSettings
 
 if TYPE_CHECKING:
     from sinkscope.result import Result
@@ -27,20 +30,39 @@ VERDICTS = (  # what verify can be held against; the classes are those of causal
 )
 
 
-def load_subject(asked: OnModel) -> Subject:
-    """Load the model that the options describe, with transformers' own chatter off."""
-    if asked.offline:
-        import os
+def stay_offline(offline: bool) -> None:
+    """Forbid the Hub for this process; huggingface_hub reads this when it is first imported."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
 
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is first imported
+
+def load_subject(loading: LoadSettings) -> Subject:
+    """Load the model that the options describe, with transformers' own chatter off."""
+    stay_offline(loading.offline)
     from transformers.utils import logging
 
     from sinkscope.subject.load import load
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    options = asked.loading
+    options = dataclasses.asdict(loading)
     return load(options.pop("model"), **options)
+
+
+def measure(
+    name: str,
+    loading: LoadSettings,
+    settings: PromptSettings,
+    out: Path | None,
+    as_json: bool,
+    expect: str | None = None,
+) -> None:
+    """Load a model, run the command of that name on it, save, print, hold against `expect`."""
+    subject = load_subject(loading)
+    with progress_bar() as progress:
+        result = getattr(sinkscope, name)(subject, settings, progress=progress)
+    save_and_show(result, out, as_json)
+    exit_on_expect(result, expect)
 
 
 @contextlib.contextmanager

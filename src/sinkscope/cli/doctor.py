@@ -32,6 +32,3 @@ def command(
             typer.echo(f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['detail']}")
     if not all(check["ok"] for check in report["checks"]):
         raise typer.Exit(1)
-
-
-command.__name__ = "doctor"

@@ -85,6 +85,3 @@ def _table(matrix: dict) -> None:
     console = Console()
     console.print(table)
     console.print(support_totals(matrix))
-
-
-command.__name__ = "models"

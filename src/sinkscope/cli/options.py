@@ -1,9 +1,10 @@
-"""The options of every command that looks at a model, in one place.
+"""Options of the command line: those that many commands share, and those of the settings.
 
-    @on_model
-    def command(asked: OnModel, reader: Reader = "auto", ...) -> None: ...
+    @options
+    def command(loading: LoadSettings, settings: ScanSettings, out: Out = None) -> None: ...
 
-gives `command` the fields of OnModel as options of its own, before those it names itself.
+A parameter whose type is one of the classes of `sinkscope.settings` stands for its fields: each
+becomes an option, with its default, its bound and the meaning that the class docstring gives.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+
+from sinkscope.settings import field_docs
 
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
@@ -24,92 +27,58 @@ Out = Annotated[
     Path | None, typer.Option(help="Folder for summary.json, arrays.nc and report.html.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
-Reader = Annotated[str, typer.Option(help="Attention reader: auto, lean or exact.")]
-Untrained = Annotated[
-    bool,
-    typer.Option(
-        "--untrained/--no-untrained", help="Compare with the same architecture untrained."
-    ),
-]
 
 
-@dataclass(frozen=True)
-class OnModel:
-    """Which model, and which prompts."""
-
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="Folder, .gguf file or Hub id of a causal model. Default: the bundled model.",
-            show_default=False,
-        ),
-    ] = None
-    revision: Annotated[str | None, typer.Option(help="Hub revision: branch, tag or commit.")] = (
-        None
-    )
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32"
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, ..")] = "cpu"
-    device_map: Annotated[
-        str | None, typer.Option(help="Spread over devices, such as auto (needs accelerate).")
-    ] = None
-    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False
-    gguf_file: Annotated[
-        str | None, typer.Option(help="GGUF file in that folder or Hub repository.")
-    ] = None
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read pickle weights, which can run code.")
-    ] = False
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False
-    text: Annotated[
-        str, typer.Option(help="builtin, a .txt or .jsonl file, or hub:NAME for a Hub data set.")
-    ] = "builtin"
-    kind: Annotated[
-        str,
-        typer.Option("--prompts", help="text, random (token ids) or repeat (one token repeated)."),
-    ] = "text"
-    n: Annotated[int, typer.Option("--n", min=1, help="Number of prompts.")] = 64
-    length: Annotated[int, typer.Option(min=2, help="Tokens in each prompt.")] = 256
-    bos: Annotated[str, typer.Option(help="BOS policy: as-is, with, without or both.")] = "as-is"
-    seed: Seed = 0
-
-    @property
-    def loading(self) -> dict[str, Any]:
-        """What says which model, as keywords."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in PROMPTS}
-
-    @property
-    def prompts(self) -> dict[str, Any]:
-        """What says which prompts, as keywords; settings of a command are named alike."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k in PROMPTS}
-
-
-PROMPTS = ("text", "kind", "n", "length", "bos", "seed")
-
-
-def on_model(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command, whose first parameter is an OnModel, the fields of OnModel as options."""
-    hints = get_type_hints(OnModel, include_extras=True)
-    shared = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=hints[field.name],
-        )
-        for field in dataclasses.fields(OnModel)
-    ]
-    own_hints = get_type_hints(command, include_extras=True)
-    own = [
-        one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=own_hints[one.name])
-        for one in list(inspect.signature(command).parameters.values())[1:]
-    ]
+def options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the parameters of a command that are settings by one option for each field."""
+    hints = get_type_hints(command, include_extras=True)
+    settings: dict[str, type] = {}
+    shown: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if dataclasses.is_dataclass(hints[name]):
+            settings[name] = hints[name]
+            shown += _fields(hints[name])
+        else:
+            shown.append(
+                parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+            )
 
     @functools.wraps(command)
     def wrapped(**given: Any) -> None:
-        command(OnModel(**{one.name: given.pop(one.name) for one in shared}), **given)
+        for name, kind in settings.items():
+            fields = {each.name for each in dataclasses.fields(kind)} & given.keys()
+            given[name] = kind(**{each: given.pop(each) for each in fields})
+        command(**given)
 
-    wrapped.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
+    wrapped.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {}
     return wrapped
+
+
+def _fields(kind: type) -> Iterator[inspect.Parameter]:
+    """A parameter for each field of a settings class that the command line shows."""
+    hints, docs = get_type_hints(kind), field_docs(kind)
+    for each in dataclasses.fields(kind):
+        name = each.metadata.get("name", each.name.replace("_", "-"))
+        if name is None:
+            continue
+        choices = get_args(hints[each.name])
+        type_ = hints[each.name]
+        if str in choices:  # a word or something else is, on the command line, a word
+            type_ = str | None if NoneType in choices else str
+        said = f"{docs[each.name][0].upper()}{docs[each.name][1:]}."
+        about: Any = typer.Option(
+            _flag(name, each.default), min=each.metadata.get("at_least"), help=said
+        )
+        if each.metadata.get("argument"):
+            about = typer.Argument(help=said, show_default=False)
+        yield inspect.Parameter(
+            each.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=each.default,
+            annotation=Annotated[type_, about],
+        )
+
+
+def _flag(name: str, default: Any) -> str:
+    return f"--{name}/--no-{name}" if default is True else f"--{name}"

@@ -45,6 +45,3 @@ def command(
     common.show(result, json)
     if not json:
         print(f"Report: {run_dir / name}")
-
-
-command.__name__ = "report"

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from sinkscope.cli import common
-from sinkscope.cli.options import Debug, Json, OnModel, Reader, Untrained, on_model
+from sinkscope.cli.options import Debug, Json, options
+from sinkscope.settings import LoadSettings, RunSettings
 
 EPILOG = """Examples:\n
   sinkscope run                             the bundled model, into ./sinkscope-run\n
@@ -17,11 +18,10 @@ EPILOG = """Examples:\n
   sinkscope run ./my-model --expect p0-circuit      exit code 1 for any other verdict"""
 
 
-@on_model
+@options
 def command(
-    asked: OnModel,
-    reader: Reader = "auto",
-    untrained: Untrained = True,
+    loading: LoadSettings,
+    settings: RunSettings,
     out: Annotated[
         Path, typer.Option(help="Folder for summary.json, arrays.nc and report.html.")
     ] = Path("sinkscope-run"),
@@ -34,15 +34,4 @@ def command(
 ) -> None:
     """Scan a model, trace its circuit, test it, and write a report."""
     common.check(out, expect, (*common.SINK, *common.VERDICTS))
-    subject = common.load_subject(asked)
-    from sinkscope.job import run
-
-    with common.progress_bar() as progress:
-        result = run(
-            subject, reader=reader, untrained=untrained, progress=progress, **asked.prompts
-        )
-    common.save_and_show(result, out, json)
-    common.exit_on_expect(result, expect)
-
-
-command.__name__ = "run"
+    common.measure("run", loading, settings, out, json, expect)

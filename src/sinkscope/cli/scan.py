@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from sinkscope.cli import common
-from sinkscope.cli.options import Debug, Json, OnModel, Out, Reader, Untrained, on_model
+from sinkscope.cli.options import Debug, Json, Out, options
+from sinkscope.settings import LoadSettings, ScanSettings
 
 EPILOG = """Examples:\n
   sinkscope scan                                   the bundled model\n
@@ -16,11 +17,10 @@ EPILOG = """Examples:\n
   sinkscope scan ./my-model --expect sink          exit code 1 if there is none"""
 
 
-@on_model
+@options
 def command(
-    asked: OnModel,
-    reader: Reader = "auto",
-    untrained: Untrained = True,
+    loading: LoadSettings,
+    settings: ScanSettings,
     out: Out = None,
     expect: Annotated[
         str | None,
@@ -31,14 +31,4 @@ def command(
 ) -> None:
     """Is there an attention sink, in which heads, and how sure is that."""
     common.check(out, expect, common.SINK)
-    subject = common.load_subject(asked)
-    from sinkscope.detect.scan import ScanSettings, scan
-
-    settings = ScanSettings(**asked.prompts, reader=reader, untrained=untrained)
-    with common.progress_bar() as progress:
-        result = scan(subject, settings, progress=progress)
-    common.save_and_show(result, out, json)
-    common.exit_on_expect(result, expect)
-
-
-command.__name__ = "scan"
+    common.measure("scan", loading, settings, out, json, expect)

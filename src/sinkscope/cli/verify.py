@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from sinkscope.cli import common
-from sinkscope.cli.options import Debug, Json, OnModel, Out, on_model
+from sinkscope.cli.options import Debug, Json, Out, options
 from sinkscope.errors import InputError
+from sinkscope.settings import LoadSettings, ReplicationSettings, VerifySettings, part_of
 
 EPILOG = """Examples:\n
   sinkscope verify                                 the bundled model\n
@@ -18,17 +19,10 @@ EPILOG = """Examples:\n
   sinkscope verify gpt2 --replication ran-milo-2026     published numbers beside measured ones"""
 
 
-@on_model
+@options
 def command(
-    asked: OnModel,
-    rows: Annotated[int, typer.Option(min=1, help="Prompts that the tests are run on.")] = 16,
-    position: Annotated[
-        int,
-        typer.Option(min=1, help="Position of the controls, and target of the sufficiency tests."),
-    ] = 5,
-    draws: Annotated[
-        int, typer.Option(min=1, help="Random control sets in each test that has such.")
-    ] = 20,
+    loading: LoadSettings,
+    settings: VerifySettings,
     replication: Annotated[
         str | None,
         typer.Option(
@@ -47,30 +41,26 @@ def command(
     """Test the circuit by intervention, beside controls, and reach a verdict."""
     common.check(out, expect, common.VERDICTS)
     if replication is not None:
-        _replicate(replication, asked, out, expect, json)
+        _replicate(replication, loading, settings, out, expect, json)
         return
-    subject = common.load_subject(asked)
-    from sinkscope.causal.verify import VerifySettings, verify
-
-    settings = VerifySettings(**asked.prompts, rows=rows, position=position, draws=draws)
-    with common.progress_bar() as progress:
-        result = verify(subject, settings, progress=progress)
-    common.save_and_show(result, out, json)
-    common.exit_on_expect(result, expect)
+    common.measure("verify", loading, settings, out, json, expect)
 
 
-def _replicate(name: str, asked: OnModel, out: Path | None, expect: str | None, json: bool) -> None:
+def _replicate(
+    name: str,
+    loading: LoadSettings,
+    settings: VerifySettings,
+    out: Path | None,
+    expect: str | None,
+    json: bool,
+) -> None:
     """Run a published experiment; there is no verdict to expect of it."""
-    from sinkscope.replications.run import ReplicationSettings, replication_of, run
+    from sinkscope.replications.run import replication_of, run
 
     if expect is not None:
         raise InputError("--replication reaches no verdict, so it takes no --expect.")
     replication_of(name)  # before a model is loaded for an unknown one
-    subject = common.load_subject(asked)
-    settings = ReplicationSettings(asked.text, asked.n, asked.seed)
+    subject = common.load_subject(loading)
     with common.progress_bar() as progress:
-        result = run(name, subject, settings, progress=progress)
+        result = run(name, subject, part_of(settings, ReplicationSettings), progress=progress)
     common.save_and_show(result, out, json)
-
-
-command.__name__ = "verify"

@@ -11,6 +11,7 @@ from sinkscope.detect.heads import CLASS_MEANINGS, classify
 from sinkscope.detect.nulls import random_target_p99
 from sinkscope.detect.record import Scan
 from sinkscope.errors import Missing
+from sinkscope.frame import Labels, labelled
 from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
@@ -21,68 +22,33 @@ RAN_MILO = "Ran-Milo et al., arXiv 2604.14722"
 SUN = "Sun et al., arXiv 2402.17762"
 LAYER_HEAD = ("layer", "head")
 # name -> (dimensions, long name, units, reference)
-LABELS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
-    "p0_received": (
-        ("sequence", *LAYER_HEAD),
+LABELS: Labels = {
+    "p0_received": (("sequence", *LAYER_HEAD),
         "alpha of P0: mean attention it receives from the queries that see it, itself included",
-        "1",
-        GU,
-    ),
-    "p0_late": (
-        ("sequence", *LAYER_HEAD),
-        "late share: mean attention on P0 by queries in the second half",
-        "1",
-        RAN_MILO,
-    ),
-    "received": (
-        (*LAYER_HEAD, "position"),
-        "mean attention received by the key at a position",
-        "1",
-        GU,
-    ),
+        "1", GU),
+    "p0_late": (("sequence", *LAYER_HEAD),
+        "late share: mean attention on P0 by queries in the second half", "1", RAN_MILO),
+    "received": ((*LAYER_HEAD, "position"),
+        "mean attention received by the key at a position", "1", GU),
     "uniform_received": (("layer",), "alpha of P0 under uniform attention", "1", ""),
     "uniform_late": (("layer",), "late share of P0 under uniform attention", "1", ""),
     "untrained_received": (("seed", *LAYER_HEAD), "alpha of P0, architecture untrained", "1", ""),
     "untrained_late": (("seed", *LAYER_HEAD), "late share of P0, architecture untrained", "1", ""),
-    "random_target_p99": (
-        LAYER_HEAD,
-        "99th percentile of alpha over 500 random target positions",
-        "1",
-        "",
-    ),
-    "selectivity": (
-        LAYER_HEAD,
-        "late share of P0 over its uniform value",
-        "1",
-        "Xu, arXiv 2606.02378",
-    ),
+    "random_target_p99": (LAYER_HEAD,
+        "99th percentile of alpha over 500 random target positions", "1", ""),
+    "selectivity": (LAYER_HEAD,
+        "late share of P0 over its uniform value", "1", "Xu, arXiv 2606.02378"),
     "entropy": (LAYER_HEAD, "mean entropy of the attention rows", "nat", ""),
     "learned_mass": (LAYER_HEAD, "mass on the learned sink logit", "1", ""),
     "elsewhere_mass": (LAYER_HEAD, "mass on keys other than P0 with alpha above 0.3", "1", ""),
-    "value_norm_ratio": (
-        ("layer", "key_head"),
-        "norm of P0's value over the median of the others",
-        "1",
-        "Guo et al., arXiv 2410.13835",
-    ),
-    "stable_rank": (
-        LAYER_HEAD,
-        "stable rank of the head's update",
-        "1",
-        "Fesser et al., arXiv 2606.08105",
-    ),
-    "stable_rank_without_p0": (
-        LAYER_HEAD,
-        "stable rank of the update without P0's part",
-        "1",
-        "Fesser et al., arXiv 2606.08105",
-    ),
-    "head_class": (
-        LAYER_HEAD,
-        "what the head does with the sink",
-        "1",
-        "Fesser et al., arXiv 2606.08105",
-    ),
+    "value_norm_ratio": (("layer", "key_head"),
+        "norm of P0's value over the median of the others", "1", "Guo et al., arXiv 2410.13835"),
+    "stable_rank": (LAYER_HEAD,
+        "stable rank of the head's update", "1", "Fesser et al., arXiv 2606.08105"),
+    "stable_rank_without_p0": (LAYER_HEAD,
+        "stable rank of the update without P0's part", "1", "Fesser et al., arXiv 2606.08105"),
+    "head_class": (LAYER_HEAD,
+        "what the head does with the sink", "1", "Fesser et al., arXiv 2606.08105"),
     "qk_cos_p0": (LAYER_HEAD, "cosine of late queries with P0's key", "1", GU),
     "qk_cos_others": (LAYER_HEAD, "cosine of late queries with the other keys", "1", GU),
     "qk_logit_p0": (LAYER_HEAD, "score of late queries with P0's key", "nat", RAN_MILO),
@@ -95,28 +61,17 @@ LABELS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "norm_ratio": (("sequence", "point"), "norm of P0 over the median norm of the others", "1", ""),
     "p0_cosine": (("point",), "mean pairwise cosine of P0 over different first tokens", "1", ""),
     "massive_p0": (("point",), "max|x| at P0 over the median |x| of the sequence", "1", SUN),
-    "massive_others": (
-        ("point",),
-        "max|x| elsewhere over the median |x| of the sequence",
-        "1",
-        SUN,
-    ),
+    "massive_others": (("point",),
+        "max|x| elsewhere over the median |x| of the sequence", "1", SUN),
     "massive_channel": (("point", "rank"), "channels of P0 of largest mean magnitude", "1", SUN),
     "massive_value": (("point", "rank"), "mean |x| of P0 in those channels", "1", SUN),
-    "secondary_share": (
-        ("point",),
+    "secondary_share": (("point",),
         "share of later tokens within |cos| > 0.9 of the sink direction",
-        "1",
-        "Wong et al., arXiv 2512.22213",
-    ),
-    "map": (
-        ("example", *LAYER_HEAD, "query", "key"),
-        "attention of a few prompts, times 255",
-        "1",
-        "",
-    ),
+        "1", "Wong et al., arXiv 2512.22213"),
+    "map": (("example", *LAYER_HEAD, "query", "key"),
+        "attention of a few prompts, times 255", "1", ""),
     "map_tokens": (("example", "key"), "token texts of those prompts", "", ""),
-}
+}  # fmt: skip
 
 
 def scan_dataset(scan: Scan) -> xarray.Dataset:
@@ -124,12 +79,10 @@ def scan_dataset(scan: Scan) -> xarray.Dataset:
     import xarray
 
     values = {**_attention(scan), **_heads(scan), **_residual(scan), **_maps(scan)}
-    variables = {
-        name: (LABELS[name][0], _compact(value), _attributes(name))
-        for name, value in values.items()
-        if value is not None
-    }
-    dataset = xarray.Dataset(variables, coords=_coordinates(scan))
+    dataset = xarray.Dataset(labelled(LABELS, values), coords=_coordinates(scan))
+    if "head_class" in dataset:
+        flags = {"flag_values": np.arange(4, dtype=np.int8), "flag_meanings": CLASS_MEANINGS}
+        dataset["head_class"].attrs.update(flags)
     dataset.attrs.update(
         bos=scan.prompts.bos,
         length=scan.prompts.length,
@@ -138,22 +91,6 @@ def scan_dataset(scan: Scan) -> xarray.Dataset:
         threshold="per sequence, then averaged",
     )
     return dataset
-
-
-def _attributes(name: str) -> dict[str, Any]:
-    _, long_name, units, reference = LABELS[name]
-    attributes: dict[str, Any] = {"long_name": long_name, "units": units}
-    if reference:
-        attributes["reference"] = reference
-    if name == "head_class":
-        attributes["flag_values"] = np.arange(4, dtype=np.int8)
-        attributes["flag_meanings"] = CLASS_MEANINGS
-    return attributes
-
-
-def _compact(value: Any) -> np.ndarray:
-    array = np.asarray(value)
-    return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
 def _coordinates(scan: Scan) -> dict[str, Any]:

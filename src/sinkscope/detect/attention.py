@@ -17,6 +17,7 @@ from sinkscope.observe.attention import observe
 from sinkscope.observe.late import late_seeing, mean_by_p0, uniform_shares
 from sinkscope.observe.layout import Layout
 from sinkscope.observe.reads import AttentionRead, Want, on_cpu
+from sinkscope.schema.scan import Delimiter
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, token_text
 
@@ -130,7 +131,7 @@ class AttentionStats:
         """Mean over valid queries of entropy, learned mass or mass elsewhere: [layer, head]."""
         return (self._sums[name] / self._queries).numpy() if name in self._sums else None
 
-    def delimiters(self, tokenizer, top: int = 12) -> list[dict]:
+    def delimiters(self, tokenizer, top: int = 12) -> list[Delimiter]:
         """Tokens away from P0 that most often receive more than SINK, with their mean alpha."""
         order = np.argsort(-self.token_hits, kind="stable")[:top]
         return [

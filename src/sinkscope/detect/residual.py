@@ -10,6 +10,7 @@ import torch
 
 from sinkscope.observe.layout import Layout
 from sinkscope.observe.stream import norm_ratio, unit
+from sinkscope.schema.scan import Massive
 
 RANKS = 5  # channels reported for each read point
 ALIGNED = 0.9  # |cos| with the sink direction above which a token counts as a secondary sink
@@ -36,7 +37,7 @@ class ResidualStats:
         self._aligned = np.zeros(points)
         self._flags: list[torch.Tensor] = []
         self.lifetimes: dict[tuple[int, int], int] = {}
-        self.rule = {"rule_met": False, "max_abs": 0.0, "ratio": 0.0, "point": 0}
+        self.rule: Massive = {"rule_met": False, "max_abs": 0.0, "ratio": 0.0, "point": 0}
 
     def begin(self, layout: Layout) -> None:
         """Say which batch the next `consume` calls belong to."""
@@ -81,7 +82,7 @@ class ResidualStats:
         if largest > RULE_ABSOLUTE and largest >= RULE_RATIO * median:
             self.rule["rule_met"] = True
         if largest / median > self.rule["ratio"]:
-            self.rule.update(max_abs=largest, ratio=largest / median, point=point)
+            self.rule |= {"max_abs": largest, "ratio": largest / median, "point": point}
 
     def _count_lifetimes(self) -> None:
         """Runs of read points at which a token is aligned: (first point, length) -> tokens."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,6 +18,7 @@ from sinkscope.detect.record import Scan
 from sinkscope.detect.residual import ResidualStats
 from sinkscope.detect.summary import scan_summary
 from sinkscope.errors import NOT_ASKED
+from sinkscope.frame import Progress, chosen_prompts, result_of, silent
 from sinkscope.observe.attention import check_reader, observe, run_model
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.p0_stream import first_tokens, p0_states
@@ -27,26 +26,14 @@ from sinkscope.observe.reads import AttentionRead, Want
 from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.residual import prove_residual, residual_hooks
 from sinkscope.observe.stream import OthersMean, mean_cosine, sink_direction
-from sinkscope.provenance import new_summary
 from sinkscope.result import Result
+from sinkscope.settings import ScanSettings
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, PromptSettings, token_text, vocabulary
+from sinkscope.subject.prompts import Prompts, token_text, vocabulary
 
 PILOT = 8  # prompts for what needs queries and keys at hand, and for the nulls
 MAPS = 2  # prompts whose maps are kept for the report
 MAP_TOKENS = 48
-
-
-@dataclass(frozen=True)
-class ScanSettings(PromptSettings):
-    """What to scan with; every field travels with the result.
-
-    reader     auto, exact or lean
-    untrained  compare with the same architecture untrained (three seeds)
-    """
-
-    reader: str = "auto"
-    untrained: bool = True
 
 
 def scan(
@@ -54,7 +41,7 @@ def scan(
     settings: ScanSettings | None = None,
     *,
     prompts: Prompts | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress = silent,
     **changes: Any,
 ) -> Result:
     """Look for attention sinks in a model.
@@ -67,15 +54,14 @@ def scan(
     """
     settings = dataclasses.replace(settings or ScanSettings(), **changes)
     check_reader(settings.reader)
-    progress = progress or (lambda label, done, total: None)
-    scans = [
-        _scan_one(subject, chosen, settings, progress)
-        for chosen in ([prompts] if prompts is not None else settings.build(subject))
-    ]
-    return _result(subject, settings, scans)
+    chosen = chosen_prompts(subject, settings, prompts)
+    scans = [_scan_one(subject, each, settings, progress) for each in chosen]
+    return result_of("scan", subject, settings, chosen, scans, scan_summary, scan_dataset)
 
 
-def _scan_one(subject: Subject, prompts: Prompts, settings: ScanSettings, progress) -> Scan:
+def _scan_one(
+    subject: Subject, prompts: Prompts, settings: ScanSettings, progress: Progress
+) -> Scan:
     label = f"scan ({prompts.bos} BOS)"
     pilot = prompts.take(slice(0, PILOT))
     proof = prove_residual(subject, _short(pilot))
@@ -181,13 +167,3 @@ def _maps(subject: Subject, prompts: Prompts, reader: str):
         maps.append((stacked.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
         tokens.append([token_text(subject.tokenizer, i) for i in ids[0].tolist()])
     return maps, tokens
-
-
-def _result(subject: Subject, settings: ScanSettings, scans: list[Scan]) -> Result:
-    import xarray
-
-    command = {"name": "scan", **dataclasses.asdict(settings)}
-    summary = new_summary(subject, [s.prompts for s in scans], command, settings.seed)
-    summary.scan = {s.prompts.bos: scan_summary(s) for s in scans}
-    groups = {f"scan/{s.prompts.bos}": scan_dataset(s) for s in scans}
-    return Result(summary, xarray.DataTree.from_dict(groups))

@@ -12,6 +12,7 @@ from sinkscope.detect.nulls import random_target_p99
 from sinkscope.detect.record import Scan
 from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.result import Measured, ScanSummary
+from sinkscope.schema.scan import Massive, ResidualIdentity, ScanNull, Secondary
 from sinkscope.stats import bootstrap, nan_mean
 
 EPS = (0.2, 0.3, 0.5, 0.8)
@@ -95,11 +96,11 @@ def _sink_heads(blocks: np.ndarray, late: np.ndarray, sinking: np.ndarray) -> li
     ]
 
 
-def _null(scan: Scan, p99: np.ndarray) -> dict[str, Any]:
+def _null(scan: Scan, p99: np.ndarray) -> ScanNull:
     stats = scan.attention
     alpha = nan_mean(stats.alpha0)
     received, late = stats.uniform
-    null: dict[str, Any] = {
+    null: ScanNull = {
         "uniform_alpha": _finite(received),
         "uniform_late_share": _finite(late),
         "random_target_p99": float(np.nanmedian(p99)),
@@ -108,13 +109,13 @@ def _null(scan: Scan, p99: np.ndarray) -> dict[str, Any]:
     if isinstance(scan.null, dict):
         over_heads = nan_mean(scan.null["late"].reshape(len(scan.null["late"]), -1), axis=1)
         null["untrained_late_share"] = [float(value) for value in over_heads]
-        null["untrained_sink_rate_0.3"] = float(np.mean(scan.null["received"] > SINK))
+        null["untrained_sink_rate"] = {str(SINK): float(np.mean(scan.null["received"] > SINK))}
     else:
-        null["untrained"] = scan.null
+        null["untrained"] = scan.null.reason
     return null
 
 
-def _massive(scan: Scan) -> dict[str, Any]:
+def _massive(scan: Scan) -> Massive:
     stats = scan.residual
     if stats is None:
         return {"reason": scan.no_residual}
@@ -129,7 +130,7 @@ def _massive(scan: Scan) -> dict[str, Any]:
     }
 
 
-def _secondary(scan: Scan) -> dict[str, Any]:
+def _secondary(scan: Scan) -> Secondary:
     stats = scan.residual
     if stats is None:
         return {"runs": [], "reason": scan.no_residual}
@@ -141,9 +142,9 @@ def _secondary(scan: Scan) -> dict[str, Any]:
     }
 
 
-def _identity(scan: Scan) -> dict[str, Any]:
+def _identity(scan: Scan) -> ResidualIdentity:
     proof = scan.proof
-    found: dict[str, Any] = {"verified": proof.verified, "largest_error": proof.largest_error}
+    found: ResidualIdentity = {"verified": proof.verified, "largest_error": proof.largest_error}
     if proof.verified and proof.blocks[0] is not None:
         form = proof.blocks[-1]
         assert form is not None

@@ -31,25 +31,40 @@ Attention = Literal[
 class TrainingRecipe:
     """One training run; the defaults are the small base that the induced series share.
 
-    supervision      one line for people: which heads the auxiliary loss supervises
+    asked            one line for people: what this run asks for
     family           transformers' model type
-    experts, active  of each block, where the family routes
-    attention        kind of attention (`sinkscope.subject.variants`; llama only)
-    force_sink       channels that position zero has to itself (the same; llama only)
+    vocabulary       entries of the tokenizer
+    blocks           number of blocks
+    width            width of the residual stream
+    heads            attention heads of each block
+    hidden           neurons of each MLP, or of each expert
+    experts, active  experts of each block, in families that route, and those a token goes to
+    context          longest sequence that the positions allow
+    attention        kind of attention (`sinkscope.subject.variants`); llama only
+    force_sink       channels that position zero has to itself; llama only
     init             standard deviation of the untrained weights; about 1/sqrt(width), since with
                      the usual 0.02 a model this narrow stays at unigrams for most of a short run
     data             "text" or "bigram-backcopy" (`sinkscope.lab.backcopy`)
-    tokenizer        "bundled": the 2,048 entries that the series share; "own": trained on the text
-    bos              a BOS in front of every window, or of every paragraph that sees only itself
-    first            "text" leaves a window's first token; "any" draws one from the vocabulary
-    first_loss       whether what is predicted from position zero counts; without it: TNLM's loss
-    packing          "windows" start anywhere in the text; "paragraphs" fill a row and see only
-                     themselves; "paragraphs-causal" see whatever stands before them in the row
-    lengths          window lengths, drawn equally often
+    tokenizer        "bundled" is the one of 2,048 entries that the series share, "own" is trained
+                     on the run's text
+    bos              a BOS before every window, or every paragraph that sees only itself
+    first            "text" leaves a window's first token as it stands, "any" puts one drawn from
+                     the whole vocabulary in its place
+    first_loss       whether what is predicted from position zero counts in the loss; without it the
+                     loss is TNLM's
+    packing          "windows" start anywhere in the text, "paragraphs" fill a row and see only
+                     themselves, "paragraphs-causal" fill a row and see whatever stands before them
+    steps            optimiser steps
     tokens_per_step  windows per step times their length
-    learning_rate    the peak, after `warmup` steps, before a cosine decay to `floor` times it
+    lengths          window lengths, drawn equally often
+    learning_rate    the peak, after `warmup` steps and before a cosine decay to `floor`
+    warmup           steps of linear warm-up
+    floor            learning rate of the last step, over the peak
+    weight_decay     of AdamW, on matrices
+    clip             largest norm of the gradient
     precision        "bf16" runs matrix products in bfloat16 on the CPU too; on CUDA they always are
-    demand           the auxiliary attention-sink loss; None: none, a weight of 0 only measures
+    seed             seed of every random choice
+    demand           None trains with nothing asked or measured; a weight of 0 only measures
     checkpoints      steps after which the model is saved, 0 for the untrained model
     cpu_minutes      what the run takes on one CPU core, about
     """

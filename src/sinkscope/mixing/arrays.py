@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sinkscope.errors import Missing
+from sinkscope.frame import Labels, labelled
 from sinkscope.mixing.collapse import BOTH, NAMES
 from sinkscope.mixing.conditions import INTACT
 from sinkscope.mixing.record import Mixed
@@ -19,53 +20,31 @@ BARBERO = "Barbero et al., arXiv 2504.02732"
 QUEIPO = "Queipo-de-Llano et al., arXiv 2510.06477"
 PAIR = ("condition", "sequence", "kind", "point")
 # name -> (dimensions, long name, units, reference)
-LABELS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
+LABELS: Labels = {
     "spread": (PAIR, "mean relative change of later positions' streams", "1", BARBERO),
-    "spread_map": (
-        ("condition", "kind", "point", "offset"),
-        "relative change of the stream by distance behind the changed token",
-        "1",
-        BARBERO,
-    ),
+    "spread_map": (("condition", "kind", "point", "offset"),
+        "relative change of the stream by distance behind the changed token", "1", BARBERO),
     "at_edit": (PAIR, "relative change at the changed token itself", "1", ""),
-    "stream_norm": (
-        ("condition", "sequence", "point"), "mean norm of later positions' streams", "1", "",
-    ),
-    "p0_norm": (
-        ("condition", "sequence", "point"), "norm of position zero's stream", "1", "",
-    ),
-    "late_share": (
-        ("condition", "sequence", "layer", "head"),
-        "late share of the key acted on (P0, but for controls at another key)",
-        "1",
-        "",
-    ),
-    "rank_collapse": (
-        ("few", "p0", "pilot", "point"), "norm around the mean row over the whole norm", "1",
-        BARBERO,
-    ),
-    "representational_collapse": (
-        ("few", "p0", "pilot", "point"), "distance of the last two rows over the last's norm",
-        "1", "Barbero et al., arXiv 2406.04267",
-    ),
+    "stream_norm": (("condition", "sequence", "point"),
+        "mean norm of later positions' streams", "1", ""),
+    "p0_norm": (("condition", "sequence", "point"), "norm of position zero's stream", "1", ""),
+    "late_share": (("condition", "sequence", "layer", "head"),
+        "late share of the key acted on (P0, but for controls at another key)", "1", ""),
+    "rank_collapse": (("few", "p0", "pilot", "point"),
+        "norm around the mean row over the whole norm", "1", BARBERO),
+    "representational_collapse": (("few", "p0", "pilot", "point"),
+        "distance of the last two rows over the last's norm",
+        "1", "Barbero et al., arXiv 2406.04267"),
     "effective_rank": (("few", "p0", "pilot", "point"), "exp of matrix entropy", "1", QUEIPO),
-    "matrix_entropy": (
-        ("few", "p0", "pilot", "point"), "entropy of squared singular values", "nat", QUEIPO,
-    ),
-    "anisotropy": (
-        ("few", "p0", "pilot", "point"), "largest share of squared singular values", "1", QUEIPO,
-    ),
-    "token_cosine": (
-        ("few", "p0", "pilot", "point"), "mean cosine of two positions", "1", "",
-    ),
-    "theorem_slack": (
-        ("few", "pilot", "point"), "σ₁² − (M + αR) over ‖X‖²", "1", QUEIPO,
-    ),
+    "matrix_entropy": (("few", "p0", "pilot", "point"),
+        "entropy of squared singular values", "nat", QUEIPO),
+    "anisotropy": (("few", "p0", "pilot", "point"),
+        "largest share of squared singular values", "1", QUEIPO),
+    "token_cosine": (("few", "p0", "pilot", "point"), "mean cosine of two positions", "1", ""),
+    "theorem_slack": (("few", "pilot", "point"), "σ₁² − (M + αR) over ‖X‖²", "1", QUEIPO),
     "row_entropy": (("p0", "pilot", "layer"), "entropy of a row over its largest", "1", QUEIPO),
     "smoothness": (("p0", "pilot", "layer"), "1 − half the variation along a row", "1", BARBERO),
-    "jacobian": (
-        ("few", "example", "target", "source"), "‖∂x^L_j/∂x^0_i‖_F", "1", BARBERO,
-    ),
+    "jacobian": (("few", "example", "target", "source"), "‖∂x^L_j/∂x^0_i‖_F", "1", BARBERO),
     "jacobian_low": (("few", "example", "target", "source"), "95 % interval, lower end", "1", ""),
     "jacobian_high": (("few", "example", "target", "source"), "95 % interval, upper end", "1", ""),
     "path_bound": (("to", "source_of_bound"), "path-sum bound on the frozen norm", "1", BARBERO),
@@ -73,23 +52,15 @@ LABELS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "dose_ce": (("dosed", "step", "sequence"), "change of the loss", "nat", ""),
     "dose_kl": (("dosed", "step", "sequence"), "KL from the intact prediction", "nat", ""),
     "dose_left": (("dosed", "step", "sequence"), "late share left in sinking heads", "1", ""),
-    "length_spread": (
-        ("length", "pilot"), "spread at the last read point", "1", BARBERO,
-    ),
-    "length_spread_without": (
-        ("length", "pilot"), "the same with the sink's mass redistributed", "1", "",
-    ),
-    "length_share": (("length", "pilot"), "late share of P0, sinking heads", "1", ""),
-    "repeat_collapse": (
-        ("length", "pilot"), "‖x_n − x_{n+1}‖∞ with the last token repeated", "1",
-        "Barbero et al., arXiv 2406.04267",
-    ),
-    "repeat_collapse_without": (
-        ("length", "pilot"), "the same with the sink's mass redistributed", "1", "",
-    ),
-    "depth_spread": (
-        ("block", "pilot"), "spread with the sink gone from one block", "1", "",
-    ),
+    "length_spread": (("length", "length_prompt"), "spread at the last read point", "1", BARBERO),
+    "length_spread_without": (("length", "length_prompt"),
+        "the same with the sink's mass redistributed", "1", ""),
+    "length_share": (("length", "length_prompt"), "late share of P0, sinking heads", "1", ""),
+    "repeat_collapse": (("length", "length_prompt"),
+        "‖x_n − x_{n+1}‖∞ with the last token repeated", "1", "Barbero et al., arXiv 2406.04267"),
+    "repeat_collapse_without": (("length", "length_prompt"),
+        "the same with the sink's mass redistributed", "1", ""),
+    "depth_spread": (("block", "pilot"), "spread with the sink gone from one block", "1", ""),
     "mediation": (("world", "sequence"), "spread at the last read point in four worlds", "1", ""),
 }  # fmt: skip
 
@@ -101,16 +72,6 @@ def mix_dataset(found: Mixed) -> xarray.Dataset:
     values = _values(found)
     names = list(found.spreads)
     few = list(found.collapses)
-    variables: dict[str, Any] = {}
-    for name, array in values.items():
-        dims, long_name, units, reference = LABELS[name]
-        attributes = {"long_name": long_name, "units": units}
-        if reference:
-            attributes["reference"] = reference
-        stored = np.asarray(array)
-        if stored.dtype == np.float64:
-            stored = stored.astype(np.float32)
-        variables[name] = (dims, stored, attributes)
     coordinates: dict[str, Any] = {
         "condition": names,
         "kind": list(found.pairs.kinds),
@@ -129,7 +90,7 @@ def mix_dataset(found: Mixed) -> xarray.Dataset:
         coordinates["block"] = list(found.depth)
     if not isinstance(found.mediation, Missing):
         coordinates["world"] = ["intact", "cut", "masses-of-cut", "masses-of-intact"]
-    return xarray.Dataset(variables, coordinates, {"bos": found.prompts.bos})
+    return xarray.Dataset(labelled(LABELS, values), coordinates, {"bos": found.prompts.bos})
 
 
 def _values(found: Mixed) -> dict[str, np.ndarray]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from sinkscope.circuit.find import find_circuit
 from sinkscope.circuit.reading import sinks_on
 from sinkscope.errors import NOT_ASKED, Missing, SinkscopeError, Unsupported
+from sinkscope.frame import Progress
 from sinkscope.mixing.collapse import collapse
 from sinkscope.mixing.conditions import (
     INTACT,
@@ -30,7 +31,7 @@ from sinkscope.mixing.mediation import Mediation, mediate
 from sinkscope.mixing.pairs import Pairs, read_paraphrases, swapped
 from sinkscope.mixing.paths import path_bound
 from sinkscope.mixing.perturbation import perturb
-from sinkscope.mixing.record import Bound, Mixed, MixSettings
+from sinkscope.mixing.record import Bound, Mixed
 from sinkscope.mixing.sweeps import (
     LONGEST,
     LengthSweep,
@@ -39,14 +40,17 @@ from sinkscope.mixing.sweeps import (
     sweep_length,
 )
 from sinkscope.observe.sites import Sites
+from sinkscope.settings import MixSettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, build_prompts
+
+if TYPE_CHECKING:
+    from sinkscope.observe.sites import Sites
 
 PILOT = 8  # prompts for collapse, maps, sweeps
 COLLAPSE_TOKENS = 256
 BOUND_TOKENS, BOUND_WIDTH = 16, 256  # the path-sum bound is for small models
 DOSED = (REDISTRIBUTED.name, VALUE_ZEROED.name, CUT)  # at rising doses; the others in full
-Progress = Callable[[str, int, int], None]
 
 
 def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress: Progress) -> Mixed:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
-from sinkscope.errors import InputError
+from sinkscope.frame import Progress, chosen_prompts, result_of, silent
 from sinkscope.mixing.arrays import mix_dataset
 from sinkscope.mixing.measured import measure
-from sinkscope.mixing.record import MixSettings
 from sinkscope.mixing.summary import mix_summary
-from sinkscope.provenance import new_summary
 from sinkscope.result import Result
+from sinkscope.settings import MixSettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -22,7 +20,7 @@ def mix(
     settings: MixSettings | None = None,
     *,
     prompts: Prompts | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress = silent,
     **changes: Any,
 ) -> Result:
     """Measure how much positions mix, and what becomes of that when the sink is taken away.
@@ -35,21 +33,6 @@ def mix(
     model whose attention cannot be reached.
     """
     settings = dataclasses.replace(settings or MixSettings(), **changes)
-    _check(settings)
-    progress = progress or (lambda label, done, total: None)
-    chosen = [prompts] if prompts is not None else settings.build(subject)
+    chosen = chosen_prompts(subject, settings, prompts)
     found = [measure(subject, each, settings, progress) for each in chosen]
-    import xarray
-
-    command = {"name": "mix", **dataclasses.asdict(settings), "swaps": list(settings.swaps)}
-    summary = new_summary(subject, chosen, command, settings.seed)
-    summary.mix = {each.bos: mix_summary(one) for each, one in zip(chosen, found)}
-    groups = {f"mix/{each.bos}": mix_dataset(one) for each, one in zip(chosen, found)}
-    return Result(summary, xarray.DataTree.from_dict(groups))
-
-
-def _check(settings: MixSettings) -> None:
-    if settings.pairs < 1:
-        raise InputError("at least one pair is needed.")
-    if settings.longest is not None and settings.longest < 2:
-        raise InputError("the longest prompt of the sweep has at least two tokens.")
+    return result_of("mix", subject, settings, chosen, found, mix_summary, mix_dataset)

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 
 from sinkscope.errors import InputError
+from sinkscope.settings import MixSettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, bos_id, from_rows, resolve_bos, vocabulary
 
-SWAPS = ("nearest", "random")
+SWAPS = MixSettings.swaps
 SHORTEST = 8  # tokens: below, there is no room for an edit with something before and behind it
 
 

@@ -19,11 +19,12 @@ from sinkscope.mixing.cuts import CUT, CUT_CONTROL, CUT_NORM
 from sinkscope.mixing.dose import Cost
 from sinkscope.mixing.influence import Influence
 from sinkscope.mixing.mediation import Mediation
-from sinkscope.mixing.pairs import SWAPS, Pairs
+from sinkscope.mixing.pairs import Pairs
 from sinkscope.mixing.perturbation import Spread
 from sinkscope.mixing.sweeps import LengthSweep
+from sinkscope.settings import MixSettings
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, PromptSettings
+from sinkscope.subject.prompts import Prompts
 
 # condition -> what it is held against
 CONTROLS = {
@@ -32,28 +33,6 @@ CONTROLS = {
     CUT: CUT_CONTROL,
     CUT_NORM: CUT_CONTROL,
 }
-
-
-@dataclass(frozen=True)
-class MixSettings(PromptSettings):
-    """What to look at; every field travels with the result.
-
-    pairs        how many of the prompts are perturbed (each with every kind of swap)
-    swaps        nearest, random: what a token is replaced by
-    paraphrases  .jsonl file of paraphrase pairs, beside the swaps
-    circuit      trace the circuit and cut it
-    jacobian     Jacobian norms, and on small models the path-sum bound
-    sweeps       over length and over depth
-    longest      longest prompt of the length sweep; None: the model's maximum, at most 1,024
-    """
-
-    pairs: int = 32
-    swaps: tuple[str, ...] = SWAPS
-    paraphrases: str | None = None
-    circuit: bool = True
-    jacobian: bool = True
-    sweeps: bool = True
-    longest: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

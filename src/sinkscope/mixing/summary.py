@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from sinkscope.errors import NOT_ASKED, Missing
@@ -15,6 +13,15 @@ from sinkscope.mixing.perturbation import Spread
 from sinkscope.mixing.record import Mixed
 from sinkscope.mixing.thresholds import CONTROL_KEEPS, NO_DIFFERENT, ROUNDING, thresholds
 from sinkscope.schema import Measured, MixRow, MixSummary
+from sinkscope.schema.mix import (
+    DepthRow,
+    DoseStep,
+    LengthRow,
+    MixMediation,
+    Paraphrases,
+    PathBound,
+    Theorem,
+)
 from sinkscope.stats import bootstrap, paired_change
 
 
@@ -139,7 +146,7 @@ def _maps(found: Mixed, name: str) -> dict[str, Measured]:
     return {"with_p0": bootstrap(values[:, 0]), "without_p0": bootstrap(values[:, 1])}
 
 
-def _step(one: Cost) -> dict[str, Any]:
+def _step(one: Cost) -> DoseStep:
     edits = [getattr(e, "neurons", getattr(e, "heads", ())) for e in one.condition.edits]
     return {
         "dose": one.condition.dose if one.condition.remove else sum(map(len, edits)),
@@ -150,15 +157,21 @@ def _step(one: Cost) -> dict[str, Any]:
     }
 
 
-def _mediation(found: Mixed) -> dict[str, Any]:
+def _mediation(found: Mixed) -> MixMediation:
     if isinstance(found.mediation, Missing):
         return {"reason": found.mediation.reason}
     each = found.mediation
-    names = ("total", "through", "direct", "share", "share_by_direct")
-    return {"defined": each.defined} | {name: getattr(each, name) for name in names}
+    return {
+        "defined": each.defined,
+        "total": each.total,
+        "through": each.through,
+        "direct": each.direct,
+        "share": each.share,
+        "share_by_direct": each.share_by_direct,
+    }
 
 
-def _length(found: Mixed) -> list[dict[str, Any]]:
+def _length(found: Mixed) -> list[LengthRow]:
     sweep = found.lengths
     if sweep is None:
         return []
@@ -176,7 +189,7 @@ def _length(found: Mixed) -> list[dict[str, Any]]:
     ]
 
 
-def _depth(found: Mixed) -> list[dict[str, Any]]:
+def _depth(found: Mixed) -> list[DepthRow]:
     intact = found.spreads[INTACT.name].final
     return [
         {
@@ -188,7 +201,7 @@ def _depth(found: Mixed) -> list[dict[str, Any]]:
     ]
 
 
-def _theorem(found: Mixed) -> dict[str, Any]:
+def _theorem(found: Mixed) -> Theorem:
     every = list(found.collapses.values())
     entropy = np.concatenate([one.entropy.ravel() for one in every])
     entropy = entropy[np.isfinite(entropy)]
@@ -201,7 +214,7 @@ def _theorem(found: Mixed) -> dict[str, Any]:
     }
 
 
-def _path_bound(found: Mixed) -> dict[str, Any]:
+def _path_bound(found: Mixed) -> PathBound:
     if isinstance(found.bound, Missing):
         return {"reason": found.bound.reason}
     causal = np.tril(np.ones_like(found.bound.bound, dtype=bool))
@@ -214,7 +227,7 @@ def _path_bound(found: Mixed) -> dict[str, Any]:
     }
 
 
-def _paraphrases(found: Mixed) -> dict[str, Any]:
+def _paraphrases(found: Mixed) -> Paraphrases:
     if found.paraphrases is None:
         return {}
     pairs, spreads = found.paraphrases

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from sinkscope.schema.base import Threshold
 
 USED = 0.01
 NO_DIFFERENT = 0.01
@@ -23,6 +23,8 @@ REASONS = {
 }
 
 
-def thresholds() -> dict[str, Any]:
+def thresholds() -> dict[str, Threshold]:
     """Name -> value and reason."""
-    return {name.lower(): {"value": globals()[name], "why": why} for name, why in REASONS.items()}
+    return {
+        name.lower(): {"value": globals()[name], "reason": why} for name, why in REASONS.items()
+    }

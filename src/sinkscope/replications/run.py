@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sinkscope.errors import InputError, Unsupported
+from sinkscope.frame import Progress, silent
 from sinkscope.provenance import new_summary
 from sinkscope.replications import barbero, gu, li, queipo, ran_milo, sun, yona
-from sinkscope.replications.base import Replication, ReplicationRow, RowResult
+from sinkscope.replications.base import Published, Replication, ReplicationRow, RowResult
 from sinkscope.replications.bench import Bench
 from sinkscope.result import Result
+from sinkscope.schema.replication import PublishedValue, ReplicatedRow, ReplicationSummary
+from sinkscope.settings import ReplicationSettings
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import BUILTIN, Prompts, build_prompts
+from sinkscope.subject.prompts import Prompts, build_prompts
 
 REPLICATIONS: dict[str, Replication] = {
     module.REPLICATION.name: module.REPLICATION
     for module in (ran_milo, queipo, yona, li, sun, gu, barbero)
 }
-
-
-@dataclass(frozen=True)
-class ReplicationSettings:
-    """What a replication leaves open; length, BOS policy and kind of input are those of the paper.
-
-    n  number of prompts; None for as many as in the paper
-    """
-
-    text: str = BUILTIN
-    n: int | None = None
-    seed: int = 0
 
 
 def replication_of(name: str) -> Replication:
@@ -49,7 +38,7 @@ def run(
     settings: ReplicationSettings | None = None,
     *,
     prompts: Prompts | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress = silent,
     **changes: Any,
 ) -> Result:
     """Run a published experiment on a model.
@@ -64,14 +53,13 @@ def run(
     """
     replication = replication_of(name)
     settings = dataclasses.replace(settings or ReplicationSettings(), **changes)
-    progress = progress or (lambda label, done, total: None)
     options = replication.prompts | {"text": settings.text, "seed": settings.seed}
     if settings.n is not None:
         options["n"] = settings.n
     if prompts is None:
         prompts = build_prompts(subject, **options)
     bench = Bench(subject, prompts, options, settings.seed)
-    rows: list[dict[str, Any]] = []
+    rows: list[ReplicatedRow] = []
     for number, row in enumerate(replication.rows):
         progress(replication.name, number, len(replication.rows))
         rows.append(_measured(row, bench))
@@ -81,7 +69,7 @@ def run(
     return _result(replication, subject, prompts, settings, rows)
 
 
-def _measured(row: ReplicationRow, bench: Bench) -> dict[str, Any]:
+def _measured(row: ReplicationRow, bench: Bench) -> ReplicatedRow:
     """One row as it stands in the summary."""
     refused, found = "", RowResult({})
     try:
@@ -92,7 +80,7 @@ def _measured(row: ReplicationRow, bench: Bench) -> dict[str, Any]:
         "key": row.key,
         "name": row.name,
         "control": row.control,
-        "measured": found.values,
+        "measured": dict(found.values),
         "edits": [str(edit) for edit in found.edits],
         "edit_json": [edit.to_json() for edit in found.edits],
         "published": [_published(one, bench.subject) for one in row.published],
@@ -101,7 +89,7 @@ def _measured(row: ReplicationRow, bench: Bench) -> dict[str, Any]:
     }
 
 
-def _published(one: Any, subject: Subject) -> dict[str, Any]:
+def _published(one: Published, subject: Subject) -> PublishedValue:
     return {
         "value": one.value,
         "of": one.of,
@@ -130,24 +118,24 @@ def _result(
     subject: Subject,
     prompts: Prompts,
     settings: ReplicationSettings,
-    rows: list[dict[str, Any]],
+    rows: list[ReplicatedRow],
 ) -> Result:
     import xarray
 
     command = {"name": "verify", "replication": replication.name, **dataclasses.asdict(settings)}
     summary = new_summary(subject, [prompts], command, settings.seed)
     summary.replication = {
-        replication.name: {
-            "paper": replication.paper,
-            "title": replication.title,
-            "metric": replication.metric,
-            "differs": replication.differs,
-            "about": about(replication, subject),
-            "bos": prompts.bos,
-            "prompts": len(prompts),
-            "length": prompts.length,
-            "rows": rows,
-        }
+        replication.name: ReplicationSummary(
+            paper=replication.paper,
+            title=replication.title,
+            metric=replication.metric,
+            differs=replication.differs,
+            about=about(replication, subject),
+            bos=prompts.bos,
+            prompts=len(prompts),
+            length=prompts.length,
+            rows=rows,
+        )
     }
     quantities = list(dict.fromkeys(name for row in rows for name in row["measured"]))
     grid = [[_number(row["measured"].get(name)) for name in quantities] for row in rows]

@@ -76,8 +76,7 @@ def headlines(runs: Sequence[Result], bos: str) -> list[Headline]:
     """The numbers of the commands that all runs hold under this BOS policy, for each run."""
     found: list[Headline] = [{} for _ in runs]
     for name, headline in HEADLINES.items():
-        held = [getattr(run.summary, name) for run in runs]
-        if all(one and not bos if name == "timeline" else bos in one for one in held):
+        if all(bos in _policies(run, name) for run in runs):
             for numbers, run in zip(found, runs):
                 numbers.update(headline(run, bos))
     return found
@@ -86,10 +85,16 @@ def headlines(runs: Sequence[Result], bos: str) -> list[Headline]:
 def main_chart(result: Result, bos: str | None = None) -> Chart:
     """The main chart of the first command that has one. Raises InputError where none has."""
     for name, draw in MAIN_CHARTS.items():
-        held = getattr(result.summary, name)
-        chosen = str(bos or next(iter(held), ""))
+        held = _policies(result, name)
+        chosen = next(iter(held), "") if bos is None else bos
         chart = draw(result, chosen) if chosen in held else None
         if chart is not None:
             return chart
     known = ", ".join(frames.policies(result)) or "none"
     raise InputError(f"There is nothing to plot for BOS policy {bos!r}; this result has {known}.")
+
+
+def _policies(result: Result, name: str) -> list[str]:
+    """BOS policies that the summary holds a command for; [""] for the timeline."""
+    held = getattr(result.summary, name)
+    return list(held) if isinstance(held, dict) else [""] * (held is not None)

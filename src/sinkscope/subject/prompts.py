@@ -7,22 +7,27 @@ Left-padded or packed input can be built by hand with `attention_mask` or `posit
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from sinkscope.errors import InputError
+from sinkscope.settings import BUILTIN, PromptSettings, part_of
+from sinkscope.subject.documents import read_documents
 from sinkscope.subject.load import Subject
+from sinkscope.subject.tokens import (
+    bos_id,
+    resolve_bos,
+    starts_with_bos,
+    token_text,
+    vocabulary,
+)
 
-BUILTIN = "builtin"
 TOKENS_PER_BATCH = 8192
 KINDS = ("text", "random", "repeat", "ids")
-BOS_POLICIES = ("as-is", "with", "without", "both")
 
 
 @dataclass
@@ -130,7 +135,7 @@ def build_prompts(
     source = ""
     if kind == "ids":
         rows = [list(map(int, row))[:length] for row in ids or []]
-        policy = "with" if _starts_with_bos(rows, subject) else "without"
+        policy = "with" if starts_with_bos(subject, rows) else "without"
     elif kind == "text":
         documents, source = read_documents(text)
         rows = text_windows(subject, documents, n, body, generator)
@@ -141,88 +146,11 @@ def build_prompts(
     return from_rows(subject, rows, kind, policy, source)
 
 
-@dataclass(frozen=True)
-class PromptSettings:
-    """Which prompts a command looks at; its own settings are added to these.
-
-    text, kind, n, length, bos, seed  see `build_prompts`; bos may be "both"
-
-    Raises InputError for a BOS policy that there is not.
-    """
-
-    text: str = BUILTIN
-    kind: str = "text"
-    n: int = 64
-    length: int = 256
-    bos: str = "as-is"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _check_bos(self.bos)
-
-    def build(self, subject: Subject) -> list[Prompts]:
-        """Prompts for each BOS policy asked for: two sets for `both`, else one."""
-        policies = ("without", "with") if self.bos == "both" else (self.bos,)
-        return [
-            build_prompts(
-                subject,
-                text=self.text,
-                kind=self.kind,
-                n=self.n,
-                length=self.length,
-                bos=policy,
-                seed=self.seed,
-            )
-            for policy in policies
-        ]
-
-
-def resolve_bos(subject: Subject, bos: str) -> str:
-    """Turn a policy into what happens: "with" or "without".
-
-    as-is asks the tokenizer whether it puts BOS first by itself.
-    """
-    if bos == "as-is":
-        tokenizer = subject.tokenizer
-        if tokenizer is None or tokenizer.bos_token_id is None:
-            return "without"
-        encoded = tokenizer("a", add_special_tokens=True)["input_ids"]
-        return "with" if encoded and encoded[0] == tokenizer.bos_token_id else "without"
-    if bos == "with":
-        bos_id(subject)
-        return "with"
-    _check_bos(bos)
-    return "without"
-
-
-def _check_bos(bos: str) -> None:
-    if bos not in BOS_POLICIES:
-        raise InputError(f"BOS policy {bos!r} is not one of {', '.join(BOS_POLICIES)}.")
-
-
-def bos_id(subject: Subject) -> int:
-    """The id of the BOS token; InputError where the model defines none."""
-    tokenizer = subject.tokenizer
-    found = tokenizer.bos_token_id if tokenizer is not None else None
-    if found is None:
-        found = getattr(subject.model.config.get_text_config(decoder=True), "bos_token_id", None)
-    if isinstance(found, list):
-        found = found[0] if found else None
-    if found is None or found >= vocabulary(subject):
-        raise InputError("this model has no BOS token; use --bos without or --bos as-is.")
-    return int(found)
-
-
-def token_text(tokenizer: Any, token: int) -> str:
-    """Text of one token, fit to be stored as UTF-8; its id where there is no tokenizer."""
-    if tokenizer is None:
-        return str(token)
-    return tokenizer.decode([token]).encode("utf-8", "replace").decode("utf-8")
-
-
-def vocabulary(subject: Subject) -> int:
-    """Rows of the input embedding: ids at or above this cannot be looked up."""
-    return subject.model.get_input_embeddings().weight.shape[0]
+def prompts_of(subject: Subject, settings: PromptSettings) -> list[Prompts]:
+    """The prompts that settings describe, one for each BOS policy: two for `both`, else one."""
+    policies = ("without", "with") if settings.bos == "both" else (settings.bos,)
+    asked = dataclasses.asdict(part_of(settings, PromptSettings))
+    return [build_prompts(subject, **{**asked, "bos": policy}) for policy in policies]
 
 
 def from_rows(
@@ -251,31 +179,6 @@ def from_rows(
         source=source,
         position_zero=_name_position_zero(subject, input_ids[:, 0]),
     )
-
-
-def read_documents(text: str) -> tuple[list[str], str]:
-    """Read documents from "builtin", a .txt or .jsonl file, or "hub:NAME"."""
-    if text == BUILTIN:
-        file = Path(__file__).resolve().parent.parent / "assets" / "excerpt.txt"
-        return _nonempty(file.read_text(encoding="utf-8").split("\f"), "the excerpt"), BUILTIN
-    if text.startswith("hub:"):
-        return _nonempty(list(_hub_documents(text[4:])), text), text
-    path = Path(text).expanduser()
-    if not path.is_file():
-        raise InputError(f"No such text file: {text}.")
-    try:
-        content = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{text} is not UTF-8 text.") from None
-    if path.suffix == ".jsonl":
-        documents = [
-            _text_of(line, text, i)
-            for i, line in enumerate(content.splitlines(), 1)
-            if line.strip()
-        ]
-    else:
-        documents = content.split("\f")
-    return _nonempty(documents, text), path.name
 
 
 def text_windows(
@@ -323,46 +226,8 @@ def _check_length(subject: Subject, length: int) -> None:
         )
 
 
-def _starts_with_bos(rows: list[list[int]], subject: Subject) -> bool:
-    tokenizer = subject.tokenizer
-    found = tokenizer.bos_token_id if tokenizer is not None else None
-    return found is not None and bool(rows) and all(row[:1] == [found] for row in rows)
-
-
 def _name_position_zero(subject: Subject, first: torch.Tensor) -> list[str]:
     """What sits at position zero, most frequent first, at most eight entries."""
     ids, counts = first.unique(return_counts=True)
     top = counts.argsort(descending=True, stable=True)[:8].tolist()
     return [f"{token_text(subject.tokenizer, int(ids[i]))!r} × {int(counts[i])}" for i in top]
-
-
-def _text_of(line: str, source: str, number: int) -> str:
-    try:
-        entry: Any = json.loads(line)
-    except ValueError:
-        raise InputError(f"{source}, line {number}, is not JSON.") from None
-    if isinstance(entry, dict) and isinstance(entry.get("text"), str):
-        return entry["text"]
-    raise InputError(f'{source}, line {number}, has no "text" field.')
-
-
-def _hub_documents(name: str) -> Iterator[str]:
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise InputError(
-            "Hub data sets need the extra: pip install 'sinkscope[datasets]'."
-        ) from None
-    try:
-        stream = load_dataset(name, split="train", streaming=True)
-        for row, _ in zip(stream, range(1000), strict=False):
-            yield row["text"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"Hub data set {name!r} cannot be read ({error}).") from None
-
-
-def _nonempty(documents: list[str], source: str) -> list[str]:
-    kept = [document for document in documents if document.strip()]
-    if not kept:
-        raise InputError(f"{source} is empty: there is no text to look at.")
-    return kept

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sinkscope.errors import Missing
+from sinkscope.frame import Labels, labelled
 from sinkscope.stats import nan_mean
 from sinkscope.training_runs import signals
 from sinkscope.training_runs.checkpoint import Checkpoint
@@ -22,37 +23,22 @@ PENG = "Peng et al., arXiv 2603.06591"
 STEP = ("step",)
 RESAMPLES = 1000
 # name -> (dimensions, long name, units, reference)
-LABELS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
+LABELS: Labels = {
     "tokens": (STEP, "tokens seen, where the checkpoint's name or the log says so", "1", ""),
-    "sink_by_prompt": (
-        ("step", "sequence"),
+    "sink_by_prompt": (("step", "sequence"),
         "late share of P0, mean over the heads that were looked at",
-        "1",
-        "Ran-Milo et al., arXiv 2604.14722",
-    ),
+        "1", "Ran-Milo et al., arXiv 2604.14722"),
     "null": (STEP, "99th percentile of the null of the late share", "1", ""),
     "sink_rate": (STEP, "share of heads with a late share above 0.3", "1", "Gu, arXiv 2410.10781"),
     "late": (("step", "layer", "head"), "late share of P0, mean over prompts", "1", ""),
-    "log_norm_by_prompt": (
-        ("step", "sequence"),
-        "log of P0's norm over the median of the others, at the read point",
-        "1",
-        PENG,
-    ),
+    "log_norm_by_prompt": (("step", "sequence"),
+        "log of P0's norm over the median of the others, at the read point", "1", PENG),
     "log_norm": (("step", "point"), "log of P0's norm over the median of the others", "1", PENG),
-    "along": (
-        ("step", "point"),
-        "mean cosine of P0 to the sink direction, minus that of the others",
-        "1",
-        "",
-    ),
+    "along": (("step", "point"),
+        "mean cosine of P0 to the sink direction, minus that of the others", "1", ""),
     "distance": (STEP, "distance of P0 along u, in standard deviations of the others", "1", ""),
-    "concentration": (
-        ("step", "first"),
-        "C_k: share of what blocks below k write along u",
-        "1",
-        PENG,
-    ),
+    "concentration": (("step", "first"),
+        "C_k: share of what blocks below k write along u", "1", PENG),
     "concentration_low": (("step", "first"), "C_k, 2.5th percentile over first tokens", "1", ""),
     "concentration_high": (("step", "first"), "C_k, 97.5th percentile over first tokens", "1", ""),
     "concentration_log_norm": (("step", "first"), "share of the rise of log r by point k", "1", ""),
@@ -62,12 +48,8 @@ LABELS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "cosine": (STEP, "mean cosine of P0 between first tokens, at the read point", "1", ""),
     "head_jaccard": (STEP, "agreement of sinking heads with the checkpoint before", "1", ""),
     "neuron_jaccard": (STEP, "agreement of writing neurons with the checkpoint before", "1", ""),
-    "channel_jaccard": (
-        STEP,
-        "agreement of P0's largest channels with the checkpoint before",
-        "1",
-        "",
-    ),
+    "channel_jaccard": (STEP,
+        "agreement of P0's largest channels with the checkpoint before", "1", ""),
     "expert_jaccard": (STEP, "agreement of P0's experts with the checkpoint before", "1", ""),
     "loss": (STEP, "mean next-token loss on the prompts", "nat", ""),
     "stage": (STEP, "stage of training, by change points", "1", ""),
@@ -76,7 +58,7 @@ LABELS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "training_loss": (STEP, "training loss that the run logged, mean of the last rows", "nat", ""),
     "gradient_norm": (STEP, "gradient norm that the run logged, mean of the last rows", "1", ""),
     "learning_rate": (STEP, "learning rate that the run logged", "1", ""),
-}
+}  # fmt: skip
 
 
 def run_arrays(
@@ -171,15 +153,10 @@ def run_dataset(
     """The labelled arrays of a run."""
     import xarray
 
-    variables = {}
-    for name, values in arrays.items():
-        dimensions, long_name, units, reference = LABELS[name]
-        about = {"long_name": long_name, "units": units, "reference": reference}
-        variables[name] = (dimensions, values, about)
     coordinates = {
         "step": ("step", np.array([one.step for one in checkpoints], dtype=np.int64)),
         "checkpoint": ("step", [one.name for one in checkpoints]),
         "commit": ("step", [one.commit or "" for one in checkpoints]),
         "first": ("first", list(signals.FIRST)),
     }
-    return xarray.Dataset(variables, coordinates, attributes)
+    return xarray.Dataset(labelled(LABELS, arrays, double=True), coordinates, attributes)

@@ -23,16 +23,10 @@ from torch import nn
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.observe.registry import hooks
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
-from sinkscope.subject.load import (
-    DTYPES,
-    Subject,
-    check_folder,
-    load_config,
-    load_tokenizer,
-    load_weights,
-    reading_note,
-    refuse_nan,
-)
+from sinkscope.subject.folder import check_folder
+from sinkscope.subject.identity import reading_note
+from sinkscope.subject.load import DTYPES, Subject
+from sinkscope.subject.weights import load_config, load_tokenizer, load_weights, refuse_nan
 from sinkscope.training_runs.tensors import hash_tensors, tensor_names
 
 _NOT_ALONE = "the first blocks of a {!r} model cannot be loaded alone; load all."

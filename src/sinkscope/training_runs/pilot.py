@@ -19,8 +19,9 @@ from sinkscope.circuit.find import find_circuit
 from sinkscope.detect.nulls import UNTRAINED_SEEDS, untrained_copy
 from sinkscope.errors import NOT_ASKED, InputError, Missing, Unsupported
 from sinkscope.observe.p0_stream import first_tokens
+from sinkscope.settings import TimelineSettings
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, PromptSettings
+from sinkscope.subject.prompts import Prompts, prompts_of
 from sinkscope.training_runs.checkpoint_metrics import light
 from sinkscope.training_runs.signals import distance, sink_share
 from sinkscope.training_runs.view import View
@@ -29,23 +30,6 @@ ROOM = 2  # blocks loaded behind the first reading block: the circuit was elsewh
 FIRST_TOKENS = 64
 BOS = ("as-is", "with", "without")
 NULL_RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class TimelineSettings(PromptSettings):
-    """What a timeline looks with; every field travels with the result.
-
-    first_blocks  how many first blocks are loaded: "auto" (by the pilot), "all", or a number
-    dtype, device as for `load`; early checkpoints want float32
-    untrained     compare with the same architecture untrained (three seeds)
-    """
-
-    n: int = 16
-    length: int = 128
-    first_blocks: str | int = "auto"
-    dtype: str = "float32"
-    device: str = "cpu"
-    untrained: bool = True
 
 
 @dataclass(frozen=True)
@@ -127,31 +111,31 @@ def view_hash(view: View) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def run_pilot(subject: Subject, looking: TimelineSettings) -> Pilot:
+def run_pilot(subject: Subject, settings: TimelineSettings) -> Pilot:
     """Decide what is looked at, from the whole last model.
 
     Raises InputError for prompts that cannot be built, Unsupported for a model that cannot be read.
     """
-    if looking.bos not in BOS:
+    if settings.bos not in BOS:
         raise InputError(
-            f"BOS policy {looking.bos!r} of a timeline is not one of {', '.join(BOS)}."
+            f"BOS policy {settings.bos!r} of a timeline is not one of {', '.join(BOS)}."
         )
-    kind = looking.kind if subject.tokenizer is not None else "random"
-    [prompts] = replace(looking, kind=kind).build(subject)
+    kind = settings.kind if subject.tokenizer is not None else "random"
+    [prompts] = prompts_of(subject, replace(settings, kind=kind))
     blocks = len(subject.anatomy.blocks)
-    read_point, reading, note = _circuit(subject, prompts, looking.seed)
-    horizon = _horizon(looking.first_blocks, blocks, read_point, reading)
+    read_point, reading, note = _circuit(subject, prompts, settings.seed)
+    horizon = _horizon(settings.first_blocks, blocks, read_point, reading)
     point = blocks // 2 if read_point is None else read_point
-    whole = looking.first_blocks == "all" or horizon == blocks
+    whole = settings.first_blocks == "all" or horizon == blocks
     view = View(
         prompts=prompts,
-        first_tokens=first_tokens(subject, prompts, looking.seed)[:FIRST_TOKENS],
+        first_tokens=first_tokens(subject, prompts, settings.seed)[:FIRST_TOKENS],
         horizon=horizon,
         point=max(1, min(point, horizon)),
         loss=whole,
-        seed=looking.seed,
+        seed=settings.seed,
     )
-    null = _null(subject, view) if looking.untrained else NOT_ASKED
+    null = _null(subject, view) if settings.untrained else NOT_ASKED
     return Pilot(view, blocks, whole, null, note)
 
 

@@ -21,6 +21,7 @@ from multiprocessing import get_context
 import torch
 
 from sinkscope.errors import InputError, SinkscopeError
+from sinkscope.frame import Progress, silent
 from sinkscope.training_runs.checkpoint import TrainingRun
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
 from sinkscope.training_runs.on_ray import ray_results
@@ -31,8 +32,6 @@ from sinkscope.training_runs.task import Results, Task, content_of, measure
 ATTEMPTS = 3  # a worker that dies (memory) takes its task with it; the task is tried again
 DISK_BUDGET = 20.0  # GB
 WATCH = 1.0  # seconds between a worker's looks at whether its parent still lives
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass
@@ -59,7 +58,7 @@ def sweep(
     device: str = "cpu",
     threads: int | None = None,
     disk_budget: float = DISK_BUDGET,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Swept:
     """Measure the checkpoints of a run that are not stored yet, and return all of them.
 
@@ -71,7 +70,6 @@ def sweep(
     Raises OutOfResources where the disk or the memory is full, InputError where no checkpoint
     could be measured.
     """
-    progress = progress or (lambda label, done, total: None)
     store.sweep_out()
     view = view_hash(pilot.view)
     plain = pilot.to_json()

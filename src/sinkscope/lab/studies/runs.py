@@ -4,7 +4,6 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from transformers import PreTrainedModel
 
 import sinkscope
 from sinkscope.errors import Interrupted
+from sinkscope.frame import Progress, silent
 from sinkscope.lab import ranks
 from sinkscope.lab.card import load_model, run_log
 from sinkscope.lab.data import Data, prepare, reads_alike
@@ -33,8 +33,6 @@ from sinkscope.lab.studies.results import (
 from sinkscope.lab.train import Stopped, train
 from sinkscope.subject.anatomy import find_anatomy
 from sinkscope.subject.load import Subject
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass
@@ -69,7 +67,7 @@ def run_plan(
     corpus: Path | None = None,
     device: str = "cpu",
     minutes: float | None = None,
-    progress: Progress = lambda label, done, total: None,
+    progress: Progress = silent,
 ) -> StudyProgress:
     """Train and measure into `out` until all is done or the minutes are over.
 

@@ -160,11 +160,11 @@ def kept_chart(tests: Iterable[TestRow]) -> Chart | None:
 
 def growth_chart(verified: VerifySummary) -> Chart | None:
     """What the circuit alone keeps of the sink, and what all but it does, by its size."""
-    series = {"The circuit alone": "faithfulness", "All else alone": "completeness"}
     table: list[frames.Row] = []
     for size in verified.circuit_growth:
-        for name, key in series.items():
-            table += measured_rows(size[key], units=size["components"], series=name)
+        kept = {"The circuit alone": size["faithfulness"], "All else alone": size["completeness"]}
+        for name, measured in kept.items():
+            table += measured_rows(measured, units=size["components"], series=name)
     if len(verified.circuit_growth) < 2:
         return None
     scale = alt.Scale(type="log", nice=False)

@@ -106,11 +106,12 @@ def _details(verified: VerifySummary) -> list[str]:
         )
         if size.get("traced") is not None and size["traced"] < size["components"]:
             said[-1] += f" {size['traced']} of them are traced along the sink direction."
-        if size.get("needed") is None and verified.circuit_growth:
-            tried = verified.circuit_growth[-1]["components"]
-            said.append(f"No set of up to {tried} units is both faithful and complete.")
-        elif verified.circuit_growth and size["needed"] > size["components"]:
-            said.append(f"It takes {size['needed']} units to be both faithful and complete.")
+        needed, tried = size.get("needed"), verified.circuit_growth
+        if needed is None and tried:
+            most = tried[-1]["components"]
+            said.append(f"No set of up to {most} units is both faithful and complete.")
+        elif needed is not None and tried and needed > size["components"]:
+            said.append(f"It takes {needed} units to be both faithful and complete.")
     return said
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import altair as alt
@@ -59,7 +60,7 @@ def shares_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
 
 def concentration_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
     """C_k: what the first k blocks have written."""
-    shown = {
+    shown: dict[str, Mapping[str, float | None]] = {
         "Of the output along u": trace.concentration,
         "Of the log norm": trace.concentration_log_norm,
     }

@@ -116,8 +116,8 @@ def routing_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
     """How often P0 and the other positions are sent to each expert."""
     table: list[frames.Row] = []
     for block, found in trace.routing.items():
-        for series, side in (("Position zero", "p0"), ("Other positions", "others")):
-            share = (found.get(side) or {}).get("share") or []
+        for series, side in (("Position zero", found["p0"]), ("Other positions", found["others"])):
+            share = side["share"]
             table += frames.rows(
                 expert=[f"{block}·{expert}" for expert in range(len(share))],
                 value=share,

@@ -33,6 +33,7 @@ def _sublayers(trace: TraceSummary) -> Table:
 def _units(trace: TraceSummary) -> Table:
     table = Table("Heads, neurons and experts that do", ["Block", "Unit", "Share"], numeric={0, 2})
     shares = trace.writing_neuron_shares or [float("nan")] * len(trace.writing_neurons)
+    found: list[tuple[float, str, float]]
     found = [(b, f"neuron {n}", s) for (b, n), s in zip(trace.writing_neurons, shares)]
     found += [(b, f"head {h}", s) for b, h, s in trace.writing_heads]
     found += [(b, f"expert {e} (holds them)", s) for b, e, s in trace.writing_experts]

@@ -38,7 +38,8 @@ def dose_chart(summary: MixSummary, measure: str, title: str) -> Chart | None:
         table += measured_rows(0.0, dose=0.0, series=series)
         whole = max(one["dose"] for one in steps)
         for step in steps:
-            table += measured_rows(step[measure], dose=step["dose"] / whole, series=series)
+            value = dict(step)[measure]
+            table += measured_rows(value, dose=step["dose"] / whole, series=series)
     if not table or not summary.sink_heads:
         return None
     rows = {row.name: row for row in summary.conditions}
@@ -72,7 +73,8 @@ def mediation_chart(summary: MixSummary) -> Chart | None:
         ("direct", "All but P0’s attention changes"),
     )
     for key, label in parts:
-        value, bounds = number_of(summary.mediation[key]), bounds_of(summary.mediation[key])
+        measured = dict(summary.mediation)[key]
+        value, bounds = number_of(measured), bounds_of(measured)
         if value is not None and bounds is not None:
             low, high = (end / base for end in bounds)
             measured = {"value": value / base, "low": low, "high": high}
@@ -119,7 +121,7 @@ def _one_over_length(
 ) -> Chart | None:
     table: list[frames.Row] = []
     for step in summary.length:
-        table += measured_rows(step[key], length=step["length"], series=series)
+        table += measured_rows(dict(step)[key], length=step["length"], series=series)
     return _over_length(table, title, format) if table else None
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sinkscope.report.parts import Findings, Section, Table, Tables, Words
 from sinkscope.report.text import NO_VALUE, bounds_of, number_of, visible
+from sinkscope.schema.replication import ReplicatedRow, ReplicationSummary
 
 if TYPE_CHECKING:
     from sinkscope.result import Result
@@ -22,7 +23,7 @@ def sections(result: Result) -> list[Section]:
         Section(
             f"replication-{visible(name)}",
             f"Replication {visible(name)}",
-            f"{visible(one['title'])}. {visible(one['paper'])}.",
+            f"{visible(one.title)}. {visible(one.paper)}.",
             [Words({"": _words(one)}), Tables({"": [rows_table(one)]}, quiet=True)],
         )
         for name, one in result.summary.replication.items()
@@ -37,7 +38,7 @@ def findings(result: Result, panel: str) -> Findings | None:
     found = _words(next(iter(held.values())))
     found.sentences.insert(0, found.headline)
     found.headline = "; ".join(
-        f"{visible(name)}: {visible(one['title'])}" for name, one in held.items()
+        f"{visible(name)}: {visible(one.title)}" for name, one in held.items()
     )
     for name, one in held.items():
         table = rows_table(one)
@@ -46,10 +47,10 @@ def findings(result: Result, panel: str) -> Findings | None:
     return found
 
 
-def rows_table(one: dict[str, Any]) -> Table:
+def rows_table(one: ReplicationSummary) -> Table:
     """A line for each quantity of each row; published numbers of this model are marked."""
     table = Table("Rows", ["Row", "What is done", "Quantity", "Measured", "Published"], numeric={3})
-    for row in one["rows"]:
+    for row in one.rows:
         name = visible(row["name"]) + (" (control)" if row["control"] else "")
         lines = _lines(row)
         for number, (quantity, value, known) in enumerate(lines):
@@ -58,7 +59,7 @@ def rows_table(one: dict[str, Any]) -> Table:
     return table
 
 
-def _lines(row: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _lines(row: ReplicatedRow) -> list[tuple[str, str, str]]:
     """(quantity, measured, published) of a row."""
     measured = dict(row["measured"])
     known = list(dict.fromkeys([*measured, *(one["of"] for one in row["published"])]))
@@ -71,7 +72,7 @@ def _lines(row: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _published(row: dict[str, Any], quantity: str) -> str:
+def _published(row: ReplicatedRow, quantity: str) -> str:
     """Numbers of this model alone where there are any, else of at most two others."""
     found = [one for one in row["published"] if one["of"] == quantity]
     own = [one for one in found if one["this_model"]]
@@ -104,19 +105,19 @@ def plain(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def _words(one: dict[str, Any]) -> Findings:
-    refused = [row for row in one["rows"] if row["refused"]]
+def _words(one: ReplicationSummary) -> Findings:
+    refused = [row for row in one.rows if row["refused"]]
     sentences = [
-        f"{one['metric']}",
-        f"Measured on {one['prompts']} prompts of {one['length']} tokens, {one['bos']} BOS at "
+        f"{one.metric}",
+        f"Measured on {one.prompts} prompts of {one.length} tokens, {one.bos} BOS at "
         "position zero.",
     ]
     if refused:
         count = "One row" if len(refused) == 1 else f"{len(refused)} rows"
-        sentences.append(f"{count} of {len(one['rows'])} cannot be done on this model.")
+        sentences.append(f"{count} of {len(one.rows)} cannot be done on this model.")
     return Findings(
-        visible(one["about"]),
+        visible(one.about),
         [visible(sentence) for sentence in sentences],
-        limit=visible(one["differs"]),
-        notes=[MARKS, *(visible(f"{r['name']}: {r['note']}") for r in one["rows"] if r["note"])],
+        limit=visible(one.differs),
+        notes=[MARKS, *(visible(f"{r['name']}: {r['note']}") for r in one.rows if r["note"])],
     )

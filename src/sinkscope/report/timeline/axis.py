@@ -14,6 +14,8 @@ from sinkscope.report.charts import by_series, part, tips
 if TYPE_CHECKING:
     from xarray import Dataset
 
+    from sinkscope.schema import RunSummary
+
 Runs = dict[str, "Dataset"]
 
 
@@ -76,7 +78,7 @@ def x_of(runs: Runs, axis: Axis) -> alt.X:
     return alt.X("x:Q", title=title, scale=scale, axis=alt.Axis(values=sorted(marks), **look))
 
 
-def stage_layers(runs: Runs, found: dict[str, Any], axis: Axis, x: alt.X) -> list[alt.Chart]:
+def stage_layers(runs: Runs, found: dict[str, RunSummary], axis: Axis, x: alt.X) -> list[alt.Chart]:
     """Every second stage shaded (of a single run); the gap in which it began or ended more lightly.
 
     A stage began between the last checkpoint before it and its first one.
@@ -84,12 +86,12 @@ def stage_layers(runs: Runs, found: dict[str, Any], axis: Axis, x: alt.X) -> lis
     if len(found) != 1:
         return []
     [(run, one)] = found.items()
-    stages, data = one["stages"], runs[run]
+    stages, data = one.stages, runs[run]
     shaded: list[tuple[float, float, str]] = []
     for i, stage in enumerate(stages):
         if i % 2:
             shaded.append((stage["start"], stage["stop"], "stage"))
-        if i:
+        if stage["low"] is not None:
             shaded.append((stage["low"], stage["high"], "gap"))
     layers = []
     for kind, opacity in (("stage", 0.14), ("gap", 0.07)) if shaded else ():
@@ -103,7 +105,7 @@ def stage_layers(runs: Runs, found: dict[str, Any], axis: Axis, x: alt.X) -> lis
     return layers
 
 
-def event_layers(runs: Runs, found: dict[str, Any], axis: Axis, x: alt.X) -> list[alt.Chart]:
+def event_layers(runs: Runs, found: dict[str, RunSummary], axis: Axis, x: alt.X) -> list[alt.Chart]:
     """A rule where the sink emerged and where the settling signal stands.
 
     The interval of the emergence is a bar at the top, one below the other for several runs.
@@ -113,15 +115,15 @@ def event_layers(runs: Runs, found: dict[str, Any], axis: Axis, x: alt.X) -> lis
     several = len(found) > 1
     colour = {"color": colour_of(list(runs))} if several else {}
     for number, (run, one) in enumerate(found.items()):
-        data, sink = runs[run], one["emergence"].get("sink")
-        events = {"emerged": sink and sink["step"], "settled": one["settled_step"]}
+        data, sink = runs[run], one.emergence.get("sink")
+        events = {"emerged": sink and sink["step"], "settled": one.settled_step}
         table += [
             {"x": axis.place(data, step), "step": step, "event": event, "run": run}
             for event, step in events.items()
             if step is not None
         ]
         if sink is not None:
-            low = one["steps"][0] if sink["low"] is None else sink["low"]
+            low = one.steps[0] if sink["low"] is None else sink["low"]
             edges = {"x": axis.place(data, low), "stop": axis.place(data, sink["high"])}
             bar = part([{**edges, "run": run}]).mark_rule(
                 strokeWidth=BAR, strokeDash=[1, 0], opacity=0.55, aria=False

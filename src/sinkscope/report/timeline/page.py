@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from sinkscope.report import frames
 from sinkscope.report.parts import (
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from sinkscope.report.charts import Chart
     from sinkscope.result import Result
+    from sinkscope.schema import RunSummary
 
 PANEL = ""
 # label, caption, name of its file, and what draws it over an axis
@@ -100,11 +101,11 @@ def headline(result: Result, bos: str) -> Headline:
     if not found:
         return {}
     return {
-        "Emergence step": ("word", _step(found["emergence_step"])),
-        "Stages": ("count", len(found["stages"])),
-        "Settled at step": ("word", _step(found["settled_step"])),
-        "C_2 at the end": ("share", number_of(found["concentration"]["2"])),
-        "Late share at the end": ("share", number_of(found["first_blocks_late_share"])),
+        "Emergence step": ("word", _step(found.emergence_step)),
+        "Stages": ("count", len(found.stages)),
+        "Settled at step": ("word", _step(found.settled_step)),
+        "C_2 at the end": ("share", number_of(found.concentration["2"])),
+        "Late share at the end": ("share", number_of(found.first_blocks_late_share)),
     }
 
 
@@ -117,11 +118,11 @@ def main_chart(result: Result, bos: str) -> Chart | None:
     return charts.course_chart(data, charts.MEASURES[0], runs)
 
 
-def _runs(result: Result) -> dict[str, Any]:
-    return result.summary.timeline.get("runs", {}) if result.summary.timeline else {}
+def _runs(result: Result) -> dict[str, RunSummary]:
+    return result.summary.timeline.runs if result.summary.timeline else {}
 
 
-def _course(data: Runs, runs: dict[str, Any], axes: dict[str, Axis]) -> list[Figure]:
+def _course(data: Runs, runs: dict[str, RunSummary], axes: dict[str, Axis]) -> list[Figure]:
     shade = SHADE if len(runs) == 1 else SHADE_SEVERAL
 
     def choice(measure: charts.Curve) -> Choice:
@@ -133,7 +134,7 @@ def _course(data: Runs, runs: dict[str, Any], axes: dict[str, Axis]) -> list[Fig
     return _figure("timeline-course", "Metrics over training", choices, axes)
 
 
-def _loss(data: Runs, runs: dict[str, Any], axes: dict[str, Axis]) -> list[Figure]:
+def _loss(data: Runs, runs: dict[str, RunSummary], axes: dict[str, Axis]) -> list[Figure]:
     caption = "The loss on the same axis, so that what moves together is seen together."
     drawn = ("", caption, "timeline-loss", partial(charts.loss_chart, data, runs))
     return _figure("timeline-loss", "Loss", [drawn], axes)
@@ -173,7 +174,7 @@ def _findings(result: Result) -> Findings:
     notes = [
         f"{visible(run)}: {note}" if len(runs) > 1 else note
         for run, one in runs.items()
-        for note in one["notes"]
+        for note in one.notes
     ]
     if len(runs) == 1:
         [(run, one)] = runs.items()
@@ -183,34 +184,34 @@ def _findings(result: Result) -> Findings:
     return Findings(_of_several(runs), said, [], LIMIT, notes)
 
 
-def _keys(one: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _keys(one: RunSummary) -> list[tuple[str, str, str]]:
     """The numbers at the top."""
     return [
-        (_step(one["emergence_step"]), "emerged", _unit(one)),
-        (str(len(one["stages"])), "stages", "by change points"),
-        (_step(one["settled_step"]), "settled", _unit(one)),
-        (percent(number_of(one["concentration"]["2"])), "C₂ at the end", "of what is written"),
+        (_step(one.emergence_step), "emerged", _unit(one)),
+        (str(len(one.stages)), "stages", "by change points"),
+        (_step(one.settled_step), "settled", _unit(one)),
+        (percent(number_of(one.concentration["2"])), "C₂ at the end", "of what is written"),
     ]
 
 
-def _of_several(runs: dict[str, Any]) -> str:
+def _of_several(runs: dict[str, RunSummary]) -> str:
     """One sentence on all runs."""
-    emerged = sum(one["emergence_step"] is not None for one in runs.values())
-    settled = sum(one["settled_step"] is not None for one in runs.values())
+    emerged = sum(one.emergence_step is not None for one in runs.values())
+    settled = sum(one.settled_step is not None for one in runs.values())
     return f"A sink emerged in {emerged} of {len(runs)} runs; {settled or 'none'} settled."
 
 
-def _sentences(one: dict[str, Any]) -> list[str]:
-    unit, sink = _unit(one), one["emergence"].get("sink")
+def _sentences(one: RunSummary) -> list[str]:
+    unit, sink = _unit(one), one.emergence.get("sink")
     if sink is None:
-        said = [f"no sink emerged over {len(one['steps'])} checkpoints."]
+        said = [f"no sink emerged over {len(one.steps)} checkpoints."]
     else:
         low = "before the first checkpoint" if sink["low"] is None else short(sink["low"])
         said = [
             f"the sink emerged at {unit} {sink['step']:,} (95 % interval: {low} to "
             f"{short(sink['high'])})."
         ]
-    later = [f"{stage['low']:,} and {stage['high']:,}" for stage in one["stages"][1:]]
+    later = [f"{stage['low']:,} and {stage['high']:,}" for stage in one.stages[1:]]
     if later:
         said.append(
             f"Training shows {len(later) + 1} stages; later ones begin between {unit}s "
@@ -218,14 +219,14 @@ def _sentences(one: dict[str, Any]) -> list[str]:
         )
     else:
         said.append("Training shows one stage.")
-    standing, announced = one["settled_step"], one["settled"]["announced"]
+    standing, announced = one.settled_step, one.settled["announced"]
     if standing is not None:
         said.append(f"The circuit has settled: the signal was given at {unit} {standing:,}.")
     elif announced is not None:
         said.append(f"It seemed to have settled at {unit} {announced:,}, but moved again.")
     elif sink is not None:
         said.append("It has not settled within these checkpoints.")
-    concentration = one["concentration"]["2"]
+    concentration = one.concentration["2"]
     said.append(
         f"At the end the first two blocks write {percent(number_of(concentration))} of what is "
         f"written along the sink direction ({percent_interval(concentration) or NO_VALUE})."
@@ -241,16 +242,16 @@ def _tables(result: Result) -> list[Table]:
         numeric=set(range(1, 8)),
     )
     for run, one in runs.items():
-        looked = one["looked_at"]
+        looked = one.looked_at
         table.rows.append(
             [
                 visible(run),
-                str(len(one["steps"])),
-                _step(one["emergence_step"]),
-                str(len(one["stages"])),
-                _step(one["settled_step"]),
-                percent(number_of(one["concentration"]["2"])),
-                percent(number_of(one["first_blocks_late_share"])),
+                str(len(one.steps)),
+                _step(one.emergence_step),
+                str(len(one.stages)),
+                _step(one.settled_step),
+                percent(number_of(one.concentration["2"])),
+                percent(number_of(one.first_blocks_late_share)),
                 f"{looked['first_blocks']} of {looked['blocks']}",
             ]
         )
@@ -259,10 +260,10 @@ def _tables(result: Result) -> list[Table]:
         ["Signal", "R² alone", "R² beyond the baselines", "Rank correlation"],
         numeric={1, 2, 3},
     )
-    for row in result.summary.timeline["judgement"]["signals"]:
-        judged.rows.append(
-            [SIGNALS[row["name"]], *(_number(row[key]) for key in ("alone", "added", "rank"))]
-        )
+    judgement = result.summary.timeline and result.summary.timeline.judgement
+    for row in judgement["signals"] if judgement else []:
+        scores = [_number(score) for score in (row["alone"], row["added"], row["rank"])]
+        judged.rows.append([SIGNALS[row["name"]], *scores])
     return [one for one in (table, judged) if one.rows]
 
 
@@ -274,5 +275,5 @@ def _step(value: int | None) -> str:
     return NO_VALUE if value is None else f"{value:,}"
 
 
-def _unit(one: dict[str, Any]) -> str:
-    return str(one["unit"])
+def _unit(one: RunSummary) -> str:
+    return str(one.unit)

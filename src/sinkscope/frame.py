@@ -1,0 +1,74 @@
+"""What every command does alike: prompts for each BOS policy, progress, arrays, a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sinkscope.provenance import new_summary
+from sinkscope.result import Result
+from sinkscope.settings import PromptSettings
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts, prompts_of
+
+if TYPE_CHECKING:
+    import xarray
+
+Progress = Callable[[str, int, int], None]  # label, done, total
+Labels = Mapping[str, tuple[tuple[str, ...], str, str, str]]  # dimensions, long name, units, source
+
+
+def silent(label: str, done: int, total: int) -> None:
+    """The progress callback that shows nothing."""
+
+
+def chosen_prompts(
+    subject: Subject, settings: PromptSettings, prompts: Prompts | None
+) -> list[Prompts]:
+    """Ready-made prompts, or those that the settings describe: one set for each BOS policy."""
+    return prompts_of(subject, settings) if prompts is None else [prompts]
+
+
+def result_of(
+    name: str,
+    subject: Subject,
+    settings: PromptSettings,
+    prompts: Sequence[Prompts],
+    found: Sequence[Any],
+    summarise: Callable[[Any], Any],
+    dataset: Callable[[Any], xarray.Dataset],
+) -> Result:
+    """The result of a command: its summary and a group of arrays for each BOS policy.
+
+    prompts, found      for each BOS policy: the whole set of prompts, and what was measured
+    summarise, dataset  make summary and arrays of what was measured
+    """
+    import xarray
+
+    # lists, as summary.json has them
+    values = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(settings).items()}
+    summary = new_summary(subject, prompts, {"name": name, **values}, settings.seed)
+    policies = [each.bos for each in prompts]
+    setattr(summary, name, {bos: summarise(one) for bos, one in zip(policies, found, strict=True)})
+    groups = {f"{name}/{bos}": dataset(one) for bos, one in zip(policies, found, strict=True)}
+    return Result(summary, xarray.DataTree.from_dict(groups))
+
+
+def labelled(labels: Labels, values: Mapping[str, Any], double: bool = False) -> dict[str, tuple]:
+    """Named arrays as variables of a Dataset; dimensions, units and reference come from `labels`.
+
+    Arrays that are None are left out. 64-bit floats are kept as 32-bit ones unless `double`.
+    """
+    variables = {}
+    for name, value in values.items():
+        if value is None:
+            continue
+        dimensions, long_name, units, reference = labels[name]
+        array = np.asarray(value)
+        if array.dtype == np.float64 and not double:
+            array = array.astype(np.float32)
+        about = {"long_name": long_name, "units": units, "reference": reference}
+        variables[name] = (dimensions, array, {k: v for k, v in about.items() if v or k == "units"})
+    return variables

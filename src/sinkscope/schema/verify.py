@@ -1,0 +1,137 @@
+"""The schema of `verify`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typing_extensions import TypedDict
+
+from sinkscope.schema.base import Measured, Open, Threshold
+
+
+class StageSummary(Open):
+    """One stage of the circuit: whether it was shown, and by how much. In causal/summary."""
+
+    stage: int  # number, from 1; 4 is the sink itself
+    name: str  # recognition, amplification, induction, sink
+    passed: bool | None = None  # None where it was not tested
+    # change of the sink when the stage is taken away, over intact; -1 is gone [ratio]
+    necessity: Measured | None = None
+    # what arises where the stage is given to another position, sink margin [nat]; for amplification
+    # what the circuit alone keeps of the sink [ratio]
+    sufficiency: Measured | None = None
+    specificity: float | None = None  # effect of the control over the effect [ratio]
+    dose: float | None = None  # Spearman correlation of dose and effect [1]
+    # part of the effect that passes through the next stage [ratio, causal/families/mediation]
+    mediation: Measured | float | None = None
+    edits: list[str] = []  # the edits that these numbers are of
+    # of stage 4: mean late share of the sink heads, intact [share, causal/summary]
+    reading_heads_late_share: Measured | None = None
+
+
+class TestRow(Open):
+    """One edit beside its control; changes are paired over prompts. In causal/testing."""
+
+    __test__ = False  # not a test of pytest
+
+    id: str  # name of the test, as docs/measures.md explains it
+    edit: str  # what was done to the model, in words
+    # necessity (of P0's sink), sufficiency (at another position), identity (does the sink need P0's
+    # token or position id) or mediation (what passes through the next stage)
+    kind: str = "necessity"
+    claim: bool = True  # whether the row decides; doses and variants are shown beside it
+    # the edits, as `sinkscope.intervene.edits` reads them back
+    edit_json: list[dict[str, Any]] = []
+    control: str = ""  # the control in words
+    arrow: str = ""  # the arrow of the circuit that is tested
+    block: int | None = None  # where the edit acts
+    position: int | None = None  # where the edit acts
+    dose: float | None = None  # how much of it, where it has doses
+    sink_change: Measured | None = None  # mean late share of the reading heads; -1 is gone [ratio]
+    control_change: Measured | None = None  # the same of the control [ratio]
+    margin_change: Measured | None = None  # sink margin at the position [nat]
+    control_margin_change: Measured | None = None  # the same of the control [nat]
+    p: float | None = None  # one-sided, edit against control [1]
+    p_holm: float | None = None  # adjusted over the rows of its id [1]
+    control_p_holm: float | None = None  # that the control does something itself
+    ce_change: Measured | None = None  # loss for each token, on the same text positions [nat]
+    kl: Measured | None = None  # from the intact prediction [nat]
+    p0_norm: float | None = None  # of the edited P0, over the median norm [ratio]
+    p0_cosine: float | None = None  # of the edited P0 to u [1]
+    mass_moved_to: dict[str, Any] | None = None  # position that gained most: position, token, share
+    passed: bool | None = None  # None for a row that has no control of its own
+    note: str = ""  # what must be known to read the row
+    control_p: float | None = None  # that the control does something itself, one-sided [1]
+    specificity: float | None = None  # effect of the control over that of the edit [ratio]
+    role: str | None = None  # what an identity row decides
+    # variance of the sink that the token at P0 explains [causal/families/identity]
+    identity: dict[str, Any] | None = None
+    moved: dict[str, Any] | None = None  # what turned up where P0's position id went
+    share: Measured | None = None  # sink left where one token is repeated [share]
+    uniform: float | None = None  # the same under uniform attention [share]
+    edited: str | None = None  # of a mediation row: the edit, in words
+    taken: Measured | None = None  # what it takes without the hold, relative to intact [ratio]
+    mediated: Measured | None = None  # part that the hold gives back, at P0 [ratio]
+    control_mediated: Measured | None = None  # the same at another position [ratio]
+
+
+class VerdictDetail(TypedDict, total=False):
+    """What a verdict rests on. In causal/verdict."""
+
+    blocks: str | None  # two-block or deeper
+    emergence_block: int | None  # see trace
+    amplification: str | None  # norm, direction or both
+    because: str  # why this verdict
+    carried_by: str  # what carries the sink where it is no circuit of P0
+    necessary: list[str]  # edits that the sink was shown to need
+    tokens: list[int]  # ids of the tokens that heads sink at wherever they stand
+
+
+class CircuitSize(TypedDict, total=False):
+    """Units of the circuit that is faithful. In causal/families/faithfulness."""
+
+    components: int  # how many units
+    share: float  # their part of all units [share]
+    of: int  # all units
+    traced: int  # how many of them the trace lists
+    needed: int | None  # how many it takes to be faithful and complete
+
+
+class TriedSet(TypedDict):
+    """A set of units that was tried as the circuit. In causal/families/faithfulness."""
+
+    components: int  # how many units
+    share: float  # their part of all units [share]
+    faithfulness: Measured | None  # sink kept by these alone, relative to intact [ratio]
+    completeness: Measured | None  # sink kept by all others [ratio]
+
+
+class Cost(TypedDict, total=False):
+    """What the tests cost. In intervene/engine."""
+
+    passes: float  # forward passes over the prompts of the tests, parts of passes counted as parts
+    suffix_passes: bool  # whether blocks before an edit could be skipped
+
+
+class VerifySummary(Open):
+    """What `verify` proved or refuted under one BOS policy. In causal/verdict."""
+
+    # p0-circuit, bos-token, position-embedding, learned-sink, query-bias, other, none or
+    # undetermined
+    verdict: str
+    verdict_detail: VerdictDetail = {}  # what the verdict rests on
+    missing: list[str] = []  # what a verdict would still need
+    stages: list[StageSummary] = []  # the stages of the circuit
+    tests: list[TestRow] = []  # every test beside its control
+    # sink kept when only the circuit is left at P0, relative to intact
+    # [ratio, causal/families/faithfulness]
+    faithfulness: Measured | None = None
+    # sink kept when only the complement is left [ratio, causal/families/faithfulness]
+    completeness: Measured | None = None
+    circuit_size: CircuitSize = {}  # how large that circuit is
+    circuit_growth: list[TriedSet] = []  # every set of units that was tried
+    # every bound that decided, with its reason [causal/thresholds]
+    thresholds: dict[str, Threshold] = {}
+    what_would_change_it: list[str] = []  # sentences
+    cost: Cost = {}  # what the tests cost [intervene/engine]
+    notes: list[str] = []  # what a reader must know to read the numbers rightly

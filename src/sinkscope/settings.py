@@ -1,0 +1,227 @@
+"""The settings of every command: each field once, with its default, its bounds and its meaning.
+
+The meaning stands in the field list of the class docstring. The command line turns these fields
+into its options and that list into their help (`cli/options.py`); every setting travels with the
+result. Nothing heavy is imported here, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sinkscope.errors import InputError
+
+BUILTIN = "builtin"
+BOS_POLICIES = ("as-is", "with", "without", "both")
+Settings = TypeVar("Settings")
+
+
+def option(default: Any, **about: Any) -> Any:
+    """A field whose option has an `at_least`, or another `name`; None: no option at all."""
+    return field(default=default, metadata=about)
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """Field -> meaning, from the field lists in the docstrings of a class and of its bases.
+
+    A field list has one field a line, or several that share a meaning: `name, name  meaning`, two
+    spaces or more before the meaning. Lines that are indented further go on with it.
+    """
+    found: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        names: list[str] = []
+        for line in (vars(each).get("__doc__") or "").splitlines():
+            entry = re.match(r" {4}(\w+(?:, \w+)*) {2,}(\S.*)", line)
+            if entry:
+                names = entry[1].split(", ")
+                found |= dict.fromkeys(names, entry[2].strip())
+            elif names and line.startswith(" " * 6):
+                found |= dict.fromkeys(names, f"{found[names[0]]} {line.strip()}")
+            else:
+                names = []
+    return found
+
+
+def part_of(settings: Any, kind: type[Settings]) -> Settings:
+    """The settings of one command out of those of several."""
+    names = [each.name for each in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: getattr(settings, name) for name in names})
+
+
+@dataclass(frozen=True)
+class LoadSettings:
+    """Which model, and how it is loaded.
+
+    model              folder, .gguf file or Hub id of a causal model; default: the bundled model
+    revision           Hub revision: branch, tag or commit
+    dtype              dtype to compute in: float32, bfloat16 or float16
+    device             where to run, such as cpu, cuda, cuda:1 or mps
+    device_map         spread over devices, such as auto (needs accelerate)
+    offline            never touch the network
+    gguf_file          GGUF file in that folder or Hub repository
+    allow_pickle       read pickle weights, which can run code
+    trust_remote_code  run code that comes with the model
+    """
+
+    model: str | None = option(None, argument=True)
+    revision: str | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    device_map: str | None = None
+    offline: bool = False
+    gguf_file: str | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """Which prompts a command looks at; its own settings are added to these.
+
+    text    text of the prompts: builtin, a .txt or .jsonl file, or hub:NAME for a Hub data set
+    kind    kind of prompts: text, random (token ids) or repeat (one token repeated)
+    n       number of prompts
+    length  tokens in each prompt
+    bos     BOS policy: as-is, with, without or both
+    seed    seed of every random choice
+
+    Raises InputError for a BOS policy that there is not, and for a number below its least.
+    """
+
+    text: str = BUILTIN
+    kind: str = option("text", name="prompts")
+    n: int = option(64, at_least=1)
+    length: int = option(256, at_least=2)
+    bos: str = "as-is"
+    seed: int = option(0, at_least=0)
+
+    def __post_init__(self) -> None:
+        if self.bos not in BOS_POLICIES:
+            raise InputError(f"BOS policy {self.bos!r} is not one of {', '.join(BOS_POLICIES)}.")
+        for each in dataclasses.fields(self):
+            value, least = getattr(self, each.name), each.metadata.get("at_least")
+            if least is not None and value is not None and value < least:
+                raise InputError(f"{each.name} is {value!r}; the least is {least}.")
+
+
+@dataclass(frozen=True)
+class ScanSettings(PromptSettings):
+    """What to scan with.
+
+    reader     attention reader: auto, lean or exact
+    untrained  compare with the same architecture untrained
+    """
+
+    reader: str = "auto"
+    untrained: bool = True
+
+
+@dataclass(frozen=True)
+class TraceSettings(ScanSettings):
+    """What to trace with.
+
+    vocabulary  put every vocabulary item at P0
+    """
+
+    vocabulary: bool = True
+
+
+@dataclass(frozen=True)
+class VerifySettings(PromptSettings):
+    """What to verify with.
+
+    rows      prompts that the tests are run on, the first of the n that the circuit is found on
+    position  control position; also the target of sufficiency tests
+    draws     random control sets per test
+    """
+
+    rows: int = option(16, at_least=1)
+    position: int = option(5, at_least=1)
+    draws: int = option(20, at_least=1)
+
+
+@dataclass(frozen=True)
+class RunSettings(VerifySettings, TraceSettings):
+    """What to run with: the settings of `scan`, `trace` and `verify`."""
+
+
+@dataclass(frozen=True)
+class MixSettings(PromptSettings):
+    """What to measure mixing with.
+
+    pairs        prompts in which a token is swapped, with every kind of swap
+    swaps        what a token is replaced by: nearest, random
+    paraphrases  a .jsonl file of paraphrase pairs, fields "text" and "paraphrase"
+    longest      longest prompt of the length sweep; default: the model's maximum, at most 1,024
+    circuit      trace the circuit and cut it
+    jacobian     Jacobian norms by backward passes; on small models the path-sum bound too
+    sweeps       sweep over length and over depth
+    """
+
+    pairs: int = option(32, at_least=1)
+    swaps: tuple[str, ...] = option(("nearest", "random"), name=None)
+    paraphrases: str | None = None
+    longest: int | None = option(None, at_least=2)
+    circuit: bool = True
+    jacobian: bool = True
+    sweeps: bool = True
+
+
+@dataclass(frozen=True)
+class TimelineSettings(PromptSettings):
+    """What to measure in every checkpoint.
+
+    bos           BOS policy: as-is, with or without
+    first_blocks  blocks to load: a number, all, or auto (from the last checkpoint)
+    dtype         dtype to compute in: float32, bfloat16 or float16; early checkpoints want float32
+    device        where to run, such as cpu, cuda, cuda:1 or mps
+    untrained     compare with the same architecture untrained
+    """
+
+    n: int = option(16, at_least=1)
+    length: int = option(128, at_least=8)
+    first_blocks: str | int = "auto"
+    dtype: str = "float32"
+    device: str = "cpu"
+    untrained: bool = True
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """Which checkpoints a timeline takes, and how it gets through them; no number depends on it.
+
+    revisions    names of the checkpoints, in order, with commas between
+    pattern      regular expression of the names, with a group (?P<step>..)
+    workers      processes, or ray, or ray://address (needs sinkscope[ray])
+    cache        folder of measured checkpoints; default: ~/.cache/sinkscope
+    disk_budget  GB that downloaded weights may take at any time
+    offline      never touch the network
+    threads      torch threads of each task; results are equal byte for byte for equal threads
+    """
+
+    revisions: str | Sequence[str] | None = None
+    pattern: str | None = None
+    workers: str | int = "1"
+    cache: str | Path | None = None
+    disk_budget: float = option(20.0, at_least=0)
+    offline: bool = False
+    threads: int | None = option(None, name=None)
+
+
+@dataclass(frozen=True)
+class ReplicationSettings:
+    """What a replication leaves open; length, BOS policy and kind of prompts are the paper's.
+
+    text  text of the prompts, where the paper takes text
+    n     number of prompts; None for as many as in the paper
+    seed  seed of every random choice
+    """
+
+    text: str = BUILTIN
+    n: int | None = None
+    seed: int = 0

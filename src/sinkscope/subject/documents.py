@@ -1,0 +1,68 @@
+"""Documents that prompts are cut from: the bundled excerpt, a file, or a Hub data set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sinkscope.errors import InputError
+from sinkscope.settings import BUILTIN
+
+
+def read_documents(text: str) -> tuple[list[str], str]:
+    """Read documents from "builtin", a .txt or .jsonl file, or "hub:NAME"."""
+    if text == BUILTIN:
+        file = Path(__file__).resolve().parent.parent / "assets" / "excerpt.txt"
+        return _nonempty(file.read_text(encoding="utf-8").split("\f"), "the excerpt"), BUILTIN
+    if text.startswith("hub:"):
+        return _nonempty(list(_hub_documents(text[4:])), text), text
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise InputError(f"No such text file: {text}.")
+    try:
+        content = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{text} is not UTF-8 text.") from None
+    if path.suffix == ".jsonl":
+        documents = [
+            _text_of(line, text, i)
+            for i, line in enumerate(content.splitlines(), 1)
+            if line.strip()
+        ]
+    else:
+        documents = content.split("\f")
+    return _nonempty(documents, text), path.name
+
+
+def _text_of(line: str, source: str, number: int) -> str:
+    try:
+        entry: Any = json.loads(line)
+    except ValueError:
+        raise InputError(f"{source}, line {number}, is not JSON.") from None
+    if isinstance(entry, dict) and isinstance(entry.get("text"), str):
+        return entry["text"]
+    raise InputError(f'{source}, line {number}, has no "text" field.')
+
+
+def _hub_documents(name: str) -> Iterator[str]:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise InputError(
+            "Hub data sets need the extra: pip install 'sinkscope[datasets]'."
+        ) from None
+    try:
+        stream = load_dataset(name, split="train", streaming=True)
+        for row, _ in zip(stream, range(1000), strict=False):
+            yield row["text"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"Hub data set {name!r} cannot be read ({error}).") from None
+
+
+def _nonempty(documents: list[str], source: str) -> list[str]:
+    kept = [document for document in documents if document.strip()]
+    if not kept:
+        raise InputError(f"{source} is empty: there is no text to look at.")
+    return kept

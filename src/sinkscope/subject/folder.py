@@ -1,0 +1,58 @@
+"""Where a model comes from: the bundled one, a folder that may be read, or a Hub id."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from sinkscope.errors import InputError
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def bundled_model() -> Path:
+    """Folder of the reference model that ships with the package."""
+    return Path(__file__).resolve().parent.parent / "assets" / "reference-model"
+
+
+def refuse_bad_id(source: str, offline: bool) -> None:
+    """Refuse what is neither a folder nor a Hub id, and a Hub id where nothing may be fetched."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    if source.startswith((".", "/", "~")) or (
+        os.sep in source.rstrip("/") and source.count("/") > 1
+    ):
+        raise InputError(f"No such folder: {source}.")
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        raise InputError(f"{source!r} is neither a folder nor a valid Hub id.") from None
+    if not offline and os.environ.get("HF_HUB_OFFLINE") == "1":
+        raise InputError(f"No folder {source!r} here and HF_HUB_OFFLINE=1 forbids downloading it.")
+
+
+def check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> None:
+    """Refuse a folder without a readable config.json, or without weights that may be read."""
+    config_file = path / "config.json"
+    if not config_file.is_file():
+        raise InputError(f"{path} has no config.json, so it is not a Hugging Face model folder.")
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{config_file} cannot be read as JSON ({error}).") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{config_file} is not a JSON object.")
+    if "auto_map" in config and not trust_remote_code and not config.get("model_type"):
+        raise InputError(f"{path} needs its own code; pass --trust-remote-code if you trust it.")
+    files = [f for f in path.iterdir() if f.is_file()]
+    if any(f.suffix == ".safetensors" for f in files):
+        return
+    pickles = [f.name for f in files if f.suffix in PICKLE_SUFFIXES]
+    if pickles and not allow_pickle:
+        raise InputError(
+            f"{path} holds only pickle weights ({pickles[0]}), which can run code when loaded; "
+            "convert them to safetensors or pass --allow-pickle if you trust the source."
+        )
+    if not pickles:
+        raise InputError(f"{path} holds no weights (no .safetensors file).")

@@ -1,0 +1,60 @@
+"""What a model is told by: name, commit, hash of its weights, dtype, device, and what to know."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sinkscope.subject.folder import PICKLE_SUFFIXES
+
+SIGMOID = (
+    "Its attention is a sigmoid, whose rows do not add up to one: shares are taken after each row "
+    "was divided by its sum."
+)
+
+
+def identity_of(model: Any, name: str, revision: str | None, place: Path | None) -> dict[str, Any]:
+    """Id, commit, class, hash of the files in `place` or of the tensors, size, dtype, device."""
+    commit = getattr(model.config, "_commit_hash", None)
+    return {
+        "id": name,
+        "revision": commit or revision,
+        "architecture": type(model).__name__,
+        "weights_sha256": _hash_files(place) if place else _hash_tensors(model),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "device": str(next(model.parameters()).device),
+        **reading_note(model.config),
+    }
+
+
+def reading_note(config: Any) -> dict[str, str]:
+    """What must be known of a model to read its results rightly: {"note": ..} or nothing."""
+    return {"note": SIGMOID} if getattr(config, "attention", None) == "sigmoid" else {}
+
+
+def _hash_files(place: Path) -> str:
+    """SHA-256 of a weight file, or of a folder's."""
+    digest = hashlib.sha256()
+    suffixes = (".safetensors", *PICKLE_SUFFIXES)
+    there = [place] if place.is_file() else place.iterdir()
+    files = sorted(f for f in there if f.suffix in suffixes and f.is_file())
+    chosen = [f for f in files if f.suffix == ".safetensors"] or files or [place]
+    for file in chosen:
+        with file.open("rb") as handle:
+            for block in iter(lambda: handle.read(1 << 20), b""):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _hash_tensors(model: Any) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        if tensor.device.type != "meta":
+            flat = tensor.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

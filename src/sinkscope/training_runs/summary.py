@@ -1,0 +1,175 @@
+"""What is said of training runs: the summary, each run's notes, the judgement of the signals."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sinkscope.errors import Missing
+from sinkscope.schema.base import Measured
+from sinkscope.schema.timeline import (
+    EmergencePoint,
+    Judgement,
+    RunSummary,
+    TimelineSummary,
+    TrainingStage,
+)
+from sinkscope.stats import bootstrap
+from sinkscope.training_runs.course import emerged_by
+from sinkscope.training_runs.emergence import STRAIGHT, Emergence, emergence, noise
+from sinkscope.training_runs.judging import baselines, judge, remaining_loss
+from sinkscope.training_runs.record import RunRecord
+from sinkscope.training_runs.settling import BOUNDS, HOLD, LEAST, QUIET
+from sinkscope.training_runs.signals import FIRST
+
+
+def timeline_summary(records: list[RunRecord]) -> TimelineSummary:
+    """The first run's summary with those of all runs, and the judgement over them."""
+    runs = {one.run.name: run_summary(one) for one in records}
+    first = dict(runs[records[0].run.name])
+    return TimelineSummary(**first, runs=runs, judgement=_judgement(records))
+
+
+def run_summary(one: RunRecord) -> RunSummary:
+    """Reduce one run to its summary."""
+    arrays, steps = one.arrays, [c.step for c in one.checkpoints]
+    found, view = one.course, one.pilot.view
+    settled = found.settled
+    ends = ("concentration", "concentration_low", "concentration_high")
+    return RunSummary(
+        steps=steps,
+        unit=one.run.unit,
+        emergence_step=None if found.emergence is None else found.emergence.step,
+        emergence=_emergences(one, steps),
+        stages=_stages(found.stages.starts, steps),
+        stages_bic=[_finite(value) for value in found.stages.bic],
+        settled_step=None if settled.standing is None else steps[settled.standing],
+        settled={
+            "announced": None if settled.announced is None else steps[settled.announced],
+            "since": None if settled.since is None else steps[settled.since],
+            "bounds": BOUNDS,
+            "rule": f"all changes within bounds from step s/{QUIET:g} to s, over at least {LEAST} "
+            f"checkpoints, at {HOLD} checkpoints in a row",
+        },
+        concentration={
+            str(k): Measured(
+                **{
+                    key: _finite(arrays[name][-1, i])
+                    for key, name in zip(("value", "low", "high"), ends)
+                }
+            )
+            for i, k in enumerate(FIRST)
+        },
+        first_blocks_late_share=bootstrap(arrays["sink_by_prompt"][-1]),
+        norm_ratio=_finite(np.exp(arrays["log_norm_by_prompt"][-1].mean())),
+        emergence_block=int(arrays["emergence_block"][-1]),
+        loss=_finite(arrays["loss"][-1]) if "loss" in arrays else None,
+        looked_at={
+            "first_blocks": view.horizon,
+            "blocks": one.pilot.blocks,
+            "read_point": view.point,
+            "whole_models": one.pilot.whole,
+        },
+        null=one.pilot.null_or_reason,
+        broken=one.broken,
+        notes=_notes(one),
+    )
+
+
+def _emergences(one: RunRecord, steps: list[int]) -> dict[str, EmergencePoint | None]:
+    """Emergence of the sink, of the norm and of the direction, each over its own null."""
+    arrays, null = one.arrays, one.pilot.null
+    found = {"sink": one.course.emergence}
+    if isinstance(null, dict):
+        norm = arrays["log_norm_by_prompt"]
+        apart = norm - norm.mean(0)
+        error = apart.std(1, ddof=1) / np.sqrt(norm.shape[1]) if norm.shape[1] > 1 else 0.0
+        curve = norm.mean(1)
+        found["norm"] = emergence(steps, curve, null["log_norm"], noise(curve, error, STRAIGHT))
+        distance = arrays["distance"]
+        found["direction"] = emergence(
+            steps, distance, null["distance"], noise(distance, 0.0, STRAIGHT)
+        )
+    return {name: None if each is None else _point(each) for name, each in found.items()}
+
+
+def _point(found: Emergence) -> EmergencePoint:
+    return {"step": found.step, "low": found.low, "high": found.high, "before": found.before}
+
+
+def _stages(starts: Sequence[int], steps: list[int]) -> list[TrainingStage]:
+    """First and last checkpoint of each stage, and the gap of the grid in which it began."""
+    return [
+        {
+            "start": steps[a],
+            "stop": steps[b - 1],
+            "low": steps[a - 1] if a else None,
+            "high": steps[a],
+        }
+        for a, b in itertools.pairwise([*starts, len(steps)])
+    ]
+
+
+def _judgement(records: list[RunRecord]) -> Judgement:
+    """How well each signal tells the remaining loss of a run that was left out."""
+    runs = {}
+    for one in records:
+        arrays = one.arrays
+        losses = [arrays[n] for n in ("loss", "validation_loss", "training_loss") if n in arrays]
+        loss = next((one for one in losses if np.isfinite(one).all()), None)
+        if loss is None:
+            continue
+        runs[one.run.name] = {
+            "remaining": remaining_loss(loss),
+            "sink": arrays["sink_by_prompt"].mean(1),
+            "log_norm": arrays["log_norm_by_prompt"].mean(1),
+            "concentration_2": arrays["concentration"][:, 1],
+            "turn": arrays["turn"],
+            "distance": arrays["distance"],
+            **baselines([c.step for c in one.checkpoints], loss, arrays.get("gradient_norm")),
+        }
+    judged = judge(runs)
+    if not judged:
+        return {"signals": [], "reason": "three runs or more with a loss are needed to judge"}
+    return {"signals": [_plain(dataclasses.asdict(row)) for row in judged], "reason": ""}
+
+
+def _notes(one: RunRecord) -> list[str]:
+    notes = [*one.run.notes, *([one.model["note"]] if "note" in one.model else [])]
+    if one.pilot.note:
+        notes.append(one.pilot.note[0].upper() + one.pilot.note[1:] + ".")
+    view = one.pilot.view
+    if view.horizon < one.pilot.blocks:
+        notes.append(
+            f"Only the first {view.horizon} of {one.pilot.blocks} blocks were looked at: late "
+            "shares are means over their heads, and C_k is a share of what they write."
+        )
+    if isinstance(one.pilot.null, Missing):
+        notes.append(one.pilot.null.sentence)
+    notes += [f"{name} was skipped: {reason}" for name, reason in one.broken.items()]
+    for remark in dict.fromkeys(one.remarks.values()):
+        count = sum(other == remark for other in one.remarks.values())
+        notes.append(f"{count} of {len(one.run.checkpoints)} checkpoints: {remark}.")
+    first = one.checkpoints[0].step * QUIET > one.checkpoints[-1].step
+    if first:
+        notes.append(
+            "The checkpoints cover too short a stretch of training to say whether it settled."
+        )
+    if not any(emerged_by(one.arrays["sink_by_prompt"].mean(1) > one.arrays["null"])):
+        notes.append("No sink emerged, so there is nothing that could have settled.")
+    return notes
+
+
+def _plain(row: Any) -> Any:
+    """A row, and the rows in it, with None for what is not finite."""
+    if isinstance(row, dict):
+        return {key: _plain(value) for key, value in row.items()}
+    return _finite(row) if isinstance(row, (float, np.floating)) else row
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
