@@ -117,7 +117,8 @@ class Paraphrases(TypedDict, total=False):
 class MixSummary(Open):
     """What `mix` found under one BOS policy: what the sink is for. In mixing/summary."""
 
-    verdict: str  # used, only there, undetermined, or no sink: does the loss need the sink here
+    # does the loss need the sink here: used; present, not needed; undetermined; or no sink
+    verdict: str
     mixing: str  # more, less, no different, or undetermined: mixing without the sink
     sink_heads: list[list[int]]  # [block, head] in which the sink is taken away [mixing/conditions]
     sink_heads_late_share: Measured  # late share of P0, sink heads [share, mixing/sweeps]
