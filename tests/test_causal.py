@@ -28,7 +28,7 @@ from sinkscope.circuit.find import find_circuit
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.edits import KeepUnits, from_json
 from sinkscope.intervene.engine import Engine
-from sinkscope.intervene.readout import TokenMass
+from sinkscope.intervene.token_mass import TokenMass
 from sinkscope.known.constructed.build import build_in_memory
 from sinkscope.known.constructed.spec import MECHANISMS, draw_spec
 from sinkscope.known.measure import plain_rows

@@ -12,7 +12,7 @@ from sinkscope.errors import InputError
 from sinkscope.intervene.edits import Neurons, QueryBias, SelfOnly, SetWrite, Stream
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.engine import Engine
-from sinkscope.intervene.readout import late_scores_margin
+from sinkscope.intervene.late_sums import late_scores_margin
 from sinkscope.observe.attention import observe
 from sinkscope.observe.layout import layout_of
 from sinkscope.observe.p0_stream import p0_states
@@ -87,7 +87,7 @@ def test_intact_readings_are_those_of_observe(family):
 
 def test_margin_of_a_saturated_head():
     """1 − a is zero in fp32 here; the margin is not infinite and is right to rounding."""
-    from sinkscope.intervene.readout import ReadoutTap
+    from sinkscope.intervene.readout_tap import ReadoutTap
     from sinkscope.observe.columns import Scores
     from sinkscope.observe.reads import AttentionCall, AttentionRead
 

@@ -28,7 +28,8 @@ from sinkscope.causal.thresholds import (
 from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.attention import SINK
 from sinkscope.detect.decision import LEAST_SHARE
-from sinkscope.intervene.readout import Readout, TokenMass
+from sinkscope.intervene.readout import Readout
+from sinkscope.intervene.token_mass import TokenMass
 
 VERDICTS = (
     "p0-circuit",

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
+from sinkscope.circuit.model import Circuit
+from sinkscope.intervene.edits import Edit, Heads, KeepNorm, Neurons
 from sinkscope.mixing.conditions import Condition
-
-if TYPE_CHECKING:
-    from sinkscope.circuit.model import Circuit
-    from sinkscope.intervene.edits import Edit
-    from sinkscope.observe.sites import Sites
-    from sinkscope.subject.load import Subject
+from sinkscope.observe.sites import Sites
+from sinkscope.subject.load import Subject
 
 CUT, CUT_NORM, CUT_CONTROL = "circuit-cut", "circuit-cut-norm-kept", "circuit-cut-control"
 CONTROL_DRAWS = 4
@@ -28,7 +25,8 @@ def cut_conditions(subject: Subject, circuit: Circuit, seed: int = 0) -> list[Co
     edits = cut_edits(circuit.sites, circuit.neurons, circuit.heads)
     if not edits:
         return []
-    found = [Condition(CUT, edits=edits), Condition(CUT_NORM, edits=edits, keep_norm=True)]
+    behind = 1 + min(edit.first_block() for edit in edits)
+    cuts = {CUT: edits, CUT_NORM: (*edits, KeepNorm(behind))}
     generator = torch.Generator().manual_seed(seed)
     drawn = [
         cut_edits(
@@ -39,7 +37,9 @@ def cut_conditions(subject: Subject, circuit: Circuit, seed: int = 0) -> list[Co
         for _ in range(CONTROL_DRAWS)
     ]
     # a block of which the circuit is all has no other units, whatever the draw
-    return [*found, Condition(CUT_CONTROL, draws=tuple(drawn))] if drawn[0] else found
+    control = CUT_CONTROL if drawn[0] else None
+    found = [Condition(name, each, control) for name, each in cuts.items()]
+    return [*found, Condition(CUT_CONTROL, draws=tuple(drawn))] if control else found
 
 
 def cut_edits(
@@ -50,8 +50,6 @@ def cut_edits(
     They take the mean over the other positions of the prompt; neurons of routed experts, which
     other positions need not use, are set to zero.
     """
-    from sinkscope.intervene.edits import Heads, Neurons
-
     edits: list[Edit] = []
     for block in sorted({block for block, _ in neurons}):
         mlp = sites.mlp(block)

@@ -15,19 +15,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from sinkscope.intervene.cost import divergences, losses
+from sinkscope.intervene.edits import Edit, Heads, Neurons
 from sinkscope.mixing.conditions import INTACT, Condition, run
 from sinkscope.mixing.thresholds import USED
+from sinkscope.observe.sites import Sites
 from sinkscope.result import Measured
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import TOKENS_PER_BATCH, Prompts, vocabulary
-
-if TYPE_CHECKING:
-    from sinkscope.observe.sites import Sites
 
 DOSES = (0.25, 0.5, 0.75, 1.0)
 LOGITS = 1 << 26  # logits held at once
@@ -54,7 +53,6 @@ def costs(
     conditions: Sequence[Condition],
     heads: Sequence[tuple[int, int]] = (),
     *,
-    keys: torch.Tensor | None = None,
     sites: Sites | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Cost]:
@@ -69,17 +67,18 @@ def costs(
     for start in range(0, len(prompts), size):
         rows = list(range(start, min(start + size, len(prompts))))
         batch = prompts.take(slice(start, start + size))
-        intact = _logprobs(run(subject, batch, INTACT, logits=True).logits)
-        base = _loss(intact, batch)
+        intact = run(subject, batch, INTACT, logits=True).logits
+        assert intact is not None
+        base = losses(intact, batch)
         for at, condition in enumerate(conditions):
-            chosen = None if keys is None else keys[rows]
             draws = []
             for each in condition.each():
-                done = run(subject, batch, each, keys=chosen, logits=True, sites=sites, rows=rows)
-                changed = _logprobs(done.logits)
-                kl = _mean(_kl(intact, changed)[:, 1:-1], batch)
-                shares = (_over(x, heads).numpy() for x in (done.shares(), done.removed()))
-                draws.append((_loss(changed, batch) - base, kl, *shares))
+                done = run(subject, batch, each, logits=True, sites=sites, rows=rows)
+                assert done.logits is not None
+                ce = losses(done.logits, batch) - base
+                kl = divergences(intact, done.logits, batch)
+                left, removed = (_over(x, heads) for x in (done.shares(), done.removed()))
+                draws.append(tuple(x.numpy() for x in (ce, kl, left, removed)))
             parts[at].append(tuple(np.mean(column, 0) for column in zip(*draws)))
         if progress:
             progress(rows[-1] + 1, len(prompts))
@@ -91,8 +90,8 @@ def costs(
 
 def doses(condition: Condition) -> list[Condition]:
     """A condition at rising doses; of a circuit cut, rising parts of its edits' units."""
-    if condition.remove is not None:
-        return [dataclasses.replace(condition, dose=dose) for dose in DOSES]
+    if condition.removals:
+        return [condition.removing(dose=dose) for dose in DOSES]
     found: list[Condition] = []
     for dose in DOSES:
         edits = tuple(_part(edit, dose) for edit in condition.edits)
@@ -101,39 +100,20 @@ def doses(condition: Condition) -> list[Condition]:
     return found
 
 
-def _part(edit, dose: float):
+def _part(edit: Edit, dose: float) -> Edit:
     """The first units of an edit of neurons or heads, largest writers first."""
-    for name in ("neurons", "heads"):
-        units = getattr(edit, name, None)
-        if units is not None:
-            count = max(1, round(dose * len(units)))
-            return dataclasses.replace(edit, **{name: units[:count]})
-    return edit
+    units = units_of(edit)
+    count = max(1, round(dose * len(units)))
+    if isinstance(edit, Neurons):
+        return dataclasses.replace(edit, neurons=units[:count])
+    return dataclasses.replace(edit, heads=units[:count]) if isinstance(edit, Heads) else edit
 
 
-def _logprobs(logits: torch.Tensor | None) -> torch.Tensor:
-    assert logits is not None
-    return logits.float().log_softmax(-1)
-
-
-def _kl(intact: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
-    """[n, T] KL(intact ‖ changed); with q − p added, which sums to 0, no term is negative."""
-    p = intact.exp()
-    return (p * (intact - changed) - p + changed.exp()).sum(-1).clamp_min(0.0)
-
-
-def _loss(logprobs: torch.Tensor, prompts: Prompts) -> np.ndarray:
-    """[n] mean loss of tokens 2.., which are predicted at positions 1.."""
-    targets = prompts.input_ids[:, 2:].to(logprobs.device).unsqueeze(-1)
-    return _mean(-logprobs[:, 1:-1].gather(2, targets).squeeze(-1), prompts)
-
-
-def _mean(values: torch.Tensor, prompts: Prompts) -> np.ndarray:
-    """[n] mean over predictions of real tokens; values [n, T − 2] at positions 1 to T − 2."""
-    positions = torch.arange(2, prompts.length)
-    real = (positions < prompts.lengths.unsqueeze(1)).to(values.device)
-    total = (values.double() * real).sum(1) / real.sum(1).clamp_min(1)
-    return total.cpu().numpy()
+def units_of(edit: Edit) -> tuple[int, ...]:
+    """The neurons or heads that an edit switches off."""
+    if isinstance(edit, Neurons):
+        return edit.neurons
+    return edit.heads if isinstance(edit, Heads) else ()
 
 
 def _over(shares: torch.Tensor, heads: Sequence[tuple[int, int]]) -> torch.Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import torch
 
+from sinkscope.intervene.cost import losses
 from sinkscope.mixing.conditions import Condition, run
 from sinkscope.mixing.dose import Cost
 from sinkscope.mixing.pairs import Pairs
@@ -25,13 +25,13 @@ def dropped_bos(subject: Subject, pairs: Pairs) -> tuple[Spread, Cost]:
         pairs.kinds,
     )
     spread = perturb(subject, short)
-    losses = [
+    before, after = (
         token_losses(subject, prompts, first)
         for prompts, first in ((pairs.prompts, 3), (short.prompts, 2))
-    ]
+    )
     none = np.full(len(pairs), np.nan)
     condition = Condition("bos-dropped")
-    return spread, Cost(condition, losses[1] - losses[0], none, none, none)
+    return spread, Cost(condition, after - before, none, none, none)
 
 
 def without_first(prompts: Prompts) -> Prompts:
@@ -47,10 +47,5 @@ def token_losses(subject: Subject, prompts: Prompts, first: int) -> np.ndarray:
     for batch in prompts.batches():
         logits = run(subject, batch, logits=True).logits
         assert logits is not None
-        ids = batch.input_ids.to(logits.device)
-        scores = logits[:, first - 1 : -1].float().log_softmax(-1)
-        loss = -scores.gather(2, ids[:, first:].unsqueeze(-1)).squeeze(-1)
-        positions = torch.arange(first, batch.length)
-        real = (positions < batch.lengths.unsqueeze(1)).to(loss.device)
-        found.append(((loss * real).sum(1) / real.sum(1).clamp_min(1)).cpu().numpy())
+        found.append(losses(logits, batch, first).numpy())
     return np.concatenate(found)

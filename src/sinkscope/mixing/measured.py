@@ -9,22 +9,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from sinkscope.circuit.find import find_circuit
 from sinkscope.errors import SinkscopeError, Unsupported
+from sinkscope.intervene.edits.base import check_right_padded
 from sinkscope.mixing.collapse import Collapse, collapse
 from sinkscope.mixing.conditions import (
     INTACT,
     OTHER_KEY,
-    OTHER_VALUE,
     REDISTRIBUTED,
     VALUE_ZEROED,
     Condition,
-    check_prompts,
+    at_keys,
     check_subject,
     earlier_keys,
     in_heads,
+    other_key,
+    other_value,
     sinking_heads,
 )
-from sinkscope.mixing.cuts import CUT, CUT_CONTROL, cut_conditions
+from sinkscope.mixing.cuts import CUT, cut_conditions
 from sinkscope.mixing.dose import Cost, costs, doses
 from sinkscope.mixing.dropped import dropped_bos
 from sinkscope.mixing.entropy import map_curves
@@ -41,23 +44,16 @@ from sinkscope.mixing.sweeps import (
     sweep_depth,
     sweep_length,
 )
+from sinkscope.observe.sites import Sites
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, build_prompts
 
 if TYPE_CHECKING:
     from sinkscope.mixing.mix import MixSettings
-    from sinkscope.observe.sites import Sites
 
 PILOT = 8  # prompts for collapse, maps, sweeps
 COLLAPSE_TOKENS = 256
 BOUND_TOKENS, BOUND_WIDTH = 16, 256  # the path-sum bound is for small models
-# condition -> what it is held against
-CONTROLS = {
-    REDISTRIBUTED.name: OTHER_KEY.name,
-    VALUE_ZEROED.name: OTHER_VALUE.name,
-    CUT: CUT_CONTROL,
-    "circuit-cut-norm-kept": CUT_CONTROL,
-}
 DOSED = (REDISTRIBUTED.name, VALUE_ZEROED.name, CUT)  # at rising doses; the others in full
 Progress = Callable[[str, int, int], None]
 
@@ -102,14 +98,13 @@ class Mixed:
     @property
     def controls(self) -> dict[str, str]:
         """Condition -> its control, of those that were run."""
-        run_ = self.conditions
-        return {name: by for name, by in CONTROLS.items() if name in run_ and by in run_}
+        return {n: c.control for n, c in self.conditions.items() if c.control in self.conditions}
 
 
 def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress: Progress) -> Mixed:
     """Measure everything under one BOS policy."""
     check_subject(subject)
-    check_prompts(prompts)
+    check_right_padded(prompts)
     step = _labelled(progress, prompts.bos)
     notes: list[str] = []
     rewritten = None  # read first, so that a bad file costs no measuring
@@ -123,12 +118,12 @@ def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress:
     heads = sinking_heads(torch.from_numpy(intact.shares), prompts.length)
     if not heads:
         notes.append("No head sinks at P0, so the conditions act on every head.")
-    conditions, sites = _conditions(subject, prompts, heads, settings, notes)
+    conditions, sites = _conditions(subject, prompts, heads, keys, settings, notes)
     spreads = {INTACT.name: intact}
     for done, (name, condition) in enumerate(conditions.items()):
         step("spread", done, len(conditions))
         if name not in spreads:
-            spreads[name] = perturb(subject, pairs, condition, keys=keys, sites=sites)
+            spreads[name] = perturb(subject, pairs, condition, sites=sites)
     step("spread", 1, 1)
     pilot = prompts.take(slice(0, PILOT))
     found = Mixed(
@@ -139,11 +134,12 @@ def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress:
         pairs,
         conditions,
         spreads,
-        _costs(subject, prompts, conditions, heads, keys, sites, step),
+        _costs(subject, prompts, conditions, heads, sites, step),
         {
             name: collapse(
-                subject, pilot.first_tokens(COLLAPSE_TOKENS), conditions[name],
-                keys=keys[: len(pilot)].clamp_max(COLLAPSE_TOKENS - 1), sites=sites,
+                subject, pilot.first_tokens(COLLAPSE_TOKENS),
+                at_keys(conditions[name], keys.clamp_max(COLLAPSE_TOKENS - 1).tolist()),
+                sites=sites,
             )
             for name in _few(conditions)
         },
@@ -162,17 +158,16 @@ def _labelled(progress: Progress, bos: str):
 
 
 def _conditions(
-    subject: Subject, prompts: Prompts, heads, settings: MixSettings, notes: list[str]
+    subject: Subject, prompts: Prompts, heads, keys, settings: MixSettings, notes: list[str]
 ) -> tuple[dict[str, Condition], Sites | None]:
     """All conditions by name, and the sites that the circuit's edits need."""
     at_heads = [
-        in_heads(each, heads) for each in (REDISTRIBUTED, VALUE_ZEROED, OTHER_KEY, OTHER_VALUE)
+        in_heads(each, heads)
+        for each in (REDISTRIBUTED, VALUE_ZEROED, other_key(keys), other_value(keys))
     ]
     found = [INTACT, *at_heads]
     sites = None
     if settings.circuit and heads:
-        from sinkscope.circuit.find import find_circuit
-
         try:
             circuit = find_circuit(subject, prompts, seed=settings.seed, untrained=False)
         except Unsupported as error:
@@ -188,10 +183,10 @@ def _conditions(
 
 def _few(conditions: dict[str, Condition]) -> list[str]:
     """The conditions that dearer measures are taken under."""
-    return [n for n in (INTACT.name, REDISTRIBUTED.name, OTHER_KEY.name, CUT) if n in conditions]
+    return [n for n in (INTACT.name, REDISTRIBUTED.name, OTHER_KEY, CUT) if n in conditions]
 
 
-def _costs(subject, prompts, conditions, heads, keys, sites, step) -> dict[str, list[Cost]]:
+def _costs(subject, prompts, conditions, heads, sites, step) -> dict[str, list[Cost]]:
     asked = {
         name: doses(one) if name in DOSED else [one]
         for name, one in conditions.items()
@@ -200,7 +195,7 @@ def _costs(subject, prompts, conditions, heads, keys, sites, step) -> dict[str, 
     flat = [one for each in asked.values() for one in each]
     found = iter(
         costs(
-            subject, prompts, flat, heads, keys=keys, sites=sites,
+            subject, prompts, flat, heads, sites=sites,
             progress=lambda done, total: step("loss", done, total),
         )
     )  # fmt: skip

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sinkscope.circuit.keys import put_hidden
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.attend import Call
 from sinkscope.mixing.conditions import check_subject
@@ -98,7 +99,7 @@ class _Open:
             raise Unsupported(f"block {self.block} calls attention more than once.")
         call = Call(module, query, key, value, attention_mask, kwargs)
         with torch.no_grad():
-            out, weights = call.own(None)
+            out, weights = call.own()
             if kwargs.get("s_aux") is not None:
                 weights, _ = share_with_learned(weights, call.scores(), value, kwargs["s_aux"])
             weights = weights.to(value.dtype)
@@ -127,9 +128,7 @@ def path_bound(subject: Subject, ids: torch.Tensor) -> PathBound:
         hidden = first_hidden(args, kwargs)
         state.x = leaf = hidden.detach().clone().requires_grad_()
         state.value = state.o = state.map = None
-        if "hidden_states" in kwargs:
-            return args, {**kwargs, "hidden_states": leaf}
-        return tuple(leaf if value is hidden else value for value in args), kwargs
+        return put_hidden(args, kwargs, leaf)
 
     def leave(module, args, output):
         state.found.append(_factors(state, hidden_of(output)))

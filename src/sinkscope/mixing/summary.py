@@ -9,7 +9,7 @@ import numpy as np
 from sinkscope.mixing.collapse import ROUNDING as DOUBLE
 from sinkscope.mixing.conditions import INTACT, OTHER_KEY, REDISTRIBUTED, VALUE_ZEROED
 from sinkscope.mixing.cuts import CUT_CONTROL
-from sinkscope.mixing.dose import Cost, used
+from sinkscope.mixing.dose import Cost, units_of, used
 from sinkscope.mixing.influence import Influence
 from sinkscope.mixing.mediation import Mediation
 from sinkscope.mixing.perturbation import Spread
@@ -90,11 +90,11 @@ def _row(found: Mixed, name: str) -> MixRow:
         spread=bootstrap(spread.final),
         spread_change=paired_change(spread.final, intact.final, intact.final),
     )
-    if condition.at == "p0":
+    if condition.at_p0:
         share = late_share(intact, found.heads)
         row.sink_left = paired_change(late_share(spread, found.heads), 0 * share, share)
         row.p0_norm, row.p0_norm_error = _p0_norm(spread, intact)
-    if condition.remove is not None:
+    if condition.removals:
         removed = _over(spread.removed, found.heads)
         row.mass_removed = bootstrap(removed)
     if isinstance(found.influence, Influence) and name in found.influence.names:
@@ -153,9 +153,9 @@ def _maps(found: Mixed, name: str) -> dict[str, Measured]:
 
 
 def _step(one: Cost) -> dict[str, Any]:
-    edits = [getattr(e, "neurons", getattr(e, "heads", ())) for e in one.condition.edits]
+    units = sum(len(units_of(edit)) for edit in one.condition.edits)
     return {
-        "dose": one.condition.dose if one.condition.remove else sum(map(len, edits)),
+        "dose": next((edit.dose for edit in one.condition.removals), units),
         "left": bootstrap(one.left),
         "removed": bootstrap(one.removed),
         "ce_change": _paired(one.ce),
@@ -254,7 +254,7 @@ def _verdict(found: Mixed, rows: dict[str, MixRow]) -> str:
 
 def _mixing(found: Mixed, rows: dict[str, MixRow]) -> str:
     """Whether a change spreads further once the sink is gone, and the control does not do it."""
-    change, control = (rows[n].spread_change for n in (REDISTRIBUTED.name, OTHER_KEY.name))
+    change, control = (rows[n].spread_change for n in (REDISTRIBUTED.name, OTHER_KEY))
     if change is None or change.low is None or change.high is None or change.value is None:
         return "undetermined"
     low = high = 0.0

@@ -7,6 +7,7 @@ tokens are), never by name.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ import torch
 from torch import nn
 
 from sinkscope.errors import InputError, Unsupported
-from sinkscope.intervene.edits.base import Call, Context, Edit, at_positions, with_hidden
+from sinkscope.intervene.attend import Call
+from sinkscope.intervene.edits.base import Context, Edit, at_positions, with_hidden
 from sinkscope.observe.attention import call_model
 from sinkscope.observe.registry import attention_functions, evaluation, hooks
 from sinkscope.observe.residual import first_hidden, hidden_of
@@ -229,7 +231,7 @@ class KeyColumns(Edit):
         args = tuple(cut if value is hidden else value for value in args)
         kwargs = {name: cut if value is hidden else value for name, value in kwargs.items()}
         key = key_of(context.subject, call.module, args, kwargs)
-        return Call(call.module, call.query, key, call.value, call.mask, call.kwargs)
+        return dataclasses.replace(call, key=key)
 
     def _chosen(self, block: int, width: int) -> tuple[int, ...]:
         if not self.count:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from sinkscope.errors import InputError
-from sinkscope.intervene.edits.base import Call, Context, Edit
+from sinkscope.intervene.attend import Call
+from sinkscope.intervene.edits.base import Context, Edit
 
 
 @dataclass(frozen=True)
@@ -44,39 +45,6 @@ class SelfOnly(Edit):
         mask, hidden, seen = _mask(call)
         mask[..., self.position, :] = hidden
         mask[..., self.position, key] = seen
-        return dataclasses.replace(call, mask=mask)
-
-
-@dataclass(frozen=True)
-class HideKey(Edit):
-    """The key of `position` is invisible to later queries; the softmax shares out its mass.
-
-    from_query  first query that does not see it; None for the one after `position`
-    """
-
-    position: int = 0
-    from_query: int | None = None
-    blocks: tuple[int, ...] | None = None
-    acts_on_attention = True
-
-    def __str__(self) -> str:
-        start = self.position + 1 if self.from_query is None else self.from_query
-        return f"key {self.position} hidden from queries {start}.. in {_where(self.blocks)}"
-
-    def first_block(self) -> int:
-        """The first of the blocks."""
-        return min(self.blocks) if self.blocks else 0
-
-    def attention(self, context: Context, block: int, call: Call) -> Call:
-        """Close the key's column of the mask."""
-        if self.blocks is not None and block not in self.blocks:
-            return call
-        context.check(self.position)
-        start = self.position + 1 if self.from_query is None else self.from_query
-        if start <= self.position:
-            raise InputError("a position always sees itself: from_query must lie behind it.")
-        mask, hidden, _ = _mask(call)
-        mask[..., start:, self.position] = hidden
         return dataclasses.replace(call, mask=mask)
 
 
@@ -161,6 +129,20 @@ class QueryBias(Edit):
         return dataclasses.replace(call, query=without + self.factor * (call.query - without))
 
 
+@dataclass(frozen=True)
+class FreezeAttention(Edit):
+    """Attention maps are constants: no gradient passes through queries and keys."""
+
+    acts_on_attention = True
+
+    def __str__(self) -> str:
+        return "attention maps held constant in gradients"
+
+    def attention(self, context: Context, block: int, call: Call) -> Call:
+        """Cut queries and keys off the graph."""
+        return dataclasses.replace(call, query=call.query.detach(), key=call.key.detach())
+
+
 @contextmanager
 def biases_off(module: torch.nn.Module):
     """Set the biases of the module's projections to zero for the time being; yields their names."""
@@ -193,7 +175,7 @@ def _mask(call: Call) -> tuple[torch.Tensor, Any, Any]:
     if call.mask is None:
         mask = torch.ones(1, 1, length, length, dtype=torch.bool, device=call.query.device).tril()
         return mask, False, True
-    mask = call.mask[..., : call.key.shape[2]].clone()
+    mask = call.mask.clone()
     if mask.dtype == torch.bool:
         return mask, False, True
     return mask, torch.finfo(mask.dtype).min, 0.0

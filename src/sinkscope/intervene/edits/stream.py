@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from sinkscope.errors import InputError
-from sinkscope.intervene.edits.base import Context, Edit, with_hidden
-from sinkscope.observe.residual import first_hidden, hidden_of
+from sinkscope.intervene.edits.base import Context, Edit, stream_hooks
 
 STREAM_HOWS = ("remove", "level", "swap", "norm", "copy", "mean", "set")
 
@@ -58,25 +57,7 @@ class Stream(Edit):
         context.check(max(self.position, self.source))
         if self.how not in STREAM_HOWS:
             raise InputError(f"{self.how!r} is not one of {', '.join(STREAM_HOWS)}.")
-        count = len(context.subject.anatomy.blocks)
-        if self.point == count:
-            last = context.block(count - 1)
-            return [
-                last.register_forward_hook(
-                    lambda module, args, output: with_hidden(
-                        output, self._edited(hidden_of(output), context)
-                    )
-                )
-            ]
-
-        def enter(module, args, kwargs):
-            hidden = first_hidden(args, kwargs)
-            edited = self._edited(hidden, context)
-            if "hidden_states" in kwargs:
-                return args, {**kwargs, "hidden_states": edited}
-            return tuple(edited if value is hidden else value for value in args), kwargs
-
-        return [context.block(self.point).register_forward_pre_hook(enter, with_kwargs=True)]
+        return stream_hooks(context, [self.point], lambda _, hidden: self._edited(hidden, context))
 
     def _edited(self, hidden: torch.Tensor, context: Context) -> torch.Tensor:
         edited = hidden.clone()
