@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from sinkscope.errors import InputError
-from sinkscope.intervene.attend import Call, Parts, take_apart
+from sinkscope.intervene.attend import Call, intact, take_apart
 from sinkscope.intervene.edits.base import Context, Edit
 from sinkscope.observe.tap import why_not_lean
 
@@ -36,6 +36,7 @@ class KeyEdit(Edit):
 
     position: int | tuple[int, ...] = 0
     acts_on_attention = True
+    changes = True  # False for an edit that only looks
 
     def blocks(self) -> set[int] | None:
         """The blocks in which it acts; None for all of them."""
@@ -68,7 +69,7 @@ class Remove(KeyEdit):
 
     def __str__(self) -> str:
         share = "" if self.dose == 1 else f"{self.dose:.0%} of "
-        where = "" if self.heads is None else f" in {len(self.heads)} heads"
+        where = "" if self.heads is None else f", in {len(self.heads)} heads"
         return f"{share}{self.what.format(_named(self.position))}{where}"
 
     def blocks(self) -> set[int] | None:
@@ -140,6 +141,8 @@ class _Masses(KeyEdit):
 class RecordAttention(_Masses):
     """Changes nothing and writes down the attention on a key in every block, into `masses`."""
 
+    changes = False
+
     def __str__(self) -> str:
         return f"the attention on {_named(self.position)} written down"
 
@@ -202,12 +205,18 @@ class KeyEdits:
         """The call as it should be. own: through the family's own attention, as lean cannot."""
         keys = self.keys.to(call.query.device)
         own = own or bool(why_not_lean(call.kwargs, call.query, call.mask))
-        parts: Parts = take_apart(call, keys, own)
+        acting = self.acting(block)
+        if not any(edit.changes for edit in acting):
+            out, mass = intact(call, keys, own)
+            for edit in acting:
+                edit.mass(self.context, block, mass)
+            return KeyRead(out, mass, mass)
+        parts = take_apart(call, keys, own)
         mass = left = parts.mass
         queries = torch.arange(mass.shape[-1], device=mass.device)
         alone = (keys.unsqueeze(1) == queries).unsqueeze(1)
         factor: torch.Tensor | float = 1.0
-        for edit in self.acting(block):
+        for edit in acting:
             left = torch.where(alone, left, edit.mass(self.context, block, left))
             factor = factor * _to(edit.factor(block, mass.shape[1]), mass)
         on_key = torch.where(alone, mass, factor * left)
