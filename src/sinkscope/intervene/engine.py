@@ -54,11 +54,6 @@ class Batch:
     outputs: dict[int, Any] = field(default_factory=dict)
     logits: torch.Tensor | None = None
 
-    @property
-    def prompts(self) -> Prompts:
-        """The prompts of the batch."""
-        return self.context.prompts
-
 
 class Engine:
     """Edited passes over one set of prompts.
@@ -195,8 +190,8 @@ class Engine:
         if logits[0].numel() * len(self.prompts) <= KEPT_LOGITS:
             batch.logits = logits
         check_all_seen(self.subject, reading)
-        kl = divergences(logits, logits, batch.prompts)
-        return reading.readout(losses(logits, batch.prompts), kl)
+        kl = divergences(logits, logits, batch.context.prompts)
+        return reading.readout(losses(logits, batch.context.prompts), kl)
 
     def _pass(
         self,
@@ -209,10 +204,12 @@ class Engine:
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Blocks from `start` on, with the edits in place: logits if wanted, and the token ids."""
         reading = reading or self._reading(batch, False)
-        self._spent += batch.prompts.input_ids.numel() * (self.depth - min(start, self.depth))
+        context = batch.context
+        context.direction = self.direction
+        self._spent += context.prompts.input_ids.numel() * (self.depth - min(start, self.depth))
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            inputs = stack.enter_context(in_place(batch.context, edits, reading))
+            inputs = stack.enter_context(in_place(context, edits, reading))
             stack.enter_context(skipped(self._blocks[:start], batch.outputs))
             stack.enter_context(hooks(residual_hooks(self.subject, reading.stream)()))
             if keep:
@@ -227,7 +224,7 @@ class Engine:
         if intact is None:
             intact, _ = self._pass(batch, (), self.depth if self.suffix else 0, None, True)
             assert intact is not None
-        run = dataclasses.replace(batch.prompts, input_ids=ids)
+        run = dataclasses.replace(batch.context.prompts, input_ids=ids)
         return losses(logits, run), divergences(intact, logits, run)
 
     def _learn_reading(self) -> None:

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import torch
 
-from sinkscope.observe.columns import NEVER, Scores
+from sinkscope.observe.columns import NEVER
 
 
 class Row:
@@ -72,15 +72,3 @@ def _lse(scores: torch.Tensor, *parts: range) -> torch.Tensor:
     """Log-sum-exp over some of the keys."""
     found = [scores[..., p.start : p.stop].logsumexp(-1) for p in parts]
     return reduce(torch.logaddexp, found)
-
-
-def late_scores_margin(s: Scores, position: int, late: torch.Tensor) -> torch.Tensor:
-    """The margin from the whole score matrix at once: the slow reference. [B, H]."""
-    scores, visible = s.chunk(0, s.q.shape[2], s.expand(s.k))
-    own = scores[..., position]
-    others = scores.clone()
-    others[..., position] = NEVER
-    rest = others.double().logsumexp(-1)
-    seen = late.unsqueeze(1) & visible[..., position] & (rest > NEVER / 2)
-    seen = seen.expand_as(own)
-    return ((own.double() - rest) * seen).sum(-1) / seen.sum(-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from sinkscope.intervene.attend import Call
@@ -29,15 +30,7 @@ class ReadoutTap(EditTap):
     heads: tuple[tuple[int, int], ...] = ()
     shape: tuple[int, int] = (0, 0)  # blocks, heads
     want_received: bool = False
-    share: torch.Tensor = field(init=False)
-    margin: torch.Tensor = field(init=False)
-    bare_share: torch.Tensor = field(init=False)
-    bare_margin: torch.Tensor = field(init=False)
-    learned: torch.Tensor = field(init=False)
-    values: torch.Tensor = field(init=False)
-    received: torch.Tensor = field(init=False)
-    norm: torch.Tensor = field(init=False)
-    cosine: torch.Tensor = field(init=False)
+    found: dict[str, torch.Tensor] = field(init=False)  # the arrays of a Readout by name
     direction: torch.Tensor | None = None
     only_heads: bool = False  # read `heads` and no others
     tokens: TokenMass | None = None
@@ -47,16 +40,13 @@ class ReadoutTap(EditTap):
     def __post_init__(self) -> None:
         batch, length = self.layout.valid.shape
         depth, heads = self.shape
-        looked = len(self.positions)
-        self.share = torch.full((batch, looked, depth, heads), torch.nan)
-        self.margin = torch.full_like(self.share, torch.nan)
-        self.bare_share = torch.full_like(self.share, torch.nan)
-        self.bare_margin = torch.full_like(self.share, torch.nan)
-        self.learned = torch.zeros(batch, depth, heads)
-        self.values = torch.full((batch, depth, heads), torch.nan)
-        self.received = torch.zeros(batch, length)
-        self.norm = torch.full((batch, looked, depth + 1), torch.nan)
-        self.cosine = torch.full_like(self.norm, torch.nan)
+        looked = (batch, len(self.positions))
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(Sums.NAMES, (*looked, depth, heads))
+        shapes |= {"value_ratio": (batch, depth, heads)}
+        shapes |= dict.fromkeys(("norm", "cosine"), (*looked, depth + 1))
+        self.found = {name: torch.full(shape, torch.nan) for name, shape in shapes.items()}
+        self.found["learned"] = torch.zeros(batch, depth, heads)
+        self.found["received"] = torch.zeros(batch, length)
 
     def keep(self, read: AttentionRead, call: AttentionCall | None) -> None:
         """Reduce a read to shares and margins; its map is dropped."""
@@ -64,12 +54,12 @@ class ReadoutTap(EditTap):
         if read.learned is not None:
             late = layout.late.unsqueeze(1)
             mass = (read.learned * late).sum(-1) / late.sum(-1)
-            self.learned[:, read.block, : mass.shape[1]] = mass.cpu()
+            self.found["learned"][:, read.block, : mass.shape[1]] = mass.cpu()
         count = read.p0.shape[1]
         reading = [head for block, head in self.heads if block == read.block]
         chosen = reading if self.only_heads else list(range(count))
         if self.edited is not None:
-            self.learned[:, read.block, chosen] = 0.0  # added up anew, with the attention left
+            self.found["learned"][:, read.block, chosen] = 0.0  # added up anew, as it is left
         if chosen and read.map is not None:
             self._from_map(read, layout, chosen)
         elif chosen:
@@ -78,7 +68,7 @@ class ReadoutTap(EditTap):
         if call is not None:
             ratio = _value_ratio(call.values, layout)
             ratio = ratio.repeat_interleave(read.p0.shape[1] // ratio.shape[1], 1)
-            self.values[:, read.block, : ratio.shape[1]] = ratio.cpu()
+            self.found["value_ratio"][:, read.block, : ratio.shape[1]] = ratio.cpu()
         read.map = None
         self.reads.append(read)
 
@@ -96,10 +86,10 @@ class ReadoutTap(EditTap):
         others = layout.valid & (layout.relative > 0)
         median = norms.masked_fill(~others, torch.nan).nanmedian(1).values.clamp_min(FLOOR)
         chosen = norms[:, list(self.positions)]
-        self.norm[:, :, point] = (chosen / median.unsqueeze(1)).cpu()
+        self.found["norm"][:, :, point] = (chosen / median.unsqueeze(1)).cpu()
         if self.direction is not None:
             along = x[:, list(self.positions)] @ self.direction.to(x.device, torch.float32)
-            self.cosine[:, :, point] = (along / chosen.clamp_min(FLOOR)).cpu()
+            self.found["cosine"][:, :, point] = (along / chosen.clamp_min(FLOOR)).cpu()
 
     def _from_scores(
         self, read: AttentionRead, call: AttentionCall, layout: Layout, chosen: list[int]
@@ -165,7 +155,7 @@ class ReadoutTap(EditTap):
     ) -> None:
         if self.edited is not None and learned is not None:
             share = ((learned - total).exp() * late).sum(-1) / self.layout.late.sum(1, keepdim=True)
-            self.learned[:, block, chosen] += share.cpu()
+            self.found["learned"][:, block, chosen] += share.cpu()
         if self.tokens is not None:
             mass = (scores - total.unsqueeze(-1)).exp()
             self.tokens.add(block, mass, visible, late, self.token_rows)
@@ -173,29 +163,19 @@ class ReadoutTap(EditTap):
         if self.want_received and reading:
             mass = (scores[:, reading] - total[:, reading].unsqueeze(-1)).exp()
             mass = (mass * late.unsqueeze(-1)).sum((1, 2)).cpu()
-            self.received[:, : mass.shape[1]] += mass
+            self.found["received"][:, : mass.shape[1]] += mass
 
     def _put(self, block: int, chosen: list[int], sums: Sums) -> None:
         for name, mean in sums.means().items():
-            getattr(self, name)[:, :, block, chosen] = mean.transpose(0, 1).cpu()
+            self.found[name][:, :, block, chosen] = mean.transpose(0, 1).cpu()
 
     def readout(self, ce: torch.Tensor | None, kl: torch.Tensor | None) -> Readout:
         """Everything that was read, as arrays."""
         late = self.layout.late.sum(1, keepdim=True).cpu() * max(1, len(self.heads))
-        return Readout(
-            self.positions,
-            self.share.numpy(),
-            self.margin.numpy(),
-            self.bare_share.numpy(),
-            self.bare_margin.numpy(),
-            self.learned.numpy(),
-            self.values.numpy(),
-            self.norm.numpy(),
-            self.cosine.numpy(),
-            (self.received / late).numpy() if self.want_received else None,
-            None if ce is None else ce.cpu().numpy(),
-            None if kl is None else kl.cpu().numpy(),
-        )
+        found: dict[str, np.ndarray | None] = {name: x.numpy() for name, x in self.found.items()}
+        found["received"] = (self.found["received"] / late).numpy() if self.want_received else None
+        found["ce"], found["kl"] = (None if x is None else x.numpy() for x in (ce, kl))
+        return Readout(self.positions, **found)  # type: ignore[arg-type]
 
 
 def _of_heads(s: Scores, chosen: list[int]) -> Scores:

@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from sinkscope.intervene.cost import divergences, losses
 from sinkscope.intervene.edits import Edit, Heads, Neurons
+from sinkscope.intervene.readout import mean_over
 from sinkscope.mixing.conditions import INTACT, Condition, run
 from sinkscope.mixing.thresholds import USED
 from sinkscope.observe.sites import Sites
@@ -77,8 +77,8 @@ def costs(
                 assert done.logits is not None
                 ce = losses(done.logits, batch) - base
                 kl = divergences(intact, done.logits, batch)
-                left, removed = (_over(x, heads) for x in (done.shares(), done.removed()))
-                draws.append(tuple(x.numpy() for x in (ce, kl, left, removed)))
+                shares = (mean_over(x.numpy(), heads) for x in (done.shares(), done.removed()))
+                draws.append((ce.numpy(), kl.numpy(), *shares))
             parts[at].append(tuple(np.mean(column, 0) for column in zip(*draws)))
         if progress:
             progress(rows[-1] + 1, len(prompts))
@@ -114,13 +114,6 @@ def units_of(edit: Edit) -> tuple[int, ...]:
     if isinstance(edit, Neurons):
         return edit.neurons
     return edit.heads if isinstance(edit, Heads) else ()
-
-
-def _over(shares: torch.Tensor, heads: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """[n] mean of [n, layer, H] over some heads."""
-    if not heads:
-        return shares.flatten(1).nanmean(1)
-    return torch.stack([shares[:, block, head] for block, head in heads], 1).mean(1)
 
 
 def used(effect: Measured, control: Measured | None) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sinkscope.intervene.readout import mean_over
 from sinkscope.mixing.collapse import ROUNDING as DOUBLE
 from sinkscope.mixing.conditions import INTACT, OTHER_KEY, REDISTRIBUTED, VALUE_ZEROED
 from sinkscope.mixing.cuts import CUT_CONTROL
@@ -13,7 +14,6 @@ from sinkscope.mixing.dose import Cost, units_of, used
 from sinkscope.mixing.influence import Influence
 from sinkscope.mixing.mediation import Mediation
 from sinkscope.mixing.perturbation import Spread
-from sinkscope.mixing.sweeps import late_share
 from sinkscope.mixing.thresholds import CONTROL_KEEPS, NO_DIFFERENT, ROUNDING, thresholds
 from sinkscope.schema import Measured, MixRow, MixSummary
 from sinkscope.stats import bootstrap, paired_change
@@ -34,7 +34,7 @@ def mix_summary(found: Mixed) -> MixSummary:
         mixing=mixing,
         sentence=_sentence(found, by_name, verdict, mixing),
         sink_heads=[list(head) for head in found.heads],
-        late_share=bootstrap(late_share(found.spreads[INTACT.name], found.heads)),
+        late_share=bootstrap(mean_over(found.spreads[INTACT.name].shares, found.heads)),
         spread={row.name: row.spread for row in rows if row.spread is not None},
         jacobian={row.name: row.influence for row in rows if row.influence is not None},
         effective_rank={
@@ -91,12 +91,11 @@ def _row(found: Mixed, name: str) -> MixRow:
         spread_change=paired_change(spread.final, intact.final, intact.final),
     )
     if condition.at_p0:
-        share = late_share(intact, found.heads)
-        row.sink_left = paired_change(late_share(spread, found.heads), 0 * share, share)
+        share, left = (mean_over(each.shares, found.heads) for each in (intact, spread))
+        row.sink_left = paired_change(left, 0 * share, share)
         row.p0_norm, row.p0_norm_error = _p0_norm(spread, intact)
     if condition.removals:
-        removed = _over(spread.removed, found.heads)
-        row.mass_removed = bootstrap(removed)
+        row.mass_removed = bootstrap(mean_over(spread.removed, found.heads))
     if isinstance(found.influence, Influence) and name in found.influence.names:
         own, base = (
             found.influence.influence[found.influence.names.index(n)] for n in (name, INTACT.name)
@@ -139,12 +138,6 @@ def _dropped_row(found: Mixed) -> MixRow:
 def _paired(differences: np.ndarray) -> Measured:
     """Mean of differences that are paired already, with the interval for few prompts."""
     return paired_change(differences, np.zeros_like(differences))
-
-
-def _over(shares: np.ndarray, heads) -> np.ndarray:
-    if not heads:
-        return np.nanmean(shares, (1, 2))
-    return np.mean([shares[:, block, head] for block, head in heads], 0)
 
 
 def _maps(found: Mixed, name: str) -> dict[str, Measured]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sinkscope.intervene.readout import mean_over
 from sinkscope.mixing.collapse import repeat_collapse
 from sinkscope.mixing.conditions import REDISTRIBUTED, in_heads
 from sinkscope.mixing.pairs import SWAPS, swapped
-from sinkscope.mixing.perturbation import Spread, perturb
+from sinkscope.mixing.perturbation import perturb
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -62,7 +63,7 @@ def sweep_length(
         taken = perturb(subject, pairs, gone)
         intact.append(whole.final)
         without.append(taken.final)
-        share.append(late_share(whole, heads))
+        share.append(mean_over(whole.shares, heads))
         if progress:
             progress(done + 1, len(lengths))
     return LengthSweep(
@@ -73,13 +74,6 @@ def sweep_length(
         repeat_collapse(subject, prompts, lengths).T,
         repeat_collapse(subject, prompts, lengths, gone).T,
     )
-
-
-def late_share(spread: Spread, heads: Sequence[tuple[int, int]]) -> np.ndarray:
-    """[n] late share of the key acted on, mean over some heads; over all where none is named."""
-    if not heads:
-        return np.nanmean(spread.shares, (1, 2))
-    return np.mean([spread.shares[:, block, head] for block, head in heads], 0)
 
 
 def sweep_depth(

@@ -18,7 +18,7 @@ from torch import nn
 
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.attend import Call
-from sinkscope.intervene.edits.base import Context, Edit, at_positions, with_hidden
+from sinkscope.intervene.edits.base import Context, Edit, at_positions, stream_hooks, with_hidden
 from sinkscope.observe.attention import call_model
 from sinkscope.observe.registry import attention_functions, evaluation, hooks
 from sinkscope.observe.residual import first_hidden, hidden_of
@@ -168,10 +168,6 @@ class NeuronsOff(Edit):
     def __str__(self) -> str:
         which = ", ".join(map(str, self.neurons))
         return f"neurons {which} of block {self.block} zero at every position"
-
-    def first_block(self) -> int:
-        """The block that is edited."""
-        return self.block
 
     def hooks(self, context: Context) -> list[Any]:
         """Zero their part of the output projection's input."""
@@ -366,24 +362,17 @@ class SetEntries(Edit):
         entries = f"{len(self.channels)} entries" + (f" over {self.above:g}" if self.above else "")
         return f"{entries} of the stream before block {self.point} {what} at {where}"
 
-    def first_block(self) -> int:
-        """The block whose input is edited."""
-        return self.point
-
     def hooks(self, context: Context) -> list[Any]:
         """Change the entries of the block's input."""
         if len(self.channels) != len(self.values):
             raise InputError("as many values as channels are needed.")
 
-        def enter(module, args, kwargs):
-            hidden = first_hidden(args, kwargs)
+        def change(_: int, hidden: torch.Tensor) -> torch.Tensor:
             edited = hidden.clone()
             at = slice(None) if self.position is None else slice(self.position, self.position + 1)
             for channel, value in zip(self.channels, self.values):
                 entries = edited[:, at, channel]
                 edited[:, at, channel] = torch.where(entries.abs() > self.above, value, entries)
-            if "hidden_states" in kwargs:
-                return args, {**kwargs, "hidden_states": edited}
-            return tuple(edited if value is hidden else value for value in args), kwargs
+            return edited
 
-        return [context.block(self.point).register_forward_pre_hook(enter, with_kwargs=True)]
+        return stream_hooks(context, [self.point], change)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from sinkscope.detect.qk import biases_off
 from sinkscope.errors import InputError
 from sinkscope.intervene.attend import Call
 from sinkscope.intervene.edits.base import Context, Edit
@@ -29,10 +29,6 @@ class SelfOnly(Edit):
     def __str__(self) -> str:
         key = "itself" if self.to is None else f"key {self.to}"
         return f"position {self.position} attends only to {key} in {_where(self.blocks)}"
-
-    def first_block(self) -> int:
-        """The first of the blocks."""
-        return min(self.blocks) if self.blocks else 0
 
     def attention(self, context: Context, block: int, call: Call) -> Call:
         """Leave one key in the position's row of the mask."""
@@ -65,10 +61,6 @@ class Transplant(Edit):
         what = "key and value" if self.what == "both" else self.what
         return f"{what} of position {self.source} put at {self.target} in {_where(self.blocks)}"
 
-    def first_block(self) -> int:
-        """The first of the blocks."""
-        return min(self.blocks) if self.blocks else 0
-
     def attention(self, context: Context, block: int, call: Call) -> Call:
         """Copy the rows of key and value."""
         if self.blocks is not None and block not in self.blocks:
@@ -98,10 +90,6 @@ class QueryBias(Edit):
 
     def __str__(self) -> str:
         return f"query biases times {self.factor:g} in {_where(self.blocks)}"
-
-    def first_block(self) -> int:
-        """The first of the blocks."""
-        return min(self.blocks) if self.blocks else 0
 
     def hooks(self, context: Context) -> list[Any]:
         """Remember how each attention module was called."""
@@ -141,24 +129,6 @@ class FreezeAttention(Edit):
     def attention(self, context: Context, block: int, call: Call) -> Call:
         """Cut queries and keys off the graph."""
         return dataclasses.replace(call, query=call.query.detach(), key=call.key.detach())
-
-
-@contextmanager
-def biases_off(module: torch.nn.Module):
-    """Set the biases of the module's projections to zero for the time being; yields their names."""
-    saved = {
-        name: parameter.detach().clone()
-        for name, parameter in module.named_parameters()
-        if name.endswith("bias")
-    }
-    with torch.no_grad():
-        try:
-            for name in saved:
-                module.get_parameter(name).zero_()
-            yield list(saved)
-        finally:
-            for name, value in saved.items():
-                module.get_parameter(name).copy_(value)
 
 
 def _where(blocks: tuple[int, ...] | None) -> str:

@@ -141,8 +141,13 @@ class Edit:
     order = 1  # edits of inputs and of the stream are installed before those of sublayers
 
     def first_block(self) -> int:
-        """The first block whose input or inside differs; earlier blocks need not be run."""
-        return 0
+        """The first block whose input or inside differs; earlier blocks need not be run.
+
+        A field `block`, `blocks` or `point` says it; without one it is block 0.
+        """
+        own = vars(self)
+        first = own.get("block", own.get("point", 0))
+        return min(own.get("blocks") or (first,))
 
     def prepare(self, context: Context) -> None:
         """Read what is needed of the intact model: called before any edit is in place."""

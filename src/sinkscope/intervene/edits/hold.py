@@ -125,10 +125,6 @@ class HoldKeys(_Hold):
     def __str__(self) -> str:
         return f"keys of position {self.position} held in {len(self.blocks)} blocks"
 
-    def first_block(self) -> int:
-        """The first of the blocks."""
-        return min(self.blocks, default=0)
-
     def attention(self, context: Context, block: int, call: Call) -> Call:
         """Put the intact key in the position's place."""
         if block not in self.blocks:
@@ -141,17 +137,13 @@ class HoldKeys(_Hold):
 
 @dataclass(frozen=True)
 class KeepNorm(Edit):
-    """P0's stream keeps its intact norm from read point `start` on, its direction left as it is."""
+    """P0's stream keeps its intact norm from read point `point` on, its direction left as it is."""
 
-    start: int
+    point: int
     order = 2  # behind every other edit of the stream
 
     def __str__(self) -> str:
-        return f"the norm of position 0 kept from read point {self.start} on"
-
-    def first_block(self) -> int:
-        """The first block whose input is scaled."""
-        return self.start
+        return f"the norm of position 0 kept from read point {self.point} on"
 
     def prepare(self, context: Context) -> None:
         """Read the intact norms."""
@@ -169,4 +161,4 @@ class KeepNorm(Edit):
             return new
 
         depth = len(context.subject.anatomy.blocks)
-        return stream_hooks(context, range(self.start, depth + 1), scaled)
+        return stream_hooks(context, range(self.point, depth + 1), scaled)

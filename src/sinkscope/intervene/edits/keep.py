@@ -37,10 +37,6 @@ class KeepUnits(Edit):
         verb = "mean-ablate" if self.complement else "keep only"
         return f"{verb} {count} {unit} of the {self.kind} write of block {self.block} at position 0"
 
-    def first_block(self) -> int:
-        """The block that is edited."""
-        return self.block
-
     def prepare(self, context: Context) -> None:
         """Read what is held."""
         _ = context.clean

@@ -48,10 +48,6 @@ class Stream(Edit):
         what = words.get(self.how, self.how)
         return f"{what} the stream of position {self.position} before block {self.point}"
 
-    def first_block(self) -> int:
-        """The block whose input is edited."""
-        return self.point
-
     def hooks(self, context: Context) -> list[Any]:
         """Change the block's input, or the last block's output."""
         context.check(max(self.position, self.source))
