@@ -260,7 +260,7 @@ def _lengths(found: Mixed, step) -> LengthSweep | None:
     prompts = found.prompts.take(slice(0, PILOT))
     if settings.longest or found.prompts.kind != "ids":
         prompts = build_prompts(
-            subject, text=settings.text, kind=settings.kind, n=PILOT, length=limit,
+            subject, text=settings.text, kind=settings.kind, n=len(prompts), length=limit,
             bos=found.prompts.bos, seed=settings.seed,
         )  # fmt: skip
     lengths = lengths_up_to(int(prompts.lengths.min()))

@@ -13,7 +13,6 @@ from sinkscope.mixing.cuts import CUT_CONTROL
 from sinkscope.mixing.dose import Cost, units_of, used
 from sinkscope.mixing.influence import Influence
 from sinkscope.mixing.mediation import Mediation
-from sinkscope.mixing.perturbation import Spread
 from sinkscope.mixing.thresholds import CONTROL_KEEPS, NO_DIFFERENT, ROUNDING, thresholds
 from sinkscope.schema import Measured, MixRow, MixSummary
 from sinkscope.stats import bootstrap, paired_change
@@ -35,11 +34,9 @@ def mix_summary(found: Mixed) -> MixSummary:
         sentence=_sentence(found, by_name, verdict, mixing),
         sink_heads=[list(head) for head in found.heads],
         late_share=bootstrap(mean_over(found.spreads[INTACT.name].shares, found.heads)),
-        spread={row.name: row.spread for row in rows if row.spread is not None},
-        jacobian={row.name: row.influence for row in rows if row.influence is not None},
-        effective_rank={
-            row.name: row.effective_rank for row in rows if row.effective_rank is not None
-        },
+        spread=_by_name(rows, "spread"),
+        jacobian=_by_name(rows, "influence"),
+        effective_rank=_by_name(rows, "effective_rank"),
         row_entropy=_maps(found, "row_entropy"),
         smoothness=_maps(found, "smoothness"),
         conditions=rows,
@@ -57,6 +54,11 @@ def mix_summary(found: Mixed) -> MixSummary:
     )
 
 
+def _by_name(rows: list[MixRow], figure: str) -> dict[str, Measured]:
+    found = {row.name: getattr(row, figure) for row in rows}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def _notes(found: Mixed, rows: dict[str, MixRow]) -> list[str]:
     """What was asked for and could not be measured, and controls that are none."""
     said = []
@@ -64,8 +66,8 @@ def _notes(found: Mixed, rows: dict[str, MixRow]) -> list[str]:
         said.append(f"No Jacobian norms: {found.influence}")
     if isinstance(found.bound, str) and found.settings.jacobian:
         said.append(f"No path-sum bound: {found.bound}")
-    said += [each for each in [weak_control(rows)] if each]
-    return said
+    weak = weak_control(rows)
+    return [*said, weak] if weak else said
 
 
 def weak_control(rows: dict[str, MixRow]) -> str:
@@ -93,13 +95,14 @@ def _row(found: Mixed, name: str) -> MixRow:
     if condition.at_p0:
         share, left = (mean_over(each.shares, found.heads) for each in (intact, spread))
         row.sink_left = paired_change(left, 0 * share, share)
-        row.p0_norm, row.p0_norm_error = _p0_norm(spread, intact)
+        norm = spread.p0_norm.astype(float) / np.maximum(intact.p0_norm, 1e-30)
+        row.p0_norm = bootstrap(norm[:, 1:].mean(1))  # behind block 0
+        row.p0_norm_error = float(np.abs(norm - 1).max())
     if condition.removals:
         row.mass_removed = bootstrap(mean_over(spread.removed, found.heads))
     if isinstance(found.influence, Influence) and name in found.influence.names:
-        own, base = (
-            found.influence.influence[found.influence.names.index(n)] for n in (name, INTACT.name)
-        )
+        by_name = dict(zip(found.influence.names, found.influence.influence))
+        own, base = by_name[name], by_name[INTACT.name]
         row.influence = bootstrap(own)
         row.influence_change = paired_change(own, base, base)
     if name in found.collapses:
@@ -115,21 +118,14 @@ def _row(found: Mixed, name: str) -> MixRow:
     return row
 
 
-def _p0_norm(spread: Spread, intact: Spread) -> tuple[Measured, float]:
-    """P0's norm over its intact norm, mean behind block 0, and the largest departure from 1."""
-    ratio = spread.p0_norm.astype(float) / np.maximum(intact.p0_norm, 1e-30)
-    return bootstrap(ratio[:, 1:].mean(1)), float(np.abs(ratio - 1).max())
-
-
 def _dropped_row(found: Mixed) -> MixRow:
     assert found.dropped is not None
-    spread, cost = found.dropped
-    intact = found.spreads[INTACT.name]
+    (spread, cost), intact = found.dropped, found.spreads[INTACT.name].final
     return MixRow(
         name=cost.condition.name,
         what="the same text without its BOS token",
         spread=bootstrap(spread.final),
-        spread_change=paired_change(spread.final, intact.final, intact.final),
+        spread_change=paired_change(spread.final, intact, intact),
         ce_change=_paired(cost.ce),
         out_of_distribution=True,
     )
@@ -196,12 +192,11 @@ def _depth(found: Mixed) -> list[dict[str, Any]]:
 
 def _theorem(found: Mixed) -> dict[str, Any]:
     every = list(found.collapses.values())
-    entropy = np.concatenate([one.entropy.ravel() for one in every])
-    entropy = entropy[np.isfinite(entropy)]
+    entropy = [slack for one in every for slack in one.entropy[np.isfinite(one.entropy)]]
     return {
         "holds": all(one.holds for one in every),
         "least_slack": float(min(one.sigma.min() for one in every)),
-        "least_entropy_slack": float(entropy.min()) if len(entropy) else None,
+        "least_entropy_slack": float(min(entropy)) if entropy else None,
         "streams": int(sum(one.sigma.size for one in every)),
         "rounding": DOUBLE,
     }
@@ -257,9 +252,8 @@ def _mixing(found: Mixed, rows: dict[str, MixRow]) -> str:
         return "more"
     if change.high < low and change.value < -ROUNDING:
         return "less"
-    return (
-        "no different" if max(abs(change.low), abs(change.high)) < NO_DIFFERENT else "undetermined"
-    )
+    same = max(abs(change.low), abs(change.high)) < NO_DIFFERENT
+    return "no different" if same else "undetermined"
 
 
 def _sentence(found: Mixed, rows: dict[str, MixRow], verdict: str, mixing: str) -> str:

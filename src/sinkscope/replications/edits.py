@@ -312,10 +312,6 @@ class SwapAlong(Edit):
     def __str__(self) -> str:
         return f"{self.of} position embeddings 0 and 1 swapped in the mlp write of block 0"
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields, without the vectors: `position_vectors` gives them again."""
-        return {"edit": type(self).__name__, "of": self.of}
-
     def hooks(self, context: Context) -> list[Any]:
         """Change two rows of the MLP's output."""
         if self.vectors is None:

@@ -169,8 +169,12 @@ class Edit:
         return nullcontext()
 
     def to_json(self) -> dict[str, Any]:
-        """Name and fields as plain JSON values."""
-        return {"edit": type(self).__name__, **dataclasses.asdict(self)}
+        """Name and fields as plain JSON values, without those that are not printed.
+
+        What was recorded in another pass does not travel: that pass gives it again.
+        """
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.repr}
+        return {"edit": type(self).__name__, **own}
 
 
 def described(block: int, kind: str, position: int) -> str:

@@ -65,11 +65,6 @@ class _Hold(Edit):
     position: int = 0
     intact: Intact | None = field(default=None, compare=False, repr=False)
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields, without what was recorded: `record` gives it again."""
-        own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "intact"}
-        return {"edit": type(self).__name__, **own}
-
     def _values(self, kind: str, at: int, context: Context) -> torch.Tensor:
         if self.intact is None:
             raise InputError("a held value is needed: pass intact=record(engine, positions).")

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
 
 import torch
 
@@ -126,10 +125,6 @@ class _Masses(KeyEdit):
     masses: dict[tuple[int, int], torch.Tensor] | None = field(
         default=None, compare=False, repr=False
     )
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields, without what was written down: another pass gives it again."""
-        return {"edit": type(self).__name__, "position": self.position}
 
     def _store(self) -> dict[tuple[int, int], torch.Tensor]:
         if self.masses is None:
