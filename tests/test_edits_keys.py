@@ -129,7 +129,10 @@ def test_edits_of_one_key_compose_in_their_order():
         engine.run([RemoveAttention(0), RemoveValue(3)])
 
 
-def test_a_key_of_its_own_for_each_prompt():
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_key_of_its_own_for_each_prompt(apart, monkeypatch):
+    if apart:  # a batch for each prompt
+        monkeypatch.setattr("sinkscope.intervene.engine.LOGITS_PER_PASS", 1)
     engine = prepare("llama")
     each = [engine.run([RemoveAttention(key)]).ce for key in (2, 0, 5)]
     found = engine.run([RemoveAttention((2, 0, 5))])
