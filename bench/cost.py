@@ -28,7 +28,7 @@ from transformers.utils import logging
 
 import sinkscope
 from sinkscope.causal.verify import VerifySettings, verify
-from sinkscope.circuit.streams import BATCH
+from sinkscope.observe.p0_stream import BATCH
 from sinkscope.circuit.trace import TraceSettings, trace_one
 from sinkscope.circuit.vocabulary import scan_vocabulary
 from sinkscope.detect.scan import ScanSettings, scan

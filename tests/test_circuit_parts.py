@@ -6,23 +6,25 @@ import numpy as np
 import pytest
 import torch
 
-from sinkscope.circuit.amplification import crossing, longest_run, mean_cosine, norm_amplification
+from sinkscope.circuit.amplification import crossing, longest_run, norm_amplification
 from sinkscope.circuit.concentration import concentration, log_norm_share, step_down
 from sinkscope.circuit.frozen import FrozenNorms, affine_form
 from sinkscope.circuit.induction import queries_of
 from sinkscope.circuit.keys import sink_logits
 from sinkscope.circuit.observed import Observed
 from sinkscope.circuit.recognition import auroc, probe_auroc
-from sinkscope.circuit.streams import one_token_pass, p0_points
+from sinkscope.circuit.streams import p0_points
 from sinkscope.circuit.unmixed import cones
 from sinkscope.circuit.vocabulary import scan_vocabulary
 from sinkscope.circuit.weights import input_maps
 from sinkscope.circuit.writes import written_along
 from sinkscope.errors import Unsupported
 from sinkscope.observe.attention import observe
+from sinkscope.observe.p0_stream import one_token_pass
 from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.reads import Want
 from sinkscope.observe.sites import find_sites
+from sinkscope.observe.stream import mean_cosine
 from sinkscope.subject.load import Subject
 from sinkscope.subject.tiny import tiny_model
 

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from sinkscope.detect import nulls
 from sinkscope.detect.attention import AttentionStats
 from sinkscope.detect.decision import has_p0_sink, sinking_heads
 from sinkscope.detect.heads import BROADCAST, NO_OP, NOT_A_SINK, UNDECIDED, classify, stable_rank
-from sinkscope.detect.residual import ResidualStats, p0_directions
+from sinkscope.detect.residual import ResidualStats
 from sinkscope.detect.scan import ScanSettings, scan
 from sinkscope.errors import InputError
 from sinkscope.observe.attention import observe
+from sinkscope.observe.late import uniform_late_share
 from sinkscope.observe.layout import layout_of
 from sinkscope.observe.parity import left_padded, packed, token_prompts
 from sinkscope.observe.reads import Want
 from sinkscope.observe.residual import residual_hooks
-from sinkscope.stats import Moments, bootstrap
+from sinkscope.stats import bootstrap
 from sinkscope.subject.load import Subject
 from sinkscope.subject.tiny import tiny_model
 
@@ -26,6 +26,10 @@ LENGTH = 64
 @pytest.fixture
 def rows():
     return torch.randint(3, 100, (6, LENGTH), generator=torch.Generator().manual_seed(2))
+
+
+def uniform_alpha(length):
+    return float((1.0 / np.arange(1, length + 1)).mean())
 
 
 def uniform_model():
@@ -44,17 +48,17 @@ def gather(subject, prompts, reader="lean"):
 
 
 def test_published_nulls():
-    assert nulls.uniform_alpha(64) == pytest.approx(0.0741, abs=5e-5)
-    assert nulls.uniform_late_share(40) == pytest.approx(0.0340, abs=5e-5)
+    assert uniform_alpha(64) == pytest.approx(0.0741, abs=5e-5)
+    assert uniform_late_share(40) == pytest.approx(0.0340, abs=5e-5)
 
 
 def test_uniform_attention_is_its_own_null(rows):
     stats = gather(uniform_model(), token_prompts(rows))
     received, late = stats.uniform
-    assert stats.alpha0 == pytest.approx(nulls.uniform_alpha(LENGTH), abs=1e-5)
-    assert stats.late == pytest.approx(nulls.uniform_late_share(LENGTH), abs=1e-5)
-    assert received == pytest.approx(nulls.uniform_alpha(LENGTH), abs=1e-6)
-    assert late == pytest.approx(nulls.uniform_late_share(LENGTH), abs=1e-6)
+    assert stats.alpha0 == pytest.approx(uniform_alpha(LENGTH), abs=1e-5)
+    assert stats.late == pytest.approx(uniform_late_share(LENGTH), abs=1e-5)
+    assert received == pytest.approx(uniform_alpha(LENGTH), abs=1e-6)
+    assert late == pytest.approx(uniform_late_share(LENGTH), abs=1e-6)
     entropy = np.log(np.arange(1, LENGTH + 1)).mean()
     assert stats.mean("entropy") == pytest.approx(entropy, abs=1e-4)
     assert stats.mean("elsewhere") == pytest.approx(0.0)
@@ -177,19 +181,6 @@ def test_lifetimes_of_aligned_tokens():
     assert stats.aligned_share.tolist() == [0.0, 0.2, 0.2, 0.0]
 
 
-def test_p0_cosine_is_the_mean_over_pairs(llama):
-    tokens = torch.arange(10, 30)
-    _, cosine = p0_directions(llama, tokens)
-    from sinkscope.observe.p0_stream import p0_states
-
-    states = torch.nn.functional.normalize(p0_states(llama, tokens).double(), dim=-1)
-    for point in range(5):
-        gram = states[:, point] @ states[:, point].T
-        pairs = gram[~torch.eye(20, dtype=torch.bool)]
-        assert cosine[point] == pytest.approx(pairs.mean().item(), abs=1e-6)
-    assert np.isnan(p0_directions(llama, tokens[:1])[1]).all()
-
-
 def test_stable_rank():
     one = torch.outer(torch.randn(30), torch.randn(8))
     assert stable_rank(one).item() == pytest.approx(1.0)
@@ -201,7 +192,7 @@ def test_head_classes():
     late = np.array([[0.9, 0.9, 0.9, 0.1]])
     value = np.array([[0.05, 1.0, 1.0, 0.05]])
     rank = np.array([[3.0, 1.1, 3.0, 1.0]])
-    assert classify(late, value, rank, 0.3).tolist() == [[NO_OP, BROADCAST, UNDECIDED, NOT_A_SINK]]
+    assert classify(late > 0.3, value, rank).tolist() == [[NO_OP, BROADCAST, UNDECIDED, NOT_A_SINK]]
 
 
 def test_query_bias_part_of_the_sink_logit():
@@ -329,12 +320,3 @@ def test_bootstrap_interval_covers():
     assert 0.87 <= hits / 200 <= 0.99
     assert bootstrap(np.array([np.nan])).value is None
     assert bootstrap(np.array([2.0])).high is None
-
-
-def test_moments_stream():
-    rows = np.random.default_rng(0).normal(size=(50, 3))
-    moments = Moments()
-    for part in np.split(rows, [7, 8, 30]):
-        moments.add(part)
-    np.testing.assert_allclose(moments.mean, rows.mean(0))
-    np.testing.assert_allclose(moments.variance, rows.var(0, ddof=1))

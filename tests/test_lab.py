@@ -16,12 +16,13 @@ from sinkscope.lab import card
 from sinkscope.lab.card_text import card_text
 from sinkscope.lab.corpus import cut_excerpt, passage, read_texts, texts_of
 from sinkscope.lab.demand import Demand
-from sinkscope.lab.metrics import distinct_windows, mean_cosine, measure, vocabulary_share
+from sinkscope.lab.metrics import distinct_windows, measure, vocabulary_share
 from sinkscope.lab.model import build_model
 from sinkscope.lab.recipe import TrainingRecipe
 from sinkscope.lab.series_text import series_card
 from sinkscope.lab.state import save_model
 from sinkscope.lab.tokens import draw_windows, encode, restarting_positions, train_tokenizer
+from sinkscope.observe.stream import mean_cosine
 
 ASSETS = files("sinkscope") / "assets"
 TINY = TrainingRecipe(
@@ -139,7 +140,8 @@ def test_held_out_part_of_the_excerpt_is_not_trained_on():
 def test_mean_cosine_of_known_states():
     same, opposed = torch.tensor([[1.0, 0], [3, 0]]), torch.tensor([[1.0, 0], [-2, 0]])
     crossed = torch.tensor([[1.0, 0], [0, 5]])
-    assert mean_cosine(torch.stack([same, opposed, crossed])) == pytest.approx([1, -1, 0])
+    found = mean_cosine(torch.stack([same, opposed, crossed], 1))
+    assert found.tolist() == pytest.approx([1, -1, 0])
 
 
 def test_uniform_attention_has_the_uniform_late_share():
@@ -194,8 +196,8 @@ def test_figures_follow_the_definition():
     assert figures["sink_rate"]["value"] == pytest.approx((received > 0.3).double().mean().item())
     assert share["asked"]["value"] == pytest.approx(sum(share["heads"][b][1] for b in (1, 2)) / 2)
     assert share["earlier_blocks"]["value"] == pytest.approx(sum(share["heads"][0]) / 2)
-    assert figures["cosine_windows"][2] == pytest.approx(mean_cosine(hidden[2][None, :, 0])[0])
-    everything = mean_cosine(model.model.embed_tokens.weight[None])[0]
+    assert figures["cosine_windows"][2] == pytest.approx(float(mean_cosine(hidden[2][:, 0])))
+    everything = float(mean_cosine(model.model.embed_tokens.weight.detach()))
     assert figures["cosine_vocabulary"][0] == pytest.approx(everything)
     assert len(figures["cosine_vocabulary"]) == TINY.blocks + 1
 

@@ -171,7 +171,8 @@ def test_a_model_without_a_sink_says_so():
     one = found.summary.mix["without"]
     assert one.verdict == "no sink"
     assert one.sink_heads == []
-    assert "No head sinks" in one.sentence
+    assert "does not sink" in one.sentence
+    assert any("No head sinks" in note for note in one.notes)
 
 
 def test_bos_dropped_is_reported_apart(subject):
@@ -187,7 +188,7 @@ def test_bos_dropped_is_reported_apart(subject):
 
 def test_dropped_bos_compares_the_same_tokens(subject):
     """Losses of tokens 3.. with BOS are those of tokens 2.. without it."""
-    from sinkscope.mixing.dropped import token_losses, without_first
+    from sinkscope.mixing.dropped import text_loss, without_first
 
     prompts = build_prompts(subject, n=3, length=24, bos="with")
     short = without_first(prompts)
@@ -196,7 +197,7 @@ def test_dropped_bos_compares_the_same_tokens(subject):
     wanted = [
         -logits[row, range(1, 22), short.input_ids[row, 2:]].mean().item() for row in range(3)
     ]
-    np.testing.assert_allclose(token_losses(subject, short, 2), wanted, rtol=1e-4)
+    np.testing.assert_allclose(text_loss(subject, short, 2), wanted, rtol=1e-4)
 
 
 def test_what_cannot_be_done_is_one_sentence(subject):

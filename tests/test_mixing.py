@@ -69,9 +69,9 @@ def test_redistributed_mass_is_a_key_closed_in_the_mask(name, own, ids):
         found = run(subject, prompts, condition, logits=True, own=own)
         wanted = hidden_key_logits(subject, prompts, torch.tensor(keys))
         torch.testing.assert_close(found.logits, wanted, atol=2e-4, rtol=1e-4)
-        assert found.shares().abs().max() == 0
-        assert found.removed().min() >= 0
-        assert found.removed().max() > 0.01
+        assert found.shares().nan_to_num().abs().max() == 0  # NaN where no late query sees the key
+        assert found.removed().nan_to_num().min() >= 0
+        assert found.removed().nan_to_num().max() > 0.01
 
 
 @pytest.mark.parametrize("remove", [RemoveAttention, RemoveValue])

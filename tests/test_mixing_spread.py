@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sinkscope.circuit.reading import sinks_on
 from sinkscope.errors import InputError
 from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.mixing.conditions import (
@@ -13,7 +14,6 @@ from sinkscope.mixing.conditions import (
     earlier_keys,
     in_heads,
     other_key,
-    sinking_heads,
 )
 from sinkscope.mixing.pairs import read_paraphrases, swapped
 from sinkscope.mixing.perturbation import perturb
@@ -106,7 +106,7 @@ def test_heads_that_carry_tokens_mix_once_their_sink_is_gone_and_others_do_not(f
         pairs = swapped(subject, prompts)
         keys = earlier_keys(prompts, pairs.first)
         intact = perturb(subject, pairs)
-        heads = sinking_heads(torch.from_numpy(intact.shares), 64)
+        heads = tuple(sinks_on(subject, prompts).heads)
         assert {tuple(head) for head in truth.reading_heads} == set(heads)
         cut = perturb(subject, pairs, in_heads(REDISTRIBUTED, heads))
         control = perturb(subject, pairs, in_heads(other_key(keys), heads))

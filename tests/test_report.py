@@ -273,7 +273,8 @@ def test_verdict_of_a_sink_names_its_null_its_blocks_and_its_limits(result):
     assert percent(scan.uniform_late_share) in sentences[0]
     text = " ".join(sentences)
     share = frames.late_share(dataset(result))
-    count = int((np.nan_to_num(share) > 0.3).sum())
+    count = len(words.sink_heads(dataset(result)))
+    assert 0 < count <= int((np.nan_to_num(share) > 0.3).sum())
     assert f"{count} of {np.isfinite(share).sum()} heads" in text
     assert "blocks 2–4" in text
     assert "99th percentile of random target positions" in text
@@ -287,7 +288,7 @@ def test_verdict_of_a_sink_names_its_null_its_blocks_and_its_limits(result):
 def test_verdict_without_a_sink():
     sentences = verdict(build_result(sinks=False))
     assert "no attention sink" in sentences[0] or "is no sink" in sentences[0]
-    assert any(s.startswith("No head gives it more than 30") for s in sentences)
+    assert any(s.startswith("No head is a sink (gives it more than 30") for s in sentences)
     assert any("not amplified in norm" in s for s in sentences)
 
 
@@ -341,7 +342,7 @@ def test_block_table_has_a_row_a_block_with_null_and_stream(result):
     assert row["Block"] == "3"
     assert row["Late share"] == percent(share.mean())
     assert row["Highest"] == percent(share.max())
-    assert row["Heads > 0.3"] == str((share > 0.3).sum())
+    assert row["Sink heads"] == str(sum(h[0] == 3 for h in words.sink_heads(data)))
     assert row["Uniform"] == percent(float(data["uniform_late"][3]))
     assert row["Learned"] == percent(float(data["learned_mass"][3].mean()))
     assert row["P0 norm ×"] == short(float(np.median(data["norm_ratio"][:, 3])))

@@ -9,7 +9,8 @@ import xarray
 
 from sinkscope.detect.scan import scan
 from sinkscope.errors import InputError, OutOfResources
-from sinkscope.result import Result, TraceSummary, load_result, write_folder
+from sinkscope.files import write_folder
+from sinkscope.result import Result, TraceSummary, load_result
 
 
 @pytest.fixture

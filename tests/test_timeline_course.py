@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from sinkscope.known.simulated_curves import draw_series
+from sinkscope.stats import first_sustained
 from sinkscope.training_runs import settling as settle
-from sinkscope.training_runs.emergence import emergence, first_sustained, noise
+from sinkscope.training_runs.emergence import emergence, noise
 from sinkscope.training_runs.settling import settling
 from sinkscope.training_runs.stages import SHORTEST, best_cuts, find_stages, segment_costs
 

@@ -52,7 +52,7 @@ def test_against_maps_and_states_that_are_kept(known):
     np.testing.assert_allclose(found.cosine, pairs[:, off].mean(-1), atol=1e-5)
     logits = subject.model(ids).logits
     loss = torch.nn.functional.cross_entropy(
-        logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none"
+        logits[:, 1:-1].transpose(1, 2), ids[:, 2:], reduction="none"
     ).mean(1)
     np.testing.assert_allclose(found.loss, loss.detach(), atol=1e-5)
 

@@ -120,7 +120,7 @@ def test_numbers_are_those_of_the_light_set():
 def test_the_null_is_that_of_random_targets_and_of_uniform_attention():
     monitor = SinkMonitor(_model(), every=1, first_blocks=2)
     found = light(monitor._subject, monitor._view)
-    nulls = signals.random_target_p99(found), OVER_UNIFORM * monitor._uniform
+    nulls = signals.random_target_p99(found), OVER_UNIFORM * found.uniform.mean()
     assert monitor.observe(0)["sink/null"] == pytest.approx(max(nulls))
     assert max(nulls) > 0
 

@@ -7,17 +7,14 @@ target and put in place by renames, so a run that breaks leaves the previous one
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from sinkscope.errors import InputError, OutOfResources
+from sinkscope.errors import InputError
+from sinkscope.files import write_folder
 from sinkscope.schema import (
     SCHEMA,
     Environment,
@@ -48,7 +45,6 @@ __all__ = [
     "TraceSummary",
     "VerifySummary",
     "load_result",
-    "write_folder",
 ]
 COMMANDS = ("scan", "trace", "verify", "timeline", "mix", "replication")  # what a result can hold
 SUMMARY, ARRAYS, REPORT = "summary.json", "arrays.nc", "report.html"
@@ -162,33 +158,3 @@ def load_result(folder: str | Path) -> Result:
             f"{path} has schema {summary.schema_version}; this version reads {SCHEMA}."
         )
     return Result(summary, data)
-
-
-def write_folder(folder: Path, files: dict[str, Any]) -> Path:
-    """Write files (name -> function of a path) into `folder`, all or none.
-
-    Everything is written to a temporary folder first; only then are the files renamed into place.
-    """
-    folder = folder.expanduser()
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise _disk_error(error, folder) from None
-    try:
-        for name, write in files.items():
-            write(staging / name)
-        folder.mkdir(exist_ok=True)
-        for name in files:
-            os.replace(staging / name, folder / name)
-    except OSError as error:
-        raise _disk_error(error, folder) from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return folder
-
-
-def _disk_error(error: OSError, folder: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return OutOfResources(f"The disk is full; nothing was written to {folder}.")
-    return InputError(f"Cannot write to {folder}: {error.strerror or error}.")

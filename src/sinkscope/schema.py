@@ -274,6 +274,7 @@ class MixSummary(_Open):
     verdict         used, only there, undetermined, or no sink: does the loss need the sink here
     mixing          more, less, no different, or undetermined: mixing without the sink
     sentence        both in words
+    sink_heads      [block, head] by the rule of `scan`; sink_heads_late_share is over these
     spread          condition -> spread of a one-token change at the last read point
     jacobian        condition -> influence of other tokens, by Jacobian norms
     effective_rank  condition -> mean over read points behind the first block, P0 included
@@ -293,7 +294,7 @@ class MixSummary(_Open):
     mixing: str
     sentence: str
     sink_heads: list[list[int]]
-    late_share: Measured
+    sink_heads_late_share: Measured
     spread: dict[str, Measured]
     jacobian: dict[str, Measured] = Field(default_factory=dict)
     effective_rank: dict[str, Measured] = Field(default_factory=dict)

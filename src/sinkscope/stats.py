@@ -1,4 +1,4 @@
-"""Intervals and streaming moments: the prompt is the unit of every interval."""
+"""Means, intervals and tests: the prompt is the unit of every interval."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sinkscope.result import Measured
 
 RESAMPLES = 2000
 EXACT_FLIPS, FLIPS = 12, 20000
+SUSTAINED = 3  # points in a row: training curves overshoot and dip
 
 
 def bootstrap(values: np.ndarray, seed: int = 0) -> Measured:
@@ -128,40 +129,18 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-class Moments:
-    """Streaming mean and variance (Chan et al. 1983): nothing grows with the number of rows."""
+def nan_mean(values: np.ndarray, axis: int | tuple[int, ...] | None = 0) -> np.ndarray:
+    """Mean over axes without NaN entries, in double; NaN, without a warning, where all are."""
+    values = np.asarray(values, dtype=np.float64)
+    count = np.isfinite(values).sum(axis)
+    return np.where(count > 0, np.nansum(values, axis) / np.maximum(count, 1), np.nan)
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._mean: np.ndarray | None = None
-        self._m2: np.ndarray | None = None
 
-    def add(self, rows: np.ndarray) -> None:
-        """Add rows [n, ...]."""
-        rows = np.asarray(rows, dtype=np.float64)
-        if rows.shape[0] == 0:
-            return
-        mean = rows.mean(0)
-        m2 = ((rows - mean) ** 2).sum(0)
-        if self._mean is None or self._m2 is None:
-            self.count, self._mean, self._m2 = rows.shape[0], mean, m2
-            return
-        total = self.count + rows.shape[0]
-        delta = mean - self._mean
-        self._m2 = self._m2 + m2 + delta**2 * (self.count * rows.shape[0] / total)
-        self._mean = self._mean + delta * (rows.shape[0] / total)
-        self.count = total
-
-    @property
-    def mean(self) -> np.ndarray:
-        """Mean over all rows so far."""
-        if self._mean is None:
-            raise ValueError("no rows were added")
-        return self._mean
-
-    @property
-    def variance(self) -> np.ndarray:
-        """Unbiased variance over all rows so far (zero for a single row)."""
-        if self._m2 is None:
-            raise ValueError("no rows were added")
-        return self._m2 / max(self.count - 1, 1)
+def first_sustained(above: np.ndarray, sustained: int = SUSTAINED) -> int | None:
+    """Index of the first of `sustained` True in a row; at the end fewer are not enough."""
+    run = 0
+    for i, is_above in enumerate(above):
+        run = run + 1 if is_above else 0
+        if run == sustained:
+            return i - sustained + 1
+    return None

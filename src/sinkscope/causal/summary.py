@@ -148,7 +148,7 @@ def _stages(done: Verified) -> list[StageSummary]:
             )
         )
     sink = done.engine.intact.on([(int(b), int(h)) for b, h in done.circuit.reading_heads])
-    share: dict[str, Any] = {"late_share": bootstrap(sink)}
+    share: dict[str, Any] = {"reading_heads_late_share": bootstrap(sink)}
     stages.append(StageSummary(stage=4, name="sink", passed=True, **share))
     return stages
 

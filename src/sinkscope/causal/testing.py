@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sinkscope.causal.thresholds import ALPHA, INDUCED, NECESSARY, NEGLIGIBLE, ORDINARY, SPECIFIC
-from sinkscope.detect.arrays import nan_mean
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.engine import Engine
 from sinkscope.intervene.readout import Readout
 from sinkscope.result import Measured
-from sinkscope.stats import holm, paired_change, sign_flip_p
+from sinkscope.stats import holm, nan_mean, paired_change, sign_flip_p
 from sinkscope.subject.prompts import token_text
 
 if TYPE_CHECKING:

@@ -25,11 +25,11 @@ from sinkscope.causal.thresholds import (
     OVER_UNIFORM,
     SPECIFIC,
 )
-from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.attention import SINK
 from sinkscope.detect.decision import LEAST_SHARE
 from sinkscope.intervene.readout import Readout
 from sinkscope.intervene.token_mass import TokenMass
+from sinkscope.stats import nan_mean
 
 VERDICTS = (
     "p0-circuit",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sinkscope.circuit.streams import unit
+from sinkscope.observe.stream import mean_cosine, unit
 
 NORM_RISE = 1.5  # below it there is no amplification of the norm (measures, stage 2)
 OVER_NULL = 1.5  # and it must exceed the untrained architecture's own ratio by as much
@@ -75,11 +75,6 @@ def crossing(curve: np.ndarray, last: int) -> int:
     return int(below[-1]) if below.size else -1
 
 
-def sink_direction(p0: torch.Tensor, other_mean: torch.Tensor) -> torch.Tensor:
-    """u [d]: p0 [n, d] states of P0 over first tokens; other_mean [d] mean unit vector."""
-    return unit(unit(p0).mean(0) - other_mean)
-
-
 def direction_amplification(
     p0: torch.Tensor, others: torch.Tensor, u: torch.Tensor, read_point: int
 ) -> Direction:
@@ -90,13 +85,4 @@ def direction_amplification(
     apart = (gap / at_others.std(0).clamp_min(1e-4).numpy()).clip(-1e4, 1e4)
     rises = gap[read_point] >= DIRECTION_RISE and apart[read_point] >= APART
     block = crossing(gap, read_point) if rises else None
-    return Direction(gap, apart, mean_cosine(p0), at_p0.mean(0).numpy(), block)
-
-
-def mean_cosine(states: torch.Tensor) -> np.ndarray:
-    """Mean pairwise cosine over first tokens, [n, points, d] -> [points]; NaN for one token."""
-    n = states.shape[0]
-    if n < 2:
-        return np.full(states.shape[1], np.nan)
-    total = unit(states).double().sum(0).square().sum(-1)
-    return ((total - n) / (n * (n - 1))).numpy()
+    return Direction(gap, apart, mean_cosine(p0).numpy(), at_p0.mean(0).numpy(), block)

@@ -13,7 +13,6 @@ from sinkscope.circuit.amplification import (
     Norm,
     direction_amplification,
     norm_amplification,
-    sink_direction,
 )
 from sinkscope.circuit.components import Components, main_components
 from sinkscope.circuit.induction import read_gradients
@@ -24,14 +23,14 @@ from sinkscope.circuit.observed import Observed
 from sinkscope.circuit.ranking import units_by_logit
 from sinkscope.circuit.reading import SinkHeads, reading_from_scan, reading_of
 from sinkscope.circuit.recognition import Recognition, recognition
-from sinkscope.circuit.streams import p0_points, unit
+from sinkscope.circuit.streams import p0_points
 from sinkscope.circuit.writes import Writes, written_along
+from sinkscope.observe.p0_stream import first_tokens
 from sinkscope.observe.sites import Sites, find_sites
+from sinkscope.observe.stream import sink_direction, unit
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, vocabulary
-
-FIRST_TOKENS = 256  # first tokens over which P0 is averaged
+from sinkscope.subject.prompts import Prompts
 
 Progress = Callable[[str, int, int], None]
 
@@ -131,21 +130,6 @@ def find(
         circuit, observed, reading, at, tokens, p0, norm, direction, writes, components,
         recognised, null, logits,
     )  # fmt: skip
-
-
-def first_tokens(subject: Subject, prompts: Prompts, seed: int) -> torch.Tensor:
-    """Tokens to put at P0: the BOS token alone, or a random sample of the vocabulary."""
-    first = prompts.input_ids[:, 0].unique()
-    if prompts.bos == "with" and len(first) == 1:
-        return first
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(usable_vocabulary(subject), generator=generator)[:FIRST_TOKENS]
-
-
-def usable_vocabulary(subject: Subject) -> int:
-    """Ids that a tokenizer can give: padding rows of the embedding are left out."""
-    size = vocabulary(subject)
-    return size if subject.tokenizer is None else min(size, len(subject.tokenizer))
 
 
 def _read_point(norm: Norm, reading: SinkHeads) -> int | None:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from sinkscope.circuit.frozen import FrozenNorms
-from sinkscope.circuit.streams import one_token_pass
-from sinkscope.observe.residual import first_hidden, hidden_of
+from sinkscope.observe.p0_stream import one_token_pass
 from sinkscope.observe.sites import Sites, write_hooks
+from sinkscope.observe.stream import first_hidden, hidden_of, put_hidden, with_hidden
 from sinkscope.observe.tap import own_eager
 from sinkscope.subject.load import Subject
 
@@ -190,8 +190,7 @@ class _State:
 
     def leave(self, module, args, output):
         self.block = None
-        out = hidden_of(output).detach()
-        return out if isinstance(output, torch.Tensor) else type(output)([out, *output[1:]])
+        return with_hidden(output, hidden_of(output).detach())
 
     def attention(self, module, query, key, value, attention_mask, **kwargs):
         """The registered function: shows the keys, then attends as the family does."""
@@ -201,13 +200,3 @@ class _State:
             module, query.detach(), key.detach(), value.detach(), attention_mask, kwargs
         )
         return out, None
-
-
-def put_hidden(args: tuple, kwargs: dict, hidden: torch.Tensor) -> tuple[tuple, dict]:
-    """The arguments of a block with its hidden states replaced."""
-    if "hidden_states" in kwargs:
-        return args, {**kwargs, "hidden_states": hidden}
-    at = next(
-        i for i, a in enumerate(args) if isinstance(a, torch.Tensor) and a.is_floating_point()
-    )
-    return (*args[:at], hidden, *args[at + 1 :]), kwargs

@@ -14,6 +14,7 @@ from sinkscope.observe.attention import run_model
 from sinkscope.observe.layout import layout_of
 from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.residual import residual_hooks
+from sinkscope.observe.stream import norm_ratio
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -36,9 +37,8 @@ def untrained_ratio(subject: Subject, prompts: Prompts, seed: int = 0) -> float 
     def keep(point: int, hidden: torch.Tensor) -> None:
         there = layout.on(hidden.device)
         norms = hidden.float().norm(dim=-1)
-        others = norms.masked_fill(~(there.valid & ~there.is_p0), torch.nan)
-        median = others.nanmedian(1, keepdim=True).values.clamp_min(1e-12)
-        ratios[point] = float((norms / median)[there.is_p0].log().mean())
+        ratio = norm_ratio(norms, there.valid & ~there.is_p0)
+        ratios[point] = float(ratio[there.is_p0].log().mean())
 
     with torch.no_grad(), evaluation(fresh.model), hooks(residual_hooks(fresh, keep)()):
         run_model(fresh, rows, logits=False)

@@ -13,16 +13,18 @@ import numpy as np
 import torch
 
 from sinkscope.circuit.routing import Routing
-from sinkscope.circuit.streams import stream_hooks, unit
+from sinkscope.circuit.streams import stream_hooks
 from sinkscope.detect.attention import AttentionStats
 from sinkscope.errors import Unsupported
 from sinkscope.observe.attention import observe
-from sinkscope.observe.columns import Scores, chunked_attention, p0_scores
-from sinkscope.observe.fused import fused_attention, fused_works
+from sinkscope.observe.columns import Scores, p0_scores
+from sinkscope.observe.late import late_seeing, mean_over
 from sinkscope.observe.layout import layout_of
 from sinkscope.observe.reads import AttentionCall, AttentionRead, Want
 from sinkscope.observe.sites import Sites, Sublayer
-from sinkscope.observe.tap import SIGMOID
+from sinkscope.observe.softmax import attend, attend_without_first
+from sinkscope.observe.stream import OthersMean, norm_ratio, unit
+from sinkscope.observe.tap import SIGMOID, fold_learned
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, vocabulary
 
@@ -61,7 +63,6 @@ class Observed:
     """Streaming statistics of one pass; `run` fills them.
 
     log_ratio       [n, points] log of P0's norm over the median norm of the others
-    median_norm     [points] median norm of the others, mean over prompts
     other_mean      [points, d] mean unit vector of the others
     sample          [m, points, d] states of random other positions, and their token ids
     attention_out   block -> (P0's mean write, the others' mean write), each [d]
@@ -86,9 +87,7 @@ class Observed:
         most = max(64, SAMPLE_BYTES // (4 * points * size))
         self._per_row = max(2, min(SAMPLE, most) // len(prompts))
         self._log_ratio: list[list[torch.Tensor]] = [[] for _ in range(points)]
-        self._median: list[list[torch.Tensor]] = [[] for _ in range(points)]
-        self._others = torch.zeros(points, size, dtype=torch.float64)
-        self._other_count = 0
+        self._others = OthersMean()
         self._sample: list[list[torch.Tensor]] = [[] for _ in range(points)]
         self._ids: list[torch.Tensor] = []
         self._mixer = {b: _first_mixer(sublayers) for b, sublayers in enumerate(sites.blocks)}
@@ -118,7 +117,6 @@ class Observed:
             self.sigmoid = self.sigmoid or any(r.reason == SIGMOID for r in reads)
             if self.attention is not None:
                 self.attention.add(reads, layout, batch.input_ids)
-            self._other_count += int((layout.valid & ~layout.is_p0).sum())
             self._rows_done += len(batch)
             if layout.simple:
                 self._curve_rows += int((layout.valid.all(1)).sum())
@@ -147,13 +145,9 @@ class Observed:
         x = hidden.float()
         norms = x.norm(dim=-1)
         p0, others = layout.is_p0, layout.valid & ~layout.is_p0
-        median = norms.masked_fill(~others, torch.nan).nanmedian(1).values.clamp_min(1e-12)
-        log_ratio = (norms.clamp_min(1e-12) / median.unsqueeze(1)).log()
-        mean = log_ratio.masked_fill(~p0, torch.nan).nanmean(1)
-        self._log_ratio[number].append(mean.cpu())
-        self._median[number].append(median.cpu())
-        weight = others / norms.clamp_min(1e-12)
-        self._others[number] += torch.einsum("btd,bt->d", x, weight).double().cpu()
+        log_ratio = norm_ratio(norms, others).log()
+        self._log_ratio[number].append(log_ratio.masked_fill(~p0, torch.nan).nanmean(1).cpu())
+        self._others.add(number, x, layout)
         if self._rows_done == 0 and layout.simple:
             self._first_rows.append(x[:FIRST_ROWS, 0].cpu())
         rows, columns = self._rows.to(x.device), self._columns.to(x.device)
@@ -188,18 +182,12 @@ class Observed:
         head = self.heads.setdefault(read.block, HeadRead())
         s = call.scores
         head.scale, head.softcap = s.scale, s.softcap
-        late = (layout.late & read.visible.p0_seen).float()
-        count = late.sum(1).clamp_min(1).unsqueeze(1)
-
-        def mean(values: torch.Tensor) -> torch.Tensor:
-            found = torch.einsum("bht,bt->bh", values, late) / count
-            return torch.where(late.any(1, keepdim=True), found, torch.nan).cpu()
-
-        query = torch.einsum("bhtd,bt->bhd", s.q.float(), late) / count.unsqueeze(-1)
-        head.query.append(query.cpu())
-        head.logit.append(mean(p0_scores(s, layout.p0)))
-        rest = without_p0(s, call.values)
-        head.others.append(mean(torch.where(late.bool().unsqueeze(1), rest, 0.0)))
+        late = late_seeing(layout, read.visible)
+        count = late.sum(1).clamp_min(1)[:, None, None]
+        head.query.append((torch.einsum("bhtd,bt->bhd", s.q.float(), late.float()) / count).cpu())
+        late = late.unsqueeze(1)
+        head.logit.append(mean_over(p0_scores(s, layout.p0), late).cpu())
+        head.others.append(mean_over(attend_without_first(s, call.values)[1], late).cpu())
         if self._rows_done < UNMIXED_ROWS and bool(layout.valid.all()):
             self._unmixed(head, call, read.learned, slice(0, UNMIXED_ROWS - self._rows_done))
 
@@ -212,8 +200,7 @@ class Observed:
         unit_values = unit(call.values[rows].float()).to(call.values.dtype)
         out, total = attend(one, unit_values)
         if call.s_aux is not None:
-            logit = call.s_aux.float().reshape(1, -1, 1)
-            learned = torch.logaddexp(total, logit)
+            learned, _ = fold_learned(total, call.s_aux, s.q)
             out = out * (total - learned).exp().unsqueeze(-1).to(out.dtype)
             total = learned
         elif mass is not None:  # a learned key whose logit depends on the query
@@ -240,14 +227,9 @@ class Observed:
         return torch.stack([torch.cat(rows) for rows in self._log_ratio], 1).double().numpy()
 
     @property
-    def median_norm(self) -> torch.Tensor:
-        """Median norm of the others, mean over prompts: [points]."""
-        return torch.stack([torch.cat(rows).nanmean() for rows in self._median])
-
-    @property
     def other_mean(self) -> torch.Tensor:
         """Mean unit vector of the others: [points, d]."""
-        return (self._others / max(self._other_count, 1)).float()
+        return self._others.mean
 
     @property
     def first_rows(self) -> torch.Tensor | None:
@@ -287,25 +269,6 @@ def _width(subject: Subject) -> int:
 def _first_mixer(sublayers: tuple[Sublayer, ...]) -> int | None:
     """Index of the first write of a block that is not an MLP's."""
     return next((i for i, s in enumerate(sublayers) if s.kind != "mlp"), None)
-
-
-def attend(s: Scores, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention output [B, H, T, Dv] and log-sum-exp [B, H, T], fused where that is right."""
-    if s.softcap is not None or fused_works(s.q.device.type, s.q.dtype):
-        return chunked_attention(s, values)
-    return fused_attention(s.q, s.k, values, s.mask, s.causal, s.scale)
-
-
-def without_p0(s: Scores, values: torch.Tensor) -> torch.Tensor:
-    """Log-sum-exp of each query's scores over the keys 1.. (P0 left out): [B, H, T], fp32.
-
-    One fused call on the shortened sequence, so that nothing cancels where P0 has nearly all mass.
-    −inf at t = 0.
-    """
-    mask = None if s.mask is None else s.mask[..., 1:, 1:]
-    short = Scores(s.q[:, :, 1:], s.k[:, :, 1:], mask, s.causal, s.scale, s.softcap)
-    _, lse = attend(short, values[:, :, 1:])
-    return torch.nn.functional.pad(lse.float(), (1, 0), value=-torch.inf)
 
 
 def squared_lse(s: Scores, values: torch.Tensor) -> torch.Tensor:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sinkscope.detect.arrays import nan_mean
-from sinkscope.detect.attention import SINK, AttentionStats
+from sinkscope.detect.attention import SINK, AttentionStats, read_attention
 from sinkscope.detect.decision import has_p0_sink, sinking_heads
 from sinkscope.detect.nulls import random_target_p99
 from sinkscope.result import Result
+from sinkscope.stats import nan_mean
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,12 @@ def reading_of(stats: AttentionStats, blocks: int, seed: int) -> SinkHeads:
     _, uniform_late = stats.uniform
     p99 = random_target_p99(stats.curve, seed)
     return _reading(stats.blocks, stats.alpha0, stats.late, uniform_late, p99, blocks)
+
+
+def sinks_on(subject: Subject, prompts: Prompts, seed: int = 0) -> SinkHeads:
+    """From a pass of its own over some prompts."""
+    stats = read_attention(subject, prompts)
+    return reading_of(stats, len(subject.anatomy.blocks), seed)
 
 
 def reading_from_scan(result: Result, bos: str, blocks: int) -> SinkHeads:

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from sinkscope.circuit.observed import Observed
-from sinkscope.circuit.streams import p0_points, unit
+from sinkscope.circuit.streams import p0_points
 from sinkscope.observe.sites import Sites
+from sinkscope.observe.stream import unit
 from sinkscope.subject.load import Subject
 
 APART = 0.99  # AUROC from which P0 counts as told apart

@@ -11,17 +11,19 @@ import numpy as np
 import torch
 
 from sinkscope.circuit.arrays import trace_dataset
-from sinkscope.circuit.find import FoundCircuit, find, find_circuit, usable_vocabulary
+from sinkscope.circuit.find import FoundCircuit, find, find_circuit
 from sinkscope.circuit.induction import Induction, induction
 from sinkscope.circuit.keys import SinkLogits
 from sinkscope.circuit.routing import Routing
-from sinkscope.circuit.streams import one_token_pass, stream_hooks, unit
+from sinkscope.circuit.streams import p0_points
 from sinkscope.circuit.summary import trace_summary
 from sinkscope.circuit.unmixed import Cone, cones
 from sinkscope.circuit.vocabulary import Vocabulary, scan_vocabulary
 from sinkscope.circuit.weights import weight_view
 from sinkscope.circuit.writes import Writes, written_along
 from sinkscope.observe.attention import check_reader
+from sinkscope.observe.p0_stream import one_token_pass, usable_vocabulary
+from sinkscope.observe.stream import unit
 from sinkscope.provenance import new_summary
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
@@ -177,14 +179,8 @@ def _text_cosine(subject: Subject, found: FoundCircuit) -> float | None:
     if within is None:
         return None
     tokens = found.observed.prompts.input_ids[: len(within), 0]
-    alone: dict[int, torch.Tensor] = {}
-
-    def keep(number: int, hidden: torch.Tensor) -> None:
-        alone[number] = hidden[:, 0].float().cpu()
-
-    one_token_pass(subject, tokens, stream_hooks(subject, found.circuit.sites, keep))
-    states = torch.stack([alone[i] for i in sorted(alone)], 1)
-    return float((unit(within) * unit(states)).sum(-1).min())
+    alone = p0_points(subject, found.circuit.sites, tokens)
+    return float((unit(within) * unit(alone)).sum(-1).min())
 
 
 def traced_result(subject: Subject, settings: TraceSettings, traced: list[Traced]) -> Result:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sinkscope.circuit.streams import BATCH, one_token_pass
-from sinkscope.observe.residual import first_hidden, hidden_of
+from sinkscope.observe.p0_stream import BATCH, one_token_pass
+from sinkscope.observe.stream import first_hidden, hidden_of
 from sinkscope.subject.load import Subject
 
 Progress = Callable[[str, int, int], None]

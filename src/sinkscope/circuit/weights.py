@@ -17,10 +17,10 @@ from torch import nn
 from torch.nn.functional import cosine_similarity
 
 from sinkscope.circuit.frozen import affine_form
-from sinkscope.circuit.streams import one_token_pass
+from sinkscope.observe.p0_stream import one_token_pass
 from sinkscope.observe.projection import Projection
-from sinkscope.observe.residual import first_hidden
 from sinkscope.observe.sites import Sites
+from sinkscope.observe.stream import first_hidden
 from sinkscope.subject.load import Subject
 
 MOST = 16  # neurons shown for each block

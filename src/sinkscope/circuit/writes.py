@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from sinkscope.circuit.frozen import FrozenNorms
-from sinkscope.circuit.streams import BATCH, Taps, one_token_pass
+from sinkscope.observe.p0_stream import BATCH, Taps, one_token_pass
 from sinkscope.observe.projection import Projection
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.observe.sites import Sites, Sublayer, write_hooks

@@ -88,11 +88,11 @@ def _plan(
     """Say what would be trained; with `write`, put a launch script for a cluster into `out`."""
     from dataclasses import asdict
 
+    from sinkscope.files import write_whole
     from sinkscope.lab.studies import needs
     from sinkscope.lab.studies.results import begin
     from sinkscope.report.studies.tables import needs_table
     from sinkscope.report.table import rich_table
-    from sinkscope.training_runs.store import write_whole
 
     processes = needs.processes_for(plan)
     rows = needs.needs(plan, processes)

@@ -43,9 +43,9 @@ def command(
         matrix["types"] = {name: matrix["types"][name] for name in types}
     if out is not None:
         text = jsonlib.dumps(matrix, indent=1) + "\n"
-        from sinkscope.result import write_folder
+        from sinkscope.files import write_whole
 
-        write_folder(out.parent, {out.name: lambda path: path.write_text(text, encoding="utf-8")})
+        write_whole(out.expanduser(), text.encode())
     if json:
         sys.stdout.write(jsonlib.dumps(matrix, indent=1) + "\n")
     else:

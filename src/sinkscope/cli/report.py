@@ -29,14 +29,15 @@ def command(
     debug: common.Debug = False,
 ) -> None:
     """Render a saved run again; compare runs with --against."""
+    from sinkscope.files import write_whole
     from sinkscope.report.page import render_page
-    from sinkscope.result import REPORT, load_result, write_folder
+    from sinkscope.result import REPORT, load_result
 
     result = load_result(run_dir)
     others = [load_result(folder) for folder in against or []]
     page = render_page(result, *others)
     name = "comparison.html" if others else REPORT
-    write_folder(run_dir, {name: lambda path: path.write_text(page, encoding="utf-8")})
+    write_whole(run_dir / name, page.encode())
     if figures is not None:
         from sinkscope.report.export import export_figures
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sinkscope.detect.attention import SINK
+from sinkscope.detect.decision import sinking_of
 from sinkscope.detect.heads import CLASS_MEANINGS, classify
 from sinkscope.detect.nulls import random_target_p99
+from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
     import xarray
@@ -203,7 +204,7 @@ def _heads(scan: Scan) -> dict[str, Any]:
     found["stable_rank"] = rank
     found["stable_rank_without_p0"] = np.stack([_spread(r[1], heads) for r in ranks])
     per_head = np.stack([_spread(v, heads) for v in values])
-    found["head_class"] = classify(nan_mean(scan.attention.late), per_head, rank, SINK)
+    found["head_class"] = classify(sinking_of(scan.attention, scan.settings.seed), per_head, rank)
     return found
 
 
@@ -241,9 +242,3 @@ def _maps(scan: Scan) -> dict[str, Any]:
         "map": np.stack([m[:, :, :width, :width] for m in scan.maps]),
         "map_tokens": np.array([row[:width] for row in scan.map_tokens], dtype=object),
     }
-
-
-def nan_mean(values: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Mean over an axis without its NaN entries; NaN, without a warning, where all are."""
-    count = np.isfinite(values).sum(axis)
-    return np.where(count > 0, np.nansum(values, axis) / np.maximum(count, 1), np.nan)

@@ -13,9 +13,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sinkscope.observe.layout import Layout, Visibility
-from sinkscope.observe.reads import AttentionRead, on_cpu
-from sinkscope.subject.prompts import token_text
+from sinkscope.observe.attention import observe
+from sinkscope.observe.late import late_seeing, mean_by_p0, uniform_shares
+from sinkscope.observe.layout import Layout
+from sinkscope.observe.reads import AttentionRead, Want, on_cpu
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts, token_text
 
 SINK = 0.3  # the threshold of Gu et al., used where one threshold is needed
 MIN_QUERIES = 16  # a key seen by fewer queries has no stable mean
@@ -43,12 +46,13 @@ class AttentionStats:
         self.readers = [(read.reader, read.reason) for read in reads]
         reads = [on_cpu(read) for read in reads]  # the blocks may lie on several devices
         layout = layout.on(torch.device("cpu"))
-        alphas = torch.stack([_alpha(read) for read in reads])  # [L, B, H, T]
+        alphas = stacked([_alpha(read) for read in reads])  # [L, B, H, T]
         rows, keys = layout.is_p0.nonzero(as_tuple=True)
         # advanced indices apart put the sample axis first: [S, L, H]
         self._alpha0.append(alphas[:, rows, :, keys])
-        self._late.append(torch.stack([_late(read, layout) for read in reads], 1))
-        self._uniform.append(torch.stack([_uniform(read.visible, layout) for read in reads]))
+        late = [late_share(read, layout) for read in reads]
+        self._late.append(stacked(late, 1))
+        self._uniform.append(torch.stack([uniform_shares(layout, read.visible) for read in reads]))
         self._add_curve(alphas, layout)
         self._add_sums(reads, alphas, layout)
         self._add_elsewhere(reads, alphas, layout, ids.cpu())
@@ -76,24 +80,24 @@ class AttentionStats:
             if all(getattr(read, name) is None for read in reads):
                 continue
             rows = [
-                torch.full((read.p0.shape[1],), torch.nan)
+                torch.full((1, read.p0.shape[1]), torch.nan)
                 if getattr(read, name) is None
-                else (getattr(read, name) * valid).sum((0, 2))
+                else (getattr(read, name) * valid).sum((0, 2)).unsqueeze(0)
                 for read in reads
             ]
-            self._sum(name, torch.stack(rows))
+            self._sum(name, stacked(rows)[:, 0])
 
     def _add_elsewhere(self, reads, alphas, layout, ids) -> None:
         """Keys other than P0 that receive more than SINK in some head, and the mass they hold."""
         seen = torch.stack([read.visible.seen_by for read in reads])  # [L, B, T]
         away = layout.valid & (layout.relative > 0)
         sinks = (alphas > SINK) & (away & (seen >= MIN_QUERIES)).unsqueeze(2)
-        mass = alphas * seen.unsqueeze(2)
-        self._sum("elsewhere", (mass * sinks).sum((1, 3)))
+        alphas = torch.where(sinks, alphas, 0.0)
+        self._sum("elsewhere", (alphas * seen.unsqueeze(2)).sum((1, 3)))
         hits = sinks.sum((0, 2))  # [B, T] over layers and heads
         tokens = ids[hits > 0].numpy()
         np.add.at(self.token_hits, tokens, hits[hits > 0].numpy())
-        received = (alphas * sinks).sum((0, 2))
+        received = alphas.sum((0, 2))
         np.add.at(self.token_received, tokens, received[hits > 0].double().numpy())
 
     def _sum(self, name: str, value: torch.Tensor) -> None:
@@ -141,37 +145,29 @@ class AttentionStats:
         ]
 
 
+def read_attention(subject: Subject, prompts: Prompts, reader: str = "auto") -> AttentionStats:
+    """The statistics of one pass over some prompts, without naming tokens."""
+    stats = AttentionStats(1)
+    for batch in prompts.batches():
+        reads, layout, _ = observe(subject, batch, Want(), reader)
+        stats.add(reads, layout, torch.zeros_like(batch.input_ids))
+    return stats
+
+
 def _alpha(read: AttentionRead) -> torch.Tensor:
     """Mean attention each key receives from the queries that see it: [B, H, T]."""
     assert read.received is not None
     return read.received / read.visible.seen_by.unsqueeze(1).clamp_min(1)
 
 
-def _late(read: AttentionRead, layout: Layout) -> torch.Tensor:
-    """Late share for each P0: [S, H]."""
-    late = layout.late & read.visible.p0_seen
-    return _per_p0(read.p0 * late.unsqueeze(1), late, layout)
+def late_share(read: AttentionRead, layout: Layout) -> torch.Tensor:
+    """Late share of each P0: [S, H]."""
+    return mean_by_p0(read.p0, late_seeing(layout, read.visible), layout)
 
 
-def _per_p0(values: torch.Tensor, counted: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """Means of [B, H, T] over the queries that belong to each P0: [S, H]; NaN where none count."""
-    index = layout.p0
-    sums = torch.zeros_like(values).scatter_add(2, index.unsqueeze(1).expand_as(values), values)
-    count = torch.zeros_like(index).scatter_add(1, index, counted.long())
-    rows, keys = layout.is_p0.nonzero(as_tuple=True)
-    picked = sums[rows, :, keys]
-    total = count[rows, keys].unsqueeze(1).to(picked.dtype)
-    return torch.where(total > 0, picked / total.clamp_min(1), torch.nan)
-
-
-def _uniform(visible: Visibility, layout: Layout) -> torch.Tensor:
-    """alpha and late share of P0 if every query attended uniformly: [2, S]."""
-    share = (1.0 / visible.keys_seen.clamp_min(1)).unsqueeze(1)
-    seen = visible.p0_seen
-    late = layout.late & seen
-    return torch.stack(
-        [
-            _per_p0(share * seen.unsqueeze(1), seen, layout)[:, 0],
-            _per_p0(share * late.unsqueeze(1), late, layout)[:, 0],
-        ]
-    )
+def stacked(rows: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
+    """[B, H, ..] of each layer as one, layers on axis `dim`; heads that a layer lacks are NaN."""
+    heads = max(row.shape[1] for row in rows)
+    missing = ([row.shape[0], heads - row.shape[1], *row.shape[2:]] for row in rows)
+    each = zip(rows, missing, strict=True)
+    return torch.stack([torch.cat([row, row.new_full(m, torch.nan)], 1) for row, m in each], dim)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from sinkscope.detect.attention import SINK
+from sinkscope.detect.attention import SINK, AttentionStats
+from sinkscope.detect.nulls import random_target_p99
+from sinkscope.stats import nan_mean
 
 # A head sinks if its late queries put more than SINK on P0: the threshold of Gu et al.
 # Three times uniform keeps very short prompts, where uniform attention is itself large, from
@@ -24,6 +26,12 @@ def sinking_heads(
     """
     with np.errstate(invalid="ignore"):
         return (late > SINK) & (late > OVER_UNIFORM * uniform_late[:, None]) & (alpha > random_p99)
+
+
+def sinking_of(stats: AttentionStats, seed: int = 0) -> np.ndarray:
+    """`sinking_heads` from the statistics of some prompts: boolean [layer, head]."""
+    targets = random_target_p99(stats.curve, seed)
+    return sinking_heads(nan_mean(stats.late), nan_mean(stats.alpha0), stats.uniform[1], targets)
 
 
 def has_p0_sink(heads: np.ndarray, visible: np.ndarray) -> bool:

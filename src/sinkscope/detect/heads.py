@@ -12,6 +12,7 @@ import torch
 
 from sinkscope.observe.layout import Layout
 from sinkscope.observe.reads import AttentionCall, AttentionRead
+from sinkscope.observe.stream import norm_ratio
 
 NOT_A_SINK, NO_OP, BROADCAST, UNDECIDED = range(4)
 CLASS_MEANINGS = "not_a_sink no_op broadcast undecided"
@@ -47,7 +48,7 @@ class HeadStats:
             self._rank.append([])
         assert self.layout is not None
         layout = self.layout.on(call.values.device)
-        self._value[self._layer].append(value_norm_ratio(call.values, layout))
+        self._value[self._layer].append(value_norm_ratio(call.values, layout).cpu().numpy())
         if self._rows < RANK_ROWS and layout.simple:
             rows = slice(0, RANK_ROWS - self._rows)
             self._rank[self._layer].append(_ranks(call, read, layout, rows))
@@ -66,14 +67,12 @@ class HeadStats:
         ]
 
 
-def value_norm_ratio(values: torch.Tensor, layout: Layout) -> np.ndarray:
+def value_norm_ratio(values: torch.Tensor, layout: Layout) -> torch.Tensor:
     """‖v_0‖ over median ‖v_t‖, t > 0: [B, key head]. values [B, G, T, Dv]."""
-    norms = values.float().norm(dim=-1)
     p0 = layout.is_p0.unsqueeze(1)
     others = (layout.valid & ~layout.is_p0).unsqueeze(1)
-    at_p0 = norms.masked_fill(~p0, torch.nan).nanmean(2)
-    median = norms.masked_fill(~others, torch.nan).nanmedian(2).values
-    return (at_p0 / median.clamp_min(1e-12)).cpu().numpy()
+    ratio = norm_ratio(values.float().norm(dim=-1), others)
+    return ratio.masked_fill(~p0, torch.nan).nanmean(2)
 
 
 def stable_rank(update: torch.Tensor) -> torch.Tensor:
@@ -94,15 +93,13 @@ def _ranks(call: AttentionCall, read: AttentionRead, layout: Layout, rows: slice
     return both.cpu().numpy()
 
 
-def classify(
-    late: np.ndarray, value_ratio: np.ndarray, rank: np.ndarray, threshold: float
-) -> np.ndarray:
+def classify(sinks: np.ndarray, value_ratio: np.ndarray, rank: np.ndarray) -> np.ndarray:
     """Class of each head: [layer, head]. value_ratio has been spread over the query heads."""
-    found = np.full(late.shape, UNDECIDED, dtype=np.int8)
+    found = np.full(sinks.shape, UNDECIDED, dtype=np.int8)
     low, high = BROADCAST_VALUES
     with np.errstate(invalid="ignore"):
         found[value_ratio < NO_OP_VALUE] = NO_OP
         inside = (value_ratio >= low) & (value_ratio <= high)
         found[inside & (rank <= BROADCAST_RANK)] = BROADCAST
-        found[~(late > threshold)] = NOT_A_SINK
+        found[~sinks] = NOT_A_SINK
     return found

@@ -7,25 +7,14 @@ import copy
 import numpy as np
 import torch
 
-from sinkscope.detect.attention import AttentionStats
-from sinkscope.observe.attention import observe
-from sinkscope.observe.reads import Want
+from sinkscope.detect.attention import read_attention
+from sinkscope.stats import nan_mean
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
 UNTRAINED_SEEDS = 3
 UNTRAINED_LIMIT = 1_500_000_000  # parameters; above it a second copy costs more than it tells
 RANDOM_TARGETS = 500
-
-
-def uniform_alpha(length: int) -> float:
-    """alpha of P0 under uniform attention: H_T / T (0.0741 at T = 64)."""
-    return float((1.0 / np.arange(1, length + 1)).sum() / length)
-
-
-def uniform_late_share(length: int) -> float:
-    """Late share under uniform attention: mean of 1/(t+1) over t ≥ T/2 (0.0340 at T = 40)."""
-    return float((1.0 / np.arange((length + 1) // 2 + 1, length + 1)).mean())
 
 
 def random_target_p99(curve: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -52,12 +41,9 @@ def untrained(subject: Subject, prompts: Prompts, reader: str) -> dict[str, np.n
         fresh = untrained_copy(subject, seed)
         if isinstance(fresh, str):
             return fresh
-        stats = AttentionStats(1)
-        for batch in prompts.batches():
-            reads, layout, _ = observe(fresh, batch, Want(), reader)
-            stats.add(reads, layout, torch.zeros_like(batch.input_ids))
-        received.append(np.nanmean(stats.alpha0, 0))
-        late.append(_nanmean(stats.late))
+        stats = read_attention(fresh, prompts, reader)
+        received.append(nan_mean(stats.alpha0))
+        late.append(nan_mean(stats.late))
     return {"received": np.stack(received), "late": np.stack(late)}
 
 
@@ -72,9 +58,3 @@ def untrained_copy(subject: Subject, seed: int) -> Subject | str:
         return f"the untrained null was not run: {str(error).splitlines()[0]}"
     model.eval()
     return Subject(model, subject.tokenizer, subject.anatomy, subject.identity)
-
-
-def _nanmean(values: np.ndarray) -> np.ndarray:
-    """Mean over prompts; NaN, without a warning, where no prompt has a value."""
-    count = np.isfinite(values).sum(0)
-    return np.where(count > 0, np.nansum(values, 0) / np.maximum(count, 1), np.nan)

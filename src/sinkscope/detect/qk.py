@@ -20,6 +20,7 @@ from torch import nn
 from sinkscope.observe.attention import run_model, uses_registry
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.registry import attention_functions, evaluation, hooks
+from sinkscope.observe.stream import unit
 from sinkscope.observe.tap import own_eager, scale_of
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
@@ -148,7 +149,7 @@ def _figures(query, key, scale, layout, without_bias, without_rope) -> dict[str,
     q = query.float()
     k = key.float().repeat_interleave(groups, 1)
     k0 = k[:, :, :1]
-    unit_q, unit_k = _unit(q), _unit(k)
+    unit_q, unit_k = unit(q), unit(k)
     others = _mean_of_others(k)
     late = layout.late.unsqueeze(1)
 
@@ -175,10 +176,6 @@ def _figures(query, key, scale, layout, without_bias, without_rope) -> dict[str,
         plain = (plain_q * plain_k0).sum(-1)
         figures["qk_rope_part"] = mean(scale * ((q * k0).sum(-1) - plain))
     return figures
-
-
-def _unit(x: torch.Tensor) -> torch.Tensor:
-    return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
 
 def _mean_of_others(k: torch.Tensor) -> torch.Tensor:

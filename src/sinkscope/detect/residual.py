@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sinkscope.observe.layout import Layout
-from sinkscope.observe.p0_stream import p0_states
+from sinkscope.observe.stream import norm_ratio, unit
 
 RANKS = 5  # channels reported for each read point
 ALIGNED = 0.9  # |cos| with the sink direction above which a token counts as a secondary sink
@@ -32,7 +32,6 @@ class ResidualStats:
         self._rows = np.zeros(points)
         self._channels = np.zeros((points, size))
         self._p0_count = 0
-        self._others = torch.zeros(points, size, dtype=torch.float64)
         self._other_count = np.zeros(points)
         self._aligned = np.zeros(points)
         self._flags: list[torch.Tensor] = []
@@ -53,23 +52,16 @@ class ResidualStats:
         p0 = layout.is_p0
         others = layout.valid & ~p0
         norms = x.norm(dim=-1)
-        self._norms(point, norms, p0, others)
+        self._norm_ratio[point].append(norm_ratio(norms, others)[p0].cpu().numpy())
         self._massive_activations(point, x, p0, others)
-        unit = x / norms.clamp_min(1e-12).unsqueeze(-1)
-        self._others[point] += unit[others].double().sum(0).cpu()
         self._other_count[point] += int(others.sum())
         if self.direction is not None:
-            cosine = (unit @ self.direction[point].to(x.device)).abs()
+            cosine = (unit(x) @ self.direction[point].to(x.device)).abs()
             flags = (cosine > ALIGNED) & others
             self._aligned[point] += int(flags.sum())
             self._flags.append(flags.cpu())
             if len(self._flags) == len(self._norm_ratio):
                 self._count_lifetimes()
-
-    def _norms(self, point: int, norms, p0, others) -> None:
-        median = norms.masked_fill(~others, torch.nan).nanmedian(1).values
-        ratio = norms / median.clamp_min(1e-12).unsqueeze(1)
-        self._norm_ratio[point].append(ratio[p0].cpu().numpy())
 
     def _massive_activations(self, point: int, x, p0, others) -> None:
         magnitude = x.abs()
@@ -119,33 +111,6 @@ class ResidualStats:
         return ids, np.take_along_axis(means, ids, 1)
 
     @property
-    def other_direction(self) -> torch.Tensor:
-        """Mean unit vector of the other positions: [point, d]."""
-        count = torch.from_numpy(np.maximum(self._other_count, 1))
-        return (self._others / count.unsqueeze(1)).float()
-
-    @property
     def aligned_share(self) -> np.ndarray:
         """Share of the other tokens that lie along the sink direction: [point]."""
         return self._aligned / np.maximum(self._other_count, 1)
-
-
-def p0_directions(subject, tokens: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
-    """Mean unit vector of P0 over first tokens [point, d], and their mean pairwise cosine [point].
-
-    The cosine is `(‖Σ x̂‖² − n) / (n(n−1))`, exact for all pairs without forming them; NaN for a
-    single token. By idea 2 the text behind the first token cannot matter, so none is run.
-    """
-    states = p0_states(subject, tokens)
-    unit = states / states.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    count = unit.shape[0]
-    total = unit.double().sum(0)
-    pairs = (total.square().sum(-1) - count) / max(count * (count - 1), 1)
-    cosine = pairs.cpu().numpy() if count > 1 else np.full(unit.shape[1], np.nan)
-    return unit.mean(0), cosine
-
-
-def sink_direction(p0_mean: torch.Tensor, other_mean: torch.Tensor) -> torch.Tensor:
-    """u: unit vector of (mean normalised P0) − (mean normalised others), at each read point."""
-    difference = p0_mean.float().cpu() - other_mean.cpu()
-    return difference / difference.norm(dim=-1, keepdim=True).clamp_min(1e-12)

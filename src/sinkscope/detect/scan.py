@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,28 +16,23 @@ from sinkscope.detect.attention import AttentionStats
 from sinkscope.detect.heads import HeadStats
 from sinkscope.detect.nulls import untrained
 from sinkscope.detect.qk import qk_split
-from sinkscope.detect.residual import ResidualStats, p0_directions, sink_direction
+from sinkscope.detect.residual import ResidualStats
 from sinkscope.detect.summary import scan_summary
-from sinkscope.observe.attention import check_reader, observe
+from sinkscope.observe.attention import check_reader, observe, run_model
 from sinkscope.observe.layout import Layout, layout_of
+from sinkscope.observe.p0_stream import first_tokens, p0_states
 from sinkscope.observe.reads import AttentionRead, Want
+from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.residual import ResidualProof, prove_residual, residual_hooks
+from sinkscope.observe.stream import OthersMean, mean_cosine, sink_direction
 from sinkscope.provenance import new_summary
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import (
-    Prompts,
-    PromptSettings,
-    bos_id,
-    token_text,
-    vocabulary,
-)
+from sinkscope.subject.prompts import Prompts, PromptSettings, token_text, vocabulary
 
 PILOT = 8  # prompts for what needs queries and keys at hand, and for the nulls
-PILOT_TOKENS = 512  # enough for the mean direction of the other positions
 MAPS = 2  # prompts whose maps are kept for the report
 MAP_TOKENS = 48
-FIRST_TOKENS = 256  # first tokens over which P0's direction is compared
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ def _scan_one(subject: Subject, prompts: Prompts, settings: ScanSettings, progre
     label = f"scan ({prompts.bos} BOS)"
     pilot = prompts.take(slice(0, PILOT))
     proof = prove_residual(subject, _short(pilot))
-    residual, cosine, no_residual = _residual(subject, prompts, pilot, settings)
+    residual, cosine, no_residual = _residual(subject, prompts, settings)
     attention = AttentionStats(vocabulary(subject))
     heads = HeadStats()
     want = Want(entropy=True, inspect=(heads.inspect,))
@@ -133,16 +129,28 @@ def _scan_one(subject: Subject, prompts: Prompts, settings: ScanSettings, progre
 
 
 def _residual(
-    subject: Subject, prompts: Prompts, pilot: Prompts, settings: ScanSettings
+    subject: Subject, prompts: Prompts, settings: ScanSettings
 ) -> tuple[ResidualStats | None, np.ndarray | None, str]:
     """Statistics of the residual stream, P0's cosine by read point; or why there are none."""
     if subject.anatomy.several_streams:
         return None, None, "the family has several residual streams"
-    p0_mean, cosine = p0_directions(subject, _first_tokens(subject, prompts, settings.seed))
-    if len(p0_mean) != len(subject.anatomy.blocks) + 1:
+    states = p0_states(subject, first_tokens(subject, prompts, settings.seed))
+    if states.shape[1] != len(subject.anatomy.blocks) + 1:
         return None, None, "not every block runs on text alone"
-    others = _pilot_direction(subject, pilot, settings.reader)
-    return _residual_stats(subject, sink_direction(p0_mean, others)), cosine, ""
+    direction = sink_direction(states, _others_mean(subject, prompts))
+    size = subject.anatomy.hidden_size
+    return ResidualStats(states.shape[1], size, direction), mean_cosine(states).numpy(), ""
+
+
+def _others_mean(subject: Subject, prompts: Prompts) -> torch.Tensor:
+    """Mean unit vector of the other positions of all prompts: [point, d]. A plain pass."""
+    others = OthersMean()
+    with torch.no_grad(), evaluation(subject.model):
+        for batch in prompts.batches():
+            add = partial(others.add, layout=layout_of(batch, subject.device))
+            with hooks(residual_hooks(subject, add)()):
+                run_model(subject, batch, logits=False)
+    return others.mean
 
 
 def _one_pass(
@@ -165,31 +173,6 @@ def _one_pass(
     if heads is not None:
         heads.finish()
     return reads, layout
-
-
-def _residual_stats(subject: Subject, direction: torch.Tensor | None) -> ResidualStats:
-    return ResidualStats(len(subject.anatomy.blocks) + 1, subject.anatomy.hidden_size, direction)
-
-
-def _pilot_direction(subject: Subject, pilot: Prompts, reader: str) -> torch.Tensor:
-    """Mean unit vector of the other positions on the pilot prompts: [point, d]."""
-    stats = _residual_stats(subject, None)
-    if pilot.attention_mask is None and pilot.position_ids is None:
-        pilot = pilot.first_tokens(PILOT_TOKENS)
-    for batch in pilot.batches():
-        _one_pass(subject, batch, Want(received=False), reader, stats, None)
-    return stats.other_direction
-
-
-def _first_tokens(subject: Subject, prompts: Prompts, seed: int) -> torch.Tensor:
-    """Tokens to put at P0: the BOS token alone, or a random sample of the vocabulary."""
-    if prompts.bos == "with" and prompts.kind != "ids":
-        return torch.tensor([bos_id(subject)])
-    size = vocabulary(subject)
-    if subject.tokenizer is not None:
-        size = min(size, len(subject.tokenizer))
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(size, generator=generator)[:FIRST_TOKENS]
 
 
 def _short(prompts: Prompts) -> Prompts:

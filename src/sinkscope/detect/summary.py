@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.attention import SINK
-from sinkscope.detect.decision import has_p0_sink, sinking_heads
+from sinkscope.detect.decision import has_p0_sink, sinking_of
 from sinkscope.detect.nulls import random_target_p99
 from sinkscope.result import Measured, ScanSummary
-from sinkscope.stats import bootstrap
+from sinkscope.stats import bootstrap, nan_mean
 
 if TYPE_CHECKING:
     from sinkscope.detect.scan import Scan
@@ -29,7 +28,7 @@ def scan_summary(scan: Scan) -> ScanSummary:
     everywhere = np.ones(len(blocks), dtype=bool)
     _, uniform_late = scan.attention.uniform
     random_p99 = random_target_p99(scan.attention.curve, seed)
-    sinking = sinking_heads(nan_mean(late), nan_mean(alpha0), uniform_late, random_p99)
+    sinking = sinking_of(scan.attention, seed)
     return ScanSummary(
         p0_sink=has_p0_sink(sinking, np.isfinite(nan_mean(late))),
         sink_rate=sink_rates(alpha0, everywhere, seed),

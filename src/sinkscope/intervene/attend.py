@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from sinkscope.errors import Unsupported
-from sinkscope.observe.columns import Scores, chunked_attention, p0_scores
-from sinkscope.observe.fused import fused_attention, fused_works
+from sinkscope.observe.columns import Scores, p0_scores
+from sinkscope.observe.softmax import attend, attend_without
 from sinkscope.observe.tap import (
     boolean_mask,
     fold_learned,
@@ -26,8 +26,6 @@ from sinkscope.observe.tap import (
     scale_of,
     share_with_learned,
 )
-
-FAR = -2000.0  # added to the score of a hidden key: exp of it is 0 in every dtype
 
 
 @dataclass
@@ -73,11 +71,13 @@ class Parts:
     """One attention call taken apart at key p of each row.
 
     mass [B, H, T]     attention of each query on key p, fp32; 0 where it cannot see it
+    seen [B, 1, T]     whether it sees it
     value [B, H, 1, D] value of key p
     rest [B, H, T, D]  output with key p hidden
     """
 
     mass: torch.Tensor
+    seen: torch.Tensor
     value: torch.Tensor
     rest: torch.Tensor
 
@@ -98,36 +98,36 @@ def take_apart(call: Call, keys: torch.Tensor, own: bool) -> Parts:
     Raises Unsupported for attention that no softmax shares out.
     """
     check_shares_out(call)
-    value = _at(call.heads(call.value), keys)
+    seen, value = sees(call, keys), _at(call.heads(call.value), keys)
     if own:
         _, weights = call.own()
         rest, _ = call.own(keys)
-        return Parts(own_mass(call, weights, keys), value, rest.transpose(1, 2))
+        return Parts(own_mass(call, weights, keys, seen), seen, value, rest.transpose(1, 2))
     s = call.scores()
-    if bool((keys == 0).all()):
-        rest, lse = _without_first(s, call.value)
-    else:
-        rest, lse = _without(s, call.value, keys)
+    rest, lse = attend_without(s, call.value, keys)
     scores = p0_scores(s, keys.unsqueeze(1).expand(-1, call.query.shape[2]))
     total, _ = fold_learned(lse, call.kwargs.get("s_aux"), call.query)
     if total is not lse:
         rest = rest * (lse - total).exp().unsqueeze(-1).to(rest.dtype)
-    return Parts(_where_seen(torch.sigmoid(scores - total), call, keys), value, rest)
+    return Parts(torch.where(seen, torch.sigmoid(scores - total), 0.0), seen, value, rest)
 
 
-def intact(call: Call, keys: torch.Tensor, own: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Output [B, T, H, D] of a call as it is, and the mass [B, H, T] on key `keys` [B]."""
+def intact(
+    call: Call, keys: torch.Tensor, own: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Output [B, T, H, D] of a call as it is, mass [B, H, T] on key `keys` [B], and who sees it."""
     check_shares_out(call)
+    seen = sees(call, keys)
     if own:
         out, weights = call.own()
-        return out, own_mass(call, weights, keys)
+        return out, own_mass(call, weights, keys, seen), seen
     s = call.scores()
-    out, lse = _fused(s, call.value)
+    out, lse = attend(s, call.value)
     total, learned = fold_learned(lse, call.kwargs.get("s_aux"), call.query)
     if learned is not None:
         out = out * (lse - total).exp().unsqueeze(-1).to(out.dtype)
     mass = (p0_scores(s, keys.unsqueeze(1).expand(-1, call.query.shape[2])) - total).exp()
-    return out.transpose(1, 2).contiguous(), _where_seen(mass, call, keys)
+    return out.transpose(1, 2).contiguous(), torch.where(seen, mass, 0.0), seen
 
 
 def check_shares_out(call: Call) -> None:
@@ -138,59 +138,26 @@ def check_shares_out(call: Call) -> None:
         )
 
 
-def own_mass(call: Call, weights: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+def own_mass(
+    call: Call, weights: torch.Tensor, keys: torch.Tensor, seen: torch.Tensor
+) -> torch.Tensor:
     """[B, H, T] mass on one key of each row as the family's own map has it."""
     if call.kwargs.get("s_aux") is not None:
         weights, _ = share_with_learned(weights, call.scores(), call.value, call.kwargs["s_aux"])
     index = keys.view(-1, 1, 1, 1).expand(-1, weights.shape[1], weights.shape[2], 1)
-    return _where_seen(weights.gather(3, index).squeeze(3).float(), call, keys)
+    return torch.where(seen, weights.gather(3, index).squeeze(3).float(), 0.0)
 
 
-def _where_seen(mass: torch.Tensor, call: Call, keys: torch.Tensor) -> torch.Tensor:
-    """Mass on the key, 0 where a query cannot see it."""
-    queries = torch.arange(mass.shape[-1], device=mass.device)
-    seen = (keys.unsqueeze(1) <= queries).unsqueeze(1)
+def sees(call: Call, keys: torch.Tensor) -> torch.Tensor:
+    """[B, 1, T] which queries see the key of their row."""
+    length = call.query.shape[2]
+    seen = (keys.unsqueeze(1) <= torch.arange(length, device=keys.device)).unsqueeze(1)
     mask = boolean_mask(call.mask)
     if mask is not None:
-        mask = mask.any(1, keepdim=True).expand(mass.shape[0], -1, -1, -1)
-        index = keys[:, None, None, None].expand(-1, 1, mass.shape[2], 1)
+        mask = mask.any(1, keepdim=True).expand(len(keys), -1, -1, -1)
+        index = keys[:, None, None, None].expand(-1, 1, length, 1)
         seen = seen & mask.gather(3, index).squeeze(3)
-    return torch.where(seen, mass, 0.0)
-
-
-def _without_first(s: Scores, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention of queries 1.. on keys 1..; query 0 has nothing but itself."""
-    mask = None if s.mask is None else s.mask[..., 1:, 1:]
-    cut = Scores(s.q[:, :, 1:], s.k[:, :, 1:], mask, s.causal, s.scale, s.softcap)
-    rest, lse = _fused(cut, value[:, :, 1:])
-    first = torch.full_like(lse[:, :, :1], FAR)
-    zero = torch.zeros_like(rest[:, :, :1])
-    return torch.cat([zero, rest], 2), torch.cat([first, lse], 2)
-
-
-def _without(
-    s: Scores, value: torch.Tensor, keys: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention on all keys but one: one more channel puts that key's score far below the rest."""
-    hidden = torch.zeros(s.k.shape[0], 1, s.k.shape[2], 1, dtype=torch.bool, device=s.k.device)
-    hidden.scatter_(2, keys.view(-1, 1, 1, 1), True)
-    if s.softcap is not None:  # a cap would pull the score back up
-        length = s.k.shape[2]
-        mask = s.mask
-        if mask is None:
-            mask = torch.ones(1, 1, length, length, dtype=torch.bool, device=s.k.device).tril()
-        cut = Scores(s.q, s.k, mask & ~hidden.transpose(2, 3), False, s.scale, s.softcap)
-        return _fused(cut, value)
-    low = torch.where(hidden, FAR / s.scale, 0.0).expand(-1, s.k.shape[1], -1, -1).to(s.k.dtype)
-    one = s.q.new_ones(*s.q.shape[:3], 1)
-    cut = Scores(torch.cat([s.q, one], -1), torch.cat([s.k, low], -1), s.mask, s.causal, s.scale)
-    return _fused(cut, value)
-
-
-def _fused(s: Scores, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    if s.softcap is not None or fused_works(s.q.device.type, s.q.dtype):
-        return chunked_attention(s, value)
-    return fused_attention(s.q, s.k, value, s.mask, s.causal, s.scale)
+    return seen
 
 
 def _at(x: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from torch.nn.functional import pad
 
+from sinkscope.detect.attention import stacked
 from sinkscope.intervene.attend import Call, intact
 from sinkscope.intervene.edits.keys import KeyRead
 from sinkscope.intervene.router import EditTap
+from sinkscope.observe.late import mean_over
 
 
 @dataclass
@@ -26,7 +27,7 @@ class KeyTap(EditTap):
 
     def changed(self, call: Call, read: KeyRead) -> None:
         """The mass that is left, and what was taken."""
-        self._late(read.left, read.mass - read.left)
+        self._late(read.seen, read.left, read.mass - read.left)
 
     def _exact(self, module, query, key, value, mask, kwargs, reason):
         return self._intact(Call(module, query, key, value, mask, kwargs), own=True)
@@ -35,28 +36,28 @@ class KeyTap(EditTap):
         return self._intact(Call(module, query, key, value, mask, kwargs), own=False)
 
     def _intact(self, call: Call, own: bool):
-        out, mass = intact(call, self.keys.to(call.query.device), own)
-        self._late(mass, torch.zeros_like(mass))
+        out, mass, seen = intact(call, self.keys.to(call.query.device), own)
+        self._late(seen, mass, torch.zeros_like(mass))
         return out, None
 
-    def _late(self, *masses: torch.Tensor) -> None:
-        """Means over late queries."""
-        late = self.layout.on(masses[0].device).late.unsqueeze(1).float()
-        count = late.sum(-1).clamp_min(1)
-        share, removed = ((mass.detach() * late).sum(-1) / count for mass in masses)
-        self.by_block[self.block] = share, removed
+    def _late(self, seen: torch.Tensor, share: torch.Tensor, removed: torch.Tensor) -> None:
+        """Means over late queries that see the key."""
+        late = self.layout.on(share.device).late.unsqueeze(1) & seen
+        self.by_block[self.block] = (
+            mean_over(share.detach(), late),
+            mean_over(removed.detach(), late),
+        )
 
     def shares(self) -> torch.Tensor:
-        """[B, layer, H] late share of the key, as it was really read."""
-        return _stacked([self.by_block[block][0] for block in sorted(self.by_block)])
+        """[B, block, H] late share of the key, as it was really read."""
+        return self._stacked(0)
 
     def removed(self) -> torch.Tensor:
-        """[B, layer, H] mass that late queries lost at that key; 0 where nothing was taken."""
-        return _stacked([self.by_block[block][1] for block in sorted(self.by_block)])
+        """[B, block, H] mass that late queries lost at that key; 0 where nothing was taken."""
+        return self._stacked(1)
 
-
-def _stacked(blocks: list[torch.Tensor]) -> torch.Tensor:
-    """Blocks side by side, NaN where one has fewer heads."""
-    heads = max(block.shape[1] for block in blocks)
-    rows = [pad(b.float().cpu(), (0, heads - b.shape[1]), value=torch.nan) for b in blocks]
-    return torch.stack(rows, 1)
+    def _stacked(self, which: int) -> torch.Tensor:
+        """[B, block, H]; NaN for blocks without softmax attention."""
+        none = torch.zeros(len(self.keys), 0)
+        rows = [self.by_block.get(block, (none, none)) for block in range(max(self.by_block) + 1)]
+        return stacked([row[which].float().cpu() for row in rows], 1)

@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 
 from sinkscope.observe.columns import NEVER
+from sinkscope.observe.late import mean_of
 
 
 class Row:
@@ -64,8 +65,7 @@ class Sums:
 
     def means(self) -> dict[str, torch.Tensor]:
         """Name -> [position, B, H]; NaN where no late query sees the position."""
-        means = torch.where(self.counts > 0, self.sums / self.counts.clamp_min(1), torch.nan)
-        return dict(zip(self.NAMES, means.float()))
+        return dict(zip(self.NAMES, mean_of(self.sums, self.counts).float()))
 
 
 def _lse(scores: torch.Tensor, *parts: range) -> torch.Tensor:

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from sinkscope.observe.attention import call_model
-from sinkscope.observe.registry import evaluation, hooks
+from sinkscope.observe.p0_stream import one_token_pass
 from sinkscope.observe.sites import Sites
 from sinkscope.subject.load import Subject
 
@@ -48,7 +47,5 @@ def projection_inputs(
             elif sublayer.projection is not None:
                 owner = sublayer.projection.owner(block)
                 handles.append(owner.register_forward_pre_hook(row((index, sublayer.kind))))
-    with torch.no_grad(), evaluation(subject.model), hooks(handles):
-        ids = first.to(subject.device).unsqueeze(1)
-        call_model(subject, {"input_ids": ids, "use_cache": False}, logits=False)
+    one_token_pass(subject, first, lambda: handles)
     return found

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from sinkscope.stats import nan_mean
+
 
 @dataclass
 class Readout:
@@ -44,29 +46,27 @@ class Readout:
 
     def on(self, heads: list[tuple[int, int]], position: int = 0) -> np.ndarray:
         """Mean late share of a position over heads [(block, head)]: [n]."""
-        return mean_over(self.share[:, self.at(position)], heads)
+        return over_heads(self.share[:, self.at(position)], heads)
 
     def bare_on(self, heads: list[tuple[int, int]], position: int) -> np.ndarray:
         """Mean late share of a position with P0 left out of the keys: [n]."""
-        return mean_over(self.bare_share[:, self.at(position)], heads)
+        return over_heads(self.bare_share[:, self.at(position)], heads)
 
     def bare_margin_on(self, heads: list[tuple[int, int]], position: int) -> np.ndarray:
         """Mean margin of a position with P0 left out of the keys, in nats: [n]."""
-        return mean_over(self.bare_margin[:, self.at(position)], heads)
+        return over_heads(self.bare_margin[:, self.at(position)], heads)
 
     def margin_on(self, heads: list[tuple[int, int]], position: int = 0) -> np.ndarray:
         """Mean margin of a position over heads, in nats: [n]."""
-        return mean_over(self.margin[:, self.at(position)], heads)
+        return over_heads(self.margin[:, self.at(position)], heads)
 
 
-def mean_over(values: np.ndarray, heads: Sequence[tuple[int, int]]) -> np.ndarray:
+def over_heads(values: np.ndarray, heads: Sequence[tuple[int, int]]) -> np.ndarray:
     """[n] mean of values [n, L, H] over heads (block, head), NaN left out; over all if none."""
     chosen = values.reshape(len(values), -1)
     if heads:
         chosen = np.stack([values[:, block, head] for block, head in heads], 1)
-    finite = np.isfinite(chosen)
-    total = np.where(finite, chosen, 0.0).sum(1)
-    return np.where(finite.any(1), total / np.maximum(finite.sum(1), 1), np.nan)
+    return nan_mean(chosen, 1)
 
 
 def joined(parts: list[Readout]) -> Readout:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from sinkscope.detect.heads import value_norm_ratio
 from sinkscope.intervene.attend import Call
 from sinkscope.intervene.edits.keys import KeyRead
 from sinkscope.intervene.late_sums import Row, Sums
@@ -15,8 +16,10 @@ from sinkscope.intervene.readout import Readout
 from sinkscope.intervene.router import EditTap
 from sinkscope.intervene.token_mass import TokenMass
 from sinkscope.observe.columns import CHUNK, NEVER, Scores
+from sinkscope.observe.late import mean_over
 from sinkscope.observe.layout import Layout
 from sinkscope.observe.reads import AttentionCall, AttentionRead
+from sinkscope.observe.stream import norm_ratio
 
 FLOOR = 1e-38  # least probability whose logarithm is taken
 EPSILON = 2.0**-24  # a mass this close to 1 is 1 in fp32
@@ -52,8 +55,7 @@ class ReadoutTap(EditTap):
         """Reduce a read to shares and margins; its map is dropped."""
         layout = self.layout.on(read.p0.device)
         if read.learned is not None:
-            late = layout.late.unsqueeze(1)
-            mass = (read.learned * late).sum(-1) / late.sum(-1)
+            mass = mean_over(read.learned, layout.late.unsqueeze(1))
             self.found["learned"][:, read.block, : mass.shape[1]] = mass.cpu()
         count = read.p0.shape[1]
         reading = [head for block, head in self.heads if block == read.block]
@@ -66,7 +68,7 @@ class ReadoutTap(EditTap):
             assert call is not None
             self._from_scores(read, call, layout, chosen)
         if call is not None:
-            ratio = _value_ratio(call.values, layout)
+            ratio = value_norm_ratio(call.values, layout)
             ratio = ratio.repeat_interleave(read.p0.shape[1] // ratio.shape[1], 1)
             self.found["value_ratio"][:, read.block, : ratio.shape[1]] = ratio.cpu()
         read.map = None
@@ -84,9 +86,8 @@ class ReadoutTap(EditTap):
         x = hidden.float()
         norms = x.norm(dim=-1)
         others = layout.valid & (layout.relative > 0)
-        median = norms.masked_fill(~others, torch.nan).nanmedian(1).values.clamp_min(FLOOR)
         chosen = norms[:, list(self.positions)]
-        self.found["norm"][:, :, point] = (chosen / median.unsqueeze(1)).cpu()
+        self.found["norm"][:, :, point] = norm_ratio(norms, others)[:, list(self.positions)].cpu()
         if self.direction is not None:
             along = x[:, list(self.positions)] @ self.direction.to(x.device, torch.float32)
             self.found["cosine"][:, :, point] = (along / chosen.clamp_min(FLOOR)).cpu()
@@ -182,10 +183,3 @@ def _of_heads(s: Scores, chosen: list[int]) -> Scores:
     """The scores of some heads, with a key head for each of them."""
     mask = s.mask if s.mask is None or s.mask.shape[1] == 1 else s.mask[:, chosen]
     return dataclasses.replace(s, q=s.q[:, chosen], k=s.expand(s.k)[:, chosen], mask=mask)
-
-
-def _value_ratio(values: torch.Tensor, layout: Layout) -> torch.Tensor:
-    norms = values.float().norm(dim=-1)
-    others = (layout.valid & (layout.relative > 0)).unsqueeze(1)
-    median = norms.masked_fill(~others, torch.nan).nanmedian(2).values
-    return norms[:, :, 0] / median.clamp_min(FLOOR)

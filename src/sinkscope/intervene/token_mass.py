@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from sinkscope.observe.late import first_late
+
 
 class TokenMass:
     """Late attention by the token that receives it, P0 left out.
@@ -45,7 +47,7 @@ class TokenMass:
 
         A sliding window may have left it behind; then what is held is more than is said.
         """
-        late = (self._lengths + 1) // 2
+        late = torch.tensor([first_late(length) for length in self._lengths.tolist()])
         first = self._first[:, torch.from_numpy(chosen)].amin(1)
         behind = (self._lengths - torch.maximum(first, late)).clamp_min(0)
         return float(behind.sum() / (self._lengths - late).sum().clamp_min(1))

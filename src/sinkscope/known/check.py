@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from sinkscope.known.constructed import edits
 from sinkscope.known.constructed.truth import Truth
-from sinkscope.known.measure import LENGTH, uniform_late
+from sinkscope.known.measure import LENGTH
 from sinkscope.known.probe import ALIGNED, CALM, EPS, MASSIVE, SINK, Check
 from sinkscope.known.rules import RULES
+from sinkscope.observe.late import uniform_late_share
 from sinkscope.subject.load import Subject
 
 
@@ -46,7 +47,7 @@ def figures(check: Check) -> dict[str, float | None]:
     """
     truth, readers = check.truth, check.readers
     others = ~readers & ~check.heads(truth.recognising_heads)
-    share = check.share[others] / uniform_late()
+    share = check.share[others] / uniform_late_share(LENGTH)
     rate = (check.seen.received()[..., 0] > EPS).float().mean(1)[readers]
     at_zero = truth.position in ("p0", "bos", "position-id-0")
     return {
@@ -68,7 +69,7 @@ def _attention(check: Check) -> None:
     others = received[..., : LENGTH // 2].transpose(1, 2)[~readers]
     check.expect(others.max() < EPS if others.numel() else True, "another head has a sink")
     even = check.heads(truth.recognising_heads) if truth.mechanism != "uniform" else ~readers
-    level = uniform_late()
+    level = uniform_late_share(LENGTH)
     first = check.share
     check.expect((first[even] < 1.001 * level).all(), "an averaging head prefers P0")
     high = first[~readers & ~even]

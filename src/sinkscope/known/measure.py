@@ -12,9 +12,11 @@ import torch
 from sinkscope.known.constructed.plan import BOS, EOS
 from sinkscope.known.constructed.truth import Truth
 from sinkscope.observe.attention import observe
+from sinkscope.observe.late import first_late
 from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.reads import Want
 from sinkscope.observe.residual import residual_hooks
+from sinkscope.observe.stream import norm_ratio
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -39,14 +41,14 @@ class ObservedPass:
 
     def late(self, keys: torch.Tensor) -> torch.Tensor:
         """Mean mass of late queries (t ≥ T/2) on the marked keys [n, T]: [L, H]."""
-        half = self.maps.shape[-1] // 2
-        mass = (self.maps[..., half:, :] * keys[None, :, None, None].float()).sum(-1)
+        late = first_late(self.maps.shape[-1])
+        mass = (self.maps[..., late:, :] * keys[None, :, None, None].float()).sum(-1)
         return mass.mean((1, 3))
 
     def late_learned(self) -> torch.Tensor:
         """Mean mass of late queries on the learned logit: [L, H]."""
         assert self.learned is not None
-        return self.learned[..., self.learned.shape[-1] // 2 :].mean((1, 3))
+        return self.learned[..., first_late(self.learned.shape[-1]) :].mean((1, 3))
 
     def received(self) -> torch.Tensor:
         """α_k = mean over t ≥ k of A_tk: [L, n, H, T]."""
@@ -55,9 +57,8 @@ class ObservedPass:
 
     def norm_ratio(self, keys: torch.Tensor) -> torch.Tensor:
         """Norm at the marked positions over the median norm elsewhere: [L + 1], mean of ratios."""
-        norms = self.stream.norm(dim=-1)
-        elsewhere = norms[:, ~keys].median(1).values
-        return (norms[:, keys] / elsewhere[:, None]).mean(1)
+        norms = self.stream.norm(dim=-1).flatten(1)
+        return norm_ratio(norms, ~keys.flatten())[:, keys.flatten()].mean(1)
 
     def cosine(self, keys: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
         """Cosine to a direction at the marked positions: [L + 1, marked]."""
@@ -87,8 +88,8 @@ def look(
 def late_share(subject: Subject, ids: torch.Tensor) -> torch.Tensor:
     """Mean mass of late queries on key 0, without keeping maps: [L, H]."""
     reads, _, _ = observe(subject, token_prompts(ids), Want(received=False))
-    half = ids.shape[1] // 2
-    return torch.stack([read.p0[..., half:].mean((0, 2)) for read in reads])
+    late = first_late(ids.shape[1])
+    return torch.stack([read.p0[..., late:].mean((0, 2)) for read in reads])
 
 
 def plain_tokens(truth: Truth) -> torch.Tensor:
@@ -108,11 +109,6 @@ def plain_rows(truth: Truth, seed: int, rows: int = ROWS, length: int = LENGTH) 
     for row in ids:
         row[:FRESH] = tokens[torch.randperm(len(tokens), generator=generator)[:FRESH]]
     return ids
-
-
-def uniform_late(length: int = LENGTH) -> float:
-    """Late share of one key under uniform attention: mean over t ≥ T/2 of 1/(t + 1)."""
-    return float((1.0 / torch.arange(length // 2 + 1, length + 1)).mean())
 
 
 @contextmanager

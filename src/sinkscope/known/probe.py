@@ -12,14 +12,15 @@ from sinkscope.known.constructed.canvas import Canvas
 from sinkscope.known.constructed.plan import BOS
 from sinkscope.known.constructed.truth import Truth
 from sinkscope.known.measure import (
+    LENGTH,
     MANY,
     ObservedPass,
     late_share,
     look,
     plain_rows,
     restored,
-    uniform_late,
 )
+from sinkscope.observe.late import uniform_late_share
 from sinkscope.subject.load import Subject
 
 SINK = 0.9  # least late mass of a sink
@@ -79,7 +80,7 @@ class Check:
         """No reading head has much on the sink's position any more."""
         high = float(self.sink(seen, target).max())
         count = int((self.target if target is None else target)[0].sum())
-        limit = GONE * uniform_late() * max(1, count)
+        limit = GONE * uniform_late_share(LENGTH) * max(1, count)
         self.expect(high < limit, f"{sentence}: a reading head keeps {high:.3f} there")
 
     def edited(self, edit: Callable[..., None], *arguments: Any) -> ObservedPass:

@@ -14,9 +14,9 @@ from sinkscope.known.measure import (
     plain_rows,
     plain_tokens,
     restored,
-    uniform_late,
 )
 from sinkscope.known.probe import ALIGNED, EPS, GONE, SINK, Check
+from sinkscope.observe.late import uniform_late_share
 from sinkscope.observe.p0_stream import p0_states
 
 
@@ -143,7 +143,9 @@ def _secondary(check: Check) -> None:
     early = check.readers & ~late
     check.expect((seen.late(check.first)[early] > SINK).all(), "P0 alone holds the early heads")
     mass = seen.late(there)
-    check.expect((mass[early] < GONE * uniform_late()).all(), "the second sink comes too early")
+    check.expect(
+        (mass[early] < GONE * uniform_late_share(LENGTH)).all(), "the second sink comes too early"
+    )
     check.expect((mass[late] > 0.1).all(), "the second sink is weak")
     check.expect((seen.late(there | check.first)[late] > SINK).all(), "mass goes to a third place")
     cosine = seen.cosine(there, check.direction)[second["block"] + 1 :]
@@ -151,7 +153,10 @@ def _secondary(check: Check) -> None:
     with restored(check.subject.model):
         edits.neurons_off(check.canvas, second["neurons"])
         seen = look(check.subject, rows)
-    check.expect((seen.late(there)[late] < GONE * uniform_late()).all(), "it stays without writers")
+    check.expect(
+        (seen.late(there)[late] < GONE * uniform_late_share(LENGTH)).all(),
+        "it stays without writers",
+    )
     check.expect((seen.late(check.first)[late] > SINK).all(), "P0's sink needs the second one")
 
 

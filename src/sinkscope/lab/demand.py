@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from sinkscope.errors import InputError
 from sinkscope.observe.registry import attention_functions, hooks
+from sinkscope.observe.stream import others_median
 
 # Arguments that would change the attention itself; to ignore one would train another model.
 REFUSED = (
@@ -186,7 +187,7 @@ def asking(
     def see_stream(block: int):
         def see(module: nn.Module, args: tuple) -> None:
             norms = args[0].float().norm(dim=-1)
-            asked.log_ratios[block] = norms[:, 0].log() - norms[:, 1:].median(-1).values.log()
+            asked.log_ratios[block] = norms[:, 0].log() - others_median(norms).log()
 
         return see
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from sinkscope.errors import InputError
+from sinkscope.files import write_json, write_whole
 from sinkscope.lab import ranks
 from sinkscope.lab.corpus import SPLITS, texts_of
 from sinkscope.lab.recipe import TrainingRecipe
@@ -33,7 +34,6 @@ from sinkscope.lab.tokens import (
     encoded_pieces,
     train_tokenizer,
 )
-from sinkscope.training_runs.store import write_json, write_whole
 
 DONE, TOKENIZER = "encoded.json", "tokenizer.json"
 BYTES = 4  # a token

@@ -2,12 +2,19 @@
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from sinkscope.lab.received import receiving
+from sinkscope.observe.late import first_late
+from sinkscope.observe.loss import log_probabilities, token_loss
+from sinkscope.observe.p0_stream import p0_states
 from sinkscope.observe.registry import evaluation, hooks
+from sinkscope.observe.residual import residual_hooks
+from sinkscope.observe.stream import mean_cosine, norm_ratio
 from sinkscope.stats import bootstrap
+from sinkscope.subject.anatomy import find_anatomy
+from sinkscope.subject.load import Subject
 
 BATCH, QUICK, EPS, TARGETS = 16, 32, 0.3, 500
 
@@ -41,9 +48,10 @@ def measure(
     in which position zero receives more than 0.3 of all queries. The other figures have one entry
     a read point of the residual stream: the embedding, then the state after each block.
     """
+    subject = Subject(model, None, find_anatomy(model))
     with evaluation(model):
-        parts = [_batch(model, batch) for batch in windows.split(BATCH)]
-        alone = torch.cat([reads(model, t)[:, :, 0] for t in _vocabulary(model).split(512)], 1)
+        parts = [_batch(subject, batch) for batch in windows.split(BATCH)]
+    alone = p0_states(subject, torch.arange(model.config.vocab_size))
     loss, late, first, zero, middle, ratio = (
         torch.cat(p, dim) for p, dim in zip(zip(*parts), (0, 0, 0, 1, 1, 1))
     )
@@ -59,9 +67,9 @@ def measure(
             "heads": share.mean(0).tolist(),
             **{name: _measured(share[:, b, h].mean(1)) for name, (b, h) in _groups(share, watched)},
         },
-        "cosine_windows": mean_cosine(zero),
-        "cosine_vocabulary": mean_cosine(alone),
-        "cosine_middle": mean_cosine(middle),
+        "cosine_windows": mean_cosine(zero.transpose(0, 1)).tolist(),
+        "cosine_vocabulary": mean_cosine(alone).tolist(),
+        "cosine_middle": mean_cosine(middle.transpose(0, 1)).tolist(),
         "norm_ratio": ratio.mean(1).tolist(),
     }
     if watched:
@@ -74,8 +82,9 @@ def measure(
 @torch.no_grad()
 def quick_figures(model: PreTrainedModel, windows: Tensor, watched: list) -> dict:
     """A few numbers to follow a run by: loss, late share of position zero, largest norm ratio."""
+    subject = Subject(model, None, find_anatomy(model))
     with evaluation(model):
-        parts = [_batch(model, batch) for batch in windows.split(BATCH)]
+        parts = [_batch(subject, batch) for batch in windows.split(BATCH)]
     loss, late, _, _, _, ratio = (
         torch.cat(p, dim) for p, dim in zip(zip(*parts), (0, 0, 0, 1, 1, 1))
     )
@@ -114,46 +123,19 @@ def vocabulary_share(
     return (torch.cat(shares) > above).double().mean().item()
 
 
-def _batch(model: PreTrainedModel, batch: Tensor) -> tuple[Tensor, ...]:
-    batch = batch.to(model.device)
+def _batch(subject: Subject, batch: Tensor) -> tuple[Tensor, ...]:
+    model, batch = subject.model, batch.to(subject.device)
     inputs, half = batch[:, :-1], (batch.shape[1] - 1) // 2
-    kept: list[Tensor] = []
-    with receiving(model) as received, hooks(_read_points(model, kept)):
+    kept: dict[int, Tensor] = {}
+    with receiving(model) as received, hooks(residual_hooks(subject, kept.__setitem__)()):
         logits = model(inputs, use_cache=False).logits
-    states = torch.stack(kept).cpu()
-    loss = nn.functional.cross_entropy(
-        logits.float().transpose(1, 2), batch[:, 1:], reduction="none"
-    )
+    states = torch.stack([kept[point] for point in sorted(kept)]).cpu()
+    loss = token_loss(log_probabilities(logits), batch[:, 1:])
     blocks = sorted(received.late)
     late = torch.stack([received.late[b] for b in blocks], 1).cpu()
     first = torch.stack([received.first[b] for b in blocks], 1).cpu()
-    norms = states.norm(dim=-1)
-    ratio = norms[:, :, 0] / norms[:, :, 1:].median(-1).values
+    ratio = norm_ratio(states.norm(dim=-1))[:, :, 0]
     return loss.mean(1).cpu(), late, first, states[:, :, 0], states[:, :, half], ratio
-
-
-def reads(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """The residual stream `[read point, sequence, position, width]`: embedding, then each block."""
-    kept: list[Tensor] = []
-    with hooks(_read_points(model, kept)):
-        model(ids.to(model.device), use_cache=False)
-    return torch.stack(kept).cpu()
-
-
-def _read_points(model: PreTrainedModel, kept: list[Tensor]) -> list:
-    def keep(module: nn.Module, args: tuple, output) -> None:
-        kept.append(output[0] if isinstance(output, tuple) else output)
-
-    points = [model.get_input_embeddings(), *model.model.layers]
-    return [point.register_forward_hook(keep) for point in points]
-
-
-def mean_cosine(states: Tensor) -> list[float]:
-    """Mean cosine over all pairs of different sequences; states `[read point, sequence, width]`."""
-    unit = nn.functional.normalize(states.double(), dim=-1)
-    n = states.shape[1]
-    # |sum of unit vectors|^2 holds every ordered pair and n times the cosine 1 with itself.
-    return ((unit.sum(1).square().sum(-1) - n) / (n * (n - 1))).tolist()
 
 
 def _wanted(ids: Tensor, delimiters: Tensor | None) -> Tensor:
@@ -167,7 +149,7 @@ def _uniform(wanted: Tensor) -> float:
     """Late share of uniform attention: mean over t >= T/2 of the share of visible keys wanted."""
     length = wanted.shape[1]
     share = wanted.double().cumsum(1) / torch.arange(1, length + 1)
-    return share[:, length // 2 :].mean().item()
+    return share[:, first_late(length) :].mean().item()
 
 
 def _random_targets(late: Tensor, sizes: Tensor, seed: int = 0) -> float:
@@ -183,11 +165,6 @@ def _random_targets(late: Tensor, sizes: Tensor, seed: int = 0) -> float:
         keys = 1 + torch.randperm(last - 1, generator=generator)[:size]
         drawn.append(late[row, keys].sum().item())
     return float(np.percentile(drawn, 99))
-
-
-def _vocabulary(model: PreTrainedModel) -> Tensor:
-    # Position zero sees only itself, so a sequence of one token is its whole state.
-    return torch.arange(model.config.vocab_size)[:, None]
 
 
 def _groups(share: Tensor, watched: list[tuple[int, int]]) -> list[tuple[str, tuple]]:

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from sinkscope.errors import InputError
-from sinkscope.training_runs.monitor import rank
+from sinkscope.ranks import rank
 
 LAUNCHED = "WORLD_SIZE"  # set by torchrun
 

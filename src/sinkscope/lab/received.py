@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from sinkscope.observe.late import first_late
 from sinkscope.observe.registry import attention_functions
 from sinkscope.observe.tap import as_shares, is_sigmoid, own_eager
 
@@ -37,7 +38,7 @@ class Received:
         if is_sigmoid(options):
             attention = as_shares(attention)
         block = int(module.layer_idx)  # type: ignore[arg-type]
-        self.late[block] = attention[:, :, query.shape[2] // 2 :].mean(2)
+        self.late[block] = attention[:, :, first_late(query.shape[2]) :].mean(2)
         self.first[block] = attention[..., 0].mean(2)
         return out, None
 

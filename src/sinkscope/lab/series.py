@@ -22,7 +22,7 @@ from sinkscope.lab.data import held_out, validation_windows
 from sinkscope.lab.demand import delimiter_ids
 from sinkscope.lab.metrics import measure, vocabulary_share
 from sinkscope.lab.series_text import series_card
-from sinkscope.training_runs.emergence import first_sustained
+from sinkscope.stats import first_sustained
 
 WINDOWS = 64
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import torch
 
-from sinkscope.detect.attention import SINK
-from sinkscope.detect.decision import OVER_UNIFORM
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.edits import RemoveAttention, RemoveValue
 from sinkscope.intervene.edits.base import Context, Edit
@@ -169,18 +167,6 @@ def prepared(
         raise InputError(f"the draws of condition {condition.name} are run one by one.")
     context = Context(subject, prompts, sites, rows or [])
     return context, KeyTap(context.layout, Want(), "exact" if own else "lean")
-
-
-def sinking_heads(shares: torch.Tensor, length: int) -> tuple[tuple[int, int], ...]:
-    """(block, head) that sink at P0: [n, layer, H] late shares over the thresholds of `detect`.
-
-    In the other heads P0 is a key like any other, and taking it away is no cut of a sink.
-    """
-    late = torch.arange((length + 1) // 2, length)
-    uniform = float((1.0 / (late + 1)).mean())
-    mean = shares.nanmean(0)
-    found = (mean > SINK) & (mean > OVER_UNIFORM * uniform)
-    return tuple((int(b), int(h)) for b, h in found.nonzero())
 
 
 def earlier_keys(prompts: Prompts, before: torch.Tensor, seed: int = 0) -> torch.Tensor:

@@ -20,7 +20,7 @@ import numpy as np
 
 from sinkscope.intervene.cost import divergences, losses
 from sinkscope.intervene.edits import Edit, Heads, Neurons
-from sinkscope.intervene.readout import mean_over
+from sinkscope.intervene.readout import over_heads
 from sinkscope.mixing.conditions import INTACT, Condition, run
 from sinkscope.mixing.thresholds import USED
 from sinkscope.observe.sites import Sites
@@ -77,7 +77,7 @@ def costs(
                 assert done.logits is not None
                 ce = losses(done.logits, batch) - base
                 kl = divergences(intact, done.logits, batch)
-                shares = (mean_over(x.numpy(), heads) for x in (done.shares(), done.removed()))
+                shares = (over_heads(x.numpy(), heads) for x in (done.shares(), done.removed()))
                 draws.append((ce.numpy(), kl.numpy(), *shares))
             parts[at].append(tuple(np.mean(column, 0) for column in zip(*draws)))
         if progress:

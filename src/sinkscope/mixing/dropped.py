@@ -26,7 +26,7 @@ def dropped_bos(subject: Subject, pairs: Pairs) -> tuple[Spread, Cost]:
     )
     spread = perturb(subject, short)
     before, after = (
-        token_losses(subject, prompts, first)
+        text_loss(subject, prompts, first)
         for prompts, first in ((pairs.prompts, 3), (short.prompts, 2))
     )
     none = np.full(len(pairs), np.nan)
@@ -41,11 +41,11 @@ def without_first(prompts: Prompts) -> Prompts:
     )
 
 
-def token_losses(subject: Subject, prompts: Prompts, first: int) -> np.ndarray:
+def text_loss(subject: Subject, prompts: Prompts, first: int) -> np.ndarray:
     """[n] mean loss of the tokens from `first` on."""
     found = []
     for batch in prompts.batches():
         logits = run(subject, batch, logits=True).logits
         assert logits is not None
-        found.append(losses(logits, batch, first).numpy())
+        found.append(losses(logits, batch, first - 1).numpy())
     return np.concatenate(found)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from sinkscope.observe.attention import observe
+from sinkscope.observe.late import first_late
 from sinkscope.observe.reads import Want
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
@@ -24,7 +25,7 @@ TOKENS = 128  # maps are held, so prompts are cut
 def map_measures(weights: torch.Tensor) -> dict[str, torch.Tensor]:
     """Figures of one map [H, T, T]: entropy and smoothness, [2, H], with P0 and without it."""
     length = weights.shape[-1]
-    late = torch.arange((length + 1) // 2, length, device=weights.device)
+    late = torch.arange(first_late(length), length, device=weights.device)
     entropy, smooth = [], []
     for first in (0, 1):
         rows = weights[:, late, first:].double()

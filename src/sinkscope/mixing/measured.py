@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from sinkscope.circuit.find import find_circuit
+from sinkscope.circuit.reading import sinks_on
 from sinkscope.errors import SinkscopeError, Unsupported
 from sinkscope.intervene.edits.base import check_right_padded
 from sinkscope.mixing.collapse import Collapse, collapse
@@ -25,7 +25,6 @@ from sinkscope.mixing.conditions import (
     in_heads,
     other_key,
     other_value,
-    sinking_heads,
 )
 from sinkscope.mixing.cuts import CUT, cut_conditions
 from sinkscope.mixing.dose import Cost, costs, doses
@@ -70,8 +69,8 @@ class Bound:
 class Mixed:
     """What was measured under one BOS policy.
 
-    heads       (block, head) that sink, in which the sink is taken away; empty: none does, and the
-                attention conditions act on every head
+    heads       (block, head) that sink, in which the sink is taken away; empty: the model does not
+                sink (`detect.decision`), and the attention conditions act on every head
     spreads     condition -> Spread; `dropped` the spread without BOS, on the same text
     costs       condition -> Cost at each dose
     """
@@ -115,9 +114,11 @@ def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress:
     pairs = swapped(subject, prompts, settings.swaps, settings.seed)
     keys = earlier_keys(prompts, pairs.first, settings.seed)
     intact = perturb(subject, pairs)
-    heads = sinking_heads(torch.from_numpy(intact.shares), prompts.length)
+    sinks = sinks_on(subject, prompts, settings.seed)
+    heads = tuple(sinks.heads) if sinks.p0_sink else ()
     if not heads:
-        notes.append("No head sinks at P0, so the conditions act on every head.")
+        few = "Fewer than one head in a hundred sinks" if sinks.heads else "No head sinks"
+        notes.append(f"{few} at P0, so the conditions act on every head.")
     conditions, sites = _conditions(subject, prompts, heads, keys, settings, notes)
     spreads = {INTACT.name: intact}
     for done, (name, condition) in enumerate(conditions.items()):

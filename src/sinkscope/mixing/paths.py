@@ -34,14 +34,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from sinkscope.circuit.keys import put_hidden
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.attend import Call
 from sinkscope.mixing.conditions import check_subject
 from sinkscope.observe.attention import follow_blocks, run_model
 from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.registry import attention_functions, evaluation, hooks
-from sinkscope.observe.residual import first_hidden, hidden_of
+from sinkscope.observe.stream import first_hidden, hidden_of, put_hidden
 from sinkscope.observe.tap import OUTSIDE, own_eager, share_with_learned
 from sinkscope.subject.load import Subject
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sinkscope.intervene.readout import mean_over
+from sinkscope.intervene.readout import over_heads
 from sinkscope.mixing.collapse import ROUNDING as DOUBLE
 from sinkscope.mixing.conditions import INTACT, OTHER_KEY, REDISTRIBUTED, VALUE_ZEROED
 from sinkscope.mixing.cuts import CUT_CONTROL
@@ -33,7 +33,7 @@ def mix_summary(found: Mixed) -> MixSummary:
         mixing=mixing,
         sentence=_sentence(found, by_name, verdict, mixing),
         sink_heads=[list(head) for head in found.heads],
-        late_share=bootstrap(mean_over(found.spreads[INTACT.name].shares, found.heads)),
+        sink_heads_late_share=bootstrap(over_heads(found.spreads[INTACT.name].shares, found.heads)),
         spread=_by_name(rows, "spread"),
         jacobian=_by_name(rows, "influence"),
         effective_rank=_by_name(rows, "effective_rank"),
@@ -93,13 +93,13 @@ def _row(found: Mixed, name: str) -> MixRow:
         spread_change=paired_change(spread.final, intact.final, intact.final),
     )
     if condition.at_p0:
-        share, left = (mean_over(each.shares, found.heads) for each in (intact, spread))
+        share, left = (over_heads(each.shares, found.heads) for each in (intact, spread))
         row.sink_left = paired_change(left, 0 * share, share)
         norm = spread.p0_norm.astype(float) / np.maximum(intact.p0_norm, 1e-30)
         row.p0_norm = bootstrap(norm[:, 1:].mean(1))  # behind block 0
         row.p0_norm_error = float(np.abs(norm - 1).max())
     if condition.removals:
-        row.mass_removed = bootstrap(mean_over(spread.removed, found.heads))
+        row.mass_removed = bootstrap(over_heads(spread.removed, found.heads))
     if isinstance(found.influence, Influence) and name in found.influence.names:
         by_name = dict(zip(found.influence.names, found.influence.influence))
         own, base = by_name[name], by_name[INTACT.name]
@@ -167,7 +167,7 @@ def _length(found: Mixed) -> list[dict[str, Any]]:
     return [
         {
             "length": length,
-            "late_share": bootstrap(sweep.share[i]),
+            "sink_heads_late_share": bootstrap(sweep.share[i]),
             "spread": bootstrap(sweep.intact[i]),
             "spread_without": bootstrap(sweep.without[i]),
             "spread_change": paired_change(sweep.without[i], sweep.intact[i], sweep.intact[i]),
@@ -259,7 +259,7 @@ def _mixing(found: Mixed, rows: dict[str, MixRow]) -> str:
 def _sentence(found: Mixed, rows: dict[str, MixRow], verdict: str, mixing: str) -> str:
     """Both answers in words."""
     if not found.heads:
-        return "No head sinks at position zero, so there is no sink to take away."
+        return "The model does not sink at position zero, so there is no sink to take away."
     mass, value = rows[REDISTRIBUTED.name], rows[VALUE_ZEROED.name]
     moved = "a changed token moves later states"
     amount = _percent(mass.spread_change)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sinkscope.intervene.readout import mean_over
+from sinkscope.intervene.readout import over_heads
 from sinkscope.mixing.collapse import repeat_collapse
 from sinkscope.mixing.conditions import REDISTRIBUTED, in_heads
 from sinkscope.mixing.pairs import SWAPS, swapped
@@ -63,7 +63,7 @@ def sweep_length(
         taken = perturb(subject, pairs, gone)
         intact.append(whole.final)
         without.append(taken.final)
-        share.append(mean_over(whole.shares, heads))
+        share.append(over_heads(whole.shares, heads))
         if progress:
             progress(done + 1, len(lengths))
     return LengthSweep(

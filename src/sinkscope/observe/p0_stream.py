@@ -9,39 +9,113 @@ stream is a length-one pass with the rest of the sequence run on its cache.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import torch
 
 from sinkscope.errors import Unsupported
-from sinkscope.observe.registry import evaluation, hooks
+from sinkscope.observe.attention import call_model
+from sinkscope.observe.layout import layout_of
+from sinkscope.observe.registry import attention_functions, evaluation, hooks
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts, vocabulary
 
-BATCH = 1024
+BATCH = 2048  # one-token sequences run at a time
+FIRST_TOKENS = 256  # first tokens over which P0 is averaged
+Taps = Callable[[], list[Any]]
 
 
-def p0_stream(
-    subject: Subject, tokens: torch.Tensor, consume: Callable[[int, torch.Tensor], None]
+class _Enough(Exception):
+    pass
+
+
+def one_token_pass(
+    subject: Subject,
+    tokens: torch.Tensor,
+    taps: Taps,
+    stop: int | None = None,
+    attention: Callable[..., Any] | None = None,
+    grad: bool = False,
 ) -> None:
-    """Run each token as a sequence of its own; consume(point, hidden [b, d]) at each read point."""
+    """Run every token as a sequence of its own: all that position zero ever sees.
 
-    def first(point: int, hidden: torch.Tensor) -> None:
-        consume(point, hidden[:, 0])
-
+    stop       run only the blocks below it (their outputs are read as the input of block `stop`)
+    attention  attention function to use instead of the model's own (registry families)
+    grad       let gradients be taken inside hooks; parameters never ask for one
+    """
     model = subject.model
-    with torch.no_grad(), evaluation(model):
-        for start in range(0, len(tokens), BATCH):
-            ids = tokens[start : start + BATCH].to(subject.device).unsqueeze(1)
-            with hooks(residual_hooks(subject, first)()):
-                getattr(model, "base_model", model)(input_ids=ids, use_cache=False)
+    blocks = subject.anatomy.modules(model)
+    with ExitStack() as stack:
+        stack.enter_context(torch.set_grad_enabled(grad))
+        stack.enter_context(evaluation(model))
+        if grad:
+            stack.enter_context(_no_parameter_gradients(model))
+        if attention is not None:
+            stack.enter_context(attention_functions(model, attention, "eager"))
+        stack.enter_context(hooks(taps()))
+        if stop is not None and stop < len(blocks):
+            stack.enter_context(hooks([blocks[stop].register_forward_pre_hook(_enough)]))
+        inputs = {"input_ids": tokens.to(subject.device).unsqueeze(1), "use_cache": False}
+        with suppress(_Enough):
+            call_model(subject, inputs, logits=False)
 
 
-def p0_states(subject: Subject, tokens: torch.Tensor) -> torch.Tensor:
-    """P0's residual stream for each token: [n, points, d], fp32."""
-    points: dict[int, list[torch.Tensor]] = {}
-    p0_stream(subject, tokens, lambda i, hidden: points.setdefault(i, []).append(hidden.float()))
-    return torch.stack([torch.cat(points[i]) for i in sorted(points)], 1)
+@contextmanager
+def _no_parameter_gradients(model: Any) -> Iterator[None]:
+    asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in asked:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, requires in asked:
+            parameter.requires_grad_(requires)
+
+
+def _enough(module, args) -> None:
+    raise _Enough
+
+
+def p0_states(
+    subject: Subject,
+    tokens: torch.Tensor,
+    read: Callable[[Callable[[int, torch.Tensor], None]], Taps] | None = None,
+    stop: int | None = None,
+) -> torch.Tensor:
+    """P0's residual stream for each token: [n, points, d], fp32, on the CPU.
+
+    read  makes the hooks that call a function with each point and its stream; by default those of
+          the inputs of the blocks and of the last block's output
+    """
+    rows = []
+    for batch in tokens.split(BATCH):
+        points: dict[int, torch.Tensor] = {}
+
+        def keep(point: int, hidden: torch.Tensor, into: dict = points) -> None:
+            into[point] = hidden[:, 0].float().cpu()
+
+        one_token_pass(subject, batch, read(keep) if read else residual_hooks(subject, keep), stop)
+        rows.append(torch.stack([points[i] for i in sorted(points)], 1))
+    return torch.cat(rows)
+
+
+def first_tokens(subject: Subject, prompts: Prompts, seed: int) -> torch.Tensor:
+    """Tokens to put at P0: BOS alone where every prompt begins with it, else a random sample."""
+    if prompts.bos == "with":
+        at_p0 = prompts.input_ids[layout_of(prompts, prompts.input_ids.device).is_p0].unique()
+        if len(at_p0) == 1:
+            return at_p0
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(usable_vocabulary(subject), generator=generator)[:FIRST_TOKENS]
+
+
+def usable_vocabulary(subject: Subject) -> int:
+    """Ids that a tokenizer can give: padding rows of the embedding are left out."""
+    size = vocabulary(subject)
+    return size if subject.tokenizer is None else min(size, len(subject.tokenizer))
 
 
 def p0_cache(subject: Subject, first: torch.Tensor):
@@ -81,7 +155,8 @@ def p0_identity(subject: Subject, ids: torch.Tensor) -> tuple[float, float]:
 
     def compare(point: int, hidden: torch.Tensor) -> None:
         nonlocal stream
-        stream = max(stream, (hidden[:, 0].float() - states[:, point]).abs().max().item())
+        own = hidden[:, 0].float().cpu()
+        stream = max(stream, (own - states[:, point]).abs().max().item())
 
     with torch.no_grad(), evaluation(subject.model), hooks(residual_hooks(subject, compare)()):
         full = subject.model(input_ids=ids.to(subject.device), use_cache=False).logits

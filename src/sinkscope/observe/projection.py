@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sinkscope.observe.residual import BlockForm, first_hidden, hidden_of
+from sinkscope.observe.residual import BlockForm
+from sinkscope.observe.stream import first_hidden, hidden_of
 
 CLOSE = 1e-5  # relative to the largest entry; half precision gets more
 IN_OUT = ("Conv1D",)  # transformers' linear layers that keep their weight as (in, out)

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sinkscope.errors import Unsupported
 from sinkscope.observe.attention import run_model
 from sinkscope.observe.registry import evaluation, hooks
+from sinkscope.observe.stream import first_hidden, hidden_of
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -91,21 +91,6 @@ def residual_hooks(
         return handles
 
     return make
-
-
-def first_hidden(args: tuple, kwargs: dict) -> torch.Tensor:
-    """The hidden states among a block's arguments."""
-    if "hidden_states" in kwargs:
-        return kwargs["hidden_states"]
-    for value in args:
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
-            return value
-    raise Unsupported("a block was called without hidden states.")
-
-
-def hidden_of(output: Any) -> torch.Tensor:
-    """The hidden states in a block's output, which is a tensor or begins with one."""
-    return output if isinstance(output, torch.Tensor) else output[0]
 
 
 @dataclass

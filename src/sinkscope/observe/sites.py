@@ -20,14 +20,8 @@ from sinkscope.observe.attention import observe
 from sinkscope.observe.projection import HeadSlices, Opened, Projection, open_sublayer, record_parts
 from sinkscope.observe.reads import AttentionCall, AttentionRead, Want
 from sinkscope.observe.registry import hooks
-from sinkscope.observe.residual import (
-    BlockForm,
-    ResidualProof,
-    first_hidden,
-    hidden_of,
-    prove_residual,
-    stir,
-)
+from sinkscope.observe.residual import BlockForm, ResidualProof, prove_residual, stir
+from sinkscope.observe.stream import first_hidden, hidden_of
 from sinkscope.subject.anatomy import Block
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts

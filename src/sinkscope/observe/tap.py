@@ -15,9 +15,9 @@ from torch import nn
 
 from sinkscope.errors import Unsupported
 from sinkscope.observe.columns import Scores, chunked_attention
-from sinkscope.observe.fused import fused_attention, fused_works
 from sinkscope.observe.layout import Layout
 from sinkscope.observe.reads import AttentionCall, AttentionRead, Want, read_lean, read_map
+from sinkscope.observe.softmax import attend, is_fused
 
 OUTSIDE = -1  # no decoder block is running
 SIGMOID = "sigmoid attention, each row divided by its sum"  # said wherever it is read
@@ -97,12 +97,8 @@ class Tap:
         causal = mask is None
         mask = boolean_mask(mask)
         scores = Scores(query, key, mask, causal, scale_of(kwargs, query), kwargs.get("softcap"))
-        if scores.softcap is not None or fused_works(query.device.type, query.dtype):
-            out, lse = chunked_attention(scores, value)
-            reader = "lean (chunked)"
-        else:
-            out, lse = fused_attention(query, key, value, mask, causal, scores.scale)
-            reader = "lean"
+        out, lse = attend(scores, value)
+        reader = "lean" if is_fused(scores) else "lean (chunked)"
         total, learned = fold_learned(lse, kwargs.get("s_aux"), query)
         if learned is not None:
             out = out * (lse - total).exp().unsqueeze(-1).to(out.dtype)

@@ -18,11 +18,11 @@ from torch import nn
 
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.attend import Call
-from sinkscope.intervene.edits.base import Context, Edit, at_positions, stream_hooks, with_hidden
+from sinkscope.intervene.edits.base import Context, Edit, at_positions, stream_hooks
 from sinkscope.observe.attention import call_model
 from sinkscope.observe.registry import attention_functions, evaluation, hooks
-from sinkscope.observe.residual import first_hidden, hidden_of
 from sinkscope.observe.sites import Sites
+from sinkscope.observe.stream import first_hidden, hidden_of, with_hidden
 from sinkscope.subject.load import Subject
 
 PROBE = 4  # tokens that show which embedding is looked up by position

@@ -20,7 +20,7 @@ from sinkscope.intervene.edits import MatchVariance, ScaleWrite, SelfOnly
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.observe.attention import call_model, model_inputs
 from sinkscope.observe.registry import evaluation, hooks
-from sinkscope.observe.residual import first_hidden
+from sinkscope.observe.stream import first_hidden
 from sinkscope.replications.base import LLAMA2_7B, Published, Replication, ReplicationRow, RowResult
 from sinkscope.replications.bench import Bench, spread
 from sinkscope.result import Measured

@@ -16,6 +16,7 @@ from sinkscope.errors import Unsupported
 from sinkscope.observe.attention import call_model
 from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.sites import write_hooks
+from sinkscope.observe.stream import others_median
 from sinkscope.replications.base import (
     LLAMA2_7B,
     Published,
@@ -118,7 +119,7 @@ def _last_norm(x: torch.Tensor) -> float:
 
 
 def _median_norm(x: torch.Tensor) -> float:
-    return float(x[1:].norm(dim=-1).median())
+    return float(others_median(x.norm(dim=-1)))
 
 
 def _own(bench: Bench) -> list[NeuronsOff]:

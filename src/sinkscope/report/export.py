@@ -30,7 +30,7 @@ def export_figures(
 
     Raises InputError for an unknown format or a folder that cannot be written.
     """
-    from sinkscope.result import write_folder
+    from sinkscope.files import write_folder
 
     formats = list(formats)
     unknown = sorted(set(formats) - set(FORMATS))

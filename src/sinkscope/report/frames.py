@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sinkscope.report.text import visible
+from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -115,13 +116,6 @@ def has(data: Dataset, *names: str) -> bool:
     )
 
 
-def nanmean(values: np.ndarray, axis: int | tuple[int, ...] | None = None) -> np.ndarray:
-    """Mean without NaN entries; NaN, silently, where nothing is left."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return np.asarray(np.nanmean(np.asarray(values, dtype=np.float64), axis=axis))
-
-
 def nanmedian(values: np.ndarray, axis: int) -> np.ndarray:
     """Median without NaN entries; NaN, silently, where nothing is left."""
     with warnings.catch_warnings():
@@ -137,12 +131,12 @@ def nanmax(values: np.ndarray) -> float:
 
 def late_share(data: Dataset) -> np.ndarray:
     """[layer, head] mean attention on P0 by late queries, over the prompts."""
-    return nanmean(data["p0_late"].values, axis=0)
+    return nan_mean(data["p0_late"].values)
 
 
 def alpha0(data: Dataset) -> np.ndarray:
     """[layer, head] mean attention P0 receives from all queries, over the prompts."""
-    return nanmean(data["p0_received"].values, axis=0)
+    return nan_mean(data["p0_received"].values)
 
 
 def per_head(data: Dataset, values: np.ndarray) -> list[Row]:

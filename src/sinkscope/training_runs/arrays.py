@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sinkscope.detect.arrays import nan_mean
-from sinkscope.detect.nulls import uniform_late_share
+from sinkscope.stats import nan_mean
 from sinkscope.training_runs import signals
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
 from sinkscope.training_runs.course import Curves
@@ -83,8 +82,7 @@ def run_arrays(
     checkpoints: list[Checkpoint], lights: list[CheckpointMetrics], pilot: Pilot
 ) -> dict[str, np.ndarray]:
     """Every number of a run by the names of LABELS, without stages and logs."""
-    view, point = pilot.view, pilot.view.point
-    uniform = uniform_late_share(int(view.prompts.lengths.min()))
+    point = pilot.view.point
     low, high = zip(*(_bounds(light.write) for light in lights), strict=True)
     arrays = {
         "sink_by_prompt": np.stack([signals.sink_share(light) for light in lights]),
@@ -104,7 +102,7 @@ def run_arrays(
         "to_last": np.array([1.0 - signals.turn(light, lights[-1]) for light in lights]),
         "emergence_block": np.array([signals.emergence_block(x, point) for x in lights], float),
         "cosine": np.array([light.cosine[point] for light in lights]),
-        **_beside_the_last(lights, uniform),
+        **_beside_the_last(lights),
     }
     if all(len(light.loss) for light in lights):
         arrays["loss"] = np.array([light.loss.mean() for light in lights])
@@ -115,13 +113,10 @@ def run_arrays(
     return arrays
 
 
-def _beside_the_last(lights: list[CheckpointMetrics], uniform: float) -> dict[str, np.ndarray]:
+def _beside_the_last(lights: list[CheckpointMetrics]) -> dict[str, np.ndarray]:
     """What is said of a checkpoint beside the one before it; NaN for the first."""
     sets: dict[str, list[set]] = {
-        "head_jaccard": [
-            set(zip(*(x.tolist() for x in np.nonzero(signals.sinking(light, uniform)))))
-            for light in lights
-        ],
+        "head_jaccard": [signals.rows(np.argwhere(light.sinks)) for light in lights],
         "neuron_jaccard": [signals.rows(light.neurons) for light in lights],
         "channel_jaccard": [signals.rows(light.channels) for light in lights],
         "expert_jaccard": [signals.rows(light.experts) for light in lights],

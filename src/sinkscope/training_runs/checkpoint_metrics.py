@@ -20,21 +20,26 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from torch import nn
 
-from sinkscope.detect.arrays import nan_mean
+from sinkscope.detect.attention import AttentionStats, stacked
+from sinkscope.detect.decision import sinking_of
+from sinkscope.errors import InputError
 from sinkscope.observe.attention import observe, run_model
+from sinkscope.observe.late import late_seeing, mean_over
 from sinkscope.observe.layout import Layout, layout_of
+from sinkscope.observe.loss import log_probabilities, mean_by_prompt, predictions, token_loss
 from sinkscope.observe.p0_stream import p0_states
 from sinkscope.observe.reads import AttentionRead, Want
 from sinkscope.observe.registry import evaluation
 from sinkscope.observe.residual import residual_hooks
+from sinkscope.observe.stream import OthersMean, mean_cosine, norm_ratio, sink_direction, unit
+from sinkscope.stats import nan_mean
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 from sinkscope.training_runs.partial import first_blocks
 from sinkscope.training_runs.parts import P0Parts, p0_parts
 
-KEPT = 16  # other positions of each prompt whose states are kept for directions
+KEPT = 16  # other positions of each prompt from which their spread along u is taken
 TARGETS = 32  # random keys whose late share is the null of P0's
 AT_ONCE = 1024  # tokens: with few blocks in memory, activations would soon outweigh weights
 CHANNELS = 5  # largest channels of P0 that are followed
@@ -67,20 +72,24 @@ class CheckpointMetrics:
     """The light set of one checkpoint; every array float32 unless it holds ids.
 
     late          [prompt, block, head] late share of P0; NaN for heads a block does not have
+    uniform       [block] late share under uniform attention
+    sinks         [block, head] heads that sink, by the rule of `detect.decision`
     target_late   [block, head, target] mean late share of random keys in the first half
     log_ratio     [prompt, point] log r_l
     direction     [d] u
     p0_along      [token, point] ⟨x̂_0, u⟩ for each first token
-    others_along  [2, point] mean and standard deviation of ⟨x̂_t, u⟩
+    others_along  [2, point] mean of ⟨x̂_t, u⟩, and its standard deviation in a sample of t
     cosine        [point] mean cosine of P0 between first tokens
     write         [token, block] ⟨Δ^l, u⟩
     channels      [CHANNELS] largest channels of P0 at the read point
     neurons       [n, 2] (block, neuron) of the fewest neurons that make 90 % of what MLPs write
     experts       [n, 2] (block, expert) that P0 is routed to
-    loss          [prompt] mean next-token loss in nats; empty where it was not measured
+    loss          [prompt] mean next-token loss at t ≥ 1, in nats; empty where it was not measured
     """
 
     late: np.ndarray
+    uniform: np.ndarray
+    sinks: np.ndarray
     target_late: np.ndarray
     log_ratio: np.ndarray
     direction: np.ndarray
@@ -101,136 +110,106 @@ class CheckpointMetrics:
 def light(subject: Subject, view: View) -> CheckpointMetrics:
     """Measure one checkpoint.
 
-    Raises Unsupported where attention or the residual stream cannot be read.
+    Raises Unsupported where attention or the residual stream cannot be read, InputError for
+    left-padded or packed prompts.
     """
+    if view.prompts.attention_mask is not None or view.prompts.position_ids is not None:
+        raise InputError("a timeline needs right-padded prompts, not left-padded or packed ones.")
     loss = _loss(subject, view.prompts) if view.loss else np.zeros(0, np.float32)
     with first_blocks(subject, view.horizon) as part:
-        late, targets, log_ratio, others = _pass(part, view)
+        stats, targets, stream = _pass(part, view)
         parts = p0_parts(part, view) if view.parts else P0Parts.none()
-        states = p0_states(part, view.first_tokens).float().cpu()
+        states = p0_states(part, view.first_tokens)
     return CheckpointMetrics(
-        late=late,
+        late=stats.late,
+        uniform=stats.uniform[1],
+        sinks=sinking_of(stats, view.seed),
         target_late=targets,
-        log_ratio=log_ratio,
+        log_ratio=_by_point(stream.log_ratio).numpy(),
         loss=loss,
-        **_along(states, others, view.point, parts),
+        **_along(states, stream, view.point, parts),
     )
 
 
 def _along(
-    states: torch.Tensor, others: torch.Tensor, point: int, parts: P0Parts
+    states: torch.Tensor, stream: _Stream, point: int, parts: P0Parts
 ) -> dict[str, np.ndarray]:
-    """Everything that is measured along u. states [F, P, d]; others [n, P, d] unit vectors."""
-    unit = states / states.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    difference = unit[:, point].mean(0) - others[:, point].mean(0)
-    u = difference / difference.norm().clamp_min(1e-12)
-    along = others @ u
-    written = (states[:, 1:] - states[:, :-1]) @ u
+    """Everything that is measured along u. states [F, P, d]."""
+    others = stream.others.mean
+    u = sink_direction(states[:, point], others[point])
+    spread = (_by_point(stream.sample) @ u).std(0)
     magnitude = states[:, point].abs().mean(0)
     neurons, experts = parts.chosen(u, point)
     return {
         "direction": u.numpy(),
-        "p0_along": (unit @ u).numpy(),
-        "others_along": torch.stack([along.mean(0), along.std(0)]).numpy(),
-        "cosine": _cosine(unit).numpy(),
-        "write": written.numpy(),
+        "p0_along": (unit(states) @ u).numpy(),
+        "others_along": torch.stack([others @ u, spread]).numpy(),
+        "cosine": mean_cosine(states).float().numpy(),
+        "write": ((states[:, 1:] - states[:, :-1]) @ u).numpy(),
         "channels": magnitude.argsort(descending=True, stable=True)[:CHANNELS].numpy(),
         "neurons": neurons,
         "experts": experts,
     }
 
 
-def _cosine(unit: torch.Tensor) -> torch.Tensor:
-    """Mean cosine between all pairs of rows, (‖Σ x̂‖² − n) / (n(n−1)): [P]; NaN for one row."""
-    count = unit.shape[0]
-    total = unit.double().sum(0).square().sum(-1)
-    return ((total - count) / (count * (count - 1)) if count > 1 else total * torch.nan).float()
-
-
-def _pass(part: Subject, view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray, torch.Tensor]:
-    """One forward pass over the prompts: late shares, their null, log r, states of others."""
+def _pass(part: Subject, view: View) -> tuple[AttentionStats, np.ndarray, _Stream]:
+    """One forward pass over the prompts: attention on P0, on random keys, and the stream."""
     generator = torch.Generator().manual_seed(view.seed)
     length = int(view.prompts.lengths.min())
     keys = 1 + torch.randperm(max(length // 2 - 1, 1), generator=generator)[:TARGETS]
-    kept = 1 + torch.randperm(length - 1, generator=generator)[:KEPT]
-    late, targets, ratios, others = [], [], [], []
+    stream = _Stream(1 + torch.randperm(length - 1, generator=generator)[:KEPT])
+    stats, targets = AttentionStats(1), []
     for batch in view.prompts.batches(max(1, AT_ONCE // view.prompts.length)):
-        stream = _Stream(layout_of(batch, part.device), kept)
-        want = Want(received=False, columns=tuple(keys.tolist()))
-        reads, layout, _ = observe(
-            part, batch, want, extra_hooks=residual_hooks(part, stream.consume)
-        )
-        late.append(_stack([_late(read.p0, read, layout) for read in reads]))
-        targets.append(_stack([_late_columns(read, layout) for read in reads]))
-        ratios.append(torch.stack(stream.log_ratio, 1))
-        others.append(torch.stack(stream.others, 1))
-    return (
-        torch.cat(late).numpy(),
-        nan_mean(torch.cat(targets).numpy()),
-        torch.cat(ratios).numpy(),
-        torch.cat(others),
-    )
+        stream.layout = layout_of(batch, part.device)
+        want = Want(columns=tuple(keys.tolist()))
+        taps = residual_hooks(part, stream.consume)
+        reads, layout, _ = observe(part, batch, want, extra_hooks=taps)
+        stats.add(reads, layout, torch.zeros_like(batch.input_ids))
+        targets.append(stacked([_late_columns(read, layout) for read in reads], 1))
+    return stats, nan_mean(torch.cat(targets).numpy()).astype(np.float32), stream
 
 
 class _Stream:
-    """Keeps log r of every prompt and the unit states of a few other positions, by read point."""
+    """Log r of every prompt, the mean of the others and a sample of them [d], by read point."""
 
-    def __init__(self, layout: Layout, kept: torch.Tensor) -> None:
-        self.layout, self.kept = layout, kept
-        self.log_ratio: list[torch.Tensor] = []
-        self.others: list[torch.Tensor] = []
+    def __init__(self, kept: torch.Tensor) -> None:
+        self.layout: Layout | None = None
+        self.kept = kept
+        self.others = OthersMean()
+        self.log_ratio: dict[int, list[torch.Tensor]] = {}
+        self.sample: dict[int, list[torch.Tensor]] = {}
 
     def consume(self, point: int, hidden: torch.Tensor) -> None:
         """Take the residual stream [B, T, d] at one read point."""
-        layout = self.layout.on(hidden.device)
-        x = hidden.float()
-        norms = x.norm(dim=-1)
-        others = layout.valid & ~layout.is_p0
-        median = norms.masked_fill(~others, torch.nan).nanmedian(1).values
-        p0 = norms.gather(1, layout.is_p0.int().argmax(1, keepdim=True)).squeeze(1)
-        self.log_ratio.append((p0.clamp_min(1e-12) / median.clamp_min(1e-12)).log().cpu())
-        chosen = x[:, self.kept.to(x.device)]
-        unit = chosen / chosen.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        self.others.append(unit.flatten(0, 1).cpu())
+        assert self.layout is not None
+        layout, x = self.layout.on(hidden.device), hidden.float()
+        ratio = norm_ratio(x.norm(dim=-1), layout.valid & ~layout.is_p0)[:, 0]
+        self.log_ratio.setdefault(point, []).append(ratio.log().cpu())
+        self.others.add(point, x, layout)
+        sample = unit(x[:, self.kept.to(x.device)]).flatten(0, 1)
+        self.sample.setdefault(point, []).append(sample.cpu())
 
 
-def _late(mass: torch.Tensor, read: AttentionRead, layout: Layout) -> torch.Tensor:
-    """Mean of [B, H, T] over the late queries that see P0: [B, H]."""
-    counted = (layout.on(mass.device).late & read.visible.p0_seen).unsqueeze(1)
-    count = counted.sum(-1)
-    mean = (mass * counted).sum(-1) / count.clamp_min(1)
-    return torch.where(count > 0, mean, torch.nan).cpu()
+def _by_point(rows: dict[int, list[torch.Tensor]]) -> torch.Tensor:
+    """[n, P, ..] from the parts of each read point."""
+    return torch.stack([torch.cat(rows[point]) for point in sorted(rows)], 1)
 
 
 def _late_columns(read: AttentionRead, layout: Layout) -> torch.Tensor:
-    """Late share of each chosen key: [B, H, targets]."""
+    """Late share of each chosen key: [B, H, targets]. Who sees P0 sees what stands behind it."""
     assert read.columns is not None
+    counted = late_seeing(layout.on(read.columns.device), read.visible).unsqueeze(1)
     columns = read.columns.unbind(-1)
-    return torch.stack([_late(column, read, layout) for column in columns], -1)
-
-
-def _stack(rows: list[torch.Tensor]) -> torch.Tensor:
-    """Stack [B, H, ..] over blocks to [B, block, H, ..]; blocks with fewer heads get NaN."""
-    heads = max(row.shape[1] for row in rows)
-    padded = [
-        torch.cat(
-            [row, row.new_full((row.shape[0], heads - row.shape[1], *row.shape[2:]), torch.nan)], 1
-        )
-        for row in rows
-    ]
-    return torch.stack(padded, 1).float()
+    return torch.stack([mean_over(column, counted) for column in columns], -1).cpu()
 
 
 def _loss(subject: Subject, prompts: Prompts) -> np.ndarray:
-    """Mean next-token loss of each prompt in nats: [prompt]."""
+    """Mean next-token loss of each prompt in nats, P0's own prediction left out: [prompt]."""
     losses = []
     with torch.no_grad(), evaluation(subject.model):
         for batch in prompts.batches():
-            logits = run_model(subject, batch, logits=True).float()
-            targets = batch.input_ids.to(logits.device)[:, 1:]
-            each = nn.functional.cross_entropy(
-                logits[:, :-1].flatten(0, 1), targets.flatten(), reduction="none"
-            ).view(targets.shape)
-            valid = layout_of(batch, logits.device).valid[:, 1:]
-            losses.append(((each * valid).sum(1) / valid.sum(1).clamp_min(1)).cpu())
+            logits = run_model(subject, batch, logits=True)[:, :-1]
+            each = token_loss(log_probabilities(logits), batch.input_ids[:, 1:])
+            counted = predictions(layout_of(batch, logits.device))
+            losses.append(mean_by_prompt(each, counted).float().cpu())
     return torch.cat(losses).numpy()

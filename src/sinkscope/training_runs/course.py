@@ -7,14 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sinkscope.training_runs.emergence import (
-    STRAIGHT,
-    SUSTAINED,
-    Emergence,
-    emergence,
-    first_sustained,
-    noise,
-)
+from sinkscope.stats import first_sustained
+from sinkscope.training_runs.emergence import STRAIGHT, Emergence, emergence, noise
 from sinkscope.training_runs.settling import Settled, settling
 from sinkscope.training_runs.stages import Stages, find_stages
 
@@ -84,7 +78,7 @@ def emerged_by(above: np.ndarray) -> list[bool]:
     It is asked by the settling signal at the start of a stretch of at least LEAST checkpoints, by
     the end of which the crossing has been seen to last.
     """
-    found = first_sustained(above, SUSTAINED)
+    found = first_sustained(above)
     return [found is not None and i >= found for i in range(len(above))]
 
 

@@ -1,6 +1,6 @@
 """When something emerged: the first sustained crossing of its null, with an interval.
 
-The criterion stands before any look at the data: the first checkpoint from which SUSTAINED
+The criterion stands before any look at the data: the first checkpoint from which three
 checkpoints in a row lie above the 99th percentile of the null. The interval is about the moment at
 which the curve without noise crosses: it cannot be narrower than the grid of checkpoints, and it is
 wider where several checkpoints lie within noise of the null. With z_i the distance of checkpoint i
@@ -23,7 +23,8 @@ import numpy as np
 from scipy.special import log_ndtr
 from scipy.stats import norm
 
-SUSTAINED = 3  # checkpoints in a row: the signals overshoot and dip (literature: use sustained)
+from sinkscope.stats import first_sustained
+
 # While a sink emerges most of its curve bends, in a short series nearly all of it.
 STRAIGHT = 0.25  # share of the second differences that may be taken for noise
 CERTAIN = 4.0  # standard errors beyond which a checkpoint is surely on its side
@@ -43,16 +44,6 @@ class Emergence:
     low: float | None
     high: float
     before: int | None
-
-
-def first_sustained(above: np.ndarray, sustained: int = SUSTAINED) -> int | None:
-    """Index of the first of `sustained` True in a row; at the end fewer are not enough."""
-    run = 0
-    for i, is_above in enumerate(above):
-        run = run + 1 if is_above else 0
-        if run == sustained:
-            return i - sustained + 1
-    return None
 
 
 def emergence(

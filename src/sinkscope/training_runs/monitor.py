@@ -24,8 +24,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from sinkscope.detect.nulls import uniform_late_share
 from sinkscope.errors import InputError
+from sinkscope.observe.p0_stream import first_tokens
+from sinkscope.ranks import rank
+from sinkscope.stats import nan_mean
 from sinkscope.subject.anatomy import find_anatomy
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
@@ -123,22 +125,20 @@ class SinkMonitor:
         identity = {"id": "in training", "parameters": 0}
         self._subject = Subject(inner, None, anatomy, identity)
         horizon = min(self.first_blocks, len(anatomy.blocks))
-        ids, first = self._tokens(inner)
-        lengths = torch.full((len(ids),), ids.shape[1])
-        self._view = View(
-            Prompts(ids, lengths, "ids", "without"), first, horizon, horizon, parts=False
-        )
-        self._uniform = uniform_late_share(ids.shape[1])
+        ids = self._ids(inner)
+        prompts = Prompts(ids, torch.full((len(ids),), ids.shape[1]), "ids", "without")
+        first = first_tokens(self._subject, prompts, self.seed)[:FIRST_TOKENS]
+        self._view = View(prompts, first, horizon, horizon, parts=False)
 
-    def _tokens(self, inner: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        generator = torch.Generator().manual_seed(self.seed)
-        size = inner.config.get_text_config(decoder=True).vocab_size
+    def _ids(self, inner: Any) -> torch.Tensor:
         ids = self.prompts
         if ids is None:
+            generator = torch.Generator().manual_seed(self.seed)
+            size = inner.config.get_text_config(decoder=True).vocab_size
             ids = torch.randint(size, (PROMPTS, LENGTH), generator=generator)
         if ids.dim() != 2 or ids.shape[1] < 8:
             raise InputError("prompts must be token ids [n, T] of at least eight tokens each.")
-        return ids.cpu(), torch.randperm(size, generator=generator)[:FIRST_TOKENS]
+        return ids.cpu()
 
     def observe(self, step: int) -> dict[str, float]:
         """Measure if it is time to: a flat dict of numbers, empty otherwise and on other ranks.
@@ -164,7 +164,8 @@ class SinkMonitor:
         share = float(signals.sink_share(found).mean())
         concentration = signals.concentration(found.write.mean(0))
         log_norm = float(found.log_ratio[:, point].mean())
-        null = max(signals.random_target_p99(found), OVER_UNIFORM * self._uniform)
+        uniform = float(nan_mean(found.uniform))
+        null = max(signals.random_target_p99(found), OVER_UNIFORM * uniform)
         before, self._before = self._before, found
         metrics = {
             "sink/late_share": share,
@@ -177,9 +178,7 @@ class SinkMonitor:
             **{f"sink/concentration_{k}": float(c) for k, c in zip(signals.FIRST, concentration)},
         }
         if before is not None:
-            heads = [
-                set(zip(*np.nonzero(signals.sinking(x, self._uniform)))) for x in (found, before)
-            ]
+            heads = [signals.rows(np.argwhere(each.sinks)) for each in (found, before)]
             metrics["sink/turn"] = signals.turn(found, before)
             metrics["sink/head_jaccard"] = signals.jaccard(*heads)
         self._past.add(step, share, share > null, float(concentration[1]), log_norm, found)
@@ -222,14 +221,6 @@ def called_whole(model: nn.Module) -> nn.Module:
         "get_input_embeddings": lambda self: self.sharded.get_input_embeddings(),
     }
     return type(type(model).__name__, (nn.Module,), members)()
-
-
-def rank() -> int:
-    """Rank of this process; 0 without torch.distributed."""
-    distributed = torch.distributed
-    return (
-        distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-    )
 
 
 @contextmanager

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from sinkscope.errors import Unsupported
-from sinkscope.observe.registry import evaluation, hooks
-from sinkscope.observe.residual import first_hidden, hidden_of
+from sinkscope.observe.p0_stream import one_token_pass
 from sinkscope.observe.sites import Sites, Sublayer, find_sites
+from sinkscope.observe.stream import first_hidden, hidden_of
 from sinkscope.subject.load import Subject
 
 if TYPE_CHECKING:
@@ -75,10 +75,7 @@ def p0_parts(subject: Subject, view: View) -> P0Parts:
     except Unsupported:
         return P0Parts.none()
     parts = P0Parts()
-    base = getattr(subject.model, "base_model", subject.model)
-    ids = view.first_tokens.to(subject.device).unsqueeze(1)
-    with torch.no_grad(), evaluation(subject.model), hooks(_hooks(subject, sites, parts)):
-        base(input_ids=ids, use_cache=False)
+    one_token_pass(subject, view.first_tokens, lambda: _hooks(subject, sites, parts))
     return parts
 
 

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from sinkscope.circuit.find import find_circuit, first_tokens
+from sinkscope.circuit.find import find_circuit
 from sinkscope.detect.nulls import UNTRAINED_LIMIT, UNTRAINED_SEEDS, untrained_copy
 from sinkscope.errors import InputError, Unsupported
+from sinkscope.observe.p0_stream import first_tokens
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, PromptSettings
 from sinkscope.training_runs.checkpoint_metrics import View, light

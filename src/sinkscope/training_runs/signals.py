@@ -6,9 +6,8 @@ import numpy as np
 import torch
 
 from sinkscope.circuit.amplification import crossing
-from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.attention import SINK
-from sinkscope.detect.decision import OVER_UNIFORM
+from sinkscope.stats import nan_mean
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
 
 FIRST = (1, 2, 3, 4)  # k of C_k
@@ -23,13 +22,6 @@ def random_target_p99(found: CheckpointMetrics) -> float:
     """99th percentile over random keys of what `sink_share` is for P0."""
     heads = found.target_late.reshape(-1, found.target_late.shape[-1])
     return float(np.percentile(nan_mean(heads), 99))
-
-
-def sinking(found: CheckpointMetrics, uniform: float) -> np.ndarray:
-    """Heads whose late share exceeds 0.3 and three times uniform: boolean [block, head]."""
-    late = nan_mean(found.late)
-    with np.errstate(invalid="ignore"):
-        return (late > SINK) & (late > OVER_UNIFORM * uniform)
 
 
 def sink_rate(found: CheckpointMetrics) -> float:

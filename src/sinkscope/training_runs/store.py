@@ -6,25 +6,21 @@ changed checkpoint, another setting or another way of measuring never meets an o
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as decode_tensors
 from safetensors.numpy import save as encode_tensors
 
-from sinkscope.errors import InputError, OutOfResources
+from sinkscope.files import PART, write_whole
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
 
-VERSION = "1"  # of what `light` measures; a new one makes every stored file stale
+VERSION = "2"  # of what `light` measures; a new one makes every stored file stale
 
 ABANDONED = 3600  # seconds after which a part of a file belongs to nobody
 
@@ -56,7 +52,7 @@ class Store:
 
     def sweep_out(self) -> None:
         """Remove what an interrupted write left behind an hour ago or more."""
-        for left in self.folder.glob(".part-*"):
+        for left in self.folder.glob(f"{PART}*"):
             if time.time() - left.stat().st_mtime > ABANDONED:
                 left.unlink(missing_ok=True)
 
@@ -74,31 +70,3 @@ def encode(light: CheckpointMetrics) -> bytes:
 def decode(content: bytes) -> CheckpointMetrics:
     """Read back what `encode` wrote."""
     return CheckpointMetrics(**decode_tensors(content))
-
-
-def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
-    """Write a file, or its pieces, beside its place, and rename it.
-
-    Raises InputError or OutOfResources.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".part-{os.getpid()}-{path.name}")
-        try:
-            with part.open("wb") as file:
-                file.writelines([content] if isinstance(content, bytes) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutOfResources(f"the disk is full; {path.parent} cannot be written.") from None
-        raise InputError(f"cannot write to {path.parent}: {error.strerror or error}.") from None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """JSON, whole or not at all."""
-    write_whole(path, json.dumps(value).encode())

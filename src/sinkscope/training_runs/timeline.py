@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sinkscope.errors import InputError
+from sinkscope.files import write_json
 from sinkscope.provenance import environment
 from sinkscope.result import Result
 from sinkscope.schema import ModelInfo, PromptInfo, Summary
@@ -29,7 +30,7 @@ from sinkscope.training_runs.logs import training_log
 from sinkscope.training_runs.pilot import Pilot, TimelineSettings, run_pilot
 from sinkscope.training_runs.settling import BOUNDS, HOLD, LEAST, QUIET
 from sinkscope.training_runs.sources import Checkpoint, TrainingRun, find_runs
-from sinkscope.training_runs.store import VERSION, Store, write_json
+from sinkscope.training_runs.store import VERSION, Store
 from sinkscope.training_runs.sweep import DISK_BUDGET, at_once, content_of, opened, sweep
 
 Progress = Callable[[str, int, int], None]
@@ -252,7 +253,7 @@ def _run_summary(one: _Timed) -> dict[str, Any]:
             f"checkpoints, at {HOLD} checkpoints in a row",
         },
         "concentration": concentration,
-        "late_share": bootstrap(arrays["sink_by_prompt"][last]).model_dump(),
+        "first_blocks_late_share": bootstrap(arrays["sink_by_prompt"][last]).model_dump(),
         "norm_ratio": _plain(np.exp(arrays["log_norm_by_prompt"][last].mean())),
         "emergence_block": int(arrays["emergence_block"][last]),
         "loss": _plain(arrays["loss"][last]) if "loss" in arrays else None,

@@ -15,14 +15,13 @@ from typing import Any
 
 import torch
 
-from sinkscope.circuit.keys import put_hidden
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.attend import Call
 from sinkscope.intervene.one_token import projection_inputs
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.p0_stream import p0_states
-from sinkscope.observe.residual import first_hidden, hidden_of
 from sinkscope.observe.sites import Sites, Sublayer
+from sinkscope.observe.stream import first_hidden, hidden_of, put_hidden, with_hidden
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -211,13 +210,6 @@ def stream_hooks(
     if depth in chosen:
         handles.append(context.block(depth - 1).register_forward_hook(leave))
     return handles
-
-
-def with_hidden(output: Any, hidden: torch.Tensor) -> Any:
-    """A module's output with its hidden states replaced, in its own type."""
-    if isinstance(output, torch.Tensor):
-        return hidden
-    return type(output)([hidden, *output[1:]])
 
 
 def at_positions(x: torch.Tensor, context: Context) -> torch.Tensor | None:

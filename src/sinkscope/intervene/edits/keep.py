@@ -10,7 +10,7 @@ import torch
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.edits.base import Context, Edit, at_positions
 from sinkscope.intervene.edits.units import input_rows, with_row, without_columns
-from sinkscope.observe.residual import hidden_of
+from sinkscope.observe.stream import hidden_of
 
 
 @dataclass(frozen=True)

@@ -168,11 +168,15 @@ class ClampAttention(_Masses):
 
 @dataclass
 class KeyRead:
-    """A call as key edits left it: output [B, T, H, D], mass and what is left of it [B, H, T]."""
+    """A call as key edits left it: output [B, T, H, D], mass and what is left of it [B, H, T].
+
+    seen  [B, 1, T] which queries see the key
+    """
 
     output: torch.Tensor
     mass: torch.Tensor
     left: torch.Tensor
+    seen: torch.Tensor
 
 
 class KeyEdits:
@@ -202,10 +206,10 @@ class KeyEdits:
         own = own or bool(why_not_lean(call.kwargs, call.query, call.mask))
         acting = self.acting(block)
         if not any(edit.changes for edit in acting):
-            out, mass = intact(call, keys, own)
+            out, mass, seen = intact(call, keys, own)
             for edit in acting:
                 edit.mass(self.context, block, mass)
-            return KeyRead(out, mass, mass)
+            return KeyRead(out, mass, mass, seen)
         parts = take_apart(call, keys, own)
         mass = left = parts.mass
         queries = torch.arange(mass.shape[-1], device=mass.device)
@@ -215,7 +219,7 @@ class KeyEdits:
             left = torch.where(alone, left, edit.mass(self.context, block, left))
             factor = factor * _to(edit.factor(block, mass.shape[1]), mass)
         on_key = torch.where(alone, mass, factor * left)
-        return KeyRead(parts.combine(on_key, 1.0 - left), mass, left)
+        return KeyRead(parts.combine(on_key, 1.0 - left), mass, left, parts.seen)
 
 
 def _keys(position: int | tuple[int, ...], context: Context) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from sinkscope.errors import InputError
 from sinkscope.intervene.edits.base import Context, Edit, stream_hooks
+from sinkscope.observe.stream import norm_ratio
 
 STREAM_HOWS = ("remove", "level", "swap", "norm", "copy", "mean", "set")
 
@@ -68,9 +69,8 @@ class Stream(Edit):
             return context.replacement(hidden, self.position, "mean", self.seed)
         if self.how == "norm":
             others = context.others(self.position).to(hidden.device)
-            norms = hidden.float().norm(dim=-1).masked_fill(~others, torch.nan)
-            median = norms.nanmedian(1).values.unsqueeze(-1)
-            return x * (median / x.float().norm(dim=-1, keepdim=True).clamp_min(1e-30))
+            ratio = norm_ratio(hidden.float().norm(dim=-1), others)[:, self.position]
+            return x / ratio.unsqueeze(-1)
         if self.how == "swap":
             generator = torch.Generator().manual_seed(self.seed)
             random = torch.randn(x.shape[-1], generator=generator).to(x.device)

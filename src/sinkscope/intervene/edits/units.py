@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from sinkscope.errors import InputError, Unsupported
-from sinkscope.intervene.edits.base import Context, Edit, at_positions, with_hidden
-from sinkscope.observe.residual import hidden_of
+from sinkscope.intervene.edits.base import Context, Edit, at_positions
+from sinkscope.observe.stream import hidden_of, with_hidden
 
 
 @dataclass(frozen=True)

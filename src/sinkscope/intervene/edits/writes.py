@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from sinkscope.errors import InputError, Unsupported
-from sinkscope.intervene.edits.base import Context, Edit, at_positions, described, with_hidden
-from sinkscope.observe.residual import first_hidden, hidden_of
+from sinkscope.intervene.edits.base import Context, Edit, at_positions, described
+from sinkscope.observe.stream import first_hidden, hidden_of, others_median, with_hidden
 
 ABOUT = ("variance", "norm", "stream")
 
@@ -111,7 +111,7 @@ class MatchVariance(Edit):
                 target = variance[:, 0]
             else:
                 others = context.others(self.position).to(variance.device)
-                target = variance.masked_fill(~others, torch.nan).nanmedian(1).values
+                target = others_median(variance, others)
             wanted = ((1 - self.weight) * own + self.weight * target).clamp_min(0.0)
             factor = (wanted / own.clamp_min(1e-30)).sqrt().unsqueeze(-1).to(delta.dtype)
             row = delta[:, self.position]

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from sinkscope.detect.arrays import nan_mean
 from sinkscope.detect.attention import AttentionStats
 from sinkscope.detect.heads import CLASS_MEANINGS
 from sinkscope.detect.scan import scan
@@ -28,7 +27,9 @@ from sinkscope.lab.recipe import TrainingRecipe
 from sinkscope.lab.studies.reads import as_read
 from sinkscope.lab.tokens import encode
 from sinkscope.observe.attention import observe
+from sinkscope.observe.loss import log_probabilities, token_loss
 from sinkscope.observe.reads import Want
+from sinkscope.stats import nan_mean
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, bos_id, vocabulary
 
@@ -77,9 +78,8 @@ def quick_evaluation(subject: Subject, rows: Tensor, bos: str) -> dict[str, floa
     ):
         reads, layout, logits = observe(subject, part, Want(), logits=True)
         stats.add(reads, layout, part.input_ids)
-        predicted = logits[:, start : start + text.shape[1] - 1].float().cpu()
-        loss = nn.functional.cross_entropy(predicted.transpose(1, 2), text[:, 1:], reduction="none")
-        losses.append(loss.mean(1))
+        predicted = log_probabilities(logits[:, start : start + text.shape[1] - 1])
+        losses.append(token_loss(predicted, text[:, 1:]).mean(1).cpu())
     alpha = stats.alpha0
     seen = np.isfinite(alpha)
     return {

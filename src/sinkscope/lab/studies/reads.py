@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sinkscope.observe.registry import evaluation, hooks
+from sinkscope.observe.stream import norm_ratio
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -52,7 +53,7 @@ def _figures(x: Tensor) -> Tensor:
     middle = x.abs().flatten(1).median(1).values.clamp_min(1e-12)
     return torch.stack(
         [
-            norms[:, 0] / norms[:, 1:].median(1).values.clamp_min(1e-12),
+            norm_ratio(norms)[:, 0],
             first.amax(1) / middle,
             first.amax(1) / first.mean(1).clamp_min(1e-12),
         ],

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError
+from sinkscope.files import write_whole
 from sinkscope.lab.corpus import texts_sha256
 from sinkscope.lab.studies.plan import StudyPlan
-from sinkscope.training_runs.store import write_whole
 
 ASKED, RESULTS, CURVES = "experiment.json", "results.jsonl", "curves.jsonl"
 CHANGED = {  # what to call a difference

@@ -8,8 +8,7 @@ import numpy as np
 
 from sinkscope.lab.studies.matched import SINK, matched
 from sinkscope.lab.studies.results import Results, figures_by_seed
-from sinkscope.stats import t_interval
-from sinkscope.training_runs.emergence import first_sustained
+from sinkscope.stats import first_sustained, t_interval
 
 SHARES = ("sink_rate_0.3", "sink_rate_0.8", "late_share", "best_head")
 STREAM = ("norm_ratio", "massive", "read_norm", "read_outlier", "dominance")

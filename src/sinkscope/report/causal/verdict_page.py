@@ -147,7 +147,7 @@ def _stages(verified: VerifySummary) -> list[Stage]:
 def stage_rows(stage: StageSummary) -> list[tuple[str, str, str]]:
     """What a stage rests on: label, value, interval."""
     rows = []
-    held = (stage.model_extra or {}).get("late_share")
+    held = (stage.model_extra or {}).get("reading_heads_late_share")
     if number_of(held) is not None:
         rows.append(("Of reading heads", percent(number_of(held)), percent_interval(held)))
     if stage.necessity is not None and stage.necessity.value is not None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from sinkscope.report import frames
 from sinkscope.report.scan.charts import PLAIN, Chart, log_axis
+from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -89,7 +90,7 @@ def _edges(offsets: int) -> np.ndarray:
 
 def _binned(data: Dataset) -> np.ndarray:
     """[condition, point, bin] mean over kinds of swap and over the offsets of each bin."""
-    values = frames.nanmean(data["spread_map"].values, axis=1)
+    values = nan_mean(data["spread_map"].values, axis=1)
     edges = _edges(values.shape[-1])
     return np.stack([values[..., a:b].mean(-1) for a, b in pairwise(edges)], -1)
 
@@ -108,7 +109,7 @@ def spread_curves(data: Dataset) -> Chart | None:
         if condition not in data["condition"]:
             continue
         spread = data["spread"].sel(condition=condition).values
-        values = frames.nanmean(spread, axis=(0, 1))
+        values = nan_mean(spread, axis=(0, 1))
         series = [name_of(condition)] * len(values)
         table += frames.rows(point=np.arange(len(values)), value=values, series=series)
     return _lines(table, "point", POINT, "Mean relative change of later tokens")
@@ -167,7 +168,7 @@ def collapse_curves(data: Dataset, name: str, title: str) -> Chart | None:
         for side, suffix in enumerate(("", ", without P0’s row")):
             if side and condition != "intact":
                 continue
-            values = frames.nanmean(curves[side], axis=0)
+            values = nan_mean(curves[side], axis=0)
             series = name_of(condition) + suffix
             table += frames.rows(
                 point=np.arange(len(values)), value=values, series=[series] * len(values)
@@ -181,7 +182,7 @@ def rows_curves(data: Dataset, name: str, title: str) -> Chart | None:
         return None
     table: list[frames.Row] = []
     for side, series in enumerate(("As it is", "P0’s attention shared out")):
-        values = frames.nanmean(data[name].values[side], axis=0)
+        values = nan_mean(data[name].values[side], axis=0)
         table += frames.rows(
             block=np.arange(len(values)), value=values, series=[series] * len(values)
         )

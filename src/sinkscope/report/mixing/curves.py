@@ -116,7 +116,7 @@ def change_chart(summary: MixSummary) -> Chart | None:
 def share_chart(summary: MixSummary) -> Chart | None:
     """Late share of P0 in the sinking heads over context length."""
     title = "Late share of P0"
-    return _one_over_length(summary, "late_share", title, title, "%")
+    return _one_over_length(summary, "sink_heads_late_share", title, title, "%")
 
 
 def _one_over_length(

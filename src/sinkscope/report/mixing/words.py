@@ -124,7 +124,9 @@ def _keys(one: MixSummary) -> list[tuple[str, str, str]]:
             compared = f"{_bounds(measured, show)}; control {show(beside)}"
             keys.append((show(measured), f"{words} without the sink", compared))
     heads = len(one.sink_heads)
-    keys.append((str(heads), "heads sink", f"late share {percent(number_of(one.late_share))}"))
+    keys.append(
+        (str(heads), "heads sink", f"late share {percent(number_of(one.sink_heads_late_share))}")
+    )
     return keys
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from sinkscope.report import frames
 from sinkscope.report.scan.charts import Chart, log_axis
+from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -35,7 +36,7 @@ def ranked_chart(data: Dataset) -> Chart:
     if frames.has(data, "random_target_p99"):
         table += _ranked(data["random_target_p99"].values, random, 0)
     for run, layers in enumerate(frames.by_type(data).values()):
-        even = frames.nanmean(data["uniform_received"].values[layers])
+        even = nan_mean(data["uniform_received"].values[layers], None)
         table += frames.rows(rank=[0, 1], value=[even] * 2, series=[uniform] * 2, run=[run] * 2)
     shown = [name for name in RANKED if any(row["series"] == name for row in table)]
     dashes = alt.Scale(domain=shown, range=[RANKED[name] for name in shown])
@@ -73,7 +74,7 @@ def _ranked(values: np.ndarray, series: str, run: int) -> list[frames.Row]:
 
 def received_chart(data: Dataset) -> Chart:
     """Attention received by position, one line a block, with the uniform null."""
-    received = frames.nanmean(data["received"].values, axis=1)
+    received = nan_mean(data["received"].values, axis=1)
     positions = received.shape[1]
     table: list[frames.Row] = []
     for block, curve in zip(frames.blocks(data), received):

@@ -9,6 +9,7 @@ import numpy as np
 
 from sinkscope.report import frames
 from sinkscope.report.scan.charts import PLAIN, Chart, log_axis, tiles
+from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -174,10 +175,10 @@ def key_norm_chart(data: Dataset) -> Chart | None:
 
 def elsewhere_chart(data: Dataset) -> Chart:
     """Share of attention on P0, on sinks elsewhere and on a learned sink, by block."""
-    shares = {"Position zero": frames.nanmean(frames.late_share(data), axis=1)}
+    shares = {"Position zero": nan_mean(frames.late_share(data), axis=1)}
     for label, name in (("Sinks elsewhere", "elsewhere_mass"), ("Learned sink", "learned_mass")):
         if frames.has(data, name):
-            shares[label] = frames.nanmean(data[name].values, axis=1)
+            shares[label] = nan_mean(data[name].values, axis=1)
     table = _long(frames.blocks(data), shares, "block")
     return _sized(_lines(table, _block_x(data), "Share of attention (mean head)", percent=True))
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sinkscope.detect.attention import SINK
 from sinkscope.report import frames
 from sinkscope.report.parts import Findings, Headline, Section, Words, present, with_tables
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.scan import charts, figures, tables
-from sinkscope.report.scan.words import LIMITS, heads_above_random, sink_heads, verdict_so_far
+from sinkscope.report.scan.words import heads_above_random, verdict_so_far
 from sinkscope.report.text import number_of, percent, percent_interval, short, visible
+from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -137,7 +139,7 @@ def key_figures(scan: ScanSummary, data: Dataset) -> list[tuple[str, str, str]]:
     uniform = scan.uniform_late_share
     times = f"{short(share / uniform)} × uniform attention" if share and uniform else ""
     shown = [(percent(share), "of late attention goes to position zero", times)]
-    middle = scan.sink_rate.get(str(LIMITS.head_share))
+    middle = scan.sink_rate.get(str(SINK))
     if middle is not None:
         interval = percent_interval(middle)
         note = f"95 % interval {interval} %" if interval else ""
@@ -169,9 +171,9 @@ def headline(result: Result, bos: str) -> Headline:
     }
     for name, label in (("learned_mass", "a learned sink"), ("elsewhere_mass", "sinks elsewhere")):
         if frames.has(data, name):
-            shares[f"Mass on {label}"] = float(frames.nanmean(data[name].values))
+            shares[f"Mass on {label}"] = float(nan_mean(data[name].values, None))
     numbers: Headline = {label: ("share", value) for label, value in shares.items()}
-    numbers[f"Heads with a late share above {LIMITS.head_share}"] = ("count", len(sink_heads(data)))
+    numbers["Sink heads"] = ("count", scan.sink_head_count)
     if frames.has(data, "norm_ratio"):
         ratio = frames.nanmedian(data["norm_ratio"].values, axis=0)
         numbers["Largest norm of P0 over the median"] = ("ratio", float(ratio.max()))

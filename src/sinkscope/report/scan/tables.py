@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sinkscope.report import frames
-from sinkscope.report.scan.words import LIMITS, heads_above_random, sink_heads
+from sinkscope.report.scan.words import heads_above_random, sinking_layers, strongest_heads
 from sinkscope.report.text import (
     NO_VALUE,
     number_of,
@@ -18,6 +18,7 @@ from sinkscope.report.text import (
     token_text,
     visible,
 )
+from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -84,13 +85,13 @@ def nulls_table(scan: ScanSummary, data: Dataset) -> Table:
     for kind, layers in kinds.items():
         label = f"Uniform attention, {visible(kind)}" if len(kinds) > 1 else "Uniform attention"
         null = (data[name].values[layers] for name in ("uniform_late", "uniform_received"))
-        table.rows.append([label, *(percent(float(frames.nanmean(one))) for one in null)])
+        table.rows.append([label, *(percent(float(nan_mean(one, None))) for one in null)])
     if frames.has(data, "untrained_late"):
         late, received = (_highest_seed(data, f"untrained_{name}") for name in ("late", "received"))
         seeds = data["untrained_late"].shape[0]
         table.rows.append([f"Untrained, highest of {seeds} seeds", late, received])
     if frames.has(data, "random_target_p99"):
-        bound = percent(float(frames.nanmean(data["random_target_p99"].values)))
+        bound = percent(float(nan_mean(data["random_target_p99"].values, None)))
         table.rows.append(["Random targets, 99th percentile", NO_VALUE, bound])
         above = percent(heads_above_random(data))
         table.rows.append(["Share of heads above their own", NO_VALUE, above])
@@ -98,13 +99,13 @@ def nulls_table(scan: ScanSummary, data: Dataset) -> Table:
 
 
 def _alpha(data: Dataset, layers: Any) -> str:
-    return percent(float(frames.nanmean(frames.alpha0(data)[layers])))
+    return percent(float(nan_mean(frames.alpha0(data)[layers], None)))
 
 
 def _highest_seed(data: Dataset, name: str) -> str:
     if not frames.has(data, name):
         return NO_VALUE
-    return percent(float(np.nanmax(frames.nanmean(data[name].values, axis=(1, 2)))))
+    return percent(float(np.nanmax(nan_mean(data[name].values, axis=(1, 2)))))
 
 
 def blocks_table(data: Dataset) -> Table:
@@ -114,15 +115,15 @@ def blocks_table(data: Dataset) -> Table:
         "Block": [str(int(block)) for block in frames.blocks(data)],
         "Type": [visible(kind) for kind in frames.layer_types(data)],
         "Reader": [visible(reader) for reader in frames.readers(data)],
-        "Late share": [percent(value) for value in frames.nanmean(share, axis=1)],
+        "Late share": [percent(value) for value in nan_mean(share, axis=1)],
         "Highest": [percent(value) for value in _nanmax(share)],
         "Uniform": [percent(float(value)) for value in data["uniform_late"].values],
-        f"Heads > {LIMITS.head_share}": [
-            str(int((np.nan_to_num(row) > LIMITS.head_share).sum())) for row in share
-        ],
     }
+    sinking = sinking_layers(data)
+    if sinking is not None:
+        columns["Sink heads"] = [str(int(row.sum())) for row in sinking]
     if frames.has(data, "learned_mass"):
-        mass = frames.nanmean(data["learned_mass"].values, axis=1)
+        mass = nan_mean(data["learned_mass"].values, axis=1)
         columns["Learned"] = [percent(value) for value in mass]
     if frames.has(data, "norm_ratio"):
         ratio = frames.nanmedian(data["norm_ratio"].values, axis=0)
@@ -153,7 +154,7 @@ def heads_table(data: Dataset, most: int = 10) -> Table:
     if known:
         table.columns.append("Class")
     index = {int(block): layer for layer, block in enumerate(frames.blocks(data))}
-    for block, head, share in sink_heads(data, 0.0)[:most]:
+    for block, head, share in strongest_heads(data)[:most]:
         row = [str(block), str(head), percent(share)]
         if known:
             number = int(data["head_class"].values[index[block], head])

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sinkscope.detect.attention import SINK
+from sinkscope.detect.decision import sinking_heads
 from sinkscope.report import frames
 from sinkscope.report.text import number_of, percent, percent_interval, ranges, short, visible
+from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -26,7 +29,6 @@ class Thresholds:
     times_uniform   a sink below this many times uniform attention, over all heads, is called one
                     "in a few heads"
     times_more      without a sink: from here on P0 draws "more than even attention would give"
-    head_share      heads are counted above this mean late share (eps 0.3 of Gu et al.)
     norm_rise       below this ratio P0 is "not amplified in norm" (untrained Llamas reach 2)
     same_direction  mean cosine over first tokens from which the direction is "nearly the same"
     elsewhere       mean share on sinks elsewhere, or on a learned sink, that is worth a sentence
@@ -34,7 +36,6 @@ class Thresholds:
 
     times_uniform: float = 3.0
     times_more: float = 1.5
-    head_share: float = 0.3
     norm_rise: float = 1.5
     same_direction: float = 0.9
     elsewhere: float = 0.02
@@ -68,13 +69,28 @@ def heads_above_random(data: Dataset) -> float | None:
     return float((share[seen] > bound[seen]).mean()) if seen.any() else None
 
 
-def sink_heads(data: Dataset, bound: float = LIMITS.head_share) -> list[tuple[int, int, float]]:
-    """(block, head, late share) of heads above `bound`, strongest first."""
+def strongest_heads(data: Dataset) -> list[tuple[int, int, float]]:
+    """(block, head, late share) of every head that gives P0 something, strongest first."""
+    return _named(data, np.nan_to_num(frames.late_share(data)) > 0)
+
+
+def sink_heads(data: Dataset) -> list[tuple[int, int, float]] | None:
+    """(block, head, late share) of the heads that sink, strongest first; None if not told."""
+    sinking = sinking_layers(data)
+    return None if sinking is None else _named(data, sinking)
+
+
+def sinking_layers(data: Dataset) -> np.ndarray | None:
+    """[layer, head] which heads sink, by the rule of `detect`; None where a null is missing."""
+    if not frames.has(data, "p0_received", "uniform_late", "random_target_p99"):
+        return None
+    nulls = data["uniform_late"].values, data["random_target_p99"].values
+    return sinking_heads(frames.late_share(data), frames.alpha0(data), *nulls)
+
+
+def _named(data: Dataset, chosen: np.ndarray) -> list[tuple[int, int, float]]:
     share, blocks = frames.late_share(data), frames.blocks(data)
-    found = [
-        (int(blocks[layer]), int(head), float(share[layer, head]))
-        for layer, head in np.argwhere(np.nan_to_num(share) > bound)
-    ]
+    found = [(int(blocks[i]), int(h), float(share[i, h])) for i, h in np.argwhere(chosen)]
     return sorted(found, key=lambda item: -item[2])
 
 
@@ -136,7 +152,7 @@ def _nulls(data: Dataset) -> str:
         )
     if frames.has(data, "untrained_late"):
         untrained = np.asarray(data["untrained_late"].values, dtype=np.float64)
-        means = frames.nanmean(untrained, axis=(1, 2))
+        means = nan_mean(untrained, axis=(1, 2))
         seeds = f"{len(means)} seeds" if len(means) > 1 else "one seed"
         most = percent(float(np.nanmax(means)))
         parts.append(f"the same architecture untrained ({seeds}) gives it at most {most}")
@@ -146,13 +162,14 @@ def _nulls(data: Dataset) -> str:
 def _where(data: Dataset) -> str:
     found = sink_heads(data)
     total = int(np.isfinite(frames.late_share(data)).sum())
+    if found is None:
+        return ""
+    least = f"more than {_round_percent(SINK)} of its late attention"
     if not found:
-        return (
-            f"No head gives it more than {_round_percent(LIMITS.head_share)} of its late attention."
-        )
+        return f"No head is a sink (gives it {least}, and more than its nulls)."
     in_blocks = ranges([block for block, _, _ in found])
     return (
-        f"{len(found)} of {total} heads give it more than {_round_percent(LIMITS.head_share)}, "
+        f"{len(found)} of {total} heads are sinks (give it {least}, and more than their nulls), "
         f"in {_plural('block', in_blocks)} {in_blocks}."
     )
 
@@ -228,7 +245,7 @@ def _elsewhere(data: Dataset) -> str:
     for name, label in labels.items():
         if not frames.has(data, name):
             continue
-        share = float(frames.nanmean(data[name].values))
+        share = float(nan_mean(data[name].values, None))
         if share >= LIMITS.elsewhere:
             parts.append(f"{percent(share)} {label}")
     return _sentence("; ".join(parts))

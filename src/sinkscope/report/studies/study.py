@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError
+from sinkscope.files import write_folder
 from sinkscope.lab.studies.plan import SIZES
 from sinkscope.lab.studies.results import read_results
 from sinkscope.lab.studies.summary import summary
@@ -18,7 +19,6 @@ from sinkscope.report.scan.tables import Table
 from sinkscope.report.studies import tables, words
 from sinkscope.report.studies.page import figures, render_experiment
 from sinkscope.report.text import visible
-from sinkscope.result import write_folder
 
 Held = tuple[dict[str, Any], list[dict[str, Any]]]
 

@@ -21,6 +21,7 @@ from sinkscope.report.timeline.axis import (
     stage_layers,
     x_of,
 )
+from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -60,7 +61,7 @@ MEASURES = (
         "Late share of P0",
         "Share of attention that late queries give to position zero, mean over the heads that "
         "were looked at. Dashed: the 99th percentile of its null.",
-        lambda data: frames.nanmean(data["sink_by_prompt"].values, axis=1),
+        lambda data: nan_mean(data["sink_by_prompt"].values, axis=1),
         "null",
     ),
     Curve(
@@ -68,7 +69,7 @@ MEASURES = (
         "Norm of P0",
         "‖P0‖ / median ‖other tokens‖ (×)",
         "How many times longer position zero’s stream is than the others’, at the read point.",
-        lambda data: np.exp(frames.nanmean(data["log_norm_by_prompt"].values, axis=1)),
+        lambda data: np.exp(nan_mean(data["log_norm_by_prompt"].values, axis=1)),
     ),
     Curve(
         "c2",

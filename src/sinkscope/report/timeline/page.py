@@ -92,7 +92,7 @@ def headline(result: Result, bos: str) -> Headline:
         "Stages": ("count", len(found["stages"])),
         "Settled at step": ("word", _step(found["settled_step"])),
         "C_2 at the end": ("share", number_of(found["concentration"]["2"])),
-        "Late share at the end": ("share", number_of(found["late_share"])),
+        "Late share at the end": ("share", number_of(found["first_blocks_late_share"])),
     }
 
 
@@ -242,7 +242,7 @@ def _tables(result: Result) -> list[Table]:
                 str(len(one["stages"])),
                 _step(one["settled_step"]),
                 percent(number_of(one["concentration"]["2"])),
-                percent(number_of(one["late_share"])),
+                percent(number_of(one["first_blocks_late_share"])),
                 f"{looked['first_blocks']} of {looked['blocks']}",
             ]
         )

@@ -1,0 +1,70 @@
+"""What every command is held against, from a model's own maps, logits and states, slow and plain.
+
+`case` holds `subject`, right-padded `prompts`, and in `plain` what `plain_pass` gave on them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def plain_pass(model, ids: torch.Tensor) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+    """Maps [layer, n, H, T, T], logits, and block inputs [n, point, T, d] of eager attention."""
+    kept = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        with torch.no_grad():
+            out = model(ids, output_attentions=True, output_hidden_states=True, use_cache=False)
+    finally:
+        model.set_attn_implementation(kept)
+    states = torch.stack(out.hidden_states[:-1], 1)  # the last one lies behind the final norm
+    return torch.stack(out.attentions).numpy(), out.logits, states
+
+
+def plain_norm_ratio(case) -> np.ndarray:
+    """[n, point] norm of P0 over the median norm of the others, at the inputs of the blocks."""
+    norms = case.plain[2].norm(dim=-1)
+    rows = zip(norms, case.prompts.lengths.tolist(), strict=True)
+    ratios = [row[:, 0] / row[:, 1:length].median(-1).values for row, length in rows]
+    return torch.stack(ratios).numpy()
+
+
+def plain_direction(case, point: int, first_tokens: list[int]) -> np.ndarray:
+    """[d] the sink direction at a read point."""
+    tokens = torch.tensor(first_tokens).unsqueeze(1)
+    unit = torch.nn.functional.normalize
+    p0 = unit(plain_pass(case.subject.model, tokens)[2][:, point, 0], dim=-1).mean(0)
+    rows = zip(case.plain[2][:, point], case.prompts.lengths.tolist(), strict=True)
+    others = unit(torch.cat([row[1:length] for row, length in rows]), dim=-1).mean(0)
+    return unit(p0 - others, dim=0).numpy()
+
+
+def plain_late(case) -> tuple[np.ndarray, np.ndarray]:
+    """Late share [n, layer, head] and its uniform value [n, layer], from the model's own maps."""
+    maps = case.plain[0]
+    lengths = case.prompts.lengths.tolist()
+    late = np.full((len(lengths), maps.shape[0], maps.shape[2]), np.nan)
+    uniform = np.full(late.shape[:2], np.nan)
+    for row, length in enumerate(lengths):
+        queries = np.arange((length + 1) // 2, length)
+        for layer, found in enumerate(maps[:, row]):
+            seen = found[0, queries, 0] > 0  # a masked key has no mass at all
+            if seen.any():
+                late[row, layer] = found[:, queries[seen], 0].mean(-1)
+                uniform[row, layer] = (1 / (found[0, queries[seen]] > 0).sum(-1)).mean()
+    return late, uniform
+
+
+def plain_loss(case) -> list[float]:
+    """[n] mean next-token loss of the predictions at positions 1 and later."""
+    logits, ids = case.plain[1], case.prompts.input_ids
+    each = -logits[:, 1:-1].log_softmax(-1).gather(2, ids[:, 2:, None])[..., 0]
+    rows = zip(each, case.prompts.lengths.tolist(), strict=True)
+    return [float(row[: length - 2].mean()) for row, length in rows]
+
+
+def mean(values: np.ndarray) -> np.ndarray:
+    """Mean over prompts without NaN."""
+    count = np.isfinite(values).sum(0)
+    return np.where(count > 0, np.nansum(values, 0) / np.maximum(count, 1), np.nan)
