@@ -65,19 +65,18 @@ class Graph:
 def differentiable(
     subject: Subject,
     ids: torch.Tensor,
+    rows: int,
     condition: Condition = INTACT,
-    *,
     frozen: bool = False,
     sites: Sites | None = None,
 ) -> Iterator[Graph]:
-    """A pass over equal or different rows of ids [R, T] whose graph is kept while inside.
+    """A pass over `rows` copies of one prompt ids [T], whose graph is kept while inside.
 
     frozen  attention maps are constants: no gradient through queries and keys
     """
-    # every row is the prompt whose keys the condition names first
-    context, tap = prepared(
-        subject, token_prompts(ids), condition, sites, rows=[0] * len(ids), own=True
-    )
+    prompts = token_prompts(ids.expand(rows, -1))
+    # all are copies of the one prompt whose keys the condition names
+    context, tap = prepared(subject, prompts, condition, sites, rows=[0] * rows, own=True)
     edits = (*condition.edits, FreezeAttention()) if frozen else condition.edits
     ends: dict[int, torch.Tensor] = {}
     depth = len(subject.anatomy.blocks)
@@ -86,14 +85,18 @@ def differentiable(
         ends[point] = hidden if point == depth else hidden.detach().clone().requires_grad_()
         return ends[point]
 
-    with in_place(context, edits, tap) as inputs, hooks(stream_hooks(context, (0, depth), end)):
-        with torch.enable_grad():
-            call_model(subject, inputs, logits=False)
-        if ends[depth].grad_fn is None:
-            raise Unsupported(
-                f"{subject.anatomy.model_type} cannot be differentiated through its blocks."
-            )
-        yield Graph(ends[0], ends[depth])
+    try:
+        with in_place(context, edits, tap) as inputs, hooks(stream_hooks(context, (0, depth), end)):
+            with torch.enable_grad():
+                call_model(subject, inputs, logits=False)
+            if ends[depth].grad_fn is None:
+                kind = subject.anatomy.model_type
+                raise Unsupported(f"{kind} cannot be differentiated through its blocks.")
+            yield Graph(ends[0], ends[depth])
+    except torch.OutOfMemoryError:
+        raise OutOfResources(
+            f"Out of memory for the Jacobian at {len(ids)} tokens; use fewer tokens."
+        ) from None
 
 
 def jacobian_norms(
@@ -119,7 +122,7 @@ def jacobian_norms(
     def add(at: int, rows: torch.Tensor) -> None:
         squares[at] += rows.double().square().sum((0, 2)).cpu().numpy()
 
-    with _graph(subject, ids, ROWS, condition, frozen, sites) as graph:
+    with differentiable(subject, ids, ROWS, condition, frozen, sites) as graph:
         _pull_all(graph, chosen, cotangents, add)
     return Jacobian(chosen, np.sqrt(squares))
 
@@ -151,7 +154,7 @@ def estimate_norms(
     def add(at: int, rows: torch.Tensor) -> None:
         samples[at].append(rows.double().square().sum(2).cpu().numpy())
 
-    with _graph(subject, ids, min(ROWS, probes), condition, frozen, sites) as graph:
+    with differentiable(subject, ids, min(ROWS, probes), condition, frozen, sites) as graph:
         _pull_all(graph, chosen, cotangents, add)
     drawn = np.stack([np.concatenate(one) for one in samples])  # [J, probes, T]
     low, high = interval(drawn)
@@ -173,27 +176,6 @@ def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     freedom = probes * np.clip(2 * mean**2 / np.maximum(spread, 1e-300), 1.0, 1e6)
     scale = mean * freedom
     return scale / chi2.ppf(0.975, freedom), scale / chi2.ppf(0.025, freedom)
-
-
-@contextmanager
-def _graph(
-    subject: Subject,
-    ids: torch.Tensor,
-    rows: int,
-    condition: Condition,
-    frozen: bool,
-    sites: Sites | None,
-) -> Iterator[Graph]:
-    """`rows` copies of one prompt, to be differentiated."""
-    try:
-        with differentiable(
-            subject, ids.expand(rows, -1), condition, frozen=frozen, sites=sites
-        ) as graph:
-            yield graph
-    except torch.OutOfMemoryError:
-        raise OutOfResources(
-            f"Out of memory for the Jacobian at {len(ids)} tokens; use fewer tokens."
-        ) from None
 
 
 def _pull_all(

@@ -49,7 +49,7 @@ class KeyEdit(Edit):
         """Attention [B, H, T] on the key as it should be, from what it is."""
         return mass
 
-    def factor(self, block: int, heads: int) -> torch.Tensor | float:
+    def factor(self, block: int, mass: torch.Tensor) -> torch.Tensor | float:
         """What the key's value is multiplied by: [H, 1] or a number."""
         return 1.0
 
@@ -75,13 +75,13 @@ class Remove(KeyEdit):
         """The blocks of the heads."""
         return None if self.heads is None else {block for block, _ in self.heads}
 
-    def _left(self, block: int, heads: int) -> torch.Tensor | float:
+    def _left(self, block: int, mass: torch.Tensor) -> torch.Tensor | float:
         """1 − dose, [H, 1] where only some heads are edited."""
         if self.heads is None:
             return 1.0 - self.dose
-        left = torch.ones(heads, 1)
+        left = mass.new_ones(mass.shape[1], 1)
         for at, head in self.heads:
-            if not 0 <= head < heads:
+            if not 0 <= head < len(left):
                 raise InputError(f"there is no head {head} in block {at}.")
             if at == block:
                 left[head] = 1.0 - self.dose
@@ -100,7 +100,7 @@ class RemoveAttention(Remove):
 
     def mass(self, context: Context, block: int, mass: torch.Tensor) -> torch.Tensor:
         """(1 − dose)·mass."""
-        return _to(self._left(block, mass.shape[1]), mass) * mass
+        return self._left(block, mass) * mass
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,9 @@ class RemoveValue(Remove):
 
     what = "the value of {} removed where later queries read it"
 
-    def factor(self, block: int, heads: int) -> torch.Tensor | float:
+    def factor(self, block: int, mass: torch.Tensor) -> torch.Tensor | float:
         """1 − dose."""
-        return self._left(block, heads)
+        return self._left(block, mass)
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class KeyEdits:
         factor: torch.Tensor | float = 1.0
         for edit in acting:
             left = torch.where(alone, left, edit.mass(self.context, block, left))
-            factor = factor * _to(edit.factor(block, mass.shape[1]), mass)
+            factor = factor * edit.factor(block, mass)
         on_key = torch.where(alone, mass, factor * left)
         return KeyRead(parts.combine(on_key, 1.0 - left), mass, left, parts.seen)
 
@@ -248,7 +248,3 @@ def _rows_of(context: Context) -> list[tuple[int, slice]]:
 
 def _named(position: int | tuple[int, ...]) -> str:
     return f"position {position}" if isinstance(position, int) else "a position of each prompt"
-
-
-def _to(x: torch.Tensor | float, like: torch.Tensor) -> torch.Tensor | float:
-    return x.to(like.device) if isinstance(x, torch.Tensor) else x
