@@ -235,7 +235,9 @@ def findings(result: Result) -> str:
     """The answers in words, from the numbers alone."""
     runs = result.summary.timeline["runs"]
     sinking = {name: one for name, one in runs.items() if one["emergence_step"] is not None}
-    strong = {n: o for n, o in sinking.items() if (o["first_blocks_late_share"]["value"] or 0) > 0.1}
+    strong = {
+        n: o for n, o in sinking.items() if (o["first_blocks_late_share"]["value"] or 0) > 0.1
+    }
     said = _of_strong(result, runs, strong) if strong else []
     said.append(_added(result))
     return "\n".join(

@@ -28,11 +28,11 @@ from transformers.utils import logging
 
 import sinkscope
 from sinkscope.causal.verify import VerifySettings, verify
-from sinkscope.observe.p0_stream import BATCH
 from sinkscope.circuit.trace import TraceSettings, trace_one
 from sinkscope.circuit.vocabulary import scan_vocabulary
 from sinkscope.detect.scan import ScanSettings, scan
 from sinkscope.observe.attention import run_model
+from sinkscope.observe.p0_stream import BATCH
 
 FLOOR = 60.0
 SECONDS = 60.0

@@ -130,8 +130,7 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 
 def nan_mean(values: np.ndarray, axis: int | tuple[int, ...] | None = 0) -> np.ndarray:
-    """Mean over axes without NaN entries, in double; NaN, without a warning, where all are."""
-    values = np.asarray(values, dtype=np.float64)
+    """Mean over axes without NaN entries; NaN, without a warning, where all are."""
     count = np.isfinite(values).sum(axis)
     return np.where(count > 0, np.nansum(values, axis) / np.maximum(count, 1), np.nan)
 

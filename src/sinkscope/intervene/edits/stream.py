@@ -9,7 +9,7 @@ import torch
 
 from sinkscope.errors import InputError
 from sinkscope.intervene.edits.base import Context, Edit, stream_hooks
-from sinkscope.observe.stream import norm_ratio
+from sinkscope.observe.stream import others_median
 
 STREAM_HOWS = ("remove", "level", "swap", "norm", "copy", "mean", "set")
 
@@ -69,8 +69,8 @@ class Stream(Edit):
             return context.replacement(hidden, self.position, "mean", self.seed)
         if self.how == "norm":
             others = context.others(self.position).to(hidden.device)
-            ratio = norm_ratio(hidden.float().norm(dim=-1), others)[:, self.position]
-            return x / ratio.unsqueeze(-1)
+            median = others_median(hidden.float().norm(dim=-1), others).unsqueeze(-1)
+            return x * (median / x.float().norm(dim=-1, keepdim=True).clamp_min(1e-30))
         if self.how == "swap":
             generator = torch.Generator().manual_seed(self.seed)
             random = torch.randn(x.shape[-1], generator=generator).to(x.device)
