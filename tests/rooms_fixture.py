@@ -15,11 +15,10 @@ import sinkscope
 from sinkscope.circuit import find
 from sinkscope.circuit.reading import sinks_on
 from sinkscope.detect import scan as scanning
+from sinkscope.intervene.cost import losses
 from sinkscope.intervene.engine import Engine
 from sinkscope.known.constructed import build_in_memory, draw_spec
-from sinkscope.mixing import dose
 from sinkscope.mixing.conditions import INTACT, run
-from sinkscope.observe.loss import predictions
 from sinkscope.report.scan import words
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, build_prompts
@@ -76,9 +75,7 @@ def verify_loss(subject: Subject, prompts: Prompts) -> np.ndarray:
 
 
 def mix_loss(subject: Subject, prompts: Prompts) -> np.ndarray:
-    passed = run(subject, prompts, INTACT, logits=True)
-    counted = predictions(passed.layout)
-    return dose._loss(dose._logprobs(passed.logits), prompts, counted)
+    return losses(run(subject, prompts, INTACT, logits=True).logits, prompts).numpy()
 
 
 def report_heads(result) -> set:

@@ -25,7 +25,7 @@ from sinkscope.circuit.unit import NEURON, Unit
 from sinkscope.errors import InputError, Missing, Unsupported
 from sinkscope.intervene.edits import KeepUnits, from_json
 from sinkscope.intervene.engine import Engine
-from sinkscope.intervene.readout import TokenMass
+from sinkscope.intervene.token_mass import TokenMass
 from sinkscope.known.constructed.build import build_in_memory
 from sinkscope.known.constructed.spec import MECHANISMS, draw_spec
 from sinkscope.known.measure import plain_rows

@@ -82,6 +82,14 @@ def test_every_test_of_verify_is_explained():
     assert not [id for id in ids if not re.search(rf"\b{id}\b", table)]
 
 
+def test_every_edit_is_explained():
+    from sinkscope.intervene import edits
+
+    text = (ROOT / "docs" / "edits.md").read_text(encoding="utf-8")
+    names = [name for name in edits.__all__ if name not in ("Context", "Edit", "from_json")]
+    assert not [name for name in names if f"`{name}`" not in text]
+
+
 def python_of(page):
     """The Python blocks of a page, or the code cells of a notebook, as one program."""
     text = page.read_text(encoding="utf-8")
@@ -103,6 +111,8 @@ def test_code_of_the_docs_runs_offline_and_tells_the_truth(name, tmp_path, monke
         assert changes[0] < -0.5 < changes[1]
         assert changes[-2] < -0.5 < changes[-1]
         assert float(re.search(r"gains (\S+) nats", said).group(1)) > 1
+        assert re.findall(r"^(\S+) left", said, re.M)[:2] == ["0.000", "0.500"]
+        assert len(re.findall(r"^spread ", said, re.M)) == 3
     elif name == "mixing.md":
         assert said.startswith("used more\n")
         assert (tmp_path / "run" / "report.html").exists()

@@ -12,8 +12,8 @@ from sinkscope.errors import InputError
 from sinkscope.intervene.edits import Neurons, QueryBias, SelfOnly, SetWrite, Stream
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.engine import Engine
-from sinkscope.intervene.readout import late_scores_margin
 from sinkscope.observe.attention import observe
+from sinkscope.observe.columns import NEVER, Scores
 from sinkscope.observe.layout import layout_of
 from sinkscope.observe.p0_stream import p0_states
 from sinkscope.observe.parity import left_padded, plain_logits, token_prompts
@@ -85,10 +85,21 @@ def test_intact_readings_are_those_of_observe(family):
     assert np.abs(engine.intact.kl).max() == 0
 
 
+def margin_of_the_whole_matrix(s, position: int, late: torch.Tensor) -> torch.Tensor:
+    """The margin [B, H] from all scores at once: the slow reference."""
+    scores, visible = s.chunk(0, s.q.shape[2], s.expand(s.k))
+    own = scores[..., position]
+    others = scores.clone()
+    others[..., position] = NEVER
+    rest = others.double().logsumexp(-1)
+    seen = late.unsqueeze(1) & visible[..., position] & (rest > NEVER / 2)
+    seen = seen.expand_as(own)
+    return ((own.double() - rest) * seen).sum(-1) / seen.sum(-1)
+
+
 def test_margin_of_a_saturated_head():
     """1 − a is zero in fp32 here; the margin is not infinite and is right to rounding."""
-    from sinkscope.intervene.readout import ReadoutTap
-    from sinkscope.observe.columns import Scores
+    from sinkscope.intervene.readout_tap import ReadoutTap
     from sinkscope.observe.reads import AttentionCall, AttentionRead
 
     generator = torch.Generator().manual_seed(0)
@@ -102,9 +113,9 @@ def test_margin_of_a_saturated_head():
     read = AttentionRead(0, "lean", "", layout.visibility(None), torch.zeros(1, 2, 20))
     reading.keep(read, AttentionCall(scores, k, q.transpose(1, 2), torch.nn.Identity()))
     for at, position in enumerate((0, 4)):
-        reference = late_scores_margin(scores, position, layout.late)
-        torch.testing.assert_close(reading.margin[:, at, 0].double(), reference)
-    assert 90 < float(reading.margin[0, 0, 0].mean()) < 130
+        reference = margin_of_the_whole_matrix(scores, position, layout.late)
+        torch.testing.assert_close(reading.found["margin"][:, at, 0].double(), reference)
+    assert 90 < float(reading.found["margin"][0, 0, 0].mean()) < 130
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -156,7 +156,7 @@ def test_drawn_tokens_are_neither_special_nor_near_position_zero():
 def test_token_edits_do_what_they_say():
     lab = lab_of("p0-two-block", "llama")
     ids = lab.engine.prompts.input_ids
-    context = lab.engine._context(lab.engine._batches[0])
+    context = lab.engine._batches[0].context
 
     def after(edit):
         return edit.inputs(context, {"input_ids": ids})["input_ids"]

@@ -14,7 +14,6 @@ import sinkscope
 from sinkscope.circuit.observed import Observed
 from sinkscope.cli.app import main
 from sinkscope.errors import Unsupported
-from sinkscope.intervene.attend import Attend
 from sinkscope.lab import train
 from sinkscope.lab.data import Data
 from sinkscope.lab.metrics import quick_figures
@@ -22,11 +21,12 @@ from sinkscope.lab.model import build_model
 from sinkscope.lab.recipe import TrainingRecipe
 from sinkscope.lab.state import save_model
 from sinkscope.lab.tokens import bundled_tokenizer, draw_windows
+from sinkscope.mixing.conditions import REDISTRIBUTED
+from sinkscope.mixing.conditions import run as run_under
 from sinkscope.observe.attention import observe
-from sinkscope.observe.layout import layout_of
 from sinkscope.observe.parity import exact_difference, lean_difference, packed, token_prompts
 from sinkscope.observe.reads import Want
-from sinkscope.observe.registry import attention_functions, hooks
+from sinkscope.observe.registry import hooks
 from sinkscope.observe.sites import find_sites
 from sinkscope.observe.tap import SIGMOID
 from sinkscope.subject.load import Subject
@@ -276,10 +276,8 @@ def test_trace_counts_the_learned_key_in_unmixedness(ids):
 
 def test_mix_refuses_attention_that_shares_nothing_out(ids):
     subject, prompts = subject_of(attention="sigmoid"), token_prompts(ids)
-    attend = Attend(layout_of(prompts, subject.device), torch.zeros(2, dtype=torch.long), block=0)
-    functions = attention_functions(subject.model, attend.attention, "sdpa")
-    with functions, pytest.raises(Unsupported, match="shares nothing out"):
-        subject.model(ids)
+    with pytest.raises(Unsupported, match="shares nothing out"):
+        run_under(subject, prompts, REDISTRIBUTED)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,15 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from sinkscope.intervene.attend import MASS, VALUE
+from sinkscope.intervene.edits import (
+    ClampAttention,
+    RecordAttention,
+    RemoveAttention,
+    RemoveValue,
+)
 from sinkscope.mixing.conditions import (
     INTACT,
-    OTHER,
-    OTHER_KEY,
     REDISTRIBUTED,
     VALUE_ZEROED,
     Condition,
     earlier_keys,
+    other_key,
     run,
 )
 from sinkscope.mixing.influence import PROBES
@@ -22,7 +26,7 @@ from sinkscope.subject.load import Subject
 from sinkscope.subject.tiny import tiny_model
 
 FAMILIES = ["llama", "gpt2", "gemma2", "gpt_oss", "qwen3_next"]
-KEYS = torch.tensor([3, 5])
+KEYS = (3, 5)
 
 
 def subject_of(name: str) -> Subject:
@@ -35,10 +39,10 @@ def test_a_pass_that_takes_nothing_away_is_the_plain_pass(name, ids):
     plain = plain_logits(subject, prompts)
     for condition in (
         INTACT,
-        Condition("a", MASS, dose=0.0),
-        Condition("b", MASS, OTHER, dose=0.0),
+        Condition("a", (RemoveAttention(dose=0.0),)),
+        Condition("b", (RemoveAttention(KEYS, dose=0.0),)),
     ):
-        logits = run(subject, prompts, condition, keys=KEYS, logits=True).logits
+        logits = run(subject, prompts, condition, logits=True).logits
         torch.testing.assert_close(logits, plain, atol=2e-4, rtol=1e-4)
 
 
@@ -61,25 +65,33 @@ def hidden_key_logits(subject, prompts, keys):
 @pytest.mark.parametrize("own", [False, True])
 def test_redistributed_mass_is_a_key_closed_in_the_mask(name, own, ids):
     subject, prompts = subject_of(name), token_prompts(ids)
-    for condition, keys in ((REDISTRIBUTED, torch.zeros(2, dtype=torch.long)), (OTHER_KEY, KEYS)):
-        found = run(subject, prompts, condition, keys=keys, logits=True, own=own)
-        wanted = hidden_key_logits(subject, prompts, keys)
+    for condition, keys in ((REDISTRIBUTED, (0, 0)), (other_key(KEYS), KEYS)):
+        found = run(subject, prompts, condition, logits=True, own=own)
+        wanted = hidden_key_logits(subject, prompts, torch.tensor(keys))
         torch.testing.assert_close(found.logits, wanted, atol=2e-4, rtol=1e-4)
         assert found.shares().nan_to_num().abs().max() == 0  # NaN where no late query sees the key
         assert found.removed().nan_to_num().min() >= 0
-        assert found.removed().max() > 0.01
+        assert found.removed().nan_to_num().max() > 0.01
 
 
-@pytest.mark.parametrize("remove", [MASS, VALUE])
+@pytest.mark.parametrize("remove", [RemoveAttention, RemoveValue])
 def test_lean_and_own_agree_at_any_dose(remove, ids):
     subject, prompts = subject_of("llama"), token_prompts(ids)
-    condition = Condition("some", remove, OTHER, dose=0.4)
-    lean = run(subject, prompts, condition, keys=KEYS, logits=True, keep=True)
-    own = run(subject, prompts, condition, keys=KEYS, logits=True, keep=True, own=True)
+    masses: tuple[dict, dict] = ({}, {})
+    lean, own = (
+        run(
+            subject,
+            prompts,
+            Condition("some", (remove(KEYS, dose=0.4), RecordAttention(KEYS, kept))),
+            logits=True,
+            own=slow,
+        )
+        for slow, kept in enumerate(masses)
+    )
     torch.testing.assert_close(lean.logits, own.logits, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(lean.shares(), own.shares(), atol=1e-5, rtol=1e-4)
-    for block, mass in lean.attend.masses.items():
-        torch.testing.assert_close(mass, own.attend.masses[block], atol=1e-5, rtol=1e-4)
+    for block, mass in masses[0].items():
+        torch.testing.assert_close(mass, masses[1][block], atol=1e-5, rtol=1e-4)
 
 
 def test_a_zeroed_value_is_subtracted_and_nothing_else(ids):
@@ -91,10 +103,10 @@ def test_a_zeroed_value_is_subtracted_and_nothing_else(ids):
         def consume(point, hidden):
             seen[condition.name, point] = hidden.clone()
 
-        return run(subject, prompts, condition, consume=consume, keep=True)
+        return run(subject, prompts, condition, consume=consume)
 
     keep(INTACT)
-    one = Condition("one", VALUE, heads=((0, 1), (0, 2)))
+    one = Condition("one", (RemoveValue(heads=((0, 1), (0, 2))),))
     found = keep(one)
     assert torch.equal(seen["intact", 1][:, 0], seen["one", 1][:, 0])  # P0 keeps its own value
     assert not torch.equal(seen["intact", 1][:, 1:], seen["one", 1][:, 1:])
@@ -106,7 +118,8 @@ def test_heads_that_are_not_named_keep_their_mass(ids):
     subject, prompts = subject_of("llama"), token_prompts(ids)
     intact = run(subject, prompts).shares()
     for own in (False, True):
-        found = run(subject, prompts, Condition("a", MASS, heads=((0, 1), (3, 2))), own=own)
+        condition = Condition("a", (RemoveAttention(heads=((0, 1), (3, 2))),))
+        found = run(subject, prompts, condition, own=own)
         assert found.shares()[:, 0, 1].max() == 0
         assert found.shares()[:, 3, 2].max() == 0
         assert torch.allclose(found.shares()[:, 0, [0, 2, 3]], intact[:, 0, [0, 2, 3]])
@@ -115,8 +128,11 @@ def test_heads_that_are_not_named_keep_their_mass(ids):
 
 def test_clamping_to_the_masses_of_another_pass_gives_its_output(ids):
     subject, prompts = subject_of("llama"), token_prompts(ids)
-    half = run(subject, prompts, Condition("half", MASS, dose=0.5), logits=True, keep=True)
-    clamped = run(subject, prompts, INTACT, clamp=half.attend.masses, logits=True)
+    masses: dict = {}
+    edits = (RemoveAttention(dose=0.5), RecordAttention(masses=masses))
+    half = run(subject, prompts, Condition("half", edits), logits=True)
+    clamp = Condition("clamped", (ClampAttention(masses=masses),))
+    clamped = run(subject, prompts, clamp, logits=True)
     torch.testing.assert_close(clamped.logits, half.logits, atol=1e-4, rtol=1e-4)
 
 

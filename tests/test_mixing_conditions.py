@@ -11,12 +11,12 @@ from sinkscope.errors import InputError
 from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.mixing.conditions import (
     INTACT,
-    OTHER_KEY,
     REDISTRIBUTED,
     VALUE_ZEROED,
     Condition,
     earlier_keys,
     in_heads,
+    other_key,
     run,
 )
 from sinkscope.mixing.cuts import cut_conditions, cut_edits
@@ -117,7 +117,7 @@ def test_draws_are_run_one_by_one_and_averaged(llama, ids):
     with pytest.raises(InputError, match="one by one"):
         run(llama, prompts, control, sites=sites)
     with pytest.raises(InputError, match="one by one"):
-        perturb(llama, pairs, control, sites=sites, keep=lambda *_: None)
+        mediate(llama, pairs, control, sites)
 
 
 def test_the_norm_is_kept_where_it_is_said_to_be(known):
@@ -145,8 +145,8 @@ def test_the_norm_is_kept_where_it_is_said_to_be(known):
 
 def test_costs_against_logits_by_hand(llama, ids):
     prompts = token_prompts(ids)
-    keys = torch.tensor([3, 5])
-    found = costs(llama, prompts, [Condition("none"), REDISTRIBUTED, OTHER_KEY], keys=keys)
+    conditions = [Condition("none"), REDISTRIBUTED, other_key([3, 5])]
+    found = costs(llama, prompts, conditions)
     assert np.abs(found[0].ce).max() < 1e-6
     assert np.abs(found[0].kl).max() < 1e-6
     intact = plain_logits(llama, prompts).log_softmax(-1)

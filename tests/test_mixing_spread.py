@@ -10,10 +10,10 @@ from sinkscope.circuit.reading import sinks_on
 from sinkscope.errors import InputError
 from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.mixing.conditions import (
-    OTHER_KEY,
     REDISTRIBUTED,
     earlier_keys,
     in_heads,
+    other_key,
 )
 from sinkscope.mixing.pairs import read_paraphrases, swapped
 from sinkscope.mixing.perturbation import perturb
@@ -109,7 +109,7 @@ def test_heads_that_carry_tokens_mix_once_their_sink_is_gone_and_others_do_not(f
         heads = tuple(sinks_on(subject, prompts).heads)
         assert {tuple(head) for head in truth.reading_heads} == set(heads)
         cut = perturb(subject, pairs, in_heads(REDISTRIBUTED, heads))
-        control = perturb(subject, pairs, in_heads(OTHER_KEY, heads), keys=keys)
+        control = perturb(subject, pairs, in_heads(other_key(keys), heads))
         more = bootstrap(cut.final - intact.final)
         same = bootstrap(control.final - intact.final)
         if carry:

@@ -224,7 +224,7 @@ def test_a_component_swap_moves_what_it_says():
     handle = mlp.register_forward_hook(lambda m, a, out: seen.append(out.clone()))
     engine.run([])
     handle.remove()
-    handles = SwapAlong("raw", vectors).hooks(engine._context(engine._batches[0]))
+    handles = SwapAlong("raw", vectors).hooks(engine._batches[0].context)
     handle = mlp.register_forward_hook(lambda m, a, out: seen.append(out.clone()))
     with torch.no_grad():
         subject.model(prompts.input_ids)
@@ -247,7 +247,7 @@ def test_entries_are_set_where_they_are_large():
         points["x"] = args[0].clone() if args else kwargs["hidden_states"].clone()
 
     engine = Engine(subject, prompts, sites)
-    context = engine._context(engine._batches[0])
+    context = engine._batches[0].context
     block = subject.anatomy.modules(subject.model)[2]
 
     def stream(*edits):

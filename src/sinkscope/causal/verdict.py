@@ -26,7 +26,8 @@ from sinkscope.causal.thresholds import (
 )
 from sinkscope.detect.attention import SINK
 from sinkscope.detect.decision import LEAST_SHARE
-from sinkscope.intervene.readout import Readout, TokenMass
+from sinkscope.intervene.readout import Readout
+from sinkscope.intervene.token_mass import TokenMass
 from sinkscope.schema.verify import VerdictDetail
 from sinkscope.stats import nan_mean
 

@@ -72,7 +72,7 @@ class _Shadow:
         self.rows.append(_figures(query, key, scale, layout, without_bias, without_rope))
 
     def _query_without_bias(self, module, args, kwargs) -> torch.Tensor | None:
-        with _biases_off(module) as found:
+        with biases_off(module) as found:
             if not found:
                 return None
             module.forward(*args, **kwargs)
@@ -126,8 +126,8 @@ def _padded(row: np.ndarray, heads: int) -> np.ndarray:
 
 
 @contextmanager
-def _biases_off(module: nn.Module) -> Iterator[list[str]]:
-    """Set the biases of the module's projections to zero for the time being."""
+def biases_off(module: nn.Module) -> Iterator[list[str]]:
+    """Set the biases of the module's projections to zero for the time being; yields their names."""
     saved = {
         name: parameter.detach().clone()
         for name, parameter in module.named_parameters()

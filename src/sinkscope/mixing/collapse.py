@@ -25,10 +25,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from sinkscope.mixing.conditions import INTACT, Condition, check_prompts, check_stream, run
+from sinkscope.intervene.edits.base import check_right_padded
+from sinkscope.mixing.conditions import INTACT, Condition, check_stream, run
 from sinkscope.observe.attention import run_model
 from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.residual import residual_hooks
+from sinkscope.observe.sites import Sites
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -155,8 +157,7 @@ def collapse(
     prompts: Prompts,
     condition: Condition = INTACT,
     *,
-    keys: torch.Tensor | None = None,
-    sites=None,
+    sites: Sites | None = None,
 ) -> Collapse:
     """Collapse of the residual stream over depth, under a condition, for each prompt.
 
@@ -167,14 +168,10 @@ def collapse(
     for batch in prompts.batches():
         collect = _Collect([int(n) for n in batch.lengths])
         rows = list(range(done, done + len(batch)))
-        chosen = None if keys is None else keys[rows]
         if condition == INTACT:
             _plain(subject, batch, collect.consume)
         else:
-            run(
-                subject, batch, condition,
-                keys=chosen, consume=collect.consume, sites=sites, rows=rows,
-            )  # fmt: skip
+            run(subject, batch, condition, consume=collect.consume, sites=sites, rows=rows)
         parts.append(_arrays(collect))
         done += len(batch)
     return Collapse(
@@ -186,7 +183,7 @@ def collapse(
 
 def _plain(subject: Subject, prompts: Prompts, consume: Callable) -> None:
     """A pass that leaves attention alone, so that families outside the registry can be read too."""
-    check_prompts(prompts)
+    check_right_padded(prompts)
     check_stream(subject)
     with torch.no_grad(), evaluation(subject.model), hooks(residual_hooks(subject, consume)()):
         run_model(subject, prompts, logits=False)

@@ -8,7 +8,7 @@ import torch
 
 from sinkscope.circuit.model import Circuit
 from sinkscope.circuit.unit import HEAD, NEURON, Unit, by_block
-from sinkscope.intervene.edits import Edit, Heads, Neurons
+from sinkscope.intervene.edits import Edit, Heads, KeepNorm, Neurons
 from sinkscope.mixing.conditions import Condition
 from sinkscope.observe.sites import Sites
 from sinkscope.subject.load import Subject
@@ -26,13 +26,16 @@ def cut_conditions(subject: Subject, circuit: Circuit, seed: int = 0) -> list[Co
     edits = cut_edits(circuit.sites, circuit.writers)
     if not edits:
         return []
-    found = [Condition(CUT, edits=edits), Condition(CUT_NORM, edits=edits, keep_norm=True)]
+    behind = 1 + min(edit.first_block() for edit in edits)
+    cuts = {CUT: edits, CUT_NORM: (*edits, KeepNorm(behind))}
     generator = torch.Generator().manual_seed(seed)
     drawn = [
         cut_edits(circuit.sites, _others(subject, circuit, generator)) for _ in range(CONTROL_DRAWS)
     ]
     # a block of which the circuit is all has no other units, whatever the draw
-    return [*found, Condition(CUT_CONTROL, draws=tuple(drawn))] if drawn[0] else found
+    control = CUT_CONTROL if drawn[0] else None
+    found = [Condition(name, each, control) for name, each in cuts.items()]
+    return [*found, Condition(CUT_CONTROL, draws=tuple(drawn))] if control else found
 
 
 def cut_edits(sites: Sites, units: Sequence[Unit]) -> tuple[Edit, ...]:

@@ -15,28 +15,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
+from sinkscope.intervene.cost import divergences, losses
+from sinkscope.intervene.edits import Edit, Heads, Neurons
+from sinkscope.intervene.readout import over_heads
 from sinkscope.mixing.conditions import INTACT, Condition, run
 from sinkscope.mixing.thresholds import USED
-from sinkscope.observe.layout import layout_of
-from sinkscope.observe.loss import (
-    log_probabilities,
-    mean_by_prompt,
-    predictions,
-    token_kl,
-    token_loss,
-)
+from sinkscope.observe.sites import Sites
 from sinkscope.result import Measured
-from sinkscope.stats import nan_mean
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import TOKENS_PER_BATCH, Prompts, vocabulary
-
-if TYPE_CHECKING:
-    from sinkscope.observe.sites import Sites
 
 DOSES = (0.25, 0.5, 0.75, 1.0)
 LOGITS = 1 << 26  # logits held at once
@@ -63,7 +53,6 @@ def costs(
     conditions: Sequence[Condition],
     heads: Sequence[tuple[int, int]] = (),
     *,
-    keys: torch.Tensor | None = None,
     sites: Sites | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Cost]:
@@ -78,18 +67,18 @@ def costs(
     for start in range(0, len(prompts), size):
         rows = list(range(start, min(start + size, len(prompts))))
         batch = prompts.take(slice(start, start + size))
-        counted = predictions(layout_of(batch, batch.input_ids.device))
-        intact = _logprobs(run(subject, batch, INTACT, logits=True).logits)
-        base = _loss(intact, batch, counted)
+        intact = run(subject, batch, INTACT, logits=True).logits
+        assert intact is not None
+        base = losses(intact, batch)
         for at, condition in enumerate(conditions):
-            chosen = None if keys is None else keys[rows]
             draws = []
             for each in condition.each():
-                done = run(subject, batch, each, keys=chosen, logits=True, sites=sites, rows=rows)
-                changed = _logprobs(done.logits)
-                kl = mean_by_prompt(token_kl(intact, changed), counted).cpu().numpy()
+                done = run(subject, batch, each, logits=True, sites=sites, rows=rows)
+                assert done.logits is not None
+                ce = losses(done.logits, batch) - base
+                kl = divergences(intact, done.logits, batch)
                 shares = (over_heads(x.numpy(), heads) for x in (done.shares(), done.removed()))
-                draws.append((_loss(changed, batch, counted) - base, kl, *shares))
+                draws.append((ce.numpy(), kl.numpy(), *shares))
             parts[at].append(tuple(np.mean(column, 0) for column in zip(*draws)))
         if progress:
             progress(rows[-1] + 1, len(prompts))
@@ -101,8 +90,8 @@ def costs(
 
 def doses(condition: Condition) -> list[Condition]:
     """A condition at rising doses; of a circuit cut, rising parts of its edits' units."""
-    if condition.remove is not None:
-        return [dataclasses.replace(condition, dose=dose) for dose in DOSES]
+    if condition.removals:
+        return [condition.removing(dose=dose) for dose in DOSES]
     found: list[Condition] = []
     for dose in DOSES:
         edits = tuple(_part(edit, dose) for edit in condition.edits)
@@ -111,30 +100,20 @@ def doses(condition: Condition) -> list[Condition]:
     return found
 
 
-def _part(edit, dose: float):
+def _part(edit: Edit, dose: float) -> Edit:
     """The first units of an edit of neurons or heads, largest writers first."""
-    for name in ("neurons", "heads"):
-        units = getattr(edit, name, None)
-        if units is not None:
-            count = max(1, round(dose * len(units)))
-            return dataclasses.replace(edit, **{name: units[:count]})
-    return edit
+    units = units_of(edit)
+    count = max(1, round(dose * len(units)))
+    if isinstance(edit, Neurons):
+        return dataclasses.replace(edit, neurons=units[:count])
+    return dataclasses.replace(edit, heads=units[:count]) if isinstance(edit, Heads) else edit
 
 
-def _logprobs(logits: torch.Tensor | None) -> torch.Tensor:
-    assert logits is not None
-    return log_probabilities(logits[:, :-1])
-
-
-def _loss(logprobs: torch.Tensor, prompts: Prompts, counted: torch.Tensor) -> np.ndarray:
-    return mean_by_prompt(token_loss(logprobs, prompts.input_ids[:, 1:]), counted).cpu().numpy()
-
-
-def over_heads(shares: np.ndarray, heads: Sequence[tuple[int, int]]) -> np.ndarray:
-    """[n] mean of [n, block, H] over some heads; over all where none is named."""
-    if not heads:
-        return nan_mean(shares, (1, 2))
-    return nan_mean(np.stack([shares[:, block, head] for block, head in heads], 1), 1)
+def units_of(edit: Edit) -> tuple[int, ...]:
+    """The neurons or heads that an edit switches off."""
+    if isinstance(edit, Neurons):
+        return edit.neurons
+    return edit.heads if isinstance(edit, Heads) else ()
 
 
 def used(effect: Measured, control: Measured | None) -> str:

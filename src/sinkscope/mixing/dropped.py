@@ -6,12 +6,11 @@ import dataclasses
 
 import numpy as np
 
+from sinkscope.intervene.cost import losses
 from sinkscope.mixing.conditions import Condition, run
 from sinkscope.mixing.dose import Cost
 from sinkscope.mixing.pairs import Pairs
 from sinkscope.mixing.perturbation import Spread, perturb
-from sinkscope.observe.layout import layout_of
-from sinkscope.observe.loss import log_probabilities, mean_by_prompt, predictions, token_loss
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -26,13 +25,13 @@ def dropped_bos(subject: Subject, pairs: Pairs) -> tuple[Spread, Cost]:
         pairs.kinds,
     )
     spread = perturb(subject, short)
-    losses = [
+    before, after = (
         text_loss(subject, prompts, first)
         for prompts, first in ((pairs.prompts, 3), (short.prompts, 2))
-    ]
+    )
     none = np.full(len(pairs), np.nan)
     condition = Condition("bos-dropped")
-    return spread, Cost(condition, losses[1] - losses[0], none, none, none)
+    return spread, Cost(condition, after - before, none, none, none)
 
 
 def without_first(prompts: Prompts) -> Prompts:
@@ -48,7 +47,5 @@ def text_loss(subject: Subject, prompts: Prompts, first: int) -> np.ndarray:
     for batch in prompts.batches():
         logits = run(subject, batch, logits=True).logits
         assert logits is not None
-        counted = predictions(layout_of(batch, logits.device), first - 1)
-        loss = token_loss(log_probabilities(logits[:, :-1]), batch.input_ids[:, 1:])
-        found.append(mean_by_prompt(loss, counted).cpu().numpy())
+        found.append(losses(logits, batch, first - 1).numpy())
     return np.concatenate(found)

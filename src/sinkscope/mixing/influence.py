@@ -10,18 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from sinkscope.mixing.conditions import OTHER, Condition
+from sinkscope.mixing.conditions import Condition, at_keys
 from sinkscope.mixing.jacobian import Jacobian, estimate_norms, jacobian_norms
+from sinkscope.observe.sites import Sites
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
-
-if TYPE_CHECKING:
-    from sinkscope.observe.sites import Sites
 
 PROMPTS, TOKENS, TARGETS, PROBES = 4, 40, 6, 16
 EXACT_WIDTH = 64  # up to this many channels the norms are exact
@@ -68,9 +65,8 @@ def influences(
     for condition in conditions:
         found.append([])
         for row, key in enumerate(keys):
-            chosen = key if condition.at == OTHER else None
-            one = _norms(subject, rows.input_ids[row, :length], targets, condition, chosen, sites)
-            found[-1].append(one)
+            ids = rows.input_ids[row, :length]
+            found[-1].append(_norms(subject, ids, targets, at_keys(condition, [key]), sites))
             if progress:
                 progress(sum(map(len, found)), len(conditions) * len(keys))
     norm = np.array([[one.norm for one in each] for each in found])
@@ -82,10 +78,10 @@ def influences(
     return Influence(names, targets, norm, low, high, _influence(norm, targets, keys), keys)
 
 
-def _norms(subject, ids: torch.Tensor, targets, condition, key, sites) -> Jacobian:
+def _norms(subject, ids: torch.Tensor, targets, condition, sites) -> Jacobian:
     if subject.anatomy.hidden_size <= EXACT_WIDTH:
-        return jacobian_norms(subject, ids, targets, condition, key=key, sites=sites)
-    return estimate_norms(subject, ids, targets, condition, probes=PROBES, key=key, sites=sites)
+        return jacobian_norms(subject, ids, targets, condition, sites=sites)
+    return estimate_norms(subject, ids, targets, condition, probes=PROBES, sites=sites)
 
 
 def _influence(norm: np.ndarray, targets: list[int], keys: list[int]) -> np.ndarray:

@@ -10,24 +10,22 @@ E‖vᵀJ‖² = ‖J‖²_F (Hutchinson), which needs a few products only, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from sinkscope.errors import OutOfResources, Unsupported
-from sinkscope.mixing.conditions import INTACT, Condition, attend_under, check_subject, edited
-from sinkscope.observe.attention import follow_blocks, run_model
-from sinkscope.observe.layout import layout_of
-from sinkscope.observe.registry import attention_functions, evaluation, hooks
-from sinkscope.observe.stream import first_hidden, hidden_of, put_hidden
+from sinkscope.intervene.edits import FreezeAttention
+from sinkscope.intervene.edits.base import stream_hooks
+from sinkscope.intervene.router import in_place
+from sinkscope.mixing.conditions import INTACT, Condition, prepared
+from sinkscope.observe.attention import call_model
+from sinkscope.observe.parity import token_prompts
+from sinkscope.observe.registry import hooks
+from sinkscope.observe.sites import Sites
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts
-
-if TYPE_CHECKING:
-    from sinkscope.observe.sites import Sites
 
 ROWS = 32  # copies of the prompt that are run at once, one cotangent each
 PROBES = 32
@@ -67,49 +65,38 @@ class Graph:
 def differentiable(
     subject: Subject,
     ids: torch.Tensor,
+    rows: int,
     condition: Condition = INTACT,
-    *,
     frozen: bool = False,
-    key: int | None = None,
     sites: Sites | None = None,
 ) -> Iterator[Graph]:
-    """A pass over equal or different rows of ids [R, T] whose graph is kept while inside.
+    """A pass over `rows` copies of one prompt ids [T], whose graph is kept while inside.
 
     frozen  attention maps are constants: no gradient through queries and keys
-    key     for conditions that act on another key than P0
     """
-    check_subject(subject)
-    count = ids.shape[0]
-    prompts = Prompts(ids, torch.full((count,), ids.shape[1]), "ids", "without")
-    layout = layout_of(prompts, subject.device)
-    keys = None if key is None else torch.full((count,), key, dtype=torch.long)
-    attend = attend_under(subject, layout, condition, keys, own=True)
-    attend.frozen = frozen
-    blocks = subject.anatomy.modules(subject.model)
-    ends: dict[str, torch.Tensor] = {}
+    prompts = token_prompts(ids.expand(rows, -1))
+    # all are copies of the one prompt whose keys the condition names
+    context, tap = prepared(subject, prompts, condition, sites, rows=[0] * rows, own=True)
+    edits = (*condition.edits, FreezeAttention()) if frozen else condition.edits
+    ends: dict[int, torch.Tensor] = {}
+    depth = len(subject.anatomy.blocks)
 
-    def enter(module, args, kwargs):
-        hidden = first_hidden(args, kwargs)
-        ends["first"] = leaf = hidden.detach().clone().requires_grad_()
-        return put_hidden(args, kwargs, leaf)
+    def end(point: int, hidden: torch.Tensor) -> torch.Tensor:
+        ends[point] = hidden if point == depth else hidden.detach().clone().requires_grad_()
+        return ends[point]
 
-    def leave(module, args, output):
-        ends["last"] = hidden_of(output)
-
-    with ExitStack() as stack:
-        stack.enter_context(evaluation(subject.model))
-        stack.enter_context(hooks(follow_blocks(attend, blocks)))  # type: ignore[arg-type]
-        stack.enter_context(edited(subject, prompts, layout, condition, sites))
-        handles = [blocks[0].register_forward_pre_hook(enter, with_kwargs=True)]
-        handles.append(blocks[-1].register_forward_hook(leave))
-        with hooks(handles), attention_functions(subject.model, attend.attention, "eager"):
-            stack.enter_context(torch.enable_grad())
-            run_model(subject, prompts, logits=False)
-        if ends["last"].grad_fn is None:
-            raise Unsupported(
-                f"{subject.anatomy.model_type} cannot be differentiated through its blocks."
-            )
-        yield Graph(ends["first"], ends["last"])
+    try:
+        with in_place(context, edits, tap) as inputs, hooks(stream_hooks(context, (0, depth), end)):
+            with torch.enable_grad():
+                call_model(subject, inputs, logits=False)
+            if ends[depth].grad_fn is None:
+                kind = subject.anatomy.model_type
+                raise Unsupported(f"{kind} cannot be differentiated through its blocks.")
+            yield Graph(ends[0], ends[depth])
+    except torch.OutOfMemoryError:
+        raise OutOfResources(
+            f"Out of memory for the Jacobian at {len(ids)} tokens; use fewer tokens."
+        ) from None
 
 
 def jacobian_norms(
@@ -119,7 +106,6 @@ def jacobian_norms(
     condition: Condition = INTACT,
     *,
     frozen: bool = False,
-    key: int | None = None,
     sites: Sites | None = None,
 ) -> Jacobian:
     """Exact norms for one prompt ids [T]: d products for each position j (all by default).
@@ -136,7 +122,7 @@ def jacobian_norms(
     def add(at: int, rows: torch.Tensor) -> None:
         squares[at] += rows.double().square().sum((0, 2)).cpu().numpy()
 
-    with _graph(subject, ids, ROWS, condition, frozen, key, sites) as graph:
+    with differentiable(subject, ids, ROWS, condition, frozen, sites) as graph:
         _pull_all(graph, chosen, cotangents, add)
     return Jacobian(chosen, np.sqrt(squares))
 
@@ -150,7 +136,6 @@ def estimate_norms(
     probes: int = PROBES,
     seed: int = 0,
     frozen: bool = False,
-    key: int | None = None,
     sites: Sites | None = None,
 ) -> Jacobian:
     """Hutchinson estimates of the norms for one prompt ids [T], with 95 % intervals.
@@ -169,7 +154,7 @@ def estimate_norms(
     def add(at: int, rows: torch.Tensor) -> None:
         samples[at].append(rows.double().square().sum(2).cpu().numpy())
 
-    with _graph(subject, ids, min(ROWS, probes), condition, frozen, key, sites) as graph:
+    with differentiable(subject, ids, min(ROWS, probes), condition, frozen, sites) as graph:
         _pull_all(graph, chosen, cotangents, add)
     drawn = np.stack([np.concatenate(one) for one in samples])  # [J, probes, T]
     low, high = interval(drawn)
@@ -191,28 +176,6 @@ def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     freedom = probes * np.clip(2 * mean**2 / np.maximum(spread, 1e-300), 1.0, 1e6)
     scale = mean * freedom
     return scale / chi2.ppf(0.975, freedom), scale / chi2.ppf(0.025, freedom)
-
-
-@contextmanager
-def _graph(
-    subject: Subject,
-    ids: torch.Tensor,
-    rows: int,
-    condition: Condition,
-    frozen: bool,
-    key: int | None,
-    sites: Sites | None,
-) -> Iterator[Graph]:
-    """`rows` copies of one prompt, to be differentiated."""
-    try:
-        with differentiable(
-            subject, ids.expand(rows, -1), condition, frozen=frozen, key=key, sites=sites
-        ) as graph:
-            yield graph
-    except torch.OutOfMemoryError:
-        raise OutOfResources(
-            f"Out of memory for the Jacobian at {len(ids)} tokens; use fewer tokens."
-        ) from None
 
 
 def _pull_all(

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sinkscope.circuit.find import find_circuit
 from sinkscope.circuit.reading import sinks_on
 from sinkscope.errors import NOT_ASKED, Missing, SinkscopeError, Unsupported
 from sinkscope.frame import Progress
+from sinkscope.intervene.edits.base import check_right_padded
 from sinkscope.mixing.collapse import collapse
 from sinkscope.mixing.conditions import (
     INTACT,
     OTHER_KEY,
-    OTHER_VALUE,
     REDISTRIBUTED,
     VALUE_ZEROED,
     Condition,
-    check_prompts,
+    at_keys,
     check_subject,
     earlier_keys,
     in_heads,
+    other_key,
+    other_value,
 )
 from sinkscope.mixing.cuts import CUT, cut_conditions
 from sinkscope.mixing.dose import Cost, costs, doses
@@ -44,9 +44,6 @@ from sinkscope.settings import MixSettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, build_prompts
 
-if TYPE_CHECKING:
-    from sinkscope.observe.sites import Sites
-
 PILOT = 8  # prompts for collapse, maps, sweeps
 COLLAPSE_TOKENS = 256
 BOUND_TOKENS, BOUND_WIDTH = 16, 256  # the path-sum bound is for small models
@@ -56,7 +53,7 @@ DOSED = (REDISTRIBUTED.name, VALUE_ZEROED.name, CUT)  # at rising doses; the oth
 def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress: Progress) -> Mixed:
     """Measure everything under one BOS policy."""
     check_subject(subject)
-    check_prompts(prompts)
+    check_right_padded(prompts)
     step = _labelled(progress, prompts.bos)
     notes: list[str] = []
     rewritten = None  # read first, so that a bad file costs no measuring
@@ -72,12 +69,12 @@ def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress:
     if not heads:
         few = "Fewer than one head in a hundred sinks" if sinks.heads else "No head sinks"
         notes.append(f"{few} at P0, so the conditions act on every head.")
-    conditions, sites = _conditions(subject, prompts, heads, settings, notes)
+    conditions, sites = _conditions(subject, prompts, heads, keys, settings, notes)
     spreads = {INTACT.name: intact}
     for done, (name, condition) in enumerate(conditions.items()):
         step("spread", done, len(conditions))
         if name not in spreads:
-            spreads[name] = perturb(subject, pairs, condition, keys=keys, sites=sites)
+            spreads[name] = perturb(subject, pairs, condition, sites=sites)
     step("spread", 1, 1)
     pilot = prompts.take(slice(0, PILOT))
     found = Mixed(
@@ -88,11 +85,12 @@ def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress:
         pairs=pairs,
         conditions=conditions,
         spreads=spreads,
-        costs=_costs(subject, prompts, conditions, heads, keys, sites, step),
+        costs=_costs(subject, prompts, conditions, heads, sites, step),
         collapses={
             name: collapse(
-                subject, pilot.first_tokens(COLLAPSE_TOKENS), conditions[name],
-                keys=keys[: len(pilot)].clamp_max(COLLAPSE_TOKENS - 1), sites=sites,
+                subject, pilot.first_tokens(COLLAPSE_TOKENS),
+                at_keys(conditions[name], keys.clamp_max(COLLAPSE_TOKENS - 1).tolist()),
+                sites=sites,
             )
             for name in _few(conditions)
         },
@@ -111,11 +109,12 @@ def _labelled(progress: Progress, bos: str):
 
 
 def _conditions(
-    subject: Subject, prompts: Prompts, heads, settings: MixSettings, notes: list[str]
+    subject: Subject, prompts: Prompts, heads, keys, settings: MixSettings, notes: list[str]
 ) -> tuple[dict[str, Condition], Sites | None]:
     """All conditions by name, and the sites that the circuit's edits need."""
     at_heads = [
-        in_heads(each, heads) for each in (REDISTRIBUTED, VALUE_ZEROED, OTHER_KEY, OTHER_VALUE)
+        in_heads(each, heads)
+        for each in (REDISTRIBUTED, VALUE_ZEROED, other_key(keys), other_value(keys))
     ]
     found = [INTACT, *at_heads]
     sites = None
@@ -135,10 +134,10 @@ def _conditions(
 
 def _few(conditions: dict[str, Condition]) -> list[str]:
     """The conditions that dearer measures are taken under."""
-    return [n for n in (INTACT.name, REDISTRIBUTED.name, OTHER_KEY.name, CUT) if n in conditions]
+    return [n for n in (INTACT.name, REDISTRIBUTED.name, OTHER_KEY, CUT) if n in conditions]
 
 
-def _costs(subject, prompts, conditions, heads, keys, sites, step) -> dict[str, list[Cost]]:
+def _costs(subject, prompts, conditions, heads, sites, step) -> dict[str, list[Cost]]:
     asked = {
         name: doses(one) if name in DOSED else [one]
         for name, one in conditions.items()
@@ -147,7 +146,7 @@ def _costs(subject, prompts, conditions, heads, keys, sites, step) -> dict[str, 
     flat = [one for each in asked.values() for one in each]
     found = iter(
         costs(
-            subject, prompts, flat, heads, keys=keys, sites=sites,
+            subject, prompts, flat, heads, sites=sites,
             progress=lambda done, total: step("loss", done, total),
         )
     )  # fmt: skip
@@ -214,7 +213,7 @@ def _lengths(found: Mixed, step) -> LengthSweep | None:
     prompts = found.prompts.take(slice(0, PILOT))
     if settings.longest or found.prompts.kind != "ids":
         prompts = build_prompts(
-            subject, text=settings.text, kind=settings.kind, n=PILOT, length=limit,
+            subject, text=settings.text, kind=settings.kind, n=len(prompts), length=limit,
             bos=found.prompts.bos, seed=settings.seed,
         )  # fmt: skip
     lengths = lengths_up_to(int(prompts.lengths.min()))

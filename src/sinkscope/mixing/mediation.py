@@ -14,22 +14,20 @@ both are given. Masses are clamped for original and variant of each pair to thei
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
+from sinkscope.intervene.edits import ClampAttention, Edit, RecordAttention
 from sinkscope.mixing.conditions import INTACT, Condition
 from sinkscope.mixing.pairs import Pairs
 from sinkscope.mixing.perturbation import perturb
 from sinkscope.mixing.thresholds import ROUNDING
+from sinkscope.observe.sites import Sites
 from sinkscope.result import Measured
 from sinkscope.stats import paired_change
 from sinkscope.subject.load import Subject
-
-if TYPE_CHECKING:
-    from sinkscope.observe.sites import Sites
 
 
 @dataclass
@@ -83,20 +81,15 @@ class Mediation:
 
 def mediate(subject: Subject, pairs: Pairs, cut: Condition, sites: Sites) -> Mediation:
     """The four worlds, two of them clamped to the masses of the other two."""
-    kept: dict[str, dict[int, dict[int, torch.Tensor]]] = {"intact": {}, "cut": {}}
+    masses: dict[str, dict] = {INTACT.name: {}, cut.name: {}}
 
-    def keep(world: str):
-        def store(rows: slice, masses: dict[int, torch.Tensor]) -> None:
-            kept[world][rows.start] = {block: mass.cpu() for block, mass in masses.items()}
-
-        return store
-
-    def clamp(world: str):
-        return lambda rows: kept[world][rows.start]
+    def world(circuit: Condition, edit: Edit) -> np.ndarray:
+        both = dataclasses.replace(circuit, edits=(*circuit.edits, edit))
+        return perturb(subject, pairs, both, sites=sites).final
 
     return Mediation(
-        perturb(subject, pairs, INTACT, sites=sites, keep=keep("intact")).final,
-        perturb(subject, pairs, cut, sites=sites, keep=keep("cut")).final,
-        perturb(subject, pairs, INTACT, sites=sites, clamp=clamp("cut")).final,
-        perturb(subject, pairs, cut, sites=sites, clamp=clamp("intact")).final,
+        world(INTACT, RecordAttention(masses=masses[INTACT.name])),
+        world(cut, RecordAttention(masses=masses[cut.name])),
+        world(INTACT, ClampAttention(masses=masses[cut.name])),
+        world(cut, ClampAttention(masses=masses[INTACT.name])),
     )

@@ -98,7 +98,7 @@ class _Open:
             raise Unsupported(f"block {self.block} calls attention more than once.")
         call = Call(module, query, key, value, attention_mask, kwargs)
         with torch.no_grad():
-            out, weights = call.own(None)
+            out, weights = call.own()
             if kwargs.get("s_aux") is not None:
                 weights, _ = share_with_learned(weights, call.scores(), value, kwargs["s_aux"])
             weights = weights.to(value.dtype)

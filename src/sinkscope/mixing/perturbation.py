@@ -14,19 +14,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from sinkscope.mixing.conditions import INTACT, OTHER, Condition, run
+from sinkscope.mixing.conditions import INTACT, Condition, run
 from sinkscope.mixing.pairs import Pairs
 from sinkscope.mixing.thresholds import REACHED
+from sinkscope.observe.sites import Sites
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import TOKENS_PER_BATCH
-
-if TYPE_CHECKING:
-    from sinkscope.observe.sites import Sites
 
 ARRAYS = ("change", "norm", "p0_norm", "at_edit", "shares", "removed")
 
@@ -91,24 +88,18 @@ def perturb(
     pairs: Pairs,
     condition: Condition = INTACT,
     *,
-    keys: torch.Tensor | None = None,
     sites: Sites | None = None,
-    clamp: Callable[[slice], dict[int, torch.Tensor]] | None = None,
-    keep: Callable[[slice, dict[int, torch.Tensor]], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Spread:
     """Spread of all pairs under a condition: (1 + kinds) rows for each prompt, one pass.
 
-    keys   [n] key of each prompt for a condition that acts on another key than P0; it must lie
-           before the edit, as P0 does (see `conditions.earlier_keys`)
-    clamp  gives the masses to which the rows of a batch are set; keep is given those of a batch
-
-    Of a condition with several draws, the average of their spreads; there are no masses to keep.
+    A key that is edited must lie before the change, as P0 does (see `conditions.earlier_keys`).
+    Of a condition with several draws, the average of their spreads.
     """
-    if condition.draws and keep is None:  # with it, `run` refuses
+    if condition.draws:
         return _averaged(
             [
-                perturb(subject, pairs, one, keys=keys, sites=sites, clamp=clamp, progress=progress)
+                perturb(subject, pairs, one, sites=sites, progress=progress)
                 for one in condition.each()
             ]
         )
@@ -118,23 +109,15 @@ def perturb(
     for start in range(0, len(pairs), rows):
         batch = slice(start, min(start + rows, len(pairs)))
         collect = _Collect(pairs, batch, each)
-        chosen = None
-        if condition.at == OTHER and keys is not None:
-            chosen = keys[batch].repeat_interleave(each)
         done = run(
             subject,
             pairs.stacked(batch),
             condition,
-            keys=chosen,
             consume=collect.consume,
             sites=sites,
             # a variant is edited as its original is
             rows=[r for r in range(batch.start, batch.stop) for _ in range(each)],
-            clamp=clamp(batch) if clamp else None,
-            keep=keep is not None,
         )
-        if keep is not None:
-            keep(batch, done.attend.masses)
         parts.append(collect.spread(done.shares()[::each], done.removed()[::each]))
         if progress:
             progress(batch.stop)

@@ -9,13 +9,8 @@ import numpy as np
 from sinkscope.errors import Missing
 from sinkscope.mixing.collapse import Collapse
 from sinkscope.mixing.conditions import (
-    OTHER_KEY,
-    OTHER_VALUE,
-    REDISTRIBUTED,
-    VALUE_ZEROED,
     Condition,
 )
-from sinkscope.mixing.cuts import CUT, CUT_CONTROL, CUT_NORM
 from sinkscope.mixing.dose import Cost
 from sinkscope.mixing.influence import Influence
 from sinkscope.mixing.mediation import Mediation
@@ -25,14 +20,6 @@ from sinkscope.mixing.sweeps import LengthSweep
 from sinkscope.settings import MixSettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
-
-# condition -> what it is held against
-CONTROLS = {
-    REDISTRIBUTED.name: OTHER_KEY.name,
-    VALUE_ZEROED.name: OTHER_VALUE.name,
-    CUT: CUT_CONTROL,
-    CUT_NORM: CUT_CONTROL,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,5 +62,4 @@ class Mixed:
     @property
     def controls(self) -> dict[str, str]:
         """Condition -> its control, of those that were run."""
-        run_ = self.conditions
-        return {name: by for name, by in CONTROLS.items() if name in run_ and by in run_}
+        return {n: c.control for n, c in self.conditions.items() if c.control in self.conditions}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from sinkscope.errors import NOT_ASKED, Missing
+from sinkscope.intervene.readout import over_heads
 from sinkscope.mixing.collapse import ROUNDING as DOUBLE
 from sinkscope.mixing.conditions import INTACT, OTHER_KEY, REDISTRIBUTED, VALUE_ZEROED
 from sinkscope.mixing.cuts import CUT_CONTROL
-from sinkscope.mixing.dose import Cost, over_heads, used
-from sinkscope.mixing.perturbation import Spread
+from sinkscope.mixing.dose import Cost, units_of, used
 from sinkscope.mixing.record import Mixed
 from sinkscope.mixing.thresholds import CONTROL_KEEPS, NO_DIFFERENT, ROUNDING, thresholds
 from sinkscope.schema import Measured, MixRow, MixSummary
@@ -36,11 +36,9 @@ def mix_summary(found: Mixed) -> MixSummary:
         mixing=_mixing(found, by_name),
         sink_heads=[list(head) for head in found.heads],
         sink_heads_late_share=bootstrap(over_heads(found.spreads[INTACT.name].shares, found.heads)),
-        spread={row.name: row.spread for row in rows if row.spread is not None},
-        jacobian={row.name: row.influence for row in rows if row.influence is not None},
-        effective_rank={
-            row.name: row.effective_rank for row in rows if row.effective_rank is not None
-        },
+        spread=_by_name(rows, "spread"),
+        jacobian=_by_name(rows, "influence"),
+        effective_rank=_by_name(rows, "effective_rank"),
         row_entropy=_maps(found, "row_entropy"),
         smoothness=_maps(found, "smoothness"),
         conditions=rows,
@@ -56,6 +54,11 @@ def mix_summary(found: Mixed) -> MixSummary:
         reach={name: bootstrap(each.reach) for name, each in found.spreads.items()},
         paraphrases=_paraphrases(found),
     )
+
+
+def _by_name(rows: list[MixRow], figure: str) -> dict[str, Measured]:
+    found = {row.name: getattr(row, figure) for row in rows}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _notes(found: Mixed, rows: dict[str, MixRow]) -> list[str]:
@@ -91,16 +94,17 @@ def _row(found: Mixed, name: str) -> MixRow:
         spread=bootstrap(spread.final),
         spread_change=paired_change(spread.final, intact.final, intact.final),
     )
-    if condition.at == "p0":
-        left, share = (over_heads(each.shares, found.heads) for each in (spread, intact))
+    if condition.at_p0:
+        share, left = (over_heads(each.shares, found.heads) for each in (intact, spread))
         row.sink_left = paired_change(left, 0 * share, share)
-        row.p0_norm, row.p0_norm_error = _p0_norm(spread, intact)
-    if condition.remove is not None:
+        norm = spread.p0_norm.astype(float) / np.maximum(intact.p0_norm, 1e-30)
+        row.p0_norm = bootstrap(norm[:, 1:].mean(1))  # behind block 0
+        row.p0_norm_error = float(np.abs(norm - 1).max())
+    if condition.removals:
         row.mass_removed = bootstrap(over_heads(spread.removed, found.heads))
     if not isinstance(found.influence, Missing) and name in found.influence.names:
-        own, base = (
-            found.influence.influence[found.influence.names.index(n)] for n in (name, INTACT.name)
-        )
+        by_name = dict(zip(found.influence.names, found.influence.influence))
+        own, base = by_name[name], by_name[INTACT.name]
         row.influence = bootstrap(own)
         row.influence_change = paired_change(own, base, base)
     if name in found.collapses:
@@ -116,21 +120,14 @@ def _row(found: Mixed, name: str) -> MixRow:
     return row
 
 
-def _p0_norm(spread: Spread, intact: Spread) -> tuple[Measured, float]:
-    """P0's norm over its intact norm, mean behind block 0, and the largest departure from 1."""
-    ratio = spread.p0_norm.astype(float) / np.maximum(intact.p0_norm, 1e-30)
-    return bootstrap(ratio[:, 1:].mean(1)), float(np.abs(ratio - 1).max())
-
-
 def _dropped_row(found: Mixed) -> MixRow:
     assert found.dropped is not None
-    spread, cost = found.dropped
-    intact = found.spreads[INTACT.name]
+    (spread, cost), intact = found.dropped, found.spreads[INTACT.name].final
     return MixRow(
         name=cost.condition.name,
         what="the same text without its BOS token",
         spread=bootstrap(spread.final),
-        spread_change=paired_change(spread.final, intact.final, intact.final),
+        spread_change=paired_change(spread.final, intact, intact),
         ce_change=_paired(cost.ce),
         out_of_distribution=True,
     )
@@ -147,9 +144,9 @@ def _maps(found: Mixed, name: str) -> dict[str, Measured]:
 
 
 def _step(one: Cost) -> DoseStep:
-    edits = [getattr(e, "neurons", getattr(e, "heads", ())) for e in one.condition.edits]
+    units = sum(len(units_of(edit)) for edit in one.condition.edits)
     return {
-        "dose": one.condition.dose if one.condition.remove else sum(map(len, edits)),
+        "dose": next((edit.dose for edit in one.condition.removals), units),
         "left": bootstrap(one.left),
         "removed": bootstrap(one.removed),
         "ce_change": _paired(one.ce),
@@ -203,12 +200,11 @@ def _depth(found: Mixed) -> list[DepthRow]:
 
 def _theorem(found: Mixed) -> Theorem:
     every = list(found.collapses.values())
-    entropy = np.concatenate([one.entropy.ravel() for one in every])
-    entropy = entropy[np.isfinite(entropy)]
+    entropy = [slack for one in every for slack in one.entropy[np.isfinite(one.entropy)]]
     return {
         "holds": all(one.holds for one in every),
         "least_slack": float(min(one.sigma.min() for one in every)),
-        "least_entropy_slack": float(entropy.min()) if len(entropy) else None,
+        "least_entropy_slack": float(min(entropy)) if entropy else None,
         "streams": int(sum(one.sigma.size for one in every)),
         "rounding": DOUBLE,
     }
@@ -254,7 +250,7 @@ def _verdict(found: Mixed, rows: dict[str, MixRow]) -> str:
 
 def _mixing(found: Mixed, rows: dict[str, MixRow]) -> str:
     """Whether a change spreads further once the sink is gone, and the control does not do it."""
-    change, control = (rows[n].spread_change for n in (REDISTRIBUTED.name, OTHER_KEY.name))
+    change, control = (rows[n].spread_change for n in (REDISTRIBUTED.name, OTHER_KEY))
     if change is None or change.low is None or change.high is None or change.value is None:
         return "undetermined"
     low = high = 0.0

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sinkscope.intervene.readout import over_heads
 from sinkscope.mixing.collapse import repeat_collapse
 from sinkscope.mixing.conditions import REDISTRIBUTED, in_heads
-from sinkscope.mixing.dose import over_heads
 from sinkscope.mixing.pairs import SWAPS, swapped
 from sinkscope.mixing.perturbation import perturb
 from sinkscope.subject.load import Subject

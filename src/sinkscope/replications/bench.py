@@ -15,7 +15,6 @@ from sinkscope.intervene.edits.base import Context, Edit
 from sinkscope.intervene.engine import Engine
 from sinkscope.intervene.readout import Readout
 from sinkscope.observe.attention import observe
-from sinkscope.observe.layout import layout_of
 from sinkscope.observe.reads import Want
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.observe.sites import Sites, find_sites
@@ -102,8 +101,7 @@ class Bench:
         return self._looks[key]
 
     def _look(self, prompts: Prompts, edits, keys, reduce):
-        layout = layout_of(prompts, self.subject.device)
-        context = Context(self.subject, self._own_sites(edits), layout, list(range(len(prompts))))
+        context = Context(self.subject, prompts, self._own_sites(edits))
         reduced: dict[int, list[float]] = {}
 
         def stream(point: int, hidden: torch.Tensor) -> None:

@@ -7,6 +7,7 @@ tokens are), never by name.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,11 +17,12 @@ import torch
 from torch import nn
 
 from sinkscope.errors import InputError, Unsupported
-from sinkscope.intervene.edits.base import Call, Context, Edit, at_positions
+from sinkscope.intervene.attend import Call
+from sinkscope.intervene.edits.base import Context, Edit, at_positions, stream_hooks
 from sinkscope.observe.attention import call_model
 from sinkscope.observe.registry import attention_functions, evaluation, hooks
 from sinkscope.observe.sites import Sites
-from sinkscope.observe.stream import first_hidden, hidden_of, put_hidden, with_hidden
+from sinkscope.observe.stream import first_hidden, hidden_of, with_hidden
 from sinkscope.subject.load import Subject
 
 PROBE = 4  # tokens that show which embedding is looked up by position
@@ -167,10 +169,6 @@ class NeuronsOff(Edit):
         which = ", ".join(map(str, self.neurons))
         return f"neurons {which} of block {self.block} zero at every position"
 
-    def first_block(self) -> int:
-        """The block that is edited."""
-        return self.block
-
     def hooks(self, context: Context) -> list[Any]:
         """Zero their part of the output projection's input."""
         sublayer = context.sublayer(self.block, "mlp")
@@ -229,7 +227,7 @@ class KeyColumns(Edit):
         args = tuple(cut if value is hidden else value for value in args)
         kwargs = {name: cut if value is hidden else value for name, value in kwargs.items()}
         key = key_of(context.subject, call.module, args, kwargs)
-        return Call(call.module, call.query, key, call.value, call.mask, call.kwargs)
+        return dataclasses.replace(call, key=key)
 
     def _chosen(self, block: int, width: int) -> tuple[int, ...]:
         if not self.count:
@@ -314,10 +312,6 @@ class SwapAlong(Edit):
     def __str__(self) -> str:
         return f"{self.of} position embeddings 0 and 1 swapped in the mlp output of block 0"
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields, without the vectors: `position_vectors` gives them again."""
-        return {"edit": type(self).__name__, "of": self.of}
-
     def hooks(self, context: Context) -> list[Any]:
         """Change two rows of the MLP's output."""
         if self.vectors is None:
@@ -364,22 +358,17 @@ class SetEntries(Edit):
         entries = f"{len(self.channels)} entries" + (f" over {self.above:g}" if self.above else "")
         return f"{entries} of the stream before block {self.point} {what} at {where}"
 
-    def first_block(self) -> int:
-        """The block whose input is edited."""
-        return self.point
-
     def hooks(self, context: Context) -> list[Any]:
         """Change the entries of the block's input."""
         if len(self.channels) != len(self.values):
             raise InputError("as many values as channels are needed.")
 
-        def enter(module, args, kwargs):
-            hidden = first_hidden(args, kwargs)
+        def change(_: int, hidden: torch.Tensor) -> torch.Tensor:
             edited = hidden.clone()
             at = slice(None) if self.position is None else slice(self.position, self.position + 1)
             for channel, value in zip(self.channels, self.values):
                 entries = edited[:, at, channel]
                 edited[:, at, channel] = torch.where(entries.abs() > self.above, value, entries)
-            return put_hidden(args, kwargs, edited)
+            return edited
 
-        return [context.block(self.point).register_forward_pre_hook(enter, with_kwargs=True)]
+        return stream_hooks(context, [self.point], change)

@@ -32,7 +32,7 @@ class MixRow(Open):
     # of the loss for each token, on the same text positions [nat, mixing/dose]
     ce_change: Measured | None = None
     kl: Measured | None = None  # from the intact prediction for each token [nat, mixing/dose]
-    use: str | None = None  # used, only there, undetermined; None for controls
+    use: str | None = None  # used; present, not needed; undetermined; None for controls
     out_of_distribution: bool = False  # whether the model was never trained on such input
 
 

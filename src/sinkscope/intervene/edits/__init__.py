@@ -10,10 +10,16 @@ by `sinkscope.intervene.engine.Engine.run`.
 from typing import Any
 
 from sinkscope.errors import InputError
-from sinkscope.intervene.edits.attention import HideKey, QueryBias, SelfOnly, Transplant
+from sinkscope.intervene.edits.attention import FreezeAttention, QueryBias, SelfOnly, Transplant
 from sinkscope.intervene.edits.base import Context, Edit
-from sinkscope.intervene.edits.hold import HoldDirection, HoldKeys
+from sinkscope.intervene.edits.hold import HoldDirection, HoldKeys, KeepNorm
 from sinkscope.intervene.edits.keep import KeepUnits
+from sinkscope.intervene.edits.keys import (
+    ClampAttention,
+    RecordAttention,
+    RemoveAttention,
+    RemoveValue,
+)
 from sinkscope.intervene.edits.positions import PositionIds
 from sinkscope.intervene.edits.stream import Stream
 from sinkscope.intervene.edits.tokens import (
@@ -27,20 +33,25 @@ from sinkscope.intervene.edits.units import Heads, Neurons
 from sinkscope.intervene.edits.writes import MatchVariance, ScaleWrite, SetWrite
 
 __all__ = [
+    "ClampAttention",
     "Context",
     "DropToken",
     "Edit",
+    "FreezeAttention",
     "Heads",
-    "HideKey",
     "HoldDirection",
     "HoldKeys",
     "InsertToken",
+    "KeepNorm",
     "KeepUnits",
     "MatchVariance",
     "Neurons",
     "PositionIds",
     "QueryBias",
     "RandomTokens",
+    "RecordAttention",
+    "RemoveAttention",
+    "RemoveValue",
     "RepeatToken",
     "ScaleWrite",
     "SelfOnly",
@@ -54,9 +65,7 @@ __all__ = [
 
 def from_json(data: dict[str, Any]) -> Edit:
     """Read an edit back from `Edit.to_json`. Raises InputError for anything else."""
-    fields = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
-    }
+    fields = {name: _as_tuple(value) for name, value in data.items()}
     kinds = {kind.__name__: kind for kind in _kinds(Edit)}
     name = fields.pop("edit", None)
     if name not in kinds:
@@ -65,6 +74,10 @@ def from_json(data: dict[str, Any]) -> Edit:
         return kinds[name](**fields)
     except TypeError as error:
         raise InputError(f"{name} cannot be read back: {error}.") from None
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def _kinds(base: type[Edit]) -> list[type[Edit]]:

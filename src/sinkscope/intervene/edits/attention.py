@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from sinkscope.detect.qk import biases_off
 from sinkscope.errors import InputError
-from sinkscope.intervene.edits.base import Call, Context, Edit
+from sinkscope.intervene.attend import Call
+from sinkscope.intervene.edits.base import Context, Edit
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,6 @@ class SelfOnly(Edit):
         key = "itself" if self.to is None else f"key {self.to}"
         return f"position {self.position} attends only to {key} in {_where(self.blocks)}"
 
-    def first_block(self) -> int:
-        """The first of the blocks."""
-        return min(self.blocks) if self.blocks else 0
-
     def attention(self, context: Context, block: int, call: Call) -> Call:
         """Leave one key in the position's row of the mask."""
         if self.blocks is not None and block not in self.blocks:
@@ -44,39 +41,6 @@ class SelfOnly(Edit):
         mask, hidden, seen = _mask(call)
         mask[..., self.position, :] = hidden
         mask[..., self.position, key] = seen
-        return dataclasses.replace(call, mask=mask)
-
-
-@dataclass(frozen=True)
-class HideKey(Edit):
-    """The key of `position` is invisible to later queries; the softmax shares out its mass.
-
-    from_query  first query that does not see it; None for the one after `position`
-    """
-
-    position: int = 0
-    from_query: int | None = None
-    blocks: tuple[int, ...] | None = None
-    acts_on_attention = True
-
-    def __str__(self) -> str:
-        start = self.position + 1 if self.from_query is None else self.from_query
-        return f"key {self.position} hidden from queries {start}.. in {_where(self.blocks)}"
-
-    def first_block(self) -> int:
-        """The first of the blocks."""
-        return min(self.blocks) if self.blocks else 0
-
-    def attention(self, context: Context, block: int, call: Call) -> Call:
-        """Close the key's column of the mask."""
-        if self.blocks is not None and block not in self.blocks:
-            return call
-        context.check(self.position)
-        start = self.position + 1 if self.from_query is None else self.from_query
-        if start <= self.position:
-            raise InputError("a position always sees itself: from_query must lie behind it.")
-        mask, hidden, _ = _mask(call)
-        mask[..., start:, self.position] = hidden
         return dataclasses.replace(call, mask=mask)
 
 
@@ -96,10 +60,6 @@ class Transplant(Edit):
     def __str__(self) -> str:
         what = "key and value" if self.what == "both" else self.what
         return f"{what} of position {self.source} put at {self.target} in {_where(self.blocks)}"
-
-    def first_block(self) -> int:
-        """The first of the blocks."""
-        return min(self.blocks) if self.blocks else 0
 
     def attention(self, context: Context, block: int, call: Call) -> Call:
         """Copy the rows of key and value."""
@@ -131,10 +91,6 @@ class QueryBias(Edit):
     def __str__(self) -> str:
         return f"query biases times {self.factor:g} in {_where(self.blocks)}"
 
-    def first_block(self) -> int:
-        """The first of the blocks."""
-        return min(self.blocks) if self.blocks else 0
-
     def hooks(self, context: Context) -> list[Any]:
         """Remember how each attention module was called."""
 
@@ -161,22 +117,18 @@ class QueryBias(Edit):
         return dataclasses.replace(call, query=without + self.factor * (call.query - without))
 
 
-@contextmanager
-def biases_off(module: torch.nn.Module):
-    """Set the biases of the module's projections to zero for the time being; yields their names."""
-    saved = {
-        name: parameter.detach().clone()
-        for name, parameter in module.named_parameters()
-        if name.endswith("bias")
-    }
-    with torch.no_grad():
-        try:
-            for name in saved:
-                module.get_parameter(name).zero_()
-            yield list(saved)
-        finally:
-            for name, value in saved.items():
-                module.get_parameter(name).copy_(value)
+@dataclass(frozen=True)
+class FreezeAttention(Edit):
+    """Attention maps are constants: no gradient passes through queries and keys."""
+
+    acts_on_attention = True
+
+    def __str__(self) -> str:
+        return "attention maps held constant in gradients"
+
+    def attention(self, context: Context, block: int, call: Call) -> Call:
+        """Cut queries and keys off the graph."""
+        return dataclasses.replace(call, query=call.query.detach(), key=call.key.detach())
 
 
 def _where(blocks: tuple[int, ...] | None) -> str:
@@ -193,7 +145,7 @@ def _mask(call: Call) -> tuple[torch.Tensor, Any, Any]:
     if call.mask is None:
         mask = torch.ones(1, 1, length, length, dtype=torch.bool, device=call.query.device).tril()
         return mask, False, True
-    mask = call.mask[..., : call.key.shape[2]].clone()
+    mask = call.mask.clone()
     if mask.dtype == torch.bool:
         return mask, False, True
     return mask, torch.finfo(mask.dtype).min, 0.0

@@ -7,47 +7,70 @@ written to JSON and read back, and a list of edits acts in one pass: an edit nev
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import torch
 
 from sinkscope.errors import InputError, Unsupported
-from sinkscope.observe.layout import Layout
+from sinkscope.intervene.attend import Call
+from sinkscope.intervene.one_token import projection_inputs
+from sinkscope.observe.layout import Layout, layout_of
+from sinkscope.observe.p0_stream import p0_states
+from sinkscope.observe.sites import Sites, Sublayer
+from sinkscope.observe.stream import first_hidden, hidden_of, put_hidden, with_hidden
 from sinkscope.subject.load import Subject
-
-if TYPE_CHECKING:
-    from sinkscope.observe.sites import Sites, Sublayer
+from sinkscope.subject.prompts import Prompts
 
 HOWS = ("zero", "mean", "resample")
 
 
-def _no_clean(block: int, kind: str) -> Any:
-    raise InputError("this edit needs the intact values that an Engine keeps.")
-
-
 @dataclass
 class Context:
-    """The pass an edit acts in.
+    """The rows of a pass, and what an edit may know of them.
 
+    prompts    right-padded (no attention mask, no position ids of their own)
+    sites      where blocks write; edits of writes need it
     rows       index of each row among all prompts, so that draws do not depend on batches
     direction  [d] sink direction u, or None
     calls      arguments of modules in flight, by id, for edits that call one again
-    clean      (block, "attention" | "mlp" | "shared") -> [B, inputs] of the output projection at P0
-               in the intact model; (block, "experts") -> the arguments of the experts at P0
     capture    runs a function that calls an attention module, and gives the query it came up with
+
+    Raises InputError for left-padded or packed prompts.
     """
 
     subject: Subject
-    sites: Sites | None
-    layout: Layout
-    rows: list[int]
+    prompts: Prompts
+    sites: Sites | None = None
+    rows: list[int] = field(default_factory=list)
     direction: torch.Tensor | None = None
     calls: dict[int, tuple[tuple, dict]] = field(default_factory=dict)
-    clean: Callable[[int, str], Any] = _no_clean
     capture: Callable[[Callable[[], Any]], torch.Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        check_right_padded(self.prompts)
+        self.rows = self.rows or list(range(len(self.prompts)))
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the tokens of each row are."""
+        return layout_of(self.prompts, self.subject.device)
+
+    @cached_property
+    def clean(self) -> dict[tuple[int, str], Any]:
+        """What output projections are given at P0 in the intact model (`projection_inputs`)."""
+        if self.sites is None:
+            raise InputError("this edit needs the write sites of the model (observe.sites).")
+        return projection_inputs(self.subject, self.sites, self.prompts.input_ids[:, 0])
+
+    @cached_property
+    def p0_norms(self) -> torch.Tensor:
+        """[B, point] norm of P0's stream in the intact model."""
+        tokens, index = self.prompts.input_ids[:, 0].unique(return_inverse=True)
+        return p0_states(self.subject, tokens)[index].norm(dim=-1)
 
     def block(self, index: int) -> torch.nn.Module:
         """A decoder block. Raises InputError where there is none of that index."""
@@ -109,32 +132,24 @@ class Context:
         raise InputError(f"{how!r} is not one of {', '.join(HOWS)}.")
 
 
-@dataclass
-class Call:
-    """One attention call on its way to the model: what an edit may change.
-
-    query [B, H, T, D], key and value [B, G, T, D]; mask as the family built it, or None
-    """
-
-    module: torch.nn.Module
-    query: torch.Tensor
-    key: torch.Tensor
-    value: torch.Tensor
-    mask: torch.Tensor | None
-    kwargs: dict[str, Any]
-
-
 @dataclass(frozen=True)
 class Edit:
     """Base of all edits: where it begins to act, and the four ways in which it may act."""
 
     acts_on_attention = False
-    needs_clean = False  # reads `Context.clean`
     order = 1  # edits of inputs and of the stream are installed before those of sublayers
 
     def first_block(self) -> int:
-        """The first block whose input or inside differs; earlier blocks need not be run."""
-        return 0
+        """The first block whose input or inside differs; earlier blocks need not be run.
+
+        A field `block`, `blocks` or `point` says it; without one it is block 0.
+        """
+        own = vars(self)
+        first = own.get("block", own.get("point", 0))
+        return min(own.get("blocks") or (first,))
+
+    def prepare(self, context: Context) -> None:
+        """Read what is needed of the intact model: called before any edit is in place."""
 
     def hooks(self, context: Context) -> list[Any]:
         """Hook handles that carry the edit out."""
@@ -153,13 +168,48 @@ class Edit:
         return nullcontext()
 
     def to_json(self) -> dict[str, Any]:
-        """Name and fields as plain JSON values."""
-        return {"edit": type(self).__name__, **dataclasses.asdict(self)}
+        """Name and fields as plain JSON values, without those that are not printed.
+
+        What was recorded in another pass does not travel: that pass gives it again.
+        """
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.repr}
+        return {"edit": type(self).__name__, **own}
 
 
 def described(block: int, kind: str, position: int) -> str:
     """Where a sublayer edit acts, in words."""
     return f"{kind} output of block {block} at position {position}"
+
+
+def check_right_padded(prompts: Prompts) -> None:
+    """Raise InputError for rows whose position zero is not key zero."""
+    if prompts.attention_mask is not None or prompts.position_ids is not None:
+        raise InputError("edits need right-padded prompts, not left-padded or packed ones.")
+
+
+def stream_hooks(
+    context: Context, points: Iterable[int], change: Callable[[int, torch.Tensor], torch.Tensor]
+) -> list[Any]:
+    """Hooks that put change(point, hidden [B, T, d]) in place of the stream at read points."""
+    depth = len(context.subject.anatomy.blocks)
+
+    def enter(point: int) -> Callable:
+        def hook(module, args, kwargs):
+            return put_hidden(args, kwargs, change(point, first_hidden(args, kwargs)))
+
+        return hook
+
+    def leave(module, args, output):
+        return with_hidden(output, change(depth, hidden_of(output)))
+
+    chosen = set(points)
+    handles = [
+        context.block(point).register_forward_pre_hook(enter(point), with_kwargs=True)
+        for point in sorted(chosen - {depth})
+    ]
+    if depth in chosen:
+        handles.append(context.block(depth - 1).register_forward_hook(leave))
+    return handles
 
 
 def at_positions(x: torch.Tensor, context: Context) -> torch.Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sinkscope.errors import InputError
-from sinkscope.intervene.edits.base import Call, Context, Edit
-from sinkscope.observe.stream import first_hidden, hidden_of, put_hidden, with_hidden
+from sinkscope.intervene.attend import Call
+from sinkscope.intervene.edits.base import Context, Edit, stream_hooks
+from sinkscope.observe.residual import residual_hooks
 
 if TYPE_CHECKING:
     from sinkscope.intervene.engine import Engine
@@ -49,20 +51,7 @@ class _Record(Edit):
                 for row, value in zip(context.rows, hidden[:, position]):
                     self.intact.streams[point, position, row] = value.detach().clone()
 
-        def enter(block: int):
-            return lambda module, args, kwargs: keep(block, first_hidden(args, kwargs))
-
-        handles = [
-            context.block(block).register_forward_pre_hook(enter(block), with_kwargs=True)
-            for block in range(len(context.subject.anatomy.blocks))
-        ]
-        last = len(handles)
-        handles.append(
-            context.block(last - 1).register_forward_hook(
-                lambda module, args, output: keep(last, hidden_of(output))
-            )
-        )
-        return handles
+        return residual_hooks(context.subject, keep)()
 
     def attention(self, context: Context, block: int, call: Call) -> Call:
         for position in self.positions:
@@ -75,11 +64,6 @@ class _Record(Edit):
 class _Hold(Edit):
     position: int = 0
     intact: Intact | None = field(default=None, compare=False, repr=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields, without what was recorded: `record` gives it again."""
-        own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "intact"}
-        return {"edit": type(self).__name__, **own}
 
     def _values(self, kind: str, at: int, context: Context) -> torch.Tensor:
         if self.intact is None:
@@ -111,29 +95,10 @@ class HoldDirection(_Hold):
         if context.direction is None:
             raise InputError("there is no sink direction to hold.")
 
-        def enter(point: int):
-            def hook(module, args, kwargs):
-                hidden = first_hidden(args, kwargs)
-                held = self._held(hidden, self._values("streams", point, context), context)
-                return put_hidden(args, kwargs, held)
+        def held(point: int, hidden: torch.Tensor) -> torch.Tensor:
+            return self._held(hidden, self._values("streams", point, context), context)
 
-            return hook
-
-        depth = len(context.subject.anatomy.blocks)
-        handles = [
-            context.block(point).register_forward_pre_hook(enter(point), with_kwargs=True)
-            for point in self.points
-            if point < depth
-        ]
-        if depth in self.points:
-
-            def leave(module, args, output):
-                hidden = hidden_of(output)
-                values = self._values("streams", depth, context)
-                return with_hidden(output, self._held(hidden, values, context))
-
-            handles.append(context.block(depth - 1).register_forward_hook(leave))
-        return handles
+        return stream_hooks(context, self.points, held)
 
     def _held(self, hidden: torch.Tensor, intact: torch.Tensor, context: Context) -> torch.Tensor:
         assert context.direction is not None
@@ -155,10 +120,6 @@ class HoldKeys(_Hold):
     def __str__(self) -> str:
         return f"keys of position {self.position} held in {len(self.blocks)} blocks"
 
-    def first_block(self) -> int:
-        """The first of the blocks."""
-        return min(self.blocks, default=0)
-
     def attention(self, context: Context, block: int, call: Call) -> Call:
         """Put the intact key in the position's place."""
         if block not in self.blocks:
@@ -166,4 +127,33 @@ class HoldKeys(_Hold):
         context.check(self.position)
         key = call.key.clone()
         key[:, :, self.position] = self._values("keys", block, context).to(key)
-        return Call(call.module, call.query, key, call.value, call.mask, call.kwargs)
+        return dataclasses.replace(call, key=key)
+
+
+@dataclass(frozen=True)
+class KeepNorm(Edit):
+    """P0's stream keeps its intact norm from read point `point` on, its direction left as it is."""
+
+    point: int
+    order = 2  # behind every other edit of the stream
+
+    def __str__(self) -> str:
+        return f"the norm of position 0 kept from read point {self.point} on"
+
+    def prepare(self, context: Context) -> None:
+        """Read the intact norms."""
+        _ = context.p0_norms
+
+    def hooks(self, context: Context) -> list[Any]:
+        """Scale P0's row of the stream."""
+
+        def scaled(point: int, hidden: torch.Tensor) -> torch.Tensor:
+            wanted = context.p0_norms[:, point].to(hidden.device)
+            row = hidden[:, 0].float()
+            own = row.norm(dim=-1).clamp_min(1e-30)
+            new = hidden.clone()
+            new[:, 0] = (row * (wanted / own).unsqueeze(-1)).to(hidden.dtype)
+            return new
+
+        depth = len(context.subject.anatomy.blocks)
+        return stream_hooks(context, range(self.point, depth + 1), scaled)

@@ -30,7 +30,6 @@ class KeepUnits(Edit):
     units: tuple[int, ...] = ()
     shared: tuple[int, ...] = ()
     complement: bool = False
-    needs_clean = True
 
     def __str__(self) -> str:
         unit = "heads" if self.kind == "attention" else "neurons"
@@ -40,9 +39,9 @@ class KeepUnits(Edit):
             f"{verb} {count} {unit} of the {self.kind} output of block {self.block} at position 0"
         )
 
-    def first_block(self) -> int:
-        """The block that is edited."""
-        return self.block
+    def prepare(self, context: Context) -> None:
+        """Read what is held."""
+        _ = context.clean
 
     def hooks(self, context: Context) -> list[Any]:
         """Replace P0's row before the output projection, or behind the experts."""
@@ -72,7 +71,7 @@ class KeepUnits(Edit):
         def enter(_, args):
             rows = input_rows(args[0], context, self.block).clone()
             mean = context.replacement(rows, 0, "mean", 0)
-            clean = context.clean(self.block, kind).to(rows.device)
+            clean = context.clean[self.block, kind].to(rows.device)
             held = self._held(rows.shape[-1], units, heads, rows.device)
             rows[:, 0] = torch.where(held, clean, mean)
             return (rows.reshape(args[0].shape), *args[1:])
@@ -104,7 +103,7 @@ class KeepUnits(Edit):
 
     def _expert_row(self, module, args, kwargs, output, context: Context) -> torch.Tensor:
         """P0's row: units' part intact and the rest the others' mean, or the other way round."""
-        clean_args, clean_kwargs = context.clean(self.block, "experts")
+        clean_args, clean_kwargs = context.clean[self.block, "experts"]
 
         def run(a: tuple, k: dict) -> torch.Tensor:
             return hidden_of(module.forward(*a, **k))

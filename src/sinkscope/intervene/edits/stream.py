@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from sinkscope.errors import InputError
-from sinkscope.intervene.edits.base import Context, Edit
-from sinkscope.observe.stream import first_hidden, hidden_of, others_median, put_hidden, with_hidden
+from sinkscope.intervene.edits.base import Context, Edit, stream_hooks
+from sinkscope.observe.stream import others_median
 
 STREAM_HOWS = ("remove", "level", "swap", "norm", "copy", "mean", "set")
 
@@ -49,30 +49,12 @@ class Stream(Edit):
         what = words.get(self.how, self.how)
         return f"{what} the stream of position {self.position} before block {self.point}"
 
-    def first_block(self) -> int:
-        """The block whose input is edited."""
-        return self.point
-
     def hooks(self, context: Context) -> list[Any]:
         """Change the block's input, or the last block's output."""
         context.check(max(self.position, self.source))
         if self.how not in STREAM_HOWS:
             raise InputError(f"{self.how!r} is not one of {', '.join(STREAM_HOWS)}.")
-        count = len(context.subject.anatomy.blocks)
-        if self.point == count:
-            last = context.block(count - 1)
-            return [
-                last.register_forward_hook(
-                    lambda module, args, output: with_hidden(
-                        output, self._edited(hidden_of(output), context)
-                    )
-                )
-            ]
-
-        def enter(module, args, kwargs):
-            return put_hidden(args, kwargs, self._edited(first_hidden(args, kwargs), context))
-
-        return [context.block(self.point).register_forward_pre_hook(enter, with_kwargs=True)]
+        return stream_hooks(context, [self.point], lambda _, hidden: self._edited(hidden, context))
 
     def _edited(self, hidden: torch.Tensor, context: Context) -> torch.Tensor:
         edited = hidden.clone()

@@ -30,10 +30,6 @@ class Heads(Edit):
         heads = ", ".join(map(str, self.heads))
         return f"{self.how}-ablate heads {heads} of block {self.block} at position {self.position}"
 
-    def first_block(self) -> int:
-        """The block that is edited."""
-        return self.block
-
     def hooks(self, context: Context) -> list[Any]:
         """Replace the heads' part of the projection's input."""
         context.check(self.position)
@@ -77,10 +73,6 @@ class Neurons(Edit):
         owner = "" if self.expert is None else f" of expert {self.expert}"
         where = f"block {self.block} at position {self.position}"
         return f"{self.how}-ablate {len(self.neurons)} neurons ({few}){owner} of {where}"
-
-    def first_block(self) -> int:
-        """The block that is edited."""
-        return self.block
 
     def hooks(self, context: Context) -> list[Any]:
         """Replace the neurons' part of the projection's input, or run the experts again."""

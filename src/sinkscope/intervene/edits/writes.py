@@ -33,10 +33,6 @@ class SetWrite(Edit):
     def __str__(self) -> str:
         return f"{self.how}-ablate the {described(self.block, self.kind, self.position)}"
 
-    def first_block(self) -> int:
-        """The block that is edited."""
-        return self.block
-
     def hooks(self, context: Context) -> list[Any]:
         """Replace the row of the sublayer's output."""
 
@@ -63,10 +59,6 @@ class ScaleWrite(Edit):
     def __str__(self) -> str:
         where = described(self.block, self.kind, self.position)
         return f"scale the {self.about} of the {where} by {self.factor:g}"
-
-    def first_block(self) -> int:
-        """The block that is edited."""
-        return self.block
 
     def hooks(self, context: Context) -> list[Any]:
         """Scale the row of the sublayer's output."""
@@ -106,10 +98,6 @@ class MatchVariance(Edit):
             what = "variance"
         where = described(self.block, "attention", self.position)
         return f"{what} of the {where} moved by {self.weight:g} to that of {self.reference}"
-
-    def first_block(self) -> int:
-        """The block that is edited."""
-        return self.block
 
     def hooks(self, context: Context) -> list[Any]:
         """Rescale the row of the attention's output."""
