@@ -27,7 +27,8 @@ from sinkscope.observe.tap import OUTSIDE, own_eager
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
-ROWS = 2048  # one-token sequences run at a time
+ROWS = 2048  # one-token sequences run at a time, at most
+ENOUGH = 256  # and so many are a pass of their own, if the next ones could skip more blocks
 
 
 @dataclass
@@ -105,15 +106,16 @@ class EditedP0:
             return min((edit.first_block() for edit in lists[i]), default=0)
 
         found: list[list[int]] = []
-        room = 0
+        taken = start = 0
         for i in sorted(range(len(lists)), key=begins):
             apart = any(_of_prompt(edit) for edit in lists[i])
             rows = len(self.first) if apart else len(self._holders)
-            if not found or rows > room:
+            later = taken >= ENOUGH and begins(i) > start
+            if not found or later or taken + rows > ROWS:
                 found.append([])
-                room = ROWS
+                taken, start = 0, begins(i)
             found[-1].append(i)
-            room -= rows
+            taken += rows
         return found
 
     def _rows_of(self, span: Span) -> torch.Tensor:

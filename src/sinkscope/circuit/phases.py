@@ -1,0 +1,205 @@
+"""Every rise and fall of position zero along depth.
+
+P0 may be pushed away from the others more than once: SmolLM2-135M does it in blocks 0 to 2, takes
+it back in blocks 8 to 10, and does it again in block 11; hybrid models do it before every block of
+full attention (2608.12149). With r_l = ‖x_0‖ / median_{t>0} ‖x_t‖ at the read points x0..xL, a
+phase is a peak of log r_l, counted from zero (no difference between P0 and the others). Two peaks
+are two phases if log r falls to half of the lower one between them. The block whose write crosses
+half of the peak is where the phase rises, or falls; blocks next to it that move log r the same way
+by a twentieth of the peak or more belong to it.
+
+Where the norm does not rise, the same is said of P0's direction: the curve is then the gap
+⟨mean x̂_0, u⟩ − ⟨mean x̂_t, u⟩ along the direction u = mean x̂_0 − mean x̂_t of the phase's own peak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sinkscope.circuit.amplification import (
+    APART,
+    DIRECTION_RISE,
+    NORM_RISE,
+    OVER_NULL,
+    sink_direction,
+)
+from sinkscope.circuit.streams import unit
+from sinkscope.circuit.writes import written_along
+from sinkscope.observe.sites import Sites
+from sinkscope.subject.load import Subject
+
+HALF = 0.5
+MOVES = 0.05  # of the peak's height: a block that moves the curve by less is part of the plateau
+WRITER = 0.1  # of what all blocks of the rise write along u
+EMBEDDING = (-1, -1)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One rise of P0, and its fall.
+
+    by      norm, or direction where the norm does not rise
+    point   read point of the peak
+    height  log r there, in nats; along a direction the gap, on the unit sphere
+    rise    first and last block in which it rises; (−1, −1) where the embedding holds it
+    fall    first and last block in which it is taken back; None where it lasts to the end
+    """
+
+    by: str
+    point: int
+    height: float
+    rise: tuple[int, int]
+    fall: tuple[int, int] | None
+
+    def plateau(self, depth: int) -> tuple[int, int]:
+        """First and last read point between rise and fall, in a model of `depth` blocks.
+
+        Attention of block l reads point l, so these are also the blocks whose heads can read it.
+        """
+        return self.rise[1] + 1, depth if self.fall is None else self.fall[0]
+
+
+def norm_phases(log_ratio: np.ndarray, null: float | None = None) -> list[Phase]:
+    """Phases from log r at x0..xL (mean over prompts), in order of depth.
+
+    null  largest ratio of the untrained architecture, which a phase must exceed
+    """
+    least = float(np.log(max(NORM_RISE, 0.0 if null is None else OVER_NULL * null)))
+    return [_phase("norm", log_ratio, peak) for peak in _peaks(log_ratio, least)]
+
+
+def direction_phases(p0: torch.Tensor, others: torch.Tensor) -> list[Phase]:
+    """Phases of P0's direction, in order of depth: p0 [n, points, d], others [m, points, d].
+
+    The strongest point is taken first, with its own direction; then the strongest that this phase
+    does not cover, until P0 stands no further apart than others do by themselves.
+    """
+    difference = unit(p0).mean(0) - unit(others).mean(0)
+    gaps = difference.norm(dim=-1).numpy()
+    free = np.ones(len(gaps), dtype=bool)
+    found = []
+    while free.any():
+        peak = int(np.where(free, gaps, -np.inf).argmax())
+        u = sink_direction(p0[:, peak], unit(others[:, peak]).mean(0))
+        curve = (difference @ u).numpy()
+        deviation = max(float((unit(others[:, peak]) @ u).std()), 1e-4)
+        if gaps[peak] < DIRECTION_RISE:
+            break
+        first, last = _half(curve, peak)
+        if gaps[peak] / deviation >= APART and free[first : last + 1].all():
+            found.append(_phase("direction", curve, peak))
+        free[first : last + 1] = False
+    return sorted(found, key=lambda phase: phase.point)
+
+
+def find_phases(
+    log_ratio: np.ndarray, p0: torch.Tensor, others: torch.Tensor, null: float | None = None
+) -> list[Phase]:
+    """Phases of the norm, or of the direction where the norm has none."""
+    return norm_phases(log_ratio, null) or direction_phases(p0, others)
+
+
+def _peaks(curve: np.ndarray, least: float) -> list[int]:
+    """Points of the peaks that are phases: at least `least` high, and apart by half.
+
+    Points are flooded from the highest down; where two hills meet, the lower is a phase of its own
+    if the valley lies at half of it or deeper, and part of the higher one otherwise.
+    """
+    owner: dict[int, int] = {}  # point -> the peak of its hill
+
+    found = []
+    for point in sorted(range(len(curve)), key=lambda i: -curve[i]):
+        sides = sorted(
+            {owner[side] for side in (point - 1, point + 1) if side in owner},
+            key=lambda i: -curve[i],
+        )
+        owner[point] = sides[0] if sides else point
+        if len(sides) == 2:
+            if curve[sides[1]] >= least and curve[point] <= HALF * curve[sides[1]]:
+                found.append(sides[1])
+            owner |= {p: sides[0] for p, peak in owner.items() if peak == sides[1]}
+    top = int(curve.argmax())
+    if curve[top] >= least:
+        found.append(top)
+    return sorted(found)
+
+
+def _half(curve: np.ndarray, peak: int) -> tuple[int, int]:
+    """First and last of the points around the peak that lie above half of it."""
+    low = np.flatnonzero(curve < HALF * curve[peak])
+    before, after = low[low < peak], low[low > peak]
+    return (int(before[-1]) + 1 if before.size else 0), (
+        int(after[0]) - 1 if after.size else len(curve) - 1
+    )
+
+
+def _phase(by: str, curve: np.ndarray, peak: int) -> Phase:
+    first, last = _half(curve, peak)
+    steps = np.diff(curve) / curve[peak]  # of each block
+    rise, fall = EMBEDDING, None
+    if first > 0:
+        rise = _around(steps >= MOVES, first - 1, 0, peak - 1)
+    if last < len(curve) - 1:
+        fall = _around(-steps >= MOVES, last, peak, len(steps) - 1)
+    return Phase(by, peak, float(curve[peak]), rise, fall)
+
+
+def _around(moves: np.ndarray, block: int, first: int, last: int) -> tuple[int, int]:
+    """The run of moving blocks around one that does, within first..last."""
+    start = stop = block
+    while start > first and moves[start - 1]:
+        start -= 1
+    while stop < last and moves[stop + 1]:
+        stop += 1
+    return start, stop
+
+
+@dataclass(frozen=True)
+class PhaseWrites:
+    """What was written along the direction of a phase, mean over first tokens.
+
+    share    write name -> share of what all blocks of the rise wrote; negative in the fall
+    writers  names in the rise that wrote a tenth or more, the largest first
+    takers   names in the fall that took back a tenth or more, the largest first
+    """
+
+    share: dict[str, float]
+    writers: tuple[str, ...]
+    takers: tuple[str, ...]
+
+
+def phase_writes(
+    subject: Subject, sites: Sites, tokens: torch.Tensor, u: torch.Tensor, phase: Phase
+) -> PhaseWrites:
+    """Who writes a phase and who takes it back: tokens [n] first tokens, u [d] its direction."""
+    stop = max(phase.rise[1], (phase.fall or EMBEDDING)[1]) + 1
+    found = written_along(subject, sites, tokens, lambda block: u, stop)
+    writes = {name: (block, found.total[name]) for block, _, name in sites.writes if block < stop}
+    risen = sum(along for block, along in writes.values() if _within(block, phase.rise))
+    if phase.rise == EMBEDDING:
+        risen = found.embedding
+    share = {name: along / (abs(risen) or 1.0) for name, (_, along) in writes.items()}
+
+    def chosen(blocks: tuple[int, int] | None, sign: float) -> tuple[str, ...]:
+        names = [
+            name
+            for name, (block, _) in writes.items()
+            if _within(block, blocks) and sign * share[name] >= WRITER
+        ]
+        return tuple(sorted(names, key=lambda name: -sign * share[name]))
+
+    return PhaseWrites(share, chosen(phase.rise, 1.0), chosen(phase.fall, -1.0))
+
+
+def _within(block: int, blocks: tuple[int, int] | None) -> bool:
+    return blocks is not None and blocks[0] <= block <= blocks[1]
+
+
+def readers(phase: Phase, heads: Sequence[tuple[int, int]], depth: int) -> list[tuple[int, int]]:
+    """The sink heads [(block, head)] that read P0 while the phase lasts."""
+    first, last = phase.plateau(depth)
+    return [(block, head) for block, head in heads if first <= block <= last]
