@@ -11,6 +11,8 @@ import torch
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.edits import (
     Heads,
+    HideKey,
+    HoldDirection,
     HoldKeys,
     KeepUnits,
     MatchVariance,
@@ -21,9 +23,15 @@ from sinkscope.intervene.edits import (
     TokenAt,
 )
 from sinkscope.intervene.edits.base import Edit, at_positions
-from sinkscope.intervene.edits.hold import Intact, _Record
+from sinkscope.intervene.edits.hold import Intact, _Record, record
 from sinkscope.intervene.engine import Engine
 from sinkscope.intervene.p0_path import KeyPath
+from sinkscope.intervene.p0_queries import late_positions
+from sinkscope.observe.attention import observe
+from sinkscope.observe.layout import layout_of
+from sinkscope.observe.parity import left_padded
+from sinkscope.observe.reads import Want
+from sinkscope.observe.registry import configurations
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.observe.sites import find_sites
 from sinkscope.subject.load import Subject
@@ -36,11 +44,7 @@ FAMILIES = (
     *("olmo2", "exaone4", "smollm3", "gpt_oss", "mixtral", "qwen2_moe", "deepseek_v3"),
     *("llama4_text", "qwen3_next", "lfm2"),
 )
-REFUSED = {
-    "bloom": "registry",
-    "falcon": "registry",
-    "mpt": "registry",
-}
+REFUSED = ("bloom", "falcon", "mpt", "gptj")
 EDITS: tuple[tuple[Edit, ...], ...] = (
     (SetWrite(1, "mlp", 0, "mean"),),
     (SetWrite(0, "attention", 0, "resample", 3),),
@@ -189,3 +193,178 @@ def test_through_the_key_equals_path_patching_by_full_passes(family):
         torch.testing.assert_close(found.streams[i], stream, atol=1e-5, rtol=1e-4)
         moved += bool(np.nanmax(np.abs(share - slow.engine.intact.share[:, 0])) > 1e-3)
     assert moved >= len(lists) // 2
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "gpt_neox", "mixtral", "qwen3_next"])
+def test_p0_is_where_the_engine_leaves_it(family):
+    """One edit sees the others as they are, so holding them changes nothing for P0's stream."""
+    subject, prompts, sites = prepare(family)
+    u = direction_of(subject)
+    engine = Engine(subject, prompts, sites, direction=u)
+    path = KeyPath(subject, prompts, sites, direction=u, seeds=(0, 3))
+    compared = 0
+    for edits in EDITS:
+        if len(edits) > 1:
+            continue
+        heard = Listen()
+        try:
+            engine.run([*edits, heard], want_logits=False)
+            found = path.effects([edits], streams=True)
+        except (Unsupported, InputError):
+            continue
+        for point, x in heard.points.items():
+            torch.testing.assert_close(found.streams[0, :, point], x, atol=1e-5, rtol=1e-4)
+        compared += 1
+    assert compared >= 6
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_oss"])
+def test_a_direction_can_be_held(family):
+    subject, prompts, sites = prepare(family)
+    u = direction_of(subject)
+    slow = FullPasses(subject, prompts, sites, u)
+    path = KeyPath(subject, prompts, sites, direction=u)
+    intact = record(slow.engine, (0,))
+    edits = [SetWrite(0, "mlp", 0, "mean"), HoldDirection(0, intact, (1, 2, 4))]
+    share, _, stream = slow.through_key(edits)
+    found = path.effects([edits, edits[:1]], streams=True)
+    np.testing.assert_allclose(found.share[0], share, atol=1e-5)
+    torch.testing.assert_close(found.streams[0], stream, atol=1e-5, rtol=1e-4)
+    assert (found.share[0] - found.share[1]).abs().nan_to_num().max() > 1e-4
+
+
+def test_no_edit_changes_nothing_at_all():
+    subject, prompts, sites = prepare("llama")
+    path = KeyPath(subject, prompts, sites)
+    found = path.effects([[], [SetWrite(1, "mlp")]])
+    torch.testing.assert_close(found.share[0], path.intact.share[0], atol=1e-6, rtol=0)
+    assert torch.equal(path.effects([[]]).share, path.intact.share)
+    assert not torch.equal(found.share[1], path.intact.share[0])
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral", "qwen3_next"])
+def test_batches_and_skipped_blocks_change_nothing(family, monkeypatch):
+    subject, prompts, sites = prepare(family)
+    path = KeyPath(subject, prompts, sites)
+    lists = [[SetWrite(b, "mlp", 0, how)] for b in (3, 0, 2, 1) for how in ("zero", "mean")]
+    together = path.effects(lists)
+    assert path.edited.suffix
+    assert len(path.edited.chunks(lists)) == 1
+    monkeypatch.setattr("sinkscope.intervene.p0_edited.ROWS", 8)
+    monkeypatch.setattr("sinkscope.intervene.p0_edited.ENOUGH", 4)
+    spent = path.edited.spent
+    apart = path.effects(lists)
+    assert len(path.edited.chunks(lists)) >= 4
+    torch.testing.assert_close(apart.share, together.share, atol=1e-6, rtol=1e-5, equal_nan=True)
+    with_skips = path.edited.spent - spent
+    path.edited.suffix = False
+    whole = path.effects(lists)
+    torch.testing.assert_close(whole.share, together.share, atol=1e-6, rtol=1e-5, equal_nan=True)
+    torch.testing.assert_close(whole.norm, together.norm, atol=1e-5, rtol=1e-5)
+    assert path.edited.spent - spent - with_skips > with_skips
+
+
+def test_prompts_that_begin_alike_share_a_row():
+    subject, prompts, sites = prepare("llama")
+    path = KeyPath(subject, prompts, sites)
+    path.edited.suffix = False
+    spent = path.edited.spent
+    path.effects([[SetWrite(1, "mlp")]])
+    assert path.edited.spent - spent == 3 * 4  # three first tokens, four blocks
+    path.effects([[SetWrite(1, "mlp", 0, "mean")]])
+    assert path.edited.spent - spent == (3 + 4) * 4
+
+
+def test_only_the_heads_that_are_asked_for():
+    subject, prompts, sites = prepare("llama")
+    whole = KeyPath(subject, prompts, sites)
+    some = KeyPath(subject, prompts, sites, heads=[(3, 1), (1, 2), (1, 3)])
+    edits = [SetWrite(0, "mlp", 0, "mean")]
+    a, b = whole.effect(edits), some.effect(edits)
+    for block, head in ((3, 1), (1, 2), (1, 3)):
+        torch.testing.assert_close(a.share[..., block, head], b.share[..., block, head])
+    assert int(torch.isfinite(b.share[0, 0]).sum()) == 3
+    torch.testing.assert_close(b.on([(1, 2), (3, 1)]), a.on([(1, 2), (3, 1)]))
+    assert set(some.blocks) == {1, 3}
+    with pytest.raises(InputError, match="outside"):
+        KeyPath(subject, prompts, sites, heads=[(0, 9)])
+
+
+def test_a_budget_keeps_fewer_queries_and_says_so():
+    subject, prompts, sites = prepare("gpt2")
+    whole = KeyPath(subject, prompts, sites)
+    assert whole.queries == (12, 12)
+    small = KeyPath(subject, prompts, sites, budget=4 * 4 * 4 * (16 * 4 + 8) * 5)
+    assert small.queries == (5, 12)
+    reads, layout, _ = observe(subject, prompts, Want(maps=True))
+    positions, counted = late_positions(layout, 5)
+    assert counted.all()
+    assert layout.late.gather(1, positions).all()
+    assert [len(row.unique()) for row in positions] == [5] * 4
+    for read in reads:
+        column = read.map[..., 0].gather(2, positions.unsqueeze(1).expand(-1, 4, -1)).mean(-1)
+        torch.testing.assert_close(small.intact.share[0, :, read.block], column)
+    edits = [SetWrite(0, "mlp", 0, "mean")]
+    assert (whole.effect(edits).share - small.effect(edits).share).abs().max() < 0.2
+
+
+def test_a_short_row_keeps_each_query_once():
+    subject, prompts, _ = prepare("llama")
+    layout = layout_of(
+        Prompts(prompts.input_ids, torch.tensor([24, 6, 9, 24]), "ids", "without"), subject.device
+    )
+    positions, counted = late_positions(layout, 8)
+    assert counted.sum(1).tolist() == [8, 3, 4, 8]
+    for row, kept in zip(positions, counted):
+        assert len(row[kept].unique()) == int(kept.sum())
+    assert layout.late.gather(1, positions)[counted].all()
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_families_whose_scores_are_not_at_hand_are_refused(family):
+    subject, prompts, _ = prepare(family)
+    with pytest.raises(Unsupported, match="attention registry"):
+        KeyPath(subject, prompts, find_sites(subject, prompts))
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        (HideKey(0), "no edit of P0's own stream"),
+        (TokenAt(3, 5), "position 3"),
+        (SetWrite(1, "mlp", 2), "position 2"),
+        (Stream(1, 0, "copy", 4), "streams of other positions"),
+        (HoldKeys(0), "no edit of P0's own stream"),
+    ],
+)
+def test_edits_of_anything_else_are_refused(edit, why):
+    subject, prompts, sites = prepare("llama")
+    path = KeyPath(subject, prompts, sites)
+    before = model_state(subject.model)
+    with pytest.raises(Unsupported, match=why):
+        path.effect([SetWrite(1, "mlp"), edit])
+    assert model_state(subject.model) == before
+
+
+def test_what_was_not_kept_is_refused():
+    subject, prompts, sites = prepare("mixtral")
+    path = KeyPath(subject, prompts, sites)
+    with pytest.raises(InputError, match=r"seeds \(0,\)"):
+        path.effect([SetWrite(1, "mlp", 0, "resample", 7)])
+    before = model_state(subject.model)
+    with pytest.raises(Unsupported, match="inside experts"):
+        path.effect([KeepUnits(1, "mlp", (3,))])
+    assert model_state(subject.model) == before
+    with pytest.raises(InputError, match="right-padded"):
+        KeyPath(subject, left_padded(prompts.input_ids), sites)
+
+
+def model_state(model):
+    """Hooks, own forward functions, attention implementations and weights of a model."""
+    modules = list(model.modules())
+    return (
+        [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules],
+        ["forward" in m.__dict__ for m in modules],
+        [c._attn_implementation_internal for c in configurations(model)],
+        [float(p.detach().double().sum()) for p in model.parameters()],
+    )

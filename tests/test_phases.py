@@ -12,7 +12,7 @@ SMOLLM2 = (
     *(0.93, 1.14, 3.11, 10.2, 9.27, 8.68, 8.05, 7.54, 6.95, 5.12, 1.27, 1.06),
     *(176, 170, 162, 154, 140, 129, 125, 119, 106, 98, 82, 71, 61, 50, 44, 41, 34, 12, 1.02),
 )
-HYBRID = (1.0, 1.1, 1.2, 8.0, 1.2, 1.1, 1.2, 9.0, 1.2, 1.1, 1.1, 12.0, 1.2)  # L L L F, thrice
+HYBRID = (1.0, 1.0, 1.0, 8.0, 1.1, 1.1, 1.1, 9.0, 1.1, 1.1, 1.1, 12.0, 1.2)  # L L L F, thrice
 
 
 def spans(found):
@@ -45,7 +45,7 @@ def test_no_phase():
 
 
 def test_what_the_embedding_holds():
-    assert spans(of(20, 21, 19, 5, 1.1, 1.0)) == [((-1, -1), 1, (2, 3))]
+    assert spans(of(20, 21, 19, 5, 1.05, 1.0)) == [((-1, -1), 1, (2, 3))]
 
 
 def test_a_dent_is_no_new_phase():
@@ -61,18 +61,19 @@ def test_a_hybrid_spikes_before_each_full_attention():
 
 def test_noise_changes_nothing():
     for seed in range(200):
-        noise = np.random.default_rng(seed).normal(0, 0.02, len(SMOLLM2))
+        noise = np.random.default_rng(seed).normal(0, 0.01, len(SMOLLM2))
         found = norm_phases(np.log(SMOLLM2) + noise)
-        assert [phase.rise[1] for phase in found] == [2, 11]
-        assert [phase.fall[0] for phase in found] in ([8, 28], [7, 28], [8, 27], [7, 27])
+        assert [phase.rise for phase in found] == [(0, 2), (11, 11)]
+        assert found[0].fall == (8, 10)
+        assert found[1].fall in ((28, 29), (27, 29))
         assert found[0].point in (3, 4)
 
 
 def streams(*marks):
     """P0 and others [n, points, 16]: others random, P0 moved along axes by (axis, size)."""
     generator = torch.Generator().manual_seed(0)
-    p0 = torch.randn(400, len(marks), 16, generator=generator)
-    others = torch.randn(400, len(marks), 16, generator=generator)
+    p0 = torch.randn(4000, len(marks), 16, generator=generator)
+    others = torch.randn(4000, len(marks), 16, generator=generator)
     for point, (axis, size) in enumerate(marks):
         p0[:, point, axis] += size
     return unit_norm(p0), unit_norm(others)

@@ -5,8 +5,8 @@ it back in blocks 8 to 10, and does it again in block 11; hybrid models do it be
 full attention (2608.12149). With r_l = ‖x_0‖ / median_{t>0} ‖x_t‖ at the read points x0..xL, a
 phase is a peak of log r_l, counted from zero (no difference between P0 and the others). Two peaks
 are two phases if log r falls to half of the lower one between them. The block whose write crosses
-half of the peak is where the phase rises, or falls; blocks next to it that move log r the same way
-by a twentieth of the peak or more belong to it.
+half of the peak is where the phase rises, or falls; the slope around it reaches from where the
+curve leaves its valley to where it is no longer steep.
 
 Where the norm does not rise, the same is said of P0's direction: the curve is then the gap
 ⟨mean x̂_0, u⟩ − ⟨mean x̂_t, u⟩ along the direction u = mean x̂_0 − mean x̂_t of the phase's own peak.
@@ -33,7 +33,8 @@ from sinkscope.observe.sites import Sites
 from sinkscope.subject.load import Subject
 
 HALF = 0.5
-MOVES = 0.05  # of the peak's height: a block that moves the curve by less is part of the plateau
+SETTLED = 0.03  # of the way between valley and peak: so near, the curve has reached its valley
+STEEP = 0.12  # of the largest step of a slope: what is flatter belongs to the plateau
 WRITER = 0.1  # of what all blocks of the rise write along u
 EMBEDDING = (-1, -1)
 
@@ -69,7 +70,9 @@ def norm_phases(log_ratio: np.ndarray, null: float | None = None) -> list[Phase]
     null  largest ratio of the untrained architecture, which a phase must exceed
     """
     least = float(np.log(max(NORM_RISE, 0.0 if null is None else OVER_NULL * null)))
-    return [_phase("norm", log_ratio, peak) for peak in _peaks(log_ratio, least)]
+    peaks = _peaks(log_ratio, least)
+    sides = zip([0, *peaks], peaks, [*peaks[1:], -1])
+    return [_phase("norm", log_ratio, peak, before, after) for before, peak, after in sides]
 
 
 def direction_phases(p0: torch.Tensor, others: torch.Tensor) -> list[Phase]:
@@ -137,25 +140,32 @@ def _half(curve: np.ndarray, peak: int) -> tuple[int, int]:
     )
 
 
-def _phase(by: str, curve: np.ndarray, peak: int) -> Phase:
+def _phase(by: str, curve: np.ndarray, peak: int, before: int = 0, after: int = -1) -> Phase:
+    """The phase of a peak; `before` and `after` are the peaks on either side, or the ends."""
     first, last = _half(curve, peak)
-    steps = np.diff(curve) / curve[peak]  # of each block
+    end = len(curve) - 1 if after < 0 else after
     rise, fall = EMBEDDING, None
     if first > 0:
-        rise = _around(steps >= MOVES, first - 1, 0, peak - 1)
+        up = _slope(curve[before : peak + 1], first - 1 - before)
+        rise = before + up[0], before + up[1]
     if last < len(curve) - 1:
-        fall = _around(-steps >= MOVES, last, peak, len(steps) - 1)
+        down = _slope(curve[peak : end + 1][::-1], end - last - 1)
+        fall = end - 1 - down[1], end - 1 - down[0]
     return Phase(by, peak, float(curve[peak]), rise, fall)
 
 
-def _around(moves: np.ndarray, block: int, first: int, last: int) -> tuple[int, int]:
-    """The run of moving blocks around one that does, within first..last."""
-    start = stop = block
-    while start > first and moves[start - 1]:
-        start -= 1
-    while stop < last and moves[stop + 1]:
-        stop += 1
-    return start, stop
+def _slope(curve: np.ndarray, block: int) -> tuple[int, int]:
+    """First and last step of the way up to the last point; `block` is the step that crosses half.
+
+    It begins where the curve leaves its lowest level, and ends where it is no longer steep.
+    """
+    low = curve.min()
+    first = int(np.flatnonzero(curve <= low + SETTLED * (curve[-1] - low))[-1])
+    steps = np.diff(curve)
+    last = block
+    while last + 1 < len(steps) and steps[last + 1] >= STEEP * steps[first:].max():
+        last += 1
+    return min(first, block), last
 
 
 @dataclass(frozen=True)
