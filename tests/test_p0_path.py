@@ -44,7 +44,11 @@ FAMILIES = (
     *("olmo2", "exaone4", "smollm3", "gpt_oss", "mixtral", "qwen2_moe", "deepseek_v3"),
     *("llama4_text", "qwen3_next", "lfm2"),
 )
-REFUSED = ("bloom", "falcon", "mpt", "gptj")
+REFUSED = {
+    **dict.fromkeys(("bloom", "falcon", "mpt", "gptj"), "attention registry"),
+    "diffllama": "more than once",
+    "inkling_text": "not q·k alone: unknown keyword position_bias",
+}
 EDITS: tuple[tuple[Edit, ...], ...] = (
     (SetWrite(1, "mlp", 0, "mean"),),
     (SetWrite(0, "attention", 0, "resample", 3),),
@@ -218,6 +222,22 @@ def test_p0_is_where_the_engine_leaves_it(family):
     assert compared >= 6
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_what_goes_through_other_positions_is_told_apart(family):
+    subject, prompts, sites = prepare(family)
+    engine, path = Engine(subject, prompts, sites), KeyPath(subject, prompts, sites)
+    last = [(3, head) for head in range(4)]
+    # block 3 is the first to read what block 2's MLP writes: there is no other way
+    late = path.two_paths(engine, [SetWrite(2, "mlp", 0, "mean")], last)
+    assert np.abs(late.others).max() < 1e-6
+    assert np.abs(late.key).max() > 1e-3
+    early = path.two_paths(engine, [SetWrite(0, "mlp", 0, "mean")], last)
+    assert np.abs(early.others).max() > 1e-3
+    np.testing.assert_allclose(early.key + early.others, early.total)
+    edited = engine.run([SetWrite(0, "mlp", 0, "mean")], want_logits=False)
+    np.testing.assert_allclose(early.total, edited.on(last) - engine.intact.on(last))
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt_oss"])
 def test_a_direction_can_be_held(family):
     subject, prompts, sites = prepare(family)
@@ -323,7 +343,7 @@ def test_a_short_row_keeps_each_query_once():
 @pytest.mark.parametrize("family", REFUSED)
 def test_families_whose_scores_are_not_at_hand_are_refused(family):
     subject, prompts, _ = prepare(family)
-    with pytest.raises(Unsupported, match="attention registry"):
+    with pytest.raises(Unsupported, match=REFUSED[family]):
         KeyPath(subject, prompts, find_sites(subject, prompts))
 
 

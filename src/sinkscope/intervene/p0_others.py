@@ -118,7 +118,7 @@ class OtherPositions:
         values = at_positions(tensor, self._context)
         if values is None:
             return  # no edit can act here either
-        self._keep("mean", site, self._context.replacement(values, 0, "mean", 0))
+        self._keep("mean", site, self._mean(values))
         for seed in self.seeds:
             picked = self._context.replacement(values, 0, "resample", seed)
             self._keep("picked", (site, seed), picked)
@@ -127,11 +127,20 @@ class OtherPositions:
         x = values.float()
         self._keep("norm", point, self._median(x.norm(dim=-1)))
         unit = torch.nn.functional.normalize(x, dim=-1)
-        self._keep("unit", point, self._context.replacement(unit, 0, "mean", 0))
+        self._keep("unit", point, self._mean(unit))
 
     def _written(self, block: int, index: int, delta: torch.Tensor) -> None:
         if self.sites.blocks[block][index] is self.sites.attention(block):
-            self._keep("spread", block, self._median(delta.float().var(-1, unbiased=False)))
+            x = delta.float()
+            spread = (x - x.mean(-1, keepdim=True)).square().mean(-1)
+            self._keep("spread", block, self._median(spread))
+
+    def _mean(self, values: torch.Tensor) -> torch.Tensor:
+        assert self._context is not None
+        weight = self._context.others(0).to(values.device).float()
+        total = torch.einsum("bt...,bt->b...", values.float(), weight)
+        count = weight.sum(1).clamp_min(1).reshape(-1, *(1,) * (total.dim() - 1))
+        return (total / count).to(values.dtype)
 
     def _median(self, values: torch.Tensor) -> torch.Tensor:
         assert self._context is not None
