@@ -93,6 +93,14 @@ def test_a_direction_alone():
     assert direction_phases(p0, others) == []
 
 
+def test_what_others_do_by_themselves_is_no_phase():
+    """P0 stands to one side, but half of the others stand there too."""
+    _, others = streams((0, 0), (3, 40), (3, 40))
+    p0 = others.clone()
+    others[::2, 1:] *= -1
+    assert direction_phases(p0, others) == []
+
+
 def test_two_directions_are_two_phases():
     p0, others = streams((0, 0), (3, 40), (3, 40), (7, 30), (7, 30), (7, 30))
     found = direction_phases(p0, others)
