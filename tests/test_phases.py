@@ -28,9 +28,10 @@ def test_smollm2_rises_twice():
     assert spans(found) == [((0, 2), 3, (8, 10)), ((11, 11), 12, (28, 29))]
     assert [phase.plateau(30) for phase in found] == [(3, 8), (12, 28)]
     assert found[1].height == pytest.approx(np.log(176))
-    heads = [(2, 0), (3, 1), (8, 0), (9, 0), (11, 2), (12, 0), (28, 3), (29, 3)]
-    assert readers(found[0], heads, 30) == [(3, 1), (8, 0)]
-    assert readers(found[1], heads, 30) == [(12, 0), (28, 3)]
+    heads = [(2, 0), (3, 1), (9, 0), (10, 0), (11, 2), (12, 0), (28, 3), (29, 3)]
+    assert readers(found[0], heads) == [(3, 1), (9, 0), (10, 0)]
+    assert readers(found[1], heads) == [(12, 0), (28, 3), (29, 3)]
+    assert readers(of(1, 1, 9, 9)[0], [(1, 0), (2, 0), (3, 1)]) == [(2, 0), (3, 1)]
 
 
 def test_what_lasts_has_no_fall():
@@ -95,9 +96,9 @@ def test_a_direction_alone():
 
 def test_what_others_do_by_themselves_is_no_phase():
     """P0 stands to one side, but half of the others stand there too."""
-    _, others = streams((0, 0), (3, 40), (3, 40))
-    p0 = others.clone()
-    others[::2, 1:] *= -1
+    p0, _ = streams((0, 0), (3, 40), (3, 40))
+    others = p0.clone()
+    others[::2] *= -1
     assert direction_phases(p0, others) == []
 
 

@@ -57,10 +57,7 @@ class Phase:
     fall: tuple[int, int] | None
 
     def plateau(self, depth: int) -> tuple[int, int]:
-        """First and last read point between rise and fall, in a model of `depth` blocks.
-
-        Attention of block l reads point l, so these are also the blocks whose heads can read it.
-        """
+        """First and last read point between rise and fall, in a model of `depth` blocks."""
         return self.rise[1] + 1, depth if self.fall is None else self.fall[0]
 
 
@@ -209,7 +206,10 @@ def _within(block: int, blocks: tuple[int, int] | None) -> bool:
     return blocks is not None and blocks[0] <= block <= blocks[1]
 
 
-def readers(phase: Phase, heads: Sequence[tuple[int, int]], depth: int) -> list[tuple[int, int]]:
-    """The sink heads [(block, head)] that read P0 while the phase lasts."""
-    first, last = phase.plateau(depth)
-    return [(block, head) for block, head in heads if first <= block <= last]
+def readers(phase: Phase, heads: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The sink heads [(block, head)] that read P0 from the end of the rise to the end of the fall.
+
+    Attention of block l reads point l.
+    """
+    first, last = phase.rise[1] + 1, None if phase.fall is None else phase.fall[1]
+    return [(b, h) for b, h in heads if b >= first and (last is None or b <= last)]

@@ -75,7 +75,7 @@ def phase_needs(
     """
     edits = [without_writes(names) for names in writers]
     found = path.effects(edits)
-    own = [readers(phase, heads, path.depth) for phase in phases]
+    own = [readers(phase, heads) for phase in phases]
     points = [phase.point for phase in phases]
 
     def share(effects) -> torch.Tensor:
