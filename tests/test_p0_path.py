@@ -11,7 +11,6 @@ import torch
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.edits import (
     Heads,
-    HideKey,
     HoldDirection,
     HoldKeys,
     KeepUnits,
@@ -21,6 +20,7 @@ from sinkscope.intervene.edits import (
     SetWrite,
     Stream,
     TokenAt,
+    Transplant,
 )
 from sinkscope.intervene.edits.base import Edit, at_positions
 from sinkscope.intervene.edits.hold import Intact, _Record, record
@@ -354,7 +354,7 @@ def test_families_whose_scores_are_not_at_hand_are_refused(family):
 @pytest.mark.parametrize(
     ("edit", "why"),
     [
-        (HideKey(0), "no edit of P0's own stream"),
+        (Transplant(3), "no edit of P0's own stream"),
         (TokenAt(3, 5), "position 3"),
         (SetWrite(1, "mlp", 2), "position 2"),
         (Stream(1, 0, "copy", 4), "streams of other positions"),
