@@ -1,0 +1,108 @@
+"""Rises and falls of position zero along depth, on curves that are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sinkscope.circuit.phases import direction_phases, find_phases, norm_phases, readers
+
+SMOLLM2 = (
+    *(0.93, 1.14, 3.11, 10.2, 9.27, 8.68, 8.05, 7.54, 6.95, 5.12, 1.27, 1.06),
+    *(176, 170, 162, 154, 140, 129, 125, 119, 106, 98, 82, 71, 61, 50, 44, 41, 34, 12, 1.02),
+)
+HYBRID = (1.0, 1.0, 1.0, 8.0, 1.1, 1.1, 1.1, 9.0, 1.1, 1.1, 1.1, 12.0, 1.2)  # L L L F, thrice
+
+
+def spans(found):
+    return [(phase.rise, phase.point, phase.fall) for phase in found]
+
+
+def of(*ratios):
+    return norm_phases(np.log(np.array(ratios, dtype=float)))
+
+
+def test_smollm2_rises_twice():
+    found = of(*SMOLLM2)
+    assert spans(found) == [((0, 2), 3, (8, 10)), ((11, 11), 12, (28, 29))]
+    assert [phase.plateau(30) for phase in found] == [(3, 8), (12, 28)]
+    assert found[1].height == pytest.approx(np.log(176))
+    heads = [(2, 0), (3, 1), (9, 0), (10, 0), (11, 2), (12, 0), (28, 3), (29, 3)]
+    assert readers(found[0], heads) == [(3, 1), (9, 0), (10, 0)]
+    assert readers(found[1], heads) == [(12, 0), (28, 3), (29, 3)]
+    assert readers(of(1, 1, 9, 9)[0], [(1, 0), (2, 0), (3, 1)]) == [(2, 0), (3, 1)]
+
+
+def test_what_lasts_has_no_fall():
+    assert spans(of(1, 1, 1.1, 30, 31, 33, 30, 20)) == [((2, 2), 5, None)]
+    assert spans(of(1, 4, 16, 64, 256, 250)) == [((0, 3), 4, None)]
+
+
+def test_no_phase():
+    assert of(1, 1.1, 0.9, 1.2, 1.3, 1.0) == []
+    assert of(0.9, 0.5, 0.3, 0.2) == []  # P0 is the smallest
+    assert norm_phases(np.log([1, 1.2, 3.0, 3.1]), null=2.5) == []  # as much without training
+
+
+def test_what_the_embedding_holds():
+    assert spans(of(20, 21, 19, 5, 1.05, 1.0)) == [((-1, -1), 1, (2, 3))]
+
+
+def test_a_dent_is_no_new_phase():
+    assert spans(of(1, 30, 28, 9, 29, 32, 1)) == [((0, 0), 5, (5, 5))]
+    assert len(of(1, 30, 28, 4, 29, 32, 1)) == 2
+
+
+def test_a_hybrid_spikes_before_each_full_attention():
+    found = of(*HYBRID)
+    assert spans(found) == [((2, 2), 3, (3, 3)), ((6, 6), 7, (7, 7)), ((10, 10), 11, (11, 11))]
+    assert [phase.plateau(12) for phase in found] == [(3, 3), (7, 7), (11, 11)]
+
+
+def test_noise_changes_nothing():
+    for seed in range(200):
+        noise = np.random.default_rng(seed).normal(0, 0.01, len(SMOLLM2))
+        found = norm_phases(np.log(SMOLLM2) + noise)
+        assert [phase.rise for phase in found] == [(0, 2), (11, 11)]
+        assert found[0].fall == (8, 10)
+        assert found[1].fall in ((28, 29), (27, 29))
+        assert found[0].point in (3, 4)
+
+
+def streams(*marks):
+    """P0 and others [n, points, 16]: others random, P0 moved along axes by (axis, size)."""
+    generator = torch.Generator().manual_seed(0)
+    p0 = torch.randn(4000, len(marks), 16, generator=generator)
+    others = torch.randn(4000, len(marks), 16, generator=generator)
+    for point, (axis, size) in enumerate(marks):
+        p0[:, point, axis] += size
+    return unit_norm(p0), unit_norm(others)
+
+
+def unit_norm(x):
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def test_a_direction_alone():
+    p0, others = streams((0, 0), (0, 0), (3, 40), (3, 40), (3, 40), (0, 0), (0, 0))
+    flat = np.zeros(7)
+    found = find_phases(flat, p0, others)
+    assert [(p.by, p.rise, p.fall) for p in found] == [("direction", (1, 1), (4, 4))]
+    assert find_phases(np.log([1, 1, 9, 9, 9, 1, 1]), p0, others)[0].by == "norm"
+    p0, others = streams(*[(0, 0)] * 5)
+    assert direction_phases(p0, others) == []
+
+
+def test_what_others_do_by_themselves_is_no_phase():
+    """P0 stands to one side, but half of the others stand there too."""
+    p0, _ = streams((0, 0), (3, 40), (3, 40))
+    others = p0.clone()
+    others[::2] *= -1
+    assert direction_phases(p0, others) == []
+
+
+def test_two_directions_are_two_phases():
+    p0, others = streams((0, 0), (3, 40), (3, 40), (7, 30), (7, 30), (7, 30))
+    found = direction_phases(p0, others)
+    assert [(p.rise, p.fall) for p in found] == [((0, 0), (2, 2)), ((2, 2), None)]
