@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from sinkscope.circuit.amplification import sink_direction
 from sinkscope.circuit.phases import Phase, norm_phases, phase_writes
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import SetWrite
@@ -16,6 +15,7 @@ from sinkscope.known.constructed.build import build_in_memory
 from sinkscope.known.constructed.spec import draw_spec
 from sinkscope.observe.p0_stream import p0_states
 from sinkscope.observe.sites import find_sites
+from sinkscope.observe.stream import sink_direction
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import build_prompts
 

@@ -25,11 +25,10 @@ from sinkscope.circuit.amplification import (
     DIRECTION_RISE,
     NORM_RISE,
     OVER_NULL,
-    sink_direction,
 )
-from sinkscope.circuit.streams import unit
 from sinkscope.circuit.writes import written_along
 from sinkscope.observe.sites import Sites
+from sinkscope.observe.stream import sink_direction, unit
 from sinkscope.subject.load import Subject
 
 HALF = 0.5

@@ -8,21 +8,24 @@ their own rows only. What an edit takes from other positions comes from the inta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from sinkscope.intervene.edits.base import Edit, with_hidden
-from sinkscope.intervene.engine import _skipped, clean_inputs
+from sinkscope.intervene.edits import KeepUnits
+from sinkscope.intervene.edits.base import Edit
+from sinkscope.intervene.one_token import projection_inputs
 from sinkscope.intervene.p0_others import OtherPositions, looks_at_others
 from sinkscope.intervene.p0_rows import Noted, RowsContext, Span
+from sinkscope.intervene.prefix import keep_outputs, skipped
 from sinkscope.observe.attention import call_model, follow_blocks
 from sinkscope.observe.registry import attention_functions, evaluation, hooks
-from sinkscope.observe.residual import hidden_of, residual_hooks
+from sinkscope.observe.residual import residual_hooks
 from sinkscope.observe.sites import Sites
+from sinkscope.observe.stream import hidden_of, with_hidden
 from sinkscope.observe.tap import OUTSIDE, own_eager
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
@@ -76,8 +79,9 @@ class EditedP0:
 
     def run(self, lists: Sequence[Sequence[Edit]]) -> Edited:
         """P0 under each of the lists. Raises Unsupported for edits that are not of P0 alone."""
-        if self._clean is None and any(edit.needs_clean for edits in lists for edit in edits):
-            self._clean = clean_inputs(self.subject, self.sites, self.first)  # before any edit
+        if self._clean is None and any(isinstance(e, KeepUnits) for edits in lists for e in edits):
+            found = projection_inputs(self.subject, self.sites, self.first)  # before any edit
+            self._clean = {key: rows for key, rows in found.items() if key[1] != "experts"}
         spans, done = [], 0
         for edits in lists:
             apart = any(_of_prompt(edit) for edit in edits)
@@ -126,14 +130,7 @@ class EditedP0:
     def _intact(self) -> Edited:
         """The unedited pass; keeps what every block gives for each first token."""
 
-        def keep(index: int) -> Callable:
-            def hook(module, args, output):
-                self._outputs[index] = output
-
-            return hook
-
-        handles = [block.register_forward_hook(keep(i)) for i, block in enumerate(self.blocks)]
-        with hooks(handles):
+        with hooks(keep_outputs(self.blocks, self._outputs)):
             return self.run([[]])
 
     def _suffix_is_exact(self) -> bool:
@@ -165,7 +162,7 @@ class EditedP0:
                 context = self._context(span, noted)
                 for edit in sorted(edits, key=lambda edit: edit.order):
                     ids = self._note(edit, context, span, noted, ids)
-            stack.enter_context(_skipped(self.blocks[:start], self._handed(prompts, start)))
+            stack.enter_context(skipped(self.blocks[:start], self._handed(prompts, start)))
             stack.enter_context(hooks(follow_blocks(listener, self.blocks)))  # type: ignore[arg-type]
             stack.enter_context(hooks(noted.hooks()))
             stack.enter_context(hooks(residual_hooks(self.subject, listener.stream)()))
@@ -179,6 +176,7 @@ class EditedP0:
     def _note(self, edit: Edit, context: RowsContext, span: Span, noted: Noted, ids: torch.Tensor):
         looks_at_others(edit)  # refuses what is no edit of P0's stream
         context.edit = edit
+        edit.prepare(context)
         edit.hooks(context)
         two = ids[span.rows].expand(-1, 2)
         ids = ids.clone()
@@ -186,11 +184,10 @@ class EditedP0:
         return ids
 
     def _context(self, span: Span, noted: Noted) -> RowsContext:
-        def clean(block: int, kind: str) -> Any:
-            assert self._clean is not None
-            return self._clean[block, kind][span.prompts]
-
-        return RowsContext.of(self.subject, self.sites, span, self.direction, clean, noted)
+        context = RowsContext.of(self.subject, self.sites, self.first, span, self.direction, noted)
+        if self._clean is not None:
+            context.clean = {key: rows[span.prompts] for key, rows in self._clean.items()}
+        return context
 
     def _handed(self, prompts: list[int], start: int) -> dict[int, Any]:
         """What each skipped block gives for these rows."""

@@ -28,14 +28,15 @@ from sinkscope.intervene.edits import (
     TokenAt,
 )
 from sinkscope.intervene.edits.base import Context, Edit, at_positions
-from sinkscope.observe.layout import Layout
-from sinkscope.observe.residual import first_hidden, hidden_of
+from sinkscope.intervene.edits.hold import KeepNorm
 from sinkscope.observe.sites import Sites, write_hooks
+from sinkscope.observe.stream import first_hidden, hidden_of
 from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts
 
 IN, OUT = "in", "out"
 Site = tuple[int, str]  # id of a module, and which side of it
-ALONE = (ScaleWrite, HoldDirection, TokenAt)  # they look at no other position
+ALONE = (ScaleWrite, HoldDirection, KeepNorm, TokenAt)  # they look at no other position
 REPLACING = (SetWrite, Heads, Neurons)
 
 
@@ -79,9 +80,9 @@ class OtherPositions:
         self._joined: dict[tuple[str, Any], torch.Tensor] = {}
         self._context: Context | None = None
 
-    def begin(self, layout: Layout, rows: list[int]) -> None:
+    def begin(self, batch: Prompts, rows: list[int]) -> None:
         """The batch whose pass comes next; `rows` are the indices of its prompts."""
-        self._context = Context(self.subject, self.sites, layout, rows)
+        self._context = Context(self.subject, batch, self.sites, rows)
 
     def hooks(self) -> list[Any]:
         """Hooks of the intact pass."""

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from sinkscope.errors import InputError, Unsupported
-from sinkscope.intervene.edits.base import Edit
+from sinkscope.intervene.edits.base import Edit, check_right_padded
 from sinkscope.intervene.engine import Engine
 from sinkscope.intervene.p0_edited import EditedP0
 from sinkscope.intervene.p0_others import OtherPositions
@@ -105,8 +105,7 @@ class KeyPath:
         seeds: Sequence[int] = (0,),
         budget: int = BUDGET,
     ) -> None:
-        if prompts.attention_mask is not None or prompts.position_ids is not None:
-            raise InputError("edits need right-padded prompts, not left-padded or packed ones.")
+        check_right_padded(prompts)
         if not uses_registry(subject.model):
             raise Unsupported(
                 f"{subject.anatomy.model_type} does not use the attention registry, so its queries "
@@ -177,7 +176,7 @@ class KeyPath:
             self._layout = layout_of(batch, self.subject.device)
             self._late = max(self._late, int(self._layout.late.sum(1).max()))
             self._seen: set[int] = set()
-            self.others.begin(self._layout, list(range(done, done + len(batch))))
+            self.others.begin(batch, list(range(done, done + len(batch))))
             done += len(batch)
             reads, _, _ = observe(self.subject, batch, want, "auto", self.others.hooks)
             self._check_seen(reads)

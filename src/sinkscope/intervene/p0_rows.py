@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from sinkscope.circuit.keys import put_hidden
-from sinkscope.intervene.edits.base import Context, Edit, with_hidden
+from sinkscope.intervene.edits.base import Context, Edit
 from sinkscope.intervene.p0_others import IN, OUT, OtherPositions
-from sinkscope.observe.layout import Layout
-from sinkscope.observe.residual import first_hidden, hidden_of
+from sinkscope.observe.stream import first_hidden, hidden_of, put_hidden, with_hidden
+from sinkscope.subject.prompts import Prompts
 
 
 @dataclass
@@ -38,13 +37,11 @@ class RowsContext(Context):
     noted: Noted
 
     @classmethod
-    def of(cls, subject, sites, span: Span, direction, clean, noted: Noted) -> RowsContext:
-        """The context of the rows of `span`."""
-        shape = len(span.prompts), 2
-        valid = torch.ones(shape, dtype=torch.bool, device=subject.device)
-        relative = torch.arange(2, device=subject.device).expand(shape)
-        layout = Layout(valid, torch.zeros_like(relative), relative, relative > 0)
-        context = cls(subject, sites, layout, span.prompts, direction, clean=clean)
+    def of(cls, subject, sites, first: torch.Tensor, span: Span, direction, noted: Noted):
+        """The context of the rows of `span`: first [n] first tokens of all prompts."""
+        ids = first[span.prompts].unsqueeze(1).expand(-1, 2)
+        prompts = Prompts(ids, torch.full((len(ids),), 2), "ids", "without")
+        context = cls(subject, prompts, sites, span.prompts, direction)
         context.span, context.noted = span, noted
         return context
 
