@@ -120,7 +120,7 @@ def find(
         direction = direction_amplification(p0[:, at], observed.sample[:, at], along, read_point)
         writes = written_along(subject, sites, tokens, lambda block: along, read_point)
         components = main_components(writes)
-    recognised = recognition(subject, sites, observed, seed)
+    recognised = recognition(subject, sites, prompts, seed)
     circuit = _circuit(prompts, sites, reading, norm, direction, u, read_point, components)
     circuit.recognition_point = recognised.point
     if isinstance(logits, SinkLogits):
