@@ -37,7 +37,12 @@ LABELS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     "deviations": (("point",), "the same in standard deviations of the others", "1", ""),
     "p0_along": (("point",), "cosine of P0 to u, mean over first tokens", "1", ""),
     "cosine": (("point",), "mean pairwise cosine of P0 over first tokens", "1", PENG),
-    "auroc": (("measure", "read_point"), "held-out AUROC, P0 against the same ids later", "1", ""),
+    "separability": (
+        ("measure", "read_point"),
+        "held-out AUROC of P0 against the same token ids at other positions",
+        "1",
+        "",
+    ),
     "late": (BLOCK_HEAD, "late share of P0", "1", "Ran-Milo et al., arXiv 2604.14722"),
     "uniform_late": (("block",), "late share of P0 under uniform attention", "1", ""),
     "reads": (BLOCK_HEAD, "whether a head sinks at P0", "1", ""),
@@ -112,7 +117,7 @@ def _coordinates(traced: Traced, values: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "layer_type": ("block", np.array([b.layer_type for b in anatomy], dtype=object))
     }
-    if "auroc" in values:
+    if "separability" in values:
         found["read_point"] = np.array(traced.found.circuit.sites.points, dtype=object)
         found["measure"] = np.array(list(traced.found.recognition.curves), dtype=object)
     writes = traced.found.writes
@@ -141,7 +146,7 @@ def _curves(traced: Traced) -> dict[str, Any]:
             "cosine": found.direction.cosine,
         }
     if found.recognition.curves:
-        values["auroc"] = np.stack(list(found.recognition.curves.values()))
+        values["separability"] = np.stack(list(found.recognition.curves.values()))
     return values
 
 

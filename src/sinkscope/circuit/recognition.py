@@ -9,7 +9,7 @@ rotated until that token came first, since position zero sees nothing but itself
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -55,37 +55,39 @@ class Recognition:
 
 def recognition(subject: Subject, sites: Sites, prompts: Prompts, seed: int) -> Recognition:
     """Separability of position zero on a sample of the other positions of these prompts."""
-    channels = subject.model.get_input_embeddings().weight.shape[1]
+    channels = _p0(subject, sites, prompts.input_ids[0, :1], range(1))[0].shape[1]
     row, column = _sample(prompts, max(POSITIONS, PER_CHANNEL * channels), seed)
     ids, token = prompts.input_ids[row, column].unique(return_inverse=True)
-    size = {"positions": len(row), "texts": len(row.unique()), "tokens": len(ids)}
-    if len(row) < LEAST:
-        return Recognition(reason=f"{len(row)} other positions are fewer than {LEAST}", **size)
+    taken = Recognition(positions=len(row), texts=len(row.unique()), tokens=len(ids))
     rows = Rows.grouped(token, row).to(subject.device)
+    if len(row) < LEAST:
+        return replace(taken, reason=f"{len(row)} other positions are fewer than {LEAST}")
     if not rows.folds:
-        reason = f"{size['texts']} texts with {len(ids)} token ids leave nothing to hold out"
-        return Recognition(reason=reason, **size)
-    why = ""
+        reason = f"{taken.texts} texts with {len(ids)} token ids leave none to hold out"
+        return replace(taken, reason=reason)
     if len(row) < channels:
-        why = f"{len(row)} other positions are too few for {channels} channels"
+        taken = replace(
+            taken, probe_reason=f"{len(row)} other positions are too few for {channels} channels"
+        )
     elif len(ids) < LEAST_TOKENS:
-        why = f"{len(ids)} different token ids are fewer than {LEAST_TOKENS}"
-    found = []
-    per_point = 4 * channels * (len(row) + len(ids))
-    together = max(1, STATE_BYTES // per_point)
-    for first in range(0, len(sites.points), together):
-        points = range(first, min(first + together, len(sites.points)))
-        others = _others(subject, sites, prompts, row, column, points)
+        reason = f"{len(ids)} different token ids are fewer than {LEAST_TOKENS}"
+        taken = replace(taken, probe_reason=reason)
+    found: list[dict[str, float]] = []
+    together = max(1, STATE_BYTES // (4 * channels * (len(row) + len(ids))))
+    for start in range(0, len(sites.points), together):
+        points = range(start, min(start + together, len(sites.points)))
         p0 = _p0(subject, sites, ids, points)
+        others = _others(subject, sites, prompts, row, column, points)
         for point in points:
-            here = (states.pop(point).to(subject.device) for states in (p0, others))
-            found.append(separability(*here, rows, probes=not why))
+            here, there = (kept.pop(point).to(subject.device) for kept in (p0, others))
+            found.append(separability(here, there, rows, probes=not taken.probe_reason))
     curves = {name: np.array([values[name] for values in found]) for name in MEASURES}
+    taken = replace(taken, curves=curves)
     first = first_that_stays(np.fmax.reduce(list(curves.values())) >= APART, sites)
     if first is None:
-        return Recognition(curves, probe_reason=why, **size)
+        return taken
     measures = tuple(name for name in MEASURES if curves[name][first] >= APART)
-    return Recognition(curves, sites.points[first], measures, probe_reason=why, **size)
+    return replace(taken, point=sites.points[first], measures=measures)
 
 
 def first_that_stays(apart: np.ndarray, sites: Sites) -> int | None:

@@ -20,8 +20,12 @@ import torch
 from sinkscope.circuit.streams import unit
 
 MEASURES = ("norm", "cosine", "raw", "normalised")
-FOLDS = 5
-RIDGES = (1e-2, 1e-1, 1.0)  # of the mean variance within classes; the better on held-out rows counts
+FOLDS = 4
+RIDGES = (
+    1e-2,
+    1e-1,
+    1.0,
+)  # of the mean variance within classes; the better on held-out rows counts
 RESOLUTION = 1e-4  # scalars closer than this are equal: below it lies rounding
 
 
@@ -63,38 +67,39 @@ def separability(
 
     positive [k, d] position zero, a row a token id; negative [m, d] other positions.
     """
-    found: dict[str, list[float]] = {name: [] for name in MEASURES}
-    size = []
+    found: dict[str, list[list[float]]] = {name: [] for name in MEASURES}
     p, n = unit(positive), unit(negative)
-    log_p, log_n = (x.norm(dim=-1).clamp_min(1e-12).log() for x in (positive, negative))
+    norm_p, norm_n = (x.norm(dim=-1).clamp_min(1e-12).log() for x in (positive, negative))
     for fit, held in rows.folds:
-        fitted, scored = rows.weights(fit), rows.weights(held)
-        size.append(float(held.sum()))
-
-        def scalar(of_p, of_n, fit=fit, held=held, fitted=fitted, scored=scored) -> float:
-            of_p, of_n = (torch.round(x / RESOLUTION) for x in (of_p, of_n))
-            value = auroc(of_p, of_n[held], scored)
-            return value if auroc(of_p, of_n[fit], fitted) >= 0.5 else 1 - value
-
+        weights = rows.weights(fit), rows.weights(held)
         mean = unit(n[fit].mean(0))
-        found["norm"].append(scalar(log_p, log_n))
-        found["cosine"].append(scalar(p @ mean, n @ mean))
+        cosine_n = n @ mean
+        found["norm"].append(_scalar(norm_p, norm_n[fit], norm_n[held], *weights))
+        found["cosine"].append(_scalar(p @ mean, cosine_n[fit], cosine_n[held], *weights))
         if probes:
-            for name, (x, y) in {"raw": (positive, negative), "normalised": (p, n)}.items():
-                found[name].append(_probe(x, y[fit], y[held], fitted, scored))
-    weight = np.array(size) / sum(size)
+            found["raw"].append(_probe(positive, negative[fit], negative[held], *weights))
+            found["normalised"].append(_probe(p, n[fit], n[held], *weights))
+    size = np.array([float(held.sum()) for _, held in rows.folds])
     # the ridge is chosen on the mean over folds, not fold by fold
     return {
-        name: float(np.max(weight @ np.array(values).reshape(len(size), -1))) if values else np.nan
+        name: float((size @ np.array(values)).max() / size.sum()) if values else np.nan
         for name, values in found.items()
     }
 
 
+def _scalar(positive, fit, held, fitted, scored) -> list[float]:
+    """AUROC of a scalar on the held rows; whether more or less means P0 is taken from the fit."""
+    positive, fit, held = (torch.round(x / RESOLUTION) for x in (positive, fit, held))
+    sign = 1.0 if auroc(positive, fit, fitted) >= 0.5 else -1.0
+    return [auroc(sign * positive, sign * held, scored)]
+
+
 def _probe(positive, fit, held, fitted, scored) -> list[float]:
     """AUROC of the discriminant on the held rows, for each ridge."""
-    share = (fitted / fitted.sum()).unsqueeze(1)
-    at_p0, elsewhere = (positive * share).sum(0), fit.mean(0)
-    p, n = (positive - at_p0) * share.sqrt(), (fit - elsewhere) / len(fit) ** 0.5
+    used = fitted > 0
+    share = (fitted[used] / fitted.sum()).unsqueeze(1)
+    at_p0, elsewhere = (positive[used] * share).sum(0), fit.mean(0)
+    p, n = (positive[used] - at_p0) * share.sqrt(), (fit - elsewhere) / len(fit) ** 0.5
     within = (p.T @ p + n.T @ n) / 2
     variance = within.diagonal().clone()
     apart = (at_p0 - elsewhere).unsqueeze(1)

@@ -129,8 +129,8 @@ def _recognition(traced: Traced) -> dict[str, Any]:
             name: {p: _nan(a) for p, a in zip(points, curve)}
             for name, curve in recognised.curves.items()
         },
-        "reason": recognised.reason,
-        "probe_reason": recognised.probe_reason,
+        "reason": recognised.reason or None,
+        "probe_reason": recognised.probe_reason or None,
     }
     ratios = asymmetry(traced.found.observed)
     if ratios:

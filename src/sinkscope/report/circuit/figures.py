@@ -38,9 +38,10 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Made, ...]], ...] = (
         (
             Made(
                 "auroc",
-                "Can a linear probe tell it",
-                "Against the same token ids at other positions, so that identity cannot help. "
-                "Dashed: 0.99, from which it counts as told apart.",
+                "By what it can be told apart",
+                "Held-out AUROC against the same token ids at other positions, so that identity "
+                "cannot help. Dashed: 0.99, from which it counts as told apart; one measure "
+                "suffices.",
                 circuit_stages.auroc_chart,
             ),
             Made(

@@ -221,6 +221,6 @@ def _notes(trace: TraceSummary, block: int) -> list[tuple[str, str]]:
         notes.append(("sets P0 apart", "The block whose write sets position zero apart (l*)"))
     point = trace.recognition_point or ""
     if point.startswith(f"{block}.") or point == f"x{block + 1}":
-        tip = "From here on a linear probe tells position zero from others, whatever the tokens are"
+        tip = "From here on position zero can be told from others, whatever the tokens are"
         notes.append(("P0 told apart", tip))
     return notes

@@ -19,27 +19,41 @@ SIZE = {"width": 420, "height": 190}
 POINT = "Read point (input of a block; last: output)"
 MOST_BLOCKS = 4  # lines over positions in one chart
 BINS = 40
+MEASURES = {
+    "norm": "Norm",
+    "cosine": "Cosine to the others’ mean",
+    "raw": "Linear probe, stream",
+    "normalised": "Linear probe, normalised stream",
+}
 
 
 def auroc_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
-    """How well a linear probe tells position zero from the others, by read point."""
-    if not frames.has(data, "auroc_fine"):
+    """How well each measure tells position zero from the others, by read point."""
+    if not frames.has(data, "separability"):
         return None
     names = [str(name) for name in data["read_point"].values]
-    table = frames.rows(point=names, value=data["auroc_fine"].values)
+    table: list[frames.Row] = []
+    for key, curve in zip(data["measure"].values, data["separability"].values):
+        if np.isfinite(curve).any():
+            table += frames.rows(point=names, value=curve, series=[MEASURES[str(key)]] * len(names))
     x = alt.X(
         "point:N",
         title="Read point (x2: input of block 2; 2.attention: behind its attention)",
         sort=names,
         axis=alt.Axis(labelAngle=-45 if len(names) > 6 else 0, labelOverlap=True),
     )
-    y = alt.Y(
-        "value:Q", title="AUROC", scale=alt.Scale(domain=[0.4, 1]), axis=alt.Axis(tickCount=5)
-    )
-    tips = [alt.Tooltip("point:N", title="Read point"), alt.Tooltip("value:Q", format=".3f")]
-    line = alt.Chart(frames.inline(table)).mark_line(point=True).encode(x=x, y=y, tooltip=tips)
+    y = alt.Y("value:Q", title="AUROC", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
+    tips = [
+        alt.Tooltip("series:N", title=" "),
+        alt.Tooltip("point:N", title="Read point"),
+        alt.Tooltip("value:Q", title="AUROC", format=".3f"),
+    ]
+    order = list(dict.fromkeys(row["series"] for row in table))
+    color = alt.Color("series:N", title=None, scale=alt.Scale(domain=order))
+    line = alt.Chart(frames.inline(table)).mark_line(point=True)
+    line = line.encode(x=x, y=y, color=color, tooltip=tips)
     bound = alt.Chart(frames.inline([{"bound": 0.99}])).mark_rule()
-    bound = bound.encode(y=alt.Y("bound:Q", scale=alt.Scale(domain=[0.4, 1])))
+    bound = bound.encode(y=alt.Y("bound:Q", scale=alt.Scale(domain=[0, 1])))
     return alt.layer(bound, line).properties(**SIZE)
 
 
