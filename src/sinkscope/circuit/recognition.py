@@ -55,6 +55,7 @@ class Recognition:
 
 def recognition(subject: Subject, sites: Sites, prompts: Prompts, seed: int) -> Recognition:
     """Separability of position zero on a sample of the other positions of these prompts."""
+    prompts = _without_constant(prompts)
     channels = _p0(subject, sites, prompts.input_ids[0, :1], range(1))[0].shape[1]
     row, column = _sample(prompts, max(POSITIONS, PER_CHANNEL * channels), seed)
     ids, token = prompts.input_ids[row, column].unique(return_inverse=True)
@@ -98,6 +99,19 @@ def first_that_stays(apart: np.ndarray, sites: Sites) -> int | None:
         if apart[number : inputs[min(block + STAYS, len(inputs) - 1)] + 1].all():
             return int(number)
     return None
+
+
+def _without_constant(prompts: Prompts) -> Prompts:
+    """The prompts less a first token that all of them share, such as BOS.
+
+    The later positions have seen it and a token alone has not, which would tell them apart.
+    """
+    first, whole = prompts.input_ids[:, 0], prompts.attention_mask is None
+    if not whole or prompts.position_ids is not None or prompts.length < 3:
+        return prompts
+    if bool((first != first[0]).any()):
+        return prompts
+    return Prompts(prompts.input_ids[:, 1:], prompts.lengths - 1, prompts.kind, "without")
 
 
 def _sample(prompts: Prompts, most: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
