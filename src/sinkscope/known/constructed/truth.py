@@ -22,8 +22,8 @@ class Truth:
     position            where the sink is: p0, bos, position-id-0, delimiter, learned, or None
     tokens              ids that attract by themselves, or that are written to where they stand
     recognition_point   first read point at which P0 can be told apart (0.attention: behind the
-                        attention of block 0); None where no part does, the noise of GPT-2's position
-                        embeddings apart
+                        attention of block 0); None where no part does it, the noise of GPT-2's
+                        position embeddings apart
     recognising_heads   [block, head] that make P0's unmixedness readable
     recognising_neurons [block, neuron] that turn it into one number
     amplifying_blocks   blocks whose MLP writes the sink direction
