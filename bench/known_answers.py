@@ -58,6 +58,7 @@ FLOORS = {
     "verdict": (0.97, True),
     "decoy called p0-circuit": (0.01, False),
     "emergence block": (0.98, True),
+    "recognition within one read point": (0.97, True),
     "neuron precision": (0.95, True),
     "neuron recall": (0.95, True),
     "head precision": (0.97, True),
@@ -102,6 +103,8 @@ def _analysed(subject: Subject, truth: Truth, seed: int) -> dict[str, Any]:
         "verdict": [done.verdict.verdict, truth.verdict],
         "missing": done.verdict.missing,
         "emergence": [circuit.emergence_block, emergence_of(truth)],
+        "recognition": [circuit.recognition_point, truth.recognition_point],
+        "recognised": _recognised(circuit, truth),
         "neurons": _sets(
             _places(circuit, NEURON), truth.writing_neurons if writes_at_p0(truth) else []
         ),
@@ -133,6 +136,18 @@ def emergence_of(truth: Truth) -> int | None:
 
 def _places(circuit: Circuit, kind: str) -> list[tuple[int, int]]:
     return [unit.place for unit in circuit.of(kind)]
+
+
+def _recognised(circuit: Circuit, truth: Truth) -> bool | None:
+    """Whether the recognition point is that of the truth, or next to it; None: not stated.
+
+    Nothing is not stated for position embeddings with noise: theirs tells P0 apart to a probe that
+    has enough token ids to see it, which random tokens give and text may not.
+    """
+    points, found, stated = circuit.sites.points, circuit.recognition_point, truth.recognition_point
+    if stated is None:
+        return None if truth.family == "gpt2" and truth.noise else found is None
+    return found is not None and abs(points.index(found) - points.index(stated)) <= 1
 
 
 def _sets(found: Any, truth: Any) -> list[int]:
@@ -249,6 +264,9 @@ def summary(draws: list[dict[str, Any]]) -> dict[str, Any]:
         "verdict": _share(draw["verdict"][0] == draw["verdict"][1] for draw in good),
         "decoy called p0-circuit": _share(d["verdict"][0] == "p0-circuit" for d in decoys),
         "emergence block": _share(draw["emergence"][0] == draw["emergence"][1] for draw in good),
+        "recognition within one read point": _share(
+            draw["recognised"] for draw in good if draw["recognised"] is not None
+        ),
         **_precision_recall("neuron", [draw["neurons"] for draw in good]),
         **_precision_recall("head", [draw["heads"] for draw in good]),
         "writing expert": _share(draw["experts"][1:] == [0, 0] for draw in routed),

@@ -46,6 +46,7 @@ def trace_summary(late: np.ndarray, experts: bool = False) -> TraceSummary:
         emergence={"norm": {"block": 1}, "direction": {"block": 1}},
         amplification="norm",
         recognition_point="0.attention",
+        recognition={"measures": ["norm"]},
         concentration={"1": 0.06, "2": 1.0, "3": 1.0, "4": 1.0},
         writing_neurons=NEURONS,
         writing_neuron_shares=SHARES,
@@ -86,7 +87,10 @@ def trace_arrays(late: np.ndarray) -> xr.Dataset:
             "norm_ratio": (("point",), np.where(points > 1, 40.0, 1.1)),
             "distance": (("point",), np.where(points > 1, 1.2, 0.05)),
             "cosine": (("point",), np.where(points > 1, 0.99, 0.4)),
-            "auroc_fine": (("read_point",), np.where(np.arange(2 * layers + 1) > 0, 1.0, 0.5)),
+            "separability": (
+                ("measure", "read_point"),
+                np.tile(np.where(np.arange(2 * layers + 1) > 0, 1.0, 0.5), (2, 1)),
+            ),
             "margin_from_direction": (("block", "head"), 6 * late - 3),
             "unmixedness": (("block", "position"), np.tile(1 / (1 + np.arange(48.0)), (layers, 1))),
             "attention_variance": (
@@ -98,7 +102,7 @@ def trace_arrays(late: np.ndarray) -> xr.Dataset:
             "vocabulary_sinks": (("token",), rng.random(500) > 0.01),
             "direction": (("channel",), rng.normal(size=32)),
         },
-        coords={"read_point": _read_points(layers)},
+        coords={"read_point": _read_points(layers), "measure": ["norm", "normalised"]},
     )
 
 

@@ -12,7 +12,8 @@ from sinkscope.circuit.frozen import FrozenNorms, affine_form
 from sinkscope.circuit.induction import queries_of
 from sinkscope.circuit.keys import sink_logits
 from sinkscope.circuit.observed import Observed
-from sinkscope.circuit.recognition import auroc, probe_auroc
+from sinkscope.circuit.recognition import first_that_stays, recognition
+from sinkscope.circuit.separation import Rows, auroc, separability
 from sinkscope.circuit.streams import p0_points
 from sinkscope.circuit.unit import EXPERT, HEAD, NEURON, Unit, by_block, of_kind
 from sinkscope.circuit.unmixed import cones
@@ -252,17 +253,73 @@ def test_concentration_and_step_down():
     assert concentration(-writes[1:2]) == {}
 
 
-def test_probe_auroc():
+def states(seed=0, tokens=60, texts=12, each=40, width=24):
+    """P0 and other positions that differ in nothing: a vector a token, and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    code = 3 * torch.randn(tokens, width, generator=generator)
+    code[:, 0] = 0
+    token = torch.randint(tokens, (texts * each,), generator=generator)
+    token[:tokens] = torch.arange(tokens)
+    text = torch.arange(texts).repeat_interleave(each)
+    others = code[token] + torch.randn(len(token), width, generator=generator)
+    p0 = code + torch.randn(tokens, width, generator=generator)
+    return p0, others, Rows.grouped(token, text)
+
+
+def test_each_measure_sees_what_it_is_for_and_nothing_where_nothing_is():
+    p0, others, rows = states()
+    assert max(separability(p0, others, rows).values()) < 0.7
+    longer = separability(10 * p0, others, rows)
+    assert longer["norm"] == 1.0
+    assert longer["normalised"] < 0.7
+    # a shift of one channel, small beside what a token is
+    shifted = separability(p0 + 6 * torch.eye(24)[0], others, rows)
+    assert min(shifted["raw"], shifted["normalised"]) > 0.99
+    assert max(shifted["norm"], shifted["cosine"]) < 0.95
+    assert separability(p0, 8 + others, rows)["cosine"] > 0.99
+    only = separability(p0, others, rows, probes=False)
+    assert np.isnan([only["raw"], only["normalised"]]).all()
+    assert only["norm"] == separability(p0, others, rows)["norm"]
+
+
+def test_rows_are_scored_by_what_shares_no_token_and_no_text_with_them():
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(100, 20, generator=generator)
-    other = torch.randn(100, 20, generator=generator)
-    folds = torch.arange(100) % 5
-    assert probe_auroc(noise, noise, folds) == 0.5
-    assert 0.3 < probe_auroc(noise, other, folds) < 0.7
-    apart = other.clone()
-    apart[:, 0] += 8
-    assert probe_auroc(apart, noise, folds) > 0.99
-    assert auroc(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 0.0])) == 0.875
+    token, text = torch.randint(9, (2, 300), generator=generator)
+    rows = Rows.grouped(token, text)
+    assert rows.folds
+    for fit, held in rows.folds:
+        assert not set(token[fit].tolist()) & set(token[held].tolist())
+        assert not set(text[fit].tolist()) & set(text[held].tolist())
+        assert rows.weights(held).tolist() == token[held].bincount(minlength=9).tolist()
+
+
+def test_auroc_against_all_pairs():
+    generator = torch.Generator().manual_seed(0)
+    p = torch.randint(6, (40,), generator=generator).float()
+    n = torch.randint(5, (70,), generator=generator).float()
+    weight = torch.rand(40, generator=generator)
+    pairs = (p[:, None] > n).double() + 0.5 * (p[:, None] == n).double()
+    expected = (pairs.mean(1) * weight).sum() / weight.sum()
+    assert auroc(p, n, weight) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_the_recognition_point_is_one_that_stays():
+    _, sites, _ = observed("llama")  # x0, 0.attention, x1, .. x4
+    apart = np.array([1, 0, 0, 1, 1, 1, 1, 1, 0], dtype=bool)
+    assert first_that_stays(apart, sites) == 3
+    assert first_that_stays(np.arange(9) > 7, sites) == 8
+    assert first_that_stays(np.arange(9) == 4, sites) is None
+
+
+def test_states_of_both_kinds_are_those_of_the_model_whatever_fits_in_memory(monkeypatch):
+    subject, sites, seen = observed("llama", rows=8)
+    whole = recognition(subject, sites, seen.prompts, 0)
+    assert (whole.positions, whole.texts) == (8 * 39, 8)
+    monkeypatch.setattr("sinkscope.circuit.recognition.STATE_BYTES", 1)
+    parts = recognition(subject, sites, seen.prompts, 0)
+    assert parts.point == whole.point
+    for name, curve in whole.curves.items():
+        np.testing.assert_allclose(parts.curves[name], curve, atol=1e-6)
 
 
 def test_mean_cosine_against_all_pairs():

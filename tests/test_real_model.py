@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import sinkscope
+from sinkscope.circuit.recognition import recognition
+from sinkscope.observe.sites import find_sites
 
 pytestmark = pytest.mark.real
 
@@ -34,3 +36,13 @@ def test_its_sink_comes_and_goes_and_comes_again_along_depth(smollm2):
     assert by_block[3:10].min() > 0.2
     assert by_block[10:12].max() < 0.1
     assert by_block[12:].min() > 0.3
+
+
+def test_its_position_zero_is_told_apart_where_its_norm_shows_it(smollm2):
+    """P0 is 3 times as long as the others at x2 and 10 times at x3."""
+    prompts = sinkscope.build_prompts(smollm2, n=6, length=64, bos="without")
+    sites = find_sites(smollm2, prompts)
+    found = recognition(smollm2, sites, prompts, seed=0)
+    assert "too few for 576 channels" in found.probe_reason
+    assert sites.points.index(found.point) <= sites.points.index("x3")
+    assert "norm" in found.measures

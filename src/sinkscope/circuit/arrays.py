@@ -29,8 +29,12 @@ LABELS: Labels = {
     "deviations": (("point",), "the same in standard deviations of the others", "1", ""),
     "p0_along": (("point",), "cosine of P0 to u, mean over first tokens", "1", ""),
     "cosine": (("point",), "mean pairwise cosine of P0 over first tokens", "1", PENG),
-    "auroc": (("point",), "AUROC of a linear probe for P0, same token ids elsewhere", "1", ""),
-    "auroc_fine": (("read_point",), "the same, also between the sublayers", "1", ""),
+    "separability": (
+        ("measure", "read_point"),
+        "held-out AUROC of P0 against the same token ids at other positions",
+        "1",
+        "",
+    ),
     "late": (BLOCK_HEAD, "late share of P0", "1", "Ran-Milo et al., arXiv 2604.14722"),
     "uniform_late": (("block",), "late share of P0 under uniform attention", "1", ""),
     "reads": (BLOCK_HEAD, "whether a head sinks at P0", "1", ""),
@@ -81,8 +85,9 @@ def _coordinates(traced: Traced, values: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "layer_type": ("block", np.array([b.layer_type for b in anatomy], dtype=object))
     }
-    if values.get("auroc_fine") is not None:
+    if "separability" in values:
         found["read_point"] = np.array(traced.found.circuit.sites.points, dtype=object)
+        found["measure"] = np.array(list(traced.found.recognition.curves), dtype=object)
     writes = traced.found.writes
     if writes is not None:
         found["contribution"] = np.array(["embedding", *writes.total], dtype=object)
@@ -108,9 +113,8 @@ def _curves(traced: Traced) -> dict[str, Any]:
             "p0_along": found.direction.aligned,
             "cosine": found.direction.cosine,
         }
-    if found.recognition.auroc is not None:
-        values["auroc_fine"] = found.recognition.auroc
-        values["auroc"] = found.recognition.auroc[found.at]
+    if found.recognition.curves:
+        values["separability"] = np.stack(list(found.recognition.curves.values()))
     return values
 
 

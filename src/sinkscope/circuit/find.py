@@ -133,7 +133,7 @@ def find(
         direction = direction_amplification(p0[:, at], observed.sample[:, at], along, read_point)
         writes = written_along(subject, sites, tokens, lambda block: along, read_point)  # 6
         components = main_components(writes)
-    recognised = recognition(subject, sites, observed, seed)  # 7
+    recognised = recognition(subject, sites, prompts, seed)  # 7
     by_direction = direction.block if direction is not None else None
     circuit = Circuit(
         bos=prompts.bos,

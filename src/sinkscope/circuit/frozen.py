@@ -1,4 +1,4 @@
-"""Norms with their scale frozen, so that a stream's parts can be told apart behind them.
+"""Norms with their scale frozen, so that a stream's parts stay separate behind them.
 
 With the scale 1/σ of an RMSNorm or LayerNorm held at its value, the norm is an affine map:
 `y = g·x/σ` or `y = g·(x − mean x)/σ + b`. Values stay what they are; only gradients (and `replay`)

@@ -28,7 +28,7 @@ class Circuit:
     reading_block        first block that reads
     ranking              heads and neurons that raise the reading heads' logits on P0, those that
                          raise them most first (`circuit.ranking`); or why there is no such list
-    recognition_point    name of the first read point at which P0 can be told apart linearly
+    recognition_point    name of the first read point from which P0 can be separated
     late                 [L, H] mean late share of P0; NaN where a block has no softmax attention
     uniform_late         [L] what uniform attention would give
     """

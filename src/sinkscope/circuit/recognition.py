@@ -1,86 +1,167 @@
-"""Stage 1: can position zero be told apart, and from where on.
+"""Stage 1: can position zero be recognised, and from where on.
 
-Separability at a read point: cross-validated AUROC of a linear probe "is this position zero".
-Negatives are states of other positions; positives the one-token states of the same token ids, so
-that identity cannot help (and no further pass over prompts is needed). Both of a pair fall in the
-same fold. The probe is ridge regression on unit vectors, solved in closed form.
+The recognition point is the first read point from which any of the measures of
+`circuit.separation` stays at 0.99 for two blocks: a scalar suffices where there is one, and a probe
+finds what no scalar shows. Negatives are states of other positions of the prompts. Positives are
+the one-token states of the same token ids: what position zero would hold if each prompt were
+rotated until that token came first, since position zero sees nothing but itself.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
-from sinkscope.circuit.observed import Observed
-from sinkscope.circuit.streams import p0_points
+from sinkscope.circuit.separation import MEASURES, Rows, separability
+from sinkscope.circuit.streams import stream_hooks
+from sinkscope.observe.attention import observe
+from sinkscope.observe.layout import layout_of
+from sinkscope.observe.p0_stream import BATCH, one_token_pass
+from sinkscope.observe.reads import Want
 from sinkscope.observe.sites import Sites
-from sinkscope.observe.stream import unit
 from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts
 
-APART = 0.99  # AUROC from which P0 counts as told apart
-FOLDS = 5
-RIDGE = 1e-3  # of the mean squared length of the centred rows
-PAIRS = 256  # states of each kind
-LEAST_PAIRS = 40
+APART = 0.99  # AUROC from which P0 counts as recognised
+STAYS = 2  # blocks over which it must stay there (less only at the end)
+LEAST = 40  # other positions for any measure
+LEAST_TOKENS = 20  # different token ids for a probe; and other positions, one for each channel
+POSITIONS, PER_CHANNEL = 1024, 2  # other positions taken: so many, or so many for each channel
+STATE_BYTES = 1 << 30  # of states held at a time; more read points take another pass
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """AUROC at every read point of `sites.points`; the first that stays at 0.99; or why not."""
+    """Separability by read point, and the point from which P0 is recognised.
 
-    auroc: np.ndarray | None
-    point: str | None
-    reason: str = ""
-
-
-def recognition(subject: Subject, sites: Sites, observed: Observed, seed: int) -> Recognition:
-    """Separability by read point on the sampled positions."""
-    ids, states = observed.sample_ids[:PAIRS], observed.sample[:PAIRS]
-    if len(ids) < LEAST_PAIRS:
-        return Recognition(None, None, f"{len(ids)} other positions are too few for a probe")
-    unique, back = ids.unique(return_inverse=True)
-    p0 = p0_points(subject, sites, unique)[back]
-    folds = torch.randperm(len(unique), generator=torch.Generator().manual_seed(seed))[back] % FOLDS
-    auroc = np.array(
-        [probe_auroc(p0[:, point], states[:, point], folds) for point in range(states.shape[1])]
-    )
-    apart = auroc >= APART
-    below = np.flatnonzero(~apart)
-    first = int(below[-1]) + 1 if below.size else 0
-    return Recognition(auroc, sites.points[first] if first < len(auroc) else None)
-
-
-def probe_auroc(positive: torch.Tensor, negative: torch.Tensor, folds: torch.Tensor) -> float:
-    """Mean over folds of the AUROC of a ridge probe, fitted on the other folds.
-
-    positive, negative [m, d]; folds [m]: the fold of each pair. 0.5 where the two are equal.
+    curves        measure -> AUROC at every read point of `sites.points`; NaN not measured
+    point         name of the recognition point, None where there is none
+    measures      the measures that tell P0 apart there
+    positions     other positions that were taken, from `texts` prompts, with `tokens` different ids
+    reason        why nothing was measured
+    probe_reason  why the linear probes were not
     """
-    pairs = torch.stack([unit(positive.double()), unit(negative.double())], 1)  # [m, 2, d]
-    if torch.equal(pairs[:, 0], pairs[:, 1]):
-        return 0.5
-    rows = pairs.reshape(-1, pairs.shape[-1])
-    labels = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(len(folds))
-    fold = folds.repeat_interleave(2)
-    scores = []
-    for held in range(int(folds.max()) + 1):
-        train, test = fold != held, fold == held
-        if not bool(test.any()):
-            continue
-        x = rows[train]
-        mean = x.mean(0)
-        gram = (x - mean) @ (x - mean).T
-        ridge = RIDGE * gram.diagonal().mean().clamp_min(1e-12)
-        weights = torch.linalg.solve(
-            gram + ridge * torch.eye(len(gram), dtype=torch.float64), labels[train]
+
+    curves: dict[str, np.ndarray] = field(default_factory=dict)
+    point: str | None = None
+    measures: tuple[str, ...] = ()
+    positions: int = 0
+    texts: int = 0
+    tokens: int = 0
+    reason: str = ""
+    probe_reason: str = ""
+
+
+def recognition(subject: Subject, sites: Sites, prompts: Prompts, seed: int) -> Recognition:
+    """Separability of position zero on a sample of the other positions of these prompts."""
+    prompts = _without_constant(prompts)
+    channels = _p0(subject, sites, prompts.input_ids[0, :1], range(1))[0].shape[1]
+    row, column = _sample(prompts, max(POSITIONS, PER_CHANNEL * channels), seed)
+    ids, token = prompts.input_ids[row, column].unique(return_inverse=True)
+    taken = Recognition(positions=len(row), texts=len(row.unique()), tokens=len(ids))
+    rows = Rows.grouped(token, row).to(subject.device)
+    if len(row) < LEAST:
+        return replace(taken, reason=f"{len(row)} other positions are fewer than {LEAST}")
+    if not rows.folds:
+        reason = f"{taken.texts} texts with {len(ids)} token ids leave none to hold out"
+        return replace(taken, reason=reason)
+    if len(row) < channels:
+        taken = replace(
+            taken, probe_reason=f"{len(row)} other positions are too few for {channels} channels"
         )
-        score = (rows[test] - mean) @ ((x - mean).T @ weights)
-        scores.append(auroc(score[labels[test] > 0], score[labels[test] < 0]))
-    return float(np.mean(scores))
+    elif len(ids) < LEAST_TOKENS:
+        reason = f"{len(ids)} different token ids are fewer than {LEAST_TOKENS}"
+        taken = replace(taken, probe_reason=reason)
+    found: list[dict[str, float]] = []
+    together = max(1, STATE_BYTES // (4 * channels * (len(row) + len(ids))))
+    for start in range(0, len(sites.points), together):
+        points = range(start, min(start + together, len(sites.points)))
+        p0 = _p0(subject, sites, ids, points)
+        others = _others(subject, sites, prompts, row, column, points)
+        for point in points:
+            here, there = (kept.pop(point).to(subject.device) for kept in (p0, others))
+            found.append(separability(here, there, rows, probes=not taken.probe_reason))
+    curves = {name: np.array([values[name] for values in found]) for name in MEASURES}
+    taken = replace(taken, curves=curves)
+    first = first_that_stays(np.fmax.reduce(list(curves.values())) >= APART, sites)
+    if first is None:
+        return taken
+    measures = tuple(name for name in MEASURES if curves[name][first] >= APART)
+    return replace(taken, point=sites.points[first], measures=measures)
 
 
-def auroc(positive: torch.Tensor, negative: torch.Tensor) -> float:
-    """Chance that a positive scores higher than a negative; ties count half."""
-    difference = positive.unsqueeze(1) - negative.unsqueeze(0)
-    return float((difference > 0).double().mean() + 0.5 * (difference == 0).double().mean())
+def first_that_stays(apart: np.ndarray, sites: Sites) -> int | None:
+    """Number of the first read point from which `apart` holds for two blocks, or to the end."""
+    inputs = [sites.points.index(f"x{block}") for block in range(len(sites.blocks) + 1)]
+    for number in np.flatnonzero(apart):
+        block = int(np.searchsorted(inputs, number, side="right")) - 1
+        if apart[number : inputs[min(block + STAYS, len(inputs) - 1)] + 1].all():
+            return int(number)
+    return None
+
+
+def _without_constant(prompts: Prompts) -> Prompts:
+    """The prompts less a first token that all of them share, such as BOS.
+
+    The later positions have seen it and a token alone has not, which would tell them apart.
+    """
+    first, whole = prompts.input_ids[:, 0], prompts.attention_mask is None
+    if not whole or prompts.position_ids is not None or prompts.length < 3:
+        return prompts
+    if bool((first != first[0]).any()):
+        return prompts
+    return Prompts(prompts.input_ids[:, 1:], prompts.lengths - 1, prompts.kind, "without")
+
+
+def _sample(prompts: Prompts, most: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row and column of at most `most` other positions, drawn over all prompts, in order."""
+    layout = layout_of(prompts, torch.device("cpu"))
+    others = (layout.valid & ~layout.is_p0).nonzero()
+    generator = torch.Generator().manual_seed(seed)
+    picked = torch.randperm(len(others), generator=generator)[:most].sort().values
+    row, column = others[picked].T
+    return row, column
+
+
+def _others(
+    subject: Subject,
+    sites: Sites,
+    prompts: Prompts,
+    row: torch.Tensor,
+    column: torch.Tensor,
+    points: range,
+) -> dict[int, torch.Tensor]:
+    """States of these positions, read point -> [m, d] on the CPU."""
+    found: dict[int, list[torch.Tensor]] = {point: [] for point in points}
+    start = 0
+    for batch in prompts.batches():
+        mine = (row >= start) & (row < start + len(batch))
+        at = (row[mine] - start, column[mine])
+
+        def keep(number: int, hidden: torch.Tensor, at: tuple = at) -> None:
+            if number in found:
+                where = tuple(index.to(hidden.device) for index in at)
+                found[number].append(hidden[where].float().cpu())
+
+        if bool(mine.any()):
+            hooks = stream_hooks(subject, sites, keep)
+            observe(subject, batch, Want(received=False), extra_hooks=hooks)
+        start += len(batch)
+    return {point: torch.cat(states) for point, states in found.items()}
+
+
+def _p0(
+    subject: Subject, sites: Sites, ids: torch.Tensor, points: range
+) -> dict[int, torch.Tensor]:
+    """States of position zero for these tokens, read point -> [k, d] on the CPU."""
+    found: dict[int, list[torch.Tensor]] = {point: [] for point in points}
+
+    def keep(number: int, hidden: torch.Tensor) -> None:
+        if number in found:
+            found[number].append(hidden[:, 0].float().cpu())
+
+    for batch in ids.split(BATCH):
+        one_token_pass(subject, batch, stream_hooks(subject, sites, keep))
+    return {point: torch.cat(states) for point, states in found.items()}

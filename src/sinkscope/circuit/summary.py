@@ -111,12 +111,20 @@ def _emergence(traced: Traced) -> Emergence:
 
 def _recognition(traced: Traced) -> Recognised:
     recognised = traced.found.recognition
-    entry: Recognised = {"threshold": APART}
-    if recognised.auroc is None:
-        entry["reason"] = recognised.reason
-    else:
-        points = traced.found.circuit.sites.points
-        entry["auroc"] = {p: float(a) for p, a in zip(points, recognised.auroc)}
+    points = traced.found.circuit.sites.points
+    entry: Recognised = {
+        "threshold": APART,
+        "positions": recognised.positions,
+        "texts": recognised.texts,
+        "tokens": recognised.tokens,
+        "measures": list(recognised.measures),
+        "auroc": {
+            name: {p: _nan(a) for p, a in zip(points, curve)}
+            for name, curve in recognised.curves.items()
+        },
+        "reason": recognised.reason or None,
+        "probe_reason": recognised.probe_reason or None,
+    }
     ratios = asymmetry(traced.found.observed)
     if ratios:
         first = min(ratios)
@@ -280,6 +288,8 @@ def _notes(traced: Traced) -> list[str]:
         notes.append(found.null.sentence)
     if found.recognition.reason:
         notes.append(f"Separability was not measured: {found.recognition.reason}.")
+    if found.recognition.probe_reason:
+        notes.append(f"Linear probes were not fitted: {found.recognition.probe_reason}.")
     if found.writes is not None and found.writes.without_units:
         name, reason = next(iter(found.writes.without_units.items()))
         count = len(found.writes.without_units)

@@ -94,7 +94,7 @@ def _stream(check: Check) -> None:
         b, neuron = truth.recognising_neurons[0]
         flag = seen.stream[b + 1] @ check.canvas.down(b)[:, neuron]
         apart = (flag[:, 0].min() - flag[:, 1:].max()) / flag[:, 1:].std()
-        check.expect(apart > 1, f"P0 is told apart by {float(apart):.2f} deviations only")
+        check.expect(apart > 1, f"P0 is apart by {float(apart):.2f} deviations only")
 
 
 def _necessity(check: Check) -> None:

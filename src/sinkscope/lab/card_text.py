@@ -73,7 +73,7 @@ By read point of the residual stream, each figure trained / control / untrained.
 at position zero over the median norm of the other positions. *Cosine*: mean cosine over pairs of
 different first tokens of the state at position zero, for the windows' first tokens and for
 every one of the {vocabulary} vocabulary entries put first; for comparison, of the states in the
-middle of the windows. A norm ratio near 1 throughout means that position zero is told apart by its
+middle of the windows. A norm ratio near 1 throughout means that position zero is recognised by its
 direction and not by its norm.
 
 {table}

@@ -208,7 +208,7 @@ def repeat_collapse(
     Both are last states: of the first n − 1 tokens s of a prompt, and of n.
 
     Representational collapse as Barbero et al. (arXiv 2406.04267) measure it: it falls with n until
-    the two prompts cannot be told apart in the model's precision. NaN beyond a prompt's end.
+    the two prompts are the same in the model's precision. NaN beyond a prompt's end.
     """
     found = np.full((len(prompts), len(lengths)), np.nan)
     last = len(subject.anatomy.blocks)

@@ -50,7 +50,7 @@ class Sublayer:
     scale       factor at which it is added
     inside      whether that output already contains the stream it was added to
     projection  the last linear map of the sublayer, or of its routed experts; None where heads or
-                neurons cannot be told apart (`reason` says why)
+                neurons cannot be separated (`reason` says why)
     heads       attention: query heads whose outputs, one after the other, the projection reads
     experts     path within the block of the fused experts module, called with (hidden, index,
                 weights); None without one

@@ -57,8 +57,13 @@ class Recognised(TypedDict, total=False):
     """What sets P0 apart before anything amplifies it. In circuit/recognition."""
 
     threshold: float  # AUROC from which P0 counts as recognised [1]
-    auroc: dict[str, float]  # read point -> AUROC of a linear probe for P0 [1]
-    reason: str  # why it was not measured
+    positions: int  # other positions that were taken
+    texts: int  # prompts that they are from
+    tokens: int  # different token ids among them
+    measures: list[str]  # those that separate P0 at the recognition point
+    auroc: dict[str, dict[str, float | None]]  # measure -> read point -> held-out AUROC [1]
+    reason: str | None  # why nothing was measured
+    probe_reason: str | None  # why linear probes were not
     attention_output: AttentionOutput  # what attention adds at P0 and behind it
     cone: ConeFit  # fit of the cone of values
 
@@ -185,7 +190,7 @@ class TraceSummary(Open):
     # block whose write makes P0 cross half of its rise; -1 is the embedding
     emergence_block: int | None
     amplification: str | None  # norm, direction, both, or None
-    # first read point at which P0 can be told apart whatever its token
+    # first read point at which P0 is separable whatever its token
     recognition_point: str | None
     # [block, neuron] of the fewest neurons that carry 90 % of the MLPs' write [circuit/components]
     writing_neurons: list[list[int]]

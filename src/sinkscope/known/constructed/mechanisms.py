@@ -82,12 +82,14 @@ def _position_embedding(canvas: Canvas, plan: Plan, truth: Truth) -> None:
     """The embedding of position id 0 is the sink direction."""
     _first_position(canvas).add_(plan.spec.spike * plan.base * plan.sink)
     truth.amplification, truth.massive_at, truth.massive_from = "norm", "position-id-0", 0
+    truth.recognition_point = "x0"
     _read(canvas, plan, truth, "position-id-0", "position-embedding")
 
 
 def _query_bias(canvas: Canvas, plan: Plan, truth: Truth) -> None:
     """Query bias × MLP 0 of the position embedding × key structure (arXiv 2604.14722)."""
     _first_position(canvas).add_(MARK * plan.mark)
+    truth.recognition_point = "x0"
     _amplify_mark(canvas, plan, truth, "position-id-0")
     truth.reading_heads = circuit.read_sink(canvas, plan, bias=True)
     _settle(plan, truth, "position-id-0", "query-bias")
@@ -167,6 +169,8 @@ def _massive_elsewhere(canvas: Canvas, plan: Plan, truth: Truth) -> None:
 
 
 def _recognise(canvas: Canvas, plan: Plan, truth: Truth) -> None:
+    # the mixed codes are as long as one code at P0 alone, so its norm stands out at once
+    truth.recognition_point = "0.attention"
     truth.recognising_heads, truth.recognising_neurons = circuit.recognise(canvas, plan)
 
 

@@ -21,6 +21,9 @@ class Truth:
     verdict             class that an analysis should arrive at
     position            where the sink is: p0, bos, position-id-0, delimiter, learned, or None
     tokens              ids that attract by themselves, or that are written to where they stand
+    recognition_point   first read point at which P0 is separable (0.attention: behind the
+                        attention of block 0); None where no part does it, the noise of GPT-2's
+                        position embeddings apart
     recognising_heads   [block, head] that make P0's unmixedness readable
     recognising_neurons [block, neuron] that turn it into one number
     amplifying_blocks   blocks whose MLP writes the sink direction
@@ -47,6 +50,7 @@ class Truth:
     direction: list[float]
     position: str | None = None
     tokens: list[int] = field(default_factory=list)
+    recognition_point: str | None = None
     recognising_heads: list[list[int]] = field(default_factory=list)
     recognising_neurons: list[list[int]] = field(default_factory=list)
     amplifying_blocks: list[int] = field(default_factory=list)

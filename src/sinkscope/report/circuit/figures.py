@@ -17,9 +17,10 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Plot, ...]], ...] = (
         (
             Plot(
                 "auroc",
-                "Can a linear probe separate it",
-                "Against the same token ids at other positions, so that identity cannot help. "
-                "Dashed: 0.99, from which it counts as recognised.",
+                "By what it can be recognised",
+                "Held-out AUROC against the same token ids at other positions, so that identity "
+                "cannot help. Dashed: 0.99, from which it counts as recognised; one measure "
+                "suffices.",
                 circuit_stages.auroc_chart,
             ),
             Plot(

@@ -227,6 +227,6 @@ def _notes(trace: TraceSummary, block: int) -> list[tuple[str, str]]:
         )
     point = trace.recognition_point or ""
     if point.startswith(f"{block}.") or point == f"x{block + 1}":
-        tip = "From here on a linear probe separates P0 from others, whatever the tokens are"
+        tip = "From here on position zero can be separated from others, whatever the tokens are"
         notes.append(("P0 recognised", tip))
     return notes

@@ -31,22 +31,31 @@ if TYPE_CHECKING:
 
 MOST_BLOCKS = 4  # lines over positions in one chart
 BINS = 40
+MEASURES = {
+    "norm": "Norm",
+    "cosine": "Cosine to the others’ mean",
+    "raw": "Linear probe, stream",
+    "normalised": "Linear probe, normalised stream",
+}
 
 
 def auroc_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
-    """How well a linear probe separates position zero from the others, by place in the stream."""
-    if not frames.has(data, "auroc_fine"):
+    """How well each measure separates position zero from the others, by place in the stream."""
+    if not frames.has(data, "separability"):
         return None
     names = [str(name) for name in data["read_point"].values]
-    table = frames.rows(point=names, value=data["auroc_fine"].values)
+    table: list[frames.Row] = []
+    for key, curve in zip(data["measure"].values, data["separability"].values):
+        if np.isfinite(curve).any():
+            table += frames.rows(point=names, value=curve, series=[MEASURES[str(key)]] * len(names))
     x = alt.X(
         "point:N",
         title="Place in the stream (x2: input of block 2; 2.attention: behind its attention)",
         sort=names,
         axis=alt.Axis(labelAngle=-45 if len(names) > 6 else 0, labelOverlap=True),
     )
-    y = value_y("AUROC", domain=[0.4, 1])
-    return layer(rule(0.99, domain=[0.4, 1]), lines(table, x, y, "Place", ".3f"))
+    y = value_y("AUROC", domain=[0, 1])
+    return layer(rule(0.99, domain=[0, 1]), lines(table, x, y, "Place", ".3f"))
 
 
 def unmixed_chart(trace: TraceSummary, data: Dataset) -> Chart | None:

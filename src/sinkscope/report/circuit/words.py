@@ -19,6 +19,13 @@ HOW = {
     "both": "by its direction and then by its length",
 }
 
+MEASURES = {
+    "norm": "its norm",
+    "cosine": "its cosine to the others’ mean",
+    "raw": "a linear probe on the stream",
+    "normalised": "a linear probe on the normalised stream",
+}
+
 
 def sentences(trace: TraceSummary) -> list[str]:
     """The findings, the first as headline."""
@@ -40,9 +47,9 @@ def _recognised(trace: TraceSummary) -> str:
     point = trace.recognition_point
     if point is None:
         return ""
-    return (
-        f"A linear probe separates it from other positions {place(point)}, whatever the tokens are."
-    )
+    by = [MEASURES[name] for name in trace.recognition.get("measures", [])]
+    how = f", by {' and '.join(by)}" if by else ""
+    return f"It is separable from other positions {place(point)}, whatever the tokens are{how}."
 
 
 def place(point: str) -> str:
