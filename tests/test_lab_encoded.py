@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sinkscope import files
 from sinkscope.errors import InputError, OutOfResources
 from sinkscope.lab import encoded, ranks
 from sinkscope.lab.corpus import SPLITS, texts_of
 from sinkscope.lab.data import prepare
 from sinkscope.lab.encoded import encode_in_memory, encode_on_disk
 from sinkscope.lab.recipe import TrainingRecipe
-from sinkscope.training_runs import store
 
 RECIPE = TrainingRecipe(
     vocabulary=300, blocks=1, width=16, heads=2, hidden=16, context=32, lengths=(16, 32),
@@ -137,7 +137,7 @@ def test_a_damaged_file_and_a_full_disk_are_one_sentence(corpus, tmp_path, monke
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OutOfResources, match="the disk is full"):
         encode_on_disk(RECIPE, corpus, tmp_path / "u")
     assert not list(tmp_path.glob("u/*/*.bin"))

@@ -175,7 +175,7 @@ def test_fewer_prompts_than_the_length_sweep_has(subject):
     options = {"circuit": False, "jacobian": False}
     few = sinkscope.mix(subject, n=4, pairs=4, length=48, longest=96, **options)
     sizes = few.data["mix/without"].sizes
-    assert (sizes["sequence"], sizes["length_prompt"]) == (4, 8)
+    assert (sizes["sequence"], sizes["length_prompt"]) == (4, 4)
 
 
 def test_a_model_without_a_sink_says_so():

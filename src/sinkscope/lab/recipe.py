@@ -31,7 +31,7 @@ Attention = Literal[
 class TrainingRecipe:
     """One training run; the defaults are the small base that the induced series share.
 
-    asked            one line for people: what this run asks for
+    supervision      one line for people: which heads the auxiliary loss supervises
     family           transformers' model type
     vocabulary       entries of the tokenizer
     blocks           number of blocks
