@@ -22,13 +22,10 @@ from sinkscope.observe.sites import find_sites
 from sinkscope.replications import ran_milo
 from sinkscope.replications.base import MODELS, Published, PublishedModel
 from sinkscope.replications.bench import Bench, rate
-from sinkscope.replications.edits import (
-    KeyColumns,
-    NeuronsOff,
+from sinkscope.replications.edits import KeyColumns, NeuronsOff, SetEntries, WithoutSublayers
+from sinkscope.replications.positions import (
     PositionRows,
-    SetEntries,
     SwapAlong,
-    WithoutSublayers,
     ZeroEmbedding,
     position_table,
     position_vectors,

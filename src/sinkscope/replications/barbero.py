@@ -13,7 +13,7 @@ from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.edits import TokenAt
 from sinkscope.observe.attention import observe
 from sinkscope.observe.reads import Want
-from sinkscope.observe.residual import residual_hooks
+from sinkscope.observe.residual import keep_streams
 from sinkscope.replications.base import RowResult, read_replication
 from sinkscope.replications.bench import Bench, rate, spread
 from sinkscope.subject.prompts import Prompts, resolve_bos, vocabulary
@@ -65,14 +65,8 @@ def _stream(bench: Bench, ids: torch.Tensor) -> torch.Tensor:
     prompts = Prompts(ids, bench.prompts.lengths, "ids", bench.prompts.bos)
     parts = []
     for part in prompts.batches():
-        points: dict[int, torch.Tensor] = {}
-
-        def keep(point: int, hidden: torch.Tensor, points=points) -> None:
-            points[point] = hidden.detach().float().cpu()
-
-        observe(
-            bench.subject, part, Want(received=False), "auto", residual_hooks(bench.subject, keep)
-        )
+        points, taps = keep_streams(bench.subject)
+        observe(bench.subject, part, Want(received=False), extra_hooks=taps)
         parts.append(torch.stack([points[point] for point in sorted(points)[1:]]))
     return torch.cat(parts, 1)
 

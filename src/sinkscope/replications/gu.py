@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from sinkscope.replications.base import RowResult, read_replication
 from sinkscope.replications.bench import Bench, rate, spread
-from sinkscope.replications.edits import PositionRows, position_table
+from sinkscope.replications.positions import PositionRows, position_table
 
 EPS = 0.3
 FIRST, MOVED = "Sink_1, %", "Sink_t, %"

@@ -18,12 +18,11 @@ from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.readout import Readout
 from sinkscope.replications.base import RowResult, read_replication
 from sinkscope.replications.bench import Bench, part_of, spread
-from sinkscope.replications.edits import (
-    KeyColumns,
+from sinkscope.replications.edits import KeyColumns, WithoutSublayers
+from sinkscope.replications.positions import (
     PositionRows,
     PositionVectors,
     SwapAlong,
-    WithoutSublayers,
     ZeroEmbedding,
     position_table,
     position_vectors,

@@ -17,7 +17,7 @@ from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.observe.attention import observe
 from sinkscope.observe.reads import Want
-from sinkscope.observe.residual import residual_hooks
+from sinkscope.observe.residual import keep_streams
 from sinkscope.replications.base import RowResult, read_replication
 from sinkscope.replications.bench import Bench, spread
 from sinkscope.replications.edits import SetEntries
@@ -88,13 +88,9 @@ def _massive_at(point: int, hidden: torch.Tensor, median: torch.Tensor) -> Massi
 
 def _streams(bench: Bench) -> dict[int, torch.Tensor]:
     """The streams [n, T, d] of the first prompts at every read point."""
-    points: dict[int, torch.Tensor] = {}
-
-    def keep(point: int, hidden: torch.Tensor) -> None:
-        points[point] = hidden.detach().float().cpu()
-
+    points, taps = keep_streams(bench.subject)
     few = next(iter(bench.prompts.batches()))
-    observe(bench.subject, few, Want(received=False), "auto", residual_hooks(bench.subject, keep))
+    observe(bench.subject, few, Want(received=False), extra_hooks=taps)
     return points
 
 
