@@ -15,6 +15,7 @@ import torch
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import SetWrite
 from sinkscope.intervene.edits.base import Edit
+from sinkscope.mixing.collapse import matrix_entropy, spectrum
 from sinkscope.replications.base import RowResult, read_replication
 from sinkscope.replications.bench import Bench, rate, spread
 
@@ -25,10 +26,7 @@ SINK, VALLEY, NORM, WHERE = "sink rate", "least entropy, bits", "norm of P0, ×"
 
 def entropy_bits(x: torch.Tensor) -> float:
     """Matrix entropy of the rows x [T, d], in bits."""
-    rows = x.double()
-    gram = rows @ rows.T if rows.shape[0] <= rows.shape[1] else rows.T @ rows
-    squares = torch.linalg.eigvalsh(gram).clamp_min(0.0)
-    return float(torch.special.entr(squares / squares.sum().clamp_min(1e-300)).sum()) / math.log(2)
+    return matrix_entropy(spectrum(x)) / math.log(2)
 
 
 def _measure(bench: Bench, edits: list[Edit]) -> RowResult:
