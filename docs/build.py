@@ -92,10 +92,43 @@ def support_page() -> str:
     return "\n".join(parts) + "\n"
 
 
+def overview(every: list[dict]) -> str:
+    """One row a series, at its last checkpoint; in brackets the control on the same heads."""
+    from sinkscope.lab.card_text import table
+    from sinkscope.lab.series_text import late_share
+
+    head = ["series", "supervision", "parameters", "checkpoints", "validation loss", "late share"]
+    head += ["uniform", "vocabulary", "above the null from step"]
+    rows = []
+    for figures in every:
+        last, control = figures["checkpoints"][-1], figures.get("control")
+        beside = ["", ""]
+        if control:
+            beside = [f" ({control['loss']['value']:.3f})", f" ({late_share(control):.4f})"]
+        rows.append(
+            [
+                f"`{figures['name']}`",
+                figures["supervision"],
+                f"{last['parameters'] / 1e6:.2f} M",
+                str(len(figures["checkpoints"])),
+                f"{last['loss']['value']:.3f}{beside[0]}",
+                f"{late_share(last):.4f}{beside[1]}",
+                f"{last['uniform_late_share']:.4f}",
+                f"{last['vocabulary_share']:.1%}" if "vocabulary_share" in last else "",
+                _first_above(figures),
+            ]
+        )
+    return table(head, rows)
+
+
+def _first_above(figures: dict) -> str:
+    if "late_share_p99" not in figures["checkpoints"][-1]:
+        return ""
+    return "never" if figures["crossing"] is None else str(figures["crossing"])
+
+
 def known_answers_page() -> str:
     """The page as it is, with the table of trained models from the bundled figures."""
-    from sinkscope.lab.series_text import overview
-
     figures = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(FIGURES.glob("*.json"))]
     page = (DOCS / "known-answers.md").read_text(encoding="utf-8")
     before, _, rest = page.partition(TABLE[0])

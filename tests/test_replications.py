@@ -20,15 +20,12 @@ from sinkscope.observe.attention import observe
 from sinkscope.observe.reads import Want
 from sinkscope.observe.sites import find_sites
 from sinkscope.replications import ran_milo
-from sinkscope.replications.base import GPT2, GPT2_XL, LLAMA2_7B, Published, PublishedModel
+from sinkscope.replications.base import MODELS, Published, PublishedModel
 from sinkscope.replications.bench import Bench, rate
-from sinkscope.replications.edits import (
-    KeyColumns,
-    NeuronsOff,
+from sinkscope.replications.edits import KeyColumns, NeuronsOff, SetEntries, WithoutSublayers
+from sinkscope.replications.positions import (
     PositionRows,
-    SetEntries,
     SwapAlong,
-    WithoutSublayers,
     ZeroEmbedding,
     position_table,
     position_vectors,
@@ -413,6 +410,9 @@ def test_every_recipe_runs_on_a_routed_model():
         rows, result = ran(name, "p0-two-block", "mixtral", depth=4, from_block=2)
         assert any(not row["refused"] for row in rows.values())
         assert name in result.table()
+        for row in replications.REPLICATIONS[name].rows:  # published is what the row measures
+            published = {one.of for one in row.published} - {"perplexity (WikiText-2, T = 4,096)"}
+            assert rows[row.key]["refused"] or published <= rows[row.key].keys()
         if name == "ran-milo-2026":
             assert rows["g"]["% of baseline"] < 25
         if name == "yona-2025":
@@ -425,12 +425,13 @@ def test_every_recipe_runs_on_a_routed_model():
 def test_numbers_of_the_design_are_there():
     def value(name, key, of, checkpoint):
         row = next(row for row in replications.REPLICATIONS[name].rows if row.key == key)
-        return [one.value for one in row.published if (one.of, one.checkpoint) == (of, checkpoint)]
+        wanted = of, MODELS[checkpoint]
+        return [one.value for one in row.published if (one.of, one.checkpoint) == wanted]
 
-    assert value("ran-milo-2026", "b", "% of baseline", GPT2) == [44.7]
-    assert value("ran-milo-2026", "c", "cross-entropy change", GPT2) == [3.757]
-    assert value("gu-2025", "swap 10", "Sink_t, %", GPT2_XL) == [54.48]
-    assert value("li-2026", "DomRatio", "DomRatio", LLAMA2_7B) == [262.88]
+    assert value("ran-milo-2026", "b", "% of baseline", "gpt2") == [44.7]
+    assert value("ran-milo-2026", "c", "cross-entropy change", "gpt2") == [3.757]
+    assert value("gu-2025", "swap 10", "Sink_t, %", "gpt2-xl") == [54.48]
+    assert value("li-2026", "DomRatio", "DomRatio", "Llama-2-7b-hf") == [262.88]
     assert len(replications.REPLICATIONS["ran-milo-2026"].rows) == 10
     marks = {
         one.mark
@@ -444,7 +445,7 @@ def test_numbers_of_the_design_are_there():
 def test_published_numbers_belong_to_a_checkpoint_by_name_and_size():
     subject, _, _ = tiny("gpt2")
     subject.identity["id"] = "somewhere/gpt2"
-    assert not GPT2.is_of(subject)  # the name, and another size
+    assert not MODELS["gpt2"].is_of(subject)  # the name, and another size
     same = PublishedModel("openai-community/GPT2", 4, 64)
     assert same.is_of(subject)
     replication = replications.REPLICATIONS["ran-milo-2026"]

@@ -128,7 +128,7 @@ def _one_pass(
     want: Want,
     reader: str,
     residual: ResidualStats | None,
-    heads: HeadStats | None,
+    heads: HeadStats,
 ) -> tuple[list[AttentionRead], Layout]:
     """One forward pass in which attention, values and residual stream are all read."""
     layout = layout_of(batch, subject.device)
@@ -136,11 +136,9 @@ def _one_pass(
     if residual is not None:
         residual.begin(layout)
         taps = residual_hooks(subject, residual.consume)
-    if heads is not None:
-        heads.begin(layout)
+    heads.begin(layout)
     reads, layout, _ = observe(subject, batch, want, reader, taps)
-    if heads is not None:
-        heads.finish()
+    heads.finish()
     return reads, layout
 
 

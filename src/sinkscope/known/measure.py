@@ -15,7 +15,7 @@ from sinkscope.observe.attention import observe
 from sinkscope.observe.late import first_late
 from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.reads import Want
-from sinkscope.observe.residual import residual_hooks
+from sinkscope.observe.residual import keep_streams
 from sinkscope.observe.stream import norm_ratio
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
@@ -72,13 +72,8 @@ def look(
     prompts = token_prompts(ids)
     if positions is not None:
         prompts = Prompts(ids, prompts.lengths, "ids", "without", position_ids=positions)
-    points: dict[int, torch.Tensor] = {}
-
-    def keep(point: int, hidden: torch.Tensor) -> None:
-        points[point] = hidden.detach().clone()
-
-    want = Want(received=False, maps=True)
-    reads, _, _ = observe(subject, prompts, want, extra_hooks=residual_hooks(subject, keep))
+    points, taps = keep_streams(subject)
+    reads, _, _ = observe(subject, prompts, Want(received=False, maps=True), extra_hooks=taps)
     maps = torch.stack([read.map for read in reads if read.map is not None])
     learned = [read.learned for read in reads if read.learned is not None]
     stream = torch.stack([points[p] for p in sorted(points)])

@@ -44,14 +44,19 @@ class Check:
         self.canvas: Canvas = canvas_of(subject.model)
         self.failures: list[str] = []
         self.rows = self._rows(plain_rows(truth, seed))
-        self.target = self._target(self.rows)
-        self.first = torch.zeros_like(self.target)
-        self.first[:, 0] = True
+        self.target = self._target()
+        self.first = self.at(0)
         self.direction = torch.zeros(truth.spec["width"])
         self.direction[truth.channels] = torch.tensor(truth.direction)
         self.readers = self.heads(truth.reading_heads)
         self.seen = look(subject, self.rows)
         self.share = late_share(subject, self._rows(plain_rows(truth, seed + 1, MANY)))
+
+    def at(self, position: int) -> torch.Tensor:
+        """Where in the rows a position is: [n, T]."""
+        there = torch.zeros_like(self.rows, dtype=torch.bool)
+        there[:, position] = True
+        return there
 
     def expect(self, holds: bool | torch.Tensor, sentence: str) -> None:
         """Note a sentence as failed unless it holds."""
@@ -103,10 +108,8 @@ class Check:
             rows[:, 5], rows[:, 17] = self.truth.tokens
         return rows
 
-    def _target(self, rows: torch.Tensor) -> torch.Tensor:
+    def _target(self) -> torch.Tensor:
         """Where the sink, or the massive activation, is: [n, T]."""
         if "delimiter" in (self.truth.position, self.truth.massive_at):
-            return torch.isin(rows, torch.tensor(self.truth.tokens))
-        target = torch.zeros_like(rows, dtype=torch.bool)
-        target[:, 0] = True
-        return target
+            return torch.isin(self.rows, torch.tensor(self.truth.tokens))
+        return self.at(0)

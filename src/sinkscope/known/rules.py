@@ -42,9 +42,8 @@ def _packed(check: Check) -> None:
     if check.truth.family == "gpt_oss":  # transformers does not keep its segments apart
         return
     positions = torch.arange(LENGTH // 2).repeat(2).expand_as(check.rows)
-    there = torch.zeros_like(check.target)
-    there[:, LENGTH // 2] = True
-    check.expect_sink("a packed segment", look(check.subject, check.rows, positions), there)
+    seen = look(check.subject, check.rows, positions)
+    check.expect_sink("a packed segment", seen, check.at(LENGTH // 2))
 
 
 def _split(check: Check) -> None:
@@ -82,17 +81,13 @@ def _bos(check: Check) -> None:
     moved[:, 0] = moved[:, 1]
     check.expect_gone("no BOS", look(check.subject, moved))
     moved[:, 9] = BOS
-    there = torch.zeros_like(check.target)
-    there[:, 9] = True
-    check.expect_sink("BOS in the middle", look(check.subject, moved), there)
+    check.expect_sink("BOS in the middle", look(check.subject, moved), check.at(9))
 
 
 def _position(check: Check) -> None:
     """The embedding of position id 0 makes the sink, whatever the token and wherever it is."""
-    there = torch.zeros_like(check.target)
-    there[:, 9] = True
     swapped = check.edited(edits.positions_swapped, 0, 9)
-    check.expect_sink("position embeddings swapped", swapped, there)
+    check.expect_sink("position embeddings swapped", swapped, check.at(9))
     check.expect_gone("position embeddings swapped", swapped)
     check.expect_gone("position 0 as 1", check.edited(edits.position_replaced, 0, 1))
     check.expect_sink("late ones swapped", check.edited(edits.positions_swapped, 40, 50))
@@ -126,9 +121,9 @@ def _delimiter(check: Check) -> None:
     plain = plain_rows(check.truth, check.seed)
     check.expect_gone("no delimiters", look(check.subject, plain), check.first)
     for at in (0, 11, 30):
-        rows, there = plain.clone(), torch.zeros_like(check.target)
-        rows[:, at], there[:, at] = check.truth.tokens[at % 2], True
-        check.expect_sink(f"a delimiter at {at}", look(check.subject, rows), there)
+        rows = plain.clone()
+        rows[:, at] = check.truth.tokens[at % 2]
+        check.expect_sink(f"a delimiter at {at}", look(check.subject, rows), check.at(at))
 
 
 def _secondary(check: Check) -> None:
@@ -136,8 +131,8 @@ def _secondary(check: Check) -> None:
     _any_first_token(check)
     second = check.truth.secondary
     assert second is not None
-    rows, there = check.rows.clone(), torch.zeros_like(check.target)
-    rows[:, 9], there[:, 9] = second["tokens"][0], True
+    rows, there = check.rows.clone(), check.at(9)
+    rows[:, 9] = second["tokens"][0]
     seen, late = look(check.subject, rows), check.readers.clone()
     late[: second["block"] + 1] = False
     early = check.readers & ~late

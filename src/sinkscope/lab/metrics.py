@@ -5,18 +5,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sinkscope.lab.received import receiving
+from sinkscope.observe.attention import observe
 from sinkscope.observe.late import first_late
 from sinkscope.observe.loss import log_probabilities, token_loss
 from sinkscope.observe.p0_stream import p0_states
-from sinkscope.observe.registry import evaluation, hooks
-from sinkscope.observe.residual import residual_hooks
+from sinkscope.observe.parity import token_prompts
+from sinkscope.observe.reads import AttentionRead, Want
+from sinkscope.observe.residual import keep_streams
 from sinkscope.observe.stream import mean_cosine, norm_ratio
 from sinkscope.stats import bootstrap
 from sinkscope.subject.anatomy import find_anatomy
 from sinkscope.subject.load import Subject
 
 BATCH, QUICK, EPS, TARGETS = 16, 32, 0.3, 500
+MAPS = Want(received=False, maps=True)  # small models: the maps of a batch are held
 
 
 def distinct_windows(stream: Tensor, count: int, length: int, seed: int = 0) -> Tensor:
@@ -49,12 +51,8 @@ def measure(
     a read point of the residual stream: the embedding, then the state after each block.
     """
     subject = Subject(model, None, find_anatomy(model))
-    with evaluation(model):
-        parts = [_batch(subject, batch) for batch in windows.split(BATCH)]
+    loss, late, first, zero, middle, ratio = _passes(subject, windows)
     alone = p0_states(subject, torch.arange(model.config.vocab_size))
-    loss, late, first, zero, middle, ratio = (
-        torch.cat(p, dim) for p, dim in zip(zip(*parts), (0, 0, 0, 1, 1, 1))
-    )
     wanted = _wanted(windows[:, :-1], delimiters)
     share = (late * wanted[:, None, None]).sum(-1)
     figures = {
@@ -82,12 +80,7 @@ def measure(
 @torch.no_grad()
 def quick_figures(model: PreTrainedModel, windows: Tensor, watched: list) -> dict:
     """A few numbers to follow a run by: loss, late share of position zero, largest norm ratio."""
-    subject = Subject(model, None, find_anatomy(model))
-    with evaluation(model):
-        parts = [_batch(subject, batch) for batch in windows.split(BATCH)]
-    loss, late, _, _, _, ratio = (
-        torch.cat(p, dim) for p, dim in zip(zip(*parts), (0, 0, 0, 1, 1, 1))
-    )
+    loss, late, _, _, _, ratio = _passes(Subject(model, None, find_anatomy(model)), windows)
     share = late[..., 0].mean(0)
     figures = {
         "loss": loss.mean().item(),
@@ -112,30 +105,40 @@ def vocabulary_share(
     Each item stands at position zero of one of the windows, in turn.
     """
     shares = []
-    with evaluation(model), receiving(model) as received:
-        for ids in torch.arange(model.config.vocab_size).split(BATCH):
-            rows = windows[ids % len(windows), :-1].clone()
-            rows[:, 0] = ids
-            model.model(rows.to(model.device), use_cache=False)  # without the logits
-            late = torch.stack([received.late[block][:, head] for block, head in watched], 1)
-            wanted = _wanted(rows, delimiters)
-            shares.append((late.float().cpu().mean(1) * wanted).sum(-1))
+    subject = Subject(model, None, find_anatomy(model))
+    blocks, heads = zip(*watched)
+    for ids in torch.arange(model.config.vocab_size).split(BATCH):
+        rows = windows[ids % len(windows), :-1].clone()
+        rows[:, 0] = ids
+        reads, _, _ = observe(subject, token_prompts(rows), MAPS)
+        late, wanted = _late(reads)[:, blocks, heads].mean(1), _wanted(rows, delimiters)
+        shares.append((late * wanted).sum(-1))
     return (torch.cat(shares) > above).double().mean().item()
 
 
+def _passes(subject: Subject, windows: Tensor) -> tuple[Tensor, ...]:
+    """Loss [n], late [n, L, H, key], first [n, L, H], P0's and a middle state [point, n, d], r."""
+    parts = [_batch(subject, batch) for batch in windows.split(BATCH)]
+    loss, late, first, zero, middle, ratio = zip(*parts)
+    along_rows = (torch.cat(each) for each in (loss, late, first))
+    return (*along_rows, *(torch.cat(each, 1) for each in (zero, middle, ratio)))
+
+
 def _batch(subject: Subject, batch: Tensor) -> tuple[Tensor, ...]:
-    model, batch = subject.model, batch.to(subject.device)
     inputs, half = batch[:, :-1], (batch.shape[1] - 1) // 2
-    kept: dict[int, Tensor] = {}
-    with receiving(model) as received, hooks(residual_hooks(subject, kept.__setitem__)()):
-        logits = model(inputs, use_cache=False).logits
-    states = torch.stack([kept[point] for point in sorted(kept)]).cpu()
-    loss = token_loss(log_probabilities(logits), batch[:, 1:])
-    blocks = sorted(received.late)
-    late = torch.stack([received.late[b] for b in blocks], 1).cpu()
-    first = torch.stack([received.first[b] for b in blocks], 1).cpu()
+    points, taps = keep_streams(subject)
+    reads, _, logits = observe(subject, token_prompts(inputs), MAPS, extra_hooks=taps, logits=True)
+    states = torch.stack([points[point] for point in sorted(points)])
+    loss = token_loss(log_probabilities(logits), batch[:, 1:]).mean(1).cpu()
+    first = torch.stack([read.p0.mean(2) for read in reads], 1).cpu()
     ratio = norm_ratio(states.norm(dim=-1))[:, :, 0]
-    return loss.mean(1).cpu(), late, first, states[:, :, 0], states[:, :, half], ratio
+    return loss, _late(reads), first, states[:, :, 0], states[:, :, half], ratio
+
+
+def _late(reads: list[AttentionRead]) -> Tensor:
+    """[sequence, block, head, key]: what each key receives of the late queries, in the mean."""
+    maps = torch.stack([read.map for read in reads if read.map is not None], 1)
+    return maps[..., first_late(maps.shape[-1]) :, :].mean(-2).cpu()
 
 
 def _wanted(ids: Tensor, delimiters: Tensor | None) -> Tensor:

@@ -133,7 +133,12 @@ class TrainingRecipe:
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
-    return sorted(p.name.removesuffix(".yaml") for p in CONFIGS.iterdir() if _is_yaml(p.name))
+    return yaml_names(CONFIGS)
+
+
+def yaml_names(folder: Any) -> list[str]:
+    """Names of the YAML files in a folder."""
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if _is_yaml(p.name))
 
 
 def read_recipe(name: str) -> TrainingRecipe:
@@ -142,20 +147,21 @@ def read_recipe(name: str) -> TrainingRecipe:
     Errors: InputError for an unknown name, a file that is not YAML, an unknown key or a value that
     will not do.
     """
-    source: Any = CONFIGS / f"{name}.yaml"
-    if name not in recipe_names():
+    return recipe_from(read_yaml(CONFIGS, name, "recipe", "see sinkscope lab list, or give"), name)
+
+
+def read_yaml(folder: Any, name: str, kind: str, hint: str) -> Any:
+    """What the YAML file of that name in a folder holds, or the one at that path, as plain data.
+
+    Errors: InputError, with the kind of thing that was looked for, if there is none, or no YAML.
+    """
+    source: Any = folder / f"{name}.yaml"
+    if name not in yaml_names(folder):
         if not _is_yaml(name):
-            raise InputError(
-                f"{name!r} is no recipe; see sinkscope lab list, or give a .yaml file."
-            )
+            raise InputError(f"{name!r} is no {kind}; {hint} a .yaml file.")
         source = Path(name)
         if not source.is_file():
-            raise InputError(f"No recipe at {name}.")
-    return recipe_from(read_yaml(source, name), name)
-
-
-def read_yaml(source: Any, name: str) -> Any:
-    """What a YAML file holds, as plain data. Errors: InputError, with its name, if it is none."""
+            raise InputError(f"No {kind} at {name}.")
     try:
         return yaml.safe_load(source.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -165,17 +171,22 @@ def read_yaml(source: Any, name: str) -> Any:
 
 def recipe_from(settings: Any, where: str) -> TrainingRecipe:
     """A recipe from plain data; what is not given is as in `Recipe`. Unknown keys are refused."""
-    try:
-        # By way of JSON, which pydantic reads strictly and yet takes lists for tuples.
-        recipe = _READER.validate_json(json.dumps(settings), strict=True)
-    except (ValidationError, TypeError) as error:
-        raise InputError(f"{where}: {first_complaint(error)}.") from error
+    recipe = validated(_READER, settings, where)
     if complaint := _complaint(recipe):
         raise InputError(f"{where}: {complaint}.")
     return recipe
 
 
-def first_complaint(error: Exception) -> str:
+def validated(reader: TypeAdapter, settings: Any, where: str) -> Any:
+    """Plain data as what a reader reads. Errors: InputError with the first thing that is wrong."""
+    try:
+        # By way of JSON, which pydantic reads strictly and yet takes lists for tuples.
+        return reader.validate_json(json.dumps(settings), strict=True)
+    except (ValidationError, TypeError) as error:
+        raise InputError(f"{where}: {_first_complaint(error)}.") from error
+
+
+def _first_complaint(error: Exception) -> str:
     """The first thing that pydantic finds wrong, as the end of a sentence."""
     if not isinstance(error, ValidationError):
         return str(error)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sinkscope.observe.residual import BlockForm
+from sinkscope.observe.block_form import BlockForm
 from sinkscope.observe.stream import first_hidden, hidden_of
 
 CLOSE = 1e-5  # relative to the largest entry; half precision gets more

@@ -17,15 +17,11 @@ from torch import nn
 
 from sinkscope.errors import Unsupported
 from sinkscope.observe.attention import observe
+from sinkscope.observe.block_form import BlockForm
 from sinkscope.observe.projection import HeadSlices, Opened, Projection, open_sublayer, record_parts
 from sinkscope.observe.reads import AttentionCall, AttentionRead, Want
 from sinkscope.observe.registry import hooks
-from sinkscope.observe.residual import (
-    BlockForm,
-    ResidualProof,
-    perturb_dead_linears,
-    prove_residual,
-)
+from sinkscope.observe.residual import ResidualProof, perturb_dead_linears, prove_residual
 from sinkscope.observe.stream import first_hidden, hidden_of
 from sinkscope.subject.anatomy import Block
 from sinkscope.subject.load import Subject

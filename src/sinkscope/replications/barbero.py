@@ -13,18 +13,8 @@ from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.edits import TokenAt
 from sinkscope.observe.attention import observe
 from sinkscope.observe.reads import Want
-from sinkscope.observe.residual import residual_hooks
-from sinkscope.replications.base import (
-    LLAMA31_8B,
-    LLAMA31_70B,
-    LLAMA31_405B,
-    MISTRAL_7B_03,
-    Published,
-    Replication,
-    ReplicationRow,
-    RowResult,
-    published,
-)
+from sinkscope.observe.residual import keep_streams
+from sinkscope.replications.base import RowResult, read_replication
 from sinkscope.replications.bench import Bench, rate, spread
 from sinkscope.subject.prompts import Prompts, resolve_bos, vocabulary
 
@@ -75,54 +65,18 @@ def _stream(bench: Bench, ids: torch.Tensor) -> torch.Tensor:
     prompts = Prompts(ids, bench.prompts.lengths, "ids", bench.prompts.bos)
     parts = []
     for part in prompts.batches():
-        points: dict[int, torch.Tensor] = {}
-
-        def keep(point: int, hidden: torch.Tensor, points=points) -> None:
-            points[point] = hidden.detach().float().cpu()
-
-        observe(
-            bench.subject, part, Want(received=False), "auto", residual_hooks(bench.subject, keep)
-        )
+        points, taps = keep_streams(bench.subject)
+        observe(bench.subject, part, Want(received=False), extra_hooks=taps)
         parts.append(torch.stack([points[point] for point in sorted(points)[1:]]))
     return torch.cat(parts, 1)
 
 
-REPLICATION = Replication(
-    name="barbero-2025",
-    paper="Barbero et al. 2025, arXiv 2504.02732, Table 1; Peng et al. 2026, arXiv 2603.06591",
-    title="Why language models attend to the first token: strong sinks, BOS, spread of a change",
-    prompts={"n": 170, "length": 64, "bos": "as-is", "kind": "text"},
-    metric="Share of heads and prompts whose first key receives more than 0.8 (0.3) of the "
-    "attention, mean over all queries, in percent.",
-    rows=(
-        ReplicationRow(
-            "with",
-            "BOS put first",
-            lambda bench: _measure(_policy(bench, "with")),
-            (
-                *published(
-                    STRONG, "[2nd]", {LLAMA31_8B: 45.97, LLAMA31_70B: 73.49, LLAMA31_405B: 78.29}
-                ),
-                Published(87.0, GU, MISTRAL_7B_03, "[2nd]"),
-            ),
-        ),
-        ReplicationRow(
-            "without",
-            "no BOS",
-            lambda bench: _measure(_policy(bench, "without")),
-            (Published(2.0, GU, MISTRAL_7B_03, "[2nd]"),),
-        ),
-        ReplicationRow(
-            "spread with",
-            "change of one token, BOS put first",
-            lambda bench: _spread(_policy(bench, "with")),
-        ),
-        ReplicationRow(
-            "spread without",
-            "change of one token, no BOS",
-            lambda bench: _spread(_policy(bench, "without")),
-        ),
-    ),
-    differs="The 170 prompts are not public, and the ε of the Mistral numbers is not known. A "
-    "model that was always trained with BOS is out of its distribution without it.",
+REPLICATION = read_replication(
+    "barbero-2025",
+    {
+        "with": lambda bench: _measure(_policy(bench, "with")),
+        "without": lambda bench: _measure(_policy(bench, "without")),
+        "spread with": lambda bench: _spread(_policy(bench, "with")),
+        "spread without": lambda bench: _spread(_policy(bench, "without")),
+    },
 )

@@ -1,7 +1,7 @@
 """What a replication is: the rows of a published experiment, measured on any model.
 
 A row says what is edited, what is measured, and which numbers were published for which checkpoint.
-Marks tell where a published number was read:
+What was published is in `published/*.yaml`. Marks tell where a published number was read:
 
     [S]     the paper itself
     [2nd]   notes of others on the paper
@@ -15,7 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.result import Measured
@@ -88,8 +91,8 @@ class Replication:
     title: str
     prompts: dict[str, Any]
     metric: str
+    differs: str
     rows: tuple[ReplicationRow, ...]
-    differs: str = ""
 
     @property
     def checkpoints(self) -> list[PublishedModel]:
@@ -98,36 +101,30 @@ class Replication:
         return list(dict.fromkeys(named))
 
 
-def published(
-    of: str, mark: str, numbers: Mapping[PublishedModel, float | str]
-) -> tuple[Published, ...]:
-    """Published numbers of one quantity for several checkpoints."""
-    return tuple(Published(value, of, one, mark) for one, value in numbers.items())
+def read_replication(
+    name: str, measures: Mapping[str, Callable[[Bench], RowResult]]
+) -> Replication:
+    """What was published, from `published/NAME.yaml`, with how each of its rows is measured.
+
+    measures  key of a row -> function
+    """
+    content = _published(name)
+    rows = tuple(_row(row, measures[row["key"]]) for row in content.pop("rows"))
+    return Replication(name, rows=rows, **content)
 
 
-GPT2 = PublishedModel("openai-community/gpt2", 12, 768)
-GPT2_MEDIUM = PublishedModel("openai-community/gpt2-medium", 24, 1024)
-GPT2_LARGE = PublishedModel("openai-community/gpt2-large", 36, 1280)
-GPT2_XL = PublishedModel("openai-community/gpt2-xl", 48, 1600)
-NEO_125M = PublishedModel("EleutherAI/gpt-neo-125m", 12, 768)
-NEO_1_3B = PublishedModel("EleutherAI/gpt-neo-1.3B", 24, 2048)
-NEO_2_7B = PublishedModel("EleutherAI/gpt-neo-2.7B", 32, 2560)
-OPT_125M = PublishedModel("facebook/opt-125m", 12, 768)
-OPT_1_3B = PublishedModel("facebook/opt-1.3b", 24, 2048)
-OPT_2_7B = PublishedModel("facebook/opt-2.7b", 32, 2560)
-OPT_6_7B = PublishedModel("facebook/opt-6.7b", 32, 4096)
-OPT_13B = PublishedModel("facebook/opt-13b", 40, 5120)
-QWEN25_0_5B = PublishedModel("Qwen/Qwen2.5-0.5B", 24, 896)
-QWEN25_1_5B = PublishedModel("Qwen/Qwen2.5-1.5B", 28, 1536)
-QWEN25_3B = PublishedModel("Qwen/Qwen2.5-3B", 36, 2048)
-QWEN25_7B = PublishedModel("Qwen/Qwen2.5-7B", 28, 3584)
-QWEN25_14B = PublishedModel("Qwen/Qwen2.5-14B", 48, 5120)
-LLAMA2_7B = PublishedModel("meta-llama/Llama-2-7b-hf", 32, 4096)
-LLAMA2_13B = PublishedModel("meta-llama/Llama-2-13b-hf", 40, 5120)
-LLAMA3_8B = PublishedModel("meta-llama/Meta-Llama-3-8B", 32, 4096)
-LLAMA31_8B = PublishedModel("meta-llama/Llama-3.1-8B", 32, 4096)
-LLAMA31_70B = PublishedModel("meta-llama/Llama-3.1-70B", 80, 8192)
-LLAMA31_405B = PublishedModel("meta-llama/Llama-3.1-405B", 126, 16384)
-MISTRAL_7B_01 = PublishedModel("mistralai/Mistral-7B-v0.1", 32, 4096)
-MISTRAL_7B_03 = PublishedModel("mistralai/Mistral-7B-v0.3", 32, 4096)
-PYTHIA_410M = PublishedModel("EleutherAI/pythia-410m", 24, 1024)
+def _row(row: dict[str, Any], measure: Callable[[Bench], RowResult]) -> ReplicationRow:
+    numbers = tuple(
+        Published(value, each["of"], MODELS[model], each["mark"])
+        for each in row.pop("published", ())
+        for model, value in each["numbers"].items()
+    )
+    return ReplicationRow(measure=measure, published=numbers, **row)
+
+
+def _published(name: str) -> Any:
+    folder = files("sinkscope.replications") / "published"
+    return yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+MODELS = {name: PublishedModel(**size) for name, size in _published("models").items()}

@@ -101,7 +101,7 @@ class Bench:
         return self._looks[key]
 
     def _look(self, prompts: Prompts, edits, keys, reduce):
-        context = Context(self.subject, prompts, self._own_sites(edits))
+        context = Context(self.subject, prompts, self.sites if edits else None)
         reduced: dict[int, list[float]] = {}
 
         def stream(point: int, hidden: torch.Tensor) -> None:
@@ -127,9 +127,6 @@ class Bench:
                 alpha[:, read.block, : received.shape[1], i] = received[:, :, at] / count
         points = [reduced[point] for point in sorted(reduced)]
         return alpha, np.asarray(points).T
-
-    def _own_sites(self, edits: Sequence[Edit]) -> Sites | None:
-        return self.sites if edits else None
 
 
 def spread(values: np.ndarray, seed: int = 0, percent: bool = False) -> Measured:

@@ -21,7 +21,7 @@ from sinkscope.intervene.edits.base import Edit
 from sinkscope.observe.attention import call_model, model_inputs
 from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.stream import first_hidden
-from sinkscope.replications.base import LLAMA2_7B, Published, Replication, ReplicationRow, RowResult
+from sinkscope.replications.base import RowResult, read_replication
 from sinkscope.replications.bench import Bench, spread
 from sinkscope.result import Measured
 from sinkscope.stats import paired_change
@@ -88,47 +88,14 @@ def _dominance(bench: Bench) -> RowResult:
     )
 
 
-def _rows() -> tuple[ReplicationRow, ...]:
-    rows = [
-        ReplicationRow("intact", "intact", _sink([])),
-        ReplicationRow(
-            "A", "token 10 attends only to itself in block 0", _sink([SelfOnly(TOKEN, (0,))])
-        ),
-    ]
-    for key, about, control in (("B", "variance", False), ("C", "norm", True)):
+def _measures() -> dict[str, Callable[[Bench], RowResult]]:
+    found = {"intact": _sink([]), "A": _sink([SelfOnly(TOKEN, (0,))])}
+    for key, about in (("B", "variance"), ("C", "norm")):
         for step in STEPS:
-            edit = ScaleWrite(0, "attention", TOKEN, step, about)
-            name = f"{about} of its attention write in block 0, λ = {step:g}"
-            rows.append(ReplicationRow(f"{key} {step:g}", name, _sink([edit]), control=control))
-    for key, about, name in (
-        ("B′", "variance", "variance of its attention write in block 0 brought to P0's"),
-        ("C′", "stream", "stream behind it given the norm of B′, direction kept"),
-    ):
-        matched = MatchVariance(0, TOKEN, 1.0, "p0", about)
-        rows.append(ReplicationRow(key, name, _sink([matched]), control=about == "stream"))
-    rows.append(
-        ReplicationRow(
-            "DomRatio",
-            "how far one channel stands out at P0",
-            _dominance,
-            (
-                Published(262.88, RATIO, LLAMA2_7B, "[2nd]"),
-                Published(2533.0, CHANNEL, LLAMA2_7B, "[2nd]"),
-            ),
-        )
-    )
-    return tuple(rows)
+            found[f"{key} {step:g}"] = _sink([ScaleWrite(0, "attention", TOKEN, step, about)])
+    for key, about in (("B′", "variance"), ("C′", "stream")):
+        found[key] = _sink([MatchVariance(0, TOKEN, 1.0, "p0", about)])
+    return {**found, "DomRatio": _dominance}
 
 
-REPLICATION = Replication(
-    name="li-2026",
-    paper="Li et al. 2026, arXiv 2605.06611",
-    title="Structural origin of sinks: a mask or variance makes one anywhere, norm does not",
-    prompts={"n": 32, "length": 64, "bos": "as-is", "kind": "text"},
-    metric="Mean attention of queries t ≥ T/2 to token 10 over the heads of blocks 1 and up, and "
-    "its margin over the other keys with P0 left out.",
-    rows=_rows(),
-    differs="A, B and C are published as curves, without numbers; what counts is that A and B make "
-    "a sink and C does not. B′ and C′ are ours. The paper's inputs for the variance are random "
-    "tokens.",
-)
+REPLICATION = read_replication("li-2026", _measures())

@@ -15,14 +15,8 @@ import torch
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import SetWrite
 from sinkscope.intervene.edits.base import Edit
-from sinkscope.replications.base import (
-    LLAMA3_8B,
-    PYTHIA_410M,
-    Published,
-    Replication,
-    ReplicationRow,
-    RowResult,
-)
+from sinkscope.mixing.collapse import matrix_entropy, spectrum
+from sinkscope.replications.base import RowResult, read_replication
 from sinkscope.replications.bench import Bench, rate, spread
 
 TAU = 0.3
@@ -32,10 +26,7 @@ SINK, VALLEY, NORM, WHERE = "sink rate", "least entropy, bits", "norm of P0, ×"
 
 def entropy_bits(x: torch.Tensor) -> float:
     """Matrix entropy of the rows x [T, d], in bits."""
-    rows = x.double()
-    gram = rows @ rows.T if rows.shape[0] <= rows.shape[1] else rows.T @ rows
-    squares = torch.linalg.eigvalsh(gram).clamp_min(0.0)
-    return float(torch.special.entr(squares / squares.sum().clamp_min(1e-300)).sum()) / math.log(2)
+    return matrix_entropy(spectrum(x)) / math.log(2)
 
 
 def _measure(bench: Bench, edits: list[Edit]) -> RowResult:
@@ -76,42 +67,12 @@ def _at_strongest(position: int):
     return measure
 
 
-REPLICATION = Replication(
-    name="queipo-2025",
-    paper="Queipo-de-Llano et al. 2026, arXiv 2510.06477",
-    title="Attention sinks and compression valleys: P0's MLP write dropped",
-    prompts={"n": 10, "length": 64, "bos": "as-is", "kind": "text"},
-    metric=f"Share of heads whose first key receives more than {TAU}; least matrix entropy behind "
-    "any block; largest norm of P0 over the median of the others.",
-    rows=(
-        ReplicationRow(
-            "intact",
-            "intact",
-            lambda bench: _measure(bench, []),
-            (
-                Published("0.85 to 1.0", SINK, LLAMA3_8B, "[2nd]"),
-                Published(0.02, VALLEY, LLAMA3_8B, "[2nd]"),
-                Published("about 100", NORM, LLAMA3_8B, "[2nd]"),
-            ),
-        ),
-        ReplicationRow(
-            "block 0",
-            "drop P0's MLP write in block 0",
-            lambda bench: _measure(bench, _drop(bench, 0)),
-            (
-                Published(0.0, SINK, LLAMA3_8B, "[2nd]"),
-                Published("0.4 to 0.5", VALLEY, LLAMA3_8B, "[2nd]"),
-                Published(2.0, NORM, LLAMA3_8B, "[2nd]"),
-            ),
-        ),
-        ReplicationRow(
-            "strongest",
-            "drop P0's MLP write where it matters most",
-            _at_strongest(0),
-            (Published(5.0, WHERE, PYTHIA_410M, "[2nd]"),),
-        ),
-        ReplicationRow("control", "drop it there at position 5", _at_strongest(5), control=True),
-    ),
-    differs="Others put the rise of Llama-3-8B at block 1, not 0, so both rows are of interest. "
-    "The Pythia number is the block of emergence, not of an edit.",
+REPLICATION = read_replication(
+    "queipo-2025",
+    {
+        "intact": lambda bench: _measure(bench, []),
+        "block 0": lambda bench: _measure(bench, _drop(bench, 0)),
+        "strongest": _at_strongest(0),
+        "control": _at_strongest(5),
+    },
 )

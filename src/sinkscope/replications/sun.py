@@ -17,15 +17,8 @@ from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.observe.attention import observe
 from sinkscope.observe.reads import Want
-from sinkscope.observe.residual import residual_hooks
-from sinkscope.replications.base import (
-    LLAMA2_7B,
-    LLAMA2_13B,
-    Published,
-    Replication,
-    ReplicationRow,
-    RowResult,
-)
+from sinkscope.observe.residual import keep_streams
+from sinkscope.replications.base import RowResult, read_replication
 from sinkscope.replications.bench import Bench, spread
 from sinkscope.replications.edits import SetEntries
 from sinkscope.result import Measured
@@ -33,7 +26,7 @@ from sinkscope.result import Measured
 ABSOLUTE, RELATIVE = 100.0, 1000.0
 MOST = 4  # channels: more are never massive in one hidden state
 SINK = "late share of P0, all heads"
-TEXT, PUBLISHED = "perplexity", "perplexity (WikiText-2, T = 4,096)"
+TEXT = "perplexity"
 BLOCK, FIRST, SECOND, SIZE = "block", "channel 1", "channel 2", "largest"
 
 
@@ -95,13 +88,9 @@ def _massive_at(point: int, hidden: torch.Tensor, median: torch.Tensor) -> Massi
 
 def _streams(bench: Bench) -> dict[int, torch.Tensor]:
     """The streams [n, T, d] of the first prompts at every read point."""
-    points: dict[int, torch.Tensor] = {}
-
-    def keep(point: int, hidden: torch.Tensor) -> None:
-        points[point] = hidden.detach().float().cpu()
-
+    points, taps = keep_streams(bench.subject)
     few = next(iter(bench.prompts.batches()))
-    observe(bench.subject, few, Want(received=False), "auto", residual_hooks(bench.subject, keep))
+    observe(bench.subject, few, Want(received=False), extra_hooks=taps)
     return points
 
 
@@ -146,52 +135,13 @@ def _place(bench: Bench) -> RowResult:
     return RowResult(values)
 
 
-def _ppl(small: float | str, large: float | str) -> tuple[Published, ...]:
-    return (
-        Published(small, PUBLISHED, LLAMA2_7B, "[2nd]"),
-        Published(large, PUBLISHED, LLAMA2_13B, "[2nd]"),
-    )
-
-
-REPLICATION = Replication(
-    name="sun-2024",
-    paper="Sun et al. 2024, arXiv 2402.17762, Table 3, and its code",
-    title="Massive activations set to zero or to their mean",
-    prompts={"n": 32, "length": 256, "bos": "without", "kind": "text"},
-    metric="Perplexity of the prompts, exp of the mean cross-entropy; mean attention of queries "
-    "t ≥ T/2 to position 0.",
-    rows=(
-        ReplicationRow(
-            "place",
-            "block, channels and size of the massive activations",
-            _place,
-            (
-                Published(1.0, BLOCK, LLAMA2_7B, "[CODE]"),
-                Published(2533.0, FIRST, LLAMA2_7B, "[CODE]"),
-                Published(1415.0, SECOND, LLAMA2_7B, "[CODE]"),
-                Published(2622.0, SIZE, LLAMA2_7B, "[MEM]"),
-                Published(3.0, BLOCK, LLAMA2_13B, "[CODE]"),
-                Published(4743.0, FIRST, LLAMA2_13B, "[CODE]"),
-                Published(2100.0, SECOND, LLAMA2_13B, "[CODE]"),
-                Published(1264.0, SIZE, LLAMA2_13B, "[MEM]"),
-            ),
-        ),
-        ReplicationRow("intact", "intact", _perplexity(None), _ppl(5.47, 4.88)),
-        ReplicationRow("zero", "massive activations zero", _perplexity(_zero), _ppl("inf", 5729.0)),
-        ReplicationRow(
-            "mean", "massive activations at their mean", _perplexity(_mean), _ppl(5.47, 4.88)
-        ),
-        ReplicationRow(
-            "plain",
-            "as many activations of median size zero",
-            _perplexity(_plain),
-            (
-                Published("no effect", PUBLISHED, LLAMA2_7B, "[2nd]"),
-                Published("no effect", PUBLISHED, LLAMA2_13B, "[2nd]"),
-            ),
-            control=True,
-        ),
-    ),
-    differs="Published on WikiText-2 at 4,096 tokens: another text and length, so compare the "
-    "changes and not the values. Blocks are counted from 0 here.",
+REPLICATION = read_replication(
+    "sun-2024",
+    {
+        "place": _place,
+        "intact": _perplexity(None),
+        "zero": _perplexity(_zero),
+        "mean": _perplexity(_mean),
+        "plain": _perplexity(_plain),
+    },
 )

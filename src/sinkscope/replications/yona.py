@@ -17,14 +17,7 @@ from sinkscope.observe.attention import call_model
 from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.sites import write_hooks
 from sinkscope.observe.stream import others_median
-from sinkscope.replications.base import (
-    LLAMA2_7B,
-    Published,
-    Replication,
-    ReplicationRow,
-    RowResult,
-    published,
-)
+from sinkscope.replications.base import RowResult, read_replication
 from sinkscope.replications.bench import Bench, spread
 from sinkscope.replications.edits import NeuronsOff
 from sinkscope.result import Measured
@@ -139,29 +132,12 @@ def _random(bench: Bench) -> list[NeuronsOff]:
     return [NeuronsOff(own.block, tuple([n for n in order if n not in own.neurons][:NEURONS]))]
 
 
-REPLICATION = Replication(
-    name="yona-2025",
-    paper="Yona et al. 2025, arXiv 2503.08908, and its code",
-    title="Repeated tokens and P0: the same neurons make both long",
-    prompts={"n": 16, "length": 100, "bos": "as-is", "kind": "text"},
-    metric="Largest norm behind any block, over the median of the other positions of text.",
-    rows=(
-        ReplicationRow(
-            "place",
-            "sink block and its two sink neurons",
-            _place,
-            (
-                *published(BLOCK, "[CODE, 2nd]", {LLAMA2_7B: 1.0}),
-                Published(7890.0, FIRST, LLAMA2_7B, "[CODE, 2nd]"),
-                Published(10411.0, SECOND, LLAMA2_7B, "[CODE, 2nd]"),
-            ),
-        ),
-        ReplicationRow("intact", "intact", _norms(lambda bench: [])),
-        ReplicationRow("off", "sink neurons off", _norms(_own)),
-        ReplicationRow(
-            "random", "two random neurons of the block off", _norms(_random), control=True
-        ),
-    ),
-    differs="Which of the two neurons comes first is not told. In a model of fewer than six blocks "
-    "nothing can exceed two deviations, so the block that writes most is taken.",
+REPLICATION = read_replication(
+    "yona-2025",
+    {
+        "place": _place,
+        "intact": _norms(lambda bench: []),
+        "off": _norms(_own),
+        "random": _norms(_random),
+    },
 )

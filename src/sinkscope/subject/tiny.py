@@ -1,7 +1,7 @@
 """Tiny random models of every causal family, for tests and for the support matrix.
 
 A config is shrunk by the names of its fields (`SIZES`), layer patterns are cut to a few layers that
-still show every kind of layer, and what is special to a family sits in `tiny_overrides.OVERRIDES`.
+still show every kind of layer, and what is special to a family sits in `tiny_overrides.yaml`.
 Weights are drawn so that attention is visibly non-uniform: the usual initialisation (std 0.02)
 makes every row of attention nearly flat, and a flat map hides mistakes in a reader of attention.
 """
@@ -9,12 +9,15 @@ makes every row of attention nearly flat, and a flat map hides mistakes in a rea
 import inspect
 import math
 from contextlib import contextmanager
+from importlib.resources import files
 
 import torch
+import yaml
 from torch import nn
 
-from sinkscope.subject.tiny_overrides import NOT_BUILDABLE, OVERRIDES
-
+FAMILIES = yaml.safe_load((files("sinkscope.subject") / "tiny_overrides.yaml").read_text("utf-8"))
+OVERRIDES: dict[str, dict] = FAMILIES["overrides"]
+NOT_BUILDABLE: dict[str, str] = FAMILIES["not_buildable"]  # why, for each
 LAYERS = 4
 HIDDEN = 64
 HEADS = 4

@@ -35,7 +35,7 @@ from sinkscope.training_runs import signals
 from sinkscope.training_runs.alarms import Alarm, Watch
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics, light
 from sinkscope.training_runs.course import emerged_by
-from sinkscope.training_runs.settling import HOLD, is_calm, stretch
+from sinkscope.training_runs.settling import HOLD, calm_at
 from sinkscope.training_runs.view import View
 
 PROMPTS, LENGTH = 4, 64  # enough for the mean over heads; a step of training sees far more
@@ -76,15 +76,9 @@ class Past:
         self.calm.append(self._calm())
 
     def _calm(self) -> bool:
-        i = len(self.steps) - 1
-        start = stretch(self.steps, i)
-        if start is None:
-            return False
         curves = {name: np.array(values) for name, values in self.curves.items()}
-        directions = np.array(self.directions[start:])
-        emerged = emerged_by(np.array(self.above))
-        part = {name: values[start:] for name, values in curves.items()}
-        return emerged[start] and is_calm(part, directions)
+        emerged, last = emerged_by(np.array(self.above)), len(self.steps) - 1
+        return calm_at(self.steps, curves, np.array(self.directions), emerged, last)
 
     @property
     def settled(self) -> bool:

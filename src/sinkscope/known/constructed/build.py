@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,19 @@ import torch
 
 from sinkscope.errors import InputError
 from sinkscope.known.constructed.canvas import Canvas
-from sinkscope.known.constructed.gpt2 import gpt2
-from sinkscope.known.constructed.gpt_oss import gpt_oss
-from sinkscope.known.constructed.llama import llama
+from sinkscope.known.constructed.gpt2 import Gpt2Canvas
+from sinkscope.known.constructed.gpt_oss import GptOssCanvas
 from sinkscope.known.constructed.mechanisms import write_mechanism
-from sinkscope.known.constructed.moe import mixtral
+from sinkscope.known.constructed.moe import MixtralCanvas
 from sinkscope.known.constructed.plan import make_plan
 from sinkscope.known.constructed.spec import Spec, check_spec
 from sinkscope.known.constructed.truth import FILE, Truth
 
-FAMILIES: dict[str, Callable[[Spec], Canvas]] = {
-    "llama": llama,
-    "mixtral": mixtral,
-    "gpt2": gpt2,
-    "gpt_oss": gpt_oss,
+FAMILIES: dict[str, type[Canvas]] = {
+    "llama": Canvas,
+    "mixtral": MixtralCanvas,
+    "gpt2": Gpt2Canvas,
+    "gpt_oss": GptOssCanvas,
 }
 SPECIAL = ("<s>", "</s>")
 
@@ -44,26 +42,16 @@ def build_canvas(spec: Spec) -> tuple[Canvas, Truth]:
     """The model behind its canvas, and its truth."""
     check_spec(spec)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        canvas = FAMILIES[spec.family](spec)
+        canvas = FAMILIES[spec.family].empty(spec)
         canvas.clear()
         return canvas, write_mechanism(canvas, make_plan(spec))
 
 
 def canvas_of(model: Any) -> Canvas:
     """The canvas of a model that was loaded from its folder."""
-    from sinkscope.known.constructed.gpt2 import Gpt2Canvas
-    from sinkscope.known.constructed.gpt_oss import GptOssCanvas
-    from sinkscope.known.constructed.moe import MixtralCanvas
-
-    classes = {
-        "llama": Canvas,
-        "mixtral": MixtralCanvas,
-        "gpt2": Gpt2Canvas,
-        "gpt_oss": GptOssCanvas,
-    }
-    if model.config.model_type not in classes:
+    if model.config.model_type not in FAMILIES:
         raise InputError(f"{model.config.model_type} is not a family that is constructed here.")
-    return classes[model.config.model_type](model)
+    return FAMILIES[model.config.model_type](model)
 
 
 def build_model(spec: Spec, folder: str | Path) -> Path:

@@ -1,4 +1,8 @@
-"""Weights of a family under common names, so that a circuit is written once for all of them."""
+"""Weights of a family under common names, so that a circuit is written once for all of them.
+
+The names are laid over Llama here: rotary positions, RMSNorm, a gated MLP, shared key heads. Other
+families say where they differ.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,31 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sinkscope.known.constructed.spec import LONGEST, Spec
+
+# So slow that the last pair of a head's dimensions turns by under 0.01 radian over LONGEST.
+ROPE_THETA = 1e7
+
+
+def common_config(spec: Spec, neurons: int) -> dict[str, Any]:
+    """Fields that the rotary families share."""
+    return {
+        "vocab_size": spec.vocab,
+        "hidden_size": spec.width,
+        "intermediate_size": neurons,
+        "num_hidden_layers": spec.depth,
+        "num_attention_heads": spec.heads,
+        "num_key_value_heads": spec.key_heads,
+        "head_dim": spec.head_size,
+        "max_position_embeddings": LONGEST,
+        "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA},
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": None,
+    }
 
 
 class Canvas:
@@ -30,6 +59,11 @@ class Canvas:
             getattr(model.config, "head_dim", None) or model.config.hidden_size // self.heads
         )
         self.experts = getattr(model.config, "num_local_experts", 1)
+
+    @classmethod
+    def empty(cls, spec: Spec) -> Canvas:
+        """A model of the given size."""
+        return cls(LlamaForCausalLM(LlamaConfig(**common_config(spec, 2 * spec.width))))
 
     @property
     def embedding(self) -> torch.Tensor:
@@ -57,19 +91,19 @@ class Canvas:
 
     def query(self, b: int, head: int) -> torch.Tensor:
         """Query rows of a head."""
-        return self._rows(self.block(b).self_attn.q_proj.weight.data, head)
+        return self._rows(self._attention(b)[0], head)
 
     def key(self, b: int, group: int) -> torch.Tensor:
         """Key rows of a key head."""
-        return self._rows(self.block(b).self_attn.k_proj.weight.data, group)
+        return self._rows(self._attention(b)[1], group)
 
     def value(self, b: int, group: int) -> torch.Tensor:
         """Value rows of a key head."""
-        return self._rows(self.block(b).self_attn.v_proj.weight.data, group)
+        return self._rows(self._attention(b)[2], group)
 
     def out(self, b: int, head: int) -> torch.Tensor:
         """Output columns of a head."""
-        return self._rows(self.block(b).self_attn.o_proj.weight.data.T, head).T
+        return self._rows(self._attention(b)[3], head).T
 
     def query_bias(self, b: int, head: int) -> torch.Tensor | None:
         """Query bias of a head."""
@@ -104,6 +138,12 @@ class Canvas:
         for name, parameter in self.model.named_parameters():
             norm = "norm" in name or ".ln_" in name
             parameter.data.fill_(1.0 if norm and name.endswith("weight") else 0.0)
+
+    def _attention(self, b: int) -> tuple[torch.Tensor, ...]:
+        """Rows of queries, keys and values, and columns of the output, of all heads."""
+        own = self.block(b).self_attn
+        rows = (each.weight.data for each in (own.q_proj, own.k_proj, own.v_proj))
+        return (*rows, own.o_proj.weight.data.T)
 
     def _rows(self, weight: torch.Tensor, index: int) -> torch.Tensor:
         return weight[index * self.size : (index + 1) * self.size]

@@ -15,6 +15,25 @@ from sinkscope.known.constructed.spec import LONGEST, Spec
 class Gpt2Canvas(Canvas):
     """Linear weights are kept as (in, out); queries, keys and values lie in one tensor."""
 
+    @classmethod
+    def empty(cls, spec: Spec) -> Gpt2Canvas:
+        """A model of the given size, without dropout."""
+        config = GPT2Config(
+            vocab_size=spec.vocab,
+            n_positions=LONGEST,
+            n_embd=spec.width,
+            n_layer=spec.depth,
+            n_head=spec.heads,
+            n_inner=2 * spec.width,
+            tie_word_embeddings=False,
+            bos_token_id=0,
+            eos_token_id=1,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+        )
+        return cls(GPT2LMHeadModel(config))
+
     @property
     def positions(self) -> torch.Tensor:
         """Position embedding [positions, d]."""
@@ -23,22 +42,6 @@ class Gpt2Canvas(Canvas):
     def block(self, b: int) -> Any:
         """The module of block b."""
         return self.model.transformer.h[b]
-
-    def query(self, b: int, head: int) -> torch.Tensor:
-        """Query rows of a head."""
-        return self._rows(self._attention(b)[0], head)
-
-    def key(self, b: int, group: int) -> torch.Tensor:
-        """Key rows of a head."""
-        return self._rows(self._attention(b)[1], group)
-
-    def value(self, b: int, group: int) -> torch.Tensor:
-        """Value rows of a head."""
-        return self._rows(self._attention(b)[2], group)
-
-    def out(self, b: int, head: int) -> torch.Tensor:
-        """Output columns of a head."""
-        return self._rows(self.block(b).attn.c_proj.weight.data, head).T
 
     def query_bias(self, b: int, head: int) -> torch.Tensor:
         """Query bias of a head."""
@@ -61,26 +64,5 @@ class Gpt2Canvas(Canvas):
         return nn.functional.gelu(gate, approximate="tanh")
 
     def _attention(self, b: int) -> tuple[torch.Tensor, ...]:
-        return self.block(b).attn.c_attn.weight.data.T.chunk(3)
-
-
-def gpt2(spec: Spec) -> Canvas:
-    """An empty GPT-2 of the given size, without dropout."""
-    return Gpt2Canvas(
-        GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=spec.vocab,
-                n_positions=LONGEST,
-                n_embd=spec.width,
-                n_layer=spec.depth,
-                n_head=spec.heads,
-                n_inner=2 * spec.width,
-                tie_word_embeddings=False,
-                bos_token_id=0,
-                eos_token_id=1,
-                resid_pdrop=0.0,
-                embd_pdrop=0.0,
-                attn_pdrop=0.0,
-            )
-        )
-    )
+        own = self.block(b).attn
+        return (*own.c_attn.weight.data.T.chunk(3), own.c_proj.weight.data)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import GptOssConfig, GptOssForCausalLM
 
-from sinkscope.known.constructed.canvas import Canvas
-from sinkscope.known.constructed.llama import common_config
+from sinkscope.known.constructed.canvas import Canvas, common_config
 from sinkscope.known.constructed.moe import ACTIVE, EXPERT_NEURONS
 from sinkscope.known.constructed.spec import Spec
 
@@ -15,6 +14,17 @@ NO_SINK = -30.0  # a learned logit that takes no mass
 
 class GptOssCanvas(Canvas):
     """Expert weights are kept transposed, gate and up rows interleaved."""
+
+    @classmethod
+    def empty(cls, spec: Spec) -> GptOssCanvas:
+        """A model of the given size, full attention in every block."""
+        config = GptOssConfig(
+            **common_config(spec, EXPERT_NEURONS),
+            num_local_experts=spec.experts,
+            num_experts_per_tok=ACTIVE,
+            layer_types=["full_attention"] * spec.depth,
+        )
+        return cls(GptOssForCausalLM(config))
 
     def query_bias(self, b: int, head: int) -> torch.Tensor:
         """Query bias of a head."""
@@ -51,18 +61,3 @@ class GptOssCanvas(Canvas):
         for b in range(self.depth):
             self.learned(b).fill_(NO_SINK)
             self.block(b).mlp.experts.gate_up_proj_bias.data[:, 1::2] = -1.0
-
-
-def gpt_oss(spec: Spec) -> Canvas:
-    """An empty GPT-OSS of the given size, full attention in every block."""
-    fields = common_config(spec, EXPERT_NEURONS)
-    return GptOssCanvas(
-        GptOssForCausalLM(
-            GptOssConfig(
-                **fields,
-                num_local_experts=spec.experts,
-                num_experts_per_tok=ACTIVE,
-                layer_types=["full_attention"] * spec.depth,
-            )
-        )
-    )

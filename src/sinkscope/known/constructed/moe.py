@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from sinkscope.known.constructed.canvas import Canvas
-from sinkscope.known.constructed.llama import common_config
+from sinkscope.known.constructed.canvas import Canvas, common_config
 from sinkscope.known.constructed.spec import Spec
 
 EXPERT_NEURONS = 112
@@ -15,6 +14,17 @@ ACTIVE = 2
 
 class MixtralCanvas(Canvas):
     """Gate and up rows lie one after the other in one tensor for all experts."""
+
+    @classmethod
+    def empty(cls, spec: Spec) -> MixtralCanvas:
+        """A model of the given size."""
+        config = MixtralConfig(
+            **common_config(spec, EXPERT_NEURONS),
+            num_local_experts=spec.experts,
+            num_experts_per_tok=ACTIVE,
+            sliding_window=None,
+        )
+        return cls(MixtralForCausalLM(config))
 
     def gate(self, b: int, expert: int = 0) -> torch.Tensor:
         """Gate rows of an expert."""
@@ -34,18 +44,3 @@ class MixtralCanvas(Canvas):
 
     def _gate_up(self, b: int, expert: int) -> torch.Tensor:
         return self.block(b).mlp.experts.gate_up_proj.data[expert]
-
-
-def mixtral(spec: Spec) -> Canvas:
-    """An empty Mixtral of the given size."""
-    fields = common_config(spec, EXPERT_NEURONS)
-    return MixtralCanvas(
-        MixtralForCausalLM(
-            MixtralConfig(
-                **fields,
-                num_local_experts=spec.experts,
-                num_experts_per_tok=ACTIVE,
-                sliding_window=None,
-            )
-        )
-    )

@@ -73,9 +73,9 @@ def quick_evaluation(subject: Subject, rows: Tensor, bos: str) -> dict[str, floa
     """Loss, sink rates and late share, in one pass: a point of the curve."""
     stats, losses = AttentionStats(vocabulary(subject)), []
     start = 1 if bos == "with" else 0
-    for part, text in zip(
-        prompts_of(subject, rows, bos).batches(), rows.split(_rows_a_batch(rows)), strict=True
-    ):
+    done = 0
+    for part in prompts_of(subject, rows, bos).batches():
+        text, done = rows[done : done + len(part)], done + len(part)
         reads, layout, logits = observe(subject, part, Want(), logits=True)
         stats.add(reads, layout, part.input_ids)
         predicted = log_probabilities(logits[:, start : start + text.shape[1] - 1])
@@ -87,12 +87,6 @@ def quick_evaluation(subject: Subject, rows: Tensor, bos: str) -> dict[str, floa
         **{f"sink_rate_{eps}": float(((alpha > eps) & seen).sum() / seen.sum()) for eps in EPS},
         "late_share": float(nan_mean(stats.late.reshape(-1))),
     }
-
-
-def _rows_a_batch(rows: Tensor) -> int:
-    from sinkscope.subject.prompts import TOKENS_PER_BATCH
-
-    return max(1, TOKENS_PER_BATCH // rows.shape[1])
 
 
 def evaluation(subject: Subject, rows: Tensor, bos: str) -> dict[str, Any]:

@@ -1,15 +1,14 @@
 """What an experiment is: cells that differ in a few settings, at three sizes, as read from YAML."""
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
 from sinkscope.errors import InputError
-from sinkscope.lab.recipe import TrainingRecipe, first_complaint, read_yaml, recipe_from
+from sinkscope.lab.recipe import TrainingRecipe, read_yaml, recipe_from, validated, yaml_names
 
 CONFIGS = files("sinkscope.lab.studies") / "configs"
 SIZES = ("smoke", "small", "paper")
@@ -181,7 +180,7 @@ class StudyPlan:
 
 def experiment_names() -> list[str]:
     """Names of the experiments that come with the package."""
-    return sorted(p.name.removesuffix(".yaml") for p in CONFIGS.iterdir())
+    return yaml_names(CONFIGS)
 
 
 def read_experiment(name: str) -> Experiment:
@@ -190,20 +189,9 @@ def read_experiment(name: str) -> Experiment:
     Errors: InputError for an unknown name, a file that is not YAML, an unknown key, a value that
     will not do.
     """
-    source: Any = CONFIGS / f"{name}.yaml"
-    if name not in experiment_names():
-        if not name.endswith((".yaml", ".yml")):
-            known = ", ".join(experiment_names())
-            raise InputError(f"{name!r} is no experiment; choose from {known}, or a .yaml file.")
-        source = Path(name)
-        if not source.is_file():
-            raise InputError(f"No experiment at {name}.")
-    try:
-        # By way of JSON, which pydantic reads strictly and yet takes lists for tuples.
-        settings = json.dumps(read_yaml(source, name))
-        experiment = _READER.validate_json(settings, strict=True)
-    except (ValidationError, TypeError) as error:
-        raise InputError(f"{name}: {first_complaint(error)}.") from error
+    known = f"choose from {', '.join(experiment_names())}, or"
+    settings = read_yaml(CONFIGS, name, "experiment", known)
+    experiment: Experiment = validated(_READER, settings, name)
     _check(experiment, name)
     return experiment
 

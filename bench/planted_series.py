@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from simulated_curves import draw_grid, step_at
 
 from sinkscope.known.constructed import circuit
 from sinkscope.known.constructed.build import byte_tokenizer
+from sinkscope.known.constructed.canvas import Canvas
 from sinkscope.known.constructed.codes import LENGTH
-from sinkscope.known.constructed.llama import llama
 from sinkscope.known.constructed.noise import fill
 from sinkscope.known.constructed.plan import CONSTANT, FLAG, make_plan
 from sinkscope.known.constructed.spec import draw_spec
-from sinkscope.known.simulated_curves import draw_grid, step_at
 from sinkscope.subject.load import Subject
 from sinkscope.training_runs.arrays import null_of
 from sinkscope.training_runs.checkpoint_metrics import light
@@ -62,7 +62,7 @@ class Grown:
             noise=0.05, **SIZES,
         )  # fmt: skip
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            self.canvas = llama(spec)
+            self.canvas = Canvas.empty(spec)
             self.canvas.clear()
             self.plan = plan = make_plan(spec)
             fill(self.canvas, plan)
