@@ -2,8 +2,8 @@
 
     python bench/timeline_answers.py --draws 200 --json
 
-Twice: on curves that are drawn (`simulated_curves`), and on real models in which a circuit appears
-and moves (`planted_series`), which are measured as any checkpoint is, from the pilot on. A fifth
+Twice: on curves that are drawn (`timeline.simulate`), and on real models in which a circuit appears
+and moves (`timeline.planted`), which are measured as any checkpoint is, from the pilot on. A fifth
 of the latter holds an event after a longer calm than the settling signal waits for. Nothing that
 looks back could foresee it; these are counted apart, and in all.
 """
@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from planted_series import Grown, draw_script, emerged_at, subjects
-from simulated_curves import Series, draw_series
 
+from sinkscope.known.planted_series import Grown, draw_script, emerged_at, subjects
+from sinkscope.known.simulated_curves import Series, draw_series
 from sinkscope.training_runs.arrays import curves_of as curves_of_arrays
 from sinkscope.training_runs.arrays import run_arrays
 from sinkscope.training_runs.checkpoint import Checkpoint

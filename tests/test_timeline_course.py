@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sinkscope.known.simulated_curves import draw_series
 from sinkscope.stats import first_sustained
 from sinkscope.training_runs import settling as settle
 from sinkscope.training_runs.emergence import emergence, noise
@@ -16,7 +17,6 @@ from sinkscope.training_runs.settling import settling
 from sinkscope.training_runs.stages import SHORTEST, best_cuts, find_stages, segment_costs
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
-from simulated_curves import draw_series
 from timeline_answers import check, curves_of, table
 
 

@@ -1,1 +1,1 @@
-"""Models whose answer is known, and checks of them."""
+"""Models and series whose answer is known, and checks of them."""

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from simulated_curves import draw_grid, step_at
 
 from sinkscope.known.constructed import circuit
 from sinkscope.known.constructed.build import byte_tokenizer
@@ -25,6 +24,7 @@ from sinkscope.known.constructed.codes import LENGTH
 from sinkscope.known.constructed.noise import fill
 from sinkscope.known.constructed.plan import CONSTANT, FLAG, make_plan
 from sinkscope.known.constructed.spec import draw_spec
+from sinkscope.known.simulated_curves import draw_grid, step_at
 from sinkscope.subject.load import Subject
 from sinkscope.training_runs.arrays import null_of
 from sinkscope.training_runs.checkpoint_metrics import light
