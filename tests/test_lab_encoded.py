@@ -138,6 +138,6 @@ def test_a_damaged_file_and_a_full_disk_are_one_sentence(corpus, tmp_path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(OutOfResources, match="[Tt]he disk is full"):
+    with pytest.raises(OutOfResources, match=r"[Tt]he disk is full"):
         encode_on_disk(RECIPE, corpus, tmp_path / "u")
     assert not list(tmp_path.glob("u/*/*.bin"))
