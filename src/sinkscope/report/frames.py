@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from xarray import Dataset
 
 from sinkscope.report.text import visible
+from sinkscope.result import Result
 from sinkscope.stats import nan_mean
-
-if TYPE_CHECKING:
-    from xarray import Dataset
-
-    from sinkscope.result import Result
 
 Row = dict[str, Any]
 POLICIES = {"with": "With BOS", "without": "Without BOS"}

@@ -11,15 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from markupsafe import Markup
 
+from sinkscope.report.charts import Chart
 from sinkscope.report.embed import share_scales, spec_of
-
-if TYPE_CHECKING:
-    from sinkscope.report.charts import Chart
-
 
 # label -> kind (share, count, ratio or word) and value: what two runs are compared by
 Headline: TypeAlias = dict[str, tuple[str, Any]]

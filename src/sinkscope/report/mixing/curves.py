@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import altair as alt
 
@@ -23,9 +22,7 @@ from sinkscope.report.charts import (
 )
 from sinkscope.report.mixing.charts import LEGEND, name_of
 from sinkscope.report.text import bounds_of, number_of
-
-if TYPE_CHECKING:
-    from sinkscope.schema import MixSummary
+from sinkscope.schema import MixSummary
 
 CHANGE = "Change of the spread"
 

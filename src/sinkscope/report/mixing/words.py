@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sinkscope.report.mixing import charts as mixing_charts
 from sinkscope.report.parts import Findings, Table
@@ -16,9 +16,7 @@ from sinkscope.report.text import (
     short,
     visible,
 )
-
-if TYPE_CHECKING:
-    from sinkscope.schema import MixRow, MixSummary
+from sinkscope.schema import MixRow, MixSummary
 
 LIMIT = (
     "What is taken away here was there in training: a loss that rises says that this model uses "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from xarray import Dataset
 
 from sinkscope.detect.attention import SINK
 from sinkscope.report import frames
+from sinkscope.report.charts import Chart
 from sinkscope.report.parts import (
     Findings,
     Headline,
@@ -21,13 +22,8 @@ from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.scan import charts, figures, tables
 from sinkscope.report.scan.words import heads_above_random, verdict_so_far
 from sinkscope.report.text import number_of, percent, percent_interval, short, visible
+from sinkscope.result import Result, ScanSummary
 from sinkscope.stats import nan_mean
-
-if TYPE_CHECKING:
-    from xarray import Dataset
-
-    from sinkscope.report.charts import Chart
-    from sinkscope.result import Result, ScanSummary
 
 
 def sections(result: Result) -> list[Section]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from xarray import Dataset
 
 from sinkscope.report import frames
 from sinkscope.report.parts import Table
@@ -18,12 +19,8 @@ from sinkscope.report.text import (
     token_text,
     visible,
 )
+from sinkscope.result import ScanSummary
 from sinkscope.stats import nan_mean
-
-if TYPE_CHECKING:
-    from xarray import Dataset
-
-    from sinkscope.result import ScanSummary
 
 MASSIVE_RULE = "max |x| > 100 and ≥ 1000 × median"
 

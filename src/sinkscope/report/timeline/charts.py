@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import altair as alt
 import numpy as np
+from xarray import Dataset
 
 from sinkscope.report import frames
 from sinkscope.report.charts import INPUT, Chart, band, layer, names_of, part, tiles, tips, value_y
@@ -22,9 +23,6 @@ from sinkscope.report.timeline.axis import (
     x_of,
 )
 from sinkscope.stats import nan_mean
-
-if TYPE_CHECKING:
-    from xarray import Dataset
 
 WIDTH, HEIGHT = 560, 210
 MARGIN = 48  # of the y axis, so that charts below each other share their x axis

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
+
+from xarray import Dataset
 
 from sinkscope.report import frames
+from sinkscope.report.charts import Chart
 from sinkscope.report.parts import (
     Figure,
     Findings,
@@ -21,13 +24,8 @@ from sinkscope.report.parts import (
 from sinkscope.report.text import NO_VALUE, number_of, percent, percent_interval, short, visible
 from sinkscope.report.timeline import charts
 from sinkscope.report.timeline.axis import STEPS, Axis, Runs, axes_of
-
-if TYPE_CHECKING:
-    from xarray import Dataset
-
-    from sinkscope.report.charts import Chart
-    from sinkscope.result import Result
-    from sinkscope.schema import RunSummary
+from sinkscope.result import Result
+from sinkscope.schema import RunSummary
 
 PANEL = ""
 # label, caption, name of its file, and what draws it over an axis
