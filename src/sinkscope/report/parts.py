@@ -32,6 +32,17 @@ class Table:
     numeric: set[int] = field(default_factory=set)
 
 
+def table_of(
+    title: str, rows: Iterable[Any], columns: Mapping[str, Callable[..., str]], numeric: set[int]
+) -> Table:
+    """A table with a line for each of `rows`; a column is its title and how a row is shown in it.
+
+    A row is one argument of what shows it, or a tuple of them.
+    """
+    cells = [[show(*_held(row)) for show in columns.values()] for row in rows]
+    return Table(title, list(columns), cells, numeric)
+
+
 def turned(table: Table) -> Table:
     """Rows and columns exchanged: a few thresholds below each other fit a narrow terminal."""
     grid = [table.columns, *table.rows]

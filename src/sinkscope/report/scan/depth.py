@@ -114,12 +114,8 @@ def value_chart(data: Dataset) -> Chart | None:
     if not frames.has(data, "value_norm_ratio"):
         return None
     values = np.asarray(data["value_norm_ratio"].values, dtype=np.float64)
-    count = values.shape[1]
-    table = frames.rows(
-        block=np.repeat(frames.blocks(data), count),
-        head=np.tile(np.arange(count), values.shape[0]),
-        value=np.where(values > 0, values, np.nan).ravel(),
-    )
+    known = np.where(values > 0, values, np.nan)
+    table = frames.grid(known, block=frames.blocks(data), head=range(values.shape[1]))
     y = log_y("‖v₀‖ / median ‖v‖ (×, log)", [1, *(row["value"] for row in table)])
     dots = part(table).mark_point(opacity=0.7)
     said = tips(block="Block", head="Key-value head", value="Ratio")

@@ -144,12 +144,8 @@ def heat_chart(data: Dataset) -> Chart | None:
     if not frames.has(data, "log_norm"):
         return None
     values = data["log_norm"].values
-    points = np.arange(values.shape[1])
-    table = frames.rows(
-        step=np.repeat(data["step"].values, len(points)),
-        point=np.tile(points, len(values)),
-        value=np.exp(values).ravel(),
-    )
+    points = range(values.shape[1])
+    table = frames.grid(np.exp(values), step=data["step"].values, point=points)
     checkpoints = alt.Axis(labelOverlap=True, labelAngle=0)
     legend = alt.Legend(format=".2~g", tickCount=4)
     title, scale = "‖P0‖ / median (×, log)", alt.Scale(type="log")
