@@ -11,7 +11,6 @@ from sinkscope.report.parts import (
     Findings,
     Headline,
     Section,
-    Table,
     Words,
     plots,
     present,
@@ -83,7 +82,7 @@ def sections(result: Result) -> list[Section]:
             "elsewhere",
             "Where else attention sinks",
             "Sinks need not sit at position zero, nor at a position at all.",
-            with_tables(plots(data, *figures.ELSEWHERE), tables_of(scans, _elsewhere_tables)),
+            with_tables(plots(data, *figures.ELSEWHERE), tables_of(scans, tables.elsewhere_tables)),
         ),
         Section(
             "blocks",
@@ -94,10 +93,6 @@ def sections(result: Result) -> list[Section]:
         ),
     ]
     return [section for section in planned if section.parts]
-
-
-def _elsewhere_tables(scan: ScanSummary) -> list[Table | None]:
-    return [tables.delimiters_table(scan), tables.secondary_table(scan)]
 
 
 def _verdict(result: Result, data: dict[str, Dataset]) -> Section:
@@ -122,8 +117,7 @@ def findings(result: Result, bos: str) -> Findings | None:
             [
                 tables.heads_table(data),
                 tables.massive_table(scan),
-                tables.delimiters_table(scan),
-                tables.secondary_table(scan),
+                *tables.elsewhere_tables(scan),
             ]
         ),
     ]
