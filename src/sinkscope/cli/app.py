@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import sinkscope
-from sinkscope.cli import doctor, lab, mix, models, report, run, scan, timeline, trace, verify
+from sinkscope.cli import commands, doctor, lab, models, report
 from sinkscope.errors import SinkscopeError
 
 app = typer.Typer(
@@ -44,7 +44,9 @@ def _root(
     pass
 
 
-for _command in (run, scan, trace, verify, timeline, mix, report, models, doctor):
+for _name, _examples in commands.EXAMPLES.items():
+    app.command(_name, epilog=f"Examples:\n{_examples}")(getattr(commands, _name))
+for _command in (report, models, doctor):
     app.command(_command.__name__.rpartition(".")[2], epilog=_command.EPILOG)(_command.command)
 app.add_typer(lab.app, name="lab")
 

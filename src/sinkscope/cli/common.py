@@ -56,8 +56,10 @@ def measure(
     out: Path | None,
     as_json: bool,
     expect: str | None = None,
+    known: tuple[str, ...] = (),
 ) -> None:
     """Load a model, run the command of that name on it, save, print, hold against `expect`."""
+    check(out, expect, known)
     subject = load_subject(loading)
     with progress_bar() as progress:
         result = getattr(sinkscope, name)(subject, settings, progress=progress)

@@ -6,22 +6,19 @@ A new command adds its module to these tables.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from sinkscope.errors import InputError
 from sinkscope.report import frames
 from sinkscope.report.causal import page as causal_page
 from sinkscope.report.causal import verdict_page
+from sinkscope.report.charts import Chart
 from sinkscope.report.circuit import page as circuit_page
 from sinkscope.report.mixing import page as mixing_page
 from sinkscope.report.parts import Findings, Headline, Section
 from sinkscope.report.replications import page as replication_page
 from sinkscope.report.scan import page as scan_page
 from sinkscope.report.timeline import page as timeline_page
-
-if TYPE_CHECKING:
-    from sinkscope.report.charts import Chart
-    from sinkscope.result import Result
+from sinkscope.result import Result
 
 # Sections of the page, in reading order: result -> sections; none where there is nothing to show.
 SECTIONS = (

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sinkscope.report import commands, frames
 from sinkscope.report.mixing import page as mixing_page
 from sinkscope.report.parts import Headline, Part, Section, Table, Tables
 from sinkscope.report.scan import figures as scan_figures
 from sinkscope.report.text import NO_VALUE, percent, short, visible
-
-if TYPE_CHECKING:
-    from sinkscope.result import Result
+from sinkscope.result import Result
 
 
 def comparison(result: Result, *others: Result) -> Section:

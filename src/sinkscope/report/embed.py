@@ -12,18 +12,15 @@ import hashlib
 import json
 import zlib
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from xarray import Dataset
 
 from sinkscope.report import frames
+from sinkscope.report.charts import Chart
 from sinkscope.report.text import token_text
-
-if TYPE_CHECKING:
-    from xarray import Dataset
-
-    from sinkscope.report.charts import Chart
 
 MAP_BUDGET = 450_000  # base64 characters a policy: two policies and the runtime stay below 2.2 MB
 _ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}

@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sinkscope.errors import InputError
 from sinkscope.report import embed, theme
 from sinkscope.report.commands import all_sections
 from sinkscope.report.parts import Drawing, Figure, Section
-
-if TYPE_CHECKING:
-    from sinkscope.result import Result
+from sinkscope.result import Result
 
 FORMATS = ("png", "svg", "pdf")
 SCALE = 2.0  # pixels of a PNG for each unit of the chart: sharp in print at its natural size

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from xarray import Dataset
 
 from sinkscope.report.text import visible
+from sinkscope.result import Result
 from sinkscope.stats import nan_mean
-
-if TYPE_CHECKING:
-    from xarray import Dataset
-
-    from sinkscope.result import Result
 
 Row = dict[str, Any]
 POLICIES = {"with": "With BOS", "without": "Without BOS"}
@@ -149,12 +146,15 @@ def alpha0(data: Dataset) -> np.ndarray:
     return nan_mean(data["p0_received"].values)
 
 
+def grid(values: np.ndarray, **axes: Any) -> list[Row]:
+    """[a, b] values as rows of their two coordinates, given by name in this order, and `value`."""
+    (first, rows_at), (second, columns_at) = axes.items()
+    along = {first: np.repeat(rows_at, values.shape[1]), second: np.tile(columns_at, len(values))}
+    return rows(**along, value=values.ravel())
+
+
 def per_head(data: Dataset, values: np.ndarray) -> list[Row]:
     """[layer, head] values as rows of block, head, value and layer type."""
-    n, heads = values.shape
-    return rows(
-        block=np.repeat(blocks(data), heads),
-        head=np.tile(np.arange(heads), n),
-        value=values.ravel(),
-        type=np.repeat(np.array(layer_types(data), dtype=object), heads),
-    )
+    kinds = dict(zip(map(int, blocks(data)), layer_types(data)))
+    table = grid(values, block=blocks(data), head=range(values.shape[1]))
+    return [{**row, "type": kinds[row["block"]]} for row in table]

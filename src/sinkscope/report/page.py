@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -19,9 +19,7 @@ from sinkscope.report.commands import all_sections
 from sinkscope.report.compare import comparison
 from sinkscope.report.parts import Maps, Part, Section, Table, Tables
 from sinkscope.report.text import visible
-
-if TYPE_CHECKING:
-    from sinkscope.result import Result
+from sinkscope.result import Result
 
 
 @dataclass(frozen=True)

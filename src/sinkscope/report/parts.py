@@ -11,15 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from markupsafe import Markup
 
+from sinkscope.report.charts import Chart
 from sinkscope.report.embed import share_scales, spec_of
-
-if TYPE_CHECKING:
-    from sinkscope.report.charts import Chart
-
 
 # label -> kind (share, count, ratio or word) and value: what two runs are compared by
 Headline: TypeAlias = dict[str, tuple[str, Any]]
@@ -33,6 +30,17 @@ class Table:
     columns: list[str]
     rows: list[list[str]] = field(default_factory=list)
     numeric: set[int] = field(default_factory=set)
+
+
+def table_of(
+    title: str, rows: Iterable[Any], columns: Mapping[str, Callable[..., str]], numeric: set[int]
+) -> Table:
+    """A table with a line for each of `rows`; a column is its title and how a row is shown in it.
+
+    A row is one argument of what shows it, or a tuple of them.
+    """
+    cells = [[show(*_held(row)) for show in columns.values()] for row in rows]
+    return Table(title, list(columns), cells, numeric)
 
 
 def turned(table: Table) -> Table:

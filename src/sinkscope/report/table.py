@@ -7,7 +7,6 @@ sequence into the terminal, and is handed to rich as `Text`, so it cannot be rea
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -18,9 +17,7 @@ from rich.text import Text
 from sinkscope.report import commands, frames
 from sinkscope.report.parts import Findings, Table
 from sinkscope.report.text import visible
-
-if TYPE_CHECKING:
-    from sinkscope.result import Result
+from sinkscope.result import Result
 
 PLAIN_WIDTH = 110
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import altair as alt
 import numpy as np
+from xarray import Dataset
 
 from sinkscope.report import frames
 from sinkscope.report.charts import (
@@ -24,9 +24,6 @@ from sinkscope.report.charts import (
     value_y,
 )
 from sinkscope.stats import nan_mean
-
-if TYPE_CHECKING:
-    from xarray import Dataset
 
 NAMES = {
     "intact": "With the sink",
@@ -57,13 +54,8 @@ def spread_map(data: Dataset, condition: str) -> Chart | None:
     both = [c for c in ("intact", "redistributed") if c in data["condition"]]
     top = float(np.nanmax(_binned(data.sel(condition=both)).max()))
     values = _binned(data.sel(condition=[condition]))[0]
-    points, bins = values.shape
     starts = _edges(data.sizes["offset"])[:-1]
-    table = frames.rows(
-        point=np.repeat(np.arange(points), bins),
-        distance=np.tile(starts + 1, points),
-        value=values.ravel(),
-    )
+    table = frames.grid(values, point=range(len(values)), distance=starts + 1)
     axis = alt.Axis(values=_ticks(starts + 1), **BARE)
     title = "Relative change of the stream"
     scale, legend = alt.Scale(domain=[0, top]), alt.Legend(format=".2~g")
@@ -73,7 +65,7 @@ def spread_map(data: Dataset, condition: str) -> Chart | None:
         alt.Y("point:O", title=INPUT, sort="descending", axis=alt.Axis(**BARE)),
         alt.Color("value:Q", title=title, scale=scale, legend=legend),
         tips(point=INPUT, distance="Tokens behind", value="Relative change"),
-        height=max(120, 12 * points),
+        height=max(120, 12 * len(values)),
     )
 
 
@@ -115,12 +107,9 @@ def jacobian_map(data: Dataset, condition: str) -> Chart | None:
     shown = whole[:2][whole[:2] > 0]
     values = whole[list(data["few"].values).index(condition)]
     targets = [int(j) for j in data["target"].values]
-    table = frames.rows(
-        target=np.repeat(targets, values.shape[1]),
-        source=np.tile(np.arange(values.shape[1]), len(targets)),
-        value=np.where(values > 0, values, np.nan).ravel(),
-    )
-    every_fifth = alt.Axis(values=list(range(0, values.shape[1], 5)), **BARE)
+    sources = range(values.shape[1])
+    table = frames.grid(np.where(values > 0, values, np.nan), target=targets, source=sources)
+    every_fifth = alt.Axis(values=list(sources[::5]), **BARE)
     scale = alt.Scale(type="log", domain=[float(shown.min()), float(shown.max())])
     title, legend = "‖∂x(target) / ∂x(source)‖ (log)", alt.Legend(format=PLAIN, tickCount=3)
     return tiles(

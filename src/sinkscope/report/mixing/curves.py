@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import altair as alt
 
@@ -23,9 +22,7 @@ from sinkscope.report.charts import (
 )
 from sinkscope.report.mixing.charts import LEGEND, name_of
 from sinkscope.report.text import bounds_of, number_of
-
-if TYPE_CHECKING:
-    from sinkscope.schema import MixSummary
+from sinkscope.schema import MixSummary
 
 CHANGE = "Change of the spread"
 
@@ -98,41 +95,37 @@ def repeat_chart(summary: MixSummary) -> Chart | None:
 
 
 def _with_and_without(summary: MixSummary, key: str, title: str) -> Chart | None:
-    table: list[frames.Row] = []
-    for name, series in ((key, "intact"), (f"{key}_without", "redistributed")):
-        for step in summary.length:
-            table += measured_rows(step.get(name), length=step["length"], series=name_of(series))
-    return _over_length(table, title) if table else None
+    named = {key: name_of("intact"), f"{key}_without": name_of("redistributed")}
+    return _over_length(summary, named, title)
 
 
 def change_chart(summary: MixSummary) -> Chart | None:
     """Paired change of the spread once the sink is gone, over context length."""
-    return _one_over_length(summary, "spread_change", name_of("redistributed"), CHANGE, "%")
+    return _over_length(summary, {"spread_change": name_of("redistributed")}, CHANGE, "%")
 
 
 def share_chart(summary: MixSummary) -> Chart | None:
     """Late share of P0 in the sinking heads over context length."""
     title = "Late share of P0"
-    return _one_over_length(summary, "sink_heads_late_share", title, title, "%")
+    return _over_length(summary, {"sink_heads_late_share": title}, title, "%")
 
 
-def _one_over_length(
-    summary: MixSummary, key: str, series: str, title: str, format: str
+def _over_length(
+    summary: MixSummary, named: dict[str, str], title: str, format: str = ""
 ) -> Chart | None:
-    table: list[frames.Row] = []
-    for step in summary.length:
-        table += measured_rows(dict(step)[key], length=step["length"], series=series)
-    return _over_length(table, title, format) if table else None
-
-
-def _over_length(table: list[frames.Row], title: str, format: str = "") -> Chart:
+    """Measures of the length sweep, key -> series, as lines with intervals."""
+    table = [
+        row
+        for key, series in named.items()
+        for step in summary.length
+        for row in measured_rows(step.get(key), length=step["length"], series=series)
+    ]
+    if not table:
+        return None
     lengths = sorted({row["length"] for row in table})
-    x = alt.X(
-        "length:Q",
-        title="Prompt length (tokens, log)",
-        scale=alt.Scale(type="log", base=2),
-        axis=alt.Axis(values=lengths, format="d", grid=False),
-    )
+    scale = alt.Scale(type="log", base=2)
+    axis = alt.Axis(values=lengths, format="d", grid=False)
+    x = alt.X("length:Q", title="Prompt length (tokens, log)", scale=scale, axis=axis)
     return layer(*_bands(table, x, title, format))
 
 

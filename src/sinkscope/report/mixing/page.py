@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+
+from xarray import Dataset
 
 from sinkscope.report import frames
+from sinkscope.report.charts import Chart
 from sinkscope.report.mixing import charts, curves
 from sinkscope.report.mixing.words import condition_tables, findings_of
 from sinkscope.report.parts import (
@@ -22,13 +24,8 @@ from sinkscope.report.parts import (
 )
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.text import number_of
-
-if TYPE_CHECKING:
-    from xarray import Dataset
-
-    from sinkscope.report.charts import Chart
-    from sinkscope.result import Result
-    from sinkscope.schema import MixSummary
+from sinkscope.result import Result
+from sinkscope.schema import MixSummary
 
 COLLAPSE = (
     ("effective_rank", "Effective rank", "exp of the entropy of the squared singular values"),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sinkscope.report.mixing import charts as mixing_charts
-from sinkscope.report.parts import Findings, Table
+from sinkscope.report.parts import Findings, Table, table_of
 from sinkscope.report.text import (
     NO_VALUE,
     bounds_of,
@@ -16,9 +16,7 @@ from sinkscope.report.text import (
     short,
     visible,
 )
-
-if TYPE_CHECKING:
-    from sinkscope.schema import MixRow, MixSummary
+from sinkscope.schema import MixRow, MixSummary
 
 LIMIT = (
     "What is taken away here was there in training: a loss that rises says that this model uses "
@@ -163,32 +161,31 @@ def _keys(one: MixSummary) -> list[tuple[str, str, str]]:
 
 def condition_tables(one: MixSummary) -> list[Table]:
     """What every condition takes and what mixes then; what loss and stream make of it."""
-    mixing = Table("Mixing", ["Condition", "Sink left", "Mass taken", "Spread (95 %)", "Jacobian"])
-    loss = Table("Loss and stream", ["Condition", "P0 norm", "Rank", "Loss", "KL", "Use"])
-    mixing.numeric, loss.numeric = {1, 2, 3, 4}, {1, 2, 3, 4}
-    for row in one.conditions:
-        name = visible(mixing_charts.name_of(row.name))
-        intact = row.name == "intact"
-        mixing.rows.append(
-            [
-                name,
-                percent(number_of(row.sink_left)),
-                percent(number_of(row.mass_removed)),
-                short(row.spread) if intact else _with_interval(row.spread_change),
-                short(row.influence) if intact else _change(row.influence_change),
-            ]
-        )
-        loss.rows.append(
-            [
-                name,
-                percent(number_of(row.p0_norm)),
-                short(row.effective_rank),
-                _signed(row.ce_change),
-                short(row.kl),
-                _use(row),
-            ]
-        )
-    return [mixing, loss]
+    named = {"Condition": lambda row: visible(mixing_charts.name_of(row.name))}
+    mixing = {
+        "Sink left": lambda row: percent(number_of(row.sink_left)),
+        "Mass taken": lambda row: percent(number_of(row.mass_removed)),
+        "Spread (95 %)": lambda row: _or_change(row, row.spread, row.spread_change, _with_interval),
+        "Jacobian": lambda row: _or_change(row, row.influence, row.influence_change, _change),
+    }
+    loss = {
+        "P0 norm": lambda row: percent(number_of(row.p0_norm)),
+        "Rank": lambda row: short(row.effective_rank),
+        "Loss": lambda row: _signed(row.ce_change),
+        "KL": lambda row: short(row.kl),
+        "Use": lambda row: (
+            "out of distribution" if row.out_of_distribution else row.use or NO_VALUE
+        ),
+    }
+    return [
+        table_of(title, one.conditions, named | columns, {1, 2, 3, 4})
+        for title, columns in (("Mixing", mixing), ("Loss and stream", loss))
+    ]
+
+
+def _or_change(row: MixRow, value: Any, change: Any, show: Callable[[Any], str]) -> str:
+    """The value of the intact model, or what a condition changes of it."""
+    return short(value) if row.name == "intact" else show(change)
 
 
 def _use(row: MixRow) -> str:

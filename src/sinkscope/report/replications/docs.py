@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from sinkscope.replications.base import Replication, ReplicationRow
 from sinkscope.report.replications.page import printed
-
-if TYPE_CHECKING:
-    from sinkscope.replications.base import Replication, ReplicationRow
 
 
 def replication_list(replications: dict[str, Replication]) -> list[str]:

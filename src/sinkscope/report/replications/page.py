@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sinkscope.report.parts import Findings, Section, Table, Tables, Words
 from sinkscope.report.text import NO_VALUE, bounds_of, number_of, visible
+from sinkscope.result import Result
 from sinkscope.schema.replication import ReplicatedRow, ReplicationSummary
-
-if TYPE_CHECKING:
-    from sinkscope.result import Result
 
 MARKS = (
     "Marks of published numbers: [S] the paper, [2nd] notes of others on it, [COMM] an independent "

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import altair as alt
 import numpy as np
+from xarray import Dataset
 
 from sinkscope.report import frames
 from sinkscope.report.charts import (
@@ -20,9 +20,6 @@ from sinkscope.report.charts import (
     tiles_high,
     tips,
 )
-
-if TYPE_CHECKING:
-    from xarray import Dataset
 
 MOST_LETTERS = 64  # blocks beyond which letters under them would run into each other
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import altair as alt
 import numpy as np
+from xarray import Dataset
 
 from sinkscope.report import frames
 from sinkscope.report.charts import (
@@ -22,9 +22,6 @@ from sinkscope.report.charts import (
     value_y,
 )
 from sinkscope.stats import nan_mean
-
-if TYPE_CHECKING:
-    from xarray import Dataset
 
 QUANTILES = 120  # points of the ranked-heads curve
 RECEIVED_POINTS = 48  # bins of the received-attention curves, narrow near position zero

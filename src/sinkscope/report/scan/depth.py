@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import altair as alt
 import numpy as np
+from xarray import Dataset
 
 from sinkscope.report import frames
 from sinkscope.report.charts import (
@@ -31,9 +32,6 @@ from sinkscope.report.charts import (
     whole_x,
 )
 from sinkscope.stats import nan_mean
-
-if TYPE_CHECKING:
-    from xarray import Dataset
 
 
 def norm_chart(data: Dataset) -> Chart | None:
@@ -116,12 +114,8 @@ def value_chart(data: Dataset) -> Chart | None:
     if not frames.has(data, "value_norm_ratio"):
         return None
     values = np.asarray(data["value_norm_ratio"].values, dtype=np.float64)
-    count = values.shape[1]
-    table = frames.rows(
-        block=np.repeat(frames.blocks(data), count),
-        head=np.tile(np.arange(count), values.shape[0]),
-        value=np.where(values > 0, values, np.nan).ravel(),
-    )
+    known = np.where(values > 0, values, np.nan)
+    table = frames.grid(known, block=frames.blocks(data), head=range(values.shape[1]))
     y = log_y("‖v₀‖ / median ‖v‖ (×, log)", [1, *(row["value"] for row in table)])
     dots = part(table).mark_point(opacity=0.7)
     said = tips(block="Block", head="Key-value head", value="Ratio")

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from xarray import Dataset
 
 from sinkscope.report import embed, frames
+from sinkscope.report.charts import Chart
 from sinkscope.report.parts import Figure, Maps, Plot, Section, Variant, with_tables
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.scan import charts, curves, depth, tables
-
-if TYPE_CHECKING:
-    from xarray import Dataset
-
-    from sinkscope.report.charts import Chart
-    from sinkscope.result import Result
+from sinkscope.result import Result
 
 NULLS = Plot(
     "ranked",

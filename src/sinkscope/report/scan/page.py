@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from xarray import Dataset
 
 from sinkscope.detect.attention import SINK
 from sinkscope.report import frames
+from sinkscope.report.charts import Chart
 from sinkscope.report.parts import (
     Findings,
     Headline,
     Section,
-    Table,
     Words,
     plots,
     present,
@@ -21,13 +21,8 @@ from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.scan import charts, figures, tables
 from sinkscope.report.scan.words import heads_above_random, verdict_so_far
 from sinkscope.report.text import number_of, percent, percent_interval, short, visible
+from sinkscope.result import Result, ScanSummary
 from sinkscope.stats import nan_mean
-
-if TYPE_CHECKING:
-    from xarray import Dataset
-
-    from sinkscope.report.charts import Chart
-    from sinkscope.result import Result, ScanSummary
 
 
 def sections(result: Result) -> list[Section]:
@@ -87,7 +82,7 @@ def sections(result: Result) -> list[Section]:
             "elsewhere",
             "Where else attention sinks",
             "Sinks need not sit at position zero, nor at a position at all.",
-            with_tables(plots(data, *figures.ELSEWHERE), tables_of(scans, _elsewhere_tables)),
+            with_tables(plots(data, *figures.ELSEWHERE), tables_of(scans, tables.elsewhere_tables)),
         ),
         Section(
             "blocks",
@@ -98,10 +93,6 @@ def sections(result: Result) -> list[Section]:
         ),
     ]
     return [section for section in planned if section.parts]
-
-
-def _elsewhere_tables(scan: ScanSummary) -> list[Table | None]:
-    return [tables.delimiters_table(scan), tables.secondary_table(scan)]
 
 
 def _verdict(result: Result, data: dict[str, Dataset]) -> Section:
@@ -126,8 +117,7 @@ def findings(result: Result, bos: str) -> Findings | None:
             [
                 tables.heads_table(data),
                 tables.massive_table(scan),
-                tables.delimiters_table(scan),
-                tables.secondary_table(scan),
+                *tables.elsewhere_tables(scan),
             ]
         ),
     ]

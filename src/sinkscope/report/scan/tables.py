@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from xarray import Dataset
 
 from sinkscope.report import frames
-from sinkscope.report.parts import Table
+from sinkscope.report.parts import Table, table_of
 from sinkscope.report.scan.words import heads_above_random, sinking_layers, strongest_heads
 from sinkscope.report.text import (
     NO_VALUE,
@@ -18,12 +20,8 @@ from sinkscope.report.text import (
     token_text,
     visible,
 )
+from sinkscope.result import ScanSummary
 from sinkscope.stats import nan_mean
-
-if TYPE_CHECKING:
-    from xarray import Dataset
-
-    from sinkscope.result import ScanSummary
 
 MASSIVE_RULE = "max |x| > 100 and ≥ 1000 × median"
 
@@ -132,47 +130,48 @@ def _at_input(data: Dataset, by_point: np.ndarray) -> np.ndarray:
 
 def heads_table(data: Dataset, most: int = 10) -> Table:
     """The heads that give P0 most, with their class where it is known."""
-    table = Table("Strongest heads", ["Block", "Head", "Late share"], numeric={0, 1, 2})
-    known = frames.has(data, "head_class")
-    if known:
-        table.columns.append("Class")
-    index = {int(block): layer for layer, block in enumerate(frames.blocks(data))}
-    for block, head, share in strongest_heads(data)[:most]:
-        row = [str(block), str(head), percent(share)]
-        if known:
-            number = int(data["head_class"].values[index[block], head])
-            row.append(frames.HEAD_CLASSES[number])
-        table.rows.append(row)
-    return table
+    columns: dict[str, Callable[[int, int, float], str]] = {
+        "Block": lambda block, head, share: str(block),
+        "Head": lambda block, head, share: str(head),
+        "Late share": lambda block, head, share: percent(share),
+    }
+    if frames.has(data, "head_class"):
+        layer = {int(block): layer for layer, block in enumerate(frames.blocks(data))}
+        classes = data["head_class"].values
+        columns["Class"] = lambda block, head, share: frames.HEAD_CLASSES[
+            int(classes[layer[block], head])
+        ]
+    return table_of("Strongest heads", strongest_heads(data)[:most], columns, {0, 1, 2})
 
 
-def delimiters_table(scan: ScanSummary) -> Table | None:
+def elsewhere_tables(scan: ScanSummary) -> list[Table]:
+    """Where else attention sinks."""
+    return [_delimiters(scan), _secondary(scan)]
+
+
+def _delimiters(scan: ScanSummary) -> Table:
     """Tokens that act as sinks away from P0."""
-    found = scan.delimiters
-    if not found:
-        return None
-    table = Table(
-        "Tokens away from P0 that draw most", ["Token", "Times", "Received"], numeric={1, 2}
-    )
-    for item in found:
-        hits, received = number_of(item.get("hits")), number_of(item.get("received"))
-        count = NO_VALUE if hits is None else f"{hits:.0f}"
-        table.rows.append([token_text(item.get("token", ""), 40), count, percent(received)])
-    return table
+    columns = {
+        "Token": lambda item: token_text(item.get("token", ""), 40),
+        "Times": lambda item: _count(number_of(item.get("hits"))),
+        "Received": lambda item: percent(number_of(item.get("received"))),
+    }
+    return table_of("Tokens away from P0 that draw most", scan.delimiters, columns, {1, 2})
 
 
-def secondary_table(scan: ScanSummary) -> Table | None:
+def _count(hits: float | None) -> str:
+    return NO_VALUE if hits is None else f"{hits:.0f}"
+
+
+def _secondary(scan: ScanSummary) -> Table:
     """How long later tokens stay along the sink direction, most frequent runs first."""
+    columns = {
+        "From block input": lambda run: visible(run.get("start", NO_VALUE)),
+        "Lasting": lambda run: visible(run.get("lifetime", NO_VALUE)),
+        "Tokens": lambda run: visible(run.get("tokens", NO_VALUE)),
+    }
     runs = scan.secondary.get("runs") or []
-    if not runs:
-        return None
-    table = Table("Runs along the sink direction", ["From block input", "Lasting", "Tokens"])
-    table.numeric = {0, 1, 2}
-    for run in runs:
-        table.rows.append(
-            [visible(run.get(key, NO_VALUE)) for key in ("start", "lifetime", "tokens")]
-        )
-    return table
+    return table_of("Runs along the sink direction", runs, columns, {0, 1, 2})
 
 
 def massive_table(scan: ScanSummary) -> Table | None:

@@ -6,20 +6,17 @@ A scan observes and changes nothing, so no sentence here names a circuit or a ca
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from xarray import Dataset
 
 from sinkscope.detect.attention import SINK
 from sinkscope.detect.decision import sinking_heads
 from sinkscope.report import frames
 from sinkscope.report.text import number_of, percent, percent_interval, ranges, short, visible
+from sinkscope.result import ScanSummary
 from sinkscope.stats import nan_mean
-
-if TYPE_CHECKING:
-    from xarray import Dataset
-
-    from sinkscope.result import ScanSummary
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from sinkscope.detect.heads import CLASS_MEANINGS
 from sinkscope.lab.studies.summary import STREAM
 from sinkscope.report.frames import HEAD_CLASSES
-from sinkscope.report.parts import Table
+from sinkscope.report.parts import Table, table_of
 from sinkscope.report.text import NO_VALUE, bounds_of, number_of, short, visible
 
 NOT_RUN = "not run"
@@ -29,97 +29,80 @@ SIGNED = {  # figure -> what it is called, its unit as a factor, digits of a dif
 }
 
 
+Row = dict[str, Any]  # of a cell and BOS policy
+
+
+def _ran(show: Callable[[Row], str]) -> Callable[[Row], str]:
+    """How a row is shown, which says so where no seed of it was run."""
+    return lambda row: show(row) if row["seeds"] else NOT_RUN
+
+
+def _figure(show: Callable[[Any], str], name: str) -> Callable[[Row], str]:
+    return _ran(lambda row: show(row["figures"][name]))
+
+
+NAMED: dict[str, Callable[[Row], str]] = {
+    "Cell": lambda row: visible(row["cell"]),
+    "Measured with": lambda row: BOS[row["bos"]],
+}
+
+
 def measured_table(summary: dict[str, Any]) -> Table:
     """A row a cell and BOS policy: sink, loss, and what was published."""
-    table = Table(
-        "Measured beside published",
-        [
-            *("Cell", "Measured with", "Seeds", "Sink rate ε 0.3, %", "Sink rate ε 0.8, %"),
-            *("Late share, %", "Loss, nats", "Published: sink %", "Published: loss"),
-        ],
-        numeric=set(range(2, 9)),
-    )
-    for row in summary["rows"]:
-        figures = row["figures"]
-        cells = [visible(row["cell"]), BOS[row["bos"]], str(len(row["seeds"]))]
-        if row["seeds"]:
-            shares = ("sink_rate_0.3", "sink_rate_0.8", "late_share")
-            cells += [share(figures[name]) for name in shares] + [nats(figures["loss"])]
-        else:
-            cells += [NOT_RUN] * 4
-        cells += [_published(row["published"], name) for name in ("sink_rate", "loss")]
-        table.rows.append(cells)
-    return table
+    columns = {
+        "Seeds": lambda row: str(len(row["seeds"])),
+        "Sink rate ε 0.3, %": _figure(share, "sink_rate_0.3"),
+        "Sink rate ε 0.8, %": _figure(share, "sink_rate_0.8"),
+        "Late share, %": _figure(share, "late_share"),
+        "Loss, nats": _figure(nats, "loss"),
+        "Published: sink %": lambda row: _published(row["published"], "sink_rate"),
+        "Published: loss": lambda row: _published(row["published"], "loss"),
+    }
+    numeric = set(range(2, 9))
+    return table_of("Measured beside published", summary["rows"], NAMED | columns, numeric)
 
 
 def short_table(summary: dict[str, Any]) -> Table:
     """Sink rate and loss alone, for a terminal."""
-    table = Table("Measured", ["Cell", "With", "Sink rate ε 0.3, %", "Loss, nats"], numeric={2, 3})
-    for row in summary["rows"]:
-        figures = row["figures"]
-        cells = [share(figures["sink_rate_0.3"]), nats(figures["loss"])]
-        table.rows.append(
-            [visible(row["cell"]), SHORT[row["bos"]], *(cells if row["seeds"] else [NOT_RUN] * 2)]
-        )
-    return table
+    columns = {
+        "Cell": NAMED["Cell"],
+        "With": lambda row: SHORT[row["bos"]],
+        "Sink rate ε 0.3, %": _figure(share, "sink_rate_0.3"),
+        "Loss, nats": _figure(nats, "loss"),
+    }
+    return table_of("Measured", summary["rows"], columns, {2, 3})
 
 
 def needs_table(rows: list[Any]) -> Table:
     """What every run of a cell takes, from `sinkscope.lab.studies.needs`."""
-    table = Table(
-        "One run of each cell",
-        ["Cell", "Parameters", "Steps", "Tokens", "GiB a process"],
-        numeric={1, 2, 3, 4},
-    )
-    for row in rows:
-        numbers = [f"{n:,}" for n in (row.parameters, row.steps, row.tokens)]
-        table.rows.append([visible(row.cell), *numbers, short(row.gib)])
-    return table
+    columns = {
+        "Cell": lambda row: visible(row.cell),
+        "Parameters": lambda row: f"{row.parameters:,}",
+        "Steps": lambda row: f"{row.steps:,}",
+        "Tokens": lambda row: f"{row.tokens:,}",
+        "GiB a process": lambda row: short(row.gib),
+    }
+    return table_of("One run of each cell", rows, columns, {1, 2, 3, 4})
 
 
 def stream_table(summary: dict[str, Any]) -> Table:
     """A row a cell and BOS policy: position zero in the stream, and as blocks read it."""
-    return _rows(
-        summary,
-        "Position zero",
-        [
-            *("Norm of P0, ×", "Max abs. x at P0, ×"),
-            *("As blocks read it: norm, ×", "max abs. x, ×", "max over mean abs. x"),
-        ],
-        lambda row: [ratio(row["figures"][name]) for name in STREAM],
-        numeric=5,
+    titles = (
+        *("Norm of P0, ×", "Max abs. x at P0, ×"),
+        *("As blocks read it: norm, ×", "max abs. x, ×", "max over mean abs. x"),
     )
+    columns = {title: _figure(ratio, name) for title, name in zip(titles, STREAM, strict=True)}
+    return table_of("Position zero", summary["rows"], NAMED | columns, set(range(2, 7)))
 
 
 def heads_table(summary: dict[str, Any]) -> Table:
     """A row a cell and BOS policy: the strongest head, what it does, and what a scan says."""
-    return _rows(
-        summary,
-        "Heads",
-        ["Late share of the best head, %", "Best head", "A sink, says scan"],
-        lambda row: [
-            share(row["figures"]["best_head"]),
-            _classes(row["best_head_class"]),
-            f"in {row['found_sink']} of {len(row['seeds'])}",
-        ],
-        numeric=1,
-    )
-
-
-def _rows(
-    summary: dict[str, Any],
-    title: str,
-    columns: list[str],
-    cells: Callable[[dict[str, Any]], list[str]],
-    numeric: int,
-) -> Table:
-    """A row a cell and BOS policy; the first `numeric` of the columns hold numbers."""
-    named = ["Cell", "Measured with", *columns]
-    table = Table(title, named, numeric=set(range(2, 2 + numeric)))
-    for row in summary["rows"]:
-        made = cells(row) if row["seeds"] else [NOT_RUN] * len(columns)
-        table.rows.append([visible(row["cell"]), BOS[row["bos"]], *made])
-    return table
+    columns = {
+        "Late share of the best head, %": _figure(share, "best_head"),
+        "Best head": _ran(lambda row: _classes(row["best_head_class"])),
+        "A sink, says scan": _ran(lambda row: f"in {row['found_sink']} of {len(row['seeds'])}"),
+    }
+    return table_of("Heads", summary["rows"], NAMED | columns, {2})
 
 
 def _classes(counts: dict[str, int]) -> str:
@@ -130,60 +113,42 @@ def _classes(counts: dict[str, int]) -> str:
 
 def signs_table(summary: dict[str, Any]) -> Table:
     """A row a published direction: what was expected, the difference found, and what that says."""
-    table = Table(
-        "Published directions",
-        ["Cell", "Against", "Figure", "Published", "Difference", "Found"],
-        numeric={4},
-    )
-    for row in summary["signs"]:
-        name, scale, digits = SIGNED[row["figure"]]
-        other = row["than_bos"] or row["bos"]
-        table.rows.append(
-            [
-                visible(f"{row['cell']}, {SHORT[row['bos']]}"),
-                visible(f"{row['than']}, {SHORT[other]}"),
-                name,
-                visible(f"{row['expected']}: {row['says']} {row['mark']}"),
-                signed(row["change"], scale, digits),
-                row["found"],
-            ]
-        )
-    return table
+    columns = {
+        "Cell": lambda row: visible(f"{row['cell']}, {SHORT[row['bos']]}"),
+        "Against": lambda row: visible(f"{row['than']}, {SHORT[row['than_bos'] or row['bos']]}"),
+        "Figure": lambda row: SIGNED[row["figure"]][0],
+        "Published": lambda row: visible(f"{row['expected']}: {row['says']} {row['mark']}"),
+        "Difference": lambda row: signed(row["change"], *SIGNED[row["figure"]][1:]),
+        "Found": lambda row: row["found"],
+    }
+    return table_of("Published directions", summary["signs"], columns, {4})
 
 
 def short_signs_table(summary: dict[str, Any]) -> Table:
     """The same for a terminal, without what was published in words."""
-    table = Table(
-        "Published directions", ["Cell", "Figure", "Published", "Difference", "Found"], numeric={3}
-    )
     whole = signs_table(summary)
-    for row, sign in zip(whole.rows, summary["signs"], strict=True):
-        cell, _, figure, _, difference, found = row
-        table.rows.append([cell, figure, sign["expected"], difference, found])
-    return table
+    rows = [
+        [cell, figure, sign["expected"], difference, found]
+        for (cell, _, figure, _, difference, found), sign in zip(whole.rows, summary["signs"])
+    ]
+    return Table(whole.title, ["Cell", "Figure", "Published", "Difference", "Found"], rows, {3})
 
 
 def cells_table(summary: dict[str, Any]) -> Table:
     """The settings in which cells differ, and how much each was trained."""
-    table = Table(
-        "Cells",
-        ["Cell", "Settings", "Parameters", "Steps", "Tokens", "Sink from step"],
-        numeric={2, 3, 4, 5},
-    )
-    for one in summary["cells"]:
-        settings = ", ".join(f"{key} {_plain(value)}" for key, value in one["settings"].items())
-        parameters = one["parameters"]
-        table.rows.append(
-            [
-                visible(one["cell"]),
-                visible(settings) or NO_VALUE,
-                NOT_RUN if parameters is None else f"{parameters:,}",
-                f"{one['steps']:,}",
-                f"{one['tokens']:,}",
-                NOT_RUN if parameters is None else _sink_from(one["sink_from"]),
-            ]
-        )
-    return table
+
+    def trained(one: dict[str, Any], show: Callable[[], str]) -> str:
+        return NOT_RUN if one["parameters"] is None else show()
+
+    columns = {
+        "Cell": lambda one: visible(one["cell"]),
+        "Settings": lambda one: visible(_settings(one["settings"])) or NO_VALUE,
+        "Parameters": lambda one: trained(one, lambda: f"{one['parameters']:,}"),
+        "Steps": lambda one: f"{one['steps']:,}",
+        "Tokens": lambda one: f"{one['tokens']:,}",
+        "Sink from step": lambda one: trained(one, lambda: _sink_from(one["sink_from"])),
+    }
+    return table_of("Cells", summary["cells"], columns, {2, 3, 4, 5})
 
 
 def _sink_from(steps: list[int | None]) -> str:
@@ -198,22 +163,16 @@ def _sink_from(steps: list[int | None]) -> str:
 
 def matched_table(summary: dict[str, Any]) -> Table:
     """The sink-matched control: differences to the control where the curves meet."""
-    held = summary["matched"]
-    table = Table(
-        "At equal sink rate and at equal loss",
-        ["Cell", "Loss at equal sink", "Sink points at equal loss"],
-        numeric={1, 2},
-    )
-    for row in held["rows"] if held else []:
-        no_sink = not number_of(held["sink_rate"])
-        table.rows.append(
-            [
-                visible(row["cell"]),
-                "no sink to match" if no_sink else _matched(row, "loss", 1, 3),
-                _matched(row, "sink_rate", 100, 1),
-            ]
-        )
-    return table
+    held = summary["matched"] or {"rows": []}
+    none = held["rows"] and not number_of(held["sink_rate"])
+    columns = {
+        "Cell": lambda row: visible(row["cell"]),
+        "Loss at equal sink": lambda row: (
+            "no sink to match" if none else _matched(row, "loss", 1, 3)
+        ),
+        "Sink points at equal loss": lambda row: _matched(row, "sink_rate", 100, 1),
+    }
+    return table_of("At equal sink rate and at equal loss", held["rows"], columns, {1, 2})
 
 
 def _matched(row: dict[str, Any], name: str, scale: float, digits: int) -> str:
@@ -269,9 +228,11 @@ def _threshold(row: dict[str, Any], figure: str) -> str:
     return f" (ε {row['eps']:g})" if row["eps"] else " (ε not known)"
 
 
+def _settings(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {_plain(value)}" for key, value in settings.items())
+
+
 def _plain(value: Any) -> str:
-    if isinstance(value, list):
-        return "/".join(map(str, value))
-    return (
-        {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-    )
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "/".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import altair as alt
 import numpy as np
+from xarray import Dataset
 
 from sinkscope.report import frames
 from sinkscope.report.charts import by_series, part, tips
+from sinkscope.schema import RunSummary
 
-if TYPE_CHECKING:
-    from xarray import Dataset
-
-    from sinkscope.schema import RunSummary
-
-Runs = dict[str, "Dataset"]
+Runs = dict[str, Dataset]
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import altair as alt
 import numpy as np
+from xarray import Dataset
 
 from sinkscope.report import frames
 from sinkscope.report.charts import INPUT, Chart, band, layer, names_of, part, tiles, tips, value_y
@@ -22,9 +23,6 @@ from sinkscope.report.timeline.axis import (
     x_of,
 )
 from sinkscope.stats import nan_mean
-
-if TYPE_CHECKING:
-    from xarray import Dataset
 
 WIDTH, HEIGHT = 560, 210
 MARGIN = 48  # of the y axis, so that charts below each other share their x axis
@@ -146,12 +144,8 @@ def heat_chart(data: Dataset) -> Chart | None:
     if not frames.has(data, "log_norm"):
         return None
     values = data["log_norm"].values
-    points = np.arange(values.shape[1])
-    table = frames.rows(
-        step=np.repeat(data["step"].values, len(points)),
-        point=np.tile(points, len(values)),
-        value=np.exp(values).ravel(),
-    )
+    points = range(values.shape[1])
+    table = frames.grid(np.exp(values), step=data["step"].values, point=points)
     checkpoints = alt.Axis(labelOverlap=True, labelAngle=0)
     legend = alt.Legend(format=".2~g", tickCount=4)
     title, scale = "‖P0‖ / median (×, log)", alt.Scale(type="log")

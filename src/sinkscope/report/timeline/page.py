@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
+
+from xarray import Dataset
 
 from sinkscope.report import frames
+from sinkscope.report.charts import Chart
 from sinkscope.report.parts import (
     Figure,
     Findings,
@@ -17,17 +20,14 @@ from sinkscope.report.parts import (
     Tables,
     Variant,
     Words,
+    present,
+    table_of,
 )
 from sinkscope.report.text import NO_VALUE, number_of, percent, percent_interval, short, visible
 from sinkscope.report.timeline import charts
 from sinkscope.report.timeline.axis import STEPS, Axis, Runs, axes_of
-
-if TYPE_CHECKING:
-    from xarray import Dataset
-
-    from sinkscope.report.charts import Chart
-    from sinkscope.result import Result
-    from sinkscope.schema import RunSummary
+from sinkscope.result import Result
+from sinkscope.schema import RunSummary
 
 PANEL = ""
 # label, caption, name of its file, and what draws it over an axis
@@ -91,7 +91,7 @@ def findings(result: Result, panel: str) -> Findings | None:
     if panel != PANEL or not _runs(result):
         return None
     found = _findings(result)
-    found.tables = [table for table in _tables(result) if table.rows]
+    found.tables = _tables(result)
     return found
 
 
@@ -236,35 +236,34 @@ def _sentences(one: RunSummary) -> list[str]:
 
 def _tables(result: Result) -> list[Table]:
     runs = _runs(result)
-    table = Table(
+    table = table_of(
         "Runs",
-        ["Run", "Points", "Emerged", "Stages", "Settled", "C₂", "Late share", "Blocks"],
-        numeric=set(range(1, 8)),
-    )
-    for run, one in runs.items():
-        looked = one.looked_at
-        table.rows.append(
-            [
-                visible(run),
-                str(len(one.steps)),
-                _step(one.emergence_step),
-                str(len(one.stages)),
-                _step(one.settled_step),
-                percent(number_of(one.concentration["2"])),
-                percent(number_of(one.first_blocks_late_share)),
-                f"{looked['first_blocks']} of {looked['blocks']}",
-            ]
-        )
-    judged = Table(
-        "What tells the loss still to come, in a run that was left out",
-        ["Signal", "R² alone", "R² beyond the baselines", "Rank correlation"],
-        numeric={1, 2, 3},
+        runs.items(),
+        {
+            "Run": lambda run, one: visible(run),
+            "Points": lambda run, one: str(len(one.steps)),
+            "Emerged": lambda run, one: _step(one.emergence_step),
+            "Stages": lambda run, one: str(len(one.stages)),
+            "Settled": lambda run, one: _step(one.settled_step),
+            "C₂": lambda run, one: percent(number_of(one.concentration["2"])),
+            "Late share": lambda run, one: percent(number_of(one.first_blocks_late_share)),
+            "Blocks": lambda run, one: "{first_blocks} of {blocks}".format(**one.looked_at),
+        },
+        set(range(1, 8)),
     )
     judgement = result.summary.timeline and result.summary.timeline.judgement
-    for row in judgement["signals"] if judgement else []:
-        scores = [_number(score) for score in (row["alone"], row["added"], row["rank"])]
-        judged.rows.append([SIGNALS[row["name"]], *scores])
-    return [one for one in (table, judged) if one.rows]
+    judged = table_of(
+        "What tells the loss still to come, in a run that was left out",
+        judgement["signals"] if judgement else [],
+        {
+            "Signal": lambda row: SIGNALS[row["name"]],
+            "R² alone": lambda row: _number(row["alone"]),
+            "R² beyond the baselines": lambda row: _number(row["added"]),
+            "Rank correlation": lambda row: _number(row["rank"]),
+        },
+        {1, 2, 3},
+    )
+    return present([table, judged])
 
 
 def _number(value: float | None) -> str:

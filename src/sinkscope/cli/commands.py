@@ -1,0 +1,175 @@
+"""The commands that look at a model: `run`, `scan`, `trace`, `verify`, `timeline` and `mix`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sinkscope.cli import common
+from sinkscope.cli.options import Debug, Json, Out, options
+from sinkscope.errors import InputError
+from sinkscope.settings import (
+    LoadSettings,
+    MixSettings,
+    ReplicationSettings,
+    RunSettings,
+    ScanSettings,
+    SweepSettings,
+    TimelineSettings,
+    TraceSettings,
+    VerifySettings,
+    part_of,
+)
+
+# in the order of the help; each is a function below
+EXAMPLES = {
+    "run": """
+  sinkscope run                             the bundled model, into ./sinkscope-run\n
+  sinkscope run path/to/model --out D       a local model\n
+  sinkscope run Qwen/Qwen2.5-0.5B --bos both --dtype bfloat16 --device cuda\n
+  sinkscope run ./my-model --expect p0-circuit      exit code 1 for any other verdict""",
+    "scan": """
+  sinkscope scan                                   the bundled model\n
+  sinkscope scan EleutherAI/pythia-160m --json     a Hub model, summary as JSON\n
+  sinkscope scan ./my-model --length 256 --n 64 --bos both --out scan-of-my-model\n
+  sinkscope scan ./my-model --expect sink          exit code 1 if there is none""",
+    "trace": """
+  sinkscope trace                                  the bundled model\n
+  sinkscope trace ./my-model --out traced          with a report: the circuit drawn\n
+  sinkscope trace ./my-model --bos both --no-vocabulary --json""",
+    "verify": """
+  sinkscope verify                                 the bundled model\n
+  sinkscope verify ./my-model --out verified       every test beside its control\n
+  sinkscope verify ./my-model --expect p0-circuit  exit code 1 for any other verdict\n
+  sinkscope verify gpt2 --replication ran-milo-2026     published numbers beside measured ones""",
+    "timeline": """
+  sinkscope timeline bundled                        the bundled series\n
+  sinkscope timeline runs/llama-20m --workers 2     a folder of checkpoint-500, ..\n
+  sinkscope timeline EleutherAI/pythia-160m --revisions step0,step512,step1000,step143000\n
+  sinkscope timeline runs/a runs/b --first-blocks all --out two-runs     with losses\n
+  sinkscope timeline runs/a --pattern 'run-(?P<step>[0-9]+)' --workers ray""",
+    "mix": """
+  sinkscope mix                                    the bundled model\n
+  sinkscope mix ./my-model --bos both --json       summary as JSON\n
+  sinkscope mix ./my-model --pairs 64 --length 512 --out mixing-of-my-model\n
+  sinkscope mix ./my-model --paraphrases pairs.jsonl --longest 4096""",
+}
+
+
+@options
+def run(
+    loading: LoadSettings,
+    settings: RunSettings,
+    out: Annotated[
+        Path, typer.Option(help="Folder for summary.json, arrays.nc and report.html.")
+    ] = Path("sinkscope-run"),
+    expect: Annotated[
+        str | None,
+        typer.Option(help="sink, no-sink or a verdict: exit with 1 if it turns out otherwise."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Scan a model, trace its circuit, test it, and write a report."""
+    known = (*common.SINK, *common.VERDICTS)
+    common.measure("run", loading, settings, out, json, expect, known)
+
+
+@options
+def scan(
+    loading: LoadSettings,
+    settings: ScanSettings,
+    out: Out = None,
+    expect: Annotated[
+        str | None,
+        typer.Option(help="sink or no-sink: exit with 1 if the model turns out otherwise."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Is there an attention sink, in which heads, and how sure is that."""
+    common.measure("scan", loading, settings, out, json, expect, common.SINK)
+
+
+@options
+def trace(
+    loading: LoadSettings,
+    settings: TraceSettings,
+    out: Out = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """How the sink is built: where P0 is recognised, who amplifies it, who reads it."""
+    common.measure("trace", loading, settings, out, json)
+
+
+@options
+def verify(
+    loading: LoadSettings,
+    settings: VerifySettings,
+    replication: Annotated[
+        str | None,
+        typer.Option(
+            help="A published experiment instead, such as ran-milo-2026; docs/replications.md "
+            "lists them. Length, BOS policy and kind of prompts are then the paper's."
+        ),
+    ] = None,
+    out: Out = None,
+    expect: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(common.VERDICTS)}: exit with 1 for any other verdict."),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Test the circuit by intervention, beside controls, and reach a verdict."""
+    if replication is None:
+        common.measure("verify", loading, settings, out, json, expect, common.VERDICTS)
+        return
+    common.check(out, expect, common.VERDICTS)
+    from sinkscope.replications.run import replication_of
+    from sinkscope.replications.run import run as replicate
+
+    if expect is not None:
+        raise InputError("--replication reaches no verdict, so it takes no --expect.")
+    replication_of(replication)  # before a model is loaded for an unknown one
+    subject, prompts = common.load_subject(loading), part_of(settings, ReplicationSettings)
+    with common.progress_bar() as progress:
+        result = replicate(replication, subject, prompts, progress=progress)
+    common.save_and_show(result, out, json)
+
+
+@options
+def timeline(
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="Run folders, Hub ids, or bundled; or folders that are checkpoints."),
+    ],
+    sweeping: SweepSettings,
+    settings: TimelineSettings,
+    out: Out = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """When the circuit formed, where it concentrated, and whether it has settled."""
+    common.check(out)
+    common.stay_offline(sweeping.offline)
+    from sinkscope.training_runs.timeline import timeline as follow
+
+    with common.progress_bar() as progress:
+        result = follow(sources, settings, sweeping, progress=progress)
+    common.save_and_show(result, out, json)
+
+
+@options
+def mix(
+    loading: LoadSettings,
+    settings: MixSettings,
+    out: Out = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """What the sink is for: mixing and loss, with the sink and without it."""
+    common.measure("mix", loading, settings, out, json)
