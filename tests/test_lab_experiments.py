@@ -11,6 +11,7 @@ import torch
 import yaml
 from torch import nn
 
+from sinkscope import files
 from sinkscope.cli.app import main
 from sinkscope.errors import InputError, OutOfResources
 from sinkscope.known.constructed import build_in_memory, draw_spec
@@ -44,7 +45,6 @@ from sinkscope.report.studies.study import write_study
 from sinkscope.report.studies.tables import SIGNED, cells_table
 from sinkscope.stats import t_interval
 from sinkscope.subject.load import Subject
-from sinkscope.training_runs import store
 
 BASE = {
     "data": "bigram-backcopy", "vocabulary": 40, "blocks": 1, "width": 16, "heads": 2, "hidden": 16,
@@ -454,7 +454,7 @@ def test_lines_are_replaced_and_the_file_is_whole(tmp_path, monkeypatch):
     assert [line["x"] for line in results.read_lines(file)] == [1, 2]
     before = file.read_bytes()
     full = OSError(errno.ENOSPC, "full")
-    monkeypatch.setattr(store.os, "replace", lambda *_: (_ for _ in ()).throw(full))
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(full))
     with pytest.raises(OutOfResources, match="disk is full"):
         results.put_lines(file, [{**one, "x": 3}])
     assert file.read_bytes() == before
@@ -753,7 +753,7 @@ def write_corpus(folder):
         (["lab", "run", "packing", "--device", "tpu", "--out", "{}/a"], "'tpu' is not there"),
         (["lab", "run", "packing", "--size", "small", "--out", "{}/a"], "excerpt is too short"),
         (["lab", "run", "packing", "--out", "{}/file"], "holds no experiment"),
-        (["lab", "run", "packing", "--out", "{}/file/under"], "cannot write to"),
+        (["lab", "run", "packing", "--out", "{}/file/under"], "Cannot write to"),
         (["lab", "run", "packing", "--out", "{}"], "is not empty and holds no experiment"),
         (["lab", "study", "{}"], "holds no experiment"),
     ],
