@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import altair as alt
 
@@ -25,10 +25,8 @@ from sinkscope.report.charts import (
     value_y,
 )
 from sinkscope.report.text import bounds_of, number_of, visible
-
-if TYPE_CHECKING:
-    from sinkscope.result import TestRow
-    from sinkscope.schema import VerifySummary
+from sinkscope.result import TestRow
+from sinkscope.schema import VerifySummary
 
 EDIT, CONTROL = "Edit", "Its control"
 ROW = 44  # height of one test

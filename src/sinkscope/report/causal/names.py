@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 from sinkscope.report.text import visible
-
-if TYPE_CHECKING:
-    from sinkscope.result import TestRow
+from sinkscope.result import TestRow
 
 NAMES = {
     "N1": "attention output of P0 resampled",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sinkscope.report.causal import tables as causal_tables
 from sinkscope.report.causal.charts import (
     blocks_chart,
@@ -16,12 +14,10 @@ from sinkscope.report.causal.charts import (
     sink_changes,
 )
 from sinkscope.report.causal.names import name_of
+from sinkscope.report.charts import Chart
 from sinkscope.report.parts import Plot, Section, plots
 from sinkscope.report.parts import tables as tables_of
-
-if TYPE_CHECKING:
-    from sinkscope.report.charts import Chart
-    from sinkscope.result import Result, TestRow, VerifySummary
+from sinkscope.result import Result, TestRow, VerifySummary
 
 SINK, MARGIN = "Change of the sink (late share)", "Change of the sink margin (nats)"
 MORE_TABLES = (causal_tables.aftermath_table, causal_tables.thresholds_table)

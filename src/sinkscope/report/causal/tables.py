@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sinkscope.report.causal.charts import short_edit
 from sinkscope.report.causal.names import under_names
 from sinkscope.report.parts import Table
 from sinkscope.report.text import NO_VALUE, bounds_of, number_of, percent, token_text, visible
-
-if TYPE_CHECKING:
-    from sinkscope.result import StageSummary, TestRow, VerifySummary
+from sinkscope.result import StageSummary, TestRow, VerifySummary
 
 RESULTS = {
     "necessity": {True: "✓ needed", False: "not needed"},

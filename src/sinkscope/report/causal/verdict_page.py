@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sinkscope.report.causal import tables as causal_tables
 from sinkscope.report.causal.charts import short_edit
 from sinkscope.report.parts import Findings, Headline, Part, Section, Stage, Strip, Words
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.text import bounds_of, number_of, percent, percent_interval, visible
-
-if TYPE_CHECKING:
-    from sinkscope.result import Result, StageSummary, VerifySummary
+from sinkscope.result import Result, StageSummary, VerifySummary
 
 SENTENCES = {
     "p0-circuit": "Position zero is a sink by a circuit that recognises it, amplifies it and "

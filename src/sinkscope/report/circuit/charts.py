@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import altair as alt
 import numpy as np
+from xarray import Dataset
 
 from sinkscope.report import frames
 from sinkscope.report.charts import (
@@ -22,11 +22,7 @@ from sinkscope.report.charts import (
     value_y,
 )
 from sinkscope.report.text import number_of
-
-if TYPE_CHECKING:
-    from xarray import Dataset
-
-    from sinkscope.result import TraceSummary
+from sinkscope.result import TraceSummary
 
 KINDS = {"embedding": "Embedding", "attention": "Attention", "mlp": "MLP", "other": "Other mixer"}
 

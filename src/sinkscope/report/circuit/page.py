@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from markupsafe import Markup
 
 from sinkscope.report import frames
+from sinkscope.report.charts import Chart
 from sinkscope.report.circuit import charts as circuit_charts
 from sinkscope.report.circuit import figures as circuit_figures
 from sinkscope.report.circuit import tables as circuit_tables
@@ -14,12 +15,7 @@ from sinkscope.report.circuit.picture import picture_of
 from sinkscope.report.parts import Drawing, Findings, Headline, Part, Section, Words, plots
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.text import number_of
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
-
-    from sinkscope.report.charts import Chart
-    from sinkscope.result import Result
+from sinkscope.result import Result
 
 CAPTION = (
     "Read upwards: position zero’s stream rises through the blocks. From the left, who writes "

@@ -7,17 +7,13 @@ position zero, as `trace` reports it. Blocks that neither write nor read are lef
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
+from xarray import DataArray
 
 from sinkscope.report import frames
 from sinkscope.report.text import number_of, percent, short, visible
-
-if TYPE_CHECKING:
-    from xarray import DataArray
-
-    from sinkscope.result import Measured, Result, TraceSummary
+from sinkscope.result import Measured, Result, TraceSummary
 
 LEAST = 0.01  # writers below this share are not drawn
 NEEDED = 0.2  # unless the sink changes by this much without them

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import altair as alt
 import numpy as np
+from xarray import Dataset
 
 from sinkscope.report import frames
 from sinkscope.report.charts import (
@@ -25,11 +26,7 @@ from sinkscope.report.charts import (
     value_y,
 )
 from sinkscope.report.text import number_of
-
-if TYPE_CHECKING:
-    from xarray import Dataset
-
-    from sinkscope.result import TraceSummary
+from sinkscope.result import TraceSummary
 
 MOST_PARTS = 14
 LABELS: dict[str, Any] = {**BARE, "labelOverlap": True}

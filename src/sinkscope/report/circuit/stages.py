@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import altair as alt
 import numpy as np
+from xarray import Dataset
 
 from sinkscope.report import frames
 from sinkscope.report.charts import (
@@ -23,11 +22,7 @@ from sinkscope.report.charts import (
     tips,
     value_y,
 )
-
-if TYPE_CHECKING:
-    from xarray import Dataset
-
-    from sinkscope.result import TraceSummary
+from sinkscope.result import TraceSummary
 
 MOST_BLOCKS = 4  # lines over positions in one chart
 BINS = 40

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sinkscope.report.parts import Table
 from sinkscope.report.text import percent, ranges, visible
-
-if TYPE_CHECKING:
-    from sinkscope.result import TraceSummary
+from sinkscope.result import TraceSummary
 
 MOST = 12  # rows; the summary holds all
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sinkscope.report.text import number_of, percent, ranges
-
-if TYPE_CHECKING:
-    from sinkscope.result import TraceSummary
+from sinkscope.result import TraceSummary
 
 NOT_SHOWN = (
     "A trace observes. Which of these parts the sink needs, and whether they are enough, is tested "
