@@ -333,10 +333,25 @@ def test_rules_of_the_verdict(rows, bos, verdict, missing):
 def test_one_prompt_is_undetermined_and_says_why():
     subject, prompts, circuit, _ = constructed("p0-two-block")
     small = dataclasses.replace(SMALL, rows=1, draws=1)
-    done = verify_one(subject, prompts, circuit, small)
+    done = verify_one(subject, prompts.take(slice(0, 1)), circuit, small)
     assert done.verdict.verdict == "undetermined"
     assert "more than one prompt" in done.verdict.missing[0]
     assert verify_summary(done).tests[0].sink_change.low is None
+
+
+def test_prompts_are_added_until_the_verdict_is_settled():
+    subject, prompts, circuit, _ = constructed("p0-two-block")
+    few = dataclasses.replace(SMALL, rows=2, draws=1)
+    alone = verify_one(subject, prompts.take(slice(0, 2)), circuit, few)
+    best = min((t for t in alone.tests if t.id == "N3"), key=lambda t: t.size)
+    assert best.outcome == "undetermined"
+    assert best.needs == 7  # five rows of N3: 5 · 2^-7 < 0.05
+    assert f"take {best.needs}" in best.note
+    done = verify_one(subject, prompts, circuit, few)
+    assert done.verdict.verdict == "p0-circuit"
+    assert len(done.prompts) == 8
+    assert done.notes[0] == "2 prompts left the verdict undetermined: it is of 4 prompts."
+    assert done.passes > done.engine.passes + 1
 
 
 def test_result_of_the_public_call(tmp_path):
