@@ -98,16 +98,24 @@ def test_evidence_of_a_two_block_circuit():
         if test.block in (0, write):
             assert test.passed, test.edit
             assert -test.size > 0.9
+            assert abs(test.others_change.value) < 0.01
         else:
             assert not test.passed
             assert abs(test.size) < NEGLIGIBLE
+            assert not test.confirmed or test.outcome == "absent"
+    assert sum(test.confirmed for test in rows["N3"]) <= 5
+    assert any(test.outcome == "absent" for test in rows["N3"])
+    for test in done.tests:
+        if not test.confirmed:
+            assert (test.claim, test.sink_change, test.p, test.passed) == (False, None, None, None)
+            assert test.key_change.low <= test.key_change.value <= test.key_change.high
     assert [t.passed for t in rows["N4"] if t.claim] == [True]
     assert {t.passed for t in rows["N5"] if t.claim} == {True}
     assert max((t for t in rows["S1"] if t.claim), key=lambda t: t.size).passed
     by_edit = {t.edit.split(" of ")[0]: t for t in rows["S3"]}
     assert by_edit["key"].passed
-    assert by_edit["key and value"].passed
-    assert not by_edit["value"].passed
+    assert abs(by_edit["value"].size) < NEGLIGIBLE
+    assert "key and value" not in by_edit  # the key alone does it
     summary = verify_summary(done)
     assert [stage.passed for stage in summary.stages] == [True] * 4
     moved = next(t for t in rows["S1"] if t.passed).mass_moved_to

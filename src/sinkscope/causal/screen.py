@@ -106,7 +106,7 @@ def strongest(sizes: np.ndarray) -> list[int]:
     order = np.argsort(sizes, kind="stable")
     able = [int(i) for i in order if -sizes[i] >= NECESSARY][:STRONGEST]
     chosen = able or [int(i) for i in order[:1]]
-    idle = int(np.abs(sizes).argmin()) if len(sizes) else 0
-    if len(sizes) >= ENOUGH and abs(sizes[idle]) < NEGLIGIBLE and idle not in chosen:
-        chosen.append(idle)
+    idle = np.flatnonzero(np.abs(sizes) < NEGLIGIBLE / 10)
+    if len(sizes) >= ENOUGH and len(idle) and int(idle[-1]) not in chosen:
+        chosen.append(int(idle[-1]))  # the last one runs the fewest blocks
     return chosen

@@ -9,7 +9,7 @@ import torch
 
 from sinkscope.causal.evidence import SUFFICIENCY, Test
 from sinkscope.causal.testing import CausalBench
-from sinkscope.causal.thresholds import INDUCED
+from sinkscope.causal.thresholds import INDUCED, NEGLIGIBLE
 from sinkscope.intervene.edits import MatchVariance, SelfOnly, Stream, Transplant
 from sinkscope.intervene.edits.base import Edit
 
@@ -42,7 +42,7 @@ def self_only(lab: CausalBench) -> list[Test]:
 
 
 def variance(lab: CausalBench, block: int | None) -> list[Test]:
-    """S2: the variance of p's attention write moved to P0's, and beyond where that does not do."""
+    """S2: the variance of p's attention write moved to P0's, and beyond where that does a part."""
     if block is None:
         return []
     tests: list[Test] = []
@@ -52,13 +52,16 @@ def variance(lab: CausalBench, block: int | None) -> list[Test]:
         tests.append(
             lab.test("S2", SUFFICIENCY, edits, [control], arrow=FIRST, block=block, dose=weight)
         )
-        if tests[-1].size >= INDUCED:
+        if not NEGLIGIBLE <= tests[-1].size < INDUCED:
             break
     return tests
 
 
 def transplant(lab: CausalBench) -> list[Test]:
-    """S3: P0's key, value, both, or whole stream at p; the control comes from a random position."""
+    """S3: P0's key, value or whole stream at p; the control comes from a random position.
+
+    Key and value together are tried where the key alone does not do; the value is shown only.
+    """
     blocks = tuple(range(lab.first_read, lab.engine.depth))
     generator = torch.Generator().manual_seed(lab.seed)
     shortest = int(lab.engine.prompts.lengths.min())
@@ -66,10 +69,13 @@ def transplant(lab: CausalBench) -> list[Test]:
     low, high = lab.position + 1, max(lab.position + 2, shortest // 2)
     other = int(torch.randint(low, high, (), generator=generator))
     run = partial(lab.test, "S3", SUFFICIENCY)
-    tests = []
-    for what in ("key", "value", "both"):
+    tests: list[Test] = []
+    for what in ("key", "both", "value"):
+        if what == "both" and tests[0].size >= INDUCED:
+            continue  # the key does it alone
         edits, control = ([Transplant(lab.position, at, what, blocks)] for at in (0, other))
         claim = what != "value"
-        tests.append(run(edits, [control], arrow=THIRD, block=lab.first_read, claim=claim))
+        controls = [control] if claim else []
+        tests.append(run(edits, controls, arrow=THIRD, block=lab.first_read, claim=claim))
     copy, copied = ([Stream(lab.start, lab.position, "copy", source=at)] for at in (0, other))
     return [*tests, run(copy, [copied], arrow="stage 2 -> stage 4", block=lab.start)]
