@@ -15,10 +15,11 @@ from sinkscope.causal.families.faithfulness import keep_circuit, keep_edits, tra
 from sinkscope.causal.families.necessity import mlp_writes, neurons, ranked_neurons, recognition
 from sinkscope.causal.families.sufficiency import self_only
 from sinkscope.causal.families.write_sets import write_sets
+from sinkscope.causal.power import outcome, prompts_for, smallest_p
 from sinkscope.causal.summary import verify_dataset, verify_summary
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import ALPHA, NEGLIGIBLE, thresholds
-from sinkscope.causal.verdict import VERDICTS, elsewhere, with_p0_sink, without_p0_sink
+from sinkscope.causal.verdict import VERDICTS, elsewhere, other_paths, with_p0_sink, without_p0_sink
 from sinkscope.causal.verify import VerifySettings, run_tests, verify, verify_one
 from sinkscope.circuit.find import find_circuit
 from sinkscope.circuit.unit import NEURON, Unit
@@ -32,6 +33,7 @@ from sinkscope.known.measure import plain_rows
 from sinkscope.observe.parity import token_prompts
 from sinkscope.result import Measured
 from sinkscope.schema import VerifySummary
+from sinkscope.stats import sign_flip_p
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import build_prompts
 from sinkscope.subject.tiny import tiny_model
@@ -336,6 +338,60 @@ def test_rules_of_the_verdict(rows, bos, verdict, missing):
     assert found.verdict == verdict
     assert missing in " ".join(found.missing)
     assert bool(found.missing) == (verdict == "undetermined")
+
+
+def test_smallest_p_is_that_of_the_test():
+    for n in (1, 5, 12, 14, 20):
+        assert sign_flip_p(np.ones(n)) == pytest.approx(smallest_p(n), rel=1.5)
+    for tests in (1, 5, 31):
+        n = prompts_for(tests)
+        assert tests * smallest_p(n) < ALPHA <= tests * smallest_p(n - 1)
+    assert prompts_for(31) == 10  # eight prompts cannot: 31 / 256 is 0.12
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "n", "p", "specificity", "tests", "word", "passed"),
+    [
+        (0.9, 0.01, 8, 0.02, 0.1, 5, "shown", True),
+        (0.8, 0.01, 8, 0.121, 0.0, 31, "undetermined", None),
+        (0.8, 0.01, 8, 0.01, 0.9, 5, "unspecific", False),
+        (0.01, 0.01, 8, 1.0, 0.1, 5, "absent", False),
+        (0.01, 0.4, 8, 1.0, 0.1, 5, "in part", False),
+        (0.3, 0.01, 8, 0.02, 0.1, 5, "in part", False),
+        (0.4, 0.3, 8, 0.3, 0.1, 5, "undetermined", None),
+    ],
+)
+def test_an_effect_is_absent_only_where_its_interval_is(
+    mean, spread, n, p, specificity, tests, word, passed
+):
+    effect = mean + spread * np.resize([1, -1], n)
+    found = outcome(effect, 0.5, p, specificity, tests)
+    assert (found.word, found.passed) == (word, passed)
+    assert (found.needs == 10) == (tests == 31)
+    assert ("take 10" in found.note(n)) == (tests == 31)
+
+
+def test_what_goes_through_other_positions_is_no_evidence():
+    path = {"key_change": Measured(value=-0.07), "sink_change": Measured(value=-0.6)}
+    large = dataclasses.replace(row("N1", -0.07), others_change=Measured(value=-0.53), **path)
+    (test,) = judge([large])
+    assert test.passed is False
+    (said,) = other_paths([test])
+    assert "7% through position zero's key (60% in all)" in said
+    assert "no evidence" in said
+
+
+def test_without_p0s_key_every_row_is_confirmed_and_it_is_said():
+    lab = lab_of("p0-two-block")
+    lab.screen.path = Missing("there is none")
+    tests = mlp_writes(lab)
+    assert all(test.confirmed and test.key_change is None for test in tests)
+    assert min(test.sink_change.value for test in tests) < -0.9
+    subject = Subject.from_model(tiny_model("bloom"))
+    prompts = token_prompts(torch.randint(3, 100, (2, 24)))
+    bench = CausalBench(Engine(subject, prompts), None, [(1, 0)], 5, 1, 0)
+    assert isinstance(bench.screen.path, Missing)
+    assert "run in full, without a screen" in bench.notes[0]
 
 
 def test_one_prompt_is_undetermined_and_says_why():
