@@ -40,9 +40,11 @@ class Outcome:
 
 
 def smallest_p(prompts: int) -> float:
-    """The smallest p that flipping the signs of so many differences can give (`sign_flip_p`)."""
-    least = 0.5**prompts
-    return least if prompts <= EXACT_FLIPS else max(least, 1 / FLIPS)
+    """The smallest p that flipping the signs of so many differences can give (`sign_flip_p`).
+
+    Where flips are drawn at random, this is the mean of that p.
+    """
+    return 0.5**prompts + (0 if prompts <= EXACT_FLIPS else 1 / FLIPS)
 
 
 def prompts_for(tests: int) -> int:
