@@ -113,7 +113,7 @@ def _analysed(subject: Subject, truth: Truth, seed: int) -> dict[str, Any]:
         "controls": [[test.id, _significant(test)] for test in claims],
         "attribution_error": None if isinstance(found.logits, Missing) else found.logits.error,
         "intervals": _intervals(subject, found, done, truth, others, seed),
-        "passes": done.engine.passes,
+        "passes": done.passes,
     }
 
 
@@ -184,19 +184,21 @@ def _intervals(
     necessary = [t for t in done.tests if t.kind == NECESSITY and t.id == "N3" and t.block in at]
     if necessary:
         one = necessary[0]  # not the strongest: a choice by the data would bias its interval
-        read, whole = lab.run(one.edits), lab.intact_sink
+        key, whole = lab.screen.changes([one.edits])[0], lab.intact_sink
+        change = lab.run(one.edits).on(heads) - whole if key is None else key
 
         def necessity(rows: np.ndarray) -> Measured:
-            return paired_change(read.on(heads)[rows], whole[rows], whole[rows], seed)
+            return paired_change(change[rows], 0 * change[rows], whole[rows], seed)
 
-        rows.append(_row("necessity", one.sink_change, necessity, len(others), len(done.prompts)))
+        ours = one.key_change or one.sink_change
+        rows.append(_row("necessity", ours, necessity, len(others), len(done.prompts)))
     sufficient = [t for t in done.tests if t.kind == SUFFICIENCY and t.id == "S1" and t.claim]
     if sufficient:
         one = sufficient[-1]
-        change = lab.margin_effect(lab.run(one.edits), lab.position)
+        gained = lab.margin_effect(lab.run(one.edits), lab.position)
 
         def sufficiency(rows: np.ndarray) -> Measured:
-            return paired_change(change[rows], 0 * change[rows], seed=seed)
+            return paired_change(gained[rows], 0 * gained[rows], seed=seed)
 
         rows.append(
             _row("sufficiency", one.margin_change, sufficiency, len(others), len(done.prompts))

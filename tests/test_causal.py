@@ -15,10 +15,11 @@ from sinkscope.causal.families.faithfulness import keep_circuit, keep_edits, tra
 from sinkscope.causal.families.necessity import mlp_writes, neurons, ranked_neurons, recognition
 from sinkscope.causal.families.sufficiency import self_only
 from sinkscope.causal.families.write_sets import write_sets
+from sinkscope.causal.power import outcome, prompts_for, smallest_p
 from sinkscope.causal.summary import verify_dataset, verify_summary
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import ALPHA, NEGLIGIBLE, thresholds
-from sinkscope.causal.verdict import VERDICTS, elsewhere, with_p0_sink, without_p0_sink
+from sinkscope.causal.verdict import VERDICTS, elsewhere, other_paths, with_p0_sink, without_p0_sink
 from sinkscope.causal.verify import VerifySettings, run_tests, verify, verify_one
 from sinkscope.circuit.find import find_circuit
 from sinkscope.circuit.unit import NEURON, Unit
@@ -32,6 +33,7 @@ from sinkscope.known.measure import plain_rows
 from sinkscope.observe.parity import token_prompts
 from sinkscope.result import Measured
 from sinkscope.schema import VerifySummary
+from sinkscope.stats import sign_flip_p
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import build_prompts
 from sinkscope.subject.tiny import tiny_model
@@ -98,16 +100,24 @@ def test_evidence_of_a_two_block_circuit():
         if test.block in (0, write):
             assert test.passed, test.edit
             assert -test.size > 0.9
+            assert abs(test.others_change.value) < 0.01
         else:
             assert not test.passed
             assert abs(test.size) < NEGLIGIBLE
+            assert not test.confirmed or test.outcome == "absent"
+    assert sum(test.confirmed for test in rows["N3"]) <= 5
+    assert any(test.outcome == "absent" for test in rows["N3"])
+    for test in done.tests:
+        if not test.confirmed:
+            assert (test.claim, test.sink_change, test.p, test.passed) == (False, None, None, None)
+            assert test.key_change.low <= test.key_change.value <= test.key_change.high
     assert [t.passed for t in rows["N4"] if t.claim] == [True]
     assert {t.passed for t in rows["N5"] if t.claim} == {True}
     assert max((t for t in rows["S1"] if t.claim), key=lambda t: t.size).passed
     by_edit = {t.edit.split(" of ")[0]: t for t in rows["S3"]}
     assert by_edit["key"].passed
-    assert by_edit["key and value"].passed
-    assert not by_edit["value"].passed
+    assert abs(by_edit["value"].size) < NEGLIGIBLE
+    assert "key and value" not in by_edit  # the key alone does it
     summary = verify_summary(done)
     assert [stage.passed for stage in summary.stages] == [True] * 4
     moved = next(t for t in rows["S1"] if t.passed).mass_moved_to
@@ -330,13 +340,82 @@ def test_rules_of_the_verdict(rows, bos, verdict, missing):
     assert bool(found.missing) == (verdict == "undetermined")
 
 
+def test_smallest_p_is_that_of_the_test():
+    for n in (1, 5, 12, 14, 20):
+        assert sign_flip_p(np.ones(n)) == pytest.approx(smallest_p(n), rel=1e-9 if n <= 12 else 1)
+    for tests in (1, 5, 31):
+        n = prompts_for(tests)
+        assert tests * smallest_p(n) < ALPHA <= tests * smallest_p(n - 1)
+    assert prompts_for(31) == 10  # eight prompts cannot: 31 / 256 is 0.12
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "n", "p", "specificity", "tests", "word", "passed"),
+    [
+        (0.9, 0.01, 8, 0.02, 0.1, 5, "shown", True),
+        (0.8, 0.01, 8, 0.121, 0.0, 31, "undetermined", None),
+        (0.8, 0.01, 8, 0.01, 0.9, 5, "unspecific", False),
+        (0.01, 0.01, 8, 1.0, 0.1, 5, "absent", False),
+        (0.01, 0.4, 8, 1.0, 0.1, 5, "in part", False),
+        (0.3, 0.01, 8, 0.02, 0.1, 5, "in part", False),
+        (0.4, 0.3, 8, 0.3, 0.1, 5, "undetermined", None),
+    ],
+)
+def test_an_effect_is_absent_only_where_its_interval_is(
+    mean, spread, n, p, specificity, tests, word, passed
+):
+    effect = mean + spread * np.resize([1, -1], n)
+    found = outcome(effect, 0.5, p, specificity, tests)
+    assert (found.word, found.passed) == (word, passed)
+    assert (found.needs == 10) == (tests == 31)
+    assert ("take 10" in found.note(n)) == (tests == 31)
+
+
+def test_what_goes_through_other_positions_is_no_evidence():
+    path = {"key_change": Measured(value=-0.07), "sink_change": Measured(value=-0.6)}
+    large = dataclasses.replace(row("N1", -0.07), others_change=Measured(value=-0.53), **path)
+    (test,) = judge([large])
+    assert test.passed is False
+    (said,) = other_paths([test])
+    assert "7% through position zero's key (60% in all)" in said
+    assert "no evidence" in said
+
+
+def test_without_p0s_key_every_row_is_confirmed_and_it_is_said():
+    lab = lab_of("p0-two-block")
+    lab.screen.path = Missing("there is none")
+    tests = mlp_writes(lab)
+    assert all(test.confirmed and test.key_change is None for test in tests)
+    assert min(test.sink_change.value for test in tests) < -0.9
+    subject = Subject.from_model(tiny_model("bloom"))
+    prompts = token_prompts(torch.randint(3, 100, (2, 24)))
+    bench = CausalBench(Engine(subject, prompts), None, [(1, 0)], 5, 1, 0)
+    assert isinstance(bench.screen.path, Missing)
+    assert "run in full, without a screen" in bench.notes[0]
+
+
 def test_one_prompt_is_undetermined_and_says_why():
     subject, prompts, circuit, _ = constructed("p0-two-block")
     small = dataclasses.replace(SMALL, rows=1, draws=1)
-    done = verify_one(subject, prompts, circuit, small)
+    done = verify_one(subject, prompts.take(slice(0, 1)), circuit, small)
     assert done.verdict.verdict == "undetermined"
     assert "more than one prompt" in done.verdict.missing[0]
     assert verify_summary(done).tests[0].sink_change.low is None
+
+
+def test_prompts_are_added_until_the_verdict_is_settled():
+    subject, prompts, circuit, _ = constructed("p0-two-block")
+    few = dataclasses.replace(SMALL, rows=2, draws=1)
+    alone = verify_one(subject, prompts.take(slice(0, 2)), circuit, few)
+    best = min((t for t in alone.tests if t.id == "N3"), key=lambda t: t.size)
+    assert best.outcome == "undetermined"
+    assert best.needs == 7  # five rows of N3: 5 · 2^-7 < 0.05
+    assert f"take {best.needs}" in best.note
+    done = verify_one(subject, prompts, circuit, few)
+    assert done.verdict.verdict == "p0-circuit"
+    assert len(done.prompts) == 8
+    assert done.notes[0] == "2 prompts left the verdict undetermined: it is of 4 prompts."
+    assert done.passes > done.engine.passes + 1
 
 
 def test_result_of_the_public_call(tmp_path):

@@ -224,9 +224,42 @@ def test_effects_table_has_every_test_with_edit_and_control(result):
     assert len(table.rows) == len(verified.tests) + len(named)
     assert table.rows[0][:2] == ["N1", "Attention output of P0 resampled"]
     row = next(r for r in table.rows if r[0] == "N3" and "block 1" in r[1])
-    assert row[2:5] == ["✓\u00a0needed", *map(causal_tables.change, (_m(-0.97), _m(-0.01)))]
+    assert row[2] == "✓\u00a0needed"
+    assert row[5:7] == [*map(causal_tables.change, (_m(-0.97), _m(-0.01)))]
     aftermath = causal_tables.aftermath_table(verified).rows[1]
     assert aftermath[6].startswith("3 “</script>” +11.0")
+
+
+def test_paths_stand_apart_and_screened_rows_that_say_nothing_are_one(result):
+    verified = result.summary.verify["without"].model_copy(deep=True)
+    rows = [test for test in verified.tests if test.id == "N3"]
+    for test, key in zip(rows, (-0.07, -0.9, 0.001, -0.004, 0.0)):
+        test.key_change, test.others_change = _m(key), _m(test.sink_change.value - key)
+        if test.block not in (0, 1):
+            test.confirmed, test.claim, test.sink_change = False, False, None
+            test.passed = test.p_holm = None
+    rows[0].outcome, rows[0].passed, rows[0].needs = "undetermined", None, 9
+    fold = "blocks 2 to 4: none changes the sink by more than 0.4\u00a0% through P0’s key"
+    for table in (causal_tables.effects_table(verified), causal_tables.deciding_table(verified)):
+        found = [row for row in table.rows if row[0] == "N3"]
+        assert len(found) == 4  # a title, two confirmed rows, one fold
+        assert found[3][1] == fold
+        assert all(len(row) == len(table.columns) for row in table.rows)
+    deciding = found
+    assert deciding[1][7] == "undetermined,\u00a0take\u00a09\u00a0prompts"
+    assert deciding[2][2:5] == ["−90.0\u00a0%", "−7.0\u00a0%", "−97.0\u00a0%"]
+
+
+def test_the_sentence_claims_only_stages_that_are_shown(result):
+    verified = result.summary.verify["without"].model_copy(deep=True)
+    said = verdict_page._sentence(verified)
+    assert "a circuit that recognises it and amplifies it (" in said  # stage 3 is not shown
+    for stage in verified.stages:
+        stage.passed = True
+    assert "recognises it, amplifies it and reads it (" in verdict_page._sentence(verified)
+    verified.stages[0].passed, verified.stages[0].outcome = None, "undetermined"
+    assert "that amplifies it and reads it" in verdict_page._sentence(verified)
+    assert causal_tables.stages_table(verified).rows[0][2] == "undetermined"
 
 
 def _m(value, half=0.03):

@@ -1,6 +1,8 @@
 """A test as evidence: an edit beside its control, and the rule by which it holds.
 
-Necessity is the change of the sink at P0 on the reading heads, relative to intact (−1: gone).
+Necessity is the change of the sink at P0 on the reading heads, relative to intact (−1: gone):
+through P0's key with everything else held, since that is the path of the circuit, and in all beside
+it. What else an edit does goes through the other positions and says nothing about the circuit.
 Sufficiency is the change of the margin at another position p, with P0 left out of the keys, since
 P0 competes with p; in nats, and as a part of the gap between P0's margin and that of p.
 """
@@ -13,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from sinkscope.causal.thresholds import ALPHA, INDUCED, NECESSARY, SPECIFIC
+from sinkscope.causal.power import outcome
+from sinkscope.causal.thresholds import INDUCED, NECESSARY
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.result import Measured
 from sinkscope.stats import holm
@@ -30,8 +33,11 @@ class Test:
 
     kind            sufficiency: the effect is the change of the margin at the position over
                     `CausalBench.gap`; necessity, identity, mediation: the effect is the relative
-                    change of the sink at P0
+                    change of the sink at P0, of necessity through P0's key where that is at hand
     claim           whether the row is evidence: doses and variants are shown and do not decide
+    confirmed       whether it was run in full; a screened row has its effect through the key alone
+    key_change      change through P0's key, of the share relative to the intact sink at P0
+    others_change   the rest of sink_change: it goes through the other positions
     p               one-sided and paired: the edit does more than its control
     control_p       one-sided: the control itself does more than a negligible effect
     sink_change     change of the late share at the position, relative to the intact sink at P0
@@ -39,7 +45,7 @@ class Test:
     p0_cosine       cosine of P0 to the sink direction, mean over the inputs of reading blocks
     effect, control_effect  [n] per prompt; draws [m] mean effect of each random control
     extra           what only some families measure, under its name in `schema.TestRow`
-    p_holm, control_p_holm, passed  are given by `judge`
+    p_holm, control_p_holm, passed, outcome, needs  are given by `judge` (`causal.power`)
     """
 
     __test__ = False  # not a test of pytest
@@ -53,14 +59,18 @@ class Test:
     position: int
     dose: float | None
     claim: bool
-    sink_change: Measured
-    margin_change: Measured
-    ce_change: Measured | None
-    kl: Measured | None
-    p0_norm: float | None
-    p0_cosine: float | None
-    mass_moved_to: dict[str, Any] | None
     effect: np.ndarray
+    confirmed: bool = True
+    key_change: Measured | None = None
+    others_change: Measured | None = None
+    sink_change: Measured | None = None
+    margin_change: Measured | None = None
+    ce_change: Measured | None = None
+    kl: Measured | None = None
+    p0_norm: float | None = None
+    p0_cosine: float | None = None
+    mass_moved_to: dict[str, Any] | None = None
+    control_key_change: Measured | None = None
     control_change: Measured | None = None
     control_margin_change: Measured | None = None
     control_effect: np.ndarray | None = None
@@ -70,6 +80,8 @@ class Test:
     p_holm: float | None = None
     control_p_holm: float | None = None
     passed: bool | None = None
+    outcome: str = ""
+    needs: int | None = None
     note: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -97,7 +109,7 @@ def in_words(edits: Sequence[Edit]) -> str:
 
 
 def judge(tests: Sequence[Test]) -> list[Test]:
-    """The tests with p adjusted over the rows of each id (Holm), and whether each holds.
+    """The tests with p adjusted over the confirmed rows of each id (Holm), and their outcomes.
 
     A row holds if the edit does what the circuit predicts by enough, significantly more than its
     control, and the control has at most half of its effect. Mediation rows are judged already.
@@ -107,16 +119,23 @@ def judge(tests: Sequence[Test]) -> list[Test]:
         rows = [n for n, test in enumerate(tests) if test.id == id]
         own = holm([tests[n].p for n in rows])
         of_control = holm([tests[n].control_p for n in rows])
+        family = sum(p is not None for p in own)
         for n, p, control_p in zip(rows, own, of_control):
-            passed = _holds(tests[n], p)
-            judged[n] = replace(tests[n], p_holm=p, control_p_holm=control_p, passed=passed)
+            if p is not None:
+                judged[n] = replace(_judged(tests[n], p, family), control_p_holm=control_p)
     return judged
 
 
-def _holds(test: Test, p_holm: float | None) -> bool | None:
-    if p_holm is None:
-        return None
-    if test.specificity is None:
-        return False
-    enough = test.size >= INDUCED if test.kind == SUFFICIENCY else -test.size >= NECESSARY
-    return bool(enough and p_holm < ALPHA and test.specificity <= SPECIFIC)
+def _judged(test: Test, p_holm: float, family: int) -> Test:
+    gained = test.kind == SUFFICIENCY
+    effect, bound = (test.effect, INDUCED) if gained else (-test.effect, NECESSARY)
+    found = outcome(effect, bound, p_holm, test.specificity, family)
+    note = found.note(int(np.isfinite(effect).sum()))
+    return replace(
+        test,
+        p_holm=p_holm,
+        passed=found.passed,
+        outcome=found.word,
+        needs=found.needs,
+        note="; ".join(filter(None, (test.note, note))),
+    )

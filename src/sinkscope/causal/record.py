@@ -18,6 +18,7 @@ class Verified:
 
     whole    the prompts that the circuit was found on
     prompts  those of them that the tests were run on
+    passes   plain passes over `whole` that all tests took
     """
 
     whole: Prompts
@@ -27,4 +28,5 @@ class Verified:
     tests: list[Test]
     kept: Kept | None
     verdict: Verdict
+    passes: float
     notes: list[str]

@@ -9,6 +9,7 @@ import numpy as np
 from sinkscope.causal.evidence import NECESSITY, Test
 from sinkscope.causal.families.faithfulness import Kept, SizeScore
 from sinkscope.causal.families.mediation import mediated
+from sinkscope.causal.power import SHOWN, UNDETERMINED
 from sinkscope.causal.record import Verified
 from sinkscope.causal.thresholds import thresholds
 from sinkscope.causal.verdict import is_faithful
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 # stage -> name, ids of necessity tests, ids of sufficiency tests, ids whose doses count
 STAGES = {
-    1: ("recognition", ("N1", "N2"), ("S1", "S2"), "S2"),
+    1: ("recognition", ("N1", "N2"), ("S1", "S2"), "N2"),
     2: ("amplification", ("N3", "N3s", "N4"), (), "N4"),
     3: ("induction", ("N5",), ("S3",), ""),
 }
@@ -55,7 +56,7 @@ def verify_summary(done: Verified) -> VerifySummary:
         circuit_growth=[] if kept is None else [_size(size, kept.total) for size in kept.sizes],
         thresholds=thresholds(),
         what_would_change_it=verdict.what_would_change_it,
-        cost={"passes": round(done.engine.passes, 2), "suffix_passes": done.engine.suffix},
+        cost={"passes": round(done.passes, 2), "suffix_passes": done.engine.suffix},
         notes=_notes(done),
     )
 
@@ -124,15 +125,17 @@ def _stages(done: Verified) -> list[StageSummary]:
     for number, (name, needed, enough, dosed) in STAGES.items():
         taken = [t for t in done.tests if t.id in needed and t.claim]
         given = [t for t in done.tests if t.id in enough and t.claim]
-        least = min(taken, key=lambda t: t.size, default=None)
-        most = max(given, key=lambda t: t.size, default=None)
+        least = min(taken, key=lambda t: (not t.passed, t.size), default=None)
+        most = max(given, key=lambda t: (bool(t.passed), t.size), default=None)
         passed = [t.passed for t in (least, most) if t is not None]
         stages.append(
             StageSummary(
                 stage=number,
                 name=name,
-                passed=all(passed) if passed else None,
-                necessity=None if least is None else least.sink_change,
+                passed=_all(passed),
+                outcome=_outcome(passed),
+                necessity=None if least is None else least.key_change or least.sink_change,
+                total=None if least is None else least.sink_change,
                 sufficiency=_sufficiency(done, number, most),
                 specificity=next((t.specificity for t in (least, most) if t is not None), None),
                 dose=_dose([t for t in done.tests if t.id == dosed]),
@@ -141,8 +144,23 @@ def _stages(done: Verified) -> list[StageSummary]:
             )
         )
     share = bootstrap(done.engine.intact.on(done.circuit.reading_heads))
-    stages.append(StageSummary(stage=4, name="sink", passed=True, reading_heads_late_share=share))
+    stages.append(
+        StageSummary(
+            stage=4, name="sink", passed=True, outcome=SHOWN, reading_heads_late_share=share
+        )
+    )
     return stages
+
+
+def _all(passed: list[bool | None]) -> bool | None:
+    """False where one does not hold; None where one is undetermined, or there is none."""
+    return False if False in passed else None if None in passed or not passed else True
+
+
+def _outcome(passed: list[bool | None]) -> str:
+    if not passed:
+        return "not tested"
+    return {True: SHOWN, False: "not shown", None: UNDETERMINED}[_all(passed)]
 
 
 def _sufficiency(done: Verified, stage: int, most: Test | None) -> Measured | None:
@@ -179,7 +197,10 @@ def verify_dataset(done: Verified) -> xarray.Dataset:
     if tests:
         missing = np.full(len(done.prompts), np.nan)
         controls = [missing if t.control_effect is None else t.control_effect for t in tests]
-        effect = "relative change of the sink (N, I), or part of the margin's gap gained (S)"
+        effect = (
+            "relative change of the sink (N: through P0's key; I), or part of the margin's gap "
+            "gained (S)"
+        )
         add("effect", ("test", "sequence"), np.stack([t.effect for t in tests]), effect)
         add("control_effect", ("test", "sequence"), np.stack(controls), f"control: {effect}")
         doses = [np.nan if t.dose is None else t.dose for t in tests]

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from sinkscope.causal.evidence import NECESSITY, SUFFICIENCY, Test, in_words
+from sinkscope.causal.screen import Planned, Screen
 from sinkscope.causal.thresholds import NEGLIGIBLE, ORDINARY
 from sinkscope.circuit.model import Circuit
+from sinkscope.errors import Missing
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.engine import Engine
 from sinkscope.intervene.readout import Readout
@@ -66,6 +69,29 @@ class CausalBench:
         own = intact.margin_on(self.heads) - intact.bare_margin_on(self.heads, self.position)
         return max(float(nan_mean(np.where(self.ordinary(), own, np.nan))), 1e-6)
 
+    @cached_property
+    def screen(self) -> Screen:
+        """What edits of P0 do through its key; why there is none is left in the notes."""
+        screen = Screen(self.engine, self.heads, self.seed)
+        if isinstance(screen.path, Missing):
+            self.notes.append(
+                f"Every necessity test was run in full, without a screen: {screen.path.reason}."
+            )
+        elif screen.path.queries[0] < screen.path.queries[1]:
+            kept, late = screen.path.queries
+            self.notes.append(f"Effects through P0's key are of {kept} of {late} late queries.")
+        return screen
+
+    def key_effects(self, lists: Sequence[Edits]) -> list[np.ndarray | None]:
+        """[n] change of P0's late share through its key, over its mean intact, for each list."""
+        scale = self._scale
+        found = self.screen.changes(lists)
+        return [None if change is None else change / scale for change in found]
+
+    @property
+    def _scale(self) -> float:
+        return max(float(np.nanmean(self.intact_sink)), 1e-9)
+
     def ordinary(self) -> np.ndarray:
         """Whether p is an ordinary position of the intact model: [n].
 
@@ -84,15 +110,17 @@ class CausalBench:
 
     def run(self, edits: Edits, full: bool = False) -> Readout:
         """A pass with the edits; the same edits are run once. full: cost and received mass too."""
-        key = (tuple(edits), full)
-        if key not in self._seen:
-            self._seen[key] = self.engine.run(edits, want_logits=full, want_received=full)
-        return self._seen[key]
+        edits = tuple(edits)
+        if (edits, True) in self._seen:
+            return self._seen[edits, True]
+        if (edits, full) not in self._seen:
+            read = self.engine.run(edits, want_logits=full, want_received=full)
+            self._seen[edits, full] = read
+        return self._seen[edits, full]
 
     def sink_effect(self, read: Readout) -> np.ndarray:
         """Change of P0's late share over its mean intact: [n]."""
-        change = read.on(self.heads) - self.intact_sink
-        return change / max(float(np.nanmean(self.intact_sink)), 1e-9)
+        return (read.on(self.heads) - self.intact_sink) / self._scale
 
     def margin_effect(self, read: Readout, position: int) -> np.ndarray:
         """Change of the margin at a position in nats, P0 left out of the keys: [n].
@@ -128,11 +156,23 @@ class CausalBench:
         """Run an edit and its controls (several: random draws, of which the mean is taken).
 
         moved  the text moves along, so that logits speak of other positions than the intact ones
+
+        Of a necessity test the effect is that through P0's key, where that path is at hand. The
+        control's effect is that in all, but for random draws of edits of P0, which are screened
+        too: of them the median one alone is run in full.
         """
         at = self.position if kind == SUFFICIENCY else 0
-        read = self.run(edits, full=True)
-        effect = self.effect(kind, read)
-        against = self._against(kind, effect, [self.run(each) for each in controls], at)
+        key, of_control = None, None
+        if kind == NECESSITY:
+            key = self.key_effects([edits])[0]
+            if key is not None and len(controls) > 1:
+                of_control = _all(self.key_effects(controls))
+        if of_control is not None:
+            controls = [controls[_median(of_control)]]
+        read = self.run(edits, full=claim)
+        total = self.effect(kind, read)
+        effect = total if key is None else key
+        reads = [self.run(each) for each in controls]
         return Test(
             id=id,
             kind=kind,
@@ -143,6 +183,8 @@ class CausalBench:
             position=at,
             dose=dose,
             claim=claim,
+            key_change=None if key is None else self._share(key),
+            others_change=None if key is None else self._share(total - key),
             sink_change=self._sink([read], at),
             margin_change=self._margin([read], at),
             ce_change=self._ce(read),
@@ -153,29 +195,65 @@ class CausalBench:
             effect=effect,
             note=note,
             extra=extra or {},
-            **against,
+            **self._against(kind, effect, reads, at, of_control),
         )
 
-    def at_p0(self, id: str, make: Callable[[int], Edits], **how: Any) -> Test:
+    def screened(
+        self, id: str, edits: Edits, key: np.ndarray, *, arrow: str = "", **how: Any
+    ) -> Test:
+        """A row of an edit of P0 that was not run in full: key [n] is its effect through the key.
+
+        how  as for `test`; of it only block, dose and note are kept
+        """
+        kept = {name: how.get(name) for name in ("block", "dose")}
+        return Test(
+            id=id,
+            kind=NECESSITY,
+            arrow=arrow,
+            edits=tuple(edits),
+            control="",
+            position=0,
+            claim=False,
+            confirmed=False,
+            key_change=self._share(key),
+            effect=key,
+            note=how.get("note", ""),
+            **kept,
+        )
+
+    def at_p0(self, id: str, make: Callable[[int], Edits], **how: Any) -> Planned:
         """A necessity test of the edits at P0, against the same edits at p."""
-        return self.test(id, NECESSITY, make(0), [make(self.position)], **how)
+        return Planned(id, make(0), [make(self.position)], how)
 
     def _against(
-        self, kind: str, effect: np.ndarray, controls: list[Readout], at: int
+        self,
+        kind: str,
+        effect: np.ndarray,
+        controls: list[Readout],
+        at: int,
+        screened: np.ndarray | None,
     ) -> dict[str, Any]:
-        """What the controls add to a row."""
+        """What the controls add to a row; screened [m, n]: effects of draws through P0's key."""
         if not controls:
             return {}
-        each = np.stack([self.effect(kind, read) for read in controls])
+        each = screened
+        if each is None:
+            each = np.stack([self.effect(kind, read) for read in controls])
         mean, sign = each.mean(0), 1.0 if kind == SUFFICIENCY else -1.0
         return {
             "control_change": self._sink(controls, at),
             "control_margin_change": self._margin(controls, at),
+            "control_key_change": None if screened is None else self._share(mean),
             "p": sign_flip_p(sign * (effect - mean)),
             "control_p": sign_flip_p(sign * mean - NEGLIGIBLE),
             "control_effect": mean,
             "draws": np.nanmean(each, 1) if len(each) > 1 else None,
         }
+
+    def _share(self, effect: np.ndarray) -> Measured:
+        """An effect relative to the mean intact sink, prompts resampled together."""
+        change = effect * self._scale
+        return paired_change(change, 0 * change, self.intact_sink, self.seed)
 
     def _sink(self, reads: list[Readout], at: int) -> Measured:
         mean = np.mean([read.on(self.heads, at) for read in reads], 0)
@@ -213,3 +291,15 @@ class CausalBench:
 
 def _finite(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def _all(effects: list[np.ndarray | None]) -> np.ndarray | None:
+    """[m, n] effects of all, or None where one is missing."""
+    found = [effect for effect in effects if effect is not None]
+    return np.stack(found) if len(found) == len(effects) else None
+
+
+def _median(effects: np.ndarray) -> int:
+    """The draw whose mean effect is the median one."""
+    order = np.argsort(np.nanmean(effects, 1), kind="stable")
+    return int(order[len(order) // 2])

@@ -21,6 +21,7 @@ from sinkscope.causal.thresholds import (
     LEARNED,
     LOST,
     NECESSARY,
+    NEGLIGIBLE,
     OVER_UNIFORM,
     SPECIFIC,
 )
@@ -183,8 +184,31 @@ def _circuit(
             f"the circuit alone keeping less than {KEPT:.0%} of the sink (now {value:.0%})"
         )
         how.append(f"alone at position zero it keeps {value:.0%} of the sink")
-    because = f"Taken from position zero it removes {-best.size:.0%}; " + "; ".join(how) + "."
+    because = f"Taken from position zero it removes {_removed(best)}; " + "; ".join(how) + "."
     return Verdict("p0-circuit", because, detail, [], changes)
+
+
+def other_paths(tests: list[Test]) -> list[str]:
+    """Sentences on edits that take much of the sink, but not through P0's key."""
+    said = []
+    for test in tests:
+        if test.others_change is None or test.sink_change is None or not test.claim:
+            continue
+        total = test.sink_change.value or 0.0
+        if -total >= NEGLIGIBLE and -test.size < -total / 2:
+            said.append(
+                f"{test.id}: {test.edit} removes {_removed(test)}: most of it goes through the "
+                "other positions, and is no evidence for the circuit."
+            )
+    return said
+
+
+def _removed(test: Test) -> str:
+    """How much of the sink an edit removes, on which path."""
+    if test.key_change is None or test.sink_change is None:
+        return f"{-test.size:.0%}"
+    total = test.sink_change.value or 0.0
+    return f"{-test.size:.0%} through position zero's key ({-total:.0%} in all)"
 
 
 def is_faithful(kept: Kept) -> bool:
@@ -220,11 +244,13 @@ def _nearest(tests: list[Test]) -> str:
     if -best.size < NECESSARY:
         return (
             f"necessity: no edit of what makes or amplifies position zero removes half of the sink "
-            f"(most: {-best.size:.0%}, {best.edit})"
+            f"(most: {_removed(best)}, {best.edit})"
         )
-    return (
-        f"necessity: {best.edit} removes {-best.size:.0%}, but not with p < {ALPHA} over a control "
-        "that does nothing"
+    prompts = int(np.isfinite(best.effect).sum())
+    return f"necessity: {best.edit} removes {_removed(best)}, but " + (
+        f"{prompts} prompts cannot show it: take {best.needs}"
+        if best.needs is not None
+        else f"not with p < {ALPHA} over a control that does nothing"
     )
 
 

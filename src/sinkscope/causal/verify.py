@@ -4,6 +4,7 @@
 2. Identity (I1, I2): other tokens at P0, other position ids. Does the sink need either?
 3. Necessity (N1 to N5): P0's attention or MLP writes mean- or resample-ablated, its writing neurons
    off, its component along the sink direction removed. If no single write is needed, sets of them.
+   All of it is screened through P0's key, and what decides is confirmed in full (`screen`).
 4. Sufficiency (S1 to S3): another position p attends only to itself (attention knockout), or is
    given P0's keys, values or stream (activation patching). Does it become a sink?
 5. Faithfulness and completeness (S4): at P0 keep only the circuit's units and mean-ablate the rest,
@@ -11,6 +12,8 @@
 6. Mediation (M1): edit a stage while the next is held at its intact value (path patching).
 7. Every row is paired over prompts with its control and adjusted by Holm; the verdict follows from
    the rows by fixed rules (`evidence`, `verdict`, `thresholds`).
+8. Where a deciding row is undetermined, and with it the verdict, all is done again on twice as many
+   prompts, as long as there are more (`power`).
 
 The circuit under test is that of Peng et al., arXiv 2603.06591; its purpose, as Barbero et al. see
 it (arXiv 2504.02732), is measured by `mix`.
@@ -27,10 +30,11 @@ from sinkscope.causal.evidence import Test, judge
 from sinkscope.causal.families import identity, mediation, necessity, sufficiency
 from sinkscope.causal.families.faithfulness import Kept, keep_circuit
 from sinkscope.causal.families.write_sets import write_sets
+from sinkscope.causal.power import UNDETERMINED
 from sinkscope.causal.record import Verified
 from sinkscope.causal.summary import verify_dataset, verify_summary
 from sinkscope.causal.testing import CausalBench
-from sinkscope.causal.verdict import elsewhere, with_p0_sink, without_p0_sink
+from sinkscope.causal.verdict import elsewhere, other_paths, with_p0_sink, without_p0_sink
 from sinkscope.circuit.find import find_circuit
 from sinkscope.circuit.model import Circuit
 from sinkscope.errors import InputError
@@ -84,11 +88,31 @@ def verify_one(
     settings: VerifySettings | None = None,
     progress: Progress = silent,
 ) -> Verified:
-    """The tests and the verdict for one set of prompts."""
+    """The tests and the verdict for one set of prompts, on more of them where that is needed."""
     settings = settings or VerifySettings()
-    label = f"verify ({prompts.bos} BOS)"
-    rows = _rows(prompts, settings)
     circuit = circuit or find_circuit(subject, prompts, seed=settings.seed)
+    passes, notes = 0.0, []
+    while True:
+        rows = _rows(prompts, settings)
+        done = _tried(subject, prompts, rows, circuit, settings, progress)
+        passes += done.passes
+        if len(rows) == len(prompts) or not _wants_more(done):
+            return dataclasses.replace(done, passes=passes, notes=notes + done.notes)
+        settings = dataclasses.replace(settings, rows=2 * len(rows))
+        more = min(settings.rows, len(prompts))
+        notes.append(f"{len(rows)} prompts left the verdict undetermined: it is of {more} prompts.")
+
+
+def _tried(
+    subject: Subject,
+    prompts: Prompts,
+    rows: Prompts,
+    circuit: Circuit,
+    settings: VerifySettings,
+    progress: Progress,
+) -> Verified:
+    """The tests and the verdict on these rows of the prompts."""
+    label = f"verify ({prompts.bos} BOS)"
     heads = circuit.reading_heads
     engine = Engine(
         subject,
@@ -101,10 +125,11 @@ def verify_one(
     )
     lab = CausalBench(engine, circuit, heads, settings.position, settings.draws, settings.seed)
     tests: list[Test] = []
-    kept = None
+    kept, screened = None, 0.0
     if circuit.sinks:
         tests, kept = run_tests(lab, lambda done, total: progress(label, done, total))
         verdict = with_p0_sink(tests, kept, prompts.bos, _detail(circuit), len(rows))
+        screened = lab.screen.passes * rows.input_ids.numel() / prompts.input_ids.numel()
     else:
         verdict = without_p0_sink(elsewhere(engine.intact, engine.token_mass()))
     return Verified(
@@ -115,8 +140,15 @@ def verify_one(
         tests=tests,
         kept=kept,
         verdict=verdict,
+        passes=engine.passes + screened,
         notes=lab.notes,
     )
+
+
+def _wants_more(done: Verified) -> bool:
+    """Whether more prompts could settle the verdict."""
+    open_rows = [test for test in done.tests if test.claim and test.outcome == UNDETERMINED]
+    return done.verdict.verdict == UNDETERMINED and bool(open_rows)
 
 
 def run_tests(
@@ -144,7 +176,9 @@ def run_tests(
     kept = keep_circuit(lab)
     tests += ran(mediation.mediation(lab, tests))
     progress(STEPS, STEPS)
-    return judge(tests), kept
+    judged = judge(tests)
+    lab.notes += other_paths(judged)
+    return judged, kept
 
 
 def _left_out(lab: CausalBench) -> list[str]:

@@ -42,7 +42,7 @@ from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, vocabulary
 
 KEPT_LOGITS = 1 << 27  # intact logits kept for all prompts together; more are computed again
-LOGITS_PER_PASS = 1 << 26
+LOGITS_PER_PASS = 1 << 25
 CHECK_TOKENS = 24
 
 

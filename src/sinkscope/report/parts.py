@@ -107,7 +107,7 @@ class Drawing:
 class Stage:
     """One stage of the circuit in the strip.
 
-    state  shown, failed, untested, or seen (observed by a trace, not tested)
+    state  shown, failed, undetermined, untested, or seen (observed by a trace, not tested)
     rows   what it rests on: label, value, interval
     """
 

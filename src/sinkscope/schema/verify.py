@@ -14,9 +14,12 @@ class StageSummary(Open):
 
     stage: int  # number, from 1; 4 is the sink itself
     name: str  # recognition, amplification, induction, sink
-    passed: bool | None = None  # None where it was not tested
-    # change of the sink when the stage is taken away, over intact; -1 is gone [ratio]
+    passed: bool | None = None  # None where it was not tested, or is undetermined
+    outcome: str = ""  # shown, not shown, undetermined or not tested
+    # change of the sink through P0's key when the stage is taken away, over intact; -1 is gone; the
+    # change in all where that path is not at hand [ratio]
     necessity: Measured | None = None
+    total: Measured | None = None  # the same in all, the other positions included [ratio]
     # what arises where the stage is given to another position, sink margin [nat]; for amplification
     # what the circuit alone keeps of the sink [ratio]
     sufficiency: Measured | None = None
@@ -47,8 +50,15 @@ class TestRow(Open):
     block: int | None = None  # where the edit acts
     position: int | None = None  # where the edit acts
     dose: float | None = None  # how much of it, where it has doses
-    sink_change: Measured | None = None  # mean late share of the reading heads; -1 is gone [ratio]
-    control_change: Measured | None = None  # the same of the control [ratio]
+    confirmed: bool = True  # run in full; a row that is not was screened through P0's key alone
+    # what goes through P0's key with everything else held; -1 is gone
+    # [ratio, intervene/p0_path]
+    key_change: Measured | None = None
+    others_change: Measured | None = None  # sink_change less key_change [ratio]
+    # in all, mean late share of the reading heads; -1 is gone; None where only screened [ratio]
+    sink_change: Measured | None = None
+    control_change: Measured | None = None  # the same of the control, in all [ratio]
+    control_key_change: Measured | None = None  # of random sets, through P0's key [ratio]
     margin_change: Measured | None = None  # sink margin at the position [nat]
     control_margin_change: Measured | None = None  # the same of the control [nat]
     p: float | None = None  # one-sided, edit against control [1]
@@ -59,7 +69,12 @@ class TestRow(Open):
     p0_norm: float | None = None  # of the edited P0, over the median norm [ratio]
     p0_cosine: float | None = None  # of the edited P0 to u [1]
     mass_moved_to: dict[str, Any] | None = None  # position that gained most: position, token, share
-    passed: bool | None = None  # None for a row that has no control of its own
+    # None for a row that has no control of its own, and where prompts are too few to say
+    passed: bool | None = None
+    # shown, absent (the interval lies within nothing), in part (it ends below the bound),
+    # unspecific (the control does it too) or undetermined [causal/power]
+    outcome: str = ""
+    needs: int | None = None  # prompts it takes for p to be able to reach its bound at all
     note: str = ""  # what must be known to read the row
     control_p: float | None = None  # that the control does something itself, one-sided [1]
     specificity: float | None = None  # effect of the control over that of the edit [ratio]

@@ -111,21 +111,22 @@ def random_tokens(lab: CausalBench, count: int, draw: int) -> tuple[int, ...]:
 def explained_by_identity(lab: CausalBench) -> dict[str, Any]:
     """How much of the variance of the sink's mass the token at P0 explains.
 
-    A few vocabulary items are put at P0 of every prompt in turn; `explained` is their part of the
-    variance, with an interval by resampling prompts. The control has the same items at position p.
+    A few vocabulary items are put at P0 of every prompt in turn, through P0's key where that path
+    is at hand; `explained` is their part of the variance, with an interval by resampling prompts.
     `share` is the sink that is left on average, `spread` its standard deviation over items: a large
     part of a variance that is next to nothing says little.
     """
     items = random_tokens(lab, ITEMS, 2)
-
-    def shares(at: int) -> np.ndarray:
-        return np.stack([lab.run([TokenAt(at, item)]).on(lab.heads) for item in items])
-
-    here, there = shares(0), shares(lab.position)
+    edits = [[TokenAt(0, item)] for item in items]
+    here = np.stack(
+        [
+            lab.run(edit).on(lab.heads) if change is None else lab.intact_sink + change
+            for edit, change in zip(edits, lab.screen.changes(edits))
+        ]
+    )
     return {
         "tokens": list(items),
         "explained": _interval(here, lab.seed),
-        "control_explained": _interval(there, lab.seed),
         "share": bootstrap(here.mean(0), lab.seed),
         "spread": float(here.mean(1).std(ddof=1)),
     }
@@ -208,7 +209,7 @@ def _repeated(lab: CausalBench) -> Test:
     different = RandomTokens(random_tokens(lab, DIFFERENT, 4), lab.seed)
     blocks = [block for block, _ in lab.heads]
     extra = {
-        "share": bootstrap(lab.run([edit], full=True).on(lab.heads), lab.seed),
+        "share": bootstrap(lab.run([edit]).on(lab.heads), lab.seed),
         "uniform": float(np.nanmean(lab.circuit.uniform_late[blocks])),
     }
     return _row(lab, edit, different, note, moved=True, extra=extra)
@@ -216,7 +217,7 @@ def _repeated(lab: CausalBench) -> Test:
 
 def _moved(lab: CausalBench, edit: Edit) -> dict[str, Any]:
     """What of the sink turned up at the position that P0 changed ids with."""
-    read, at = lab.run([edit], full=True), lab.position
+    read, at = lab.run([edit]), lab.position
     before = lab.engine.intact.on(lab.heads, at)
     change = paired_change(read.on(lab.heads, at), before, lab.intact_sink, lab.seed)
     return {"position": at, "share": change}

@@ -81,7 +81,7 @@ def _direction(lab: CausalBench) -> list[Edit] | None:
         return None
     points = range(lab.start, lab.last_read + 1)
     edits: list[Edit] = [Stream(point, 0, "remove") for point in points]
-    effect = lab.sink_effect(lab.run(edits, full=True))
+    effect = lab.sink_effect(lab.run(edits))
     return edits if -float(np.nanmean(effect)) > NEGLIGIBLE else None
 
 
@@ -96,10 +96,7 @@ def _row(lab: CausalBench, edits: list[Edit], holds: Sequence[Edit], arrow: str)
         arrow=arrow,
         note="effect: sink given back by the hold, over the intact sink",
     )
-    edited = lab.run(edits, full=True).on(lab.heads)
-    given, other = (
-        lab.run(each, full).on(lab.heads) for each, full in ((held, True), (control, False))
-    )
+    edited, given, other = (lab.run(each).on(lab.heads) for each in (edits, held, control))
     scale = max(float(np.nanmean(lab.intact_sink)), 1e-9)
     effect, control_effect = (given - edited) / scale, (other - edited) / scale
     taken = lab.intact_sink - edited

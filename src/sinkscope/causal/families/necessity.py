@@ -1,12 +1,17 @@
-"""N1 to N5: take a part of the circuit away from position zero and see whether the sink goes."""
+"""N1 to N5: take a part of the circuit away from position zero and see whether the sink goes.
+
+Every edit is screened through P0's key; what decides is confirmed by full passes (`causal.screen`).
+"""
 
 from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import torch
 
-from sinkscope.causal.evidence import NECESSITY, Test
+from sinkscope.causal.evidence import Test
+from sinkscope.causal.screen import Planned, decide, strongest
 from sinkscope.causal.testing import CausalBench
 from sinkscope.circuit.unit import NEURON, Unit, by_block
 from sinkscope.errors import Unsupported
@@ -17,12 +22,14 @@ FIRST = "stage 1 -> stage 4"
 SECOND = "stage 2 -> stage 4"
 THIRD = "stage 3 -> stage 4"
 WEIGHTS = (0.25, 0.5, 0.75, 1.0)
+CLAIMED = ("level", "swap")  # of N5; the others are shown
 
 
 def recognition(lab: CausalBench) -> list[Test]:
     """N1: P0's attention write of each block up to the emergence, from another position."""
     blocks = _blocks(lab, "attention", lab.start)
-    return [_write(lab, "N1", block, "attention", "resample", FIRST) for block in blocks]
+    plans = [_write(lab, "N1", block, "attention", "resample", FIRST) for block in blocks]
+    return decide(lab, plans, strongest)
 
 
 def variance(lab: CausalBench, n1: list[Test]) -> list[Test]:
@@ -30,13 +37,13 @@ def variance(lab: CausalBench, n1: list[Test]) -> list[Test]:
     block = strongest_block(n1)
     if block is None:
         return []
-    run = partial(lab.test, "N2", NECESSITY, arrow=FIRST, block=block)
-    tests = []
+    plans = []
     for weight in WEIGHTS:
         edits: list[Edit] = [MatchVariance(block, 0, weight)]
         control: list[Edit] = [MatchVariance(block, 0, weight, "others", "stream")]
-        tests.append(run(edits, [control], dose=weight, claim=weight == WEIGHTS[-1]))
-    return tests
+        how = {"arrow": FIRST, "block": block, "dose": weight, "claim": weight == WEIGHTS[-1]}
+        plans.append(Planned("N2", edits, [control], how))
+    return decide(lab, plans, _last)
 
 
 def mlp_writes(lab: CausalBench) -> list[Test]:
@@ -45,11 +52,13 @@ def mlp_writes(lab: CausalBench) -> list[Test]:
     The strongest block is also tried with zero and with a resampled write.
     """
     blocks = _blocks(lab, "mlp", lab.last_read)
-    tests = [_write(lab, "N3", block, "mlp", "mean", SECOND) for block in blocks]
+    plans = [_write(lab, "N3", block, "mlp", "mean", SECOND) for block in blocks]
+    tests = decide(lab, plans, strongest)
     best = strongest_block(tests)
-    if best is not None:
-        tests += [_write(lab, "N3", best, "mlp", how, SECOND) for how in ("zero", "resample")]
-    return tests
+    if best is None:
+        return tests
+    variants = [_write(lab, "N3", best, "mlp", how, SECOND) for how in ("zero", "resample")]
+    return tests + decide(lab, variants, lambda sizes: range(len(sizes)))
 
 
 def strongest_block(tests: list[Test]) -> int | None:
@@ -62,17 +71,21 @@ def neurons(lab: CausalBench) -> list[Test]:
     found = ranked_neurons(lab)
     if not found:
         return []
-    whole, run = len(found), partial(lab.test, "N4", NECESSITY, arrow=SECOND)
-    tests = [
-        run(_off(found[:count]), dose=float(count), claim=False) for count in _doubling(whole)[:-1]
-    ]
+    counts = _doubling(len(found))
+
+    def plan(count: int, how: str = "zero", **more) -> Planned:
+        more = {"arrow": SECOND, "dose": float(count), **more}
+        return Planned("N4", _off(found[:count], how), more.pop("draws", ()), more)
+
     draws = [_off(draw) for draw in _random_sets(lab, found)]
-    like = f"{whole} random neurons of the same blocks, as active at P0 where there are any"
+    like = f"{counts[-1]} random neurons of the same blocks, as active at P0 where there are any"
     control = f"{like} ({len(draws)} draws)" if draws else ""
-    tests.append(run(_off(found), draws, control=control, dose=float(whole)))
+    plans = [plan(count, claim=False) for count in counts[:-1]]
+    plans.append(plan(counts[-1], draws=draws, control=control))
+    tests = decide(lab, plans, _last)
     for how in ("mean", "resample"):
         try:
-            tests.append(run(_off(found, how), dose=float(whole), claim=False))
+            tests += decide(lab, [plan(counts[-1], how, claim=False)], lambda sizes: ())
         except Unsupported as refusal:
             lab.notes.append(f"N4 {how}: {refusal}")
             break
@@ -88,20 +101,25 @@ def direction(lab: CausalBench) -> list[Test]:
         points = range(lab.start, lab.last_read + 1)
         return [Stream(point, position, how, seed=lab.seed) for point in points]
 
-    return [
+    plans = [
         lab.at_p0(
             "N5",
             partial(edits, how=how),
             arrow=THIRD,
             block=lab.start,
-            claim=how in ("level", "swap"),
+            claim=how in CLAIMED,
             note="graded: a pre-norm takes the norm away by itself" if how == "norm" else "",
         )
-        for how in ("level", "remove", "swap", "norm")
+        for how in (*CLAIMED, "remove", "norm")
     ]
+    return decide(lab, plans, lambda sizes: range(len(CLAIMED)))
 
 
-def _write(lab: CausalBench, id: str, block: int, kind: str, how: str, arrow: str) -> Test:
+def _last(sizes: np.ndarray) -> list[int]:
+    return [len(sizes) - 1]
+
+
+def _write(lab: CausalBench, id: str, block: int, kind: str, how: str, arrow: str) -> Planned:
     def edits(position: int) -> list[SetWrite]:
         return [SetWrite(block, kind, position, how, lab.seed)]
 

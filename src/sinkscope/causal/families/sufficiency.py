@@ -9,45 +9,59 @@ import torch
 
 from sinkscope.causal.evidence import SUFFICIENCY, Test
 from sinkscope.causal.testing import CausalBench
+from sinkscope.causal.thresholds import INDUCED, NEGLIGIBLE
 from sinkscope.intervene.edits import MatchVariance, SelfOnly, Stream, Transplant
 from sinkscope.intervene.edits.base import Edit
 
 FIRST = "stage 1 -> stage 4"
 THIRD = "stage 3 -> stage 4"
-WEIGHTS = (0.25, 0.5, 1.0, 2.0)
+WEIGHTS = (1.0, 2.0)
 MASKED = 4  # numbers of masked blocks tried
 
 
 def self_only(lab: CausalBench) -> list[Test]:
-    """S1: p attends only to itself in blocks 0..l, against the same behind the emergence block."""
+    """S1: p attends only to itself in blocks 0..l, against the same behind the emergence block.
+
+    Fewer blocks than all up to the emergence are tried only where these do not do.
+    """
     depth, last = lab.engine.depth, max(lab.start - 1, 0)
     control: list[Edit] = [SelfOnly(lab.position, tuple(range(last + 1, depth)))]
-    steps = sorted({0, last, *np.linspace(0, last, MASKED).astype(int).tolist()})
     run = partial(lab.test, "S1", SUFFICIENCY, arrow=FIRST)
-    tests = [
-        run([SelfOnly(lab.position, tuple(range(n + 1)))], [control], block=n, dose=float(n + 1))
-        for n in steps
-    ]
+
+    def masked(n: int) -> Test:
+        edits: list[Edit] = [SelfOnly(lab.position, tuple(range(n + 1)))]
+        return run(edits, [control], block=n, dose=float(n + 1))
+
+    tests = [masked(last)]
+    if tests[0].size < INDUCED:
+        steps = sorted({0, *np.linspace(0, last, MASKED).astype(int).tolist()} - {last})
+        tests = [*map(masked, steps), *tests]
     narrow = [SelfOnly(lab.position, tuple(range(last + 1)), to=lab.position // 2)]
     note = "unmixed, but with another token's value: tells being unmixed from being itself"
     return [*tests, run(narrow, block=last, claim=False, note=note)]
 
 
 def variance(lab: CausalBench, block: int | None) -> list[Test]:
-    """S2: the variance of p's attention write moved to P0's and beyond."""
+    """S2: the variance of p's attention write moved to P0's, and beyond where that does a part."""
     if block is None:
         return []
-    run = partial(lab.test, "S2", SUFFICIENCY, arrow=FIRST, block=block)
-    tests = []
+    tests: list[Test] = []
     for weight in WEIGHTS:
         edits: list[Edit] = [MatchVariance(block, lab.position, weight, "p0")]
         control: list[Edit] = [MatchVariance(block, lab.position, weight, "p0", "stream")]
-        tests.append(run(edits, [control], dose=weight, claim=weight >= 1))
+        tests.append(
+            lab.test("S2", SUFFICIENCY, edits, [control], arrow=FIRST, block=block, dose=weight)
+        )
+        if not NEGLIGIBLE <= tests[-1].size < INDUCED:
+            break
     return tests
 
 
 def transplant(lab: CausalBench) -> list[Test]:
-    """S3: P0's key, value, both, or whole stream at p; the control comes from a random position."""
+    """S3: P0's key, value or whole stream at p; the control comes from a random position.
+
+    Key and value together are tried where the key alone does not do; the value is shown only.
+    """
     blocks = tuple(range(lab.first_read, lab.engine.depth))
     generator = torch.Generator().manual_seed(lab.seed)
     shortest = int(lab.engine.prompts.lengths.min())
@@ -55,10 +69,13 @@ def transplant(lab: CausalBench) -> list[Test]:
     low, high = lab.position + 1, max(lab.position + 2, shortest // 2)
     other = int(torch.randint(low, high, (), generator=generator))
     run = partial(lab.test, "S3", SUFFICIENCY)
-    tests = []
-    for what in ("key", "value", "both"):
+    tests: list[Test] = []
+    for what in ("key", "both", "value"):
+        if what == "both" and tests[0].size >= INDUCED:
+            continue  # the key does it alone
         edits, control = ([Transplant(lab.position, at, what, blocks)] for at in (0, other))
         claim = what != "value"
-        tests.append(run(edits, [control], arrow=THIRD, block=lab.first_read, claim=claim))
+        controls = [control] if claim else []
+        tests.append(run(edits, controls, arrow=THIRD, block=lab.first_read, claim=claim))
     copy, copied = ([Stream(lab.start, lab.position, "copy", source=at)] for at in (0, other))
     return [*tests, run(copy, [copied], arrow="stage 2 -> stage 4", block=lab.start)]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from sinkscope.causal.evidence import Test
+from sinkscope.causal.screen import Planned, decide
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import NECESSARY
 from sinkscope.intervene.edits import SetWrite
@@ -24,14 +26,14 @@ def write_sets(lab: CausalBench) -> list[Test]:
 
     Found on one-token streams, where a pass costs next to nothing: the write that adds most along
     the sink direction is taken away, then the one that adds most in what is left, so that a backup
-    that only acts when the first is gone is found too. Each set is run in full, and once one holds
-    half of the sink, writes that it does not need are put back.
+    that only acts when the first is gone is found too. Once a set holds half of the sink, writes
+    that it does not need are put back. The set that is left is run in full.
     """
     if lab.engine.direction is None:
         return []
     small = _one_token(lab)
     chosen: list[tuple[int, str]] = []
-    tests: list[Test] = []
+    sets: list[Planned] = []
     while len(chosen) < LARGEST_SET:
         added = _added_along(lab, small, chosen)
         best = max(added, key=lambda one: added[one], default=None)
@@ -39,26 +41,35 @@ def write_sets(lab: CausalBench) -> list[Test]:
             break
         chosen.append(best)
         if len(chosen) > 1:  # alone it is in N1 or N3
-            tests.append(_set_test(lab, chosen))
-            if -tests[-1].size >= NECESSARY:
-                return tests + _smaller_sets(lab, chosen)
-    return tests
+            sets.append(_planned(lab, chosen))
+            if _holds(lab, sets[-1]):
+                sets += _smaller_sets(lab, chosen)
+                break
+    return decide(lab, sets, lambda sizes: [len(sizes) - 1])
 
 
-def _smaller_sets(lab: CausalBench, chosen: list[tuple[int, str]]) -> list[Test]:
-    tests: list[Test] = []
+def _smaller_sets(lab: CausalBench, chosen: list[tuple[int, str]]) -> list[Planned]:
+    sets: list[Planned] = []
     for one in list(chosen):
         rest = [other for other in chosen if other != one]
         if len(rest) < 2:
             break
-        test = _set_test(lab, rest)
-        if -test.size >= NECESSARY:
-            tests.append(test)
+        plan = _planned(lab, rest)
+        if _holds(lab, plan):
+            sets.append(plan)
             chosen = rest
-    return tests
+    return sets
 
 
-def _set_test(lab: CausalBench, writes: list[tuple[int, str]]) -> Test:
+def _holds(lab: CausalBench, plan: Planned) -> bool:
+    """Whether the sink loses half without these writes: through P0's key, or else in all."""
+    effect = lab.key_effects([plan.edits])[0]
+    if effect is None:
+        effect = lab.sink_effect(lab.run(plan.edits))
+    return -float(np.nanmean(effect)) >= NECESSARY
+
+
+def _planned(lab: CausalBench, writes: list[tuple[int, str]]) -> Planned:
     def edits(position: int) -> list[SetWrite]:
         return [SetWrite(block, kind, position, "mean") for block, kind in sorted(writes)]
 

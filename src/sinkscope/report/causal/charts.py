@@ -42,8 +42,10 @@ Both = Callable[["TestRow"], tuple[Any, Any]]
 
 
 def sink_changes(test: TestRow) -> tuple[Any, Any]:
-    """Change of the sink by the edit and by its control."""
-    return test.sink_change, test.control_change
+    """Change of the sink by the edit, through P0's key where that is known, and by its control."""
+    if test.kind != "necessity" or test.key_change is None:
+        return test.sink_change, test.control_change
+    return test.key_change, test.control_key_change or test.control_change
 
 
 def mediated(test: TestRow) -> tuple[Any, Any]:
@@ -107,7 +109,7 @@ def blocks_chart(tests: Iterable[TestRow]) -> Chart | None:
         if test.id not in kinds or test.block is None or (test.id, test.block) in seen:
             continue
         seen.add((test.id, test.block))
-        for measured, suffix in ((test.sink_change, ""), (test.control_change, ", control")):
+        for measured, suffix in zip(sink_changes(test), ("", ", control")):
             table += measured_rows(measured, block=test.block, series=kinds[test.id] + suffix)
     if len({row["block"] for row in table}) < 2:
         return None

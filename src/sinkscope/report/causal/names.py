@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from sinkscope.report.text import visible
-from sinkscope.result import TestRow
 
 NAMES = {
     "N1": "attention output of P0 resampled",
@@ -30,9 +30,9 @@ def name_of(id: str) -> str:
 
 
 def under_names(
-    tests: Iterable[TestRow], cells: Callable[[TestRow], list[str]], columns: int
+    tests: Iterable[Any], cells: Callable[[Any], list[str]], columns: int
 ) -> list[list[str]]:
-    """Rows of the tests, code first; each code is named once, in a row above its own."""
+    """Rows of tests or folds, code first; each code is named once, in a row above its own."""
     rows: list[list[str]] = []
     named: set[str] = set()
     for test in tests:

@@ -19,7 +19,10 @@ from sinkscope.report.parts import Plot, Section, plots
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.result import Result, TestRow, VerifySummary
 
-SINK, MARGIN = "Change of the sink (late share)", "Change of the sink margin (nats)"
+SINK, MARGIN = (
+    "Change of the sink (late share, of P0’s edits through its key)",
+    "Change of the sink margin (nats)",
+)
 MORE_TABLES = (causal_tables.aftermath_table, causal_tables.thresholds_table)
 DOSES = {
     "N2": "Part of the way to the others’ variance",
@@ -40,8 +43,9 @@ def sections(result: Result) -> list[Section]:
             "necessity",
             "Is it needed",
             "A part of the circuit is ablated at position zero. −100\u00a0% means that the "
-            "sink is gone. Each edit stands beside its control, which should do nothing; lines "
-            "are 95\u00a0% intervals, paired over prompts.",
+            "sink is gone, through position zero’s key with all else held; what an edit changes "
+            "through the other positions stands in the table of all tests. Each edit stands beside "
+            "its control, which should do nothing; lines are 95\u00a0% intervals over prompts.",
             [*plots(verified, *NECESSITY, *_doses("necessity"))],
         ),
         Section(
@@ -63,8 +67,10 @@ def sections(result: Result) -> list[Section]:
         Section(
             "tests",
             "Every test",
-            "Rows in brackets show a dose or a variant and do not decide. CE and KL are nats a "
-            "token on the same text. Mass moved to: the position that gained most.",
+            "Screened rows were run through position zero’s key alone, and do not decide; the "
+            "others were run in full. Rows in brackets show a dose or a variant and do not decide. "
+            "CE and KL are nats a token on the same text. Mass moved to: the position that gained "
+            "most.",
             [
                 *tables_of(verified, lambda one: [causal_tables.effects_table(one)], stacked=True),
                 *tables_of(

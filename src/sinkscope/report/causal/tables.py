@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sinkscope.report.causal.charts import short_edit
+from sinkscope.report.causal.fold import Entry, Fold, folded
 from sinkscope.report.causal.names import under_names
 from sinkscope.report.parts import Table
 from sinkscope.report.text import NO_VALUE, bounds_of, number_of, percent, token_text, visible
@@ -18,25 +19,34 @@ RESULTS = {
     "identity": {True: "carries it", False: "✓ does not"},
 }
 
+# of necessity, where a row does not hold: "not needed" only where it is shown to do nothing
+WORDS = {"in part": "in part", "unspecific": "control too"}
+
 
 def effects_table(verified: VerifySummary) -> Table:
-    """What every edit did beside what its control did."""
+    """What every edit did, by path, beside what its control did; rows that say nothing folded."""
     columns = [
         "Test",
         "Edit",
         "Result",
-        "Sink",
+        "Through P0’s key",
+        "Through others",
+        "Sink, in all",
         "Control: sink",
         "Margin",
         "Control: margin",
         "p (Holm)",
     ]
-    table = Table("Effects", columns, numeric=set(range(3, 8)))
+    table = Table("Effects", columns, numeric=set(range(3, 10)))
 
-    def cells(test: TestRow) -> list[str]:
+    def cells(test: Entry) -> list[str]:
+        if isinstance(test, Fold):
+            return [test.words, NO_VALUE, percent(test.largest), *[NO_VALUE] * 6]
         return [
             visible(test.edit),
             _result(test),
+            change(test.key_change),
+            change(test.others_change),
             change(test.sink_change),
             change(test.control_change),
             nats(test.margin_change),
@@ -44,7 +54,7 @@ def effects_table(verified: VerifySummary) -> Table:
             p_value(test.p_holm),
         ]
 
-    table.rows = under_names(verified.tests, cells, len(columns))
+    table.rows = under_names(folded(verified.tests), cells, len(columns))
     return table
 
 
@@ -64,45 +74,73 @@ def aftermath_table(verified: VerifySummary) -> Table:
             visible("; ".join(filter(None, (test.control, test.note)))) or NO_VALUE,
         ]
 
-    table.rows = under_names(verified.tests, cells, len(columns))
+    confirmed = [test for test in verified.tests if test.confirmed]
+    table.rows = under_names(confirmed, cells, len(columns))
     return table
 
 
 def _result(test: TestRow) -> str:
     """What the row says, in brackets where it does not decide."""
+    if not test.confirmed:
+        return "screened"
+    if test.outcome == "undetermined":
+        needs = f", take {test.needs} prompts" if test.needs is not None else ""
+        return f"undetermined{needs}".replace(" ", "\u00a0")
     if test.passed is None or test.kind not in RESULTS:
         return NO_VALUE
-    said = RESULTS[test.kind][test.passed].replace(" ", "\u00a0")
+    said = RESULTS[test.kind][test.passed]
+    if test.kind == "necessity" and test.outcome in WORDS:
+        said = WORDS[test.outcome]
+    said = said.replace(" ", "\u00a0")
     return said if test.claim else f"({said})"
 
 
 def stages_table(verified: VerifySummary) -> Table:
     """The stages in short, for a terminal."""
     table = Table(
-        "Stages", ["Stage", "", "Shown", "Sink without it", "It alone gives"], numeric={0, 3, 4}
+        "Stages",
+        ["Stage", "", "Shown", "Without it, through P0’s key", "In all", "It alone gives"],
+        numeric={0, 3, 4, 5},
     )
     for one in verified.stages:
         given = _kept(one) if one.stage == 2 else _short_nats(one.sufficiency)
-        shown = {True: "yes", False: "no", None: "not tested"}[one.passed]
-        without = percent(number_of(one.necessity))
-        table.rows.append([str(one.stage), visible(one.name), shown, without, given])
+        without, total = (percent(number_of(x)) for x in (one.necessity, one.total))
+        table.rows.append(
+            [str(one.stage), visible(one.name), stage_said(one), without, total, given]
+        )
     return table
 
 
-def deciding_table(verified: VerifySummary) -> Table:
-    """The rows that decide, without intervals, for a terminal."""
-    columns = ["Test", "Edit", "Effect", "Control", "p (Holm)", ""]
-    table = Table("Deciding tests (all numbers: --json, report.html)", columns, numeric={2, 3, 4})
+def stage_said(stage: StageSummary) -> str:
+    """Whether a stage is shown, in words."""
+    known = {True: "yes", False: "no", None: "not tested"}[stage.passed]
+    return "undetermined" if stage.outcome == "undetermined" else known
 
-    def cells(test: TestRow) -> list[str]:
-        pair: tuple[Any, Any] = (test.sink_change, test.control_change)
+
+def deciding_table(verified: VerifySummary) -> Table:
+    """The rows that decide, without intervals, for a terminal; screened ones in one line a test."""
+    columns = ["Test", "Edit", "Key", "Others", "Total", "Control", "p (Holm)", ""]
+    table = Table(
+        "Deciding tests, by path (all numbers: --json, report.html)",
+        columns,
+        numeric={2, 3, 4, 5, 6},
+    )
+
+    def cells(test: Entry) -> list[str]:
+        if isinstance(test, Fold):
+            return [test.words, percent(test.largest), *[NO_VALUE] * 4, ""]
+        total, control = test.sink_change, test.control_change
         show: Callable[[Any], str] = _short_change
         if test.kind == "sufficiency" and test.margin_change is not None:
-            pair, show = (test.margin_change, test.control_margin_change), _short_nats
-        return [short_edit(test.edit), *map(show, pair), p_value(test.p_holm), _result(test)]
+            total, control, show = test.margin_change, test.control_margin_change, _short_nats
+        paths = map(_short_change, (test.key_change, test.others_change))
+        shown = [*paths, show(total), show(control)]
+        return [short_edit(test.edit), *shown, p_value(test.p_holm), _result(test)]
 
-    deciding = [test for test in verified.tests if test.claim and test.passed is not None]
-    table.rows = under_names(deciding, cells, len(columns))
+    deciding = [test for test in verified.tests if test.claim and test.p_holm is not None]
+    screened = [test for test in verified.tests if not test.confirmed]
+    shown = [test for test in verified.tests if test in deciding or test in screened]
+    table.rows = under_names(folded(shown), cells, len(columns))
     return table
 
 

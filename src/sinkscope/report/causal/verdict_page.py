@@ -12,8 +12,7 @@ from sinkscope.report.text import bounds_of, number_of, percent, percent_interva
 from sinkscope.result import Result, StageSummary, VerifySummary
 
 SENTENCES = {
-    "p0-circuit": "Position zero is a sink by a circuit that recognises it, amplifies it and "
-    "reads it",
+    "p0-circuit": "Position zero is a sink by a circuit",
     "bos-token": "The sink belongs to the BOS token: another token at position zero draws none",
     "position-embedding": "The sink belongs to the embedding of the first position id",
     "learned-sink": "Heads rest on a learned sink logit, which is no position",
@@ -22,6 +21,7 @@ SENTENCES = {
     "none": "There is no attention sink to explain",
     "undetermined": "What makes the sink is not settled by these tests",
 }
+VERBS = {1: "recognises it", 2: "amplifies it", 3: "reads it"}  # said of stages that are shown
 NAMES = {1: "Recognition", 2: "Amplification", 3: "Induction", 4: "Sink"}
 MEANINGS = {
     1: "Position zero can be separated from every other position.",
@@ -76,6 +76,9 @@ def _sentence(verified: VerifySummary) -> str:
     text = SENTENCES.get(verified.verdict, "an unknown class")
     if verified.verdict != "p0-circuit":
         return text
+    verbs = [VERBS[one.stage] for one in verified.stages if one.passed and one.stage in VERBS]
+    if verbs:
+        text += f" that {' and '.join(filter(None, (', '.join(verbs[:-1]), verbs[-1])))}"
     detail = verified.verdict_detail
     extra = [visible(detail[name]) for name in ("blocks",) if detail.get(name)]
     if detail.get("amplification"):
@@ -135,7 +138,7 @@ def _stages(verified: VerifySummary) -> list[Stage]:
         Stage(
             one.stage,
             NAMES.get(one.stage, visible(one.name)),
-            state[one.passed],
+            state[one.passed] if one.outcome != "undetermined" else "undetermined",
             MEANINGS.get(one.stage, ""),
             stage_rows(one),
         )
@@ -153,6 +156,8 @@ def stage_rows(stage: StageSummary) -> list[tuple[str, str, str]]:
         bounds = bounds_of(stage.necessity)
         interval = f"{100 * bounds[0]:.0f} to {100 * bounds[1]:.0f}" if bounds else ""
         rows.append(("Sink without it", percent(stage.necessity.value), _minus(interval)))
+    if stage.total is not None and stage.total.value is not None:
+        rows.append(("In all", percent(stage.total.value), ""))
     if stage.stage == 2:  # here it is what the circuit alone keeps of the sink, a share
         kept = number_of(stage.sufficiency)
         if kept is not None:

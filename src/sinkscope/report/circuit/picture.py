@@ -194,12 +194,12 @@ def _shown(
 
 
 def without(result: Result, bos: str, block: int, kind: str) -> Measured | None:
-    """Change of the sink with this sublayer's output at P0 ablated, where `verify` did so."""
+    """Change of the sink (through P0's key) with this output at P0 ablated, where tested."""
     verified = result.summary.verify.get(bos)
     wanted = {"attention": "N1", "mlp": "N3"}.get(kind)
     for test in verified.tests if verified is not None else ():
-        if test.id == wanted and test.block == block and test.sink_change is not None:
-            return test.sink_change
+        if test.id == wanted and test.block == block:
+            return test.key_change or test.sink_change
     return None
 
 
