@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ import numpy as np
 from sinkscope.causal.evidence import NECESSITY, SUFFICIENCY, Test, in_words
 from sinkscope.causal.thresholds import NEGLIGIBLE, ORDINARY
 from sinkscope.circuit.model import Circuit
+from sinkscope.errors import Missing, Unsupported
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.engine import Engine
+from sinkscope.intervene.p0_path import KeyPath
 from sinkscope.intervene.readout import Readout
 from sinkscope.result import Measured
 from sinkscope.stats import nan_mean, paired_change, sign_flip_p
@@ -209,6 +212,19 @@ class CausalBench:
         tokenizer = self.engine.subject.tokenizer
         token = token_text(tokenizer, int(tokens.mode().values))
         return {"position": position, "token": token, "share": float(gain[position])}
+
+    @cached_property
+    def key_path(self) -> KeyPath | Missing:
+        """Effects of edits of P0 through its key, or why they are not at hand."""
+        engine = self.engine
+        assert engine.sites is not None
+        try:
+            return KeyPath(
+                engine.subject, engine.prompts, engine.sites,
+                direction=engine.direction, heads=self.heads, seeds=(self.seed,),
+            )  # fmt: skip
+        except Unsupported as refusal:
+            return Missing(str(refusal).rstrip("."))
 
 
 def _finite(value: Any) -> float | None:
