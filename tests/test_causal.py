@@ -246,7 +246,8 @@ def test_without_a_ranking_only_the_traced_units_are_kept_and_it_is_said():
     lab.circuit = dataclasses.replace(lab.circuit, ranking=Missing("its keys are not linear"))
     kept = keep_circuit(lab)
     assert kept.sizes[-1].components == kept.components == kept.traced
-    assert kept.needed is None and kept.cpr is None
+    assert kept.needed is None
+    assert kept.cpr is None
     assert any("its keys are not linear" in note for note in lab.notes)
 
 

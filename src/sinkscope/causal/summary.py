@@ -13,6 +13,7 @@ from sinkscope.causal.families.mediation import mediated
 from sinkscope.causal.record import Verified
 from sinkscope.causal.thresholds import thresholds
 from sinkscope.causal.verdict import is_faithful
+from sinkscope.circuit.unit import name_of
 from sinkscope.result import Measured
 from sinkscope.schema import StageSummary, TestRow, VerifySummary
 from sinkscope.schema.verify import CircuitCurve, CircuitSize, TriedSet
@@ -209,7 +210,28 @@ def verify_dataset(done: Verified) -> xarray.Dataset:
     for name, draws in (("n4_draws", _draws(tests)), ("s4_draws", done.kept and done.kept.draws)):
         if draws is not None:
             add(name, ("draw",), draws, "sink kept or changed by each random set")
+    if done.kept is not None:
+        data |= _circuit_arrays(done, done.kept)
     return xarray.Dataset(data)
+
+
+def _circuit_arrays(done: Verified, kept: Kept) -> dict[str, Any]:
+    """The units that were scored or kept, and what else circuit.json needs."""
+    circuit = done.circuit
+    units = kept.units | kept.others
+    scores = [np.nan if score is None else score for score in units.values()]
+    names = np.array([name_of(unit) for unit in units], dtype=object)
+    arrays = {
+        "unit": ("unit", names),
+        "unit_score": ("unit", scores, {"long_name": "score through P0's key", "units": "nat"}),
+        "unit_kept": ("unit", [unit in kept.units for unit in units]),
+        "sink_head": (("sink_head", "place"), np.array(circuit.reading_heads)),
+        "read_point": ((), circuit.read_point),
+        "parallel": ((), not all(circuit.sites.mid)),
+    }
+    if circuit.direction is not None:
+        arrays["sink_direction"] = ("channel", circuit.direction.numpy())
+    return arrays
 
 
 def _by_block(done: Verified, id: str) -> np.ndarray:
