@@ -262,6 +262,7 @@ def verify_summary(layers: int = 6) -> VerifySummary:
         faithfulness=measured(0.95),
         completeness=measured(0.08),
         circuit_size={"components": 6, "share": 0.011, "of": 560, "traced": 4, "needed": 6},
+        circuit_curve={"path": "key", "ranking": "path", "cpr": 0.981, "cmd": 0.021},
         circuit_growth=[
             {
                 "components": n,

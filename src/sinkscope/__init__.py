@@ -33,6 +33,7 @@ _PUBLIC = {
     "SinkMonitor": "sinkscope.training_runs.monitor",
     "Result": "sinkscope.result",
     "load_result": "sinkscope.result",
+    "load_circuit": "sinkscope.circuit.saved",
 }
 __all__ = ["__version__", *sorted(_PUBLIC)]
 

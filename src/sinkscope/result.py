@@ -1,13 +1,17 @@
 """The labelled result: one schema, one set of arrays, and how they are kept on disk.
 
 A run folder holds `summary.json` (this schema), `arrays.nc` (an xarray DataTree, one group for
-each command and BOS policy) and `report.html`. All are written to a temporary folder beside the
-target and put in place by renames, so a run that breaks leaves the previous one whole.
+each command and BOS policy) and `report.html`; where a circuit was tested also `circuit.json`
+(`schema.circuit`), with a second BOS policy `circuit-with.json` beside it. All are written to a
+temporary folder beside the target and put in place by renames, so a run that breaks leaves the
+previous one whole.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,15 +105,19 @@ class Result:
     def save(self, folder: str | Path) -> Path:
         """Write summary.json, arrays.nc and report.html into `folder`, whole or not at all.
 
-        Raises InputError where the folder is a file or not writable, OutOfResources on a full disk.
+        And circuit.json, where a circuit was tested. Raises InputError where the folder is a file
+        or not writable, OutOfResources on a full disk.
         """
+        from sinkscope.report.causal.circuit_file import circuit_files
         from sinkscope.report.page import render_page
 
-        files = {
+        files: dict[str, Callable[[Path], Any]] = {
             SUMMARY: lambda path: path.write_text(self.to_json() + "\n", encoding="utf-8"),
             ARRAYS: lambda path: self.data.to_netcdf(path, engine="h5netcdf"),
             REPORT: lambda path: path.write_text(render_page(self), encoding="utf-8"),
         }
+        for name, text in circuit_files(self).items():
+            files[name] = partial(Path.write_text, data=text, encoding="utf-8")
         return write_folder(Path(folder), files)
 
 

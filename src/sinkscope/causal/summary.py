@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sinkscope.causal.evidence import NECESSITY, Test
-from sinkscope.causal.families.faithfulness import Kept, SizeScore
+from sinkscope.causal.families.faithfulness import Kept
+from sinkscope.causal.families.kept_sets import SizeScore
 from sinkscope.causal.families.mediation import mediated
 from sinkscope.causal.power import SHOWN, UNDETERMINED
 from sinkscope.causal.record import Verified
 from sinkscope.causal.thresholds import thresholds
 from sinkscope.causal.verdict import is_faithful
+from sinkscope.circuit.unit import name_of
 from sinkscope.result import Measured
 from sinkscope.schema import StageSummary, TestRow, VerifySummary
-from sinkscope.schema.verify import TriedSet
+from sinkscope.schema.verify import CircuitCurve, CircuitSize, TriedSet
 from sinkscope.stats import bootstrap, spearman
 
 if TYPE_CHECKING:
@@ -44,15 +46,8 @@ def verify_summary(done: Verified) -> VerifySummary:
         tests=rows,
         faithfulness=None if kept is None else kept.faithfulness,
         completeness=None if kept is None else kept.completeness,
-        circuit_size={}
-        if kept is None
-        else {
-            "components": kept.components,
-            "share": kept.share,
-            "of": kept.total,
-            "traced": kept.traced,
-            "needed": kept.needed,
-        },
+        circuit_size={} if kept is None else _circuit_size(kept),
+        circuit_curve={} if kept is None else _curve(kept),
         circuit_growth=[] if kept is None else [_size(size, kept.total) for size in kept.sizes],
         thresholds=thresholds(),
         what_would_change_it=verdict.what_would_change_it,
@@ -75,6 +70,30 @@ def _notes(done: Verified) -> list[str]:
 def _row(test: Test) -> TestRow:
     held = {name: getattr(test, name) for name in TestRow.model_fields if hasattr(test, name)}
     return TestRow(**held, **test.extra, edit_json=[edit.to_json() for edit in test.edits])
+
+
+def _circuit_size(kept: Kept) -> CircuitSize:
+    return {
+        "components": kept.components,
+        "share": kept.share,
+        "of": kept.total,
+        "traced": kept.traced,
+        "faithful": kept.faithful,
+        "needed": kept.needed,
+    }
+
+
+def _curve(kept: Kept) -> CircuitCurve:
+    key = kept.key or (None, None)
+    return {
+        "path": "total" if kept.key is None else "key",
+        "ranking": kept.ranking,
+        "cpr": kept.cpr,
+        "cmd": kept.cmd,
+        "faithfulness": key[0],
+        "completeness": key[1],
+        "random": kept.random,
+    }
 
 
 def _size(size: SizeScore, total: int) -> TriedSet:
@@ -112,8 +131,9 @@ def _kept_rows(kept: Kept) -> list[TestRow]:
         )
         for name, part, edits in zip(names, (kept.faithfulness, kept.completeness), kept.edits)
     )
-    only.control = f"{draws} random sets of as many units"
-    only.control_change = change(kept.random)
+    only.control = "a random set of as many units"
+    only.control_change = change(kept.random_one)
+    only.note = f"p: against {draws} random sets"
     only.p, only.passed = kept.p, is_faithful(kept)
     return [only, without]
 
@@ -211,7 +231,28 @@ def verify_dataset(done: Verified) -> xarray.Dataset:
     for name, draws in (("n4_draws", _draws(tests)), ("s4_draws", done.kept and done.kept.draws)):
         if draws is not None:
             add(name, ("draw",), draws, "sink kept or changed by each random set")
+    if done.kept is not None:
+        data |= _circuit_arrays(done, done.kept)
     return xarray.Dataset(data)
+
+
+def _circuit_arrays(done: Verified, kept: Kept) -> dict[str, Any]:
+    """The units that were scored or kept, and what else circuit.json needs."""
+    circuit = done.circuit
+    units = kept.units | kept.others
+    scores = [np.nan if score is None else score for score in units.values()]
+    names = np.array([name_of(unit) for unit in units], dtype=object)
+    arrays = {
+        "unit": ("unit", names),
+        "unit_score": ("unit", scores, {"long_name": "score through P0's key", "units": "nat"}),
+        "unit_kept": ("unit", [unit in kept.units for unit in units]),
+        "sink_head": (("sink_head", "place"), np.array(circuit.reading_heads)),
+        "read_point": ((), circuit.read_point),
+        "parallel": ((), not all(circuit.sites.mid)),
+    }
+    if circuit.direction is not None:
+        arrays["sink_direction"] = ("channel", circuit.direction.numpy())
+    return arrays
 
 
 def _by_block(done: Verified, id: str) -> np.ndarray:

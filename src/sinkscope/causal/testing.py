@@ -20,6 +20,7 @@ from sinkscope.circuit.model import Circuit
 from sinkscope.errors import Missing
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.engine import Engine
+from sinkscope.intervene.p0_path import KeyPath
 from sinkscope.intervene.readout import Readout
 from sinkscope.result import Measured
 from sinkscope.stats import nan_mean, paired_change, sign_flip_p
@@ -287,6 +288,11 @@ class CausalBench:
         tokenizer = self.engine.subject.tokenizer
         token = token_text(tokenizer, int(tokens.mode().values))
         return {"position": position, "token": token, "share": float(gain[position])}
+
+    @property
+    def key_path(self) -> KeyPath | Missing:
+        """Effects of edits of P0 through its key, or why they are not at hand."""
+        return self.screen.path
 
 
 def _finite(value: Any) -> float | None:

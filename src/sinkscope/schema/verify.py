@@ -109,6 +109,7 @@ class CircuitSize(TypedDict, total=False):
     share: float  # their part of all units [share]
     of: int  # all units
     traced: int  # how many of them the trace lists
+    faithful: int | None  # how many it takes to be faithful, in the order of the ranking
     needed: int | None  # how many it takes to be faithful and complete
 
 
@@ -119,6 +120,24 @@ class TriedSet(TypedDict):
     share: float  # their part of all units [share]
     faithfulness: Measured | None  # sink kept by these alone, relative to intact [ratio]
     completeness: Measured | None  # sink kept by all others [ratio]
+
+
+class CircuitCurve(TypedDict, total=False):
+    """Faithfulness over the size of the circuit, in short. In causal/families/faithfulness."""
+
+    # which effects the sets of circuit_growth are of: key (through P0's key, everything else held)
+    # or total (in all)
+    path: str
+    # what decided the order of the units: path (effects through P0's key), logits (to first order)
+    # or trace (only what was traced)
+    ranking: str
+    # area under faithfulness over the part of all units, as MIB has it; 0.999 is all of it
+    # [ratio, causal/areas]
+    cpr: float | None
+    cmd: float | None  # area between faithfulness and 1 [ratio, causal/areas]
+    faithfulness: Measured | None  # of the circuit, through P0's key [ratio]
+    completeness: Measured | None  # the same of all but the circuit [ratio]
+    random: Measured | None  # mean faithfulness of random sets of as many units [ratio]
 
 
 class Cost(TypedDict, total=False):
@@ -144,7 +163,8 @@ class VerifySummary(Open):
     # sink kept when only the complement is left [ratio, causal/families/faithfulness]
     completeness: Measured | None = None
     circuit_size: CircuitSize = {}  # how large that circuit is
-    circuit_growth: list[TriedSet] = []  # every set of units that was tried
+    circuit_growth: list[TriedSet] = []  # every set of units that was tried, by size
+    circuit_curve: CircuitCurve = {}  # faithfulness over size, in short
     # every bound that decided, with its reason [causal/thresholds]
     thresholds: dict[str, Threshold] = {}
     what_would_change_it: list[str] = []  # sentences

@@ -1,56 +1,45 @@
-"""S4: keep only the circuit's writes at position zero, and the other way round.
+"""S4: keep only the circuit's writes at position zero, and the other way round, by circuit size.
 
-The set starts with the traced writers and grows by units in the order of what they add to the
-reading heads' logits (`circuit.ranking`), until it alone keeps FAITHFUL of the sink and everything
-else alone at most COMPLETE of it. What is reported is the smallest such set within SPARSE of all
-units, or the largest within it; larger sets are tried as well, to say how many units it would take.
+Units are ranked: the traced writers first, then the others by what they do through P0's key
+(`causal.path_scores`), those that were not scored by the logits of `circuit.ranking`. Sets of the
+first units are kept alone, and taken away alone, at the sizes of the MIB benchmark and between
+them, all through P0's key (`intervene.p0_path`), where a set costs next to nothing.
+The circuit that is reported is the smallest set with the traced units, within SPARSE of all, that
+keeps FAITHFUL of the sink while everything else alone keeps at most COMPLETE. Full passes confirm
+it, its complement and one random set; where they do not, the set is doubled, a few times at most.
+
+P0's embedding is the input of all its writes and stays in every set, as the input node of MIB does,
+unless the trace says that the embedding itself sets P0 apart: then it is a unit like others.
+
+Where P0's key is not at hand, or the units lie inside experts, a few sizes are run in full.
 The size is chosen on the prompts that it is reported for, so other prompts may need another.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from sinkscope.causal.areas import PARTS, areas
+from sinkscope.causal.families.kept_sets import KeptSets, SizeScore, relative
 from sinkscope.causal.families.necessity import ranked_neurons
+from sinkscope.causal.path_scores import path_scores
 from sinkscope.causal.testing import CausalBench
-from sinkscope.causal.thresholds import COMPLETE, FAITHFUL, SPARSE
-from sinkscope.circuit.unit import EMBEDDING, HEAD, NEURON, SHARED, Unit, by_block, of_kind
+from sinkscope.causal.thresholds import SPARSE
+from sinkscope.circuit.unit import EMBEDDING, HEAD, SHARED, Unit, of_kind
 from sinkscope.errors import Missing, Unsupported
-from sinkscope.intervene.edits import KeepUnits, Stream
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.result import Measured
-from sinkscope.stats import paired_change, sign_flip_p
+from sinkscope.stats import sign_flip_p
 
-STEPS = 5  # sizes tried within SPARSE, evenly on a log scale
-BEYOND = (2, 4)  # times SPARSE, tried where none within it will do
-WRITERS = (HEAD, NEURON, SHARED)
-
-Units = frozenset[Unit]
-
-
-@dataclass(frozen=True, eq=False)
-class SizeScore:
-    """One set that was tried, and what it and its complement keep of the sink, [n] each."""
-
-    units: Units
-    kept: np.ndarray
-    left: np.ndarray
-    faithfulness: Measured
-    completeness: Measured
-
-    @property
-    def components(self) -> int:
-        """How many units there are."""
-        return len(self.units)
-
-    @property
-    def holds(self) -> bool:
-        """Whether the set is faithful and complete."""
-        kept, left = self.faithfulness.value, self.completeness.value
-        return kept is not None and left is not None and kept >= FAITHFUL and left <= COMPLETE
+SCORED = 128  # units beside the traced ones that are scored through P0's key
+CONFIRMED = 3  # sets that are run in full, at most
+FEW_SIZES = 5  # sizes tried by full passes within SPARSE, evenly on a log scale
+FEW_DRAWS = 5  # random sets by full passes, at most
+BY_PATH, BY_LOGITS, BY_TRACE = "path", "logits", "trace"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,28 +47,59 @@ class Kept:
     """S4: what is left of the sink when P0 keeps only the circuit's writes.
 
     faithfulness, completeness  sink kept by the circuit alone, and by everything else alone,
-                                relative to intact
-    random                      mean faithfulness of random sets of as many units; draws [m]
-    p                           one-sided, circuit against random sets
-    components, share           units kept, and their share of all of P0's
-    traced                      how many of them the trace lists
-    needed                      units of the smallest set tried that holds, of any size; or None
-    sizes                       all sets that were tried, by size
-    edits                       of the two passes, in words
+                                relative to intact, in all (full passes)
+    key         the same two through P0's key alone; None where that path is not at hand
+    random      mean faithfulness of random sets of as many units, on the path of `key`; draws [m]
+    random_one  of one of them, in full
+    p           one-sided, circuit against random sets, on the path of `key`
+    units       of the circuit, with their scores in nats where they were scored
+    others      scores of units that were scored and are not in it
+    total       all units there are; traced: how many of the circuit's the trace lists
+    faithful    units of the smallest set tried that is faithful; needed: that holds; or None
+    sizes       all sets that were tried, by size
+    cpr, cmd    areas of the curve (`causal.areas`); None where only a few sizes were tried
+    ranking     what decided the order: path, logits or trace
+    edits       of the two full passes
     """
 
     faithfulness: Measured
     completeness: Measured
+    key: tuple[Measured, Measured] | None
     random: Measured | None
+    random_one: Measured | None
     draws: np.ndarray | None
     p: float | None
-    components: int
-    share: float
+    units: dict[Unit, float | None]
+    others: dict[Unit, float]
     total: int
     traced: int
+    faithful: int | None
     needed: int | None
     sizes: list[SizeScore]
+    cpr: float | None
+    cmd: float | None
+    ranking: str
     edits: tuple[list[Edit], list[Edit]]
+
+    @property
+    def components(self) -> int:
+        """How many units the circuit has."""
+        return len(self.units)
+
+    @property
+    def share(self) -> float:
+        """Their part of all units."""
+        return self.components / self.total
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """All units in the order in which the circuit is grown, the first `traced` of them traced."""
+
+    order: list[Unit]
+    traced: int
+    scores: dict[Unit, float]
+    by: str
 
 
 def keep_circuit(lab: CausalBench) -> Kept | None:
@@ -91,122 +111,183 @@ def keep_circuit(lab: CausalBench) -> Kept | None:
     if not traced:
         lab.notes.append("S4: the trace names no unit that writes before the sink heads.")
         return None
-    room = _room(lab)
-    total = 1 + len(room)
+    sets = KeptSets(lab, embedding=any(unit.kind == EMBEDDING for unit in traced))
+    ranked = _ranked(lab, sets, traced)
     try:
-        sizes = _grown(lab, traced, total)
+        return _kept(lab, sets, ranked)
     except Unsupported as refusal:
         lab.notes.append(f"S4: {refusal}")
         return None
-    small = [size for size in sizes if size.components <= max(SPARSE * total, len(traced))]
-    chosen = next((size for size in small if size.holds), small[-1])
-    free = {kind: of_kind((u for u in room if u not in chosen.units), kind) for kind in WRITERS}
-    random = [
-        lab.run(keep_edits(lab, _random_units(lab, chosen.units, free, draw))).on(lab.heads)
-        for draw in range(lab.draws)
-    ]
-    sink, shares = lab.intact_sink, np.stack(random) if random else None
+
+
+def _kept(lab: CausalBench, sets: KeptSets, ranked: Ranked) -> Kept:
+    total, first = len(sets.room), ranked.traced
+    cap = max(first, int(SPARSE * total))
+    sizes = _by_key(sets, ranked, cap)
+    if sizes is None:
+        sizes = _in_full(sets, ranked, cap)
+    inside = [size for size in sizes if first <= size.components <= cap]
+    chosen = next((size for size in inside if size.holds), inside[-1])
+    full = _confirmed(sets, ranked, chosen, cap)
+    units = ranked.order[: full.components]
+    draws = [_random_units(lab, sets, frozenset(units), draw) for draw in range(lab.draws)]
+    by_key = sets.path is not None
+    random = sets.kept([(draw, False) for draw in (draws if by_key else draws[:FEW_DRAWS])])
+    on_key = sets.score(frozenset(units)) if by_key else None
+    alone = full if on_key is None else on_key
+    one = relative(lab, sets.full(draws[0]), lab.intact_sink) if draws else None
+    cpr, cmd = _areas(sizes, total) if by_key else (None, None)
     return Kept(
-        faithfulness=chosen.faithfulness,
-        completeness=chosen.completeness,
-        random=None if shares is None else _relative(lab, shares.mean(0)),
-        draws=None if shares is None else shares.mean(1) / sink.mean(),
-        p=None if shares is None else sign_flip_p(chosen.kept - shares.mean(0)),
-        components=chosen.components,
-        share=chosen.components / total,
+        faithfulness=full.faithfulness,
+        completeness=full.completeness,
+        key=None if on_key is None else (on_key.faithfulness, on_key.completeness),
+        random=relative(lab, random.mean(0), sets.intact) if draws else None,
+        random_one=one,
+        draws=random.mean(1) / sets.intact.mean() if draws else None,
+        p=sign_flip_p(alone.kept - random.mean(0)) if draws else None,
+        units={unit: ranked.scores.get(unit) for unit in units},
+        others={unit: score for unit, score in ranked.scores.items() if unit not in units},
         total=total,
-        traced=len(traced),
-        needed=next((size.components for size in sizes if size.holds), None),
+        traced=first,
+        faithful=_first(sizes, lambda size: size.faithful),
+        needed=_first(sizes, lambda size: size.holds and size.components >= first),
         sizes=sizes,
-        edits=(keep_edits(lab, chosen.units), keep_edits(lab, chosen.units, True)),
+        cpr=cpr,
+        cmd=cmd,
+        ranking=ranked.by,
+        edits=(sets.edits(frozenset(units)), sets.edits(frozenset(units), True)),
     )
 
 
-def _grown(lab: CausalBench, traced: Units, total: int) -> list[SizeScore]:
-    """The traced set, then larger ones until one is faithful and complete."""
+def traced_units(lab: CausalBench) -> list[Unit]:
+    """Heads and neurons of the trace before the last reading block; the embedding as block −1."""
+    others = of_kind(lab.circuit.writers, HEAD) + of_kind(lab.circuit.writers, SHARED)
+    found = [*ranked_neurons(lab), *(unit for unit in others if unit.block < lab.last_read)]
+    if lab.circuit.emergence_block == -1:
+        found.append(Unit(-1, EMBEDDING, 0))
+    return found
+
+
+def _ranked(lab: CausalBench, sets: KeptSets, traced: list[Unit]) -> Ranked:
+    """The traced units, then those that were scored, then the rest as the logits rank them."""
     ranking = lab.circuit.ranking
     if isinstance(ranking, Missing):
         lab.notes.append(f"S4: only the traced units are kept, since {ranking.reason}.")
-        ranking = ()
-    more = [unit for unit in ranking if unit not in traced and unit.block < lab.last_read]
-    first = len(traced)
+        return Ranked(traced, len(traced), {}, BY_TRACE)
+    known = set(traced)
+    more = [unit for unit in ranking if unit not in known and unit.block < lab.last_read]
+    scores: dict[Unit, float] = {}
+    by = BY_LOGITS
+    if sets.path is not None:
+        try:
+            candidates = [*traced[:SCORED], *more[:SCORED]]
+            scores, by = path_scores(sets.path, lab.heads, traced, candidates), BY_PATH
+        except Unsupported as refusal:
+            reason = str(refusal)[0].lower() + str(refusal)[1:].rstrip(".")
+            lab.notes.append(f"S4: units are ranked by their logits alone, since {reason}.")
+
+    def sorted_by_score(units: Iterable[Unit]) -> list[Unit]:
+        found = sorted((u for u in units if u in scores), key=lambda u: -scores[u])
+        return found + [u for u in units if u not in scores]
+
+    takes = [unit for unit in more if scores.get(unit, 0.0) < 0]
+    gives = sorted_by_score([unit for unit in more if scores.get(unit, 0.0) >= 0])
+    order = [*sorted_by_score(traced), *gives, *takes]
+    known.update(order)
+    order += [unit for unit in sets.room if unit not in known]
+    return Ranked(order, len(traced), scores, by)
+
+
+def _by_key(sets: KeptSets, ranked: Ranked, cap: int) -> list[SizeScore] | None:
+    """Every size through P0's key, and the smallest that will do; None where it is not at hand."""
+    if sets.path is None:
+        return None
+    first, total = ranked.traced, len(sets.room)
+    counts = {0, first, cap, *_mib_sizes(total)}
+    found: dict[int, SizeScore] = {}
+
+    def score(some: Iterable[int]) -> None:
+        new = sorted({count for count in some if count <= len(ranked.order)} - found.keys())
+        tried = sets.scores([frozenset(ranked.order[:count]) for count in new])
+        found.update(zip(new, tried, strict=True))
+
+    try:
+        score(counts)
+    except Unsupported as refusal:
+        sets.leave_key(str(refusal))
+        return None
+    for does in (lambda size: size.faithful, lambda size: size.holds and size.components >= first):
+        _bisect(found, score, does)
+    return [found[count] for count in sorted(found)]
+
+
+def _bisect(
+    found: dict[int, SizeScore],
+    score: Callable[[Iterable[int]], None],
+    does: Callable[[SizeScore], bool],
+) -> None:
+    """Score sizes between the smallest that does and the one below it, until they are neighbours.
+
+    Faithfulness need not grow with size; then this finds a size that does where one below does not.
+    """
+    high = next((count for count in sorted(found) if does(found[count])), None)
+    if high is None:
+        return
+    low = max((count for count in found if count < high), default=high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        score([middle])
+        low, high = (low, middle) if does(found[middle]) else (middle, high)
+
+
+def _in_full(sets: KeptSets, ranked: Ranked, cap: int) -> list[SizeScore]:
+    """The traced set, then larger ones up to the cap, until one holds."""
     sizes: list[SizeScore] = []
-    for count in _counts(first, total):
-        if sizes and first + len(more) <= sizes[-1].components:
-            break  # no unit is left to add
-        sizes.append(_scored(lab, traced.union(more[: count - first])))
-        if sizes[-1].holds:
+    for count in sorted({*np.geomspace(ranked.traced, cap, FEW_SIZES).astype(int).tolist()}):
+        sizes.append(sets.score(frozenset(ranked.order[:count])))
+        if sizes[-1].holds or count >= len(ranked.order):
             break
     return sizes
 
 
-def _counts(first: int, total: int) -> list[int]:
-    cap = max(first, int(SPARSE * total))
-    inside = np.geomspace(first, cap, STEPS).astype(int).tolist()
-    beyond = [int(times * SPARSE * total) for times in BEYOND]
-    return sorted({count for count in (first, *inside, *beyond) if count >= first})
+def _confirmed(sets: KeptSets, ranked: Ranked, chosen: SizeScore, cap: int) -> SizeScore:
+    """The chosen set in full; doubled while it holds through P0's key and does not in full."""
+    count = chosen.components
+    full = sets.confirmed(frozenset(ranked.order[:count]))
+    for _ in range(CONFIRMED - 1):
+        larger = min(2 * count, cap, len(ranked.order))
+        if full.holds or not chosen.holds or sets.path is None or larger == count:
+            break
+        count = larger
+        full = sets.confirmed(frozenset(ranked.order[:count]))
+    return full
 
 
-def _scored(lab: CausalBench, units: Units) -> SizeScore:
-    kept, left = (
-        lab.run(keep_edits(lab, units, complement)).on(lab.heads) for complement in (False, True)
-    )
-    return SizeScore(units, kept, left, _relative(lab, kept), _relative(lab, left))
+def _areas(sizes: list[SizeScore], total: int) -> tuple[float | None, float | None]:
+    """CPR and CMD over the sizes of MIB; None where the ranking does not reach that far."""
+    kept = {size.components: size.faithfulness.value for size in sizes}
+    nothing, *values = (kept.get(count) for count in (0, *_mib_sizes(total)))
+    known = [value for value in values if value is not None]
+    if nothing is None or nothing >= 1 or len(known) < len(values):
+        return None, None
+    return areas([(value - nothing) / (1 - nothing) for value in known])
 
 
-def _relative(lab: CausalBench, share: np.ndarray) -> Measured:
-    sink = lab.intact_sink
-    return paired_change(share, 0 * sink, sink, lab.seed)
+def _mib_sizes(total: int) -> list[int]:
+    return [int(part * total) for part in PARTS]
 
 
-def traced_units(lab: CausalBench) -> Units:
-    """Heads and neurons of the trace before the last reading block; the embedding as block −1."""
-    others = of_kind(lab.circuit.writers, HEAD) + of_kind(lab.circuit.writers, SHARED)
-    found = {*ranked_neurons(lab), *(unit for unit in others if unit.block < lab.last_read)}
-    if lab.circuit.emergence_block == -1:
-        found.add(Unit(-1, EMBEDDING, 0))
-    return frozenset(found)
+def _first(sizes: list[SizeScore], does: Callable[[SizeScore], bool]) -> int | None:
+    return next((size.components for size in sizes if does(size)), None)
 
 
-def keep_edits(lab: CausalBench, units: Units, complement: bool = False) -> list[Edit]:
-    """Edits that keep these units at P0 in every block before the last that reads."""
-    sites = lab.engine.sites
-    assert sites is not None
-    own = {kind: by_block(sorted(units), kind) for kind in WRITERS}
-    edits: list[Edit] = []
-    if (Unit(-1, EMBEDDING, 0) in units) == complement:
-        edits.append(Stream(0, 0, "mean"))
-    for block in range(lab.last_read):
-        heads, neurons, shared = (tuple(own[kind].get(block, ())) for kind in WRITERS)
-        if sites.attention(block) is not None:
-            edits.append(KeepUnits(block, "attention", heads, (), complement))
-        if sites.mlp(block) is not None:
-            edits.append(KeepUnits(block, "mlp", neurons, shared, complement))
-    return edits
-
-
-def _room(lab: CausalBench) -> list[Unit]:
-    """All heads and neurons before the last reading block."""
-    engine = lab.engine
-    assert engine.sites is not None
-    blocks = engine.subject.anatomy.modules(engine.subject.model)
-    sizes: dict[tuple[int, str], int] = {}
-    for block in range(lab.last_read):
-        for sublayer in engine.sites.blocks[block]:
-            if sublayer.kind == "attention" and sublayer.heads:
-                sizes[block, HEAD] = sublayer.heads
-            elif sublayer.kind == "mlp" and sublayer.projection is not None:
-                sizes[block, NEURON] = sublayer.projection.columns(blocks[block]).shape[-2]
-            if sublayer.shared is not None:
-                sizes[block, SHARED] = sublayer.shared.columns(blocks[block]).shape[-2]
-    return [Unit(*key, index) for key, size in sizes.items() for index in range(size)]
-
-
-def _random_units(lab: CausalBench, units: Units, free: dict[str, list[Unit]], draw: int) -> Units:
+def _random_units(
+    lab: CausalBench, sets: KeptSets, units: frozenset[Unit], draw: int
+) -> frozenset[Unit]:
     """As many units of each kind, from anywhere before the last reading block, none of ours."""
     generator = torch.Generator().manual_seed(1000 * lab.seed + draw)
     found: list[Unit] = []
-    for kind, pool in free.items():
+    for kind, pool in sets.free(units).items():
         order = torch.randperm(len(pool), generator=generator).tolist()
         found += [pool[i] for i in order[: len(of_kind(units, kind))]]
     return frozenset(found)

@@ -29,6 +29,7 @@ from sinkscope.result import TestRow
 from sinkscope.schema import VerifySummary
 
 EDIT, CONTROL = "Edit", "Its control"
+ALONE = "The circuit alone"
 ROW = 44  # height of one test
 # words above bars: cut where the plot ends, so that they never squeeze it on a small screen
 WORDS: dict[str, Any] = {
@@ -159,18 +160,35 @@ def kept_chart(tests: Iterable[TestRow]) -> Chart | None:
 
 
 def growth_chart(verified: VerifySummary) -> Chart | None:
-    """What the circuit alone keeps of the sink, and what all but it does, by its size."""
+    """The curve: what the circuit alone keeps of the sink, and all but it, by its size."""
     table: list[frames.Row] = []
     for size in verified.circuit_growth:
-        kept = {"The circuit alone": size["faithfulness"], "All else alone": size["completeness"]}
+        kept = {ALONE: size["faithfulness"], "All else alone": size["completeness"]}
         for name, measured in kept.items():
-            table += measured_rows(measured, units=size["components"], series=name)
-    if len(verified.circuit_growth) < 2:
+            if size["components"]:  # a log scale has no zero
+                table += measured_rows(measured, units=size["components"], series=name)
+    if len({row["units"] for row in table}) < 2:
         return None
     scale = alt.Scale(type="log", nice=False)
     x = alt.X("units:Q", title="Heads and neurons in the circuit", scale=scale)
     drawn = lines(table, x, value_y("Sink kept", percents()), "Units", ".1%")
-    return layer(drawn, spans(part(table), x=x), width=WIDE, height=200)
+    parts = [rule(1), drawn, spans(part(table), x=x)]
+    said = areas_of(verified)
+    if said:
+        parts.append(
+            part([{"said": said}])
+            .mark_text(**WORDS, baseline="bottom")
+            .encode(text="said:N", x=alt.value(6), y=alt.value(-4))
+        )
+    return layer(*parts, width=WIDE, height=200)
+
+
+def areas_of(verified: VerifySummary) -> str:
+    """The two areas of the curve in words; empty where they were not measured."""
+    cpr, cmd = (number_of(verified.circuit_curve.get(name)) for name in ("cpr", "cmd"))
+    if cpr is None or cmd is None:
+        return ""
+    return f"CPR (area under the curve) {cpr:.3f}, CMD (area between the curve and 1) {cmd:.3f}"
 
 
 def _kept(measured: Any) -> dict[str, Any]:

@@ -142,9 +142,11 @@ SUFFICIENCY = (
     Plot(
         "kept-growth",
         "How many units it takes",
-        "The traced units first, then those whose output at position zero does most for the "
-        "sink heads’ logits. Reported is the smallest circuit that is faithful and "
-        "complete, or else the largest that is still sparse (see the bounds below).",
+        "The traced units first, then those that do most through position zero’s key, at the sizes "
+        "of the MIB benchmark and between them. Reported is the smallest circuit that is faithful "
+        "and complete (see the bounds below), confirmed by full passes. CPR is the area under "
+        "the curve of the circuit alone over the part of all units (0.999: faithful at any size), "
+        "CMD the area between it and 1 (0: never off).",
         growth_chart,
         wide=True,
     ),

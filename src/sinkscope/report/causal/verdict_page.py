@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sinkscope.report.causal import tables as causal_tables
-from sinkscope.report.causal.charts import short_edit
+from sinkscope.report.causal.charts import areas_of, short_edit
 from sinkscope.report.parts import Findings, Headline, Part, Section, Stage, Strip, Words
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.text import bounds_of, number_of, percent, percent_interval, visible
@@ -97,23 +97,44 @@ def _because(verified: VerifySummary) -> list[str]:
 
 def _details(verified: VerifySummary) -> list[str]:
     """How large the circuit is."""
-    said = []
-    size = verified.circuit_size
-    if size.get("components") and size.get("share") is not None:
-        units = "component" if size["components"] == 1 else "components"
+    size, tried = verified.circuit_size, verified.circuit_growth
+    if not size.get("components") or size.get("share") is None:
+        return []
+    said = [f"{_counted(size['components'])} ({_part(size['share'])}) {_keeps(verified)}."]
+    if size.get("traced") is not None and size["traced"] < size["components"]:
+        said.append(f"{size['traced']} of them are traced along the sink direction.")
+    faithful, needed = size.get("faithful"), size.get("needed")
+    path = " through position zero’s key" if verified.circuit_curve.get("path") == "key" else ""
+    if needed is None and tried:
         said.append(
-            f"The circuit is {size['components']} {units}, {percent(number_of(size['share']))} of "
-            "those that write into position zero’s residual stream."
+            f"No set of up to {tried[-1]['components']} units is faithful and complete{path}."
         )
-        if size.get("traced") is not None and size["traced"] < size["components"]:
-            said[-1] += f" {size['traced']} of them are traced along the sink direction."
-        needed, tried = size.get("needed"), verified.circuit_growth
-        if needed is None and tried:
-            most = tried[-1]["components"]
-            said.append(f"No set of up to {most} units is both faithful and complete.")
-        elif needed is not None and tried and needed > size["components"]:
-            said.append(f"It takes {needed} units to be both faithful and complete.")
+    elif needed is not None and needed != size["components"]:
+        said.append(f"It takes {_counted(needed)} to be both faithful and complete{path}.")
+    if faithful is not None and faithful not in (needed, size["components"]):
+        said.append(f"{_counted(faithful)} are faithful{path}.")
+    if areas_of(verified):
+        said.append(f"{areas_of(verified)}.")
     return said
+
+
+def _counted(units: int) -> str:
+    return "1 unit" if units == 1 else f"{units} units"
+
+
+def _part(share: float) -> str:
+    """A part of all units, to two digits."""
+    return f"{100 * share:.2g}\u00a0%"
+
+
+def _keeps(verified: VerifySummary) -> str:
+    """What the circuit alone and all else keep, with intervals."""
+    said = []
+    for what, kept in (("keep", verified.faithfulness), ("all else keeps", verified.completeness)):
+        if kept is not None and kept.value is not None:
+            interval = percent_interval(kept)
+            said.append(f"{what} {percent(kept.value)}" + (f" [{interval}]" if interval else ""))
+    return "; ".join(said) + " of the sink"
 
 
 def _keys(verified: VerifySummary) -> list[tuple[str, str, str]]:
