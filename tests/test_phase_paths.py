@@ -69,7 +69,7 @@ def test_the_circuit_is_that_of_the_most_read_phase():
     assert (circuit.emergence_block, circuit.read_point, circuit.plateau) == (4, 5, (5, 8))
     assert places(circuit.writers, NEURON) == sorted(truth.phases[1]["writing_neurons"])
     torch.testing.assert_close(circuit.direction, second.direction)
-    assert abs(float(first.direction @ second.direction)) < 0.2
+    assert abs(float(first.direction @ second.direction)) < 0.5
     assert (second.concentration["4"], first.concentration["2"]) == (0.0, pytest.approx(1.0))
 
 

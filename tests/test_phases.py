@@ -54,7 +54,7 @@ def test_who_reads_a_phase():
 
 
 def test_what_lasts_has_no_fall():
-    assert spans(of(1, 1, 1.1, 30, 31, 33, 30, 20)) == [((2, 2), 5, None)]
+    assert spans(of(1, 1, 1.02, 30, 31, 33, 30, 20)) == [((2, 2), 5, None)]
     assert spans(of(1, 4, 16, 64, 256, 250)) == [((0, 3), 4, None)]
 
 
