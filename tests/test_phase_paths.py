@@ -2,76 +2,106 @@
 
 from __future__ import annotations
 
-import numpy as np
+import dataclasses
+
 import pytest
 import torch
 
-from sinkscope.circuit.phases import Phase, norm_phases, phase_writes
+from sinkscope.circuit.find import find_circuit
+from sinkscope.circuit.unit import NEURON
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import SetWrite
 from sinkscope.intervene.p0_path import KeyPath
-from sinkscope.intervene.phase_paths import phase_needs, without_writes
+from sinkscope.intervene.phase_paths import need_rows, phase_needs, without_writes
 from sinkscope.known.constructed.build import build_in_memory
 from sinkscope.known.constructed.spec import draw_spec
-from sinkscope.observe.p0_stream import p0_states
-from sinkscope.observe.sites import find_sites
-from sinkscope.observe.stream import sink_direction
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import build_prompts
 
 
 @pytest.fixture(scope="module")
 def constructed():
-    spec = draw_spec("p0-two-block", 7, family="llama", noise=0.05)
+    spec = draw_spec("p0-two-phase", 1, noise=0.05)
     model, tokenizer, truth = build_in_memory(spec)
-    subject = Subject.from_model(model, tokenizer, "p0-two-block")
+    subject = Subject.from_model(model, tokenizer, "p0-two-phase")
     prompts = build_prompts(subject, n=8, length=64, bos="without")
-    sites = find_sites(subject, prompts)
-    return subject, prompts, sites, KeyPath(subject, prompts, sites), truth
+    return subject, prompts, find_circuit(subject, prompts), truth
 
 
-def test_a_constructed_phase_is_written_by_whom_it_was_given(constructed):
-    subject, prompts, sites, path, truth = constructed
-    (phase,) = norm_phases(path.intact.norm[0].log().mean(0).numpy())
-    assert phase.rise[1] == truth.amplifying_blocks[-1]
-    tokens = prompts.input_ids[:, 0]
-    states = p0_states(subject, tokens)
-    others = path.others.get("unit", phase.point).mean(0)
-    u = sink_direction(states[:, phase.point], others)
-    writes = phase_writes(subject, sites, tokens, u, phase)
-    assert writes.writers == (f"{truth.amplifying_blocks[-1]}.mlp",)
-    risen = sum(
-        share
-        for name, share in writes.share.items()
-        if phase.rise[0] <= int(name.split(".")[0]) <= phase.rise[1]
-    )
-    assert risen == pytest.approx(1.0)
-    heads = [tuple(head) for head in np.argwhere(path.intact.share[0].mean(0).numpy() > 0.3)]
-    needs = phase_needs(path, [phase], [writes.writers], heads)
-    assert needs.norm_left.abs().item() < 0.2
-    assert needs.share_left.item() < 0.2
-    nobody = phase_needs(path, [phase], [()], heads)
-    assert nobody.norm_left.item() == pytest.approx(1.0)
-    assert nobody.share_left.item() == pytest.approx(1.0)
+@pytest.fixture(scope="module")
+def path(constructed):
+    subject, prompts, circuit, _ = constructed
+    return KeyPath(subject, prompts, circuit.sites)
 
 
-def test_each_phase_is_looked_at_under_each_removal(constructed):
-    _, _, _, path, truth = constructed
-    block, last = truth.amplifying_blocks[-1], path.depth - 1
-    phases = [
-        Phase("norm", block + 1, 1.0, (0, block), None),
-        Phase("norm", 1, 1.0, (-1, -1), (0, 0)),
-    ]
-    needs = phase_needs(path, phases, [[f"{block}.mlp"], [f"{last}.attention"]], [(last, 1)])
-    edits = [[SetWrite(block, "mlp", 0, "mean")], [SetWrite(last, "attention", 0, "mean")]]
+def places(units, kind):
+    return sorted(list(unit.place) for unit in units if unit.kind == kind)
+
+
+def test_constructed_phases_are_as_they_were_written(constructed):
+    _, _, circuit, truth = constructed
+    assert len(circuit.phases) == len(truth.phases) == 2
+    for part, stated in zip(circuit.phases, truth.phases):
+        assert list(part.phase.rise) == stated["rise"]
+        assert (part.phase.fall and list(part.phase.fall)) == stated["fall"]
+        assert list(part.writes.writers) == stated["writers"]
+        assert list(part.writes.takers) == stated["takers"]
+        assert [list(head) for head in part.readers] == sorted(stated["reading_heads"])
+        assert places(part.writes.components.units, NEURON) == sorted(stated["writing_neurons"])
+        risen = [
+            share
+            for name, share in part.writes.share.items()
+            if stated["rise"][0] <= int(name.split(".")[0]) <= stated["rise"][1]
+        ]
+        assert sum(risen) == pytest.approx(1.0)
+    assert places(circuit.writers, NEURON) == sorted(truth.writing_neurons)
+    assert [circuit.emergence_block] == truth.amplifying_blocks
+
+
+def test_the_circuit_is_that_of_the_most_read_phase():
+    """The later phase has more readers here, and another direction."""
+    spec = draw_spec("p0-two-phase", 0, blocks=(1, 3, 4), depth=8, channels=4, noise=0.0)
+    model, tokenizer, truth = build_in_memory(spec)
+    subject = Subject.from_model(model, tokenizer)
+    circuit = find_circuit(subject, build_prompts(subject, n=4, length=64))
+    first, second = circuit.phases
+    assert (first.most_read, second.most_read) == (False, True)
+    assert (circuit.emergence_block, circuit.read_point, circuit.plateau) == (4, 5, (5, 8))
+    assert places(circuit.writers, NEURON) == sorted(truth.phases[1]["writing_neurons"])
+    torch.testing.assert_close(circuit.direction, second.direction)
+    assert abs(float(first.direction @ second.direction)) < 0.5
+    assert (second.concentration["4"], first.concentration["2"]) == (0.0, pytest.approx(1.0))
+
+
+def test_no_phase_of_a_constructed_model_needs_the_other(constructed, path):
+    _, _, circuit, _ = constructed
+    needs = phase_needs(path, circuit.phases)
+    for i in range(2):
+        assert needs.norm_left[i, i].abs() < 0.2
+        assert needs.share_left[i, i] < 0.2
+        assert needs.share_left[i, 1 - i] > 0.9
+    rows = need_rows(path, circuit.phases)
+    assert [(row["removed"], row["phase"]) for row in rows] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert rows[1]["share_left"] == pytest.approx(float(needs.share_left[0, 1]))
+    assert rows[1]["norm_left"] == pytest.approx(float(needs.norm_left[0, 1]))
+
+
+def test_each_phase_is_looked_at_under_each_removal(constructed, path):
+    _, _, circuit, _ = constructed
+    first, second = circuit.phases
+    unread = dataclasses.replace(second, readers=())
+    needs = phase_needs(path, [first, unread])
+    edits = [without_writes(part.writes.writers) for part in (first, second)]
     assert needs.edits == edits
     found = path.effects(edits)
     for i in range(2):
-        torch.testing.assert_close(needs.norm[i, 0], found.norm[i, :, block + 1].log())
-        torch.testing.assert_close(needs.norm[i, 1], found.norm[i, :, 1].log())
-        torch.testing.assert_close(needs.share[i, 0], found.share[i, :, last, 1])
+        torch.testing.assert_close(needs.norm[i, 0], found.norm[i, :, first.phase.point].log())
+        torch.testing.assert_close(needs.norm[i, 1], found.norm[i, :, second.phase.point].log())
+        torch.testing.assert_close(needs.share[i, 0], found.on(first.readers)[i])
         assert needs.share[i, 1].isnan().all()  # no head reads while it lasts
-    torch.testing.assert_close(needs.intact_norm[0], path.intact.norm[0, :, block + 1].log())
+    intact = path.intact.norm[0, :, first.phase.point].log()
+    torch.testing.assert_close(needs.intact_norm[0], intact)
+    assert need_rows(path, [first, unread])[1]["share_left"] is None
 
 
 def test_writes_of_other_kinds_are_refused():

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sinkscope.circuit.phases import direction_phases, find_phases, norm_phases, readers
+from sinkscope.circuit.phase_parts import most_read, readers, sink_heads
+from sinkscope.circuit.phases import direction_phases, find_phases, norm_phases
+from sinkscope.circuit.reading import SinkHeads
 
 SMOLLM2 = (
     *(0.93, 1.14, 3.11, 10.2, 9.27, 8.68, 8.05, 7.54, 6.95, 5.12, 1.27, 1.06),
@@ -28,14 +30,31 @@ def test_smollm2_rises_twice():
     assert spans(found) == [((0, 2), 3, (8, 10)), ((11, 11), 12, (28, 29))]
     assert [phase.plateau(30) for phase in found] == [(3, 8), (12, 28)]
     assert found[1].height == pytest.approx(np.log(176))
-    heads = [(2, 0), (3, 1), (9, 0), (10, 0), (11, 2), (12, 0), (28, 3), (29, 3)]
-    assert readers(found[0], heads) == [(3, 1), (9, 0), (10, 0)]
-    assert readers(found[1], heads) == [(12, 0), (28, 3), (29, 3)]
-    assert readers(of(1, 1, 9, 9)[0], [(1, 0), (2, 0), (3, 1)]) == [(2, 0), (3, 1)]
+    assert [phase.block for phase in found] == [2, 11]
+    # block 2 reads while P0 rises, block 10 when it is taken back but for its own MLP's part
+    assert [phase.read for phase in found] == [(3, 9), (12, 29)]
+
+
+def looked_at(late, sinks=0.3):
+    late = np.array(late)
+    return SinkHeads(late > sinks, late, np.full(len(late), 0.01), None, True)
+
+
+def test_who_reads_a_phase():
+    first, second = of(1, 9, 9, 1, 9, 9)
+    assert (first.read, second.read) == ((1, 2), (4, 5))
+    late = [[0.9, 0.9], [0.2, 0.02], [0.4, 0.2], [0.9, 0.9], [0.9, 0.01]]
+    reading = looked_at(late)
+    assert readers(first, reading) == ((1, 0), (2, 0), (2, 1))  # over three times uniform
+    assert sink_heads(first, reading) == ((2, 0),)
+    assert sink_heads(second, reading) == ((4, 0),)
+    assert most_read([first, second], reading) is first  # one sink head each, but more readers
+    assert most_read([first, second], looked_at(late, sinks=0.5)) is second
+    assert most_read([], reading) is None
 
 
 def test_what_lasts_has_no_fall():
-    assert spans(of(1, 1, 1.1, 30, 31, 33, 30, 20)) == [((2, 2), 5, None)]
+    assert spans(of(1, 1, 1.02, 30, 31, 33, 30, 20)) == [((2, 2), 5, None)]
     assert spans(of(1, 4, 16, 64, 256, 250)) == [((0, 3), 4, None)]
 
 

@@ -45,13 +45,22 @@ class Direction:
     block: int | None
 
 
-def norm_amplification(log_ratio: np.ndarray, null: float | None = None) -> Norm:
-    """From log r at x0..xL (mean over prompts). null: largest ratio of the untrained model."""
+def norm_amplification(
+    log_ratio: np.ndarray, null: float | None = None, within: tuple[int, int] | None = None
+) -> Norm:
+    """From log r at x0..xL (mean over prompts).
+
+    null    largest ratio of the untrained model
+    within  first and last point of the phase that counts, where there are several
+    """
     top = float(np.exp(log_ratio.max()))
     rises = top >= NORM_RISE and (null is None or top >= OVER_NULL * max(1.0, null))
     if not rises:
         return Norm(log_ratio, None, None, top, null)
-    plateau = longest_run(log_ratio >= PLATEAU * log_ratio.max())
+    first, last = within or (0, len(log_ratio) - 1)
+    points = np.arange(len(log_ratio))
+    counts = (first <= points) & (points <= last)
+    plateau = longest_run(counts & (log_ratio >= PLATEAU * log_ratio[counts].max()))
     best = plateau[0] + int(np.argmax(log_ratio[plateau[0] : plateau[1] + 1]))
     return Norm(log_ratio, plateau, crossing(log_ratio, best), top, null)
 

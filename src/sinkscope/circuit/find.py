@@ -6,7 +6,9 @@
 4. P0 sees only itself, so its stream depends on its token alone: one-token sequences of many first
    tokens give it at every read point (`streams.p0_points`).
 5. Amplification: where ‖x_0‖ over the others' median norm, and P0's part along the sink direction
-   u = unit(mean unit P0 − mean unit other), cross half of their rise (`amplification`).
+   u = unit(mean unit P0 − mean unit other), cross half of their rise (`amplification`). P0 may
+   rise and fall more than once: each time is a phase with its own parts, and the circuit's own
+   keys are those of the phase that most sink heads read (`phases`, `phase_parts`).
 6. Direct attribution with norms frozen splits P0's stream along u into embedding, heads and
    neurons; the fewest that make 90 % of it are the writers (`writes`, `components`).
 7. Recognition: the first read point at which a linear probe tells P0 from the same tokens elsewhere
@@ -38,6 +40,8 @@ from sinkscope.circuit.keys import SinkLogits
 from sinkscope.circuit.model import Circuit
 from sinkscope.circuit.null import untrained_ratio
 from sinkscope.circuit.observed import Observed
+from sinkscope.circuit.phase_parts import all_parts, most_read, sink_heads
+from sinkscope.circuit.phases import Phase, find_phases
 from sinkscope.circuit.ranking import units_by_logit
 from sinkscope.circuit.reading import SinkHeads, reading_from_scan, reading_of
 from sinkscope.circuit.recognition import Recognition, recognition
@@ -121,24 +125,38 @@ def find(
     at = [sites.points.index(f"x{block}") for block in range(blocks + 1)]
     tokens = first_tokens(subject, prompts, seed)
     p0 = p0_points(subject, sites, tokens)  # 4
-    norm, null = _norm(subject, prompts, observed.log_ratio[:, at].mean(0), untrained)  # 5
-    read_point = _read_point(norm, reading)
+    log_ratio = observed.log_ratio[:, at].mean(0)
+    null = _null(subject, prompts, log_ratio, untrained)
+    phases = _phases(log_ratio, p0[:, at], observed.sample[:, at], null, reading)  # 5
+    main = most_read(phases, reading)
+    several = main if len(phases) > 1 else None
+    norm = norm_amplification(
+        log_ratio,
+        None if isinstance(null, Missing) else null,
+        several.points(blocks) if several is not None and several.by == "norm" else None,
+    )
+    read_at = _read_point(norm, reading, several)
     logits = read_gradients(subject, sites, observed, reading.heads)
-    u, direction, writes, components = None, None, None, Components()
-    if read_point is not None:
-        u = sink_direction(p0[:, at[read_point]], observed.other_mean[at[read_point]])
+    u, along, direction, writes, components = None, None, None, None, Components()
+    if read_at is not None:
+        u = sink_direction(p0[:, at[read_at]], observed.other_mean[at[read_at]])
         along = u
         if norm.plateau is None and not isinstance(logits, Missing):
             along = part_that_is_read(u, logits)
-        direction = direction_amplification(p0[:, at], observed.sample[:, at], along, read_point)
-        writes = written_along(subject, sites, tokens, lambda block: along, read_point)  # 6
+        direction = direction_amplification(p0[:, at], observed.sample[:, at], along, read_at)
+        writes = written_along(subject, sites, tokens, lambda block: along, read_at)  # 6
         components = main_components(writes)
+    parts = all_parts(
+        subject, sites, tokens, p0[:, at], observed.other_mean[at], phases, main, along, reading
+    )
+    if several is not None:
+        components = next(part.writes.components for part in parts if part.most_read)
     recognised = recognition(subject, sites, prompts, seed)  # 7
     by_direction = direction.block if direction is not None else None
     circuit = Circuit(
         bos=prompts.bos,
         direction=u,
-        read_point=blocks if read_point is None else read_point,
+        read_point=blocks if read_at is None else read_at,
         emergence_block=norm.block if norm.block is not None else by_direction,
         amplification=_amplification(norm.block, by_direction),
         plateau=norm.plateau,
@@ -146,6 +164,7 @@ def find(
         sinks=reading.p0_sink,
         reading_heads=reading.heads,
         reading_block=reading.block,
+        phases=parts,
         ranking=units_by_logit(subject, sites, prompts, logits),  # 8
         recognition_point=recognised.point,
         late=reading.late,
@@ -169,15 +188,25 @@ def find(
     )
 
 
-def _norm(
+def _null(
     subject: Subject, prompts: Prompts, log_ratio: np.ndarray, untrained: bool
-) -> tuple[Norm, float | Missing]:
-    """Amplification of the norm, and the untrained null that it was held against."""
-    norm = norm_amplification(log_ratio)
-    if not untrained or norm.plateau is None:  # no need of a null for what does not rise
-        return norm, NOT_ASKED
-    null = untrained_ratio(subject, prompts)
-    return norm if isinstance(null, Missing) else norm_amplification(log_ratio, null), null
+) -> float | Missing:
+    """The untrained null that the norm is held against."""
+    if not untrained or norm_amplification(log_ratio).plateau is None:
+        return NOT_ASKED  # no need of a null for what does not rise
+    return untrained_ratio(subject, prompts)
+
+
+def _phases(
+    log_ratio: np.ndarray,
+    p0: torch.Tensor,
+    others: torch.Tensor,
+    null: float | Missing,
+    reading: SinkHeads,
+) -> list[Phase]:
+    """Phases by norm; by direction those that sink heads read, for something always tells P0."""
+    found = find_phases(log_ratio, p0, others, None if isinstance(null, Missing) else null)
+    return [phase for phase in found if phase.by == "norm" or sink_heads(phase, reading)]
 
 
 def _amplification(by_norm: int | None, by_direction: int | None) -> str | None:
@@ -187,14 +216,20 @@ def _amplification(by_norm: int | None, by_direction: int | None) -> str | None:
     return "norm" if by_direction in (None, by_norm) else "both"
 
 
-def _read_point(norm: Norm, reading: SinkHeads) -> int | None:
+def _read_point(norm: Norm, reading: SinkHeads, several: Phase | None) -> int | None:
     """Where u is taken: the first reading block's input if P0 is amplified by then, else the
-    plateau's highest point, else the reading block's input; None where nothing sets P0 apart."""
+    plateau's highest point, else the reading block's input; None where nothing sets P0 apart.
+
+    several  the most read of several phases: its first reading block counts
+    """
+    block = reading.block
+    if several is not None and (reads := sink_heads(several, reading)):
+        block = reads[0][0]
     if norm.plateau is None:
-        return reading.block
+        return block
     first, last = norm.plateau
-    if reading.block is not None and first <= reading.block <= last:
-        return reading.block
+    if block is not None and first <= block <= last:
+        return block
     return first + int(np.argmax(norm.curve[first : last + 1]))
 
 

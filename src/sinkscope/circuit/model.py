@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from sinkscope.circuit.phase_parts import PhaseParts
 from sinkscope.circuit.unit import Unit, of_kind
 from sinkscope.errors import Missing
 from sinkscope.observe.sites import Sites
@@ -28,6 +29,8 @@ class Circuit:
     reading_block        first block that reads
     ranking              heads and neurons that raise the reading heads' logits on P0, those that
                          raise them most first (`circuit.ranking`); or why there is no such list
+    phases               every rise and fall of P0 along depth, with its parts; all of the above is
+                         of the one that most sink heads read
     recognition_point    name of the first read point from which P0 can be separated
     late                 [L, H] mean late share of P0; NaN where a block has no softmax attention
     uniform_late         [L] what uniform attention would give
@@ -44,6 +47,7 @@ class Circuit:
     reading_heads: tuple[tuple[int, int], ...]
     reading_block: int | None
     ranking: tuple[Unit, ...] | Missing
+    phases: tuple[PhaseParts, ...]
     recognition_point: str | None
     late: np.ndarray
     uniform_late: np.ndarray

@@ -2,10 +2,10 @@
 
 P0 may be pushed away from the others more than once: SmolLM2-135M does it in blocks 0 to 2, takes
 it back in blocks 8 to 10, and does it again in block 11; hybrid models do it before every block of
-full attention (2608.12149). With r_l = ‖x_0‖ / median_{t>0} ‖x_t‖ at the read points x0..xL, a
-phase is a peak of log r_l, counted from zero (no difference between P0 and the others). Two peaks
+full attention (arXiv 2608.12149). With r_l = ‖x_0‖ / median_{t>0} ‖x_t‖ at the read points x0..xL,
+a phase is a peak of log r_l, counted from zero (no difference between P0 and the others). Two peaks
 are two phases if log r falls to half of the lower one between them. The block whose write crosses
-half of the peak is where the phase rises, or falls; the slope around it reaches from where the
+half of the peak is where the phase emerges, or ends; the slope around it reaches from where the
 curve leaves its valley to where it is no longer steep.
 
 Where the norm does not rise, the same is said of P0's direction: the curve is then the gap
@@ -14,7 +14,6 @@ Where the norm does not rise, the same is said of P0's direction: the curve is t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,15 +25,16 @@ from sinkscope.circuit.amplification import (
     NORM_RISE,
     OVER_NULL,
 )
-from sinkscope.circuit.writes import written_along
-from sinkscope.observe.sites import Sites
 from sinkscope.observe.stream import sink_direction, unit
-from sinkscope.subject.load import Subject
 
-HALF = 0.5
-SETTLED = 0.03  # of the way between valley and peak: so near, the curve has reached its valley
-STEEP = 0.12  # of the largest step of a slope: what is flatter belongs to the plateau
-WRITER = 0.1  # of what all blocks of the rise write along u
+HALF = 0.5  # of a peak: as for the emergence block, and what lies deeper than half is a valley
+# Of the way between valley and peak: so near, the curve has reached its valley. Over prompts a mean
+# log ratio moves by less than a hundredth of a phase's height; the last block that takes back the
+# first phase of SmolLM2-135M moves it by 0.03 to 0.07 of that, recognition alone by 0.04 or more.
+SETTLED = 0.02
+# Of the largest step of a slope: what is flatter belongs to the plateau. On the plateaus of that
+# model a step is 0.06 of it at most, on its slopes 0.19 at least.
+STEEP = 0.1
 EMBEDDING = (-1, -1)
 
 
@@ -45,19 +45,36 @@ class Phase:
     by      norm, or direction where the norm does not rise
     point   read point of the peak
     height  log r there, in nats; along a direction the gap, on the unit sphere
+    block   emergence block: the one whose write crosses half of the peak; −1 the embedding
     rise    first and last block in which it rises; (−1, −1) where the embedding holds it
     fall    first and last block in which it is taken back; None where it lasts to the end
+    read    first and last read point behind the rise at which P0 is set apart, so that the
+            attention of that block can read it
     """
 
     by: str
     point: int
     height: float
+    block: int
     rise: tuple[int, int]
     fall: tuple[int, int] | None
+    read: tuple[int, int]
 
     def plateau(self, depth: int) -> tuple[int, int]:
         """First and last read point between rise and fall, in a model of `depth` blocks."""
         return self.rise[1] + 1, depth if self.fall is None else self.fall[0]
+
+    def points(self, depth: int) -> tuple[int, int]:
+        """First and last read point behind the first block of the rise and before it is over."""
+        return self.rise[0] + 1, depth if self.fall is None else self.fall[1]
+
+    def reads(self, block: int) -> bool:
+        """Whether the attention of a block, which reads the point of its number, can read it."""
+        return self.read[0] <= block <= self.read[1]
+
+    def last_block(self, depth: int) -> int:
+        """Last block of the fall, or of the model."""
+        return depth - 1 if self.fall is None else self.fall[1]
 
 
 def norm_phases(log_ratio: np.ndarray, null: float | None = None) -> list[Phase]:
@@ -68,7 +85,7 @@ def norm_phases(log_ratio: np.ndarray, null: float | None = None) -> list[Phase]
     least = float(np.log(max(NORM_RISE, 0.0 if null is None else OVER_NULL * null)))
     peaks = _peaks(log_ratio, least)
     sides = zip([0, *peaks], peaks, [*peaks[1:], -1])
-    return [_phase("norm", log_ratio, peak, before, after) for before, peak, after in sides]
+    return [_phase("norm", log_ratio, least, peak, before, after) for before, peak, after in sides]
 
 
 def direction_phases(p0: torch.Tensor, others: torch.Tensor) -> list[Phase]:
@@ -90,7 +107,7 @@ def direction_phases(p0: torch.Tensor, others: torch.Tensor) -> list[Phase]:
             break
         first, last = _half(curve, peak)
         if gaps[peak] / deviation >= APART and free[first : last + 1].all():
-            found.append(_phase("direction", curve, peak))
+            found.append(_phase("direction", curve, DIRECTION_RISE, peak))
         free[first : last + 1] = False
     return sorted(found, key=lambda phase: phase.point)
 
@@ -136,8 +153,13 @@ def _half(curve: np.ndarray, peak: int) -> tuple[int, int]:
     )
 
 
-def _phase(by: str, curve: np.ndarray, peak: int, before: int = 0, after: int = -1) -> Phase:
-    """The phase of a peak; `before` and `after` are the peaks on either side, or the ends."""
+def _phase(
+    by: str, curve: np.ndarray, least: float, peak: int, before: int = 0, after: int = -1
+) -> Phase:
+    """The phase of a peak; `before` and `after` are the peaks on either side, or the ends.
+
+    least  height of the curve from which P0 is set apart
+    """
     first, last = _half(curve, peak)
     end = len(curve) - 1 if after < 0 else after
     rise, fall = EMBEDDING, None
@@ -147,7 +169,9 @@ def _phase(by: str, curve: np.ndarray, peak: int, before: int = 0, after: int = 
     if last < len(curve) - 1:
         down = _slope(curve[peak : end + 1][::-1], end - last - 1)
         fall = end - 1 - down[1], end - 1 - down[0]
-    return Phase(by, peak, float(curve[peak]), rise, fall)
+    start, stop = rise[1] + 1, len(curve) - 1 if fall is None else fall[1]
+    apart = start + np.flatnonzero(curve[start : stop + 1] >= least)
+    return Phase(by, peak, float(curve[peak]), first - 1, rise, fall, (start, int(apart[-1])))
 
 
 def _slope(curve: np.ndarray, block: int) -> tuple[int, int]:
@@ -162,53 +186,3 @@ def _slope(curve: np.ndarray, block: int) -> tuple[int, int]:
     while last + 1 < len(steps) and steps[last + 1] >= STEEP * steps[first:].max():
         last += 1
     return min(first, block), last
-
-
-@dataclass(frozen=True)
-class PhaseWrites:
-    """What was written along the direction of a phase, mean over first tokens.
-
-    share    write name -> share of what all blocks of the rise wrote; negative in the fall
-    writers  names in the rise that wrote a tenth or more, the largest first
-    takers   names in the fall that took back a tenth or more, the largest first
-    """
-
-    share: dict[str, float]
-    writers: tuple[str, ...]
-    takers: tuple[str, ...]
-
-
-def phase_writes(
-    subject: Subject, sites: Sites, tokens: torch.Tensor, u: torch.Tensor, phase: Phase
-) -> PhaseWrites:
-    """Who writes a phase and who takes it back: tokens [n] first tokens, u [d] its direction."""
-    stop = max(phase.rise[1], (phase.fall or EMBEDDING)[1]) + 1
-    found = written_along(subject, sites, tokens, lambda block: u, stop)
-    writes = {name: (block, found.total[name]) for block, _, name in sites.writes if block < stop}
-    risen = sum(along for block, along in writes.values() if _within(block, phase.rise))
-    if phase.rise == EMBEDDING:
-        risen = found.embedding
-    share = {name: along / (abs(risen) or 1.0) for name, (_, along) in writes.items()}
-
-    def chosen(blocks: tuple[int, int] | None, sign: float) -> tuple[str, ...]:
-        names = [
-            name
-            for name, (block, _) in writes.items()
-            if _within(block, blocks) and sign * share[name] >= WRITER
-        ]
-        return tuple(sorted(names, key=lambda name: -sign * share[name]))
-
-    return PhaseWrites(share, chosen(phase.rise, 1.0), chosen(phase.fall, -1.0))
-
-
-def _within(block: int, blocks: tuple[int, int] | None) -> bool:
-    return blocks is not None and blocks[0] <= block <= blocks[1]
-
-
-def readers(phase: Phase, heads: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The sink heads [(block, head)] that read P0 from the end of the rise to the end of the fall.
-
-    Attention of block l reads point l.
-    """
-    first, last = phase.rise[1] + 1, None if phase.fall is None else phase.fall[1]
-    return [(b, h) for b, h in heads if b >= first and (last is None or b <= last)]

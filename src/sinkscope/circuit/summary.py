@@ -14,6 +14,7 @@ from sinkscope.circuit.concentration import (
     log_norm_share,
     step_down,
 )
+from sinkscope.circuit.phase_parts import PhaseParts
 from sinkscope.circuit.recognition import APART
 from sinkscope.circuit.record import Traced
 from sinkscope.circuit.routing import OTHERS, P0
@@ -27,6 +28,7 @@ from sinkscope.schema.trace import (
     Emergence,
     Margins,
     NormEmergence,
+    PhaseRow,
     Recognised,
     Routed,
     TypeOfLayer,
@@ -51,6 +53,7 @@ def trace_summary(traced: Traced) -> TraceSummary:
     emergence = circuit.emergence_block
     return TraceSummary(
         emergence_block=emergence,
+        phases=[_phase(part, len(log_ratio) - 1) for part in circuit.phases],
         emergence=_emergence(traced),
         amplification=circuit.amplification,
         recognition_point=circuit.recognition_point,
@@ -84,6 +87,28 @@ def trace_summary(traced: Traced) -> TraceSummary:
         by_type=_by_type(traced),
         vocabulary=_vocabulary(traced),
     )
+
+
+def _phase(part: PhaseParts, depth: int) -> PhaseRow:
+    """One phase as a row."""
+    phase, writes = part.phase, part.writes
+    return {
+        "by": phase.by,
+        "rise": list(phase.rise),
+        "emergence_block": phase.block,
+        "peak": f"x{phase.point}",
+        "height": float(np.exp(phase.height)) if phase.by == "norm" else phase.height,
+        "plateau": [f"x{point}" for point in phase.plateau(depth)],
+        "fall": None if phase.fall is None else list(phase.fall),
+        "writers": [[name, writes.share[name]] for name in writes.writers],
+        "takers": [[name, writes.share[name]] for name in writes.takers],
+        "writing_neurons": writes.components.rows(NEURON),
+        "writing_heads": writes.components.rows(HEAD),
+        "reading_heads": [list(head) for head in part.readers],
+        "sink_heads": [list(head) for head in part.sink_heads],
+        "concentration": part.concentration,
+        "most_read": part.most_read,
+    }
 
 
 def _emergence(traced: Traced) -> Emergence:

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import torch
 
-from sinkscope.circuit.phases import Phase, readers
+from sinkscope.circuit.phase_parts import PhaseParts
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import SetWrite
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.p0_path import KeyPath
+from sinkscope.schema.verify import PhaseNeed
 
 KINDS = ("attention", "mlp")
 
@@ -62,25 +63,16 @@ def without_writes(names: Sequence[str]) -> list[Edit]:
     return edits
 
 
-def phase_needs(
-    path: KeyPath,
-    phases: Sequence[Phase],
-    writers: Sequence[Sequence[str]],
-    heads: Sequence[tuple[int, int]],
-) -> Needs:
-    """Remove each phase's writers from P0 and look at every phase.
-
-    writers  per phase, names of the writes that make it (`circuit.phases.phase_writes`)
-    heads    sink heads [(block, head)]; those that read while a phase lasts are its readers
-    """
-    edits = [without_writes(names) for names in writers]
+def phase_needs(path: KeyPath, phases: Sequence[PhaseParts]) -> Needs:
+    """Remove each phase's writers from P0 and look at every phase, at its peak and its readers."""
+    edits = [without_writes(part.writes.writers) for part in phases]
     found = path.effects(edits)
-    own = [readers(phase, heads) for phase in phases]
-    points = [phase.point for phase in phases]
+    points = [part.phase.point for part in phases]
 
     def share(effects) -> torch.Tensor:
         nothing = torch.full(effects.share.shape[:2], torch.nan)
-        return torch.stack([effects.on(each) if each else nothing for each in own], 1)
+        reads = [effects.on(part.readers) if part.readers else nothing for part in phases]
+        return torch.stack(reads, 1)
 
     return Needs(
         edits,
@@ -89,3 +81,21 @@ def phase_needs(
         path.intact.norm[0][:, points].log().T,
         share(path.intact)[0],
     )
+
+
+def need_rows(path: KeyPath, phases: Sequence[PhaseParts]) -> list[PhaseNeed]:
+    """`phase_needs` as rows of a summary; none for fewer than two phases."""
+    if len(phases) < 2:
+        return []
+    needs = phase_needs(path, phases)
+    numbers = range(len(phases))
+    return [
+        {
+            "removed": i + 1,
+            "phase": j + 1,
+            "norm_left": float(needs.norm_left[i, j]),
+            "share_left": None if needs.share_left[i, j].isnan() else float(needs.share_left[i, j]),
+        }
+        for i in numbers
+        for j in numbers
+    ]

@@ -29,7 +29,9 @@ def run_checks(subject: Subject, truth: Truth, seed: int = 0) -> Check:
     """The same, with what was measured on the way."""
     check = Check(subject, truth, seed)
     _attention(check)
-    _stream(check)
+    if not truth.phases:  # those have a stream and needs of their own
+        _stream(check)
+        _writers(check)
     _necessity(check)
     special = RULES.get(truth.mechanism)
     if special is not None:
@@ -97,7 +99,7 @@ def _stream(check: Check) -> None:
         check.expect(apart > 1, f"P0 is apart by {float(apart):.2f} deviations only")
 
 
-def _necessity(check: Check) -> None:
+def _writers(check: Check) -> None:
     """Switching the writing neurons off ends sink and norm; as many others do nothing."""
     truth, canvas = check.truth, check.canvas
     if not truth.writing_neurons:
@@ -112,6 +114,13 @@ def _necessity(check: Check) -> None:
             without.norm_ratio(check.target).max() < CALM, "the norm stays without writers"
         )
         check.expect(control.norm_ratio(check.target)[-1] > MASSIVE, "other neurons carry the norm")
+
+
+def _necessity(check: Check) -> None:
+    """Without recognition, or with its readers off, there is no sink."""
+    truth = check.truth
+    if not truth.writing_neurons:
+        return
     if truth.recognising_neurons and truth.position is not None:
         check.expect_gone(
             "recognition off", check.edited(edits.neurons_off, truth.recognising_neurons)

@@ -15,7 +15,7 @@ from sinkscope.known.measure import (
     plain_tokens,
     restored,
 )
-from sinkscope.known.probe import ALIGNED, EPS, GONE, SINK, Check
+from sinkscope.known.probe import ALIGNED, EPS, GONE, MASSIVE, SINK, Check
 from sinkscope.observe.late import uniform_late_share
 from sinkscope.observe.p0_stream import p0_states
 
@@ -55,6 +55,34 @@ def _split(check: Check) -> None:
         check.expect(0.3 < share < 0.7, f"block {b} writes {share:.2f} of the direction")
         own = [n for n in check.truth.writing_neurons if n[0] == b]
         check.expect_gone(f"block {b} alone off", check.edited(edits.neurons_off, own))
+
+
+def _phases(check: Check) -> None:
+    """Each phase has its norm, direction, writers, takers and readers, and needs no other."""
+    _any_first_token(check)
+    depth = check.canvas.depth
+    ratio = check.seen.norm_ratio(check.first)
+    calm = torch.ones(depth + 1, dtype=torch.bool)
+    for phase in check.truth.phases:
+        first, last = phase["rise"][1] + 1, (phase["fall"] or [depth])[0]
+        calm[first : last + 1] = False
+        check.expect((ratio[first : last + 1] > MASSIVE).all(), f"P0 is not long from x{first} on")
+        direction = torch.zeros(check.truth.spec["width"])
+        direction[phase["channels"]] = torch.tensor(phase["direction"])
+        cosine = check.seen.cosine(check.first, direction)[first : last + 1]
+        check.expect((cosine > ALIGNED).all(), f"P0 is not along its direction from x{first} on")
+        own = check.heads(phase["reading_heads"])
+        without = check.edited(edits.neurons_off, phase["writing_neurons"])
+        late = without.late(check.first)
+        # what an earlier phase left along the same direction may still be read a little
+        check.expect(late[own].max() < EPS, f"the sink of x{first} stays without its writers")
+        others = late[check.readers & ~own]
+        check.expect((others > SINK).all(), f"another phase needs that of x{first}")
+        if phase["fall"]:
+            lasting = check.edited(edits.neurons_off, phase["taking_neurons"])
+            after = lasting.norm_ratio(check.first)[phase["fall"][1] + 1]
+            check.expect(after > MASSIVE, f"others take back the phase of x{first}")
+    check.expect((ratio[calm] < MASSIVE / 2).all(), "P0 is long between its phases")
 
 
 def _expert(check: Check) -> None:
@@ -184,6 +212,8 @@ RULES: dict[str, Callable[[Check], None]] = {
     "p0-deeper": _any_first_token,
     "p0-split": _split,
     "p0-expert": _expert,
+    "p0-two-phase": _phases,
+    "p0-hybrid": _phases,
     "bos-token": _bos,
     "position-embedding": _position,
     "query-bias": _query_bias,

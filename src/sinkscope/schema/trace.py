@@ -179,8 +179,31 @@ class VocabularyScan(TypedDict, total=False):
     not_sinking: list[NamedToken]  # items that do not, at most twenty
 
 
+class PhaseRow(TypedDict):
+    """One rise and fall of P0 along depth. In circuit/phases and circuit/phase_parts."""
+
+    by: str  # norm, or direction where the norm does not rise
+    rise: list[int]  # first and last block of the rise; [-1, -1]: the embedding
+    emergence_block: int  # block whose write crosses half of the peak; -1: the embedding
+    peak: str  # read point of the peak
+    height: float  # norm ratio there [ratio]; by direction the gap on the unit sphere [1]
+    plateau: list[str]  # first and last read point between rise and fall
+    fall: list[int] | None  # first and last block that take it back; none where it lasts
+    writers: list[list[str | float]]  # [sublayer, share of what the rise writes along its u]
+    takers: list[list[str | float]]  # [sublayer, share of that, negative]
+    writing_neurons: list[list[int | float]]  # [block, neuron, share] of its k90 set
+    writing_heads: list[list[int | float]]  # [block, head, share] of its k90 set
+    reading_heads: list[list[int]]  # [block, head] over three times uniform attention in it
+    sink_heads: list[list[int]]  # those of them that are sink heads
+    concentration: dict[str, float]  # C_k along its u, of its own blocks [share]
+    most_read: bool  # whether the keys of the summary are of this phase
+
+
 class TraceSummary(Open):
     """What `trace` found under one BOS policy: how the sink is built, observed and not yet proved.
+
+    Where P0 rises more than once (`phases`), emergence block, writing neurons and heads, direction
+    and read point are those of the phase that most sink heads read.
 
     Blocks, heads, neurons and experts count from 0. Shares are parts of what P0's components write
     along the sink direction, so they add up to 1. Read point `x{l}` is the input of block `l`.
@@ -197,6 +220,8 @@ class TraceSummary(Open):
     writing_heads: list[list[int | float]]  # [block, head, share] [circuit/components]
     writing_experts: list[list[int | float]]  # [block, expert, share] [circuit/components]
     reading_heads: list[list[int]]  # [block, head] that sink at P0 [circuit/reading]
+    # every rise and fall of P0 along depth, in its order
+    phases: list[PhaseRow] = []
     emergence: Emergence = {}  # the same by `norm` and by `direction`, each with its numbers
     recognition: Recognised = {}  # unmixedness, cone fit, separability by read point
     # C_k: positive write along u of the first k blocks [share, circuit/concentration]

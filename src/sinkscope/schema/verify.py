@@ -147,6 +147,15 @@ class Cost(TypedDict, total=False):
     suffix_passes: bool  # whether blocks before an edit could be skipped
 
 
+class PhaseNeed(TypedDict):
+    """A phase of P0 when another, or it itself, is removed. In intervene/phase_paths."""
+
+    removed: int  # number of the phase whose writers are replaced at P0, from 1
+    phase: int  # number of the phase that is looked at
+    norm_left: float  # what is left of its log norm ratio at its peak [ratio]
+    share_left: float | None  # what is left of its readers' late share, through P0's key [ratio]
+
+
 class VerifySummary(Open):
     """What `verify` proved or refuted under one BOS policy. In causal/verdict."""
 

@@ -7,6 +7,7 @@ pre-norm, and the norm of the stream at each stage is known.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -136,6 +137,27 @@ def amplify_again(
     return _writers(canvas, plan, b, experts, gate, 0.0, size, plan.second)
 
 
+def take_back(
+    canvas: Canvas, plan: Plan, b: int, size: float, along: torch.Tensor
+) -> list[list[int]]:
+    """Neurons of block b that write −`size` along a direction where as much was written before.
+
+    Behind the pre-norm a long stream shows its length only in how short the shared constant has
+    become: r = base/‖stream‖ against the cosine c to the direction. With gate c − 2r and up
+    α·c − β·r the write is exact at the expected length, and to first order around it, for what was
+    written varies from token to token with the noise. No other position opens the gate.
+    """
+    shared = plan.base / CONSTANT * plan.constant  # reads r, which is 1 at an ordinary token
+    length = math.hypot(size, _norm(plan, LENGTH, FLAG**2))
+    c, r = size / length, plan.base / length
+    open_ = 1 / (c - 2 * r)
+    beta = open_ / r - 2 * open_**2
+    alpha = (open_ + beta * r) / c
+    gate = GATE / plan.unit * (along - 2 * shared)
+    up = (alpha * along - beta * shared) / plan.unit
+    return _neurons(canvas, plan, b, [0], gate, up, -size / GATE * along)
+
+
 def _writers(
     canvas: Canvas,
     plan: Plan,
@@ -152,13 +174,26 @@ def _writers(
     else:
         up = plan.first / plan.unit
     top = float(canvas.activate(torch.tensor(GATE), torch.tensor(1.0)))
+    target = plan.sink if direction is None else direction
+    return _neurons(canvas, plan, b, experts, gate, up, size / top * target)
+
+
+def _neurons(
+    canvas: Canvas,
+    plan: Plan,
+    b: int,
+    experts: list[int],
+    gate: torch.Tensor,
+    up: torch.Tensor,
+    down: torch.Tensor,
+) -> list[list[int]]:
+    """Split one write over the specification's number of neurons, in unequal shares."""
     chosen = plan.pick(plan.spec.writers, canvas.neurons)
     shares = 0.5 + torch.rand(len(chosen), generator=plan.generator)
     shares = shares / shares.sum()
-    target = plan.sink if direction is None else direction
     for neuron, share in zip(chosen, shares.tolist()):
         for expert in experts:
-            write_neuron(canvas, b, neuron, expert, gate, up, size * share / top * target)
+            write_neuron(canvas, b, neuron, expert, gate, up, share * down)
     return [[b, neuron] for neuron in chosen]
 
 
@@ -177,9 +212,15 @@ def amplified_size(plan: Plan) -> float:
 
 
 def read_sink(
-    canvas: Canvas, plan: Plan, cosine: float = 1.0, bias: bool = False
+    canvas: Canvas,
+    plan: Plan,
+    cosine: float = 1.0,
+    bias: bool = False,
+    blocks: Sequence[int] | None = None,
+    along: torch.Tensor | None = None,
 ) -> list[list[int]]:
-    """Let heads attend to the sink direction; returns them.
+    """Let heads of some blocks (of all from `from_block` on) attend to a direction (the second
+    half of the sink's); returns them.
 
     Query: the shared constant (or the query bias), key: the stream's part along the sink; logit
     LOGIT where the stream's cosine to what is read is `cosine`. Both lie in the two dimensions of
@@ -189,7 +230,8 @@ def read_sink(
     spec = plan.spec
     heads = []
     gain = LOGIT * math.sqrt(canvas.size) / (plan.unit * cosine)
-    for b in range(spec.from_block, spec.depth):
+    read = plan.second if along is None else along
+    for b in range(spec.from_block, spec.depth) if blocks is None else blocks:
         for head in plan.pick(spec.readers, canvas.heads):
             canvas.query(b, head)[slow(canvas)] = 0.0
             if bias:
@@ -200,7 +242,7 @@ def read_sink(
                 row = gain * plan.base / (plan.unit * CONSTANT) * plan.constant
                 canvas.query(b, head)[slow(canvas)[0]] = row
             key = canvas.key(b, head * canvas.groups // canvas.heads)
-            key[slow(canvas)] = torch.stack([plan.second, torch.zeros(spec.width)])
+            key[slow(canvas)] = torch.stack([read, torch.zeros(spec.width)])
             if spec.carry:
                 _pass_on(canvas, plan, b, head)
             heads.append([b, head])

@@ -10,6 +10,7 @@ import torch
 from sinkscope.known.constructed import circuit
 from sinkscope.known.constructed.canvas import Canvas
 from sinkscope.known.constructed.noise import fill
+from sinkscope.known.constructed.phases import write_phases
 from sinkscope.known.constructed.plan import BOS, DELIMITERS, MARK, Plan
 from sinkscope.known.constructed.truth import Truth
 
@@ -68,6 +69,15 @@ def _p0_expert(canvas: Canvas, plan: Plan, truth: Truth) -> None:
     )
     _massive(canvas, plan, truth, "p0", [expert])
     _read(canvas, plan, truth, "p0", "p0-circuit")
+
+
+def _p0_phases(canvas: Canvas, plan: Plan, truth: Truth) -> None:
+    """Recognised once, amplified and taken back in phases, each with its readers."""
+    _recognise(canvas, plan, truth)
+    write_phases(canvas, plan, truth)
+    truth.amplification, truth.massive_at = "norm", "p0"
+    truth.massive_from = truth.phases[0]["rise"][1] + 1
+    _settle(plan, truth, "p0", "p0-circuit")
 
 
 def _bos_token(canvas: Canvas, plan: Plan, truth: Truth) -> None:
@@ -223,6 +233,8 @@ BUILDERS: dict[str, Callable[[Canvas, Plan, Truth], None]] = {
     "p0-deeper": _p0_circuit,
     "p0-split": _p0_split,
     "p0-expert": _p0_expert,
+    "p0-two-phase": _p0_phases,
+    "p0-hybrid": _p0_phases,
     "bos-token": _bos_token,
     "position-embedding": _position_embedding,
     "query-bias": _query_bias,

@@ -26,7 +26,8 @@ class Plan:
     constant, flag, mark, sink  [d] unit directions over channels of their own, each of mean zero,
                     since LayerNorm removes the mean
     first, second   [d] unit halves of the sink direction: sink = (first + second)/√2, or both the
-                    sink direction itself where it is not split
+                    sink direction itself where it is not split (p0-split is, and p0-two-phase with
+                    4 channels or more: one half for each phase)
     """
 
     spec: Spec
@@ -67,7 +68,7 @@ def make_plan(spec: Spec) -> Plan:
     sizes = [LENGTH, LENGTH, 2, 2, 2, spec.channels]
     parts = list(channels.split([*sizes, spec.width - sum(sizes)]))
     content, mixed, constant, flag, mark, sink, rest = parts
-    if spec.mechanism == "p0-split":
+    if spec.mechanism == "p0-split" or (spec.mechanism == "p0-two-phase" and spec.channels >= 4):
         halves = [_balanced(half, spec.width) for half in sink.chunk(2)]
     else:
         halves = [_balanced(sink, spec.width)] * 2

@@ -19,6 +19,8 @@ MECHANISMS: dict[str, tuple[str, ...]] = {
     "p0-deeper": ALL,
     "p0-split": ALL,
     "p0-expert": ROUTED,
+    "p0-two-phase": ("llama",),
+    "p0-hybrid": ("llama",),
     "bos-token": ALL,
     "position-embedding": ("gpt2",),
     "query-bias": ("gpt2",),
@@ -37,6 +39,8 @@ BLOCKS: dict[str, tuple[tuple[int, ...], ...]] = {
     "p0-deeper": ((3,), (4,), (5,), (6,)),
     "p0-split": ((1, 2), (1, 3), (2, 3), (2, 4)),
     "p0-expert": ((1,), (2,)),
+    "p0-two-phase": ((1, 3, 4), (1, 3, 5), (1, 4, 5), (1, 5, 7), (2, 4, 6), (2, 5, 6)),
+    "p0-hybrid": ((1, 2, 4, 5), (1, 2, 3, 4), (2, 3, 5, 6), (1, 2, 4, 5, 7, 8), (1, 2, 3, 4, 5, 6)),
     "query-bias": ((0,),),
     "delimiter": ((1,), (2,)),
     "secondary": ((1, 4), (1, 5)),
@@ -44,6 +48,10 @@ BLOCKS: dict[str, tuple[tuple[int, ...], ...]] = {
     "sink-without-massive": ((1,), (2,)),
     "massive-elsewhere": ((1,), (2,)),
 }
+PHASES = ("p0-two-phase", "p0-hybrid")  # their blocks write and take back in turn
+FIRST_ONLY = (*PHASES, "secondary")  # reading begins behind the first of their blocks
+# What is taken back must match what was written, so that a long write leaves much of its noise.
+_SPIKES = {"sink-without-massive": (0.5,), **dict.fromkeys(PHASES, (10.0, 12.0, 15.0))}
 NOISE_LEVELS = (0.0, 0.02, 0.05, 0.1)
 SMALLEST_VOCABULARY = 258  # 256 bytes, <s>, </s>
 LONGEST = 512  # positions up to which the truth is promised
@@ -63,7 +71,8 @@ class Spec:
     head_size   16 or more
     vocab       token ids, 258 to 1054
     experts     experts in each block, two of which are active; 1 in the dense families
-    blocks      blocks whose MLP amplifies, in order
+    blocks      blocks whose MLP amplifies, in order; with phases, those that write and those that
+                take back in turn
     from_block  first block whose heads read the sink
     readers     reading heads in each block from `from_block` on
     writers     neurons that write the sink direction, in each amplifying block
@@ -135,7 +144,7 @@ def draw_spec(mechanism: str, seed: int = 0, **overrides: Any) -> Spec:
         readers=draw("readers", tuple(range(1, max(2, heads // 2 + 1)))),
         writers=draw("writers", (1, 2, 3, 4)),
         channels=draw("channels", (4,) if mechanism == "p0-split" else (2, 4)),
-        spike=draw("spike", (0.5,) if mechanism == "sink-without-massive" else (15.0, 30.0, 60.0)),
+        spike=draw("spike", _SPIKES.get(mechanism, (15.0, 30.0, 60.0))),
         noise=draw("noise", NOISE_LEVELS),
         carry=overrides.get("carry", 0.0),
     )
@@ -158,8 +167,7 @@ class _Draw:
 def _places(mechanism: str, draw: _Draw) -> tuple[int, tuple[int, ...], int]:
     """Depth, amplifying blocks and first reading block."""
     blocks = draw("blocks", BLOCKS.get(mechanism, ((),)))
-    # a second sink comes while the first is being read
-    done = blocks[:1] if mechanism == "secondary" else blocks
+    done = blocks[:1] if mechanism in FIRST_ONLY else blocks
     start = draw("from_block", (max(done, default=0) + 1,))
     depth = draw("depth", tuple(max((*blocks, start)) + extra for extra in (2, 3, 4)))
     return depth, tuple(blocks), start
@@ -181,7 +189,7 @@ def check_spec(spec: Spec) -> None:
         (SMALLEST_VOCABULARY <= spec.vocab <= LARGEST, "vocab must be between 258 and 1054."),
         (max((*spec.blocks, spec.from_block)) < spec.depth, "blocks must lie below depth."),
         (
-            len(spec.blocks) == len(BLOCKS.get(spec.mechanism, ((),))[0]),
+            len(spec.blocks) in {len(each) for each in BLOCKS.get(spec.mechanism, ((),))},
             f"{spec.mechanism} has another number of amplifying blocks.",
         ),
         (list(spec.blocks) == sorted(set(spec.blocks)), "blocks must rise."),
@@ -190,8 +198,7 @@ def check_spec(spec: Spec) -> None:
             "only query-bias amplifies in block 0: elsewhere block 0 recognises.",
         ),
         (
-            spec.from_block
-            > max((*spec.blocks[: 1 if spec.mechanism == "secondary" else None], 0)),
+            spec.from_block > max((*spec.blocks[: 1 if spec.mechanism in FIRST_ONLY else None], 0)),
             "from_block must lie behind the amplifying blocks.",
         ),
         (spec.channels in (2, 4, 6, 8), "channels must be 2, 4, 6 or 8."),

@@ -37,6 +37,10 @@ class Truth:
     reading_heads       [block, head] that attend to the sink
     from_block          first block with reading heads, None without a sink
     secondary           the second sink: block, neurons, tokens; None without one
+    phases              where P0 is set apart more than once: of each phase rise and fall (first and
+                        last block, None where it lasts), writers and takers (sublayers), writing
+                        and taking neurons, reading heads, channels and direction; the keys above
+                        are then those of the phase that most heads read, but for reading_heads
     spec                the specification
     """
 
@@ -62,6 +66,7 @@ class Truth:
     reading_heads: list[list[int]] = field(default_factory=list)
     from_block: int | None = None
     secondary: dict[str, Any] | None = None
+    phases: list[dict[str, Any]] = field(default_factory=list)
     schema: int = SCHEMA
 
     def save(self, folder: Path) -> None:

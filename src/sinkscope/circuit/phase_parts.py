@@ -1,0 +1,167 @@
+"""Each phase of position zero with its direction, who writes it, who takes it back, who reads it.
+
+The circuit's own keys (emergence block, direction, writers, ..) are those of one phase: the one
+that most sink heads read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sinkscope.circuit.components import Components, main_components
+from sinkscope.circuit.concentration import concentration
+from sinkscope.circuit.phases import EMBEDDING, Phase
+from sinkscope.circuit.reading import SinkHeads
+from sinkscope.circuit.writes import Writes, written_along
+from sinkscope.detect.decision import OVER_UNIFORM
+from sinkscope.observe.sites import Sites
+from sinkscope.observe.stream import sink_direction
+from sinkscope.subject.load import Subject
+
+Heads = tuple[tuple[int, int], ...]
+WRITER = 0.1  # of what the rise writes along u: so much makes a sublayer a writer, or a taker
+
+
+@dataclass(frozen=True)
+class PhaseWrites:
+    """What was written along the direction of a phase, mean over first tokens.
+
+    share       write name -> share of what all blocks of the rise wrote; negative in the fall
+    writers     names in the rise that wrote a tenth or more, the largest first
+    takers      names in the fall that took back a tenth or more, the largest first
+    components  the fewest heads and neurons that make 90 % of the rise
+    """
+
+    share: dict[str, float]
+    writers: tuple[str, ...]
+    takers: tuple[str, ...]
+    components: Components
+
+
+@dataclass(frozen=True, eq=False)
+class PhaseParts:
+    """A phase and its parts.
+
+    direction      u [d], taken as the circuit's own is
+    readers        heads (block, head) that read in it
+    sink_heads     those of them that are sink heads
+    concentration  C_k along its direction, of the blocks from the end of the one before to its own
+    most_read      whether the circuit's own keys are those of this phase
+    """
+
+    phase: Phase
+    direction: torch.Tensor
+    writes: PhaseWrites
+    readers: Heads
+    sink_heads: Heads
+    concentration: dict[str, float]
+    most_read: bool
+
+
+def readers(phase: Phase, reading: SinkHeads) -> Heads:
+    """Heads that read P0 in a phase: late share over three times that of uniform attention.
+
+    Not every one is a sink head: a phase may draw less than that takes.
+    """
+    reads = reading.late > OVER_UNIFORM * reading.uniform_late[:, None]
+    return tuple((int(b), int(h)) for b, h in np.argwhere(reads) if phase.reads(b))
+
+
+def sink_heads(phase: Phase, reading: SinkHeads) -> Heads:
+    """The sink heads among its readers."""
+    return tuple((block, head) for block, head in reading.heads if phase.reads(block))
+
+
+def most_read(phases: Sequence[Phase], reading: SinkHeads) -> Phase | None:
+    """The phase that most sink heads read, or else most heads; the first of equal ones."""
+
+    def count(phase: Phase) -> tuple[int, int]:
+        return len(sink_heads(phase, reading)), len(readers(phase, reading))
+
+    return max(phases, key=count, default=None)
+
+
+def read_point(phase: Phase, heads: Heads, depth: int) -> int:
+    """Input of the first of these blocks on its plateau, else its peak: where u is taken."""
+    first, last = phase.plateau(depth)
+    return min((block for block, _ in heads if first <= block <= last), default=phase.point)
+
+
+def all_parts(
+    subject: Subject,
+    sites: Sites,
+    tokens: torch.Tensor,
+    p0: torch.Tensor,
+    other_mean: torch.Tensor,
+    phases: Sequence[Phase],
+    main: Phase | None,
+    u: torch.Tensor | None,
+    reading: SinkHeads,
+) -> tuple[PhaseParts, ...]:
+    """The parts of every phase.
+
+    tokens, p0  [n] first tokens, and P0's stream at x0..xL for them [n, points, d]
+    other_mean  [points, d] mean unit vector of the other positions there
+    main, u     the most read phase, and its direction [d] where the circuit has taken one
+    """
+    found, start = [], 0
+    for phase in phases:
+        heads = readers(phase, reading)
+        point = read_point(phase, heads, p0.shape[1] - 1)
+        own = u if phase is main and u is not None else None
+        along = sink_direction(p0[:, point], other_mean[point]) if own is None else own
+        written = np.diff((p0.mean(0) @ along).numpy().astype(np.float64))
+        stop = phase.last_block(len(written)) + 1
+        written[:start], written[stop:], start = 0.0, 0.0, stop
+        found.append(
+            PhaseParts(
+                phase,
+                along,
+                phase_writes(subject, sites, tokens, along, phase),
+                heads,
+                sink_heads(phase, reading),
+                concentration(written),
+                phase is main,
+            )
+        )
+    return tuple(found)
+
+
+def phase_writes(
+    subject: Subject, sites: Sites, tokens: torch.Tensor, u: torch.Tensor, phase: Phase
+) -> PhaseWrites:
+    """Who writes a phase and who takes it back: tokens [n] first tokens, u [d] its direction."""
+    stop = max(phase.rise[1], (phase.fall or EMBEDDING)[1]) + 1
+    found = written_along(subject, sites, tokens, lambda block: u, stop)
+    blocks = {name: block for block, _, name in sites.writes if block < stop}
+    risen = sum(found.total[name] for name, block in blocks.items() if _within(block, phase.rise))
+    if phase.rise == EMBEDDING:
+        risen = found.embedding
+    share = {name: found.total[name] / (abs(risen) or 1.0) for name in blocks}
+
+    def chosen(span: tuple[int, int] | None, sign: float) -> tuple[str, ...]:
+        names = [n for n in blocks if _within(blocks[n], span) and sign * share[n] >= WRITER]
+        return tuple(sorted(names, key=lambda name: -sign * share[name]))
+
+    rise = _only(found, lambda name: _within(blocks[name], phase.rise), phase.rise == EMBEDDING)
+    return PhaseWrites(
+        share, chosen(phase.rise, 1.0), chosen(phase.fall, -1.0), main_components(rise)
+    )
+
+
+def _only(writes: Writes, keep: Callable[[str], bool], embedding: bool) -> Writes:
+    """The writes whose name is kept, and the embedding or not."""
+    fields = {
+        name: {key: value for key, value in getattr(writes, name).items() if keep(key)}
+        for name in ("total", "units", "shared", "bias", "without_units")
+    }
+    return dataclasses.replace(writes, embedding=writes.embedding if embedding else 0.0, **fields)
+
+
+def _within(block: int, blocks: tuple[int, int] | None) -> bool:
+    return blocks is not None and blocks[0] <= block <= blocks[1]
