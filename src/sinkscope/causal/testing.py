@@ -205,7 +205,6 @@ class CausalBench:
 
         how  as for `test`; of it only block, dose and note are kept
         """
-        kept = {name: how.get(name) for name in ("block", "dose")}
         return Test(
             id=id,
             kind=NECESSITY,
@@ -217,8 +216,9 @@ class CausalBench:
             confirmed=False,
             key_change=self._share(key),
             effect=key,
+            block=how.get("block"),
+            dose=how.get("dose"),
             note=how.get("note", ""),
-            **kept,
         )
 
     def at_p0(self, id: str, make: Callable[[int], Edits], **how: Any) -> Planned:

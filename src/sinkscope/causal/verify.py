@@ -91,7 +91,8 @@ def verify_one(
     """The tests and the verdict for one set of prompts, on more of them where that is needed."""
     settings = settings or VerifySettings()
     circuit = circuit or find_circuit(subject, prompts, seed=settings.seed)
-    passes, notes = 0.0, []
+    passes = 0.0
+    notes: list[str] = []
     while True:
         rows = _rows(prompts, settings)
         done = _tried(subject, prompts, rows, circuit, settings, progress)
