@@ -10,8 +10,9 @@ from functools import partial
 import numpy as np
 import torch
 
+from sinkscope.causal.confirm import decide, strongest
 from sinkscope.causal.evidence import Test
-from sinkscope.causal.screen import Planned, decide, strongest
+from sinkscope.causal.screen import Planned
 from sinkscope.causal.testing import CausalBench
 from sinkscope.circuit.unit import NEURON, Unit, by_block
 from sinkscope.errors import Unsupported

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from sinkscope.causal.confirm import decide
 from sinkscope.causal.evidence import Test
-from sinkscope.causal.screen import Planned, decide
+from sinkscope.causal.screen import Planned
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import NECESSARY
 from sinkscope.intervene.edits import SetWrite

@@ -1,0 +1,46 @@
+"""Which screened edits are confirmed by full passes (`causal.screen` says why)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+
+from sinkscope.causal.evidence import NECESSITY, Test
+from sinkscope.causal.screen import Planned
+from sinkscope.causal.testing import CausalBench
+from sinkscope.causal.thresholds import NECESSARY, NEGLIGIBLE
+
+Pick = Callable[[np.ndarray], Collection[int]]
+STRONGEST = 2  # edits of a kind that are confirmed where each removes NECESSARY of the sink
+ENOUGH = 3  # screened edits from which one that does nothing is confirmed too
+
+
+def decide(lab: CausalBench, planned: Sequence[Planned], pick: Pick) -> list[Test]:
+    """A row for each plan: those that `pick` chooses by their sizes are confirmed.
+
+    pick  indices from sizes [plans], the mean effects through P0's key
+
+    A plan that has no such effect is run in full, as are all where P0's key is not at hand.
+    """
+    keys = lab.key_effects([plan.edits for plan in planned])
+    sizes = np.array([0.0 if key is None else float(np.nanmean(key)) for key in keys])
+    chosen = set(pick(sizes))
+    rows = []
+    for i, (plan, key) in enumerate(zip(planned, keys)):
+        if key is None or i in chosen:
+            rows.append(lab.test(plan.id, NECESSITY, plan.edits, plan.controls, **plan.how))
+        else:
+            rows.append(lab.screened(plan.id, plan.edits, key, **plan.how))
+    return rows
+
+
+def strongest(sizes: np.ndarray) -> list[int]:
+    """The edit that takes most, another that takes half, and of many one that takes nothing."""
+    order = np.argsort(sizes, kind="stable")
+    able = [int(i) for i in order if -sizes[i] >= NECESSARY][:STRONGEST]
+    chosen = able or [int(i) for i in order[:1]]
+    idle = np.flatnonzero(np.abs(sizes) < NEGLIGIBLE / 10)
+    if len(sizes) >= ENOUGH and len(idle) and int(idle[-1]) not in chosen:
+        chosen.append(int(idle[-1]))  # the last one runs the fewest blocks
+    return chosen
