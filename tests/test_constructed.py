@@ -144,8 +144,8 @@ def test_an_unread_norm_with_readers_is_noticed():
     assert "another head has a sink" in check_truth(subject, claim)
 
 
-def test_fifteen_mechanisms_over_four_families_and_their_verdicts():
-    assert len(MECHANISMS) == 15
+def test_seventeen_mechanisms_over_four_families_and_their_verdicts():
+    assert len(MECHANISMS) == 17
     assert len({family for families in MECHANISMS.values() for family in families}) == 4
     for verdict, mechanisms in VERDICTS.items():
         for mechanism in mechanisms:

@@ -243,15 +243,31 @@ def _circuit_arrays(done: Verified, kept: Kept) -> dict[str, Any]:
     scores = [np.nan if score is None else score for score in units.values()]
     names = np.array([name_of(unit) for unit in units], dtype=object)
     arrays = {
-        "unit": ("unit", names),
+        "unit": ("unit", names, {"long_name": "head or neuron"}),
         "unit_score": ("unit", scores, {"long_name": "score through P0's key", "units": "nat"}),
-        "unit_kept": ("unit", [unit in kept.units for unit in units]),
-        "sink_head": (("sink_head", "place"), np.array(circuit.reading_heads)),
-        "read_point": ((), circuit.read_point),
-        "parallel": ((), not all(circuit.sites.mid)),
+        "unit_kept": (
+            "unit",
+            [unit in kept.units for unit in units],
+            {"long_name": "whether the circuit keeps it"},
+        ),
+        "sink_head": (
+            ("sink_head", "place"),
+            np.array(circuit.reading_heads),
+            {"long_name": "block and head of each sink head"},
+        ),
+        "read_point": ((), circuit.read_point, {"long_name": "block at whose input u was taken"}),
+        "parallel": (
+            (),
+            not all(circuit.sites.mid),
+            {"long_name": "whether attention and MLP read the same input"},
+        ),
     }
     if circuit.direction is not None:
-        arrays["sink_direction"] = ("channel", circuit.direction.numpy())
+        arrays["sink_direction"] = (
+            "channel",
+            circuit.direction.numpy(),
+            {"long_name": "sink direction u, unit length"},
+        )
     return arrays
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -156,7 +157,7 @@ def phase_writes(
 
 def _only(writes: Writes, keep: Callable[[str], bool], embedding: bool) -> Writes:
     """The writes whose name is kept, and the embedding or not."""
-    fields = {
+    fields: dict[str, Any] = {
         name: {key: value for key, value in getattr(writes, name).items() if keep(key)}
         for name in ("total", "units", "shared", "bias", "without_units")
     }
