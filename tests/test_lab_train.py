@@ -567,7 +567,7 @@ def test_list_shows_mechanisms_and_recipes(capsys):
     found = json.loads(out)
     assert set(found) == {"mechanisms", "recipes", "experiments"}
     assert found["experiments"]["packing"]["sizes"]["smoke"]["cells"][0] == "causal"
-    assert len(found["mechanisms"]) == 15
+    assert len(found["mechanisms"]) == 17
     assert set(found["recipes"]) == set(recipe_names())
     tiny = found["recipes"]["induced-tiny"]
     model = build_model(read_recipe("induced-tiny"))
