@@ -46,3 +46,14 @@ def test_its_position_zero_is_told_apart_where_its_norm_shows_it(smollm2):
     assert "too few for 576 channels" in found.probe_reason
     assert sites.points.index(found.point) <= sites.points.index("x3")
     assert "norm" in found.measures
+
+
+def test_its_norm_rises_twice_and_two_neurons_write_what_most_heads_read(smollm2):
+    prompts = sinkscope.build_prompts(smollm2, n=6, length=64, bos="without")
+    circuit = sinkscope.find_circuit(smollm2, prompts, untrained=False)
+    spans = [(one.phase.rise, one.phase.fall) for one in circuit.phases]
+    assert spans[:2] == [((0, 2), (8, 10)), ((11, 11), (27, 29))]
+    assert [one.most_read for one in circuit.phases] == [False, True]
+    assert {unit.place for unit in circuit.of("neuron")} == {(11, 1229), (11, 1487)}
+    first, second = ({block for block, _ in one.readers} for one in circuit.phases[:2])
+    assert (min(first), max(first), min(second)) == (3, 9, 12)
