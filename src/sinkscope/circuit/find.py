@@ -11,8 +11,8 @@
    keys are those of the phase that most sink heads read (`phases`, `phase_parts`).
 6. Direct attribution with norms frozen splits P0's stream along u into embedding, heads and
    neurons; the fewest that make 90 % of it are the writers (`writes`, `components`).
-7. Recognition: the first read point at which a linear probe tells P0 from the same tokens elsewhere
-   (`recognition`).
+7. Recognition: the first read point at which norm, cosine or a linear probe separates P0 from the
+   same tokens elsewhere (`recognition`).
 8. All heads and neurons are ranked by what mean ablation at P0 takes, to first order, from the sink
    heads' logits on P0 (`keys`, `ranking`).
 

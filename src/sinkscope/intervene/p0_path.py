@@ -11,7 +11,7 @@ An edit of P0 reaches the heads that read P0 on two paths: P0's key changes, and
 change (they read P0's value in earlier blocks). The first is exact path patching with everything
 else held: P0's edited stream is a pass of one token, which gives its key in every block; with the
 intact queries and the intact scores of all other keys the new share and margin follow. The effect
-in all is `Engine.run` of the same edits; the difference goes through other positions (`two_paths`).
+in all is `Engine.run` of the same edits; the difference goes through the other positions.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.edits.base import Edit, check_right_padded
-from sinkscope.intervene.engine import Engine
 from sinkscope.intervene.p0_edited import EditedP0
 from sinkscope.intervene.p0_others import OtherPositions
 from sinkscope.intervene.p0_queries import BlockQueries, joined, kept_queries, late_positions
@@ -57,23 +55,6 @@ class Effects:
     def on(self, heads: Sequence[tuple[int, int]]) -> torch.Tensor:
         """Mean late share over heads [(block, head)]: [E, n]."""
         return torch.stack([self.share[:, :, block, head] for block, head in heads], -1).nanmean(-1)
-
-
-@dataclass
-class TwoPaths:
-    """What edits of P0 change in the late share of some heads: [n], in units of the share.
-
-    key   through P0's key, everything else held
-    total in all, by a pass over the sequence
-    """
-
-    key: np.ndarray
-    total: np.ndarray
-
-    @property
-    def others(self) -> np.ndarray:
-        """What goes through the other positions, which read P0's value and change themselves."""
-        return self.total - self.key
 
 
 class KeyPath:
@@ -160,14 +141,6 @@ class KeyPath:
     def effect(self, edits: Sequence[Edit]) -> Effects:
         """One list of edits: E is 1."""
         return self.effects([edits])
-
-    def two_paths(
-        self, engine: Engine, edits: Sequence[Edit], heads: Sequence[tuple[int, int]]
-    ) -> TwoPaths:
-        """Both effects of one list of edits; `engine` is one of the same prompts."""
-        key = (self.effect(edits).on(heads) - self.intact.on(heads))[0].double().numpy()
-        edited = engine.run(edits, want_logits=False).on(list(heads))
-        return TwoPaths(key, edited - engine.intact.on(list(heads)))
 
     def _read_intact(self) -> None:
         want = Want(received=False, inspect=(self._inspect,))
