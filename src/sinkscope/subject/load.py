@@ -13,7 +13,7 @@ from sinkscope.errors import InputError
 from sinkscope.subject import gguf
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
 from sinkscope.subject.folder import bundled_model, check_folder, refuse_bad_id
-from sinkscope.subject.identity import identity_of
+from sinkscope.subject.identity import identity_of, say
 from sinkscope.subject.weights import (
     load_config,
     load_tokenizer,
@@ -117,7 +117,7 @@ def load(
     weights = gguf.weight_format(packed, common) if packed else None
     config = load_config(where, common)
     options = {**common, **gguf.weight_options(packed)}
-    model = load_weights(where, config, options, DTYPES[dtype], device_map, allow_pickle)
+    model, unused = load_weights(where, config, options, DTYPES[dtype], device_map, allow_pickle)
     if packed is not None:
         model = gguf.as_plain(model)
     if device_map is None:
@@ -128,15 +128,17 @@ def load(
     name = BUNDLED if source in (None, BUNDLED) else (path.name if local else str(source))
     file = packed.path if packed else path if local else None
     identity = identity_of(model, name, revision, file)
+    said = [unused]
     if weights is not None:
         identity["weights"] = weights
-        unpacked = (
+        said.append(
             f"Its weights were unpacked from GGUF ({weights['label']}) to {identity['dtype']}."
         )
-        identity["note"] = " ".join(filter(None, [unpacked, identity.get("note")]))
     if local and _supervised_heads(path):
-        induced = "The sink of this model was induced: an auxiliary loss supervised heads for it."
-        identity["note"] = " ".join(filter(None, [induced, identity.get("note")]))
+        said.append(
+            "The sink of this model was induced: an auxiliary loss supervised heads for it."
+        )
+    say(identity, *said)
     return Subject(model, tokenizer, find_anatomy(model), identity)
 
 
