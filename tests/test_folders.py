@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import sinkscope
 from sinkscope.errors import InputError
 from sinkscope.subject.load import load
 from sinkscope.subject.tiny import tiny_model
@@ -112,3 +114,60 @@ def test_other_weights_that_are_not_used_are_said(folder):
 def test_quantised_weights_without_their_configuration(folder):
     rename(folder, lambda held: held | {"model.layers.0.mlp.up_proj.weight_scale": torch.ones(1)})
     refused(folder, "of quantised weights, such as .*weight_scale; and its config.json has no")
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4976698672\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_git_lfs_pointer_is_named(folder, name):
+    (folder / name).write_text(POINTER)
+    refused(folder, f"{name} is a Git-LFS pointer, not the file itself; fetch it with git lfs")
+
+
+def test_a_pointer_to_a_gguf_file_is_named(tmp_path):
+    (tmp_path / "model.gguf").write_text(POINTER)
+    with pytest.raises(InputError, match="is a Git-LFS pointer"):
+        load(tmp_path / "model.gguf")
+
+
+def test_a_shard_that_is_missing_is_named(tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path, max_shard_size="100KB")
+    shards = sorted(tmp_path.glob("*.safetensors"))
+    shards[2].unlink()
+    refused(tmp_path, f"lacks 1 of {len(shards)} shards that .*, such as {shards[2].name}: the")
+
+
+def test_a_file_in_the_place_of_a_folder(folder):
+    with pytest.raises(InputError, match="is a file: give the folder it lies in"):
+        load(folder / "model.safetensors")
+
+
+LEFT = {
+    "checkpoint-10": ("pytorch_model_fsdp_0/__0_0.distcp", "accelerate merge-weights"),
+    "checkpoint-20": ("global_step20/mp_rank_00_model_states.pt", "zero_to_fp32.py"),
+    "checkpoint-30": ("mp_rank_00/model_optim_rng.pt", "Megatron"),
+    "checkpoint-35": ("dcp/__0_0.distcp", "dcp_to_torch"),
+}
+
+
+def test_what_training_frameworks_leave_is_named_with_its_converter(folder, tmp_path):
+    """Two good checkpoints are measured, the others are named, each with its reason."""
+    run = tmp_path / "run"
+    for name, (file, _) in LEFT.items():
+        (run / name / file).parent.mkdir(parents=True)
+        (run / name / file).write_bytes(b"x")
+        (run / name / "rng_state_0.pth").write_bytes(b"x")
+    (run / "checkpoint-40").mkdir()
+    shutil.copy(folder / "config.json", run / "checkpoint-40")
+    for name in ("checkpoint-50", "checkpoint-60"):
+        shutil.copytree(folder, run / name)
+    options = {"n": 2, "length": 16, "untrained": False, "kind": "random"}
+    result = sinkscope.timeline(run, cache=tmp_path / "cache", **options)
+    found = result.summary.timeline.runs["run"]
+    assert found.steps == [50, 60]
+    for name, (_, converter) in LEFT.items():
+        assert any(f"{name} was skipped" in n and converter in n for n in found.notes)
+    assert any("checkpoint-40 was skipped" in n and "no weights" in n for n in found.notes)
+    with pytest.raises(InputError, match="accelerate merge-weights"):
+        load(run / "checkpoint-10")

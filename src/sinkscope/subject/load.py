@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sinkscope.errors import InputError
-from sinkscope.subject import gguf
+from sinkscope.subject import adapters, gguf
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
 from sinkscope.subject.folder import bundled_model, check_folder, refuse_bad_id
 from sinkscope.subject.identity import identity_of, say
@@ -89,7 +89,8 @@ def load(
 ) -> Subject:
     """Load a local folder, a GGUF file or a Hub id as a Subject.
 
-    source      folder, .gguf file, Hub id, or None / "bundled" for the bundled reference model
+    source      folder (a LoRA adapter is merged into the base that it names), .gguf file, Hub
+                id, or None / "bundled" for the bundled reference model
     gguf_file   name of a GGUF file in that folder or Hub repository, which is unpacked
     dtype       float32 (default), bfloat16 or float16; always explicit, never "auto"
     device_map  passed to transformers (needs accelerate); `device` is then ignored
@@ -112,6 +113,14 @@ def load(
         "trust_remote_code": trust_remote_code,
         **gguf.load_options(packed),
     }
+    place = path if local and path.is_dir() else None
+    if not local and packed is None:
+        place = adapters.hub_adapter(where, common)
+    adapter = adapters.find_adapter(place) if place and packed is None else None
+    if adapter is not None:
+        options = {"dtype": dtype, "device": device, "device_map": device_map, "offline": offline}
+        safety = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+        return _merged(adapter, path.name if local else where, {**options, **safety})
     if local and packed is None:
         check_folder(path, allow_pickle, trust_remote_code)
     weights = gguf.weight_format(packed, common) if packed else None
@@ -140,6 +149,27 @@ def load(
         )
     say(identity, *said)
     return Subject(model, tokenizer, find_anatomy(model), identity)
+
+
+def _merged(adapter: adapters.Adapter, name: str, options: dict[str, Any]) -> Subject:
+    """The base that an adapter names, loaded with the adapter merged into it."""
+    try:
+        base = load(adapter.base, revision=adapter.config.get("revision"), **options)
+    except InputError as error:
+        raise InputError(
+            f"{adapter.folder} is a PEFT adapter, and its base {adapter.base!r} cannot be loaded "
+            f"here: {error} With the base at hand, {adapters.HELP}."
+        ) from None
+    if any(p.device.type == "meta" for p in base.model.parameters()):
+        raise InputError("An adapter is not merged into weights on disk: use no device map.")
+    adapters.merge(base.model, adapter)
+    refuse_nan(base.model, str(adapter.folder))
+    base.identity["id"], base.identity["adapter_of"] = name, base.identity["id"]
+    base.identity["weights_sha256"] = adapter.sha256(base.identity["weights_sha256"])
+    say(base.identity, f"The adapter {name} was merged in memory into {adapter.base}.")
+    common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
+    base.tokenizer = load_tokenizer(str(adapter.folder), common, True) or base.tokenizer
+    return base
 
 
 def _supervised_heads(folder: Path) -> bool:
