@@ -9,8 +9,12 @@ from typing import Any
 from sinkscope.advise.arrays import advise_dataset
 from sinkscope.advise.bench import Bench
 from sinkscope.advise.bos import advise_bos
+from sinkscope.advise.first_words import advise_first_words
 from sinkscope.advise.half import advise_half
+from sinkscope.advise.idle_heads import advise_heads
 from sinkscope.advise.quantise import advise_quantisation
+from sinkscope.advise.remedies import advise_remedies
+from sinkscope.advise.repeats import advise_repeats
 from sinkscope.advise.streaming import advise_streaming
 from sinkscope.detect.scan import scan
 from sinkscope.errors import InputError
@@ -27,6 +31,10 @@ QUESTIONS: dict[str, Callable[[Bench], Advice]] = {
     "streaming": advise_streaming,
     "quantisation": advise_quantisation,
     "fp16": advise_half,
+    "repeats": advise_repeats,
+    "heads": advise_heads,
+    "first-words": advise_first_words,
+    "remedies": advise_remedies,
 }
 
 
@@ -56,7 +64,10 @@ def advise(
     result = scan(
         subject, ScanSettings(**seen, untrained=False), prompts=prompts, progress=progress
     )
-    bench = Bench(subject, prompts, settings, result.summary.scan[prompts.bos], progress)
+    bench = Bench(
+        subject, prompts, settings, result.summary.scan[prompts.bos],
+        result.data[f"scan/{prompts.bos}"].to_dataset(), progress,
+    )  # fmt: skip
     command = {"name": "advise", **dataclasses.asdict(settings)}
     summary = new_summary(subject, [prompts], command, settings.seed)
     summary.advise = {name: QUESTIONS[name](bench) for name in asked}

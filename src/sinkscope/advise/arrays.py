@@ -18,6 +18,12 @@ LABELS: Labels = {
         "share",
         "arXiv 2410.10819",
     ),
+    "repeat_norm": (
+        ("position",),
+        "norm of a repeated token over that of position zero, mean over tokens",
+        "ratio",
+        "arXiv 2503.08908",
+    ),
 }
 
 

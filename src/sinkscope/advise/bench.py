@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from xarray import Dataset
 
 from sinkscope.frame import Progress
 from sinkscope.intervene.edits import Edit
 from sinkscope.mixing.conditions import Condition
 from sinkscope.mixing.dose import Cost, costs
+from sinkscope.observe.sites import Sites
 from sinkscope.schema import Measured, ScanSummary
 from sinkscope.schema.advise import AdviceRow
 from sinkscope.settings import AdviseSettings
@@ -20,7 +22,6 @@ from sinkscope.subject.prompts import Prompts
 
 FEWEST = 4  # texts below which no interval is worth an answer
 OTHER = 5  # position whose treatment is the control of P0's
-ENTRIES = 1 << 24  # logits of one pass at most
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Bench:
     """A model on its text.
 
     prompts  right-padded rows as the tokenizer makes them
-    scan     what a scan of the same rows found
+    scan     what a scan of the same rows found; scan_data its arrays
     arrays   what questions leave for the record: name -> array (labels in `advise.arrays`)
     """
 
@@ -36,6 +37,7 @@ class Bench:
     prompts: Prompts
     settings: AdviseSettings
     scan: ScanSummary
+    scan_data: Dataset
     progress: Progress
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -49,10 +51,16 @@ class Bench:
         """The kind of attention of each block."""
         return [block.layer_type for block in self.subject.anatomy.blocks]
 
-    def cost(self, edits: Mapping[str, Edit | tuple[Edit, ...]], first: int = 1) -> dict[str, Cost]:
+    def cost(
+        self,
+        edits: Mapping[str, Edit | tuple[Edit, ...]],
+        first: int = 1,
+        sites: Sites | None = None,
+    ) -> dict[str, Cost]:
         """Loss and KL of each set of edits against the intact model, by prompt.
 
         first  predictions made at this position and later count
+        sites  where blocks write, for edits of heads and neurons
         """
         asked = [
             Condition(name, edit if isinstance(edit, tuple) else (edit,))
@@ -62,7 +70,7 @@ class Bench:
         def step(done: int, total: int) -> None:
             self.progress(f"advise: {asked[0].name}", done, total)
 
-        found = costs(self.subject, self.prompts, asked, progress=step, first=first)
+        found = costs(self.subject, self.prompts, asked, progress=step, first=first, sites=sites)
         return dict(zip(edits, found, strict=True))
 
 

@@ -24,6 +24,12 @@ FACTS = {
     "p0-outlier": "quantisation",
     "fp16": "fp16",
     "largest": "fp16",
+    "repeats": "repeats",
+    "patch": "repeats",
+    "idle-heads": "heads",
+    "first-words": "first-words",
+    "spare-token": "first-words",
+    "sink-used": "remedies",
 }
 
 

@@ -34,6 +34,7 @@ PARTS = {
     "int4 keys alone, a scale a token": RoundCache(4, "key"),
     "int4 values alone, a scale a token": RoundCache(4, "value"),
 }
+SCHEMES = ACTIVATIONS | CACHES
 P0, CONTROL = ", position 0 exact", f", position {OTHER} exact"
 
 
@@ -43,13 +44,9 @@ def advise_quantisation(bench: Bench) -> Advice:
         few = f"{len(bench.prompts)} texts are too few for an interval; {FEWEST} are needed."
         return Advice(question=QUESTION, answer="undetermined", sentence=few)
     found = outliers(bench)
-    edits: dict[str, Edit | tuple[Edit, ...]] = dict(PARTS)
-    for name, make in (ACTIVATIONS | CACHES).items():
-        edits |= {name: make(()), name + P0: make((0,)), name + CONTROL: make((OTHER,))}
+    costs = bench.cost({**{name: make(()) for name, make in SCHEMES.items()}, **PARTS})
     names = tuple(one["module"] for one in found)
-    if names:
-        edits[WITHOUT] = RoundInputs(8, "tensor", without=names)
-    costs = bench.cost(edits)
+    costs |= bench.cost(_protected(bench, costs, names))
     facts = {short: _within(bench, costs[name]) for short, name in FACTS.items()}
     return Advice(
         question=QUESTION,
@@ -77,6 +74,17 @@ FACTS = {
 }
 
 
+def _protected(bench: Bench, costs: dict[str, Cost], names: tuple[str, ...]) -> dict[str, Edit]:
+    """What might help a scheme that is not fine as it is: P0, a control, the maps left alone."""
+    edits: dict[str, Edit] = {}
+    for name, make in SCHEMES.items():
+        if _within(bench, costs[name]) != "fine":
+            edits |= {name + P0: make((0,)), name + CONTROL: make((OTHER,))}
+    if names and _within(bench, costs[TENSOR]) != "fine":
+        edits[WITHOUT] = RoundInputs(8, "tensor", without=names)
+    return edits
+
+
 def _within(bench: Bench, cost: Cost) -> str | None:
     """fine, costly, or None where the interval lies across the bound."""
     return {True: "fine", False: "costly", None: None}[at_most(bootstrap(cost.ce), bench.within)]
@@ -84,6 +92,8 @@ def _within(bench: Bench, cost: Cost) -> str | None:
 
 def helps(bench: Bench, costs: dict[str, Cost], name: str) -> bool:
     """Whether P0 in full precision saves more than `within`, and more than the control does."""
+    if name + P0 not in costs:
+        return False
     gain = saved(costs[name], costs[name + P0])
     other = saved(costs[name], costs[name + CONTROL])
     clear = gain.low is not None and gain.low > bench.within
@@ -91,7 +101,7 @@ def helps(bench: Bench, costs: dict[str, Cost], name: str) -> bool:
 
 
 def _answer(bench: Bench, costs: dict[str, Cost]) -> str:
-    kept = [name for name in ACTIVATIONS | CACHES if helps(bench, costs, name)]
+    kept = [name for name in SCHEMES if helps(bench, costs, name)]
     if kept:
         return "position zero"
     return "nothing" if _within(bench, costs[TENSOR]) == "fine" else "not position zero"
@@ -99,7 +109,7 @@ def _answer(bench: Bench, costs: dict[str, Cost]) -> str:
 
 def _sentence(bench: Bench, costs: dict[str, Cost], found: list[Outlier]) -> str:
     parts = []
-    for name in ACTIVATIONS | CACHES:
+    for name in SCHEMES:
         if helps(bench, costs, name):
             alone, kept = (bootstrap(costs[name + end].ce).value for end in ("", P0))
             parts.append(f"{name}: {alone:.3f} nats a token, {kept:.3f} with position 0 exact")
@@ -126,6 +136,8 @@ def _cache_lines(bench: Bench, costs: dict[str, Cost]) -> list[AdviceLine]:
 
 def _module_lines(bench: Bench, names: tuple[str, ...], costs: dict[str, Cost]) -> list[AdviceLine]:
     """Lines that leave the maps with outliers alone, where that was seen to help."""
+    if WITHOUT not in costs:
+        return []
     gain = saved(costs[TENSOR], costs[WITHOUT])
     if gain.low is None or gain.low <= bench.within:
         return []

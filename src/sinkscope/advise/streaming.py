@@ -13,7 +13,7 @@ from sinkscope.advise.lines import lines, without
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import SlidingCache
 from sinkscope.mixing.dose import Cost
-from sinkscope.schema.advise import Advice, AdviceRow
+from sinkscope.schema.advise import Advice, AdviceLine, AdviceRow
 from sinkscope.stats import bootstrap, paired_change
 
 QUESTION = "How many first tokens must a short cache keep?"
@@ -48,7 +48,8 @@ def advise_streaming(bench: Bench) -> Advice:
     if keep is not None:
         window = windows[-1]
         found.value = paired_change(costs[window][keep].ce, costs[window][KEPT[-1]].ce)
-        found.lines = _lines(keep, window)
+        # keeping the sink costs one token of the cache, and other texts may need it
+        found.lines = _lines(max(keep, int(bench.scan.p0_sink)), window)
         found.heads, rows, about = streaming_heads(bench, max(keep, 1), windows[0])
         found.rows += rows
         found.limits += f" {about}"
@@ -115,10 +116,11 @@ def _rows(window: int, costs: dict[int, Cost]) -> list[AdviceRow]:
     ]
 
 
-def _lines(keep: int, window: int) -> list:
-    values: dict[str, object] = {"keep": keep, "window": window}
-    if keep:
-        start = -(-keep // OPENVINO_BLOCK) * OPENVINO_BLOCK
-        recent = max(OPENVINO_BLOCK, window // OPENVINO_BLOCK * OPENVINO_BLOCK)
-        values |= {"blocks": start, "recent": recent, "total": start + recent + OPENVINO_BLOCK}
-    return lines("keep", **values)
+def _lines(keep: int, window: int) -> list[AdviceLine]:
+    """Lines that keep the first tokens; none where nothing has to be kept."""
+    if not keep:
+        return []
+    blocks = -(-keep // OPENVINO_BLOCK) * OPENVINO_BLOCK
+    recent = max(OPENVINO_BLOCK, window // OPENVINO_BLOCK * OPENVINO_BLOCK)
+    total = blocks + recent + OPENVINO_BLOCK
+    return lines("keep", keep=keep, window=window, blocks=blocks, recent=recent, total=total)
