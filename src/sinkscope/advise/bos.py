@@ -21,8 +21,9 @@ from sinkscope.schema import Measured
 from sinkscope.schema.advise import Advice, AdviceRow
 from sinkscope.stats import nan_mean, paired_change
 from sinkscope.subject.load import Subject
+from sinkscope.subject.opening import bos_id, resolve_bos
 from sinkscope.subject.prompts import Prompts, build_prompts
-from sinkscope.subject.tokens import bos_id, resolve_bos, token_text
+from sinkscope.subject.tokens import token_text
 
 QUESTION = "Does it need BOS?"
 CONTEXT = 2  # tokens of text before the first one that is predicted, in every condition

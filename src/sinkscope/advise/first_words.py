@@ -20,8 +20,9 @@ from sinkscope.mixing.conditions import run
 from sinkscope.mixing.dose import LOGITS
 from sinkscope.schema.advise import Advice
 from sinkscope.stats import bootstrap, paired_change
+from sinkscope.subject.opening import bos_id
 from sinkscope.subject.prompts import Prompts, vocabulary
-from sinkscope.subject.tokens import bos_id, token_text
+from sinkscope.subject.tokens import token_text
 
 QUESTION = "Do the first words weigh more than others?"
 SPAN = 8
