@@ -474,6 +474,25 @@ def test_the_bus_is_as_wide_as_what_a_phase_has_written_so_far():
     assert widths == pytest.approx([2.0, wide(1.0), wide(0.25)], abs=0.2)
 
 
+def test_the_stream_begins_anew_with_a_phase(two_phases):
+    svg = circuit_drawing.draw(picture(two_phases), "Circuit")
+    (band,) = re.findall(r'<path d="([^"]*)Z" fill="var\(--accent\)" data-tip="Position', svg)
+    places = [float(x) for x in re.findall(r"[ML]([\d.]+) ", band)]
+    widths = [2 * (x - circuit_drawing.BUS) for x in places[: len(places) // 2]]
+    left = circuit_drawing.width_of(0.1)  # 0.9 written, 0.6 and 0.2 taken back
+    at = max(i for i, wide in enumerate(widths) if wide == pytest.approx(left, abs=0.2))
+    assert widths[at + 1] == pytest.approx(2.0, abs=0.2)
+    assert widths[-1] == pytest.approx(circuit_drawing.THICK, abs=0.2)
+
+
+def test_a_note_is_drawn_in_a_deep_model_too():
+    reads = [circuit_picture.Reader(0.5, True, "")]
+    rows = [circuit_picture.PictureRow(block, block, [], reads) for block in range(30)]
+    rows[27].notes = [("phase 2 falls", "")]
+    deep = circuit_picture.Picture("any first token", None, rows, "", "")
+    assert "phase 2 falls" in circuit_drawing.draw(deep, "Circuit")
+
+
 def test_a_line_a_phase(two_phases):
     first, second = phases.phase_lines(two_phases.summary.trace["without"])
     assert first.replace("\u00a0", " ") == (
