@@ -29,9 +29,9 @@ from sinkscope.circuit.amplification import (
 from sinkscope.observe.stream import sink_direction, unit
 
 HALF = 0.5  # of a peak: as for the emergence block, and what lies deeper than half is a valley
-# Of the way between valley and peak: so near, the curve has reached its valley (the 2 % of a settling
-# time). Over prompts a mean log ratio moves by less than a hundredth of a phase's height; the last
-# block that takes back the first phase of SmolLM2-135M moves it by 0.04 of that or more.
+# Of the way between valley and peak: so near, the curve has reached its valley (the 2 % of a
+# settling time). Over prompts a mean log ratio moves by less than a hundredth of a phase's height;
+# the last block that takes back the first phase of SmolLM2-135M moves it by 0.04 of that or more.
 SETTLED = 0.02
 # Of the largest step of a slope: what is flatter belongs to the plateau, as a sublayer that writes
 # less than a tenth is no writer. On that model 0.08 to 0.15 give the same phases.
