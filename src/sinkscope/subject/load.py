@@ -14,10 +14,12 @@ from sinkscope.subject import adapters, gguf
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
 from sinkscope.subject.folder import bundled_model, check_folder, refuse_bad_id
 from sinkscope.subject.identity import identity_of, say
+from sinkscope.subject.towers import text_decoder
 from sinkscope.subject.weights import (
     load_config,
     load_tokenizer,
     load_weights,
+    quantisation,
     refuse_nan,
     to_device,
 )
@@ -125,10 +127,12 @@ def load(
         check_folder(path, allow_pickle, trust_remote_code)
     weights = gguf.weight_format(packed, common) if packed else None
     config = load_config(where, common)
+    stored = quantisation(config)  # loading may take the entry away
     options = {**common, **gguf.weight_options(packed)}
     model, unused = load_weights(where, config, options, DTYPES[dtype], device_map, allow_pickle)
     if packed is not None:
         model = gguf.as_plain(model)
+    model, text_only = text_decoder(model)
     if device_map is None:
         model = to_device(model, device)
     refuse_nan(model, where)
@@ -137,7 +141,9 @@ def load(
     name = BUNDLED if source in (None, BUNDLED) else (path.name if local else str(source))
     file = packed.path if packed else path if local else None
     identity = identity_of(model, name, revision, file)
-    said = [unused]
+    said = [text_only, unused]
+    if stored and packed is None:
+        said.append(f"Its weights are stored as {stored} and compute in {identity['dtype']}.")
     if weights is not None:
         identity["weights"] = weights
         said.append(

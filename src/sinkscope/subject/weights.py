@@ -9,6 +9,7 @@ import torch
 
 from sinkscope.errors import InputError, OutOfResources, Unsupported
 from sinkscope.subject import checkpoint_keys as keys
+from sinkscope.subject.towers import sees_images
 
 
 def load_config(where: str, common: dict) -> Any:
@@ -35,8 +36,12 @@ def load_config(where: str, common: dict) -> Any:
 
         return config
     known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if not known and not hasattr(config, "auto_map"):
-        raise Unsupported(f"{where} is a {config.model_type!r} model, not a causal language model.")
+    if not known and not sees_images(config) and not hasattr(config, "auto_map"):
+        raise Unsupported(
+            f"{where} is a {config.model_type!r} model, not a causal language model; a text "
+            "decoder inside it can be looked at with "
+            "sinkscope.Subject.from_model(model.language_model, tokenizer)."
+        )
     return config
 
 
@@ -56,8 +61,9 @@ def load_weights(
 
     Returns the model and what is to be said of weights that it does not use, or "".
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+    refuse_unknown_format(where, config)
     options = {
         "config": config,
         "dtype": dtype,
@@ -66,7 +72,8 @@ def load_weights(
         **common,
         **({"device_map": device_map} if device_map else {}),
     }
-    kind = model_class or AutoModelForCausalLM
+    causal = AutoModelForImageTextToText if sees_images(config) else AutoModelForCausalLM
+    kind = model_class or causal
     model, info = _from_pretrained(kind, where, options)
     mapping = keys.key_mapping(info["missing_keys"], info["unexpected_keys"])
     if mapping:
@@ -95,17 +102,48 @@ def _from_pretrained(kind: Any, where: str, options: dict) -> tuple[Any, dict[st
         raise OutOfResources(f"Not enough memory to load {where}; try --dtype bfloat16.") from None
     except OSError as error:
         raise InputError(f"{where} cannot be loaded: {first_line(error)}") from None
-    except (ValueError, RuntimeError, KeyError, ImportError) as error:
+    except ImportError as error:
+        method, why = quantisation(options["config"]), first_line(error)
+        if not method:
+            raise InputError(f"{where} cannot be loaded: {why}") from None
+        raise InputError(
+            f"{where} is quantised ({method}); reading it needs a package that is not here: {why}"
+        ) from None
+    except (ValueError, RuntimeError, KeyError) as error:
         raise InputError(f"{where} cannot be loaded: {first_line(error)}") from None
+
+
+def quantisation(config: Any) -> str:
+    """Name of the method by which the weights are stored; "" where they are plain."""
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return ""
+    method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
+    return str(getattr(method, "value", method))
+
+
+def refuse_unknown_format(where: str, config: Any) -> None:
+    """Refuse a quantisation that transformers does not know, and so would read as plain weights."""
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+    method = quantisation(config)
+    if method and not any(
+        name == method or name.startswith(f"{method}_") for name in AUTO_QUANTIZER_MAPPING
+    ):
+        raise Unsupported(
+            f"{where} is quantised by {method!r}, which this transformers cannot read."
+        )
 
 
 def to_device(model: Any, device: str) -> Any:
     """The model on a device. Raises InputError and OutOfResources."""
+    if getattr(model, "is_quantized", False) and str(model.device) == device:
+        return model  # packed weights refuse to be moved, even to where they are
     try:
         return model.to(device)
     except torch.OutOfMemoryError:
         raise OutOfResources(f"The model does not fit on {device}; try --dtype bfloat16.") from None
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ValueError) as error:
         raise InputError(f"Device {device!r} cannot be used: {first_line(error)}") from None
 
 
@@ -114,7 +152,9 @@ def refuse_nan(model: Any, where: str) -> None:
     for name, parameter in model.named_parameters():
         if parameter.device.type == "meta":
             continue  # offloaded by device_map; checked when it is read
-        if not torch.isfinite(parameter).all():
+        small = parameter.is_floating_point() and parameter.dtype.itemsize == 1
+        held = parameter.float() if small else parameter  # torch has no answer for eight bits
+        if not torch.isfinite(held).all():
             raise InputError(f"{where}: weight {name} holds NaN or infinity.")
 
 
@@ -130,7 +170,17 @@ def load_tokenizer(where: str, common: dict, local: bool) -> Any:
         "vocab.json",
         "vocab.txt",
         "tokenizer_config.json",
+        "tekken.json",
     )
+    own = Path(where) / "tekken.json"
+    if local and own.is_file() and not any((Path(where) / name).is_file() for name in names[:4]):
+        from transformers.utils import is_mistral_common_available
+
+        if not is_mistral_common_available():
+            raise InputError(
+                f"{own} is Mistral's own tokenizer file; reading it needs a package: "
+                "pip install mistral-common."
+            )
     if local and not any((Path(where) / name).is_file() for name in names):
         return None  # token-id prompts still work; text prompts say what is missing
     try:
