@@ -31,7 +31,9 @@ def scan_summary(scan: Scan) -> ScanSummary:
     random_p99 = random_target_p99(scan.attention.curve, seed)
     sinking = sinking_of(scan.attention, seed)
     return ScanSummary(
-        p0_sink=has_p0_sink(sinking, np.isfinite(nan_mean(late))),
+        p0_sink=(
+            has_p0_sink(sinking, np.isfinite(nan_mean(late))) if scan.prompts.enough else None
+        ),
         sink_rate=sink_rates(alpha0, everywhere, seed),
         sink_rate_after_2=sink_rates(alpha0, blocks >= AFTER, seed),
         sink_rate_by_type={

@@ -97,7 +97,7 @@ def verdict_so_far(scan_summary: ScanSummary, dataset: Dataset) -> list[str]:
         _headline(scan_summary),
         _by_type(scan_summary),
         _nulls(dataset),
-        _where(dataset),
+        _where(dataset) if scan_summary.p0_sink is not None else "",
         _what_sits_there(scan_summary),
         _stream(dataset),
         _elsewhere(dataset),
@@ -114,7 +114,10 @@ def _headline(scan: ScanSummary) -> str:
     share = number_of(scan.late_share)
     if kind == "unknown" or share is None or not scan.uniform_late_share:
         return "Whether position zero is a sink cannot be said: no late query sees it."
+    if scan.p0_sink is None:
+        kind = "undecided"
     words = {
+        "undecided": "So few and short prompts cannot say whether position zero is a sink",
         "sink": "Position zero is an attention sink",
         "few": "Position zero is an attention sink, in a few heads",
         "more": "Position zero draws more than even attention would give it, but is no sink",
