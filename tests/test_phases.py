@@ -37,7 +37,7 @@ def test_smollm2_rises_twice():
 
 def looked_at(late, sinks=0.3):
     late = np.array(late)
-    return SinkHeads(late > sinks, late, np.full(len(late), 0.01), None, True)
+    return SinkHeads(late > sinks, late, np.full(len(late), 0.01), None, np.ones(1, bool))
 
 
 def test_who_reads_a_phase():

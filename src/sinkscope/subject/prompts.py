@@ -86,7 +86,7 @@ class Prompts:
             position_zero=self.position_zero,
         )
 
-    def take(self, rows: slice) -> Prompts:
+    def take(self, rows: slice | torch.Tensor) -> Prompts:
         """The given rows as a Prompts of their own."""
 
         def cut(tensor: torch.Tensor | None) -> torch.Tensor | None:

@@ -12,7 +12,6 @@ import numpy as np
 from xarray import Dataset
 
 from sinkscope.detect.attention import SINK
-from sinkscope.detect.decision import sinking_heads
 from sinkscope.report import frames
 from sinkscope.report.text import number_of, percent, percent_interval, ranges, short, visible
 from sinkscope.result import ScanSummary
@@ -39,6 +38,7 @@ class Thresholds:
 
 
 LIMITS = Thresholds()
+ELSEWHERE = ("learned", "positions", "tokens")  # kinds of sink that are not at P0
 NOT_SHOWN = (
     "A scan observes and changes nothing. It does not show which parts of the model make the "
     "sink, nor that any pattern shown here causes it: that takes causal tests, which are "
@@ -47,13 +47,16 @@ NOT_SHOWN = (
 
 
 def strength(scan: ScanSummary) -> str:
-    """One of `sink`, `few` (in a few heads), `more` (than uniform, no sink), `none`, `unknown`."""
+    """One of `sink`, `few` (in a few heads), `elsewhere`, `more` (than even), `none`, `unknown`."""
     share, uniform = number_of(scan.late_share), scan.uniform_late_share
+    if scan.sink["kind"] in ELSEWHERE:
+        return "elsewhere"
     if share is None or not uniform:
         return "unknown"
     times = share / uniform
     if scan.p0_sink:
-        return "sink" if times >= LIMITS.times_uniform else "few"
+        few = "few heads" in scan.sink["words"] or times < LIMITS.times_uniform
+        return "few" if few else "sink"
     return "more" if times >= LIMITS.times_more else "none"
 
 
@@ -61,7 +64,7 @@ def heads_above_random(data: Dataset) -> float | None:
     """Share of heads that give P0 more than the 99th percentile of random target positions."""
     if not frames.has(data, "random_target_p99"):
         return None
-    share, bound = frames.alpha0(data), np.asarray(data["random_target_p99"].values)
+    share, bound = frames.late_share(data), np.asarray(data["random_target_p99"].values)
     seen = np.isfinite(share) & np.isfinite(bound)
     return float((share[seen] > bound[seen]).mean()) if seen.any() else None
 
@@ -78,11 +81,8 @@ def sink_heads(data: Dataset) -> list[tuple[int, int, float]] | None:
 
 
 def sinking_layers(data: Dataset) -> np.ndarray | None:
-    """[layer, head] which heads sink, by the rule of `detect`; None where a null is missing."""
-    if not frames.has(data, "p0_received", "uniform_late", "random_target_p99"):
-        return None
-    nulls = data["uniform_late"].values, data["random_target_p99"].values
-    return sinking_heads(frames.late_share(data), frames.alpha0(data), *nulls)
+    """[layer, head] which heads sink at P0, as `detect` found; None where that is not told."""
+    return data["sinking"].values > 0 if frames.has(data, "sinking") else None
 
 
 def _named(data: Dataset, chosen: np.ndarray) -> list[tuple[int, int, float]]:
@@ -97,7 +97,7 @@ def verdict_so_far(scan_summary: ScanSummary, dataset: Dataset) -> list[str]:
         _headline(scan_summary),
         _by_type(scan_summary),
         _nulls(dataset),
-        _where(dataset),
+        _where(scan_summary, dataset),
         _what_sits_there(scan_summary),
         _stream(dataset),
         _elsewhere(dataset),
@@ -110,23 +110,52 @@ def verdict_so_far(scan_summary: ScanSummary, dataset: Dataset) -> list[str]:
 
 
 def _headline(scan: ScanSummary) -> str:
-    kind = strength(scan)
-    share = number_of(scan.late_share)
-    if kind == "unknown" or share is None or not scan.uniform_late_share:
+    kind, share = strength(scan), number_of(scan.late_share)
+    if kind == "unknown":
         return "Whether position zero is a sink cannot be said: no late query sees it."
     words = {
         "sink": "Position zero is an attention sink",
         "few": "Position zero is an attention sink, in a few heads",
+        "elsewhere": f"Position zero is no attention sink, but {_held_elsewhere(scan)}",
         "more": "Position zero draws more than even attention would give it, but is no sink",
-        "none": "Position zero is no attention sink",
+        "none": "Position zero is no attention sink, nor is anything else",
     }
+    said = words[kind] + _how(scan)
+    if share is None or not scan.uniform_late_share:
+        return f"{said}; no late query sees position zero."
     interval = percent_interval(scan.late_share)
     interval = f" (95\u00a0% interval {interval}\u00a0%)" if interval else ""
     times = short(share / scan.uniform_late_share)
     return (
-        f"{words[kind]}: later queries give it {percent(share)} of their attention{interval}, "
+        f"{said}: later queries give it {percent(share)} of their attention{interval}, "
         f"{times} times the {percent(scan.uniform_late_share)} of uniform attention."
     )
+
+
+def _how(scan: ScanSummary) -> str:
+    """What must be said beside it: weak, in part of the prompts, with other positions."""
+    if not scan.p0_sink:
+        return ""
+    found, parts = scan.sink, []
+    if "weak" in found["words"]:
+        parts.append(f"a weak one (no head gives it more than {_round_percent(SINK)})")
+    if "part of the prompts" in found["words"]:
+        parts.append(f"in {found['prompts']} prompts only")
+    others = [place for place in found["positions"] if place]
+    if others:
+        parts.append(f"together with {_plural('position', ranges(others))} {ranges(others)}")
+    return "".join(f", {part}" for part in parts)
+
+
+def _held_elsewhere(scan: ScanSummary) -> str:
+    found = scan.sink
+    heads = f"{found['heads']} heads sink" if found["heads"] > 1 else "one head sinks"
+    if found["kind"] == "learned":
+        return f"{heads} on a learned logit, which is no position"
+    if found["kind"] == "positions":
+        at = ranges(found["positions"])
+        return f"{heads} at {_plural('position', at)} {at}"
+    return f"{heads} at tokens wherever they stand ({', '.join(map(visible, found['tokens']))})"
 
 
 def _by_type(scan: ScanSummary) -> str:
@@ -144,8 +173,8 @@ def _nulls(data: Dataset) -> str:
     if above is not None:
         count = f"{percent(above)} of the heads give" if above else "No head gives"
         parts.append(
-            f"{count} it more than the 99th percentile of random "
-            "target positions (1\u00a0% would by chance)"
+            f"{count} it more late attention than the 99th percentile of random keys that the same "
+            "queries see (1\u00a0% would by chance)"
         )
     if frames.has(data, "untrained_late"):
         untrained = np.asarray(data["untrained_late"].values, dtype=np.float64)
@@ -156,14 +185,16 @@ def _nulls(data: Dataset) -> str:
     return _sentence("; ".join(parts))
 
 
-def _where(data: Dataset) -> str:
+def _where(scan: ScanSummary, data: Dataset) -> str:
     found = sink_heads(data)
     total = int(np.isfinite(frames.late_share(data)).sum())
     if found is None:
         return ""
     least = f"more than {_round_percent(SINK)} of its late attention"
     if not found:
-        return f"No head is a sink (gives it {least}, and more than its nulls)."
+        return f"No head sinks at it (gives it {least}, and more than its nulls)."
+    if {"weak", "part of the prompts"} & set(scan.sink["words"]):
+        least = f"more than {_round_percent(found[-1][2])} of its late attention"
     in_blocks = ranges([block for block, _, _ in found])
     return (
         f"{len(found)} of {total} heads are sinks (give it {least}, and more than their nulls), "
