@@ -4,9 +4,10 @@ Position zero comes first. A head sinks there if its late queries put more than 
 than three times what uniform attention would, and more than the 99th percentile of random keys that
 the same queries see (`nulls.random_target_p99`). Where no head passes SINK on the mean, heads count
 that pass it in part of the prompts, oftener than chance would have it; where there is none of them
-either, two heads or more that pass WEAK in nearly all of them. Only then is it asked whether the model sinks elsewhere: on a learned
-logit, at other positions, at tokens wherever they stand. Positions and tokens must pass in both
-halves of the prompts, so that none is chosen and judged on the same ones.
+either, two heads or more that pass WEAK in nearly all of them. Only then is it asked whether the
+model sinks elsewhere: on a learned logit, at other positions, at tokens wherever they stand.
+Positions and tokens must pass in both halves of the prompts, so that none is chosen and judged on
+the same ones.
 """
 
 from __future__ import annotations
