@@ -167,7 +167,7 @@ class _Found:
         if learned is None:
             return np.zeros_like(self.late, dtype=bool), ()
         with np.errstate(invalid="ignore"):
-            return learned > LEARNED, ()
+            return np.asarray(learned > LEARNED), ()
 
     def positions(self) -> tuple[np.ndarray, tuple[int, ...]]:
         """Heads that sink at a run of positions, whatever stands there, and these positions."""

@@ -26,11 +26,11 @@ class TokenMass:
 
     def __init__(self, prompts: Prompts) -> None:
         ids, lengths = prompts.input_ids.cpu(), prompts.lengths.tolist()
-        halves = [
-            np.unique(np.concatenate([[], *(row[:n] for row, n in zip(ids[h::2], lengths[h::2]))]))
-            for h in (0, 1)
-        ]
-        self.tokens = np.intersect1d(*halves).astype(np.int64)
+        first, second = (
+            np.concatenate([[], *(row[:n] for row, n in zip(ids[half::2], lengths[half::2]))])
+            for half in (0, 1)
+        )
+        self.tokens = np.intersect1d(first, second).astype(np.int64)
         self._places = _first_places(ids, lengths, self.tokens)
         self._lengths = torch.tensor(lengths)
         self._rows = 0
