@@ -164,10 +164,10 @@ class _Found:
     def learned(self) -> tuple[np.ndarray, tuple[int, ...]]:
         """Heads that sink on a learned logit."""
         learned = self.stats.mean("learned")
-        if learned is None:
-            return np.zeros_like(self.late, dtype=bool), ()
-        with np.errstate(invalid="ignore"):
-            return np.asarray(learned > LEARNED), ()
+        heads = np.zeros_like(self.late, dtype=bool)
+        if learned is not None:
+            np.greater(learned, LEARNED, out=heads, where=np.isfinite(learned))
+        return heads, ()
 
     def positions(self) -> tuple[np.ndarray, tuple[int, ...]]:
         """Heads that sink at a run of positions, whatever stands there, and these positions."""
