@@ -176,7 +176,7 @@ class _Found:
             chosen = (self.curves > np.maximum(uniform, LEAST)).all(0) & self._often(LEAST)[1]
         held = _run_sums(np.where(chosen, np.nan_to_num(self.curves).min(0), 0.0))
         run = held > np.maximum(SINK, uniform)
-        heads = run.any(-1)
+        heads = np.asarray(run.any(-1))
         return heads, tuple(int(k) for k in np.flatnonzero(run[heads].any(0)))
 
     def tokens(self) -> tuple[np.ndarray, tuple[int, ...]]:
