@@ -27,9 +27,7 @@ def read_documents(text: str) -> tuple[list[str], str]:
         raise InputError(f"{text} is not UTF-8 text.") from None
     if path.suffix == ".jsonl":
         documents = [
-            _text_of(line, text, i)
-            for i, line in enumerate(content.splitlines(), 1)
-            if line.strip()
+            _text_of(line, text, i) for i, line in enumerate(content.split("\n"), 1) if line.strip()
         ]
     else:
         documents = content.split("\f")

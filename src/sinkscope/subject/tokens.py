@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sinkscope.errors import InputError
+from sinkscope.files import storable
 from sinkscope.settings import BOS_POLICIES
 from sinkscope.subject.load import Subject
 
@@ -42,10 +43,10 @@ def bos_id(subject: Subject) -> int:
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """Text of one token, fit to be stored as UTF-8; its id where there is no tokenizer."""
+    """Text of one token, fit to be stored; its id where there is no tokenizer."""
     if tokenizer is None:
         return str(token)
-    return tokenizer.decode([token]).encode("utf-8", "replace").decode("utf-8")
+    return storable(tokenizer.decode([token]))
 
 
 def vocabulary(subject: Subject) -> int:
