@@ -507,3 +507,23 @@ def test_an_alias_bomb_is_refused(tmp_path, capsys):
     for command in (["lab", "run"], ["lab", "train"]):
         code, _, err = run(capsys, *command, tmp_path / "e.yaml", "--out", tmp_path / "D")
         assert (code, "too large" in err) == (2, True), err
+
+
+def test_a_long_document_is_encoded_piece_by_piece(monkeypatch):
+    from sinkscope.subject import windows
+
+    seen = []
+
+    def tokenizer(text, **options):
+        seen.append(len(text))
+        return {"input_ids": [ord(c) for c in text]}
+
+    monkeypatch.setattr(windows, "PIECE", 64)
+    for text in ("word " * 100, "x" * 300, "\n" * 200, "a line\n" * 50, ""):
+        assert "".join(map(chr, windows._encoded(tokenizer, text))) == text
+    assert max(seen) <= 64
+
+
+def test_more_prompts_than_memory_are_refused(folder, capsys):
+    code, _, err = run(capsys, "scan", folder, "--prompts", "random", "--n", "2147483648")
+    assert (code, "tokens" in err) == (4, True)
