@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 import sinkscope
-from sinkscope.cli import INTERRUPTED, TERMINATED, commands, doctor, lab, models, report, terminated
+from sinkscope.cli import commands, doctor, lab, models, report
+from sinkscope.cli.ending import INTERRUPTED, TERMINATED, terminated
 from sinkscope.errors import Interrupted, SinkscopeError, is_out_of_memory, is_panic
 from sinkscope.files import disk_is_full, written
 from sinkscope.report.text import visible
