@@ -52,7 +52,15 @@ __all__ = [
     "VerifySummary",
     "load_result",
 ]
-COMMANDS = ("scan", "trace", "verify", "timeline", "mix", "replication")  # what a result can hold
+COMMANDS = (
+    "scan",
+    "trace",
+    "verify",
+    "timeline",
+    "mix",
+    "advise",
+    "replication",
+)  # what a result can hold
 SUMMARY, ARRAYS, REPORT = "summary.json", "arrays.nc", "report.html"
 CIRCUITS = ("circuit.json", "circuit-with.json", "circuit-without.json")
 RUN = "run"  # attribute of arrays.nc: which run it is of

@@ -9,6 +9,7 @@ from typing import Any
 
 from sinkscope.errors import InputError
 from sinkscope.subject.header import declared, refuse_no_numbers
+from sinkscope.subject.incomplete import left_by_training, refuse_pieces
 from sinkscope.subject.memory import refuse_too_large
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -56,11 +57,15 @@ def check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> dic
     Refuses a folder without a readable config.json, or without weights that may be read.
     """
     config_file = path / "config.json"
-    if not config_file.is_file():
-        raise InputError(f"{path} has no config.json, so it is not a Hugging Face model folder.")
     for entry in path.iterdir():
         if entry.suffix in READ and entry.exists() and not (entry.is_file() or entry.is_dir()):
             raise InputError(f"{entry} is no regular file.")  # to read a pipe is to wait for ever
+    refuse_pieces(path)
+    if not config_file.is_file():
+        other = left_by_training(path)
+        raise InputError(
+            other or f"{path} has no config.json, so it is not a Hugging Face model folder."
+        )
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

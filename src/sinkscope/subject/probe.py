@@ -18,7 +18,7 @@ def refuse_no_finite(model: Any, where: str) -> None:
         if parameter.device.type == "meta" or not parameter.numel():
             continue  # offloaded by device_map; checked when it is read
         if not parameter.dtype.is_floating_point:
-            raise InputError(f"{where}: weight {name} is of {parameter.dtype}, which is no float.")
+            continue  # packed by a quantiser
         low, high = (float(end) for end in torch.aminmax(parameter.detach().float()))
         largest = max(-low, high)
         if not largest <= torch.finfo(torch.float32).max:

@@ -15,6 +15,7 @@ from sinkscope.errors import (
     is_out_of_memory,
     is_panic,
 )
+from sinkscope.subject import checkpoint_keys as keys
 from sinkscope.subject.folder import refuse_foreign_code
 
 SAMPLE = "Attention is paid to the first token, whatever it is.\n"
@@ -64,23 +65,48 @@ def load_weights(
     device_map: str | dict[str, str] | None,
     allow_pickle: bool,
     model_class: Any = None,
-) -> Any:
-    """Load weights into `model_class` (None: the causal model); none of its own may be missing."""
+    blocks: int | None = None,
+) -> tuple[Any, str]:
+    """Load weights into `model_class` (None: the causal model); none of its own may be missing.
+
+    blocks  of the full model, where `model_class` holds only its first blocks
+
+    Returns the model and what is to be said of weights that it does not use, or "".
+    """
+    from transformers import AutoModelForCausalLM
+
+    options = {
+        "config": config,
+        "dtype": dtype,
+        "output_loading_info": True,
+        "use_safetensors": None if allow_pickle else True,
+        **common,
+        **({"device_map": device_map} if device_map else {}),
+    }
+    kind = model_class or AutoModelForCausalLM
+    model, info = _from_pretrained(kind, where, options)
+    mapping = keys.key_mapping(info["missing_keys"], info["unexpected_keys"])
+    if mapping:
+        model, info = _from_pretrained(kind, where, {**options, "key_mapping": mapping})
+    note = keys.refuse_or_tell(where, model, info["unexpected_keys"], blocks)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise InputError(
+            f"{where} lacks {len(missing)} weights, such as {missing[0]}; a model "
+            "with random parts would give meaningless numbers."
+        )
+    if mapping:
+        note = f"Names of training wrappers were taken off its weights' names. {note}".strip()
+    return model, note
+
+
+def _from_pretrained(kind: Any, where: str, options: dict) -> tuple[Any, dict[str, Any]]:
+    """transformers' own loading, with its failures in one sentence: (model, what it found)."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    extra = {"device_map": device_map} if device_map else {}
-    loaded: Any
     try:
-        loaded = (model_class or AutoModelForCausalLM).from_pretrained(
-            where,
-            config=config,
-            dtype=dtype,
-            output_loading_info=True,
-            use_safetensors=None if allow_pickle else True,
-            **common,
-            **extra,
-        )
+        return kind.from_pretrained(where, **options)
     except SafetensorError as error:
         raise InputError(f"{where}: the safetensors file is corrupt ({error}).") from None
     except OSError as error:
@@ -88,17 +114,9 @@ def load_weights(
     except Exception as error:  # as above
         if is_out_of_memory(error):
             raise OutOfResources(_NO_MEMORY.format(where)) from None
-        if model_class is not None and isinstance(error, AttributeError):
+        if kind is not AutoModelForCausalLM and isinstance(error, AttributeError):
             raise  # a class of the caller's own, who knows what that means
         raise InputError(f"{where} cannot be loaded: {first_line(error)}") from None
-    model, info = loaded
-    missing = sorted(info.get("missing_keys") or [])
-    if missing:
-        raise InputError(
-            f"{where} lacks {len(missing)} weights, such as {missing[0]}; a model "
-            "with random parts would give meaningless numbers."
-        )
-    return model
 
 
 def to_device(model: Any, device: str) -> Any:

@@ -60,7 +60,10 @@ def cached_pilot(
             continue
         progress(label, 1, 1)
         return Pilot.from_json(content["pilot"]), content["model"]
-    raise type(first or InputError())(f"no checkpoint of {run.name} can be loaded: {first}")
+    names = ", ".join(checkpoint.name for checkpoint in run.checkpoints)
+    raise type(first or InputError())(
+        f"no checkpoint of {run.name} ({names}) can be loaded: {first}"
+    )
 
 
 def _kept(path: Path) -> dict[str, Any] | None:
