@@ -191,7 +191,7 @@ class AdviseSettings(PromptSettings):
     """
 
     n: int = option(8, at_least=1)
-    length: int = option(512, at_least=32)
+    length: int = option(256, at_least=2)
     within: float = option(0.02, at_least=0)
     questions: str | None = None
 
