@@ -18,7 +18,7 @@ from sinkscope.report import compare, embed, frames, theme
 from sinkscope.report.export import export_figures
 from sinkscope.report.page import render_page
 from sinkscope.report.parts import Tables
-from sinkscope.report.scan import charts, curves, depth, tables, words
+from sinkscope.report.scan import charts, curves, depth, headline, tables, words
 from sinkscope.report.scan import figures as scan_figures
 from sinkscope.report.scan import page as scan_page
 from sinkscope.report.table import render_rich, render_text
@@ -302,9 +302,9 @@ def test_words_follow_the_decision_of_the_scan(result):
     for (decided, times), expected in cases.items():
         scan.p0_sink = decided
         scan.late_share = scan.late_share.model_copy(update={"value": times * uniform})
-        assert words.strength(scan) == expected
+        assert headline.strength(scan) == expected
     scan.late_share = scan.late_share.model_copy(update={"value": None})
-    assert words.strength(scan) == "unknown"
+    assert headline.strength(scan) == "unknown"
 
 
 def test_no_sentence_claims_a_circuit_or_a_cause(result):

@@ -5,7 +5,6 @@ A scan observes and changes nothing, so no sentence here names a circuit or a ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,51 +12,16 @@ from xarray import Dataset
 
 from sinkscope.detect.attention import SINK
 from sinkscope.report import frames
-from sinkscope.report.text import number_of, percent, percent_interval, ranges, short, visible
+from sinkscope.report.scan.headline import LIMITS, headline, plural, round_percent
+from sinkscope.report.text import number_of, percent, ranges, short, visible
 from sinkscope.result import ScanSummary
 from sinkscope.stats import nan_mean
 
-
-@dataclass(frozen=True)
-class Thresholds:
-    """When a word may be used. Conventions of this report; whether there is a sink, the scan says.
-
-    times_uniform   a sink below this many times uniform attention, over all heads, is called one
-                    "in a few heads"
-    times_more      without a sink: from here on P0 draws "more than even attention would give"
-    norm_rise       below this ratio P0 is "not amplified in norm" (untrained Llamas reach 2)
-    same_direction  mean cosine over first tokens from which the direction is "nearly the same"
-    elsewhere       mean share on sinks elsewhere, or on a learned sink, that is worth a sentence
-    """
-
-    times_uniform: float = 3.0
-    times_more: float = 1.5
-    norm_rise: float = 1.5
-    same_direction: float = 0.9
-    elsewhere: float = 0.02
-
-
-LIMITS = Thresholds()
-ELSEWHERE = ("learned", "positions", "tokens")  # kinds of sink that are not at P0
 NOT_SHOWN = (
     "A scan observes and changes nothing. It does not show which parts of the model make the "
     "sink, nor that any pattern shown here causes it: that takes causal tests, which are "
     "not part of a scan."
 )
-
-
-def strength(scan: ScanSummary) -> str:
-    """One of `sink`, `few` (in a few heads), `elsewhere`, `more` (than even), `none`, `unknown`."""
-    share, uniform = number_of(scan.late_share), scan.uniform_late_share
-    if scan.sink["kind"] in ELSEWHERE:
-        return "elsewhere"
-    if share is None or not uniform:
-        return "unknown"
-    times = share / uniform
-    if scan.p0_sink:
-        few = "few heads" in scan.sink["words"] or times < LIMITS.times_uniform
-        return "few" if few else "sink"
-    return "more" if times >= LIMITS.times_more else "none"
 
 
 def heads_above_random(data: Dataset) -> float | None:
@@ -94,7 +58,7 @@ def _named(data: Dataset, chosen: np.ndarray) -> list[tuple[int, int, float]]:
 def verdict_so_far(scan_summary: ScanSummary, dataset: Dataset) -> list[str]:
     """What the scan of one BOS policy shows, as sentences; the first is the headline."""
     parts = (
-        _headline(scan_summary),
+        headline(scan_summary),
         _by_type(scan_summary),
         _nulls(dataset),
         _where(scan_summary, dataset),
@@ -107,55 +71,6 @@ def verdict_so_far(scan_summary: ScanSummary, dataset: Dataset) -> list[str]:
         NOT_SHOWN,
     )
     return [part for part in parts if part]
-
-
-def _headline(scan: ScanSummary) -> str:
-    kind, share = strength(scan), number_of(scan.late_share)
-    if kind == "unknown":
-        return "Whether position zero is a sink cannot be said: no late query sees it."
-    words = {
-        "sink": "Position zero is an attention sink",
-        "few": "Position zero is an attention sink, in a few heads",
-        "elsewhere": f"Position zero is no attention sink, but {_held_elsewhere(scan)}",
-        "more": "Position zero draws more than even attention would give it, but is no sink",
-        "none": "Position zero is no attention sink, nor is anything else",
-    }
-    said = words[kind] + _how(scan)
-    if share is None or not scan.uniform_late_share:
-        return f"{said}; no late query sees position zero."
-    interval = percent_interval(scan.late_share)
-    interval = f" (95\u00a0% interval {interval}\u00a0%)" if interval else ""
-    times = short(share / scan.uniform_late_share)
-    return (
-        f"{said}: later queries give it {percent(share)} of their attention{interval}, "
-        f"{times} times the {percent(scan.uniform_late_share)} of uniform attention."
-    )
-
-
-def _how(scan: ScanSummary) -> str:
-    """What must be said beside it: weak, in part of the prompts, with other positions."""
-    if not scan.p0_sink:
-        return ""
-    found, parts = scan.sink, []
-    if "weak" in found["words"]:
-        parts.append(f"a weak one (no head gives it more than {_round_percent(SINK)})")
-    if "part of the prompts" in found["words"]:
-        parts.append(f"in {found['prompts']} prompts only")
-    others = [place for place in found["positions"] if place]
-    if others:
-        parts.append(f"together with {_plural('position', ranges(others))} {ranges(others)}")
-    return "".join(f", {part}" for part in parts)
-
-
-def _held_elsewhere(scan: ScanSummary) -> str:
-    found = scan.sink
-    heads = f"{found['heads']} heads sink" if found["heads"] > 1 else "one head sinks"
-    if found["kind"] == "learned":
-        return f"{heads} on a learned logit, which is no position"
-    if found["kind"] == "positions":
-        at = ranges(found["positions"])
-        return f"{heads} at {_plural('position', at)} {at}"
-    return f"{heads} at tokens wherever they stand ({', '.join(map(visible, found['tokens']))})"
 
 
 def _by_type(scan: ScanSummary) -> str:
@@ -190,24 +105,16 @@ def _where(scan: ScanSummary, data: Dataset) -> str:
     total = int(np.isfinite(frames.late_share(data)).sum())
     if found is None:
         return ""
-    least = f"more than {_round_percent(SINK)} of its late attention"
+    least = f"more than {round_percent(SINK)} of its late attention"
     if not found:
         return f"No head sinks at it (gives it {least}, and more than its nulls)."
     if {"weak", "part of the prompts"} & set(scan.sink["words"]):
-        least = f"more than {_round_percent(found[-1][2])} of its late attention"
+        least = f"more than {round_percent(found[-1][2])} of its late attention"
     in_blocks = ranges([block for block, _, _ in found])
     return (
         f"{len(found)} of {total} heads are sinks (give it {least}, and more than their nulls), "
-        f"in {_plural('block', in_blocks)} {in_blocks}."
+        f"in {plural('block', in_blocks)} {in_blocks}."
     )
-
-
-def _round_percent(value: float) -> str:
-    return f"{100 * value:.0f}\u00a0%"
-
-
-def _plural(word: str, shown: str) -> str:
-    return word if shown.isdigit() else f"{word}s"
 
 
 def _what_sits_there(scan: ScanSummary) -> str:
@@ -302,7 +209,7 @@ def _unread(data: Dataset) -> str:
         return ""
     shown = ranges([int(block) for block in frames.blocks(data)[missing]])
     return (
-        f"In {_plural('block', shown)} {shown} no late query can see position zero, "
+        f"In {plural('block', shown)} {shown} no late query can see position zero, "
         "because it lies outside the attention window."
     )
 
