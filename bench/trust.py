@@ -55,17 +55,18 @@ def one_draw(task: tuple[str, int]) -> dict[str, Any]:
     return draw | {"seconds": round(time.perf_counter() - start, 2)}
 
 
-def tasks(draws: int, only: list[str]) -> Iterator[tuple[str, int]]:
+def tasks(draws: int, first: int, only: list[str]) -> Iterator[tuple[str, int]]:
     """Part and seed of every draw, the parts mixed."""
     for index in range(draws):
         for part, every in PARTS.items():
             if index % every == 0 and (not only or part in only):
-                yield part, FIRST_SEED + index // every
+                yield part, first + index // every
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first draws")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=[], choices=list(PARTS))
     parser.add_argument("--keep", type=Path, help="JSON lines, one draw each")
@@ -93,7 +94,7 @@ def main() -> int:
 
 def _drawn(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Draws that are kept, then those that are missing."""
-    wanted = list(tasks(options.draws, options.only))
+    wanted = list(tasks(options.draws, options.seed, options.only))
     kept = []
     if options.keep and options.keep.exists():
         kept = [json.loads(line) for line in options.keep.read_text("utf-8").splitlines()]

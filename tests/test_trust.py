@@ -56,7 +56,7 @@ def test_what_moves_in_a_series_is_in_the_models(grown):
     for state, kept, gained in (
         (whole, 1.0, 0.0),
         (replace(whole, moved=1.0), 0.0, 1.0),
-        (replace(whole, logit=3.2), 0.4, 0.0),
+        (replace(whole, logit=3.98), 0.4, 0.0),
         (replace(whole, size=0.0), 0.0, 0.0),
     ):
         grown.put(state)
@@ -105,7 +105,7 @@ def test_the_tally_counts_what_is_wrong():
     assert values["values"]["verdict"] == [1, 2]
     assert values["values"]["decoy called p0-circuit"] == [1, 1]
     assert values["values"]["broken"] == [1, 3]
-    assert ["position-embedding", "p0-circuit", 1] in values["confusion"]
+    assert ["position-embedding", "p0-circuit", 1, "position-ramp 1"] in values["confusion"]
     missed = " ".join(tally.missed_floors(values))
     assert all(name in missed for name in ("verdict", "decoy", "broken"))
     assert tally.missed_floors(tally.summary([draw()])) == []

@@ -14,19 +14,17 @@ the answer is known, by code that the tool does not use ([known-answers.md](know
 how that is held); what each answer means stands in [measures.md](measures.md). No seed here has set
 a threshold.
 """
-TELLS = """## What it cannot tell apart
+TELLS = """By construction, and not by a lack of prompts:
 
-- A sink that needs both an unmixed position zero and one of certain tokens there (`p0-part`): a
-  circuit that is conditional, or tokens that are conditional. Both are right; the scan says in how
-  many of the prompts the sink is.
-- Two carriers of which either is enough and neither is used up (`p0-or-bos`) from two that add up:
-  both are named, and removing both must end the sink.
-- One carrier read by all heads and two carriers along the same direction, once one of them makes
-  less than the tenth part: what an interval cannot part from nothing is not named.
-- Position ids that are all marked alike from a sink that is spread over the first positions for
-  another reason, where the model has no position to shift to: only the swap of two ids is left.
-- Events after a calm longer than the settling signal waits for: nothing that looks back can
-  foresee them, and they are left out of the figure for settling.
+- A sink that needs both an unmixed position zero and one of certain tokens there (`p0-part`) is a
+  circuit on condition, or tokens on condition. It counts as a circuit here, since the tokens do
+  nothing elsewhere; the scan says in how many of the prompts the sink is.
+- Where either of two carriers is enough (`p0-or-bos`), removing one changes nothing. Both are due,
+  since removing both ends the sink.
+- Where prompts fill all positions of a model (`position-full`), ids cannot be shifted. Only
+  swapping two of them is left to tell position ids from position zero.
+- An event after a calm longer than the settling signal waits for cannot be foreseen by anything
+  that looks back; such runs are left out of the figure for settling.
 """
 
 
@@ -37,6 +35,7 @@ def page(values: dict[str, Any]) -> str:
         _floors(values["values"]),
         _kinds(values["by_kind"]),
         _confusion(values["confusion"]),
+        _mistaken(values["confusion"]),
         TELLS,
         _prompts(values["few_prompts"]),
     ]
@@ -83,6 +82,13 @@ def _confusion(counts: list[list]) -> str:
     rows = [(f"`{one}`", *(cells.get((one, other), "") for other in said)) for one in due]
     head = ("true \\ said", *(f"`{name}`" for name in said))
     return "## Verdicts, true and said\n\n" + _table(head, rows) + "\n"
+
+
+def _mistaken(counts: list[list]) -> str:
+    wrong = [row for row in counts if row[0] != row[1]]
+    lines = [f"- `{due}` called `{said}`, {n} times: {kinds}." for due, said, n, kinds in wrong]
+    found = "\n".join(lines) or "No verdict was wrong in these draws."
+    return f"## What it cannot tell apart\n\n{found}\n"
 
 
 def _prompts(rows: list[list]) -> str:

@@ -87,7 +87,9 @@ def table(values: dict[str, Any]) -> str:
         f"  {kind:28} " + ", ".join(f"{name} {hits}/{of}" for name, (hits, of) in rows.items())
         for kind, rows in values["by_kind"].items()
     ]
-    lines += [f"due {due}, said {said}: {n}" for due, said, n in values["confusion"] if due != said]
+    lines += [
+        f"due {due}, said {said}: {n}" for due, said, n, _ in values["confusion"] if due != said
+    ]
     return "\n".join([*lines, *(str(row) for row in values["wrong"])])
 
 
@@ -115,9 +117,15 @@ def _names(draws: list[dict[str, Any]]) -> list[str]:
 
 
 def _confusion(families: list[dict], networks: list[dict]) -> list[list]:
-    counts = Counter((draw["due"]["verdict"], draw["said"]["verdict"]) for draw in families)
-    counts += Counter(("none", draw["said"]["verdict"]) for draw in networks)
-    return [[*pair, n] for pair, n in sorted(counts.items())]
+    kinds: dict[tuple[str, str], Counter] = defaultdict(Counter)
+    for draw in families:
+        kinds[draw["due"]["verdict"], draw["said"]["verdict"]][draw["kind"]] += 1
+    for draw in networks:
+        kinds["none", draw["said"]["verdict"]][draw["kind"]] += 1
+    return [
+        [*pair, each.total(), ", ".join(f"{kind} {n}" for kind, n in sorted(each.items()))]
+        for pair, each in sorted(kinds.items())
+    ]
 
 
 def _few(draws: list[dict[str, Any]]) -> list[list]:

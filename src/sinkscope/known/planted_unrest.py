@@ -15,7 +15,7 @@ from sinkscope.known.planted_series import Script, State
 from sinkscope.known.simulated_curves import draw_grid, step_at
 
 UNREST = ("gone", "returned", "rotation", "halving", "turning")
-LATE_KEYS = 36  # keys that a late query sees on average, at 48 tokens
+LATE_KEYS = 80  # what late queries see at 48 tokens weighs, their own token among it
 HIGHEST, LOWEST = 0.97, 0.4  # late share of the reading heads before and after its slow fall
 
 
