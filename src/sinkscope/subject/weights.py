@@ -70,11 +70,11 @@ def load_weights(
     device_map: str | dict[str, str] | None,
     allow_pickle: bool,
     model_class: Any = None,
-    blocks: int | None = None,
+    part: keys.Part = None,
 ) -> tuple[Any, str]:
     """Load weights into `model_class` (None: the causal model); none of its own may be missing.
 
-    blocks  of the full model, where `model_class` holds only its first blocks
+    part  how many first blocks of how many, where `model_class` does not hold all
 
     Returns the model and what is to be said of weights that it does not use, or "".
     """
@@ -95,7 +95,7 @@ def load_weights(
     mapping = keys.key_mapping(info["missing_keys"], info["unexpected_keys"])
     if mapping:
         model, info = _from_pretrained(kind, where, {**options, "key_mapping": mapping})
-    note = keys.refuse_or_tell(where, model, info["unexpected_keys"], blocks)
+    note = keys.refuse_or_tell(where, model, info["unexpected_keys"], part)
     missing = sorted(info["missing_keys"])
     if missing:
         raise InputError(
