@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from sinkscope.causal.power import outcome
-from sinkscope.causal.thresholds import INDUCED, NECESSARY
+from sinkscope.causal.thresholds import INDUCED, NECESSARY, NEGLIGIBLE
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.result import Measured
-from sinkscope.stats import holm
+from sinkscope.stats import holm, sign_flip_p
 
 NECESSITY, SUFFICIENCY = "necessity", "sufficiency"
 IDENTITY = "identity"  # judged as necessity: does the sink need that token, that position id
@@ -44,6 +44,7 @@ class Test:
     p0_norm         norm of P0 over the median of the others, at the last read point
     p0_cosine       cosine of P0 to the sink direction, mean over the inputs of reading blocks
     effect, control_effect  [n] per prompt; draws [m] mean effect of each random control
+    by_head, control_by_head  [n, heads] the same in each sink head, in the same units
     extra           what only some families measure, under its name in `schema.TestRow`
     p_holm, control_p_holm, passed, outcome, needs  are given by `judge` (`causal.power`)
     """
@@ -74,6 +75,8 @@ class Test:
     control_change: Measured | None = None
     control_margin_change: Measured | None = None
     control_effect: np.ndarray | None = None
+    by_head: np.ndarray | None = None
+    control_by_head: np.ndarray | None = None
     draws: np.ndarray | None = None
     p: float | None = None
     control_p: float | None = None
@@ -101,6 +104,16 @@ class Test:
         if self.control_effect is None or abs(self.size) < 1e-9:
             return None
         return float(np.nanmean(self.control_effect)) / self.size
+
+
+def tested(kind: str, effect: np.ndarray, control: np.ndarray) -> dict[str, Any]:
+    """The p values of a row: [n] effects of the edit and of its control."""
+    sign = 1.0 if kind == SUFFICIENCY else -1.0
+    return {
+        "p": sign_flip_p(sign * (effect - control)),
+        "control_p": sign_flip_p(sign * control - NEGLIGIBLE),
+        "control_effect": control,
+    }
 
 
 def in_words(edits: Sequence[Edit]) -> str:
