@@ -24,7 +24,11 @@ from sinkscope.stats import holm, sign_flip_p
 NECESSITY, SUFFICIENCY = "necessity", "sufficiency"
 IDENTITY = "identity"  # judged as necessity: does the sink need that token, that position id
 MEDIATION = "mediation"  # rows that `families.mediation` judges by itself
-TOKEN, POSITION, QUERY_BIAS = "token at P0", "position ids", "query bias"  # roles of identity rows
+# Roles of rows. Taken away from P0: its token, its position id, both at once; given to p: its
+# token, its id.
+TOKEN, POSITION, BOTH = "token at P0", "position ids", "token and position id"
+TOKEN_GIVEN, POSITION_GIVEN = "P0's token elsewhere", "P0's position id elsewhere"
+QUERY_BIAS = "query bias"
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,14 +126,15 @@ def in_words(edits: Sequence[Edit]) -> str:
 
 
 def judge(tests: Sequence[Test]) -> list[Test]:
-    """The tests with p adjusted over the confirmed rows of each id (Holm), and their outcomes.
+    """The tests with p adjusted over the deciding rows of each id (Holm), and their outcomes.
 
     A row holds if the edit does what the circuit predicts by enough, significantly more than its
-    control, and the control has at most half of its effect. Mediation rows are judged already.
+    control, and the control has at most half of its effect. Rows that are no claim have a p of
+    their own and are not judged; mediation rows are judged already.
     """
     judged = list(tests)
     for id in sorted({test.id for test in tests if test.kind != MEDIATION}):
-        rows = [n for n, test in enumerate(tests) if test.id == id]
+        rows = [n for n, test in enumerate(tests) if test.id == id and test.claim]
         own = holm([tests[n].p for n in rows])
         of_control = holm([tests[n].control_p for n in rows])
         family = sum(p is not None for p in own)
@@ -141,9 +146,10 @@ def judge(tests: Sequence[Test]) -> list[Test]:
 
 def _judged(test: Test, p_holm: float, family: int) -> Test:
     gained = test.kind == SUFFICIENCY
-    effect, bound = (test.effect, INDUCED) if gained else (-test.effect, NECESSARY)
-    found = outcome(effect, bound, p_holm, test.specificity, family)
-    note = found.note(int(np.isfinite(effect).sum()))
+    sign, bound = (1.0, INDUCED) if gained else (-1.0, NECESSARY)
+    over = None if test.control_effect is None else sign * (test.effect - test.control_effect)
+    found = outcome(sign * test.effect, bound, p_holm, test.specificity, family, over)
+    note = found.note(int(np.isfinite(test.effect).sum()))
     return replace(
         test,
         p_holm=p_holm,

@@ -70,6 +70,17 @@ class Screen:
         change = found.share[..., blocks, heads] - self.path.intact.share[..., blocks, heads]
         return list(change.double().numpy())
 
+    def margins(self, lists: Sequence[Edits]) -> np.ndarray | None:
+        """[lists] mean margin in nats, which does not saturate as the share does; None without."""
+        if isinstance(self.path, Missing):
+            return None
+        try:
+            margin = self.path.effects(lists).margin
+        except (Unsupported, InputError):
+            return None
+        blocks, heads = (list(part) for part in zip(*self.heads))
+        return np.asarray(margin[..., blocks, heads].flatten(1).double().nanmean(1))
+
 
 @dataclass(frozen=True)
 class Planned:
