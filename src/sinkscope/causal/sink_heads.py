@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sinkscope.causal.evidence import SUFFICIENCY, Test, tested
-from sinkscope.stats import nan_mean
+from sinkscope.stats import bootstrap, nan_mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +36,17 @@ class SinkHeads:
         return self.gap_of() if kind == SUFFICIENCY else self.scale_of()
 
     def on(self, test: Test, chosen: np.ndarray) -> Test:
-        """The row on some heads alone (chosen [k], boolean), relative to these; not judged yet."""
+        """The row on some heads alone (chosen [k], boolean), relative to these; not judged yet.
+
+        Changes in all, and by path, are of all heads: the row has none of them.
+        """
         if test.by_head is None or chosen.all():
             return test
         own = self.gap_of(chosen) if test.kind == SUFFICIENCY else self.scale_of(chosen)
         factor = self.unit(test.kind) / own
         effect = nan_mean(test.by_head[:, chosen], 1) * factor
+        nats = bootstrap(effect * own) if test.kind == SUFFICIENCY else None
+        test = replace(test, margin_change=nats, sink_change=None, key_change=None)
         if test.control_by_head is None:
             return replace(test, effect=effect)
         control = nan_mean(test.control_by_head[:, chosen], 1) * factor
