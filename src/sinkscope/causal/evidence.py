@@ -110,7 +110,7 @@ class Test:
         return float(np.nanmean(self.control_effect)) / self.size
 
 
-def tested(kind: str, effect: np.ndarray, control: np.ndarray) -> dict[str, Any]:
+def p_values(kind: str, effect: np.ndarray, control: np.ndarray) -> dict[str, Any]:
     """The p values of a row: [n] effects of the edit and of its control."""
     sign = 1.0 if kind == SUFFICIENCY else -1.0
     return {

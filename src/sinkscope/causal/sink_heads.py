@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sinkscope.causal.evidence import SUFFICIENCY, Test, tested
+from sinkscope.causal.evidence import SUFFICIENCY, Test, p_values
 from sinkscope.stats import bootstrap, nan_mean
 
 
@@ -50,4 +50,4 @@ class SinkHeads:
         if test.control_by_head is None:
             return replace(test, effect=effect)
         control = nan_mean(test.control_by_head[:, chosen], 1) * factor
-        return replace(test, effect=effect, **tested(test.kind, effect, control))
+        return replace(test, effect=effect, **p_values(test.kind, effect, control))

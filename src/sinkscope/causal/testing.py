@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sinkscope.causal.evidence import IDENTITY, NECESSITY, SUFFICIENCY, Test, in_words, tested
+from sinkscope.causal.evidence import IDENTITY, NECESSITY, SUFFICIENCY, Test, in_words, p_values
 from sinkscope.causal.screen import Planned, Screen
 from sinkscope.causal.sink_heads import SinkHeads
 from sinkscope.causal.thresholds import ORDINARY
@@ -260,7 +260,7 @@ class CausalBench:
         return {
             "control_change": self._sink(controls, at),
             "control_margin_change": self._margin(controls, at),
-            **tested(kind, nan_mean(by_head, 1), nan_mean(mean, 1)),
+            **p_values(kind, nan_mean(by_head, 1), nan_mean(mean, 1)),
             "control_by_head": mean,
             "draws": nan_mean(each, (1, 2)) if len(each) > 1 else None,
         }

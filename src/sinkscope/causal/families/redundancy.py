@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from sinkscope.causal.carriers import BY_ID, BY_TOKEN
-from sinkscope.causal.evidence import IDENTITY, NECESSITY, Test, tested
+from sinkscope.causal.evidence import IDENTITY, NECESSITY, Test, p_values
 from sinkscope.causal.families.identity import other_tokens
 from sinkscope.causal.families.necessity import (
     SECOND,
@@ -73,7 +73,7 @@ def _row(lab: CausalBench, removed: list[Edit], plan: Planned, base: Readout, le
         (lab.by_head(IDENTITY, lab.run(each)) - before) / left for each in (edits, control)
     )
     effect = nan_mean(whole, 1)
-    tests = tested(NECESSITY, effect, nan_mean(same, 1))
+    tests = p_values(NECESSITY, effect, nan_mean(same, 1))
     return replace(
         test, kind=NECESSITY, effect=effect, by_head=whole, control_by_head=same, **tests
     )
