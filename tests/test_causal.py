@@ -15,7 +15,7 @@ from sinkscope.causal.families.faithfulness import keep_circuit, traced_units
 from sinkscope.causal.families.necessity import mlp_writes, neurons, ranked_neurons, recognition
 from sinkscope.causal.families.sufficiency import self_only
 from sinkscope.causal.families.write_sets import write_sets
-from sinkscope.causal.p0_verdict import other_paths, with_p0_sink
+from sinkscope.causal.p0_verdict import with_p0_sink
 from sinkscope.causal.power import LEAST, outcome, prompts_for, prompts_to_settle, smallest_p
 from sinkscope.causal.sink_heads import SinkHeads
 from sinkscope.causal.summary import verify_dataset, verify_summary
@@ -23,6 +23,7 @@ from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import ALPHA, NEGLIGIBLE, thresholds
 from sinkscope.causal.verdict import VERDICTS, elsewhere, without_p0_sink
 from sinkscope.causal.verify import VerifySettings, run_tests, verify, verify_one
+from sinkscope.causal.words import other_paths
 from sinkscope.circuit.find import find_circuit
 from sinkscope.circuit.unit import NEURON, Unit
 from sinkscope.errors import InputError, Missing, Unsupported

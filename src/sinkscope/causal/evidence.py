@@ -36,7 +36,7 @@ class Test:
     """One edit beside its control.
 
     kind            sufficiency: the effect is the change of the margin at the position over
-                    `CausalBench.gap`; necessity, identity, mediation: the effect is the relative
+                    `SinkHeads.gap_of`; necessity, identity, mediation: the effect is the relative
                     change of the sink at P0, of necessity through P0's key where that is at hand
     claim           whether the row is evidence: doses and variants are shown and do not decide
     confirmed       whether it was run in full; a screened row has its effect through the key alone

@@ -14,6 +14,14 @@ from typing import Any
 import numpy as np
 
 from sinkscope.causal.evidence import IDENTITY, NECESSITY, SUFFICIENCY, Test, in_words, p_values
+from sinkscope.causal.readings import (
+    all_of,
+    cosine_on,
+    finite,
+    mass_moved,
+    mean_of,
+    median_draw,
+)
 from sinkscope.causal.screen import Planned, Screen
 from sinkscope.causal.sink_heads import SinkHeads
 from sinkscope.causal.thresholds import ORDINARY
@@ -25,7 +33,6 @@ from sinkscope.intervene.p0_path import KeyPath
 from sinkscope.intervene.readout import Readout
 from sinkscope.result import Measured
 from sinkscope.stats import nan_mean, paired_change
-from sinkscope.subject.prompts import token_text
 
 Edits = Sequence[Edit]
 
@@ -71,11 +78,6 @@ class CausalBench:
         own = self._on_heads(intact.margin[:, 0]) - self._on_heads(intact.bare_margin[:, at])
         gap = nan_mean(np.where(self.ordinary()[:, None], own, np.nan))
         return SinkHeads(tuple(self.heads), self._on_heads(intact.share[:, 0]), gap)
-
-    @property
-    def gap(self) -> float:
-        """Nats between P0's margin and that of p, P0 left out of p's keys: what p could gain."""
-        return self.sink_heads.gap_of()
 
     def _on_heads(self, values: np.ndarray) -> np.ndarray:
         """[n, heads] of [n, L, H]."""
@@ -157,7 +159,7 @@ class CausalBench:
             return self._on_heads(change) / self._scale
         at = intact.at(self.position)
         change = self._on_heads(read.bare_margin[:, at] - intact.bare_margin[:, at])
-        return np.where(self.ordinary()[:, None], change, np.nan) / self.gap
+        return np.where(self.ordinary()[:, None], change, np.nan) / self.sink_heads.gap_of()
 
     def test(
         self,
@@ -188,9 +190,9 @@ class CausalBench:
         if kind == NECESSITY:
             by_head = self.key_by_head([edits])[0]
             if by_head is not None and len(controls) > 1:
-                screened = _all(self.key_by_head(controls))
+                screened = all_of(self.key_by_head(controls))
         if screened is not None:
-            controls = [controls[_median(nan_mean(screened, 2))]]
+            controls = [controls[median_draw(nan_mean(screened, 2))]]
         read = self.run(edits, full=claim)
         total = nan_mean(self.by_head(kind, read), 1)
         key = None if by_head is None else nan_mean(by_head, 1)
@@ -215,15 +217,15 @@ class CausalBench:
             margin_change=self._margin([read], at),
             ce_change=self._ce(read),
             kl=None if moved or read.kl is None else self._change(read.kl),
-            p0_norm=_finite(np.nanmean(read.norm[:, 0, -1])),
-            p0_cosine=self._cosine(read),
-            mass_moved_to=self._moved(read),
+            p0_norm=finite(np.nanmean(read.norm[:, 0, -1])),
+            p0_cosine=cosine_on(read, self.heads),
+            mass_moved_to=mass_moved(self.engine, read),
             effect=nan_mean(by_head, 1),
             by_head=by_head,
             note=note,
             extra=extra or {},
             **({} if against is None else self._against(kind, by_head, reads, at, against)),
-            control_key_change=None if screened is None else self._share(_mean(screened)),
+            control_key_change=None if screened is None else self._share(mean_of(screened)),
         )
 
     def screened(
@@ -288,45 +290,7 @@ class CausalBench:
             return None
         return paired_change(read.ce, self.engine.intact.ce, seed=self.seed)
 
-    def _cosine(self, read: Readout) -> float | None:
-        points = sorted({block for block, _ in self.heads})
-        values = read.cosine[:, 0][:, points]
-        return _finite(values.mean()) if np.isfinite(values).all() else None
-
-    def _moved(self, read: Readout) -> dict[str, Any] | None:
-        """Where the mass went: the position that gained most on the reading heads."""
-        intact = self.engine.intact.received
-        if read.received is None or intact is None:
-            return None
-        gain = (read.received - intact).mean(0)
-        position = int(gain.argmax())
-        tokens = self.engine.prompts.input_ids[:, position]
-        tokenizer = self.engine.subject.tokenizer
-        token = token_text(tokenizer, int(tokens.mode().values))
-        return {"position": position, "token": token, "share": float(gain[position])}
-
     @property
     def key_path(self) -> KeyPath | Missing:
         """Effects of edits of P0 through its key, or why they are not at hand."""
         return self.screen.path
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _mean(each: np.ndarray) -> np.ndarray:
-    """[n] mean over draws and heads of effects [m, n, heads]."""
-    return nan_mean(nan_mean(each), 1)
-
-
-def _all(effects: list[np.ndarray | None]) -> np.ndarray | None:
-    """[m, n, heads] effects of all, or None where one is missing."""
-    found = [effect for effect in effects if effect is not None]
-    return np.stack(found) if len(found) == len(effects) else None
-
-
-def _median(effects: np.ndarray) -> int:
-    """The draw whose mean effect is the median one."""
-    order = np.argsort(np.nanmean(effects, 1), kind="stable")
-    return int(order[len(order) // 2])

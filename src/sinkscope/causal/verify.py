@@ -39,13 +39,14 @@ from sinkscope.causal.families import (
 )
 from sinkscope.causal.families.faithfulness import Kept, keep_circuit
 from sinkscope.causal.families.write_sets import write_sets
-from sinkscope.causal.p0_verdict import hidden_circuit, other_paths, with_p0_sink
+from sinkscope.causal.p0_verdict import hidden_circuit, with_p0_sink
 from sinkscope.causal.phase_needs import need_rows
 from sinkscope.causal.power import LEAST, MOST_ROWS, UNDETERMINED
 from sinkscope.causal.record import Verified
 from sinkscope.causal.summary import verify_dataset, verify_summary
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.verdict import elsewhere, without_p0_sink
+from sinkscope.causal.words import other_paths
 from sinkscope.circuit.find import find_circuit
 from sinkscope.circuit.model import Circuit
 from sinkscope.errors import InputError
