@@ -114,6 +114,7 @@ class VerdictDetail(TypedDict, total=False):
     asked_by: str  # of a circuit: query bias, where its heads lose the sink without it
     necessary: list[str]  # edits that the sink was shown to need
     tokens: list[int]  # ids of the tokens that heads sink at wherever they stand
+    positions: list[int]  # positions that heads sink at whatever stands there
 
 
 class CircuitSize(TypedDict, total=False):
