@@ -175,6 +175,21 @@ class MixSettings(PromptSettings):
 
 
 @dataclass(frozen=True)
+class AdviseSettings(PromptSettings):
+    """What to advise on.
+
+    length     tokens in each text; fewer where the positions of the model end before
+    within     rise of the loss that is acceptable, nats a token
+    questions  questions to answer, with commas between; default: all
+    """
+
+    n: int = option(8, at_least=1)
+    length: int = option(512, at_least=32)
+    within: float = option(0.02, at_least=0)
+    questions: str | None = None
+
+
+@dataclass(frozen=True)
 class TimelineSettings(PromptSettings):
     """What to measure in every checkpoint.
 
