@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -389,7 +390,7 @@ def test_without_p0s_key_every_row_is_confirmed_and_it_is_said():
     assert min(test.sink_change.value for test in tests) < -0.9
     subject = Subject.from_model(tiny_model("bloom"))
     prompts = token_prompts(torch.randint(3, 100, (2, 24)))
-    bench = CausalBench(Engine(subject, prompts), None, [(1, 0)], 5, 1, 0)
+    bench = CausalBench(Engine(subject, prompts), SimpleNamespace(phases=()), [(1, 0)], 5, 1, 0)
     assert isinstance(bench.screen.path, Missing)
     assert "run in full, without a screen" in bench.notes[0]
 
