@@ -43,7 +43,7 @@ class Components:
 
 def main_components(writes: Writes, share: float = SHARE) -> Components:
     """Rank every component by its write along u and keep the fewest that make `share` of it."""
-    table = _table(writes)
+    table = table_of(writes)
     positive = np.clip(np.array([value for _, value in table]), 0.0, None)
     total = positive.sum()
     if total <= 0:
@@ -53,13 +53,23 @@ def main_components(writes: Writes, share: float = SHARE) -> Components:
     found = [(table[i][0], float(table[i][1] / total)) for i in order[:count]]
     units = [(one, part) for one, part in found if isinstance(one, Unit)]
     whole = [(one, part) for one, part in found if isinstance(one, str)]
+    return with_experts(writes, units, whole, total)
+
+
+def with_experts(
+    writes: Writes,
+    units: list[tuple[Unit, float]],
+    whole: list[tuple[str, float]],
+    total: float,
+) -> Components:
+    """These units, with the experts that hold the routed neurons among them."""
     experts = _experts(writes, [unit for unit, _ in units], total)
     return Components((*units, *experts), tuple(whole))
 
 
 def unit_writes(writes: Writes) -> list[tuple[Unit, float]]:
     """Write along u of every head and neuron, in no order."""
-    return [(one, value) for one, value in _table(writes) if isinstance(one, Unit)]
+    return [(one, value) for one, value in table_of(writes) if isinstance(one, Unit)]
 
 
 def neuron_writes(writes: Writes) -> dict[int, np.ndarray]:
@@ -72,7 +82,7 @@ def neuron_writes(writes: Writes) -> dict[int, np.ndarray]:
     return found
 
 
-def _table(writes: Writes) -> list[tuple[Unit | str, float]]:
+def table_of(writes: Writes) -> list[tuple[Unit | str, float]]:
     """Write of every component: of units, and by name of what cannot be split."""
     rows: list[tuple[Unit | str, float]] = [("embedding", writes.embedding)]
 

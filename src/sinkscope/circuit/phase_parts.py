@@ -70,12 +70,15 @@ def readers(phase: Phase, reading: SinkHeads) -> Heads:
     Not every one is a sink head: a phase may draw less than that takes.
     """
     reads = reading.late > OVER_UNIFORM * reading.uniform_late[:, None]
-    return tuple((int(b), int(h)) for b, h in np.argwhere(reads) if phase.reads(b))
+    heads = ((int(b), int(h)) for b, h in np.argwhere(reads))
+    return tuple(head for head in heads if phase.reads(head[0]) and head not in phase.unread)
 
 
 def sink_heads(phase: Phase, reading: SinkHeads) -> Heads:
     """The sink heads among its readers."""
-    return tuple((block, head) for block, head in reading.heads if phase.reads(block))
+    return tuple(
+        head for head in reading.heads if phase.reads(head[0]) and head not in phase.unread
+    )
 
 
 def most_read(phases: Sequence[Phase], reading: SinkHeads) -> Phase | None:

@@ -1,0 +1,257 @@
+"""Who writes what sink heads read of position zero: named along their keys, then taken away.
+
+Along the sink direction alone, the largest writer is whoever makes P0 longest, read or not. So units
+are ranked by what they add to the logits of the sink heads, over what they write elsewhere: with the
+norms frozen, unit i of block b adds
+
+    w_i = mean_h ⟨g_h, Δ^i_0 − mean_t Δ^i_t⟩ / P_h,   over heads h of blocks behind b,
+
+with g_h the gradient of the head's logit and P_h what all blocks that raise it add, so that a head
+with long keys counts no more than another. Heads that read different writers each bring their own.
+The named units are the fewest that make 90 % of it; units of a sublayer that write against each
+other, so that their difference is what is read, are named together.
+
+Units that write along the sink direction and are read by no head are named too where the heads lose
+half of their rise without them, because later writes of P0 need them.
+
+What was named is then taken away from what the heads see: each named unit's write at P0 becomes its
+mean over the other positions, other writes stay. If the heads keep more than half of their share of
+P0, the named units are not what makes it, and none is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from sinkscope.circuit.components import SHARE, Components, table_of, with_experts
+from sinkscope.circuit.head_reads import HeadReads
+from sinkscope.circuit.keys import SinkLogits
+from sinkscope.circuit.phases import HALF
+from sinkscope.circuit.unit import HEAD, NEURON, Unit, by_block
+from sinkscope.circuit.writes import Key, Writes, dense_maps, written_along
+from sinkscope.observe.p0_stream import p0_states
+from sinkscope.observe.residual import residual_hooks
+from sinkscope.observe.sites import Sites
+from sinkscope.subject.load import Subject
+
+AGAINST = 0.1  # of the whole: so much a named unit's opponent in its sublayer must take back
+
+
+@dataclass(frozen=True)
+class Named:
+    """The units that are named, and how that was checked.
+
+    components  what is named; its shares are of what all writes that raise the logits add
+    kept        share of P0 that the heads keep without the named units, over intact; None: untested
+    rejected    what was not named since the heads keep more than half without it
+    vocabulary  part that the named units make of it over first tokens drawn evenly from the
+                vocabulary; `prompts` over those of the prompts
+    """
+
+    components: Components
+    kept: float | None = None
+    rejected: Components | None = None
+    prompts: float | None = None
+    vocabulary: float | None = None
+
+
+class Naming:
+    """What the sink heads of one phase read, and who wrote it."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        sites: Sites,
+        logits: SinkLogits,
+        reads: HeadReads,
+        heads: Sequence[tuple[int, int]],
+        usual: Mapping[Key, torch.Tensor],
+        d: torch.Tensor,
+    ) -> None:
+        """d [L+1, d]: what the embedding and each block wrote at P0, less at the others."""
+        self.subject, self.sites, self.reads = subject, sites, reads
+        chosen = [i for i, head in enumerate(logits.heads) if head in set(heads)]
+        self.heads = [logits.heads[i] for i in chosen]
+        gradient = logits.gradient.mean(0)[chosen]
+        blocks = torch.tensor([block for block, _ in self.heads])
+        earlier = torch.arange(len(d)) <= blocks[:, None]  # row 0 is the embedding
+        added = (gradient @ d.T) * earlier
+        scale = added.clamp_min(0).sum(1, keepdim=True).clamp_min(1e-9)
+        self._gradient, self._blocks = gradient / scale / len(chosen), blocks
+        self._embedding = float((added[:, :1] / scale).mean())
+        self.stop = int(blocks.max())
+        self.usual = usual
+
+    def written(self, tokens: torch.Tensor) -> Writes:
+        """What each unit adds to the logits with these tokens at P0, over elsewhere."""
+
+        def along(block: int) -> torch.Tensor:
+            return self._gradient[self._blocks > block].sum(0)
+
+        found = written_along(self.subject, self.sites, tokens, along, self.stop, self.usual)
+        total = dict(found.total)
+        for name, units in found.units.items():
+            shared = found.shared.get(name)
+            total[name] = float(units.sum()) + (0.0 if shared is None else float(shared.sum()))
+        return replace(found, embedding=self._embedding, total=total, bias={})
+
+    def kept(self, units: Sequence[Unit]) -> float | None:
+        """Part of their share that the heads keep without these units' writes; None: no telling.
+
+        Later writes of P0 stay as they are.
+        """
+        own = [unit for unit in units if unit.block < self.stop]
+        if not own or any(unit.kind not in (HEAD, NEURON) for unit in own):
+            return None
+        reads, less = self.reads, {}
+        for block in sorted({unit.block for unit in own}):
+            hooks = self._ablated([unit for unit in own if unit.block == block])
+            if hooks is None:
+                return None
+            less[block] = reads.p0[:, block + 1] - self._behind(block, hooks)
+
+        def edit(block: int, hidden: torch.Tensor) -> torch.Tensor:
+            gone = sum((x for b, x in less.items() if b < block), torch.tensor(0.0))
+            return (reads.p0[:, block] - gone).unsqueeze(1).to(hidden)
+
+        index = [reads.heads.index(head) for head in self.heads]
+        before = reads.intact[:, index].sigmoid().mean()
+        return float(reads.margins(edit)[0][:, index].sigmoid().mean() / before)
+
+    def lost(self, units: Sequence[Unit]) -> float:
+        """Part of the heads' rise that goes without these units, when P0 runs on from there."""
+        hooks = self._ablated([unit for unit in units if unit.kind in (HEAD, NEURON)])
+        if hooks is None:
+            return 0.0
+        reads = self.reads
+        index = [reads.heads.index(head) for head in self.heads]
+        left = reads.margins(lambda block, hidden: hidden, extra=hooks)[0].median(0).values.numpy()
+        return float(np.mean(((reads.curve[:, -1] - left) / reads.total)[index]))
+
+    def _behind(self, block: int, hooks: Any) -> torch.Tensor:
+        """P0's stream behind a block whose units are ablated, [n, d]."""
+
+        def read(keep: Any) -> Any:
+            seen = residual_hooks(self.subject, keep)
+            return lambda: [*hooks(), *seen()]
+
+        return p0_states(self.subject, self.reads.tokens, read, block + 1)[:, block + 1]
+
+    def _ablated(self, units: Sequence[Unit]) -> Any:
+        """Hooks that mean-ablate these heads and neurons at P0; None where they are in experts."""
+        modules = self.subject.anatomy.modules(self.subject.model)
+        places: list[tuple[Any, torch.Tensor, torch.Tensor]] = []
+        for kind, name in ((HEAD, "attention"), (NEURON, "mlp")):
+            for block, chosen in by_block(units, kind).items():
+                index = next(
+                    i for b, i, n in self.sites.writes if (b, n) == (block, f"{block}.{name}")
+                )
+                sublayer = self.sites.blocks[block][index]
+                key: Key = (block, str(index))
+                if ("", sublayer.projection) not in dense_maps(sublayer) or key not in self.usual:
+                    return None
+                usual = self.usual[key]
+                mask = torch.zeros(sublayer.heads if kind == HEAD else len(usual), dtype=torch.bool)  # type: ignore[arg-type]
+                mask[chosen] = True
+                mask = mask.repeat_interleave(len(usual) // len(mask)).to(usual.device)
+                places.append((sublayer.projection.owner(modules[block]), mask, usual))  # type: ignore[union-attr]
+
+        def make() -> list[Any]:
+            def swap(mask: torch.Tensor, usual: torch.Tensor) -> Any:
+                return lambda module, args: (
+                    torch.where(mask, usual.to(args[0]), args[0]),
+                    *args[1:],
+                )
+
+            return [o.register_forward_pre_hook(swap(mask, usual)) for o, mask, usual in places]
+
+        return make
+
+
+def name_writers(
+    naming: Naming, along_u: Components, tokens: torch.Tensor, vocabulary: torch.Tensor | None
+) -> Named:
+    """The units behind what the heads read.
+
+    along_u     who writes along the sink direction
+    tokens      first tokens of the prompts; vocabulary: such as are drawn evenly, to compare with
+    """
+    writes = naming.written(tokens)
+    read = fewest(writes)
+    found = _with_needed(naming, read, along_u)
+    kept = naming.kept(found.units)
+    if kept is not None and kept > HALF:
+        whole = along_u if not along_u.units else Components((), along_u.whole)
+        return Named(whole, kept, rejected=found)
+    part = _part(writes, found.units)
+    elsewhere = None if vocabulary is None else _part(naming.written(vocabulary), found.units)
+    return Named(found, kept, None, part, elsewhere)
+
+
+def fewest(writes: Writes, share: float = SHARE) -> Components:
+    """The fewest components that make `share` of what all sublayers that raise the logits add."""
+    total = _raised(writes)
+    if total <= 0:
+        return Components()
+    rows = sorted(table_of(writes), key=lambda row: -row[1])
+    chosen, done = [], 0.0
+    for one, value in rows:
+        if done >= share * total * (1 - 1e-9) or value <= 0:
+            break
+        chosen.append((one, value))
+        done += value
+    units = [(one, value / total) for one, value in chosen if isinstance(one, Unit)]
+    units += _opponents(writes, rows, units, total)
+    whole = [(one, value / total) for one, value in chosen if isinstance(one, str)]
+    return with_experts(writes, units, whole, total)
+
+
+def _opponents(writes: Writes, rows: list, units: list, total: float) -> list[tuple[Unit, float]]:
+    """Units that take back in their sublayer what named ones write beyond what it adds in all."""
+    found = []
+    for kind, name in ((HEAD, "attention"), (NEURON, "mlp")):
+        for block in by_block([unit for unit, _ in units], kind):
+            net = writes.total.get(f"{block}.{name}", 0.0) / total
+            over = sum(s for unit, s in units if (unit.block, unit.kind) == (block, kind)) - net
+            for one, value in reversed(rows):
+                if over <= AGAINST or -value < AGAINST * total:
+                    break
+                if isinstance(one, Unit) and (one.block, one.kind) == (block, kind):
+                    found.append((one, value / total))
+                    over += value / total
+    return found
+
+
+def _raised(writes: Writes) -> float:
+    return max(writes.embedding, 0.0) + sum(max(value, 0.0) for value in writes.total.values())
+
+
+def _part(writes: Writes, units: Sequence[Unit]) -> float | None:
+    """What these units make of all that raises the logits."""
+    total, own = _raised(writes), set(units)
+    made = sum(value for one, value in table_of(writes) if one in own)
+    return made / total if total > 0 else None
+
+
+def _with_needed(naming: Naming, read: Components, along_u: Components) -> Components:
+    """What is read, and what writes along u besides if later writes of P0 need it."""
+    own = set(read.units)
+    needed: list[Unit] = []
+    others = [unit for unit in along_u.units if unit not in own]
+    for kind in (HEAD, NEURON):
+        for block, chosen in by_block(others, kind).items():
+            units = [Unit(block, kind, index) for index in chosen]
+            if block < naming.stop and naming.lost(units) >= HALF:
+                needed += units
+    if not needed:
+        return read
+    keep = own | set(needed)
+    both = [row for row in along_u.shares if row[0] in keep or row[0].kind not in (HEAD, NEURON)]
+    listed = {unit for unit, _ in both}
+    rest = [row for row in read.shares if row[0] not in listed]
+    return Components((*both, *rest), read.whole)
