@@ -99,7 +99,7 @@ class HeadReads:
         return rows[..., [order.index(head) for head in self.heads]]
 
     def given(self, block: int, point: int) -> torch.Tensor:
-        """P0's stream at x_block if only the writes up to x_point were its own; −1: none, [n, d]."""
+        """P0's stream at x_block with only the writes up to x_point its own; −1: none. [n, d]."""
         if point < 0:
             return self.others[:, block]
         return self.p0[:, point] + self.others[:, block] - self.others[:, point]

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from sinkscope.circuit.head_reads import HeadReads

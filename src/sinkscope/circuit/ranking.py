@@ -63,7 +63,8 @@ def usual_inputs(
 ) -> dict[Key, torch.Tensor]:
     """Mean input [in] of every output projection (W_O, W_down) below block `stop`, over t > 0.
 
-    Of the first USUAL_ROWS prompts. It is the baseline of mean ablation. Prompts are right-padded; padded positions count.
+    Of the first USUAL_ROWS prompts. It is the baseline of mean ablation. Prompts are right-padded;
+    padded positions count.
     """
     prompts = prompts.take(slice(0, USUAL_ROWS))
     sums: dict[Key, torch.Tensor] = {}

@@ -1,8 +1,8 @@
 """Who writes what sink heads read of position zero: named along their keys, then taken away.
 
-Along the sink direction alone, the largest writer is whoever makes P0 longest, read or not. So units
-are ranked by what they add to the logits of the sink heads, over what they write elsewhere: with the
-norms frozen, unit i of block b adds
+Along the sink direction alone, the largest writer is whoever makes P0 longest, read or not. So
+units are ranked by what they add to the logits of the sink heads, over what they write elsewhere:
+with the norms frozen, unit i of block b adds
 
     w_i = mean_h ⟨g_h, Δ^i_0 − mean_t Δ^i_t⟩ / P_h,   over heads h of blocks behind b,
 
@@ -14,9 +14,10 @@ other, so that their difference is what is read, are named together.
 Units that write along the sink direction and are read by no head are named too where the heads lose
 half of their rise without them, because later writes of P0 need them.
 
-What was named is then taken away from what the heads see: each named unit's write at P0 becomes its
-mean over the other positions, other writes stay. If the heads keep more than half of their share of
-P0, the named units are not what makes it, and none is named.
+What was named is then taken away: each named unit's write at P0 becomes its mean over the other
+positions, with P0's later writes held as they are, and again with P0 running on. If the heads keep
+more than half of their share of P0 both times, the named units are not what makes it, and none is
+named.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from sinkscope.circuit.components import SHARE, Components, table_of, with_experts
@@ -76,9 +76,9 @@ class Naming:
         """d [L+1, d]: what the embedding and each block wrote at P0, less at the others."""
         self.subject, self.sites, self.reads = subject, sites, reads
         chosen = [i for i, head in enumerate(logits.heads) if head in set(heads)]
-        self.heads = [logits.heads[i] for i in chosen]
+        self._rows = [reads.heads.index(logits.heads[i]) for i in chosen]
         gradient = logits.gradient.mean(0)[chosen]
-        blocks = torch.tensor([block for block, _ in self.heads])
+        blocks = torch.tensor([logits.heads[i][0] for i in chosen])
         earlier = torch.arange(len(d)) <= blocks[:, None]  # row 0 is the embedding
         added = (gradient @ d.T) * earlier
         scale = added.clamp_min(0).sum(1, keepdim=True).clamp_min(1e-9)
@@ -103,35 +103,41 @@ class Naming:
     def kept(self, units: Sequence[Unit]) -> float | None:
         """Part of their share that the heads keep without these units' writes; None: no telling.
 
-        Later writes of P0 stay as they are.
+        The smaller of two: with later writes of P0 as they are, which no backup can fill in for,
+        and with P0 running on, which takes along what later blocks write because of these.
         """
         own = [unit for unit in units if unit.block < self.stop]
         if not own or any(unit.kind not in (HEAD, NEURON) for unit in own):
             return None
+        hooks = self._ablated(own)
+        if hooks is None:
+            return None
         reads, less = self.reads, {}
         for block in sorted({unit.block for unit in own}):
-            hooks = self._ablated([unit for unit in own if unit.block == block])
-            if hooks is None:
-                return None
-            less[block] = reads.p0[:, block + 1] - self._behind(block, hooks)
+            alone = self._ablated([unit for unit in own if unit.block == block])
+            less[block] = reads.p0[:, block + 1] - self._behind(block, alone)
 
         def edit(block: int, hidden: torch.Tensor) -> torch.Tensor:
             gone = sum((x for b, x in less.items() if b < block), torch.tensor(0.0))
             return (reads.p0[:, block] - gone).unsqueeze(1).to(hidden)
 
-        index = [reads.heads.index(head) for head in self.heads]
-        before = reads.intact[:, index].sigmoid().mean()
-        return float(reads.margins(edit)[0][:, index].sigmoid().mean() / before)
+        left = min(self._share(reads.margins(edit)[0]), self._share(self._running_on(hooks)))
+        return left / self._share(reads.intact)
 
     def lost(self, units: Sequence[Unit]) -> float:
         """Part of the heads' rise that goes without these units, when P0 runs on from there."""
-        hooks = self._ablated([unit for unit in units if unit.kind in (HEAD, NEURON)])
+        hooks = self._ablated(units)
         if hooks is None:
             return 0.0
-        reads = self.reads
-        index = [reads.heads.index(head) for head in self.heads]
-        left = reads.margins(lambda block, hidden: hidden, extra=hooks)[0].median(0).values.numpy()
-        return float(np.mean(((reads.curve[:, -1] - left) / reads.total)[index]))
+        left = self._running_on(hooks).median(0).values.numpy()
+        gone = (self.reads.curve[:, -1] - left) / self.reads.total
+        return float(gone[self._rows].mean())
+
+    def _share(self, margins: torch.Tensor) -> float:
+        return float(margins[:, self._rows].sigmoid().mean())
+
+    def _running_on(self, hooks: Any) -> torch.Tensor:
+        return self.reads.margins(lambda block, hidden: hidden, extra=hooks)[0]
 
     def _behind(self, block: int, hooks: Any) -> torch.Tensor:
         """P0's stream behind a block whose units are ablated, [n, d]."""
