@@ -8,9 +8,11 @@
 5. Amplification: where ‖x_0‖ over the others' median norm, and P0's part along the sink direction
    u = unit(mean unit P0 − mean unit other), cross half of their rise (`amplification`). P0 may
    rise and fall more than once: each time is a phase with its own parts, and the circuit's own
-   keys are those of the phase that most sink heads read (`phases`, `phase_parts`).
-6. Direct attribution with norms frozen splits P0's stream along u into embedding, heads and
-   neurons; the fewest that make 90 % of it are the writers (`writes`, `components`).
+   keys are those of the phase that most sink heads read (`phases`, `phase_parts`). Whether
+   heads read it is measured through P0's key (`head_reads`, `phase_reads`).
+6. Direct attribution with norms frozen splits what the sink heads read of P0 into embedding, heads
+   and neurons; the fewest that make 90 % of it are the writers, unless the sink stays when they
+   are taken away (`writes`, `components`, `writers`).
 7. Recognition: the first read point at which norm, cosine or a linear probe separates P0 from the
    same tokens elsewhere (`recognition`).
 8. All heads and neurons are ranked by what mean ablation at P0 takes, to first order, from the sink
@@ -71,7 +73,7 @@ class FoundCircuit:
 
     at        numbers of the block inputs x0..xL among `sites.points`
     tokens    first tokens [k] that P0 was averaged over
-    p0        [k, points, d] P0's stream for them
+    p0        [k, points, d] P0's stream for them; here: for the prompts' own first tokens
     named     how the writers were checked; None where nothing reads, or keys are not at hand
     null      largest norm ratio of P0 in the same architecture untrained
     """
@@ -82,6 +84,7 @@ class FoundCircuit:
     at: list[int]
     tokens: torch.Tensor
     p0: torch.Tensor
+    here: torch.Tensor
     norm: Norm
     direction: Direction | None
     writes: Writes | None
@@ -133,8 +136,10 @@ def find(
         assert observed.attention is not None
         reading = reading_of(observed.attention, blocks, seed)
     at = [sites.points.index(f"x{block}") for block in range(blocks + 1)]
-    tokens = prompt_tokens(prompts)
+    tokens = first_tokens(subject, prompts, seed)
     p0 = p0_points(subject, sites, tokens)  # 4
+    own = prompt_tokens(prompts)
+    here = p0_points(subject, sites, own)
     sample = observed.sample[:, at]
     log_ratio = observed.log_ratio[:, at].mean(0)
     null = _null(subject, prompts, log_ratio, untrained)
@@ -169,22 +174,23 @@ def find(
         direction = direction_amplification(p0[:, at], sample, along, read_at)
         if main is not None and main.by == "direction":
             direction = replace(direction, block=main.block)
-        writes = written_along(subject, sites, tokens, lambda block: along, read_at)  # 6
+        writes = written_along(subject, sites, own, lambda block: along, read_at)  # 6
         components = main_components(writes)
     parts = all_parts(
-        subject, sites, tokens, p0[:, at], observed.other_mean[at], phases, main, along, reading
-    )
+        subject, sites, own, here[:, at], p0[:, at], observed.other_mean[at], phases, main, along,
+        reading,
+    )  # fmt: skip
     if several is not None:
         components = next(part.writes.components for part in parts if part.most_read)
     named, usual = None, {}
     if reads is not None and not isinstance(logits, Missing):
         usual = usual_inputs(subject, sites, prompts, max(block for block, _ in logits.heads))
-        spread = first_tokens(subject, prompts, seed) if len(tokens) > 1 else None
         naming = Naming(
             subject, sites, logits, reads, _in_reach(logits, main), usual,
-            _contrast(p0[:, at], sample),
+            _contrast(here[:, at], sample),
         )  # fmt: skip
-        named = name_writers(naming, components, tokens, spread)
+        assert writes is not None
+        named = name_writers(naming, (components, writes), own, tokens)
         components = named.components
         parts = tuple(_named(part, components) for part in parts)
     recognised = recognition(subject, sites, prompts, seed)  # 7
@@ -214,6 +220,7 @@ def find(
         at=at,
         tokens=tokens,
         p0=p0,
+        here=here,
         norm=norm,
         direction=direction,
         writes=writes,

@@ -100,6 +100,7 @@ def all_parts(
     subject: Subject,
     sites: Sites,
     tokens: torch.Tensor,
+    here: torch.Tensor,
     p0: torch.Tensor,
     other_mean: torch.Tensor,
     phases: Sequence[Phase],
@@ -109,7 +110,8 @@ def all_parts(
 ) -> tuple[PhaseParts, ...]:
     """The parts of every phase.
 
-    tokens, p0  [n] first tokens, and P0's stream at x0..xL for them [n, points, d]
+    tokens      [n] first tokens of the prompts; here: P0's stream at x0..xL for them [n, L+1, d]
+    p0          that for the first tokens over which directions are taken
     other_mean  [points, d] mean unit vector of the other positions there
     main, u     the most read phase, and its direction [d] where the circuit has taken one
     """
@@ -119,7 +121,7 @@ def all_parts(
         point = read_point(phase, heads, p0.shape[1] - 1)
         own = u if phase is main and u is not None else None
         along = sink_direction(p0[:, point], other_mean[point]) if own is None else own
-        written = np.diff((p0.mean(0) @ along).numpy().astype(np.float64))
+        written = np.diff((here.mean(0) @ along).numpy().astype(np.float64))
         stop = phase.last_block(len(written)) + 1
         written[:start], written[stop:], start = 0.0, 0.0, stop
         found.append(

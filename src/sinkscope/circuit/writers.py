@@ -28,7 +28,12 @@ from typing import Any
 
 import torch
 
-from sinkscope.circuit.components import SHARE, Components, table_of, with_experts
+from sinkscope.circuit.components import (
+    Components,
+    main_components,
+    part_of,
+    these_components,
+)
 from sinkscope.circuit.head_reads import HeadReads
 from sinkscope.circuit.keys import SinkLogits
 from sinkscope.circuit.phases import HALF
@@ -39,14 +44,13 @@ from sinkscope.observe.residual import residual_hooks
 from sinkscope.observe.sites import Sites
 from sinkscope.subject.load import Subject
 
-AGAINST = 0.1  # of the whole: so much a named unit's opponent in its sublayer must take back
-
 
 @dataclass(frozen=True)
 class Named:
     """The units that are named, and how that was checked.
 
-    components  what is named; its shares are of what all writes that raise the logits add
+    components  what is named; writes: what its shares are parts of (`components`): what raises
+                the heads' logits, or the sink direction where units are named that no head reads
     kept        share of P0 that the heads keep without the named units, over intact; None: untested
     rejected    what was not named since the heads keep more than half without it
     vocabulary  part that the named units make of it over first tokens drawn evenly from the
@@ -54,6 +58,7 @@ class Named:
     """
 
     components: Components
+    writes: Writes
     kept: float | None = None
     rejected: Components | None = None
     prompts: float | None = None
@@ -180,84 +185,39 @@ class Naming:
 
 
 def name_writers(
-    naming: Naming, along_u: Components, tokens: torch.Tensor, vocabulary: torch.Tensor | None
+    naming: Naming,
+    along_u: tuple[Components, Writes],
+    tokens: torch.Tensor,
+    vocabulary: torch.Tensor | None,
 ) -> Named:
     """The units behind what the heads read.
 
-    along_u     who writes along the sink direction
+    along_u     who writes along the sink direction, and all that is written along it
     tokens      first tokens of the prompts; vocabulary: such as are drawn evenly, to compare with
     """
-    writes = naming.written(tokens)
-    read = fewest(writes)
-    found = _with_needed(naming, read, along_u)
+    read = naming.written(tokens)
+    found, writes = main_components(read), read
+    needed = _needed(naming, found.units, along_u[0])
+    if needed:
+        writes = along_u[1]
+        found = these_components(writes, {*found.units, *needed})
     kept = naming.kept(found.units)
     if kept is not None and kept > HALF:
-        whole = along_u if not along_u.units else Components((), along_u.whole)
-        return Named(whole, kept, rejected=found)
-    part = _part(writes, found.units)
-    elsewhere = None if vocabulary is None else _part(naming.written(vocabulary), found.units)
-    return Named(found, kept, None, part, elsewhere)
+        whole = Components((), along_u[0].whole or found.whole)
+        return Named(whole, along_u[1], kept, rejected=found)
+    elsewhere = None
+    if vocabulary is not None:
+        elsewhere = part_of(naming.written(vocabulary), found.units)
+    return Named(found, writes, kept, None, part_of(read, found.units), elsewhere)
 
 
-def fewest(writes: Writes, share: float = SHARE) -> Components:
-    """The fewest components that make `share` of what all sublayers that raise the logits add."""
-    total = _raised(writes)
-    if total <= 0:
-        return Components()
-    rows = sorted(table_of(writes), key=lambda row: -row[1])
-    chosen, done = [], 0.0
-    for one, value in rows:
-        if done >= share * total * (1 - 1e-9) or value <= 0:
-            break
-        chosen.append((one, value))
-        done += value
-    units = [(one, value / total) for one, value in chosen if isinstance(one, Unit)]
-    units += _opponents(writes, rows, units, total)
-    whole = [(one, value / total) for one, value in chosen if isinstance(one, str)]
-    return with_experts(writes, units, whole, total)
-
-
-def _opponents(writes: Writes, rows: list, units: list, total: float) -> list[tuple[Unit, float]]:
-    """Units that take back in their sublayer what named ones write beyond what it adds in all."""
-    found = []
-    for kind, name in ((HEAD, "attention"), (NEURON, "mlp")):
-        for block in by_block([unit for unit, _ in units], kind):
-            net = writes.total.get(f"{block}.{name}", 0.0) / total
-            over = sum(s for unit, s in units if (unit.block, unit.kind) == (block, kind)) - net
-            for one, value in reversed(rows):
-                if over <= AGAINST or -value < AGAINST * total:
-                    break
-                if isinstance(one, Unit) and (one.block, one.kind) == (block, kind):
-                    found.append((one, value / total))
-                    over += value / total
-    return found
-
-
-def _raised(writes: Writes) -> float:
-    return max(writes.embedding, 0.0) + sum(max(value, 0.0) for value in writes.total.values())
-
-
-def _part(writes: Writes, units: Sequence[Unit]) -> float | None:
-    """What these units make of all that raises the logits."""
-    total, own = _raised(writes), set(units)
-    made = sum(value for one, value in table_of(writes) if one in own)
-    return made / total if total > 0 else None
-
-
-def _with_needed(naming: Naming, read: Components, along_u: Components) -> Components:
-    """What is read, and what writes along u besides if later writes of P0 need it."""
-    own = set(read.units)
-    needed: list[Unit] = []
-    others = [unit for unit in along_u.units if unit not in own]
+def _needed(naming: Naming, read: Sequence[Unit], along_u: Components) -> list[Unit]:
+    """Who writes along u, is not read, and yet takes half of the rise with it."""
+    found: list[Unit] = []
     for kind in (HEAD, NEURON):
+        others = [unit for unit in along_u.units if unit not in read and unit.block < naming.stop]
         for block, chosen in by_block(others, kind).items():
             units = [Unit(block, kind, index) for index in chosen]
-            if block < naming.stop and naming.lost(units) >= HALF:
-                needed += units
-    if not needed:
-        return read
-    keep = own | set(needed)
-    both = [row for row in along_u.shares if row[0] in keep or row[0].kind not in (HEAD, NEURON)]
-    listed = {unit for unit, _ in both}
-    rest = [row for row in read.shares if row[0] not in listed]
-    return Components((*both, *rest), read.whole)
+            if naming.lost(units) >= HALF:
+                found += units
+    return found
