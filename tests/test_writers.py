@@ -178,7 +178,7 @@ def test_first_tokens_are_those_of_the_prompts():
 
 
 def test_writers_of_the_tokens_that_prompts_begin_with():
-    """Tokens that begin a prompt are written by one neuron, all others, most of them, by another."""
+    """Tokens that begin a prompt are written by one neuron, all others by another."""
     subject, prompts, truth = constructed("p0-two-block", family="llama", noise=0.0, writers=1)
     block, neuron = truth.writing_neurons[0]
     free = unread_direction(subject, truth)

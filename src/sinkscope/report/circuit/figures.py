@@ -60,8 +60,8 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Plot, ...]], ...] = (
             Plot(
                 "write-shares",
                 "Who writes, block by block",
-                "Share of all that raises the sink heads’ logits on position zero over those on others; "
-                "along u where no head reads. Bars below zero are against it.",
+                "Share of all that raises the sink heads’ logits on position zero over those on "
+                "others; along u where no head reads. Bars below zero are against it.",
                 circuit_charts.shares_chart,
             ),
             Plot(

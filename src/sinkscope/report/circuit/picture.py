@@ -1,7 +1,7 @@
 """What the drawing of a circuit says, before any geometry: rows of blocks, writers and readers.
 
-The share of a writer is its part of all that sets position zero apart for the sink heads, as `trace`
-reports it. Blocks that neither write nor read are left out together.
+The share of a writer is its part of all that sets position zero apart for the sink heads, as
+`trace` reports it. Blocks that neither write nor read are left out together.
 """
 
 from __future__ import annotations
