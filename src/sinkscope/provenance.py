@@ -31,12 +31,14 @@ def new_summary(
         model=ModelInfo(
             **{key: subject.identity[key] for key in IDENTITY},
             weights=subject.identity.get("weights"),
+            adapter_of=subject.identity.get("adapter_of"),
         ),
         prompts=PromptInfo(
             kind=first.kind,
             n=len(first),
             length=first.length,
             sha256={each.bos: each.sha256 for each in prompts},
+            positions={each.bos: each.positions for each in prompts},
             source=first.source,
         ),
         environment=environment(subject.identity, seed),

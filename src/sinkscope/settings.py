@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, OutOfResources
 
 BUILTIN = "builtin"
+MOST_TOKENS = 1 << 28  # of prompts that are drawn, whose number a text does not bound
 BOS_POLICIES = ("as-is", "with", "without", "both")
 Settings = TypeVar("Settings")
 
@@ -89,8 +90,10 @@ class PromptSettings:
     length  tokens in each prompt
     bos     BOS policy: as-is, with, without or both
     seed    seed of every random choice
+    chat_template  render .jsonl lines with "messages" by the tokenizer's chat template
 
-    Raises InputError for a BOS policy that there is not, and for a number below its least.
+    Raises InputError for a BOS policy that there is not, and for a number below its least;
+    OutOfResources for more drawn tokens than MOST_TOKENS.
     """
 
     text: str = BUILTIN
@@ -99,6 +102,7 @@ class PromptSettings:
     length: int = option(256, at_least=2)
     bos: str = "as-is"
     seed: int = option(0, at_least=0)
+    chat_template: bool = False
 
     def __post_init__(self) -> None:
         if self.bos not in BOS_POLICIES:
@@ -107,6 +111,11 @@ class PromptSettings:
             value, least = getattr(self, each.name), each.metadata.get("at_least")
             if least is not None and value is not None and value < least:
                 raise InputError(f"{each.name} is {value!r}; the least is {least}.")
+        if self.kind in ("random", "repeat") and self.n * self.length > MOST_TOKENS:
+            raise OutOfResources(
+                f"{self.n:,} prompts of {self.length:,} tokens are more than the {MOST_TOKENS:,} "
+                "tokens that are drawn at a time."
+            )
 
 
 @dataclass(frozen=True)
@@ -170,6 +179,21 @@ class MixSettings(PromptSettings):
     circuit: bool = True
     jacobian: bool = True
     sweeps: bool = True
+
+
+@dataclass(frozen=True)
+class AdviseSettings(PromptSettings):
+    """What to advise on.
+
+    length     tokens in each text; fewer where the positions of the model end before
+    within     rise of the loss that is acceptable, nats a token
+    questions  questions to answer, with commas between; default: all
+    """
+
+    n: int = option(8, at_least=1)
+    length: int = option(256, at_least=2)
+    within: float = option(0.02, at_least=0)
+    questions: str | None = None
 
 
 @dataclass(frozen=True)

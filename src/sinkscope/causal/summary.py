@@ -15,6 +15,7 @@ from sinkscope.causal.record import Verified
 from sinkscope.causal.thresholds import thresholds
 from sinkscope.causal.verdict import is_faithful
 from sinkscope.circuit.unit import name_of
+from sinkscope.frame import opening_notes
 from sinkscope.result import Measured
 from sinkscope.schema import StageSummary, TestRow, VerifySummary
 from sinkscope.schema.verify import CircuitCurve, CircuitSize, TriedSet
@@ -49,6 +50,7 @@ def verify_summary(done: Verified) -> VerifySummary:
         circuit_size={} if kept is None else _circuit_size(kept),
         circuit_curve={} if kept is None else _curve(kept),
         circuit_growth=[] if kept is None else [_size(size, kept.total) for size in kept.sizes],
+        phase_needs=done.needs,
         thresholds=thresholds(),
         what_would_change_it=verdict.what_would_change_it,
         cost={"passes": round(done.passes, 2), "suffix_passes": done.engine.suffix},
@@ -57,13 +59,10 @@ def verify_summary(done: Verified) -> VerifySummary:
 
 
 def _notes(done: Verified) -> list[str]:
-    identity = done.engine.subject.identity
-    notes = [identity["note"]] if "note" in identity else []
+    notes = opening_notes(done.engine.subject, done.prompts)
     notes += list(dict.fromkeys(done.notes))
     if not done.engine.suffix:
         notes.append("Blocks could not be skipped in this family, so every edited pass was whole.")
-    if len(done.prompts) < 2:
-        notes.append("One prompt: no interval and no test can be given.")
     return notes
 
 

@@ -43,7 +43,7 @@ from sinkscope.circuit.keys import SinkLogits
 from sinkscope.circuit.model import Circuit
 from sinkscope.circuit.null import untrained_ratio
 from sinkscope.circuit.observed import Observed
-from sinkscope.circuit.phase_parts import PhaseParts, all_parts, most_read, sink_heads
+from sinkscope.circuit.phase_parts import all_parts, most_read, sink_heads
 from sinkscope.circuit.phase_reads import (
     block_that_is_read,
     heads_to_ask,
@@ -55,7 +55,7 @@ from sinkscope.circuit.ranking import units_by_logit, usual_inputs
 from sinkscope.circuit.reading import SinkHeads, reading_from_scan, reading_of
 from sinkscope.circuit.recognition import Recognition, recognition
 from sinkscope.circuit.streams import p0_points
-from sinkscope.circuit.writers import Named, Naming, name_writers
+from sinkscope.circuit.writers import Named, Naming, name_writers, with_named
 from sinkscope.circuit.writes import Writes, written_along
 from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.frame import Progress, silent
@@ -192,7 +192,7 @@ def find(
         assert writes is not None
         named = name_writers(naming, (components, writes), own, tokens)
         components = named.components
-        parts = tuple(_named(part, components) for part in parts)
+        parts = tuple(with_named(part, named) for part in parts)
     recognised = recognition(subject, sites, prompts, seed)  # 7
     by_direction = direction.block if direction is not None else None
     circuit = Circuit(
@@ -258,12 +258,6 @@ def _contrast(p0: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """What embedding and blocks add at P0, less what they add at the others: [L+1, d]."""
     x = p0.mean(0) - others.mean(0)
     return torch.cat([x[:1], x.diff(dim=0)])
-
-
-def _named(part: PhaseParts, components: Components) -> PhaseParts:
-    """The most read phase with the circuit's own writers."""
-    writes = part.writes
-    return replace(part, writes=replace(writes, components=components)) if part.most_read else part
 
 
 def _amplification(by_norm: int | None, by_direction: int | None) -> str | None:

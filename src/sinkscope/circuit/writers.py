@@ -32,10 +32,12 @@ from sinkscope.circuit.components import (
     Components,
     main_components,
     part_of,
+    raised,
     these_components,
 )
 from sinkscope.circuit.head_reads import HeadReads
 from sinkscope.circuit.keys import SinkLogits
+from sinkscope.circuit.phase_parts import WRITER, PhaseParts
 from sinkscope.circuit.phases import HALF
 from sinkscope.circuit.unit import HEAD, NEURON, Unit, by_block
 from sinkscope.circuit.writes import Key, Writes, dense_maps, written_along
@@ -209,6 +211,24 @@ def name_writers(
     if vocabulary is not None:
         elsewhere = part_of(naming.written(vocabulary), found.units)
     return Named(found, writes, kept, None, part_of(read, found.units), elsewhere)
+
+
+def with_named(part: PhaseParts, named: Named) -> PhaseParts:
+    """The most read phase with the named writers and their shares; its takers stay."""
+    if not part.most_read:
+        return part
+    total = raised(named.writes) or 1.0
+    share = part.writes.share | {n: value / total for n, value in named.writes.total.items()}
+    writers = [name for name in named.writes.total if share[name] >= WRITER]
+    return replace(
+        part,
+        writes=replace(
+            part.writes,
+            share=share,
+            writers=tuple(sorted(writers, key=lambda name: -share[name])),
+            components=named.components,
+        ),
+    )
 
 
 def _needed(naming: Naming, read: Sequence[Unit], along_u: Components) -> list[Unit]:

@@ -25,15 +25,17 @@ def losses(logits: torch.Tensor, prompts: Prompts, first: int = 1) -> torch.Tens
     return mean_by_prompt(torch.stack(found), _counted(prompts, first)).cpu()
 
 
-def divergences(intact: torch.Tensor, changed: torch.Tensor, prompts: Prompts) -> torch.Tensor:
-    """[n] mean KL(intact ‖ changed) at positions 1 and later; both logits [n, T, V]."""
+def divergences(
+    intact: torch.Tensor, changed: torch.Tensor, prompts: Prompts, first: int = 1
+) -> torch.Tensor:
+    """[n] mean KL(intact ‖ changed) at positions `first` and later; both logits [n, T, V]."""
     if intact is changed:
         return torch.zeros(len(prompts), dtype=torch.float64)
     found = [
         token_kl(log_probabilities(a[:-1]), log_probabilities(b[:-1]))
         for a, b in zip(intact, changed)
     ]
-    return mean_by_prompt(torch.stack(found), _counted(prompts, 1)).cpu()
+    return mean_by_prompt(torch.stack(found), _counted(prompts, first)).cpu()
 
 
 def _counted(prompts: Prompts, first: int) -> torch.Tensor:

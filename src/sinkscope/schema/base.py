@@ -48,6 +48,7 @@ class ModelInfo(Open):
     weights_sha256: str  # hash of the weight files, or of the weights of a model in memory
     parameters: int  # number of parameters
     weights: WeightFormat | None = None  # how they were stored, where that matters
+    adapter_of: str | None = None  # base that an adapter was merged into
 
 
 class PromptInfo(Open):
@@ -58,6 +59,8 @@ class PromptInfo(Open):
     length: int  # tokens in the longest prompt
     sha256: dict[str, str]  # BOS policy -> hash of the token ids
     source: str = ""  # where the text came from
+    # BOS policy -> what stands at positions 0, 1, 2, most frequent first, with counts
+    positions: dict[str, list[list[str]]] = {}
 
 
 class Environment(Open):
