@@ -19,14 +19,13 @@ from sinkscope.causal.power import outcome, prompts_for, smallest_p
 from sinkscope.causal.summary import verify_dataset, verify_summary
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import ALPHA, NEGLIGIBLE, thresholds
-from sinkscope.causal.verdict import VERDICTS, elsewhere, other_paths, with_p0_sink, without_p0_sink
+from sinkscope.causal.verdict import VERDICTS, other_paths, with_p0_sink
 from sinkscope.causal.verify import VerifySettings, run_tests, verify, verify_one
 from sinkscope.circuit.find import find_circuit
 from sinkscope.circuit.unit import NEURON, Unit
 from sinkscope.errors import InputError, Missing, Unsupported
 from sinkscope.intervene.edits import KeepUnits, from_json
 from sinkscope.intervene.engine import Engine
-from sinkscope.intervene.token_mass import TokenMass
 from sinkscope.known.constructed.build import build_in_memory
 from sinkscope.known.constructed.spec import MECHANISMS, draw_spec
 from sinkscope.known.measure import plain_rows
@@ -269,30 +268,6 @@ def test_without_a_ranking_only_the_traced_units_are_kept_and_it_is_said():
     assert kept.needed is None
     assert kept.cpr is None
     assert any("its keys are not linear" in note for note in lab.notes)
-
-
-def test_a_token_sink_is_held_against_the_queries_that_can_see_it():
-    ids = torch.tensor([[7, 1, 2, 9, 1, 2], [7, 1, 2, 1, 1, 9], [7, 1, 2, 1, 2, 1]])
-    mass = TokenMass(ids, torch.full((3,), 6), 1, 1)
-    nine, two = mass.tokens.numpy() == 9, mass.tokens.numpy() == 2
-    assert mass.seen(nine) == pytest.approx((3 + 1 + 0) / 9)  # late queries are 3, 4 and 5
-    assert mass.seen(two) == 1
-    assert mass.seen(nine | two) == 1
-    assert mass.seen(mass.tokens.numpy() == 7) == 0  # it stands at P0 only
-
-
-def test_delimiters_that_few_rows_hold_are_still_a_sink():
-    """Half of the rows have no delimiter, so the heads put under a half on them over all rows."""
-    subject, prompts, *_ = constructed("delimiter")
-    rows = prompts.input_ids.clone()
-    mass = Engine(subject, prompts).token_mass()
-    shares, _ = mass.shares()
-    sink = mass.tokens[int(shares.max((0, 1)).argmax())]
-    rows[::2][rows[::2] == sink] = int(rows[0, 1])
-    thinned = dataclasses.replace(prompts, input_ids=rows)
-    engine = Engine(subject, thinned)
-    assert engine.token_mass().shares()[0].max() < 0.9
-    assert without_p0_sink(elsewhere(engine.intact, engine.token_mass())).verdict == "other"
 
 
 def row(id="N3", size=-0.9, control=0.0, kind="necessity", claim=True, role=None, n=8):

@@ -134,7 +134,7 @@ def find(
         reading = reading_from_scan(scan, prompts.bos, blocks)
     else:
         assert observed.attention is not None
-        reading = reading_of(observed.attention, blocks, seed)
+        reading = reading_of(observed.attention, blocks)
     at = [sites.points.index(f"x{block}") for block in range(blocks + 1)]
     tokens = first_tokens(subject, prompts, seed)
     p0 = p0_points(subject, sites, tokens)  # 4
@@ -204,6 +204,7 @@ def find(
         plateau=norm.plateau,
         writers=components.units,
         sinks=reading.p0_sink,
+        sinking_prompts=reading.prompts,
         reading_heads=reading.heads,
         reading_block=reading.block,
         phases=parts,

@@ -19,7 +19,7 @@ from sinkscope.circuit.concentration import concentration
 from sinkscope.circuit.phases import EMBEDDING, Phase
 from sinkscope.circuit.reading import SinkHeads
 from sinkscope.circuit.writes import Writes, written_along
-from sinkscope.detect.decision import OVER_UNIFORM
+from sinkscope.detect.attention import OVER_UNIFORM
 from sinkscope.observe.sites import Sites
 from sinkscope.observe.stream import sink_direction
 from sinkscope.subject.load import Subject
