@@ -201,7 +201,7 @@ class PhaseRow(TypedDict):
     height: float  # norm ratio there [ratio]; by direction the gap on the unit sphere [1]
     plateau: list[str]  # first and last read point between rise and fall
     fall: list[int] | None  # first and last block that take it back; none where it lasts
-    # [sublayer, share of what the rise writes along its u]; of the most read phase as in the summary
+    # [sublayer, share of what the rise writes along its u]; most read: as in the summary
     writers: list[list[str | float]]
     takers: list[list[str | float]]  # [sublayer, share of that, negative]
     writing_neurons: list[list[int | float]]  # [block, neuron, share] of its k90 set
