@@ -145,7 +145,7 @@ def between(text: str, marks: tuple[str, str], lines: list[str]) -> str:
 
 def advise_page() -> str:
     """The page as it is, with the settings of other tools and the arrays."""
-    from sinkscope.advise.lines import table as settings
+    from sinkscope.advice.lines import table as settings
 
     rows = ["", "| for | tool | line | read in |", "|---|---|---|---|"]
     for purpose, entries in settings().items():
@@ -156,7 +156,7 @@ def advise_page() -> str:
             line = entry["line"].replace("|", "\\|")
             read = f"{entry['version']}, {entry['source']}"
             rows.append(f"| {purpose} | {entry['tool']} | `{line}` | {read} |")
-    return between(with_arrays("advise.md", "advise"), SETTINGS, rows)
+    return between(with_arrays("advise.md", "advice"), SETTINGS, rows)
 
 
 def with_arrays(page: str, room: str) -> str:

@@ -55,7 +55,7 @@ def test_the_phases_of_smollm2_hang_on_no_exact_bound(monkeypatch, bound, low, h
 
 def looked_at(late, sinks=0.3):
     late = np.array(late)
-    return SinkHeads(late > sinks, late, np.full(len(late), 0.01), None, True)
+    return SinkHeads(late > sinks, late, np.full(len(late), 0.01), None, np.ones(1, bool))
 
 
 def test_who_reads_a_phase():

@@ -28,7 +28,7 @@ _PUBLIC = {
     "VerifySettings": "sinkscope.settings",
     "mix": "sinkscope.mixing.mix",
     "MixSettings": "sinkscope.settings",
-    "advise": "sinkscope.advise.advise",
+    "advise": "sinkscope.advice.advise",
     "AdviseSettings": "sinkscope.settings",
     "timeline": "sinkscope.training_runs.timeline",
     "TimelineSettings": "sinkscope.settings",

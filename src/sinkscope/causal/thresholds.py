@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from sinkscope.detect.attention import OVER_UNIFORM
+from sinkscope.detect.decision import ELSEWHERE, LEARNED
 from sinkscope.schema.base import Threshold
+
+__all__ = ["ELSEWHERE", "LEARNED", "OVER_UNIFORM"]  # their home is detect
 
 ALPHA = 0.05
 NECESSARY = 0.5
@@ -15,9 +19,6 @@ KEPT = 0.5
 FAITHFUL = 0.9
 COMPLETE = 0.2
 SPARSE = 0.05
-LEARNED = 0.3
-ELSEWHERE = 0.5
-OVER_UNIFORM = 3.0
 
 REASONS = {
     "ALPHA": "error rate of the paired test of an edit against its control, after Holm",

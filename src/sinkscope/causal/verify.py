@@ -1,6 +1,6 @@
 """`verify`: run the causal tests of a circuit, each beside its control, and reach a verdict.
 
-1. Without a sink at P0: look for one elsewhere, and stop (`verdict.elsewhere`).
+1. Without a sink at P0: look for one elsewhere, and stop (`detect.decision`).
 2. Identity (I1, I2): other tokens at P0, other position ids. Does the sink need either?
 3. Necessity (N1 to N5): P0's attention or MLP writes mean- or resample-ablated, its writing neurons
    off, its component along the sink direction removed. If no single write is needed, sets of them.
@@ -27,6 +27,9 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+import numpy as np
+import torch
+
 from sinkscope.causal.evidence import Test, judge
 from sinkscope.causal.families import identity, mediation, necessity, sufficiency
 from sinkscope.causal.families.faithfulness import Kept, keep_circuit
@@ -36,9 +39,11 @@ from sinkscope.causal.power import UNDETERMINED
 from sinkscope.causal.record import Verified
 from sinkscope.causal.summary import verify_dataset, verify_summary
 from sinkscope.causal.testing import CausalBench
-from sinkscope.causal.verdict import elsewhere, other_paths, with_p0_sink, without_p0_sink
+from sinkscope.causal.verdict import other_paths, with_p0_sink, without_p0_sink
 from sinkscope.circuit.find import find_circuit
 from sinkscope.circuit.model import Circuit
+from sinkscope.detect.attention import read_attention
+from sinkscope.detect.decision import PART, sinks_of
 from sinkscope.errors import InputError
 from sinkscope.frame import Progress, chosen_prompts, result_of, silent
 from sinkscope.intervene.engine import Engine
@@ -95,6 +100,13 @@ def verify_one(
     circuit = circuit or find_circuit(subject, prompts, seed=settings.seed)
     passes = 0.0
     notes: list[str] = []
+    held = np.flatnonzero(circuit.sinking_prompts)
+    if circuit.sinks and 2 <= len(held) < PART * len(prompts):
+        notes.append(
+            f"Position zero sinks in {len(held)} of {len(prompts)} prompts; all is said of those."
+        )
+        prompts = prompts.take(torch.from_numpy(held))
+        circuit = find_circuit(subject, prompts, seed=settings.seed)
     while True:
         rows = _rows(prompts, settings)
         done = _tried(subject, prompts, rows, circuit, settings, progress)
@@ -135,7 +147,8 @@ def _tried(
         verdict = with_p0_sink(tests, kept, prompts.bos, _detail(circuit), len(rows))
         screened = lab.screen.passes * rows.input_ids.numel() / prompts.input_ids.numel()
     else:
-        verdict = without_p0_sink(elsewhere(engine.intact, engine.token_mass()))
+        verdict = without_p0_sink(sinks_of(read_attention(subject, prompts, tokens=True)))
+        screened = 1.0
     return Verified(
         whole=prompts,
         prompts=rows,

@@ -202,9 +202,9 @@ def advise(
 ) -> None:
     """What to do about the sink: BOS, short caches, quantisation, float16, and lines to paste."""
     common.check(out)
-    from sinkscope.advise import gates
-    from sinkscope.advise.advise import advise as answer
-    from sinkscope.advise.advise import questions
+    from sinkscope.advice import gates
+    from sinkscope.advice.advise import advise as answer
+    from sinkscope.advice.advise import questions
 
     wanted = gates.parse(gate or (), questions(settings.questions))
     subject = common.load_subject(loading)

@@ -8,7 +8,7 @@ from sinkscope.schema.base import Measured, Open
 
 
 class AdviceLine(TypedDict):
-    """A line for the user's own tool. In advise/lines."""
+    """A line for the user's own tool. In advice/lines."""
 
     tool: str  # the tool it is for
     line: str  # what to paste
@@ -27,7 +27,7 @@ class AdviceRow(TypedDict, total=False):
 
 
 class Outlier(TypedDict):
-    """A linear map whose input is far larger at one position than elsewhere. In advise/outliers."""
+    """A linear map whose input is far larger at one position than elsewhere. In advice/outliers."""
 
     module: str  # its path
     size: float  # the largest magnitude that it is given [activation]
@@ -38,7 +38,7 @@ class Outlier(TypedDict):
 
 
 class StreamingHead(TypedDict):
-    """A key-value head, and what it looks at behind the window. In advise/cache_heads."""
+    """A key-value head, and what it looks at behind the window. In advice/cache_heads."""
 
     block: int  # its block
     head: int  # key-value head
@@ -46,7 +46,7 @@ class StreamingHead(TypedDict):
 
 
 class Advice(Open):
-    """The answer to one question. In advise."""
+    """The answer to one question. In advice/advise."""
 
     question: str  # as a user would ask it
     answer: str  # in a word or two; "does not apply" and "undetermined" are answers

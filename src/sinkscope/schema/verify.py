@@ -100,6 +100,7 @@ class VerdictDetail(TypedDict, total=False):
     carried_by: str  # what carries the sink where it is no circuit of P0
     necessary: list[str]  # edits that the sink was shown to need
     tokens: list[int]  # ids of the tokens that heads sink at wherever they stand
+    positions: list[int]  # positions that heads sink at whatever stands there
 
 
 class CircuitSize(TypedDict, total=False):

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sinkscope.advise.bench import FEWEST, Bench, judged
-from sinkscope.advise.lines import lines
+from sinkscope.advice.bench import Bench, judged
+from sinkscope.advice.lines import lines
 from sinkscope.circuit.reading import sinks_on
 from sinkscope.errors import InputError
 from sinkscope.mixing.dropped import text_loss, without_first
@@ -42,6 +42,8 @@ def advise_bos(bench: Bench) -> Advice:
             sentence="This model has no BOS token, so there is none to be added or forgotten.",
             facts={"bos": "none"},
         )
+    if bench.too_little:
+        return Advice(question=QUESTION, answer="undetermined", sentence=bench.too_little)
     with_it = _with(bench)
     losses = {
         "with": text_loss(subject, with_it, CONTEXT + 1),
@@ -50,8 +52,7 @@ def advise_bos(bench: Bench) -> Advice:
     }
     change = paired_change(losses["without"], losses["with"])
     double = paired_change(losses["twice"], losses["with"])
-    enough = len(with_it) >= FEWEST
-    answer = ANSWERS[judged(change, bench.within)] if enough else "undetermined"
+    answer = ANSWERS[judged(change, bench.within)]
     does = resolve_bos(subject, "as-is") == "with"
     return Advice(
         question=QUESTION,
@@ -71,7 +72,7 @@ def _with(bench: Bench) -> Prompts:
     return build_prompts(bench.subject, **{**asked, "bos": "with", "length": bench.prompts.length})
 
 
-_PROMPTS = ("text", "kind", "n", "seed")
+_PROMPTS = ("text", "kind", "n", "seed", "chat_template")
 
 
 def _twice(prompts: Prompts, token: int) -> Prompts:
@@ -107,7 +108,7 @@ def _sentence(
 def _sinks(bench: Bench, with_it: Prompts) -> str:
     """The late share of P0 over all heads, with BOS and without."""
     shares = [
-        float(nan_mean(sinks_on(bench.subject, each, bench.settings.seed).late, (0, 1)))
+        float(nan_mean(sinks_on(bench.subject, each).late, (0, 1)))
         for each in (with_it, without_first(with_it))
     ]
     return f"Late share of position zero: {shares[0]:.1%} with BOS, {shares[1]:.1%} without."

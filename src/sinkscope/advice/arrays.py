@@ -9,7 +9,7 @@ from sinkscope.frame import Labels, labelled
 if TYPE_CHECKING:
     import xarray
 
-    from sinkscope.advise.bench import Bench
+    from sinkscope.advice.bench import Bench
 
 LABELS: Labels = {
     "cache_mass": (

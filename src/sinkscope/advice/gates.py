@@ -64,7 +64,7 @@ def parse(texts: Iterable[str], asked: Iterable[str]) -> list[Gate]:
 
 
 def _parse(text: str, asked: list[str]) -> Gate:
-    match = re.fullmatch(r"\s*([a-z0-9-]+)\s*(<=|>=|=)\s*(\S+)\s*", text)
+    match = re.fullmatch(r"\s*([a-z0-9-]+)\s*(<=|>=|=)\s*([^\s<>=]+)\s*", text)
     if match is None:
         raise InputError(f"--gate {text!r} is not of the form kv-keep<=4 or bos=needed.")
     fact, relation, bound = match.groups()

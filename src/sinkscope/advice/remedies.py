@@ -6,7 +6,7 @@ would lose.
 
 from __future__ import annotations
 
-from sinkscope.advise.bench import FEWEST, OTHER, Bench, judged, row_of
+from sinkscope.advice.bench import OTHER, Bench, judged, row_of
 from sinkscope.intervene.edits import RemoveAttention, RemoveValue
 from sinkscope.schema.advise import Advice
 from sinkscope.stats import bootstrap
@@ -32,7 +32,7 @@ def advise_remedies(bench: Bench) -> Advice:
         )
     costs = bench.cost(TRIED)
     changes = {name: bootstrap(cost.ce) for name, cost in costs.items()}
-    enough = len(bench.prompts) >= FEWEST
+    enough = not bench.too_little
     free = [
         name
         for name in list(TRIED)[:3]

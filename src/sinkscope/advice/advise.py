@@ -6,16 +6,16 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from sinkscope.advise.arrays import advise_dataset
-from sinkscope.advise.bench import Bench
-from sinkscope.advise.bos import advise_bos
-from sinkscope.advise.first_words import advise_first_words
-from sinkscope.advise.half import advise_half
-from sinkscope.advise.idle_heads import advise_heads
-from sinkscope.advise.quantise import advise_quantisation
-from sinkscope.advise.remedies import advise_remedies
-from sinkscope.advise.repeats import advise_repeats
-from sinkscope.advise.streaming import advise_streaming
+from sinkscope.advice.arrays import advise_dataset
+from sinkscope.advice.bench import Bench
+from sinkscope.advice.bos import advise_bos
+from sinkscope.advice.first_words import advise_first_words
+from sinkscope.advice.half import advise_half
+from sinkscope.advice.idle_heads import advise_heads
+from sinkscope.advice.quantise import advise_quantisation
+from sinkscope.advice.remedies import advise_remedies
+from sinkscope.advice.repeats import advise_repeats
+from sinkscope.advice.streaming import advise_streaming
 from sinkscope.detect.scan import scan
 from sinkscope.errors import InputError
 from sinkscope.frame import Progress, silent
@@ -57,6 +57,8 @@ def advise(
 
     settings = dataclasses.replace(settings or AdviseSettings(), **changes)
     asked = questions(settings.questions)
+    if settings.bos == "both":
+        raise InputError("advise compares BOS by itself; use --bos as-is, with or without.")
     length = min(settings.length, subject.max_length or settings.length)
     settings = dataclasses.replace(settings, length=length)
     [prompts] = prompts_of(subject, settings)

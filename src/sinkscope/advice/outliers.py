@@ -11,7 +11,7 @@ from collections import defaultdict
 
 import torch
 
-from sinkscope.advise.bench import Bench
+from sinkscope.advice.bench import Bench
 from sinkscope.intervene.edits.base import Context, at_positions
 from sinkscope.intervene.edits.rounding import linear_maps
 from sinkscope.observe.attention import run_model

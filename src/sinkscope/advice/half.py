@@ -11,8 +11,8 @@ import copy
 
 import torch
 
-from sinkscope.advise.bench import Bench
-from sinkscope.advise.lines import lines
+from sinkscope.advice.bench import Bench
+from sinkscope.advice.lines import lines
 from sinkscope.intervene.edits.rounding import linear_maps
 from sinkscope.observe.attention import call_model, run_model
 from sinkscope.observe.registry import evaluation, hooks

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sinkscope.advise.bench import Bench, row_of
+from sinkscope.advice.bench import Bench, row_of
 from sinkscope.detect.attention import stacked
 from sinkscope.intervene.edits import SlidingCache
 from sinkscope.observe.attention import observe

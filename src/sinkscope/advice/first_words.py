@@ -13,7 +13,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from sinkscope.advise.bench import FEWEST, Bench
+from sinkscope.advice.bench import FEWEST, Bench
 from sinkscope.errors import InputError
 from sinkscope.intervene.cost import divergences
 from sinkscope.mixing.conditions import run

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sinkscope.advise.bench import Bench, row_of
+from sinkscope.advice.bench import Bench, row_of
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.cost import losses
 from sinkscope.intervene.edits import Edit

@@ -7,9 +7,11 @@ context itself costs is not the sink's matter.
 
 from __future__ import annotations
 
-from sinkscope.advise.bench import FEWEST, Bench, at_most, row_of
-from sinkscope.advise.cache_heads import streaming_heads
-from sinkscope.advise.lines import lines, without
+import numpy as np
+
+from sinkscope.advice.bench import Bench, at_most, row_of
+from sinkscope.advice.cache_heads import streaming_heads
+from sinkscope.advice.lines import lines, without
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import SlidingCache
 from sinkscope.mixing.dose import Cost
@@ -18,15 +20,23 @@ from sinkscope.stats import bootstrap, paired_change
 
 QUESTION = "How many first tokens must a short cache keep?"
 KEPT = (0, 1, 2, 4, 8)
+LEARNED = 0.1
 PARTS = (2, 4)  # windows: a half and a quarter of the text
 OPENVINO_BLOCK = 32
-ANSWERS = {None: "undetermined", KEPT[-1]: f"{KEPT[-1]} or more"}
 
 
 def advise_streaming(bench: Bench) -> Advice:
     """The smallest number of first tokens that costs no more than `within`."""
     length = int(bench.prompts.lengths.min())
     windows = sorted({length // part for part in PARTS})
+    if _learned(bench) > LEARNED:
+        return Advice(
+            question=QUESTION,
+            answer="no token",
+            sentence="The sink of this model is a learned logit, not a token: there is none to "
+            "keep. Serve it with a backend that knows learned sinks.",
+            lines=lines("learned"),
+        )
     reason = _refusal(bench, length)
     if reason:
         return Advice(question=QUESTION, answer="does not apply", sentence=reason)
@@ -34,26 +44,32 @@ def advise_streaming(bench: Bench) -> Advice:
         costs = {window: _costs(bench, window) for window in windows}
     except Unsupported as error:
         return Advice(question=QUESTION, answer="does not apply", sentence=str(error))
-    keep = smallest(costs, bench.within)
+    keep, sure = smallest(costs, bench.within)
     found = Advice(
         question=QUESTION,
-        answer=ANSWERS.get(keep, str(keep)),
-        sentence=_sentence(bench, costs, keep),
-        facts={"kv-keep": keep},
+        answer=_answer(keep, sure),
+        sentence=_sentence(bench, costs, keep, sure),
+        facts={"kv-keep": None if keep == KEPT[-1] and not sure else float(keep)},
         rows=[row for window, each in costs.items() for row in _rows(window, each)],
         without=without("keep"),
         limits=f"Texts of {length} tokens, so the cache was full for {length - windows[0]} tokens "
         "at most; longer streams were not tried.",
     )
-    if keep is not None:
-        window = windows[-1]
-        found.value = paired_change(costs[window][keep].ce, costs[window][KEPT[-1]].ce)
+    window = windows[-1]
+    found.value = paired_change(costs[window][keep].ce, costs[window][KEPT[-1]].ce)
+    if keep < KEPT[-1]:
         # keeping the sink costs one token of the cache, and other texts may need it
         found.lines = _lines(max(keep, int(bench.scan.p0_sink)), window)
         found.heads, rows, about = streaming_heads(bench, max(keep, 1), windows[0])
         found.rows += rows
         found.limits += f" {about}"
     return found
+
+
+def _learned(bench: Bench) -> float:
+    """The largest mean mass that a head puts on a learned sink logit."""
+    mass = bench.scan_data["learned_mass"].to_numpy() if "learned_mass" in bench.scan_data else [0]
+    return float(np.nanmax(mass))
 
 
 def _refusal(bench: Bench, length: int) -> str:
@@ -66,9 +82,7 @@ def _refusal(bench: Bench, length: int) -> str:
         )
     if length < 4 * 2 * KEPT[-1]:
         return f"Texts of {length} tokens are too short for a window that slides."
-    if len(bench.prompts) < FEWEST:
-        return f"{len(bench.prompts)} texts are too few for an interval; {FEWEST} are needed."
-    return ""
+    return bench.too_little
 
 
 def _costs(bench: Bench, window: int) -> dict[int, Cost]:
@@ -76,22 +90,28 @@ def _costs(bench: Bench, window: int) -> dict[int, Cost]:
     return dict(zip(KEPT, bench.cost(edits, first=window).values(), strict=True))
 
 
-def smallest(costs: dict[int, dict[int, Cost]], within: float) -> int | None:
-    """The smallest kept number whose cost is within the bound in every window; None if unclear.
+def smallest(costs: dict[int, dict[int, Cost]], within: float) -> tuple[int, bool]:
+    """The smallest kept number that is shown to do in every window, and whether fewer will not.
 
-    It is unclear where a smaller number can neither be shown to do nor not to do.
+    costs  window -> kept number -> cost, the largest kept number among them
     """
+    unclear = False
     for keep in KEPT:
         change = [paired_change(each[keep].ce, each[KEPT[-1]].ce) for each in costs.values()]
         verdicts = [at_most(one, within) for one in change]
         if all(verdicts):
-            return keep
-        if None in verdicts and False not in verdicts:
-            return None
-    return None
+            return keep, not unclear
+        unclear = unclear or False not in verdicts
+    return KEPT[-1], not unclear
 
 
-def _sentence(bench: Bench, costs: dict[int, dict[int, Cost]], keep: int | None) -> str:
+def _answer(keep: int, sure: bool) -> str:
+    if keep == KEPT[-1]:
+        return f"{keep} or more" if sure else "undetermined"
+    return str(keep) if sure else f"at most {keep}"
+
+
+def _sentence(bench: Bench, costs: dict[int, dict[int, Cost]], keep: int, sure: bool) -> str:
     window = max(costs)
     bare = bootstrap(costs[window][0].ce)
     full = bootstrap(costs[window][KEPT[-1]].ce)
@@ -99,10 +119,11 @@ def _sentence(bench: Bench, costs: dict[int, dict[int, Cost]], keep: int | None)
         f"at a window of {window}, keeping none costs {bare.value:.3f} nats a token against the "
         f"whole cache, keeping {KEPT[-1]} costs {full.value:.3f}"
     )
-    if keep is None:
+    if keep == KEPT[-1] and not sure:
         return f"{len(bench.prompts)} texts cannot tell how many first tokens suffice: {facts}."
     what = "No first token has" if keep == 0 else f"The first {_tokens(keep)}"
-    return f"{what} to stay: {facts}."
+    fewer = "" if sure else f" Whether fewer do, {len(bench.prompts)} texts cannot tell."
+    return f"{what} to stay: {facts}.{fewer}"
 
 
 def _tokens(keep: int) -> str:

@@ -20,7 +20,7 @@ from sinkscope.stats import bootstrap, paired_change
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
-FEWEST = 4  # texts below which no interval is worth an answer
+FEWEST, SHORTEST = 4, 16  # texts, and tokens in each, below which nothing is worth an answer
 OTHER = 5  # position whose treatment is the control of P0's
 
 
@@ -47,6 +47,16 @@ class Bench:
         return self.settings.within
 
     @property
+    def too_little(self) -> str:
+        """Why this text is not enough for an answer; empty where it is."""
+        length = int(self.prompts.lengths.min())
+        if len(self.prompts) < FEWEST:
+            return f"{len(self.prompts)} texts are too few for an interval; {FEWEST} are needed."
+        if length < SHORTEST:
+            return f"Texts of {length} tokens are too short; {SHORTEST} are needed."
+        return ""
+
+    @property
     def layers(self) -> list[str]:
         """The kind of attention of each block."""
         return [block.layer_type for block in self.subject.anatomy.blocks]
@@ -62,6 +72,8 @@ class Bench:
         first  predictions made at this position and later count
         sites  where blocks write, for edits of heads and neurons
         """
+        if not edits:
+            return {}
         asked = [
             Condition(name, edit if isinstance(edit, tuple) else (edit,))
             for name, edit in edits.items()

@@ -11,7 +11,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from sinkscope.advise.bench import FEWEST, Bench, judged, row_of
+from sinkscope.advice.bench import Bench, judged, row_of
 from sinkscope.detect.heads import NO_OP, NOT_A_SINK
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import Edit, Heads
@@ -45,7 +45,7 @@ def advise_heads(bench: Bench) -> Advice:
     except Unsupported as error:
         return Advice(question=QUESTION, answer="does not apply", sentence=str(error))
     change = bootstrap(costs[0].ce)
-    enough = len(bench.prompts) >= FEWEST
+    enough = not bench.too_little
     verdict = judged(change, bench.within) if enough else "unclear"
     what = {
         "same": "do nothing on this text",

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 
-from sinkscope.advise.bench import FEWEST, OTHER, Bench, at_most, row_of, saved
-from sinkscope.advise.lines import lines, without
-from sinkscope.advise.outliers import outliers
+from sinkscope.advice.bench import OTHER, Bench, at_most, row_of, saved
+from sinkscope.advice.lines import lines, without
+from sinkscope.advice.outliers import outliers
 from sinkscope.intervene.edits import Edit, RoundCache, RoundInputs
 from sinkscope.mixing.dose import Cost
 from sinkscope.schema.advise import Advice, AdviceLine, Outlier
@@ -40,9 +40,8 @@ P0, CONTROL = ", position 0 exact", f", position {OTHER} exact"
 
 def advise_quantisation(bench: Bench) -> Advice:
     """What int8 and int4 cost, what keeping P0 saves, and which maps to leave alone."""
-    if len(bench.prompts) < FEWEST:
-        few = f"{len(bench.prompts)} texts are too few for an interval; {FEWEST} are needed."
-        return Advice(question=QUESTION, answer="undetermined", sentence=few)
+    if bench.too_little:
+        return Advice(question=QUESTION, answer="undetermined", sentence=bench.too_little)
     found = outliers(bench)
     costs = bench.cost({**{name: make(()) for name, make in SCHEMES.items()}, **PARTS})
     names = tuple(one["module"] for one in found)
