@@ -527,3 +527,14 @@ def test_a_long_document_is_encoded_piece_by_piece(monkeypatch):
 def test_more_prompts_than_memory_are_refused(folder, capsys):
     code, _, err = run(capsys, "scan", folder, "--prompts", "random", "--n", "2147483648")
     assert (code, "tokens" in err) == (4, True)
+
+
+def test_a_renderer_that_dies_costs_only_the_page(result, tmp_path, monkeypatch):
+    from sinkscope.report import embed, renderer
+
+    dies = "import os, signal; os.kill(os.getpid(), signal.SIGTRAP)"
+    monkeypatch.setattr(renderer, "_CHILD", dies)
+    embed.vega_runtime.cache_clear()
+    with pytest.raises(OutOfResources, match="renderer of charts died"):
+        result.save(tmp_path / "run")
+    assert load_result(tmp_path / "run").to_json() == result.to_json()
