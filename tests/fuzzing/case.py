@@ -37,9 +37,9 @@ def verdict(case: Case, base: Path, place: Path) -> tuple[str, Ended]:
     """How a case ended, in a word: answered, or what is wrong with the answer."""
     guard = place.parent / "guard"
     guard.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(base, place, symlinks=True)
-    case.make(place)
     try:
+        shutil.copytree(base, place, symlinks=True)
+        case.make(place)
         before = set(os.listdir(place.parent))
         ended = run_case(list(case.run), place)
         strays = set(os.listdir(place.parent)) - before or set(os.listdir(guard))

@@ -160,7 +160,7 @@ STEPS = (
     "step1.5",
     "step1e9",
     "x",
-    "9" * 400,
+    "9" * 200,
     "step4 tokens9T",
     "ckpt_7",
 )

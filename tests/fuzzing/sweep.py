@@ -62,15 +62,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--kind", help="only this, such as config_case")
+    parser.add_argument("--kind", help="only these, such as config_case,lab_case")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sinkscope-fuzz-") as name:
         sweep = Sweep(Path(name))
-        kinds = [kind for kind in KINDS if options.kind in (None, kind.__name__)]
+        shown = 0
+        kinds = [kind for kind in KINDS if options.kind is None or kind.__name__ in options.kind]
         for kind in kinds:
             sweep.run(kind, options.count // len(kinds), options.seed)
             print(kind.__name__, sum(sweep.counts.values()), len(sweep.bad), file=sys.stderr)
-    print("\n".join(sweep.bad))
+            print(*sweep.bad[shown:], sep="\n", flush=True)
+            shown = len(sweep.bad)
     rows = [[*key, count] for key, count in sorted(sweep.counts.items())]
     total = sum(sweep.counts.values())
     print(json.dumps({"seed": options.seed, "cases": total, "bad": len(sweep.bad), "by": rows}))
