@@ -26,11 +26,10 @@ from sinkscope.known.constructed.plan import CONSTANT, FLAG, make_plan
 from sinkscope.known.constructed.spec import draw_spec
 from sinkscope.known.simulated_curves import draw_grid, step_at
 from sinkscope.subject.load import Subject
-from sinkscope.training_runs.arrays import null_of
 from sinkscope.training_runs.checkpoint_metrics import light
 from sinkscope.training_runs.pilot import Pilot
 from sinkscope.training_runs.settling import QUIET
-from sinkscope.training_runs.signals import sink_share
+from sinkscope.training_runs.signals import margin
 
 EARLY, LATE, DEPTH = 1, 3, 6
 SIZES = {"width": 96, "heads": 4, "key_heads": 4, "head_size": 16, "vocab": 258}
@@ -46,11 +45,15 @@ class State:
     size   length of the write over that of the stream it is written to; 0: there is no circuit
     share  of it that EARLY writes
     angle  by which u has turned from where it began, in radians
+    moved  part of the reading heads whose place other heads have taken
+    logit  that reading heads give to position zero
     """
 
     size: float
     share: float
     angle: float
+    moved: float = 0.0
+    logit: float = circuit.LOGIT
 
 
 class Grown:
@@ -102,15 +105,22 @@ class Grown:
         early = written * state.share
         self._neurons(EARLY, early, 0.0, u)
         self._neurons(LATE, written - early, early, u)
-        gain = circuit.LOGIT * math.sqrt(canvas.size) / plan.unit
+        gain = state.logit * math.sqrt(canvas.size) / plan.unit
         slow = circuit.slow(canvas)
-        for b, heads in self.readers.items():
-            for head in heads:
+        for b in self.readers:
+            for head in self.reading(state.moved, b):
                 canvas.query(b, head)[slow] = 0.0
                 canvas.query(b, head)[slow[0]] = (
                     gain * plan.base / (plan.unit * CONSTANT) * plan.constant
                 )
                 canvas.key(b, head)[slow] = torch.stack([u, torch.zeros_like(u)])
+
+    def reading(self, moved: float, b: int) -> list[int]:
+        """Heads of a block that read, a part of them moved to heads that did not."""
+        first = self.readers[b]
+        others = [head for head in range(self.canvas.heads) if head not in first]
+        gone = round(moved * len(first))
+        return first[gone:] + others[:gone]
 
     def _neurons(self, b: int, size: float, before: float, u: torch.Tensor) -> None:
         """Neurons that write u, `size` long in all, onto a stream that holds `before` of it."""
@@ -250,7 +260,7 @@ def subjects(model: Grown, script: Script) -> Iterator[Subject]:
 
 
 def emerged_at(model: Grown, script: Script, pilot: Pilot) -> float | None:
-    """Step at which the late share crosses its null, on the models without noise.
+    """Step at which the model begins to sink by the rule of `scan`, on the models without noise.
 
     Where the write appears at once that is its moment; where it grows it is looked for on a fine
     grid of places.
@@ -265,7 +275,7 @@ def emerged_at(model: Grown, script: Script, pilot: Pilot) -> float | None:
     for place in places:
         size = script.whole.size * grown(float(place), script.growth)
         found = light(model.put(replace(script.whole, size=size)), pilot.view)
-        over.append(math.log(float(sink_share(found).mean()) / null_of(found, pilot)))
+        over.append(margin(found))
     i = int(np.argmax(np.array(over) > 0))
     place = float(np.interp(0.0, over[i - 1 : i + 1], places[i - 1 : i + 1])) if i else start
     return step_at(script.steps, place)
