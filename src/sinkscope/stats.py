@@ -77,6 +77,28 @@ def t_interval(values: Sequence[float], low: float = -np.inf, high: float = np.i
     return Measured(value=mean, low=max(mean - half, low), high=min(mean + half, high))
 
 
+def unpaired_change(one: np.ndarray, other: np.ndarray) -> Measured:
+    """Mean of one sample minus that of another, with Welch's 95 % t interval.
+
+    one [n], other [m]; NaN entries are left out. A sample of one value gives no interval.
+    """
+    from scipy.stats import t
+
+    samples = [np.asarray(each, dtype=np.float64) for each in (one, other)]
+    samples = [each[np.isfinite(each)] for each in samples]
+    if min(map(len, samples)) == 0:
+        return Measured(value=None)
+    value = float(samples[0].mean() - samples[1].mean())
+    if min(map(len, samples)) == 1:
+        return Measured(value=value)
+    parts = np.array([each.var(ddof=1) / len(each) for each in samples])
+    if parts.sum() == 0:
+        return Measured(value=value, low=value, high=value)
+    freedom = parts.sum() ** 2 / sum(p**2 / (len(s) - 1) for p, s in zip(parts, samples))
+    half = float(t.ppf(0.975, freedom) * np.sqrt(parts.sum()))
+    return Measured(value=value, low=value - half, high=value + half)
+
+
 def widened_tail(n: int, tail: float = 0.025) -> float:
     """The percentile level at which a bootstrap of n values covers as a t interval does.
 

@@ -24,7 +24,6 @@ app = typer.Typer(
     "supported; 4 out of memory or disk; 70 an error in sinkscope itself; 130 interrupted; "
     "143 terminated.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sinkscope.cli import common
-from sinkscope.cli.options import Debug, Json, Out, options
+from sinkscope.cli.options import Showing, options
 from sinkscope.errors import InputError
 from sinkscope.settings import (
     AdviseSettings,
@@ -28,7 +29,7 @@ from sinkscope.settings import (
 # in the order of the help; each is a function below
 EXAMPLES = {
     "run": """
-  sinkscope run                             the bundled model, into ./sinkscope-run\n
+  sinkscope run                             the bundled model, into ./sinkscope-run-bundled\n
   sinkscope run path/to/model --out D       a local model\n
   sinkscope run Qwen/Qwen2.5-0.5B --bos both --dtype bfloat16 --device cuda\n
   sinkscope run ./my-model --expect p0-circuit      exit code 1 for any other verdict""",
@@ -72,53 +73,49 @@ EXAMPLES = {
 def run(
     loading: LoadSettings,
     settings: RunSettings,
-    out: Annotated[
-        Path, typer.Option(help="Folder for summary.json, arrays.nc and report.html.")
-    ] = Path("sinkscope-run"),
+    showing: Showing,
     expect: Annotated[
         str | None,
         typer.Option(help="sink, no-sink or a verdict: exit with 1 if it turns out otherwise."),
     ] = None,
-    json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Scan a model, trace its circuit, test it, and write a report."""
+    if showing.out is None:
+        out = Path(f"sinkscope-run-{common.name_of(loading.model)}")
+        showing = dataclasses.replace(showing, out=out)
     known = (*common.SINK, *common.VERDICTS)
-    common.measure("run", loading, settings, out, json, expect, known)
+    common.measure("run", loading, settings, showing, expect, known)
 
 
 @options
 def scan(
     loading: LoadSettings,
     settings: ScanSettings,
-    out: Out = None,
+    showing: Showing,
     expect: Annotated[
         str | None,
         typer.Option(help="sink or no-sink: exit with 1 if the model turns out otherwise."),
     ] = None,
-    json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Is there an attention sink, in which heads, and how sure is that."""
-    common.measure("scan", loading, settings, out, json, expect, common.SINK)
+    common.measure("scan", loading, settings, showing, expect, common.SINK)
 
 
 @options
 def trace(
     loading: LoadSettings,
     settings: TraceSettings,
-    out: Out = None,
-    json: Json = False,
-    debug: Debug = False,
+    showing: Showing,
 ) -> None:
     """How the sink is built: where P0 is recognised, who amplifies it, who reads it."""
-    common.measure("trace", loading, settings, out, json)
+    common.measure("trace", loading, settings, showing)
 
 
 @options
 def verify(
     loading: LoadSettings,
     settings: VerifySettings,
+    showing: Showing,
     replication: Annotated[
         str | None,
         typer.Option(
@@ -126,7 +123,6 @@ def verify(
             "lists them. Length, BOS policy and kind of prompts are then the paper's."
         ),
     ] = None,
-    out: Out = None,
     expect: Annotated[
         str | None,
         typer.Option(
@@ -134,24 +130,22 @@ def verify(
             "verdict."
         ),
     ] = None,
-    json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Test the circuit by intervention, beside controls, and reach a verdict."""
     if replication is None:
-        common.measure("verify", loading, settings, out, json, expect, common.VERDICTS)
+        common.measure("verify", loading, settings, showing, expect, common.VERDICTS)
         return
-    common.check(out, expect, common.VERDICTS)
+    common.check(showing.out, expect, common.VERDICTS)
     from sinkscope.replications.run import replication_of
     from sinkscope.replications.run import run as replicate
 
     if expect is not None:
         raise InputError("--replication reaches no verdict, so it takes no --expect.")
     replication_of(replication)  # before a model is loaded for an unknown one
-    subject, prompts = common.load_subject(loading), part_of(settings, ReplicationSettings)
-    with common.progress_bar() as progress:
+    subject, prompts = common.opened(loading, showing), part_of(settings, ReplicationSettings)
+    with common.watched(showing) as progress:
         result = replicate(replication, subject, prompts, progress=progress)
-    common.save_and_show(result, out, json)
+    common.save_and_show(result, showing)
 
 
 @options
@@ -162,37 +156,33 @@ def timeline(
     ],
     sweeping: SweepSettings,
     settings: TimelineSettings,
-    out: Out = None,
-    json: Json = False,
-    debug: Debug = False,
+    showing: Showing,
 ) -> None:
     """When the circuit formed, where it concentrated, and whether it has settled."""
-    common.check(out)
+    common.check(showing.out)
     common.stay_offline(sweeping.offline)
     from sinkscope.training_runs.timeline import timeline as follow
 
-    with common.progress_bar() as progress:
+    with common.watched(showing) as progress:
         result = follow(sources, settings, sweeping, progress=progress)
-    common.save_and_show(result, out, json)
+    common.save_and_show(result, showing)
 
 
 @options
 def mix(
     loading: LoadSettings,
     settings: MixSettings,
-    out: Out = None,
-    json: Json = False,
-    debug: Debug = False,
+    showing: Showing,
 ) -> None:
     """What the sink is for: mixing and loss, with the sink and without it."""
-    common.measure("mix", loading, settings, out, json)
+    common.measure("mix", loading, settings, showing)
 
 
 @options
 def advise(
     loading: LoadSettings,
     settings: AdviseSettings,
-    out: Out = None,
+    showing: Showing,
     gate: Annotated[
         list[str] | None,
         typer.Option(help="What an answer must be, such as 'kv-keep<=4'; exit with 1 if not."),
@@ -200,25 +190,23 @@ def advise(
     model_card: Annotated[
         Path | None, typer.Option(help="File for a section of a model card, in Markdown.")
     ] = None,
-    json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """What to do about the sink: BOS, short caches, quantisation, float16, and lines to paste."""
-    common.check(out)
+    common.check(showing.out)
     from sinkscope.advice import gates
     from sinkscope.advice.advise import advise as answer
     from sinkscope.advice.advise import questions
 
     wanted = gates.parse(gate or (), questions(settings.questions))
-    subject = common.load_subject(loading)
-    with common.progress_bar() as progress:
+    subject = common.opened(loading, showing)
+    with common.watched(showing) as progress:
         result = answer(subject, settings, progress=progress)
     if model_card is not None:
         from sinkscope.files import write_whole
         from sinkscope.report.advise.card import model_card as card
 
         write_whole(model_card, card(result).encode())
-    common.save_and_show(result, out, json)
+    common.save_and_show(result, showing)
     failures = [why for each in wanted if (why := each.failure(result.summary.advise))]
     if failures:
         print(f"sinkscope: not met: {'; '.join(failures)}.", file=sys.stderr)

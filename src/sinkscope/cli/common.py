@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 import sinkscope
 from sinkscope.cli.options import Debug as Debug
 from sinkscope.cli.options import Json as Json
+from sinkscope.cli.options import Printing, Showing
 from sinkscope.cli.options import Seed as Seed
 from sinkscope.errors import InputError, SinkscopeError, is_out_of_memory
 from sinkscope.files import disk_is_full, prove_writable
 from sinkscope.settings import LoadSettings, PromptSettings
 
 if TYPE_CHECKING:
+    from sinkscope.frame import Progress
     from sinkscope.result import Result
     from sinkscope.subject.load import Subject
 
@@ -55,18 +59,57 @@ def measure(
     name: str,
     loading: LoadSettings,
     settings: PromptSettings,
-    out: Path | None,
-    as_json: bool,
+    showing: Showing,
     expect: str | None = None,
     known: tuple[str, ...] = (),
 ) -> None:
     """Load a model, run the command of that name on it, save, print, hold against `expect`."""
-    check(out, expect, known)
-    subject = load_subject(loading)
-    with progress_bar() as progress:
+    check(showing.out, expect, known)
+    subject = opened(loading, showing)
+    with watched(showing) as progress:
         result = getattr(sinkscope, name)(subject, settings, progress=progress)
-    save_and_show(result, out, as_json)
+    save_and_show(result, showing)
     exit_on_expect(result, expect)
+
+
+def opened(loading: LoadSettings, showing: Showing) -> Subject:
+    """The model of the options. Refuses, before any work, to replace what is known of another."""
+    subject = load_subject(loading)
+    there = None if showing.out is None or showing.force else _held(showing.out)
+    if there and there.get("weights_sha256") != subject.identity["weights_sha256"]:
+        raise InputError(
+            f"{showing.out} holds the result of another model, {there.get('id')}: name another "
+            "folder with --out, or replace it with --force."
+        )
+    return subject
+
+
+def _held(folder: Path) -> dict[str, Any]:
+    """What the summary in a folder says of its model; nothing where there is no such summary."""
+    from sinkscope.files import latest
+    from sinkscope.result import SUMMARY
+
+    try:
+        return dict(json.loads(latest(folder, SUMMARY).read_text(encoding="utf-8"))["model"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}  # no result, or none that can be read
+
+
+def name_of(model: str | None) -> str:
+    """A model as part of the name of a folder: the last part of its path or Hub id."""
+    if model is None:
+        return "bundled"
+    last = Path(model).expanduser().resolve().name.removesuffix(".gguf")
+    return re.sub(r"[^\w.-]+", "-", last) or "model"
+
+
+def watched(showing: Printing) -> contextlib.AbstractContextManager[Progress]:
+    """The progress display, unless nothing is to be shown."""
+    return contextlib.nullcontext(_silent) if showing.quiet else progress_bar()
+
+
+def _silent(label: str, done: int, total: int) -> None:
+    pass
 
 
 @contextlib.contextmanager
@@ -130,24 +173,30 @@ def drawn_from(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def save_and_show(result: Result, out: Path | None, as_json: bool) -> None:
+def save_and_show(result: Result, showing: Showing) -> None:
     """Save a result where a folder is given, and print it."""
-    folder = result.save(out) if out is not None else None
-    show(result, as_json)
-    if folder is not None:
-        print(f"Report: {folder / 'report.html'}", file=sys.stderr if as_json else sys.stdout)
+    folder = result.save(showing.out) if showing.out is not None else None
+    show(result, showing, None if folder is None else folder / "report.html")
 
 
-def show(result: Result, as_json: bool) -> None:
-    """Print a result: the summary as JSON, or the tables."""
-    if as_json:
-        sys.stdout.write(result.to_json() + "\n")
+def show(result: Result, showing: Printing, page: Path | None) -> None:
+    """Print a result: its answers, the summary as JSON, or every table; and where its page is."""
+    if showing.quiet:
+        print(page or "", end="\n" if page else "")
         return
-    from rich.console import Console
+    if showing.json:
+        sys.stdout.write(result.to_json() + "\n")
+    else:
+        from rich.console import Console
 
-    from sinkscope.report.table import render_rich
+        from sinkscope.report.brief import print_brief
+        from sinkscope.report.table import print_tables
 
-    render_rich(result, Console())
+        (print_tables if showing.verbose else print_brief)(result, Console())
+    if page is not None:
+        print(f"Report: {page}", file=sys.stderr if showing.json else sys.stdout)
+    elif not showing.json:
+        print("No report was written: --out FOLDER writes one.")
 
 
 def exit_on_expect(result: Result, expect: str | None) -> None:

@@ -1,10 +1,10 @@
 """Options of the command line: those that many commands share, and those of the settings.
 
     @options
-    def command(loading: LoadSettings, settings: ScanSettings, out: Out = None) -> None: ...
+    def command(loading: LoadSettings, settings: ScanSettings, showing: Showing) -> None: ...
 
-A parameter whose type is one of the classes of `sinkscope.settings` stands for its fields: each
-becomes an option, with its default, its bound and the meaning that the class docstring gives.
+A parameter whose type is a dataclass, such as those of `sinkscope.settings`, stands for its fields:
+each becomes an option, with its default, its bound and the meaning that the class docstring gives.
 """
 
 from __future__ import annotations
@@ -19,14 +19,45 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from sinkscope.errors import InputError
 from sinkscope.settings import field_docs
 
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-Out = Annotated[
-    Path | None, typer.Option(help="Folder for summary.json, arrays.nc and report.html.")
-]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Printing:
+    """What a command prints.
+
+    verbose  print every table too, not only the answers
+    quiet    print the path of the report and nothing else
+    json     print the summary as JSON
+    debug    show tracebacks
+    """
+
+    verbose: bool = False
+    quiet: bool = False
+    json: bool = False
+    debug: bool = False
+
+    def __post_init__(self) -> None:
+        if self.verbose + self.quiet + self.json > 1:
+            raise InputError("--verbose, --quiet and --json exclude each other.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Showing(Printing):
+    """Where a command saves its result, and what it prints.
+
+    out    folder for summary.json, arrays.nc and report.html, and circuit.json where one was
+           tested; run makes sinkscope-run-NAME, after the model
+    force  replace what the folder holds, also if that is the result of another model
+    """
+
+    out: Path | None = None
+    force: bool = False
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:

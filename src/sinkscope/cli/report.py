@@ -8,16 +8,19 @@ from typing import Annotated
 import typer
 
 from sinkscope.cli import common
+from sinkscope.cli.options import Printing, options
 
 EPILOG = """Examples:\n
-  sinkscope report sinkscope-run                      render report.html again\n
+  sinkscope report sinkscope-run-bundled              render report.html again\n
   sinkscope report run-a --against run-b              compare two runs on one page\n
   sinkscope report run-a --against run-b --against run-c\n
   sinkscope report run-a --figures figures            charts as PNG, SVG and PDF"""
 
 
+@options
 def command(
     run_dir: Annotated[Path, typer.Argument(help="A run folder.")],
+    showing: Printing,
     against: Annotated[
         list[Path] | None,
         typer.Option(help="Another run folder to compare with. Can be given several times."),
@@ -25,8 +28,6 @@ def command(
     figures: Annotated[
         Path | None, typer.Option(help="Folder for the charts as PNG, SVG and PDF.")
     ] = None,
-    json: common.Json = False,
-    debug: common.Debug = False,
 ) -> None:
     """Render a saved run again; compare runs with --against."""
     from sinkscope.files import write_whole
@@ -45,6 +46,4 @@ def command(
             from sinkscope.report.export import export_figures
 
             export_figures(result, figures)
-        common.show(result, json)
-    if not json:
-        print(f"Report: {run_dir / name}")
+        common.show(result, showing, run_dir / name)

@@ -9,8 +9,14 @@ from sinkscope.report import commands, frames
 from sinkscope.report.mixing import page as mixing_page
 from sinkscope.report.parts import Headline, Part, Section, Table, Tables
 from sinkscope.report.scan import figures as scan_figures
-from sinkscope.report.text import NO_VALUE, percent, short, visible
+from sinkscope.report.text import NO_VALUE, bounds_of, percent, short, visible
 from sinkscope.result import Result
+from sinkscope.stats import nan_mean, unpaired_change
+
+BOTH = ("with", "without")
+# of the headline numbers, those of the small table of two BOS policies
+MATTER = ("Late share of P0", "Sink heads", "Emergence block", "Verdict", "Sink used")
+COST = "What BOS costs or saves in nats: sinkscope advise --questions bos."
 
 
 def comparison(result: Result, *others: Result) -> Section:
@@ -26,7 +32,7 @@ def comparison(result: Result, *others: Result) -> Section:
     ]
     if all(run.summary.timeline for run in runs):
         shared.append("")
-    found = {bos: _table(bos, runs, commands.headlines(runs, bos)) for bos in shared}
+    found = {bos: _of_runs(bos, runs) for bos in shared}
     filled = {bos: [table] for bos, table in found.items() if table.rows}
     two = len(others) == 1
     lead = f"This run beside {', '.join(map(run_name, others))}."
@@ -57,10 +63,47 @@ def run_name(result: Result) -> str:
     return f"{visible(model.id)}{revision} ({visible(result.summary.environment.dtype)})"
 
 
-def _table(bos: str, runs: Sequence[Result], headlines: Sequence[Headline]) -> Table:
-    two = len(runs) == 2
-    others = ["Other run", "Difference"] if two else [run_name(run) for run in runs[1:]]
-    table = Table(frames.label(bos) or "Over training", ["", "This run", *others])
+def policies_compared(result: Result) -> tuple[Table, str] | None:
+    """One run under two BOS policies: the numbers that matter most, and a sentence on the sink."""
+    if not {*BOTH} <= {*frames.policies(result)}:
+        return None
+    headlines = [
+        {name: one for name, one in commands.headlines([result], bos)[0].items() if name in MATTER}
+        for bos in BOTH
+    ]
+    columns = [frames.label(bos) for bos in BOTH]
+    table = _table("With BOS and without", columns, headlines)
+    return table, _said(result)
+
+
+def _said(result: Result) -> str:
+    """Whether position zero draws more or less with BOS; the prompts are others, so not paired."""
+    if len(result.summary.scan) < 2:
+        return COST
+    data = frames.datasets(result)
+    shares = [nan_mean(data[bos]["p0_late"].values, (1, 2)) for bos in BOTH]
+    change = unpaired_change(*shares)
+    if change.value is None:
+        return COST
+    bounds = bounds_of(change)
+    low, high = (f"{100 * bound:+.1f}".replace("-", "−") for bound in bounds or (0.0, 0.0))
+    interval = f"95\u00a0% interval {low} to {high} points" if bounds else "without an interval"
+    if bounds and bounds[0] <= 0 <= bounds[1]:
+        return f"BOS does not change the late share beyond noise ({interval}). {COST}"
+    size, way = f"{100 * abs(change.value):.1f} points", "higher" if change.value > 0 else "lower"
+    return f"With BOS the late share is {size} {way} than without ({interval}). {COST}"
+
+
+def _of_runs(bos: str, runs: Sequence[Result]) -> Table:
+    others = ["Other run"] if len(runs) == 2 else [run_name(run) for run in runs[1:]]
+    title = frames.label(bos) or "Over training"
+    return _table(title, ["This run", *others], commands.headlines(runs, bos))
+
+
+def _table(title: str, columns: list[str], headlines: Sequence[Headline]) -> Table:
+    """A row a number; two columns are followed by their difference."""
+    two = len(columns) == 2
+    table = Table(title, ["", *columns, *(["Difference"] if two else [])])
     table.numeric = set(range(1, len(table.columns)))
     for name in dict.fromkeys(key for headline in headlines for key in headline):
         kind = next(headline[name][0] for headline in headlines if name in headline)

@@ -17,6 +17,12 @@ from markupsafe import Markup
 
 from sinkscope.report.charts import Chart
 from sinkscope.report.embed import share_scales, spec_of
+from sinkscope.report.text import typeset
+
+# A question and a sentence that answers it, for the end of a command (`brief.py`)
+Said: TypeAlias = tuple[str, str]
+WEAK = "Weak"
+QUESTIONS = ("Sink", "Where", "Since", "Made by", "Read by", "Proved", "Used", "To do", WEAK)
 
 # label -> kind (share, count, ratio or word) and value: what two runs are compared by
 Headline: TypeAlias = dict[str, tuple[str, Any]]
@@ -57,6 +63,7 @@ class Findings:
     headline   the first sentence; `sentences` the others
     keys       the few numbers at the top: value, what it is, what it is compared with
     limit      what this does not show
+    answers    those of these sentences that a terminal shows by itself, by question
     tables     the tables that go with it in a terminal
     """
 
@@ -65,7 +72,13 @@ class Findings:
     keys: list[tuple[str, str, str]] = field(default_factory=list)
     limit: str = ""
     notes: list[str] = field(default_factory=list)
+    answers: list[Said] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.headline, self.limit = typeset(self.headline), typeset(self.limit)
+        self.sentences = [*map(typeset, self.sentences)]
+        self.notes = [*map(typeset, self.notes)]
 
 
 @dataclass

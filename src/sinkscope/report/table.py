@@ -6,7 +6,9 @@ sequence into the terminal, and is handed to rich as `Text`, so it cannot be rea
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -30,6 +32,29 @@ def render_text(result: Result) -> str:
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 
+def print_tables(result: Result, console: Console) -> None:
+    """Print all findings; where that is no terminal, without the padding of tables."""
+    with _stripped(console):
+        render_rich(result, console)
+
+
+def print_stripped(shown: RenderableType, console: Console) -> None:
+    """Print a table; where that is no terminal, without its padding."""
+    with _stripped(console):
+        console.print(shown)
+
+
+@contextlib.contextmanager
+def _stripped(console: Console) -> Iterator[None]:
+    """What is printed meanwhile reaches a pipe or a file without blanks at the ends of lines."""
+    if console.is_terminal:
+        yield
+        return
+    with console.capture() as printed:
+        yield
+    console.file.write("".join(f"{line.rstrip()}\n" for line in printed.get().splitlines()))
+
+
 def render_rich(result: Result, console: Console) -> None:
     """Print all findings to a rich console."""
     console.print(_heading(result))
@@ -42,15 +67,24 @@ def render_rich(result: Result, console: Console) -> None:
             console.print(_findings(one))
 
 
-def _heading(result: Result) -> Text:
+def heading(result: Result) -> tuple[str, str]:
+    """Which model, and what was looked at."""
     model, prompts = result.summary.model, result.summary.prompts
     revision = f" @ {visible(model.revision)}" if model.revision else ""
-    first = Text(f"{visible(model.id)}{revision}", style="bold")
-    return first.append(
-        f"\n{visible(model.architecture)}, {model.parameters:,} parameters, "
-        f"{prompts.n} prompts of {prompts.length} tokens ({visible(prompts.kind)})",
+    count = "1 prompt" if prompts.n == 1 else f"{prompts.n} prompts"
+    return (
+        f"{visible(model.id)}{revision}",
+        f"{visible(model.architecture)}, {model.parameters:,} parameters, "
+        f"{count} of {prompts.length} tokens ({visible(prompts.kind)})",
+    )
+
+
+def _heading(result: Result) -> Text:
+    model, about = heading(result)
+    return Text(model, style="bold").append(
+        "".join(f"\n{line}" for line in (about, *frames.first_positions(result))),
         style="not bold dim",
-    ).append("".join(f"\n{line}" for line in frames.first_positions(result)), style="not bold dim")
+    )
 
 
 def _findings(found: Findings) -> Group:

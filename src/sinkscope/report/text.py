@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from typing import Any
 
@@ -70,6 +71,11 @@ def percent(value: float | None) -> str:
     if 0 < abs(share) < 0.05:
         return "<\u00a00.1\u00a0%" if share > 0 else ">\u00a0−0.1\u00a0%"
     return f"{share:.1f}\u00a0%".replace("-", "−")
+
+
+def typeset(sentence: str) -> str:
+    """A sentence of a result with percentages as `percent` writes them: 93% is `93 %`."""
+    return re.sub(r"(?<=\d)%", "\u00a0%", sentence)
 
 
 def multiple(value: float | None) -> str:

@@ -165,7 +165,8 @@ def findings(result: Result, panel: str) -> Findings | None:
     if panel or not held:
         return None
     sentences = [f"{one.question} {visible(one.sentence)}" for one in held.values()]
-    found = Findings("What to do about it", sentences)
+    answers = [("To do", sentence) for sentence in sentences]
+    found = Findings("What to do about it", sentences, answers=answers)
     pasted = [line for one in held.values() for line in one.lines]
     if pasted:
         found.tables = [_pasted(pasted)]

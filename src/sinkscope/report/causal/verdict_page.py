@@ -6,7 +6,7 @@ from typing import Any
 
 from sinkscope.report.causal import tables as causal_tables
 from sinkscope.report.causal.charts import areas_of, short_edit
-from sinkscope.report.parts import Findings, Headline, Part, Section, Stage, Strip, Words
+from sinkscope.report.parts import WEAK, Findings, Headline, Part, Section, Stage, Strip, Words
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.text import bounds_of, multiple, number_of, percent, percent_interval, visible
 from sinkscope.result import Result, StageSummary, VerifySummary
@@ -59,6 +59,11 @@ def findings(result: Result, bos: str) -> Findings | None:
     if verified is None:
         return None
     found = _findings(verified)
+    said = [found.headline, *(_because(verified) or _details(verified)[:1])]
+    found.answers = [
+        *(("Proved", sentence) for sentence in said),
+        *((WEAK, f"Missing: {visible(one)}.") for one in verified.missing),
+    ]
     found.tables = [
         causal_tables.stages_table(verified),
         causal_tables.deciding_table(verified),

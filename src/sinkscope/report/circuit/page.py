@@ -69,6 +69,7 @@ def findings(result: Result, bos: str) -> Findings | None:
         return None
     found = _findings(result, bos)
     trace = result.summary.trace[bos]
+    found.answers = circuit_words.answers(trace)
     found.tables = [
         table
         for table in (*circuit_tables.writers_tables(trace), circuit_tables.readers_table(trace))

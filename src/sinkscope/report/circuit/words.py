@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sinkscope.report.parts import Said
 from sinkscope.report.phases import phase_lines, written_by
 from sinkscope.report.text import number_of, percent, ranges
 from sinkscope.result import TraceSummary
@@ -28,6 +29,16 @@ def sentences(trace: TraceSummary) -> list[str]:
     """The findings, the first as headline."""
     said = (_emergence(trace), _recognised(trace), _writers(trace), _readers(trace), _spike(trace))
     return [sentence for sentence in (*said, *phase_lines(trace)) if sentence]
+
+
+def answers(trace: TraceSummary) -> list[Said]:
+    """What a terminal shows by itself: phases in place of the one that is read most."""
+    phases = phase_lines(trace)
+    return [
+        ("Since", _emergence(trace)),
+        *(("Made by", line) for line in phases or [_writers(trace)]),
+        *([] if phases else [("Read by", _readers(trace))]),
+    ]
 
 
 def _emergence(trace: TraceSummary) -> str:

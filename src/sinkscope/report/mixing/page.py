@@ -192,6 +192,7 @@ def findings(result: Result, panel: str) -> Findings | None:
     if one is None:
         return None
     found = findings_of(one)
+    found.answers = [("Used", said) for said in (found.headline, *found.sentences[:1])]
     found.tables = condition_tables(one)
     return found
 

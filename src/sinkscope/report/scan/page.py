@@ -20,7 +20,7 @@ from sinkscope.report.parts import (
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.phases import phases_of
 from sinkscope.report.scan import charts, figures, tables
-from sinkscope.report.scan.words import heads_above_random, verdict_so_far
+from sinkscope.report.scan.words import heads_above_random, verdict_so_far, where
 from sinkscope.report.text import number_of, percent, percent_interval, short, visible
 from sinkscope.result import Result, ScanSummary
 from sinkscope.stats import nan_mean
@@ -114,6 +114,7 @@ def findings(result: Result, bos: str) -> Findings | None:
         return None
     scan, data = result.summary.scan[bos], frames.datasets(result)[bos]
     found = _findings(result, bos, data)
+    found.answers = [("Sink", found.headline), ("Where", where(scan, data))]
     found.tables = [
         turned(tables.rates_table(scan)),
         tables.nulls_table(scan, data),

@@ -61,7 +61,7 @@ def verdict_so_far(scan_summary: ScanSummary, dataset: Dataset) -> list[str]:
         headline(scan_summary),
         _by_type(scan_summary),
         _nulls(dataset),
-        _where(scan_summary, dataset) if scan_summary.p0_sink is not None else "",
+        where(scan_summary, dataset),
         _what_sits_there(scan_summary),
         _stream(dataset),
         _elsewhere(dataset),
@@ -100,10 +100,11 @@ def _nulls(data: Dataset) -> str:
     return _sentence("; ".join(parts))
 
 
-def _where(scan: ScanSummary, data: Dataset) -> str:
+def where(scan: ScanSummary, data: Dataset) -> str:
+    """How many heads sink at P0, and in which blocks; empty where that is not told."""
     found = sink_heads(data)
     total = int(np.isfinite(frames.late_share(data)).sum())
-    if found is None:
+    if found is None or scan.p0_sink is None:
         return ""
     least = f"more than {round_percent(SINK)} of its late attention"
     if not found:

@@ -1,0 +1,110 @@
+"""What a command ends with in a terminal: its answers, in the order in which they are asked for.
+
+The sentences are those of the page (`Findings.brief`); here they are put in order and made to fit.
+"""
+
+from __future__ import annotations
+
+from rich.cells import cell_len, chop_cells
+from rich.console import Console
+from rich.text import Text
+
+from sinkscope.report import commands, frames
+from sinkscope.report.compare import policies_compared
+from sinkscope.report.parts import QUESTIONS, WEAK, Findings, Said
+from sinkscope.report.table import heading, print_stripped, print_tables, rich_table
+from sinkscope.report.text import typeset, visible
+from sinkscope.result import Result
+
+MOST = 22  # lines of answers: with the heading and the path of the report 25 at most
+LABEL = 9  # columns of the question
+LEAST = 24  # columns of the answers, however narrow the terminal
+WEAKNESSES = 3  # that are told; the rest is counted
+
+
+def print_brief(result: Result, console: Console) -> None:
+    """Print the answers of a result within the width of the console; all it has, without any."""
+    found = {
+        panel: commands.all_findings(result, panel) for panel in [*frames.policies(result), ""]
+    }
+    if not any(one.answers for each in found.values() for one in each):
+        print_tables(result, console)
+        return
+    for line in brief(result, found, console.width):
+        console.print(line, soft_wrap=True)
+    compared = policies_compared(result)
+    if compared is not None:
+        table, sentence = compared
+        print_stripped(rich_table(table), console)
+        for text in wrapped(sentence, console.width):
+            console.print(Text(text), soft_wrap=True)
+
+
+def brief(result: Result, panels: dict[str, list[Findings]], width: int) -> list[Text]:
+    """Heading and answers, a line each; a label stands before the first line of a question."""
+    several = len([panel for panel, found in panels.items() if panel and found]) > 1
+    for longest in (3, 2, 1):
+        told: list[Text] = []
+        for panel, found in panels.items():
+            if several and panel and found:
+                told.append(Text(frames.label(panel), style="bold"))
+            told += _answers(answers(found, first_only=several), width, longest)
+        every = [one for found in panels.values() for one in found]
+        told += _answers(weaknesses(every), width, min(longest, 2))
+        if len(told) <= MOST:
+            break
+    model, about = (wrapped(line, width) for line in heading(result))
+    head = [*(Text(line, style="bold") for line in model), *(Text(line, "dim") for line in about)]
+    return [*head, *told]
+
+
+def answers(found: list[Findings], first_only: bool) -> list[Said]:
+    """What the findings answer, in the order of the questions; the first of each, or all."""
+    said = [each for one in found for each in one.answers[: 1 if first_only else None]]
+    told = [each for each in said if each[0] != WEAK and each[1]]
+    return sorted(told, key=lambda each: QUESTIONS.index(each[0]))
+
+
+def weaknesses(found: list[Findings]) -> list[Said]:
+    """What is missing, what must be known, and what this does not show: the first few."""
+    missing = [text for one in found for label, text in one.answers if label == WEAK]
+    notes = [visible(note) for one in found for note in one.notes]
+    every = list(dict.fromkeys([*missing, *notes, *(one.limit for one in found if one.limit)]))
+    told = every[:WEAKNESSES] if len(every) > WEAKNESSES + 1 else every
+    if len(every) > len(told):
+        told.append(f"{len(every) - len(told)} more remarks: --verbose.")
+    return [(WEAK, text) for text in told]
+
+
+def _answers(said: list[Said], width: int, longest: int) -> list[Text]:
+    lines, before = [], ""
+    for label, text in said:
+        for number, line in enumerate(fitted(typeset(text), max(LEAST, width - LABEL), longest)):
+            shown = label if number == 0 and label != before else ""
+            lines.append(Text.assemble((f"{shown:{LABEL}}", "bold"), line))
+        before = label
+    return lines
+
+
+def fitted(text: str, width: int, longest: int) -> list[str]:
+    """A sentence in at most `longest` lines; "…" stands for what had to be left out at its end."""
+    lines = wrapped(text, width)
+    while len(lines) > longest:
+        text, _, _ = text.rpartition("; ")
+        if not text:
+            return [*lines[: longest - 1], f"{wrapped(lines[longest - 1], width - 2)[0]} …"]
+        lines = wrapped(f"{text}; …", width)
+    return lines
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most `width` columns, broken at spaces that may break."""
+    lines = [""]
+    for word in text.split(" "):
+        for piece in chop_cells(word, width):
+            longer = f"{lines[-1]} {piece}" if lines[-1] else piece
+            if cell_len(longer) <= width:
+                lines[-1] = longer
+            else:
+                lines.append(piece)
+    return lines
