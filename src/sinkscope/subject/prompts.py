@@ -24,6 +24,7 @@ from sinkscope.subject.windows import Rows, text_rows
 
 TOKENS_PER_BATCH = 8192
 KINDS = ("text", "random", "repeat", "ids")
+LATE_QUERIES = 12  # as many as one prompt has that is just long enough to verify on
 SHOWN = 3  # positions whose tokens are told: what a tokenizer or a template puts first
 
 
@@ -66,6 +67,11 @@ class Prompts:
     def length(self) -> int:
         """Padded length T."""
         return self.input_ids.shape[1]
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are late queries enough to say that there is a sink, or none."""
+        return int((self.lengths // 2).sum()) >= LATE_QUERIES
 
     @property
     def sha256(self) -> str:
