@@ -125,7 +125,7 @@ class ScanSettings(PromptSettings):
 class TraceSettings(ScanSettings):
     """What to trace with.
 
-    vocabulary  put every vocabulary item at P0
+    vocabulary  put the vocabulary at P0, item by item, or a random sample where it is large
     """
 
     vocabulary: bool = True

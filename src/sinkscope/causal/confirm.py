@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,8 @@ def decide(lab: CausalBench, planned: Sequence[Planned], pick: Pick) -> list[Tes
 
     pick  indices from sizes [plans], the mean effects through P0's key
 
-    A plan that has no such effect is run in full, as are all where P0's key is not at hand.
+    A plan that has no such effect is run in full, as are all where P0's key is not at hand. One
+    that the screen puts at about nothing is confirmed on a few prompts.
     """
     keys = lab.key_effects([plan.edits for plan in planned])
     sizes = np.array([0.0 if key is None else float(np.nanmean(key)) for key in keys])
@@ -29,7 +31,8 @@ def decide(lab: CausalBench, planned: Sequence[Planned], pick: Pick) -> list[Tes
     rows = []
     for i, (plan, key) in enumerate(zip(planned, keys)):
         if key is None or i in chosen:
-            rows.append(lab.test(plan.id, NECESSITY, plan.edits, plan.controls, **plan.how))
+            how = {"few": True, **plan.how} if key is not None and _idle(sizes[i]) else plan.how
+            rows.append(lab.test(plan.id, NECESSITY, plan.edits, plan.controls, **how))
         else:
             rows.append(lab.screened(plan.id, plan.edits, key, **plan.how))
     return rows
@@ -40,7 +43,11 @@ def strongest(sizes: np.ndarray) -> list[int]:
     order = np.argsort(sizes, kind="stable")
     able = [int(i) for i in order if -sizes[i] >= NECESSARY][:STRONGEST]
     chosen = able or [int(i) for i in order[:1]]
-    idle = np.flatnonzero(np.abs(sizes) < NEGLIGIBLE / 10)
+    idle = np.flatnonzero(_idle(sizes))
     if len(sizes) >= ENOUGH and len(idle) and int(idle[-1]) not in chosen:
         chosen.append(int(idle[-1]))  # the last one runs the fewest blocks
     return chosen
+
+
+def _idle(size: Any) -> Any:
+    return np.abs(size) < NEGLIGIBLE / 10

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from sinkscope.causal.thresholds import NEGLIGIBLE, ORDINARY
 from sinkscope.circuit.model import Circuit
 from sinkscope.errors import Missing
 from sinkscope.intervene.edits.base import Edit
+from sinkscope.intervene.edits.hold import Intact
 from sinkscope.intervene.engine import Engine
 from sinkscope.intervene.p0_path import KeyPath
 from sinkscope.intervene.readout import Readout
@@ -36,6 +38,7 @@ class CausalBench:
     heads     reading heads [(block, head)]
     position  p, the ordinary position that controls and sufficiency tests use
     draws     random controls where a test asks for them
+    recorded  what the intact model had at P0 and at p, if that was noted in its pass
     """
 
     engine: Engine
@@ -44,6 +47,7 @@ class CausalBench:
     position: int
     draws: int
     seed: int
+    recorded: Intact = field(default_factory=Intact)
     notes: list[str] = field(default_factory=list)
     _seen: dict[tuple, Readout] = field(default_factory=dict)
 
@@ -109,15 +113,19 @@ class CausalBench:
         """Late share of P0 on the reading heads: [n]."""
         return self.engine.intact.on(self.heads)
 
-    def run(self, edits: Edits, full: bool = False) -> Readout:
-        """A pass with the edits; the same edits are run once. full: cost and received mass too."""
+    def run(self, edits: Edits, full: bool = False, few: bool = False) -> Readout:
+        """A pass with the edits; the same edits are run once.
+
+        full  loss and received mass too
+        few   on a few prompts, where it was not run on all of them
+        """
         edits = tuple(edits)
-        if (edits, True) in self._seen:
-            return self._seen[edits, True]
-        if (edits, full) not in self._seen:
-            read = self.engine.run(edits, want_logits=full, want_received=full)
-            self._seen[edits, full] = read
-        return self._seen[edits, full]
+        for known in product((True, full), (False, few)):
+            if (edits, *known) in self._seen:
+                return self._seen[edits, *known]
+        read = self.engine.run(edits, want_logits=full, want_received=full, few=few)
+        self._seen[edits, full, few] = read
+        return read
 
     def sink_effect(self, read: Readout) -> np.ndarray:
         """Change of P0's late share over its mean intact: [n]."""
@@ -152,11 +160,13 @@ class CausalBench:
         claim: bool = True,
         note: str = "",
         moved: bool = False,
+        few: bool | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> Test:
         """Run an edit and its controls (several: random draws, of which the mean is taken).
 
         moved  the text moves along, so that logits speak of other positions than the intact ones
+        few    on a few prompts only; by default where the row is no evidence
 
         Of a necessity test the effect is that through P0's key, where that path is at hand. The
         control's effect is that in all, but for random draws of edits of P0, which are screened
@@ -170,10 +180,11 @@ class CausalBench:
                 of_control = _all(self.key_effects(controls))
         if of_control is not None:
             controls = [controls[_median(of_control)]]
-        read = self.run(edits, full=claim)
+        few = not claim if few is None else few
+        read = self.run(edits, full=claim, few=few)
         total = self.effect(kind, read)
         effect = total if key is None else key
-        reads = [self.run(each) for each in controls]
+        reads = [self.run(each, few=few) for each in controls]
         return Test(
             id=id,
             kind=kind,
@@ -194,6 +205,7 @@ class CausalBench:
             p0_cosine=self._cosine(read),
             mass_moved_to=self._moved(read),
             effect=effect,
+            prompts=int(np.isfinite(total).sum()),
             note=note,
             extra=extra or {},
             **self._against(kind, effect, reads, at, of_control),
@@ -217,6 +229,7 @@ class CausalBench:
             confirmed=False,
             key_change=self._share(key),
             effect=key,
+            prompts=0,
             block=how.get("block"),
             dose=how.get("dose"),
             note=how.get("note", ""),
@@ -274,15 +287,14 @@ class CausalBench:
 
     def _cosine(self, read: Readout) -> float | None:
         points = sorted({block for block, _ in self.heads})
-        values = read.cosine[:, 0][:, points]
-        return _finite(values.mean()) if np.isfinite(values).all() else None
+        return _finite(nan_mean(read.cosine[:, 0][:, points].mean(1)))
 
     def _moved(self, read: Readout) -> dict[str, Any] | None:
         """Where the mass went: the position that gained most on the reading heads."""
         intact = self.engine.intact.received
         if read.received is None or intact is None:
             return None
-        gain = (read.received - intact).mean(0)
+        gain = nan_mean(read.received - intact)
         position = int(gain.argmax())
         tokens = self.engine.prompts.input_ids[:, position]
         tokenizer = self.engine.subject.tokenizer

@@ -39,7 +39,9 @@ from sinkscope.circuit.find import find_circuit
 from sinkscope.circuit.model import Circuit
 from sinkscope.errors import InputError
 from sinkscope.frame import Progress, chosen_prompts, result_of, silent
+from sinkscope.intervene.edits.hold import Intact, Record
 from sinkscope.intervene.engine import Engine
+from sinkscope.observe.attention import uses_registry
 from sinkscope.result import Result
 from sinkscope.schema.verify import VerdictDetail
 from sinkscope.settings import VerifySettings
@@ -47,6 +49,8 @@ from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
 STEPS = 13  # groups of tests, for the progress bar
+FEW = 4  # prompts of rows that decide nothing
+SCORED = 64  # predictions of each prompt whose loss and KL an edit is charged with
 SHORTEST = 24  # tokens; below that there is no room for an ordinary position and late queries
 
 
@@ -115,6 +119,8 @@ def _tried(
     """The tests and the verdict on these rows of the prompts."""
     label = f"verify ({prompts.bos} BOS)"
     heads = circuit.reading_heads
+    intact = Intact()
+    listeners = [Record((0, settings.position), intact)] if uses_registry(subject.model) else []
     engine = Engine(
         subject,
         rows,
@@ -123,8 +129,13 @@ def _tried(
         heads=heads,
         positions=(0, settings.position),
         of_tokens=prompts.input_ids.numel(),
+        few=FEW,
+        scored=SCORED,
+        listeners=listeners,
     )
-    lab = CausalBench(engine, circuit, heads, settings.position, settings.draws, settings.seed)
+    lab = CausalBench(
+        engine, circuit, heads, settings.position, settings.draws, settings.seed, intact
+    )
     tests: list[Test] = []
     kept, screened = None, 0.0
     if circuit.sinks:

@@ -96,12 +96,19 @@ def run_model(subject: Subject, prompts: Prompts, logits: bool, own_maps: bool =
     return call_model(subject, inputs, logits)
 
 
-def call_model(subject: Subject, inputs: dict[str, Any], logits: bool) -> Any:
-    """The forward call itself; raises OutOfResources where memory runs out."""
+def call_model(
+    subject: Subject, inputs: dict[str, Any], logits: bool, at: torch.Tensor | None = None
+) -> Any:
+    """The forward call itself; raises OutOfResources where memory runs out.
+
+    at  [K] positions whose logits are wanted; None for all
+    """
     model = subject.model
     rows, length = inputs["input_ids"].shape
     # without the head: its logits would dwarf everything else at long lengths
     target = model if logits else getattr(model, "base_model", model)
+    if logits and at is not None and "logits_to_keep" in inspect.signature(model.forward).parameters:
+        inputs = {**inputs, "logits_to_keep": at.to(subject.device)}
     try:
         out = target(**inputs)
     except (torch.OutOfMemoryError, MemoryError):
@@ -114,7 +121,11 @@ def call_model(subject: Subject, inputs: dict[str, Any], logits: bool) -> Any:
                 f"Out of memory at {rows} × {length} tokens; use a shorter --length."
             ) from None
         raise
-    return out.logits if logits else None
+    if not logits:
+        return None
+    # a family may take positions and not mind them
+    whole = at is None or out.logits.shape[1] == len(at)
+    return out.logits if whole else out.logits[:, at.to(out.logits.device)]
 
 
 def model_inputs(subject: Subject, prompts: Prompts) -> dict[str, Any]:

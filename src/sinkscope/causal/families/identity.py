@@ -209,7 +209,7 @@ def _repeated(lab: CausalBench) -> Test:
     different = RandomTokens(random_tokens(lab, DIFFERENT, 4), lab.seed)
     blocks = [block for block, _ in lab.heads]
     extra = {
-        "share": bootstrap(lab.run([edit]).on(lab.heads), lab.seed),
+        "share": bootstrap(lab.run([edit], few=True).on(lab.heads), lab.seed),
         "uniform": float(np.nanmean(lab.circuit.uniform_late[blocks])),
     }
     return _row(lab, edit, different, note, moved=True, extra=extra)
@@ -217,7 +217,7 @@ def _repeated(lab: CausalBench) -> Test:
 
 def _moved(lab: CausalBench, edit: Edit) -> dict[str, Any]:
     """What of the sink turned up at the position that P0 changed ids with."""
-    read, at = lab.run([edit]), lab.position
+    read, at = lab.run([edit], few=True), lab.position
     before = lab.engine.intact.on(lab.heads, at)
     change = paired_change(read.on(lab.heads, at), before, lab.intact_sink, lab.seed)
     return {"position": at, "share": change}

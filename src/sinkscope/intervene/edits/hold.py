@@ -33,12 +33,12 @@ class Intact:
 def record(engine: Engine, positions: Sequence[int]) -> Intact:
     """Read streams and keys of some positions in one unedited pass."""
     intact = Intact()
-    engine.run([_Record(tuple(positions), intact)], want_logits=False)
+    engine.run([Record(tuple(positions), intact)], want_logits=False)
     return intact
 
 
 @dataclass(frozen=True)
-class _Record(Edit):
+class Record(Edit):
     """Changes nothing and writes down what it sees."""
 
     positions: tuple[int, ...]
