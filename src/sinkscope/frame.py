@@ -11,7 +11,7 @@ from sinkscope.provenance import new_summary
 from sinkscope.result import Result
 from sinkscope.settings import PromptSettings
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, prompts_of
+from sinkscope.subject.prompts import Prompts, prompts_of, with_positions
 
 if TYPE_CHECKING:
     import xarray
@@ -28,7 +28,16 @@ def chosen_prompts(
     subject: Subject, settings: PromptSettings, prompts: Prompts | None
 ) -> list[Prompts]:
     """Ready-made prompts, or those that the settings describe: one set for each BOS policy."""
-    return prompts_of(subject, settings) if prompts is None else [prompts]
+    return prompts_of(subject, settings) if prompts is None else [with_positions(subject, prompts)]
+
+
+def opening_notes(subject: Subject, prompts: Prompts) -> list[str]:
+    """What must be known of model and prompts to read any number of them rightly."""
+    notes = [subject.identity["note"]] if "note" in subject.identity else []
+    notes += prompts.notes
+    if len(prompts) == 1:
+        notes.append(f"One prompt only, of {prompts.length} tokens: no interval can be given.")
+    return notes
 
 
 def result_of(

@@ -37,6 +37,7 @@ def new_summary(
             n=len(first),
             length=first.length,
             sha256={each.bos: each.sha256 for each in prompts},
+            positions={each.bos: each.positions for each in prompts},
             source=first.source,
         ),
         environment=environment(subject.identity, seed),

@@ -91,6 +91,7 @@ class Result:
         merged = mine.model_copy(deep=True)
         merged.command = {"name": "+".join(commands), **commands}
         merged.prompts.sha256 = mine.prompts.sha256 | theirs.prompts.sha256
+        merged.prompts.positions = mine.prompts.positions | theirs.prompts.positions
         for name in COMMANDS:
             held, added = getattr(mine, name), getattr(theirs, name)
             setattr(merged, name, held | added if isinstance(held, dict) else added or held)

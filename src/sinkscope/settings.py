@@ -89,6 +89,7 @@ class PromptSettings:
     length  tokens in each prompt
     bos     BOS policy: as-is, with, without or both
     seed    seed of every random choice
+    chat_template  render .jsonl lines with "messages" by the tokenizer's chat template
 
     Raises InputError for a BOS policy that there is not, and for a number below its least.
     """
@@ -99,6 +100,7 @@ class PromptSettings:
     length: int = option(256, at_least=2)
     bos: str = "as-is"
     seed: int = option(0, at_least=0)
+    chat_template: bool = False
 
     def __post_init__(self) -> None:
         if self.bos not in BOS_POLICIES:

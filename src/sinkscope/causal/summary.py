@@ -15,6 +15,7 @@ from sinkscope.causal.record import Verified
 from sinkscope.causal.thresholds import thresholds
 from sinkscope.causal.verdict import is_faithful
 from sinkscope.circuit.unit import name_of
+from sinkscope.frame import opening_notes
 from sinkscope.result import Measured
 from sinkscope.schema import StageSummary, TestRow, VerifySummary
 from sinkscope.schema.verify import CircuitCurve, CircuitSize, TriedSet
@@ -57,13 +58,10 @@ def verify_summary(done: Verified) -> VerifySummary:
 
 
 def _notes(done: Verified) -> list[str]:
-    identity = done.engine.subject.identity
-    notes = [identity["note"]] if "note" in identity else []
+    notes = opening_notes(done.engine.subject, done.prompts)
     notes += list(dict.fromkeys(done.notes))
     if not done.engine.suffix:
         notes.append("Blocks could not be skipped in this family, so every edited pass was whole.")
-    if len(done.prompts) < 2:
-        notes.append("One prompt: no interval and no test can be given.")
     return notes
 
 

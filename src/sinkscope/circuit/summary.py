@@ -21,6 +21,7 @@ from sinkscope.circuit.routing import OTHERS, P0
 from sinkscope.circuit.unit import EXPERT, HEAD, NEURON, SHARED
 from sinkscope.circuit.unmixed import asymmetry
 from sinkscope.errors import NOT_ASKED, Missing
+from sinkscope.frame import opening_notes
 from sinkscope.result import Measured, TraceSummary
 from sinkscope.schema.trace import (
     Attribution,
@@ -292,9 +293,7 @@ def _vocabulary(traced: Traced) -> VocabularyScan:
 
 def _notes(traced: Traced) -> list[str]:
     found, circuit = traced.found, traced.found.circuit
-    notes = [traced.subject.identity["note"]] if "note" in traced.subject.identity else []
-    if len(traced.prompts) < 2:
-        notes.append("One prompt only: no interval can be given.")
+    notes = opening_notes(traced.subject, traced.prompts)
     if traced.prompts.length < SHORT:
         notes.append(
             f"The prompts have {traced.prompts.length} tokens: below {SHORT}, late queries and "

@@ -11,6 +11,7 @@ from sinkscope.detect.decision import has_p0_sink, sinking_of
 from sinkscope.detect.nulls import random_target_p99
 from sinkscope.detect.record import Scan
 from sinkscope.errors import NOT_ASKED, Missing
+from sinkscope.frame import opening_notes
 from sinkscope.result import Measured, ScanSummary
 from sinkscope.schema.scan import Massive, ResidualIdentity, ScanNull, Secondary
 from sinkscope.stats import bootstrap, nan_mean
@@ -157,12 +158,7 @@ def _identity(scan: Scan) -> ResidualIdentity:
 
 def _notes(scan: Scan) -> list[str]:
     """What a reader must know to read the numbers rightly."""
-    notes = [scan.subject.identity["note"]] if "note" in scan.subject.identity else []
-    asked = scan.settings.n
-    if scan.settings.kind != "ids" and len(scan.prompts) < asked:
-        notes.append(f"The text gave {len(scan.prompts)} prompts of this length, not {asked}.")
-    if len(scan.prompts) < 2:
-        notes.append("One prompt only: no interval can be given.")
+    notes = opening_notes(scan.subject, scan.prompts)
     seen = set(scan.attention.blocks)
     silent = [
         block.index

@@ -214,8 +214,10 @@ def _lengths(found: Mixed, step) -> LengthSweep | None:
     if settings.longest or found.prompts.kind != "ids":
         prompts = build_prompts(
             subject, text=settings.text, kind=settings.kind, n=len(prompts), length=limit,
-            bos=found.prompts.bos, seed=settings.seed,
+            bos=found.prompts.bos, seed=settings.seed, chat_template=settings.chat_template,
         )  # fmt: skip
+        # whole windows come first; shorter documents would end the sweep early
+        prompts = prompts.take(slice(0, int((prompts.lengths == prompts.length).sum())))
     lengths = lengths_up_to(int(prompts.lengths.min()))
     if len(lengths) < 2:
         found.notes.append(f"No length sweep: the prompts have {lengths[-1]} tokens at most.")

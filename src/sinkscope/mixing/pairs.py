@@ -16,7 +16,8 @@ import torch
 from sinkscope.errors import InputError
 from sinkscope.settings import MixSettings
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, bos_id, from_rows, resolve_bos, vocabulary
+from sinkscope.subject.opening import opening_of
+from sinkscope.subject.prompts import Prompts, from_rows, vocabulary
 
 SWAPS = MixSettings.swaps
 SHORTEST = 8  # tokens: below, there is no room for an edit with something before and behind it
@@ -137,8 +138,9 @@ def read_paraphrases(
         raise InputError(f"No such file of paraphrase pairs: {file}.")
     if subject.tokenizer is None:
         raise InputError("paraphrase pairs need a tokenizer.")
-    policy = resolve_bos(subject, bos)
-    head = [bos_id(subject)] if policy == "with" else []
+    opening = opening_of(subject)
+    policy = opening.policy(bos, False)
+    head = opening.ids if policy == "with" else ()
     kept, skipped = [], 0
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -149,7 +151,8 @@ def read_paraphrases(
             continue
         texts = _pair_of(line, file, number)
         a, b = (
-            [*head, *subject.tokenizer(t, add_special_tokens=False)["input_ids"]] for t in texts
+            [*head, *opening.without(subject.tokenizer(t, add_special_tokens=False)["input_ids"])]
+            for t in texts
         )
         a, b = a[:length], b[:length]
         differ = [i for i, (x, y) in enumerate(zip(a, b)) if x != y]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sinkscope.errors import NOT_ASKED, Missing
+from sinkscope.frame import opening_notes
 from sinkscope.intervene.readout import over_heads
 from sinkscope.mixing.collapse import ROUNDING as DOUBLE
 from sinkscope.mixing.conditions import INTACT, OTHER_KEY, REDISTRIBUTED, VALUE_ZEROED
@@ -49,7 +50,7 @@ def mix_summary(found: Mixed) -> MixSummary:
         theorem=_theorem(found),
         path_bound=_path_bound(found),
         thresholds=thresholds(),
-        notes=[*found.notes, *_notes(found, by_name)],
+        notes=[*opening_notes(found.subject, found.prompts), *found.notes, *_notes(found, by_name)],
         pairs={"n": len(found.pairs), "kinds": list(found.pairs.kinds)},
         reach={name: bootstrap(each.reach) for name, each in found.spreads.items()},
         paraphrases=_paraphrases(found),

@@ -32,6 +32,16 @@ def policies(result: Result) -> list[str]:
     return list(dict.fromkeys(bos for command in held for bos in command))
 
 
+def first_positions(result: Result) -> list[str]:
+    """What stands at positions 0, 1, 2 under each BOS policy, a line each."""
+    lines = []
+    for bos, positions in result.summary.prompts.positions.items():
+        most = [f"{i} {visible(names[0], 24)}" for i, names in enumerate(positions) if names]
+        if most:
+            lines.append(f"{POLICIES.get(bos, bos)}, most often at position {', '.join(most)}")
+    return lines
+
+
 def group(result: Result, command: str, bos: str) -> Dataset:
     """The arrays of one command under one BOS policy; an empty dataset where it kept none."""
     import xarray

@@ -52,7 +52,8 @@ def _facts(result: Result) -> str:
     return (
         f"{visible(model.architecture)}, {model.parameters:,} parameters{weights}{revision}. "
         f"{prompts.n} prompts of {prompts.length} tokens ({visible(prompts.kind)}), "
-        f"{visible(environment.dtype)} on {visible(environment.device)}."
+        f"{visible(environment.dtype)} on {visible(environment.device)}. "
+        + " ".join(f"{line}." for line in frames.first_positions(result))
     )
 
 

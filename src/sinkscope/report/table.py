@@ -50,7 +50,7 @@ def _heading(result: Result) -> Text:
         f"\n{visible(model.architecture)}, {model.parameters:,} parameters, "
         f"{prompts.n} prompts of {prompts.length} tokens ({visible(prompts.kind)})",
         style="not bold dim",
-    )
+    ).append("".join(f"\n{line}" for line in frames.first_positions(result)), style="not bold dim")
 
 
 def _findings(found: Findings) -> Group:

@@ -58,6 +58,8 @@ class PromptInfo(Open):
     length: int  # tokens in the longest prompt
     sha256: dict[str, str]  # BOS policy -> hash of the token ids
     source: str = ""  # where the text came from
+    # BOS policy -> what stands at positions 0, 1, 2, most frequent first, with counts
+    positions: dict[str, list[list[str]]] = {}
 
 
 class Environment(Open):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError
 from sinkscope.settings import BUILTIN
 
+Render = Callable[[Any], str]  # messages of a chat -> its text
 
-def read_documents(text: str) -> tuple[list[str], str]:
-    """Read documents from "builtin", a .txt or .jsonl file, or "hub:NAME"."""
+
+def read_documents(text: str, render: Render | None = None) -> tuple[list[str], str]:
+    """Read documents from "builtin", a .txt or .jsonl file, or "hub:NAME".
+
+    render  turns the field "messages" of a .jsonl line into text (see `chat_renderer`)
+    """
     if text == BUILTIN:
         file = Path(__file__).resolve().parent.parent / "assets" / "excerpt.txt"
         return _nonempty(file.read_text(encoding="utf-8").split("\f"), "the excerpt"), BUILTIN
@@ -27,7 +32,7 @@ def read_documents(text: str) -> tuple[list[str], str]:
         raise InputError(f"{text} is not UTF-8 text.") from None
     if path.suffix == ".jsonl":
         documents = [
-            _text_of(line, text, i)
+            _text_of(line, text, i, render)
             for i, line in enumerate(content.splitlines(), 1)
             if line.strip()
         ]
@@ -36,13 +41,33 @@ def read_documents(text: str) -> tuple[list[str], str]:
     return _nonempty(documents, text), path.name
 
 
-def _text_of(line: str, source: str, number: int) -> str:
+def chat_renderer(tokenizer: Any) -> Render:
+    """What renders chats with the template of a tokenizer. InputError where it has none."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError("--chat-template: the tokenizer of this model has no chat template.")
+    return lambda messages: tokenizer.apply_chat_template(messages, tokenize=False)
+
+
+def _text_of(line: str, source: str, number: int, render: Render | None) -> str:
     try:
         entry: Any = json.loads(line)
     except ValueError:
         raise InputError(f"{source}, line {number}, is not JSON.") from None
-    if isinstance(entry, dict) and isinstance(entry.get("text"), str):
-        return entry["text"]
+    fields = entry if isinstance(entry, dict) else {}
+    if "messages" in fields and render is not None:
+        try:
+            return render(fields["messages"])
+        except Exception as error:  # noqa: BLE001 - a template is a program that comes with the model
+            raise InputError(
+                f"{source}, line {number}: the chat template refuses it ({error})."
+            ) from None
+    if isinstance(fields.get("text"), str):
+        return fields["text"]
+    if "messages" in fields:
+        raise InputError(
+            f"{source}, line {number}, is a chat: --chat-template renders it with the tokenizer's "
+            "template."
+        )
     raise InputError(f'{source}, line {number}, has no "text" field.')
 
 

@@ -16,18 +16,15 @@ import torch
 
 from sinkscope.errors import InputError
 from sinkscope.settings import BUILTIN, PromptSettings, part_of
-from sinkscope.subject.documents import read_documents
+from sinkscope.subject.documents import chat_renderer, read_documents
 from sinkscope.subject.load import Subject
-from sinkscope.subject.tokens import (
-    bos_id,
-    resolve_bos,
-    starts_with_bos,
-    token_text,
-    vocabulary,
-)
+from sinkscope.subject.opening import Opening, opening_of
+from sinkscope.subject.tokens import token_text, vocabulary
+from sinkscope.subject.windows import Rows, text_rows
 
 TOKENS_PER_BATCH = 8192
 KINDS = ("text", "random", "repeat", "ids")
+SHOWN = 3  # positions whose tokens are told: what a tokenizer or a template puts first
 
 
 @dataclass
@@ -41,6 +38,8 @@ class Prompts:
     attention_mask  [n, T] only for left padding; None otherwise
     position_ids    [n, T] only for packed rows; None otherwise
     source          where the text came from
+    positions       what stands at positions 0, 1, 2, most frequent first, such as "'<s>' × 64"
+    notes           what must be known of these prompts: what was left out, or is not as asked
     """
 
     input_ids: torch.Tensor
@@ -50,7 +49,13 @@ class Prompts:
     attention_mask: torch.Tensor | None = None
     position_ids: torch.Tensor | None = None
     source: str = ""
-    position_zero: list[str] = field(default_factory=list)
+    positions: list[list[str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def position_zero(self) -> list[str]:
+        """What stands at position zero."""
+        return self.positions[0] if self.positions else []
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -77,13 +82,13 @@ class Prompts:
 
     def first_tokens(self, count: int) -> Prompts:
         """The same rows cut after `count` tokens (right-padded prompts only)."""
-        return Prompts(
-            self.input_ids[:, :count],
-            self.lengths.clamp_max(count),
-            self.kind,
-            self.bos,
-            source=self.source,
-            position_zero=self.position_zero,
+        lengths = self.lengths.clamp_max(count)
+        return dataclasses.replace(
+            self,
+            input_ids=self.input_ids[:, :count],
+            lengths=lengths,
+            attention_mask=None,
+            position_ids=None,
         )
 
     def take(self, rows: slice) -> Prompts:
@@ -92,15 +97,12 @@ class Prompts:
         def cut(tensor: torch.Tensor | None) -> torch.Tensor | None:
             return None if tensor is None else tensor[rows]
 
-        return Prompts(
-            self.input_ids[rows],
-            self.lengths[rows],
-            self.kind,
-            self.bos,
+        return dataclasses.replace(
+            self,
+            input_ids=self.input_ids[rows],
+            lengths=self.lengths[rows],
             attention_mask=cut(self.attention_mask),
             position_ids=cut(self.position_ids),
-            source=self.source,
-            position_zero=self.position_zero,
         )
 
 
@@ -113,15 +115,17 @@ def build_prompts(
     length: int = 256,
     bos: str = "as-is",
     seed: int = 0,
+    chat_template: bool = False,
     ids: list[list[int]] | None = None,
 ) -> Prompts:
     """Build prompts of `n` rows of at most `length` tokens.
 
     kind   text: windows of a text; random: uniform token ids; repeat: one random token per row,
            repeated; ids: the given `ids`
-    text   "builtin" (public-domain novels), a .txt or .jsonl file (field "text"), or
-           "hub:NAME" for a Hub data set
-    bos    as-is: what the tokenizer does by itself; with: a BOS token is put first; without: not
+    text   "builtin" (public-domain novels), a .txt or .jsonl file (field "text", or "messages"
+           with `chat_template`), or "hub:NAME" for a Hub data set
+    bos    as-is: what the tokenizer does by itself, and what the text brings; with: BOS is put
+           first; without: not. `Prompts.bos` says what is there
     Raises InputError for empty text, ids outside the vocabulary, or a length over the model's.
     """
     if kind not in KINDS:
@@ -129,21 +133,21 @@ def build_prompts(
     if n < 1 or length < 2:
         raise InputError("at least one prompt of at least two tokens is needed.")
     _check_length(subject, length)
+    opening = opening_of(subject)
     generator = torch.Generator().manual_seed(seed)
-    policy = resolve_bos(subject, bos)
-    body = length - 1 if policy == "with" else length
     source = ""
     if kind == "ids":
-        rows = [list(map(int, row))[:length] for row in ids or []]
-        policy = "with" if starts_with_bos(subject, rows) else "without"
+        rows = _given(opening, [list(map(int, row))[:length] for row in ids or []])
     elif kind == "text":
-        documents, source = read_documents(text)
-        rows = text_windows(subject, documents, n, body, generator)
+        render = chat_renderer(subject.tokenizer) if chat_template else None
+        documents, source = read_documents(text, render)
+        rows = text_rows(
+            subject.tokenizer, opening, documents, n=n, length=length, bos=bos, generator=generator
+        )
     else:
-        rows = _synthetic(subject, kind, n, body, generator)
-    if policy == "with" and kind != "ids":
-        rows = [[bos_id(subject), *row] for row in rows]
-    return from_rows(subject, rows, kind, policy, source)
+        rows = _synthetic(subject, opening, kind, n, length, bos, generator)
+    prompts = from_rows(subject, rows.ids, kind, rows.bos, source)
+    return dataclasses.replace(prompts, notes=rows.notes)
 
 
 def prompts_of(subject: Subject, settings: PromptSettings) -> list[Prompts]:
@@ -171,50 +175,54 @@ def from_rows(
             f"token id {int(input_ids.max())} lies outside the model's vocabulary of {limit}: "
             "the tokenizer and the model do not belong together."
         )
-    return Prompts(
-        input_ids,
-        lengths,
-        kind,
-        bos,
-        source=source,
-        position_zero=_name_position_zero(subject, input_ids[:, 0]),
-    )
+    return with_positions(subject, Prompts(input_ids, lengths, kind, bos, source=source))
 
 
-def text_windows(
-    subject: Subject, documents: list[str], n: int, body: int, generator: torch.Generator
-) -> list[list[int]]:
-    """Windows of `body` tokens, spread evenly over the documents, so that first tokens vary.
+def with_positions(subject: Subject, prompts: Prompts) -> Prompts:
+    """The prompts with the text of what stands at positions 0, 1, 2, counted from P0."""
+    if prompts.positions:
+        return prompts
+    ids = prompts.input_ids
+    start = torch.zeros(len(ids), dtype=torch.long)
+    if prompts.attention_mask is not None:
+        start = prompts.attention_mask.int().argmax(1)
+    shown = min(SHOWN, int(prompts.lengths.min()))
+    columns = [ids.gather(1, (start + i).unsqueeze(1)).flatten() for i in range(shown)]
+    return dataclasses.replace(prompts, positions=[_named(subject, each) for each in columns])
 
-    Where the text has fewer than `n` whole windows, every window there is is used once; a text
-    shorter than one window gives one shorter row per document.
-    """
-    if subject.tokenizer is None:
-        raise InputError("this model folder has no tokenizer; use --prompts random or repeat.")
-    streams = [
-        subject.tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
-        for document in documents
-    ]
-    whole = [
-        (s, start)
-        for s, stream in enumerate(streams)
-        for start in range(0, len(stream) - body + 1, body)
-    ]
-    if not whole:
-        return [stream[:body] for stream in streams if stream][:n]
-    order = torch.randperm(len(whole), generator=generator)[:n].tolist()
-    return [streams[s][start : start + body] for s, start in (whole[i] for i in order)]
+
+def _given(opening: Opening, rows: list[list[int]]) -> Rows:
+    """Rows of ids as they were given, under the name of what they hold."""
+    begin = sum(opening.begins(row) for row in rows)
+    if begin == len(rows):
+        return Rows(rows, "with" if rows else "without")
+    some = f"{begin} of {len(rows)} rows of ids begin with {opening.text}, the others do not."
+    return Rows(rows, "without", [some] if begin else [])
 
 
 def _synthetic(
-    subject: Subject, kind: str, n: int, body: int, generator: torch.Generator
-) -> list[list[int]]:
+    subject: Subject,
+    opening: Opening,
+    kind: str,
+    n: int,
+    length: int,
+    bos: str,
+    generator: torch.Generator,
+) -> Rows:
+    """Rows of drawn ids; a draw that would put BOS first by chance is the next id instead."""
+    policy = opening.policy(bos, False)
+    first = list(opening.ids) if policy == "with" else []
     size = vocabulary(subject)
     if subject.tokenizer is not None:
         size = min(size, len(subject.tokenizer))
-    if kind == "random":
-        return torch.randint(size, (n, body), generator=generator).tolist()
-    return torch.randint(size, (n, 1), generator=generator).expand(n, body).tolist()
+    body = length - len(first)
+    drawn = torch.randint(size, (n, body if kind == "random" else 1), generator=generator)
+    if opening.ids:
+        drawn[:, 0] = torch.where(
+            drawn[:, 0] == opening.ids[0], (drawn[:, 0] + 1) % size, drawn[:, 0]
+        )
+    rows = [first + row for row in drawn.expand(n, body).tolist()]
+    return Rows(rows, policy, opening.notes(policy))
 
 
 def _check_length(subject: Subject, length: int) -> None:
@@ -226,8 +234,8 @@ def _check_length(subject: Subject, length: int) -> None:
         )
 
 
-def _name_position_zero(subject: Subject, first: torch.Tensor) -> list[str]:
-    """What sits at position zero, most frequent first, at most eight entries."""
-    ids, counts = first.unique(return_counts=True)
+def _named(subject: Subject, tokens: torch.Tensor) -> list[str]:
+    """The text of tokens with their counts, most frequent first, at most eight entries."""
+    ids, counts = tokens.unique(return_counts=True)
     top = counts.argsort(descending=True, stable=True)[:8].tolist()
     return [f"{token_text(subject.tokenizer, int(ids[i]))!r} × {int(counts[i])}" for i in top]

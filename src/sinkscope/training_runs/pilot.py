@@ -65,7 +65,8 @@ class Pilot:
                 "kind": prompts.kind,
                 "bos": prompts.bos,
                 "source": prompts.source,
-                "position_zero": prompts.position_zero,
+                "positions": prompts.positions,
+                "notes": prompts.notes,
             },
             "first_tokens": self.view.first_tokens.tolist(),
             "view": {k: getattr(self.view, k) for k in _VIEW},
@@ -85,7 +86,8 @@ class Pilot:
             rows["kind"],
             rows["bos"],
             source=rows["source"],
-            position_zero=rows["position_zero"],
+            positions=rows["positions"],
+            notes=rows["notes"],
         )
         view = View(prompts, torch.tensor(content["first_tokens"]), **content["view"])
         null = content["null"]

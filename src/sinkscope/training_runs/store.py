@@ -20,7 +20,7 @@ from safetensors.numpy import save as encode_tensors
 from sinkscope.files import PART, write_whole
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
 
-VERSION = "2"  # of what `light` measures; a new one makes every stored file stale
+VERSION = "3"  # of what `light` measures; a new one makes every stored file stale
 
 ABANDONED = 3600  # seconds after which a part of a file belongs to nobody
 

@@ -140,6 +140,7 @@ def _judgement(records: list[RunRecord]) -> Judgement:
 
 def _notes(one: RunRecord) -> list[str]:
     notes = [*one.run.notes, *([one.model["note"]] if "note" in one.model else [])]
+    notes += one.pilot.view.prompts.notes
     if one.pilot.note:
         notes.append(one.pilot.note[0].upper() + one.pilot.note[1:] + ".")
     view = one.pilot.view

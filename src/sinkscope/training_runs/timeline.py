@@ -123,6 +123,7 @@ def _result(
             n=len(prompts),
             length=prompts.length,
             sha256={prompts.bos: prompts.sha256},
+            positions={prompts.bos: prompts.positions},
             source=prompts.source,
         ),
         environment=about,

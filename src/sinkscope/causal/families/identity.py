@@ -22,7 +22,8 @@ from sinkscope.intervene.edits.tokens import DropToken, InsertToken, RandomToken
 from sinkscope.result import Measured
 from sinkscope.stats import bootstrap, paired_change
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import bos_id, vocabulary
+from sinkscope.subject.opening import bos_id
+from sinkscope.subject.prompts import vocabulary
 
 TOKEN_ARROW, POSITION_ARROW = "token at P0 -> stage 4", "position id -> stage 4"
 ITEMS = 5  # vocabulary items that are put at P0 of every prompt in turn

@@ -31,7 +31,8 @@ from sinkscope.observe.loss import log_probabilities, token_loss
 from sinkscope.observe.reads import Want
 from sinkscope.stats import nan_mean
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, bos_id, vocabulary
+from sinkscope.subject.opening import bos_id
+from sinkscope.subject.prompts import Prompts, vocabulary
 
 EPS = (0.3, 0.8)
 

@@ -1,0 +1,127 @@
+"""Rows of token ids cut from documents, and what has to be said of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from sinkscope.errors import InputError
+from sinkscope.subject.opening import Opening
+
+
+@dataclass
+class Rows:
+    """Rows of ids as they were cut.
+
+    bos    with or without: what position zero holds
+    notes  what was left out or differs from what was asked for, a sentence each
+    """
+
+    ids: list[list[int]]
+    bos: str
+    notes: list[str] = field(default_factory=list)
+
+
+def text_rows(
+    tokenizer: Any,
+    opening: Opening,
+    documents: list[str],
+    *,
+    n: int,
+    length: int,
+    bos: str,
+    generator: torch.Generator,
+) -> Rows:
+    """At most `n` rows of at most `length` tokens under a BOS policy.
+
+    Windows are spread evenly over the documents, so that first tokens vary. Where there are fewer
+    than `n` whole windows, documents that are shorter than one are rows as they are. BOS that a
+    text brings itself is taken off, and put back under "with": each row has it once or not at all.
+    """
+    if tokenizer is None:
+        raise InputError("this model folder has no tokenizer; use --prompts random or repeat.")
+    streams = [
+        tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
+        for document in documents
+    ]
+    brought = sum(opening.begins(stream) for stream in streams)
+    policy = opening.policy(bos, brought == len(streams))
+    first = list(opening.ids) if policy == "with" else []
+    streams = [opening.without(stream) for stream in streams]
+    body = length - len(first)
+    cut = _cut(streams, n, body, opening, generator)
+    notes = [*opening.notes(policy), *_own_bos(opening, policy, brought, len(streams))]
+    notes += _lengths(streams, cut, n, length, body)
+    notes += _inside(cut, opening)
+    return Rows([first + row for row in cut], policy, notes)
+
+
+def _cut(
+    streams: list[list[int]], n: int, body: int, opening: Opening, generator: torch.Generator
+) -> list[list[int]]:
+    whole = [
+        (s, start)
+        for s, stream in enumerate(streams)
+        for start in range(0, len(stream) - body + 1, body)
+    ]
+    order = torch.randperm(len(whole), generator=generator)[:n].tolist()
+    rows = []
+    for s, start in (whole[i] for i in order):
+        stream = streams[s]
+        while opening.begins(stream[start : start + 1]):  # a window must not begin inside with BOS
+            start += 1
+        rows.append(stream[start : start + body])
+    short = [stream for stream in streams if 2 <= len(stream) < body]
+    return [row for row in rows if len(row) == body] + short[: n - len(rows)]
+
+
+def _own_bos(opening: Opening, policy: str, brought: int, documents: int) -> list[str]:
+    """What became of the BOS that documents brought."""
+    if not brought:
+        return []
+    who = f"{brought} of {documents} documents begin with {opening.text} of their own"
+    if policy == "with":
+        return [f"{who}: every prompt has it once, at position zero."]
+    return [f"{who}; it was taken off, so that position zero holds the text's first token."]
+
+
+def _lengths(
+    streams: list[list[int]], cut: list[list[int]], n: int, length: int, body: int
+) -> list[str]:
+    """What is to be said where documents are shorter than a prompt, or prompts fewer than asked."""
+    notes = []
+    short = sum(len(stream) < body for stream in streams)
+    used = [len(row) for row in cut if len(row) < body]
+    if used:
+        span = str(min(used)) if min(used) == max(used) else f"{min(used)} to {max(used)}"
+        notes.append(
+            f"{len(used)} of {len(cut)} prompts are whole documents shorter than {length} tokens "
+            f"({span} tokens of text)."
+        )
+    if short > len(used):
+        notes.append(
+            f"{short - len(used)} of {len(streams)} documents are too short for a prompt of "
+            f"{length} tokens and were not used."
+        )
+    if len(cut) < n:
+        notes.append(f"The text gave {len(cut)} prompts, not {n}.")
+    return notes
+
+
+def _inside(cut: list[list[int]], opening: Opening) -> list[str]:
+    """BOS tokens behind position zero: a concatenated text, or one before every sentence."""
+    places = (
+        [[i for i, token in enumerate(row) if token == opening.ids[0]] for row in cut]
+        if (opening.ids)
+        else []
+    )
+    held = [each for each in places if each]
+    if not held:
+        return []
+    return [
+        f"{opening.text} also stands inside {len(held)} of {len(cut)} prompts, "
+        f"{sum(map(len, held)) / len(held):.1f} times in each of them: those are later positions, "
+        "not position zero."
+    ]
