@@ -419,7 +419,7 @@ def test_prompts_are_added_until_the_verdict_is_settled():
     confirmed = [t for t in alone.tests if t.id == "N3" and t.confirmed]
     best = min(confirmed, key=lambda t: t.size)
     assert best.outcome == "undetermined"
-    assert best.needs == 7  # five rows of N3: 5 · 2^-7 < 0.05
+    assert best.needs == 6  # three rows of N3: 3 · 2^-6 < 0.05
     assert f"take {best.needs}" in best.note
     done = verify_one(subject, prompts, circuit, few)
     assert done.verdict.verdict == "p0-circuit"

@@ -31,7 +31,7 @@ from sinkscope.settings import ScanSettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, token_text, vocabulary
 
-PILOT = 8  # prompts for what needs queries and keys at hand, for directions and for the nulls
+PILOT = 8  # prompts for what needs queries and keys at hand, and for the nulls
 MAPS = 2  # prompts whose maps are kept for the report
 MAP_TOKENS = 48
 
@@ -106,13 +106,13 @@ def _residual(
     states = p0_states(subject, first_tokens(subject, prompts, settings.seed))
     if states.shape[1] != len(subject.anatomy.blocks) + 1:
         return None, None, "not every block runs on text alone"
-    direction = sink_direction(states, _others_mean(subject, prompts.take(slice(0, PILOT))))
+    direction = sink_direction(states, _others_mean(subject, prompts))
     size = subject.anatomy.hidden_size
     return ResidualStats(states.shape[1], size, direction), mean_cosine(states).numpy(), ""
 
 
 def _others_mean(subject: Subject, prompts: Prompts) -> torch.Tensor:
-    """Mean unit vector of the other positions of some prompts: [point, d]. A plain pass."""
+    """Mean unit vector of the other positions of all prompts: [point, d]. A plain pass."""
     others = OthersMean()
     with torch.no_grad(), evaluation(subject.model):
         for batch in prompts.batches():
