@@ -31,6 +31,7 @@ from sinkscope.known.constructed.build import build_in_memory
 from sinkscope.known.constructed.spec import MECHANISMS, draw_spec
 from sinkscope.known.measure import plain_rows
 from sinkscope.observe.parity import token_prompts
+from sinkscope.pace import LEAST
 from sinkscope.result import Measured
 from sinkscope.schema import VerifySummary
 from sinkscope.stats import sign_flip_p
@@ -426,6 +427,20 @@ def test_prompts_are_added_until_the_verdict_is_settled():
     assert len(done.prompts) == 8
     assert done.notes[0] == "2 prompts left the verdict undetermined: it is of 4 prompts."
     assert done.passes > done.engine.passes + 1
+
+
+def test_without_time_the_verdict_comes_first_and_what_was_left_out_is_said():
+    subject, prompts, circuit, _ = constructed("p0-two-block")
+    done = verify_one(subject, prompts, circuit, dataclasses.replace(SMALL, draws=1, budget=0.0))
+    assert len(done.prompts) == LEAST
+    assert not {"N5", "S3", "M1"} & {test.id for test in done.tests}
+    assert {"I1", "I2", "N1", "N3", "S1"} <= {test.id for test in done.tests}
+    assert done.kept is not None
+    said = " ".join(done.notes)
+    assert f"The tests are of {LEAST} prompts, not 8: the budget of 0 minutes" in said
+    for id in ("N5", "S3", "M1"):
+        assert f"{id} was left out: the budget of 0 minutes was used up." in said
+    assert "no time for them" in said  # for more prompts, which four of them would need
 
 
 def test_result_of_the_public_call(tmp_path):

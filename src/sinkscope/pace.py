@@ -119,11 +119,22 @@ class Budget:
             return float("inf")
         return max(0.0, 60 * self.minutes - (self.clock() - self.started))
 
-    def room(self, work: float, seconds: float, wanted: int) -> int:
-        """How many of the wanted prompts there is time for, at least LEAST of them.
+    def shared(self, parts: int) -> Budget:
+        """What is left, for one of so many parts."""
+        return Budget(None if self.minutes is None else self.left / 60 / parts, self.clock)
 
-        work  plain passes over them; seconds  of a plain pass over one
+    def room(self, name: str, prompts: int, rows: int, seconds: float) -> int:
+        """How many of these prompts a command has time for, at least LEAST of them.
+
+        rows  prompts that `verify` runs its tests on; seconds  of a plain pass over one prompt
         """
-        if self.minutes is None or seconds <= 0:
-            return wanted
-        return min(wanted, max(LEAST, int(self.left / (work * seconds))))
+        passes = self.left / seconds
+        on_all = sum(work for stage, work in planned(name, 1, 1) if stage != "verify")
+        tested = WORK["verify"] if name in ("verify", "run") else 0.0
+        some = passes / (on_all + tested)
+        if some > rows:
+            some = (passes - rows * tested) / on_all
+        return min(prompts, max(LEAST, int(min(some, prompts))))
+
+    def __str__(self) -> str:
+        return f"the budget of {self.minutes:.3g} minutes"

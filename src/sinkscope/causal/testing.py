@@ -24,6 +24,7 @@ from sinkscope.intervene.edits.hold import Intact
 from sinkscope.intervene.engine import Engine
 from sinkscope.intervene.p0_path import KeyPath
 from sinkscope.intervene.readout import Readout
+from sinkscope.pace import Budget
 from sinkscope.result import Measured
 from sinkscope.stats import nan_mean, paired_change, sign_flip_p
 from sinkscope.subject.prompts import token_text
@@ -39,6 +40,7 @@ class CausalBench:
     position  p, the ordinary position that controls and sufficiency tests use
     draws     random controls where a test asks for them
     recorded  what the intact model had at P0 and at p, if that was noted in its pass
+    budget    time that there is for tests
     """
 
     engine: Engine
@@ -48,6 +50,7 @@ class CausalBench:
     draws: int
     seed: int
     recorded: Intact = field(default_factory=Intact)
+    budget: Budget = field(default_factory=lambda: Budget(None))
     notes: list[str] = field(default_factory=list)
     _seen: dict[tuple, Readout] = field(default_factory=dict)
 

@@ -126,7 +126,9 @@ def find(
     tokens = first_tokens(subject, prompts, seed)
     p0 = p0_points(subject, sites, tokens)  # 4
     log_ratio = observed.log_ratio[:, at].mean(0)
+    progress("circuit", 0, 3)
     null = _null(subject, prompts, log_ratio, untrained)
+    progress("circuit", 1, 3)
     phases = _phases(log_ratio, p0[:, at], observed.sample[:, at], null, reading)  # 5
     main = most_read(phases, reading)
     several = main if len(phases) > 1 else None
@@ -151,7 +153,9 @@ def find(
     )
     if several is not None:
         components = next(part.writes.components for part in parts if part.most_read)
+    progress("circuit", 2, 3)
     recognised = recognition(subject, sites, prompts, seed)  # 7
+    progress("circuit", 3, 3)
     by_direction = direction.block if direction is not None else None
     circuit = Circuit(
         bos=prompts.bos,
