@@ -151,9 +151,7 @@ class Engine:
             if few and batch.context.rows[0] >= self.few:
                 break
             reading = self._reading(batch, want_received, edited=True)
-            logits, ids = self._pass(
-                batch, edits, start, reading, want_logits
-            )
+            logits, ids = self._pass(batch, edits, start, reading, want_logits)
             if batch.received is not None:
                 reading.found["received"][:, :start] = batch.received[:, :start]
             ce, kl = (None, None) if logits is None else self._cost(batch, logits, ids)

@@ -107,7 +107,11 @@ def call_model(
     rows, length = inputs["input_ids"].shape
     # without the head: its logits would dwarf everything else at long lengths
     target = model if logits else getattr(model, "base_model", model)
-    if logits and at is not None and "logits_to_keep" in inspect.signature(model.forward).parameters:
+    if (
+        logits
+        and at is not None
+        and "logits_to_keep" in inspect.signature(model.forward).parameters
+    ):
         inputs = {**inputs, "logits_to_keep": at.to(subject.device)}
     try:
         out = target(**inputs)
