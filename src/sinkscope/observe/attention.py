@@ -107,11 +107,7 @@ def call_model(
     rows, length = inputs["input_ids"].shape
     # without the head: its logits would dwarf everything else at long lengths
     target = model if logits else getattr(model, "base_model", model)
-    if (
-        logits
-        and at is not None
-        and "logits_to_keep" in inspect.signature(model.forward).parameters
-    ):
+    if at is not None and logits and _accepts(model, "logits_to_keep"):
         inputs = {**inputs, "logits_to_keep": at.to(subject.device)}
     try:
         out = target(**inputs)
@@ -141,7 +137,8 @@ def model_inputs(subject: Subject, prompts: Prompts) -> dict[str, Any]:
         mask = prompts.attention_mask.to(device)
         inputs["attention_mask"] = mask
         positions = (mask.long().cumsum(1) - 1).clamp_min(0)
-    if positions is not None and _accepts(subject.model, "position_ids"):
+    decoder = getattr(subject.model, "base_model", subject.model)
+    if positions is not None and _accepts(decoder, "position_ids"):
         inputs["position_ids"] = positions.to(device)
     elif prompts.position_ids is not None:
         raise Unsupported(
@@ -151,8 +148,7 @@ def model_inputs(subject: Subject, prompts: Prompts) -> dict[str, Any]:
     return inputs
 
 
-def _accepts(model: Any, name: str) -> bool:
-    target = getattr(model, "base_model", model)
+def _accepts(target: Any, name: str) -> bool:
     return name in inspect.signature(target.forward).parameters
 
 

@@ -46,6 +46,8 @@ class Record(Edit):
     acts_on_attention = True
 
     def hooks(self, context: Context) -> list[Any]:
+        """Note the streams down."""
+
         def keep(point: int, hidden: torch.Tensor) -> None:
             for position in self.positions:
                 for row, value in zip(context.rows, hidden[:, position]):
@@ -54,6 +56,7 @@ class Record(Edit):
         return residual_hooks(context.subject, keep)()
 
     def attention(self, context: Context, block: int, call: Call) -> Call:
+        """Note the keys down."""
         for position in self.positions:
             for row, value in zip(context.rows, call.key[:, :, position]):
                 self.intact.keys[block, position, row] = value.detach().clone()
