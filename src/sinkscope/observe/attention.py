@@ -123,9 +123,9 @@ def call_model(
         raise
     if not logits:
         return None
-    # a family may take positions and not mind them
-    whole = at is None or out.logits.shape[1] == len(at)
-    return out.logits if whole else out.logits[:, at.to(out.logits.device)]
+    if at is None or out.logits.shape[1] == len(at):
+        return out.logits
+    return out.logits[:, at.to(out.logits.device)]  # a family need not take positions
 
 
 def model_inputs(subject: Subject, prompts: Prompts) -> dict[str, Any]:
