@@ -51,6 +51,7 @@ from sinkscope.subject.prompts import Prompts, vocabulary
 
 FIRST_SEED = 90_000
 PROMPTS, LENGTH, POPULATION, SAMPLES = 24, 64, 256, 40
+FIRST_TOKENS = ("p0-part", "p0-real-tokens", "p0-small-vocabulary")
 AT_P0 = ("p0", "bos", "position-id-0")
 MEASURED = ("sink rate", "necessity", "sufficiency")  # what has intervals
 # floor name -> (bound, whether the value must be at least it)
@@ -92,11 +93,12 @@ def one_draw(first_seed: int, index: int) -> dict[str, Any]:
 
 
 def _analysed(subject: Subject, truth: Truth, seed: int) -> dict[str, Any]:
-    windows = build_prompts(subject, n=PROMPTS + POPULATION, length=LENGTH, bos="with", seed=seed)
+    bos = policy(truth)
+    windows = build_prompts(subject, n=PROMPTS + POPULATION, length=LENGTH, bos=bos, seed=seed)
     prompts, others = windows.take(slice(0, PROMPTS)), windows.take(slice(PROMPTS, None))
     found = find(subject, prompts, seed=seed)
     circuit = found.circuit
-    settings = VerifySettings(n=PROMPTS, length=LENGTH, bos="with", seed=seed)
+    settings = VerifySettings(n=PROMPTS, length=LENGTH, bos=bos, seed=seed)
     done = verify_one(subject, prompts, circuit, settings)
     claims = [test for test in done.tests if test.claim and test.control_effect is not None]
     return {
@@ -117,14 +119,23 @@ def _analysed(subject: Subject, truth: Truth, seed: int) -> dict[str, Any]:
     }
 
 
+def policy(truth: Truth) -> str:
+    """BOS policy of the prompts: none where the truth is about which token stands first."""
+    return "without" if truth.mechanism in FIRST_TOKENS else "with"
+
+
 def reads_p0(truth: Truth) -> bool:
     """Whether some head reads position zero (the BOS and position id 0 stand there)."""
-    return truth.position in AT_P0
+    return truth.position in AT_P0 or 0 in truth.at
 
 
 def writes_at_p0(truth: Truth) -> bool:
     """Whether the writing neurons write at position zero; delimiters have theirs elsewhere."""
-    return truth.massive_at in AT_P0 or (truth.massive_at is None and reads_p0(truth))
+    if truth.at and 0 not in truth.at:
+        return False
+    return truth.massive_at in (*AT_P0, "position-ids") or (
+        truth.massive_at is None and reads_p0(truth) and truth.mechanism != "rotary-distance"
+    )
 
 
 def emergence_of(truth: Truth) -> int | None:
@@ -142,10 +153,13 @@ def _recognised(circuit: Circuit, truth: Truth) -> bool | None:
     """Whether the recognition point is that of the truth, or next to it; None: not stated.
 
     Nothing is not stated for position embeddings with noise: theirs tells P0 apart to a probe that
-    has enough token ids to see it, which random tokens give and text may not.
+    has enough token ids to see it, which random tokens give and text may not. Nor is it where P0 is
+    one of several positions that are alike.
     """
     points, found, stated = circuit.sites.points, circuit.recognition_point, truth.recognition_point
     if stated is None:
+        if truth.position == "position-ids":
+            return None
         return None if truth.family == "gpt2" and truth.noise else found is None
     return found is not None and abs(points.index(found) - points.index(stated)) <= 1
 

@@ -23,7 +23,7 @@ os.environ.update(COLUMNS="88", TERM="dumb", NO_COLOR="1")
 
 DOCS = Path(__file__).resolve().parent
 COMMANDS = (
-    *(("run",), ("scan",), ("trace",), ("verify",), ("timeline",), ("mix",)),
+    *(("run",), ("scan",), ("trace",), ("verify",), ("timeline",), ("mix",), ("advise",)),
     *(("report",), ("models",), ("doctor",)),
     *(("lab",), ("lab", "list"), ("lab", "build"), ("lab", "train")),
     *(("lab", "run"), ("lab", "study")),
@@ -39,6 +39,7 @@ UNITS = {
 }
 FIGURES = DOCS.parent / "src" / "sinkscope" / "assets" / "series" / "figures"
 ARRAYS = ("<!-- arrays: written by docs/build.py -->", "<!-- end of arrays -->")
+SETTINGS = ("<!-- settings: written by docs/build.py -->", "<!-- end of settings -->")
 TABLE = ("<!-- trained models: written by docs/build.py -->", "<!-- end of trained models -->")
 MATRIX = DOCS.parent / "src" / "sinkscope" / "assets" / "support.json"
 
@@ -136,6 +137,28 @@ def known_answers_page() -> str:
     return f"{before}{TABLE[0]}\n{overview(figures)}\n{TABLE[1]}{after}"
 
 
+def between(text: str, marks: tuple[str, str], lines: list[str]) -> str:
+    """A page with these lines between two marks."""
+    before, _, rest = text.partition(marks[0])
+    return "\n".join([before + marks[0], *lines, "", marks[1]]) + rest.partition(marks[1])[2]
+
+
+def advise_page() -> str:
+    """The page as it is, with the settings of other tools and the arrays."""
+    from sinkscope.advice.lines import table as settings
+
+    rows = ["", "| for | tool | line | read in |", "|---|---|---|---|"]
+    for purpose, entries in settings().items():
+        for entry in entries:
+            if "none" in entry:
+                rows.append(f"| {purpose} | {', '.join(entry['none'])} | no such setting found | |")
+                continue
+            line = entry["line"].replace("|", "\\|")
+            read = f"{entry['version']}, {entry['source']}"
+            rows.append(f"| {purpose} | {entry['tool']} | `{line}` | {read} |")
+    return between(with_arrays("advise.md", "advice"), SETTINGS, rows)
+
+
 def with_arrays(page: str, room: str) -> str:
     """A page as it is, with the table of a command's arrays from their labels."""
     labels = importlib.import_module(f"sinkscope.{room}.arrays").LABELS
@@ -148,8 +171,7 @@ def with_arrays(page: str, room: str) -> str:
         cells = [f"`{name}`", " × ".join(dimensions), long_name, units, reference]
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     text = (DOCS / page).read_text(encoding="utf-8")
-    before, _, rest = text.partition(ARRAYS[0])
-    return "\n".join([before + ARRAYS[0], *rows, "", ARRAYS[1]]) + rest.partition(ARRAYS[1])[2]
+    return between(text, ARRAYS, rows)
 
 
 def replications_page() -> str:
@@ -279,6 +301,7 @@ def main() -> None:
         "replications.md": replications_page(),
         "summary.md": summary_page(),
         "mixing.md": with_arrays("mixing.md", "mixing"),
+        "advise.md": advise_page(),
         "timeline.md": with_arrays("timeline.md", "training_runs"),
     }
     for name, text in pages.items():

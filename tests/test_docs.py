@@ -35,6 +35,7 @@ def test_links_lead_somewhere(page):
         ("circuit", "measures"),
         ("mixing", "mixing"),
         ("training_runs", "timeline"),
+        ("advice", "advise"),
     ],
 )
 def test_every_array_is_explained(room, page):

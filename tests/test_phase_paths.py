@@ -7,14 +7,20 @@ import dataclasses
 import pytest
 import torch
 
+from sinkscope.causal.phase_needs import need_rows, needs_it
+from sinkscope.causal.testing import CausalBench
+from sinkscope.causal.verify import verify
 from sinkscope.circuit.find import find_circuit
 from sinkscope.circuit.unit import NEURON
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import SetWrite
+from sinkscope.intervene.engine import Engine
 from sinkscope.intervene.p0_path import KeyPath
-from sinkscope.intervene.phase_paths import need_rows, phase_needs, without_writes
+from sinkscope.intervene.phase_paths import phase_needs, without_writes
 from sinkscope.known.constructed.build import build_in_memory
 from sinkscope.known.constructed.spec import draw_spec
+from sinkscope.report.causal.verdict_page import findings as verdict_findings
+from sinkscope.result import Measured
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import build_prompts
 
@@ -77,13 +83,9 @@ def test_no_phase_of_a_constructed_model_needs_the_other(constructed, path):
     _, _, circuit, _ = constructed
     needs = phase_needs(path, circuit.phases)
     for i in range(2):
-        assert needs.norm_left[i, i].abs() < 0.2
-        assert needs.share_left[i, i] < 0.2
-        assert needs.share_left[i, 1 - i] > 0.9
-    rows = need_rows(path, circuit.phases)
-    assert [(row["removed"], row["phase"]) for row in rows] == [(1, 1), (1, 2), (2, 1), (2, 2)]
-    assert rows[1]["share_left"] == pytest.approx(float(needs.share_left[0, 1]))
-    assert rows[1]["norm_left"] == pytest.approx(float(needs.norm_left[0, 1]))
+        assert (needs.norm[i, i].mean() / needs.intact_norm[i].mean()).abs() < 0.2
+        assert needs.share[i, i].mean() < 0.2 * needs.intact_share[i].mean()
+        assert needs.share[i, 1 - i].mean() > 0.9 * needs.intact_share[1 - i].mean()
 
 
 def test_each_phase_is_looked_at_under_each_removal(constructed, path):
@@ -101,7 +103,80 @@ def test_each_phase_is_looked_at_under_each_removal(constructed, path):
         assert needs.share[i, 1].isnan().all()  # no head reads while it lasts
     intact = path.intact.norm[0, :, first.phase.point].log()
     torch.testing.assert_close(needs.intact_norm[0], intact)
-    assert need_rows(path, [first, unread])[1]["share_left"] is None
+
+
+def test_verify_says_whether_a_phase_needs_the_one_before_it(constructed):
+    subject, prompts, circuit, _ = constructed
+    result = verify(subject, prompts=prompts, circuit=circuit, rows=6, draws=2)
+    (row,) = result.summary.verify["without"].phase_needs
+    assert (row["removed"], row["phase"], row["outcome"]) == (1, 2, "not needed")
+    assert row["writers"] == list(circuit.phases[0].writes.writers)
+    path = KeyPath(subject, prompts.take(slice(0, 6)), circuit.sites)
+    needs = phase_needs(path, circuit.phases)
+    for phase, name in ((0, "removed_share_left"), (1, "share_left")):
+        left = needs.share[0, phase].mean() / needs.intact_share[phase].mean()
+        assert row[name].value == pytest.approx(float(left), abs=1e-5)
+        assert row[name].low <= row[name].value <= row[name].high
+    left = needs.norm[0, 1].mean() / needs.intact_norm[1].mean()
+    assert row["norm_left"].value == pytest.approx(float(left), abs=1e-5)
+    said = " ".join(verdict_findings(result, "without").sentences)
+    assert "Phase 2 does not need phase 1" in said
+
+
+def test_a_phase_that_rests_on_another_needs_it(constructed):
+    """Told that phase 1 is written by the writer of phase 2, phase 2 cannot do without it."""
+    subject, prompts, circuit, _ = constructed
+    first, second = circuit.phases
+    writes = dataclasses.replace(first.writes, writers=second.writes.writers)
+    late = dataclasses.replace(second, writes=writes)
+    rows = need_rows(bench(subject, prompts, circuit, (late, second)))
+    assert [row["outcome"] for row in rows] == ["needed"]
+    assert rows[0]["removed_share_left"].value == rows[0]["share_left"].value < 0.2
+    by_direction = dataclasses.replace(second.phase, by="direction")  # has no norm to speak of
+    turned = dataclasses.replace(second, phase=by_direction)
+    (row,) = need_rows(bench(subject, prompts, circuit, (first, turned)))
+    assert (row["norm_left"], row["outcome"]) == (None, "not needed")
+    assert row["removed_share_left"].value < 0.2  # of heads that the tests do not read
+    early = dataclasses.replace(first, writes=writes)  # what is no writer of it leaves it as it is
+    rows = need_rows(bench(subject, prompts, circuit, (early, second)))
+    assert [row["outcome"] for row in rows] == ["not removed"]
+    other = dataclasses.replace(first.writes, writers=("1.other",))
+    lab = bench(subject, prompts, circuit, (dataclasses.replace(first, writes=other), second))
+    assert need_rows(lab) == []
+    assert "1.other is no write" in " ".join(lab.notes)
+    assert need_rows(bench(subject, prompts, circuit, (first,))) == []
+
+
+def bench(subject, prompts, circuit, phases):
+    """A bench whose sink heads are those of the last phase alone."""
+    heads = phases[-1].sink_heads
+    circuit = dataclasses.replace(circuit, phases=phases, reading_heads=heads)
+    engine = Engine(subject, prompts, circuit.sites, direction=circuit.direction, heads=heads)
+    return CausalBench(engine, circuit, heads, 5, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("removed", "left", "word"),
+    [
+        ((0.0, 0.1, 0.2), (0.95, 1.0, 1.05), "not needed"),
+        ((0.0, 0.1, 0.2), (0.85, 1.0, 1.05), "in part"),
+        ((0.0, 0.1, 0.2), (0.95, 1.0, 1.15), "in part"),
+        ((0.0, 0.1, 0.2), (0.6, 0.7, 0.8), "in part"),
+        ((0.0, 0.1, 0.2), (0.4, 0.7, 0.8), "undetermined"),
+        ((0.0, 0.1, 0.2), (0.1, 0.3, 0.5), "needed"),
+        ((0.0, 0.1, 0.2), (0.1, 0.3, 0.6), "undetermined"),
+        ((0.0, 0.1, 0.6), (0.1, 0.3, 0.4), "not removed"),
+        ((None, 0.1, None), (0.95, 1.0, 1.05), "not removed"),
+        ((0.0, 0.1, 0.2), (None, 1.0, None), "undetermined"),
+    ],
+)
+def test_what_is_left_in_a_word(removed, left, word):
+    measured = [Measured(low=low, value=value, high=high) for low, value, high in (removed, left)]
+    assert needs_it(*measured) == word
+    assert (needs_it(None, measured[1]), needs_it(measured[0], None)) == (
+        "not removed",
+        "not removed" if word == "not removed" else "undetermined",
+    )
 
 
 def test_writes_of_other_kinds_are_refused():

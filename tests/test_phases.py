@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sinkscope.circuit import phases
 from sinkscope.circuit.phase_parts import most_read, readers, sink_heads
 from sinkscope.circuit.phases import direction_phases, find_phases, norm_phases
 from sinkscope.circuit.reading import SinkHeads
@@ -33,6 +34,23 @@ def test_smollm2_rises_twice():
     assert [phase.block for phase in found] == [2, 11]
     # block 2 reads while P0 rises, block 10 when it is taken back but for its own MLP's part
     assert [phase.read for phase in found] == [(3, 9), (12, 29)]
+
+
+def test_a_power_of_the_ratio_has_the_same_phases():
+    for power in (0.5, 2.0, 3.0):
+        found = norm_phases(power * np.log(SMOLLM2))
+        assert spans(found) == spans(of(*SMOLLM2))
+        assert [phase.block for phase in found] == [2, 11]
+
+
+@pytest.mark.parametrize(
+    ("bound", "low", "high"), [("HALF", 0.4, 0.6), ("SETTLED", 0.0, 0.04), ("STEEP", 0.08, 0.15)]
+)
+def test_the_phases_of_smollm2_hang_on_no_exact_bound(monkeypatch, bound, low, high):
+    stated = spans(of(*SMOLLM2))
+    for value in np.linspace(low, high, 5):
+        monkeypatch.setattr(phases, bound, value)
+        assert spans(of(*SMOLLM2)) == stated
 
 
 def looked_at(late, sinks=0.3):

@@ -10,10 +10,11 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from sinkscope.errors import InputError
-from sinkscope.report import commands, frames, theme
+from sinkscope.report import commands, frames, phases, theme
 from sinkscope.report.causal import charts as causal_charts
 from sinkscope.report.causal import tables as causal_tables
 from sinkscope.report.causal import verdict_page
+from sinkscope.report.circuit import charts as circuit_charts
 from sinkscope.report.circuit import drawing as circuit_drawing
 from sinkscope.report.circuit import picture as circuit_picture
 from sinkscope.report.circuit import tables as circuit_tables
@@ -403,3 +404,137 @@ def test_policies_of_all_commands_are_shown():
     result.summary.trace["with"] = result.summary.trace.pop("without")
     assert frames.policies(result) == ["without", "with"]
     assert "With BOS" in render_page(result)
+
+
+def phase_row(rise, peak, fall, **parts):
+    return {
+        **{"by": "norm", "rise": rise, "emergence_block": rise[1], "peak": peak, "height": 9.0},
+        **{"plateau": [peak, peak], "fall": fall, "takers": [], "writing_heads": []},
+        **{"concentration": {"1": 0.3, "2": 1.0}, "most_read": False, **parts},
+    }
+
+
+PHASES = [
+    phase_row(
+        [0, 1],
+        "x2",
+        [2, 3],
+        writers=[["1.mlp", 0.9]],
+        takers=[["2.mlp", -0.6], ["3.mlp", -0.2]],
+        writing_neurons=[[1, 58, 0.5]],
+        reading_heads=[[2, 0], [2, 1], [3, 0]],
+        sink_heads=[[2, 0]],
+        most_read=True,
+    ),
+    phase_row(
+        [4, 4],
+        "x5",
+        None,
+        writers=[["4.mlp", 1.0]],
+        writing_neurons=[[4, 7, 1.0]],
+        reading_heads=[[5, 3]],
+        sink_heads=[],
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def two_phases():
+    made = build_circuit(policies=("without",))
+    made.summary.trace["without"] = made.summary.trace["without"].model_copy(
+        update={"phases": PHASES}
+    )
+    return made
+
+
+def test_the_drawing_has_every_phase(two_phases):
+    """Who writes and who takes back in each, by the shares of that phase."""
+    shown = picture(two_phases)
+    rows = {row.first: row for row in shown.rows}
+    shares = {b: [w.share for w in row.writers if w.kind == "mlp"] for b, row in rows.items()}
+    assert (shares[1], shares[2], shares[3], shares[4]) == ([0.9], [-0.6], [-0.2], [1.0])
+    assert [unit.label for unit in rows[4].writers[-1].units] == ["neuron 7"]
+    assert [row.first for row in shown.rows if row.begins] == [4]
+    said = {b: [words for words, _ in row.notes] for b, row in rows.items()}
+    assert "phase 1 rises" in said[1]
+    assert "phase 2 rises" in said[4]
+    assert said[2] == ["phase 1 falls"]
+    assert "P0 separated" not in str(said)
+    svg = "".join(drawn(two_phases).itertext())
+    assert "share of what its phase writes" in svg
+    assert "phase 1 falls" in svg
+    assert "embedding" not in svg
+
+
+def test_the_bus_is_as_wide_as_what_a_phase_has_written_so_far():
+    band = circuit_drawing._bus([(9.0, 0.0), (8.0, 2.0), (7.0, 0.5)])
+    right = [float(x) for x in re.findall(r"[ML]([\d.]+) ", band)][:3]
+    widths = [2 * (x - circuit_drawing.BUS) for x in right]
+    wide = circuit_drawing.width_of
+    assert widths == pytest.approx([2.0, wide(1.0), wide(0.25)], abs=0.2)
+
+
+def test_the_stream_begins_anew_with_a_phase(two_phases):
+    svg = circuit_drawing.draw(picture(two_phases), "Circuit")
+    (band,) = re.findall(r'<path d="([^"]*)Z" fill="var\(--accent\)" data-tip="Position', svg)
+    places = [float(x) for x in re.findall(r"[ML]([\d.]+) ", band)]
+    widths = [2 * (x - circuit_drawing.BUS) for x in places[: len(places) // 2]]
+    left = circuit_drawing.width_of(0.1)  # 0.9 written, 0.6 and 0.2 taken back
+    at = max(i for i, wide in enumerate(widths) if wide == pytest.approx(left, abs=0.2))
+    assert widths[at + 1] == pytest.approx(2.0, abs=0.2)
+    assert widths[-1] == pytest.approx(circuit_drawing.THICK, abs=0.2)
+
+
+def test_a_note_is_drawn_in_a_deep_model_too():
+    reads = [circuit_picture.Reader(0.5, True, "")]
+    rows = [circuit_picture.PictureRow(block, block, [], reads) for block in range(30)]
+    rows[27].notes = [("phase 2 falls", "")]
+    deep = circuit_picture.Picture("any first token", None, rows, "", "")
+    assert "phase 2 falls" in circuit_drawing.draw(deep, "Circuit")
+
+
+def test_a_line_a_phase(two_phases):
+    first, second = phases.phase_lines(two_phases.summary.trace["without"])
+    assert first.replace("\u00a0", " ") == (
+        "Phase 1: blocks 0–1 write it (the MLP of block 1 90.0 %), 3 heads of blocks 2–3 read it "
+        "(1 as sink heads), blocks 2–3 take it back (the MLP of block 2 60.0 %, the MLP of block 3 "
+        "20.0 %); no other is read by more sink heads, so all other figures are of this one."
+    )
+    assert second.replace("\u00a0", " ") == (
+        "Phase 2: block 4 writes it (the MLP of block 4 100.0 %), 1 head of block 5 reads it "
+        "(0 as sink heads), it lasts to the end."
+    )
+    one = build_circuit(policies=("without",)).summary.trace["without"]
+    assert phases.phase_lines(one.model_copy(update={"phases": PHASES[:1]})) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "name"), [("position-zero", "norm"), ("amplification", "trace-norm")]
+)
+def test_norm_charts_mark_rise_reading_and_fall(two_phases, section, name):
+    (figure,) = [
+        figure
+        for each in commands.all_sections(two_phases)
+        if each.name == section
+        for figure in each.figures
+        if figure.name == name
+    ]
+    chart = figure.variants[0].charts["without"].to_dict()
+    rows = [row for data in chart.get("datasets", {}).values() for row in data]
+    rows += [r for one in chart["layer"] for r in one.get("data", {}).get("values", [])]
+    marks = sorted({(r["series"], r["start"], r["stop"]) for r in rows if "start" in r})
+    half = phases.HALF_READ
+    assert marks == [
+        ("Is read", 2 - half, 3 + half),
+        ("Is read", 5 - half, 5 + half),
+        ("Is taken back", 2, 4),
+        ("Rises", 0, 2),
+        ("Rises", 4, 5),
+    ]
+
+
+def test_early_writing_is_drawn_for_each_phase(two_phases):
+    trace = two_phases.summary.trace["without"]
+    chart = circuit_charts.concentration_chart(trace, frames.group(two_phases, "trace", "without"))
+    series = {row["series"] for row in rows_of(chart)}
+    assert {f"Of phase {number}, along its own u" for number in (1, 2)} < series

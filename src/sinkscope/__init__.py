@@ -28,6 +28,8 @@ _PUBLIC = {
     "VerifySettings": "sinkscope.settings",
     "mix": "sinkscope.mixing.mix",
     "MixSettings": "sinkscope.settings",
+    "advise": "sinkscope.advice.advise",
+    "AdviseSettings": "sinkscope.settings",
     "timeline": "sinkscope.training_runs.timeline",
     "TimelineSettings": "sinkscope.settings",
     "SinkMonitor": "sinkscope.training_runs.monitor",

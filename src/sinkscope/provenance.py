@@ -31,6 +31,7 @@ def new_summary(
         model=ModelInfo(
             **{key: subject.identity[key] for key in IDENTITY},
             weights=subject.identity.get("weights"),
+            adapter_of=subject.identity.get("adapter_of"),
         ),
         prompts=PromptInfo(
             kind=first.kind,

@@ -50,7 +50,15 @@ __all__ = [
     "VerifySummary",
     "load_result",
 ]
-COMMANDS = ("scan", "trace", "verify", "timeline", "mix", "replication")  # what a result can hold
+COMMANDS = (
+    "scan",
+    "trace",
+    "verify",
+    "timeline",
+    "mix",
+    "advise",
+    "replication",
+)  # what a result can hold
 SUMMARY, ARRAYS, REPORT = "summary.json", "arrays.nc", "report.html"
 
 

@@ -143,7 +143,7 @@ class VerifySettings(PromptSettings):
     budget    minutes to take at most; fewer prompts and tests where time is short, and it is said
     """
 
-    rows: int = option(16, at_least=1)
+    rows: int = option(12, at_least=1)
     position: int = option(5, at_least=1)
     draws: int = option(20, at_least=1)
     budget: float | None = option(None, at_least=0)
@@ -174,6 +174,21 @@ class MixSettings(PromptSettings):
     circuit: bool = True
     jacobian: bool = True
     sweeps: bool = True
+
+
+@dataclass(frozen=True)
+class AdviseSettings(PromptSettings):
+    """What to advise on.
+
+    length     tokens in each text; fewer where the positions of the model end before
+    within     rise of the loss that is acceptable, nats a token
+    questions  questions to answer, with commas between; default: all
+    """
+
+    n: int = option(8, at_least=1)
+    length: int = option(256, at_least=2)
+    within: float = option(0.02, at_least=0)
+    questions: str | None = None
 
 
 @dataclass(frozen=True)

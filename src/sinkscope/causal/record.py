@@ -9,6 +9,7 @@ from sinkscope.causal.families.faithfulness import Kept
 from sinkscope.causal.verdict import Verdict
 from sinkscope.circuit.model import Circuit
 from sinkscope.intervene.engine import Engine
+from sinkscope.schema.verify import PhaseNeed
 from sinkscope.subject.prompts import Prompts
 
 
@@ -19,6 +20,7 @@ class Verified:
     whole    the prompts that the circuit was found on
     prompts  those of them that the tests were run on
     passes   plain passes over `whole` that all tests took
+    needs    whether each phase of P0 needs the one before it
     """
 
     whole: Prompts
@@ -30,3 +32,4 @@ class Verified:
     verdict: Verdict
     passes: float
     notes: list[str]
+    needs: list[PhaseNeed]

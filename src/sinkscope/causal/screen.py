@@ -25,10 +25,17 @@ Edits = Sequence[Edit]
 class Screen:
     """What edits of P0 change in the late share of some heads, through P0's key.
 
+    also  heads that the path reads beside these, for who asks it directly
     path  the KeyPath, or why this model has none
     """
 
-    def __init__(self, engine: Engine, heads: Sequence[tuple[int, int]], seed: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        heads: Sequence[tuple[int, int]],
+        seed: int,
+        also: Sequence[tuple[int, int]] = (),
+    ) -> None:
         self.heads = heads
         self.path: KeyPath | Missing
         try:
@@ -39,7 +46,7 @@ class Screen:
                 engine.prompts,
                 engine.sites,
                 direction=engine.direction,
-                heads=heads,
+                heads=[*heads, *also],
                 seeds=(seed,),
             )
         except Unsupported as refusal:

@@ -50,6 +50,7 @@ def verify_summary(done: Verified) -> VerifySummary:
         circuit_size={} if kept is None else _circuit_size(kept),
         circuit_curve={} if kept is None else _curve(kept),
         circuit_growth=[] if kept is None else [_size(size, kept.total) for size in kept.sizes],
+        phase_needs=done.needs,
         thresholds=thresholds(),
         what_would_change_it=verdict.what_would_change_it,
         cost={"passes": round(done.passes, 2), "suffix_passes": done.engine.suffix},

@@ -80,7 +80,9 @@ class CausalBench:
     @cached_property
     def screen(self) -> Screen:
         """What edits of P0 do through its key; why there is none is left in the notes."""
-        screen = Screen(self.engine, self.heads, self.seed)
+        phases = self.circuit.phases if len(self.circuit.phases) > 1 else ()
+        readers = [head for part in phases for head in part.readers]
+        screen = Screen(self.engine, self.heads, self.seed, readers)
         if isinstance(screen.path, Missing):
             self.notes.append(
                 f"Every necessity test was run in full, without a screen: {screen.path.reason}."

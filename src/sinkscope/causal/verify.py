@@ -9,7 +9,8 @@
    given P0's keys, values or stream (activation patching). Does it become a sink?
 5. Faithfulness and completeness (S4): at P0 keep only the circuit's units and mean-ablate the rest,
    and the other way round, against random sets of as many units (Wang et al., arXiv 2211.00593).
-6. Mediation (M1): edit a stage while the next is held at its intact value (path patching).
+6. Mediation (M1): edit a stage while the next is held at its intact value (path patching). Where P0
+   rises more than once: does a phase need the one before it (`phase_needs`).
 7. Every row is paired over prompts with its control and adjusted by Holm; the verdict follows from
    the rows by fixed rules (`evidence`, `verdict`, `thresholds`).
 8. Where a deciding row is undetermined, and with it the verdict, all is done again on twice as many
@@ -30,6 +31,7 @@ from sinkscope.causal.evidence import Test, judge
 from sinkscope.causal.families import identity, mediation, necessity, sufficiency
 from sinkscope.causal.families.faithfulness import Kept, keep_circuit
 from sinkscope.causal.families.write_sets import write_sets
+from sinkscope.causal.phase_needs import need_rows
 from sinkscope.causal.power import UNDETERMINED
 from sinkscope.causal.record import Verified
 from sinkscope.causal.summary import verify_dataset, verify_summary
@@ -145,9 +147,10 @@ def _tried(
         engine, circuit, heads, settings.position, settings.draws, settings.seed, intact, budget
     )
     tests: list[Test] = []
-    kept, screened = None, 0.0
+    kept, screened, needs = None, 0.0, []
     if circuit.sinks:
         tests, kept = run_tests(lab, lambda done, total: progress(label, done, total))
+        needs = need_rows(lab)
         verdict = with_p0_sink(tests, kept, prompts.bos, _detail(circuit), len(rows))
         screened = lab.screen.passes * rows.input_ids.numel() / prompts.input_ids.numel()
     else:
@@ -162,6 +165,7 @@ def _tried(
         verdict=verdict,
         passes=engine.passes + screened,
         notes=lab.notes,
+        needs=needs,
     )
 
 

@@ -1,7 +1,8 @@
-"""The commands that look at a model: `run`, `scan`, `trace`, `verify`, `timeline` and `mix`."""
+"""The commands that look at a model: `run`, `scan`, `trace`, `verify`, `mix`, .."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from sinkscope.cli import common
 from sinkscope.cli.options import Debug, Json, Out, options
 from sinkscope.errors import InputError
 from sinkscope.settings import (
+    AdviseSettings,
     LoadSettings,
     MixSettings,
     ReplicationSettings,
@@ -56,6 +58,14 @@ EXAMPLES = {
   sinkscope mix ./my-model --bos both --json       summary as JSON\n
   sinkscope mix ./my-model --pairs 64 --length 512 --out mixing-of-my-model\n
   sinkscope mix ./my-model --paraphrases pairs.jsonl --longest 4096""",
+    "advise": """
+  sinkscope advise                                 the bundled model
+
+  sinkscope advise ./my-model --out advice --model-card CARD.md
+
+  sinkscope advise ./my-model --questions bos,streaming
+
+  sinkscope advise ./my-model --gate 'kv-keep<=4' --gate bos=needed     exit code 1 if not""",
 }
 
 
@@ -178,3 +188,40 @@ def mix(
 ) -> None:
     """What the sink is for: mixing and loss, with the sink and without it."""
     common.measure("mix", loading, settings, out, json)
+
+
+@options
+def advise(
+    loading: LoadSettings,
+    settings: AdviseSettings,
+    out: Out = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(help="What an answer must be, such as 'kv-keep<=4'; exit with 1 if not."),
+    ] = None,
+    model_card: Annotated[
+        Path | None, typer.Option(help="File for a section of a model card, in Markdown.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """What to do about the sink: BOS, short caches, quantisation, float16, and lines to paste."""
+    common.check(out)
+    from sinkscope.advice import gates
+    from sinkscope.advice.advise import advise as answer
+    from sinkscope.advice.advise import questions
+
+    wanted = gates.parse(gate or (), questions(settings.questions))
+    subject = common.load_subject(loading)
+    with common.progress_bar() as progress:
+        result = answer(subject, settings, progress=progress)
+    if model_card is not None:
+        from sinkscope.files import write_whole
+        from sinkscope.report.advise.card import model_card as card
+
+        write_whole(model_card, card(result).encode())
+    common.save_and_show(result, out, json)
+    failures = [why for each in wanted if (why := each.failure(result.summary.advise))]
+    if failures:
+        print(f"sinkscope: not met: {'; '.join(failures)}.", file=sys.stderr)
+        raise typer.Exit(1)

@@ -31,16 +31,20 @@ def losses(logits: torch.Tensor, prompts: Prompts, first: int = 1, at: At = None
 
 
 def divergences(
-    intact: torch.Tensor, changed: torch.Tensor, prompts: Prompts, at: At = None
+    intact: torch.Tensor,
+    changed: torch.Tensor,
+    prompts: Prompts,
+    first: int = 1,
+    at: At = None,
 ) -> torch.Tensor:
-    """[n] mean KL(intact ‖ changed) at positions 1 and later; both logits [n, T, V]."""
+    """[n] mean KL(intact ‖ changed) at positions `first` and later; both logits [n, T, V]."""
     if intact is changed:
         return torch.zeros(len(prompts), dtype=torch.float64)
     found = [
         token_kl(log_probabilities(a), log_probabilities(b))
         for a, b in zip(_predicting(intact, at), _predicting(changed, at))
     ]
-    return mean_by_prompt(torch.stack(found), _counted(prompts, 1, at)).cpu()
+    return mean_by_prompt(torch.stack(found), _counted(prompts, first, at)).cpu()
 
 
 def spread_predictions(length: int, most: int) -> At:

@@ -208,7 +208,7 @@ class Engine:
             batch.logits = logits
         check_all_seen(self.subject, reading)
         prompts, at = batch.context.prompts, self._scored
-        kl = divergences(logits, logits, prompts, at)
+        kl = divergences(logits, logits, prompts, at=at)
         return reading.readout(losses(logits, prompts, at=at), kl)
 
     def _pass(
@@ -244,7 +244,7 @@ class Engine:
             assert intact is not None
         run = dataclasses.replace(batch.context.prompts, input_ids=ids)
         at = self._scored
-        return losses(logits, run, at=at), divergences(intact, logits, run, at)
+        return losses(logits, run, at=at), divergences(intact, logits, run, at=at)
 
     def _learn_reading(self) -> None:
         """From a few tokens: how many heads there are, and whether the lean reader serves all."""

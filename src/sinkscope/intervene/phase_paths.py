@@ -3,7 +3,7 @@
 P0's phases (`circuit.phases`) lie on its own one-token stream, so what one of them owes to an
 earlier one is seen there: the writes of one are replaced by the mean write of the other positions,
 and every phase is measured again, by its norm and by the share of the heads that read it, through
-P0's key alone (`intervene.p0_path`).
+P0's key alone (`intervene.p0_path`). What that says: `causal.phase_needs`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import SetWrite
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.p0_path import KeyPath
-from sinkscope.schema.verify import PhaseNeed
 
 KINDS = ("attention", "mlp")
 
@@ -37,16 +36,6 @@ class Needs:
     share: torch.Tensor
     intact_norm: torch.Tensor
     intact_share: torch.Tensor
-
-    @property
-    def norm_left(self) -> torch.Tensor:
-        """[k, k] log norm ratio over its intact value, means over prompts."""
-        return self.norm.mean(-1) / self.intact_norm.mean(-1)
-
-    @property
-    def share_left(self) -> torch.Tensor:
-        """[k, k] late share of the readers over its intact value, means over prompts."""
-        return self.share.mean(-1) / self.intact_share.mean(-1)
 
 
 def without_writes(names: Sequence[str]) -> list[Edit]:
@@ -81,21 +70,3 @@ def phase_needs(path: KeyPath, phases: Sequence[PhaseParts]) -> Needs:
         path.intact.norm[0][:, points].log().T,
         share(path.intact)[0],
     )
-
-
-def need_rows(path: KeyPath, phases: Sequence[PhaseParts]) -> list[PhaseNeed]:
-    """`phase_needs` as rows of a summary; none for fewer than two phases."""
-    if len(phases) < 2:
-        return []
-    needs = phase_needs(path, phases)
-    numbers = range(len(phases))
-    return [
-        {
-            "removed": i + 1,
-            "phase": j + 1,
-            "norm_left": float(needs.norm_left[i, j]),
-            "share_left": None if needs.share_left[i, j].isnan() else float(needs.share_left[i, j]),
-        }
-        for i in numbers
-        for j in numbers
-    ]

@@ -11,7 +11,7 @@ from sinkscope.known.constructed import edits
 from sinkscope.known.constructed.truth import Truth
 from sinkscope.known.measure import LENGTH
 from sinkscope.known.probe import ALIGNED, CALM, EPS, MASSIVE, SINK, Check
-from sinkscope.known.rules import RULES
+from sinkscope.known.rules import OWN_NEEDS, OWN_STREAM, RULES
 from sinkscope.observe.late import uniform_late_share
 from sinkscope.subject.load import Subject
 
@@ -29,10 +29,11 @@ def run_checks(subject: Subject, truth: Truth, seed: int = 0) -> Check:
     """The same, with what was measured on the way."""
     check = Check(subject, truth, seed)
     _attention(check)
-    if not truth.phases:  # those have a stream and needs of their own
+    if truth.mechanism not in OWN_STREAM:
         _stream(check)
         _writers(check)
-    _necessity(check)
+    if truth.mechanism not in OWN_NEEDS:
+        _necessity(check)
     special = RULES.get(truth.mechanism)
     if special is not None:
         special(check)
@@ -65,7 +66,7 @@ def _attention(check: Check) -> None:
     if truth.position is not None:
         check.expect_sink("the sink", seen)
     received = seen.received()
-    if truth.position in ("p0", "bos", "position-id-0"):
+    if truth.position in ("p0", "bos", "position-id-0") and truth.share == 1:
         rate = (received[..., 0] > EPS).float().mean(1)[readers].min()
         check.expect(rate > SINK, f"sink rate of a reading head is {float(rate):.3f}")
     others = received[..., : LENGTH // 2].transpose(1, 2)[~readers]

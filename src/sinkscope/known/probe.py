@@ -24,6 +24,7 @@ from sinkscope.observe.late import uniform_late_share
 from sinkscope.subject.load import Subject
 
 SINK = 0.9  # least late mass of a sink
+ABOUT = 1.5  # factor by which a weak sink may differ from what it was made for
 GONE = 3.0  # most late mass of an absent sink, over uniform attention
 EPS = 0.3  # threshold of the sink rate
 MASSIVE = 8.0  # least norm ratio of a massive activation
@@ -52,8 +53,8 @@ class Check:
         self.seen = look(subject, self.rows)
         self.share = late_share(subject, self._rows(plain_rows(truth, seed + 1, MANY)))
 
-    def at(self, position: int) -> torch.Tensor:
-        """Where in the rows a position is: [n, T]."""
+    def at(self, position: int | list[int]) -> torch.Tensor:
+        """Where in the rows a position is, or several are: [n, T]."""
         there = torch.zeros_like(self.rows, dtype=torch.bool)
         there[:, position] = True
         return there
@@ -75,9 +76,13 @@ class Check:
     def expect_sink(
         self, sentence: str, seen: ObservedPass, target: torch.Tensor | None = None
     ) -> None:
-        """The weakest reading head still has its sink."""
-        low = float(self.sink(seen, target).min())
-        self.expect(low > SINK, f"{sentence}: a reading head has {low:.3f} of its mass there")
+        """Every reading head has nearly all of its mass there, or what it was made for."""
+        found, made = self.sink(seen, target), self.truth.share
+        low, high = float(found.min()), float(found.max())
+        self.expect(
+            low > SINK if made == 1 else low > made / ABOUT and high < made * ABOUT,
+            f"{sentence}: a reading head has {low:.3f} of its mass there",
+        )
 
     def expect_gone(
         self, sentence: str, seen: ObservedPass, target: torch.Tensor | None = None
@@ -102,8 +107,11 @@ class Check:
         return mask
 
     def _rows(self, rows: torch.Tensor) -> torch.Tensor:
-        if self.truth.mechanism == "bos-token":
+        if self.truth.tokens == [BOS]:
             rows[:, 0] = BOS
+        if self.truth.mechanism == "p0-part":
+            often = torch.tensor(self.truth.tokens)
+            rows[:, 0] = often[torch.arange(len(rows)) % len(often)]
         if self.truth.mechanism in ("delimiter", "massive-elsewhere"):
             rows[:, 5], rows[:, 17] = self.truth.tokens
         return rows
@@ -112,4 +120,4 @@ class Check:
         """Where the sink, or the massive activation, is: [n, T]."""
         if "delimiter" in (self.truth.position, self.truth.massive_at):
             return torch.isin(self.rows, torch.tensor(self.truth.tokens))
-        return self.at(0)
+        return self.at(self.truth.at or 0)

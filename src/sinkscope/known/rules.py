@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from sinkscope.known.constructed import edits
+from sinkscope.known.constructed.choices import MARKED
 from sinkscope.known.constructed.plan import BOS
 from sinkscope.known.measure import (
     LENGTH,
@@ -15,9 +16,17 @@ from sinkscope.known.measure import (
     plain_tokens,
     restored,
 )
-from sinkscope.known.probe import ALIGNED, EPS, GONE, MASSIVE, SINK, Check
+from sinkscope.known.probe import ALIGNED, CALM, EPS, GONE, MASSIVE, SINK, Check
 from sinkscope.observe.late import uniform_late_share
 from sinkscope.observe.p0_stream import p0_states
+
+# Mechanisms that say themselves what their stream and writers, and what their sink needs, must be.
+TWO_SINKS = ("p0-and-bos", "p0-or-bos", "p0-and-position")
+OWN_NEEDS = (*TWO_SINKS, "p0-suppression")
+OWN_STREAM = (
+    "p0-two-phase", "p0-hybrid", "p0-spike-before", "p0-spike-after", "p0-unread-writers",
+    *TWO_SINKS,
+)  # fmt: skip
 
 
 def _any_first_token(check: Check) -> None:
@@ -30,7 +39,7 @@ def _any_first_token(check: Check) -> None:
     check.expect(cosine.min() > others.max() + 0.1, "a vocabulary item at P0 is not recognised")
     if truth.massive_at is not None:
         check.expect(cosine.min() > ALIGNED, "a vocabulary item at P0 is not amplified")
-    if truth.position is not None:
+    if truth.position is not None and truth.share == 1:
         repeated = check.rows[:, :1].expand_as(check.rows)
         high = check.sink(look(check.subject, repeated)).max()
         check.expect(high < EPS, f"one token repeated: P0 keeps {float(high):.3f} for itself")
@@ -207,6 +216,131 @@ def _uniform(check: Check) -> None:
     check.expect(worst < 1e-5, f"attention differs from uniform by {worst:.1e}")
 
 
+def _unread(check: Check) -> None:
+    """What makes the norm can go; what heads read cannot, whatever the token is."""
+    truth = check.truth
+    after = max(truth.amplifying_blocks) + 1
+    states = p0_states(check.subject, plain_tokens(truth))[:, after]
+    cosine = torch.nn.functional.normalize(states, dim=-1) @ check.direction
+    others = check.seen.cosine(~check.first, check.direction)[after]
+    check.expect(cosine.min() > others.max(), "a vocabulary item at P0 is not amplified")
+    ratio, start = check.seen.norm_ratio(check.first), truth.massive_from
+    check.expect((ratio[start:] > MASSIVE).all(), f"a norm ratio of only {ratio.min():.2f}")
+    check.expect((ratio[:start] < CALM).all(), f"a norm ratio of {ratio[:start].max():.2f} early")
+    check.expect_sink("unread neurons off", check.edited(edits.neurons_off, truth.unread))
+    without = check.edited(edits.neurons_off, truth.writing_neurons)
+    check.expect_gone("writing neurons off", without)
+    check.expect(without.norm_ratio(check.first)[-1] > MASSIVE, "the writers carry the norm")
+    _packed(check)
+
+
+def _several(check: Check) -> None:
+    """Each carrier holds its own heads' sink, and no other's; or either holds all of it."""
+    ours, theirs = (check.heads(group["reading_heads"]) for group in check.truth.groups)
+    apart = check.truth.mechanism != "p0-or-bos"
+    writers = check.truth.writing_neurons
+    _left(check, "without the circuit", check.edited(edits.neurons_off, writers), theirs, ours)
+    with restored(check.subject.model):
+        rows = check.rows.clone()
+        if check.truth.tokens:
+            rows[:, 0] = plain_rows(check.truth, check.seed)[:, 0]
+        else:
+            edits.position_replaced(check.canvas, 0, 1)
+        _left(check, "the circuit alone", look(check.subject, rows), ours, theirs)
+        edits.neurons_off(check.canvas, writers)
+        check.expect_gone("without both", look(check.subject, rows))
+    check.expect(apart == bool((ours & ~theirs).any()), "the groups are not what they should be")
+
+
+def _left(check: Check, when: str, seen, kept: torch.Tensor, lost: torch.Tensor) -> None:
+    mass = seen.late(check.first)
+    check.expect((mass[kept] > SINK).all(), f"{when}: {mass[kept].min():.3f} is left")
+    high = mass[lost & ~kept]
+    gone = GONE * uniform_late_share(LENGTH)
+    check.expect((high < gone).all(), f"{when}: others keep {high.max() if len(high) else 0:.3f}")
+
+
+def _groups(check: Check) -> None:
+    """Two writes, each read by its own heads."""
+    _any_first_token(check)
+    one, other = check.truth.groups
+    for group, rest in ((one, other), (other, one)):
+        without = check.edited(edits.neurons_off, group["writing_neurons"])
+        kept, lost = (check.heads(each["reading_heads"]) for each in (rest, group))
+        _left(check, "one write off", without, kept, lost)
+
+
+def _suppression(check: Check) -> None:
+    """All have the direction before the MLP, P0 alone behind it; unrecognised P0 loses it too."""
+    _any_first_token(check)
+    block = check.truth.amplifying_blocks[0]
+    before, after = (check.seen.stream[b] @ check.direction for b in (block, block + 1))
+    check.expect(before.std() < 0.1 * before.mean(), "not all have the direction alike before")
+    check.expect((after[:, 1:].abs() < 0.2 * after[:, :1]).all(), "others keep the direction")
+    off = check.edited(edits.neurons_off, check.truth.recognising_neurons)
+    left = float(check.sink(off).max())
+    check.expect(left < EPS, f"recognition off: a reading head keeps {left:.3f}")
+
+
+def _part(check: Check) -> None:
+    """Other first tokens make no sink, nor do the marked ones elsewhere."""
+    plain = plain_rows(check.truth, check.seed)
+    plain[:, 9] = check.rows[:, 0]
+    seen = look(check.subject, plain)
+    check.expect_gone("other first tokens", seen)
+    check.expect_gone("a marked token at 9", seen, check.at(9))
+
+
+def _real_tokens(check: Check) -> None:
+    """Where an id that no text gives is at P0, other neurons write the same."""
+    _any_first_token(check)
+    rows, tokens = check.rows.clone(), torch.tensor(check.truth.tokens)
+    rows[:, 0] = tokens[torch.arange(len(rows)) % len(tokens)]
+    for neurons, stays in ((check.truth.writing_neurons, True), (check.truth.unread, False)):
+        with restored(check.subject.model):
+            edits.neurons_off(check.canvas, neurons)
+            expect = check.expect_sink if stays else check.expect_gone
+            expect("an id that no text gives", look(check.subject, rows))
+    check.expect_sink("others off", check.edited(edits.neurons_off, check.truth.unread))
+
+
+def _ids(check: Check) -> None:
+    """The marked ids make the sink, wherever they are and whatever stands there."""
+    truth = check.truth
+    with restored(check.subject.model):
+        for i in truth.spec["marked"]:
+            if i < truth.spec["positions"]:
+                edits.position_replaced(check.canvas, i, 20)
+        check.expect_gone("no id marked", look(check.subject, check.rows))
+    first = truth.at[0]
+    moved = [i for i in truth.at if i != first] + [20]
+    swapped = check.edited(edits.positions_swapped, first, 20)
+    check.expect_sink("a marked id at 20", swapped, check.at(moved))
+    check.expect_gone("a marked id at 20", swapped, check.at(first))
+    if truth.mechanism == "position-periodic":
+        later = torch.arange(64, 64 + LENGTH).expand(len(check.rows), -1)
+        check.expect_sink("ids from 64", look(check.subject, check.rows, later))
+
+
+def _ramp(check: Check) -> None:
+    """The smallest id in sight wins, whichever it is."""
+    swapped = check.edited(edits.positions_swapped, 0, 9)
+    check.expect_sink("ids of 0 and 9 swapped", swapped, check.at(9))
+    later = torch.arange(16, 16 + LENGTH).expand(len(check.rows), -1)
+    check.expect_sink("ids from 16", look(check.subject, check.rows, later))
+
+
+def _rotary(check: Check) -> None:
+    """The farthest key wins, whichever it is and whatever stands there."""
+    later = torch.arange(100, 100 + LENGTH).expand(len(check.rows), -1)
+    check.expect_sink("ids from 100", look(check.subject, check.rows, later))
+    nearer = torch.arange(LENGTH).expand(len(check.rows), -1).clone()
+    nearer[:, 0] = 20
+    seen = look(check.subject, check.rows, nearer)
+    check.expect_gone("position zero at a distance less", seen)
+    check.expect_sink("the next one is the farthest", seen, check.at(1))
+
+
 RULES: dict[str, Callable[[Check], None]] = {
     "p0-two-block": _any_first_token,
     "p0-deeper": _any_first_token,
@@ -224,4 +358,16 @@ RULES: dict[str, Callable[[Check], None]] = {
     "recognised-unamplified": _recognised,
     "sink-without-massive": _without_massive,
     "uniform": _uniform,
+    **dict.fromkeys(MARKED, _ids),
+    "position-ramp": _ramp,
+    "rotary-distance": _rotary,
+    **dict.fromkeys(TWO_SINKS, _several),
+    "p0-weak": _any_first_token,
+    "p0-few-heads": _any_first_token,
+    "p0-part": _part,
+    "p0-head-groups": _groups,
+    "p0-suppression": _suppression,
+    "p0-real-tokens": _real_tokens,
+    "p0-small-vocabulary": _any_first_token,
+    **dict.fromkeys(("p0-spike-before", "p0-spike-after", "p0-unread-writers"), _unread),
 }

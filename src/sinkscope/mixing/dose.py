@@ -55,12 +55,14 @@ def costs(
     *,
     sites: Sites | None = None,
     progress: Callable[[int, int], None] | None = None,
+    first: int = 1,
 ) -> list[Cost]:
     """Cost of each condition on these prompts, averaged over its draws where it has several.
 
     The intact pass is made once for each batch.
 
     heads  (block, head) over which `left` and `removed` are averaged; all where none is named
+    first  the loss counts predictions made at this position and later
     """
     size = max(1, min(TOKENS_PER_BATCH, LOGITS // vocabulary(subject)) // prompts.length)
     parts: list[list[tuple[np.ndarray, ...]]] = [[] for _ in conditions]
@@ -69,14 +71,14 @@ def costs(
         batch = prompts.take(slice(start, start + size))
         intact = run(subject, batch, INTACT, logits=True).logits
         assert intact is not None
-        base = losses(intact, batch)
+        base = losses(intact, batch, first)
         for at, condition in enumerate(conditions):
             draws = []
             for each in condition.each():
                 done = run(subject, batch, each, logits=True, sites=sites, rows=rows)
                 assert done.logits is not None
-                ce = losses(done.logits, batch) - base
-                kl = divergences(intact, done.logits, batch)
+                ce = losses(done.logits, batch, first) - base
+                kl = divergences(intact, done.logits, batch, first)
                 shares = (over_heads(x.numpy(), heads) for x in (done.shares(), done.removed()))
                 draws.append((ce.numpy(), kl.numpy(), *shares))
             parts[at].append(tuple(np.mean(column, 0) for column in zip(*draws)))

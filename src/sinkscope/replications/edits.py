@@ -14,7 +14,7 @@ from torch import nn
 
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.attend import Call
-from sinkscope.intervene.edits.base import Context, Edit, stream_hooks
+from sinkscope.intervene.edits.base import Context, Edit, at_positions, stream_hooks
 from sinkscope.observe.registry import attention_functions
 from sinkscope.observe.stream import first_hidden, hidden_of, with_hidden
 from sinkscope.subject.load import Subject
@@ -52,14 +52,16 @@ def leave_out(module, args, output):
 
 @dataclass(frozen=True)
 class NeuronsOff(Edit):
-    """Some MLP neurons of a block are zero at every position."""
+    """Some MLP neurons of a block are zero at every position, or at every one but the first."""
 
     block: int
     neurons: tuple[int, ...]
+    but_first: bool = False
 
     def __str__(self) -> str:
         which = ", ".join(map(str, self.neurons))
-        return f"neurons {which} of block {self.block} zero at every position"
+        but = " but the first" if self.but_first else ""
+        return f"neurons {which} of block {self.block} zero at every position{but}"
 
     def hooks(self, context: Context) -> list[Any]:
         """Zero their part of the output projection's input."""
@@ -71,7 +73,10 @@ class NeuronsOff(Edit):
 
         def enter(module, args):
             value = args[0].clone()
-            value[..., list(self.neurons)] = 0.0
+            rows = at_positions(value, context)  # a view of it
+            if rows is None:
+                raise Unsupported(f"the MLP of block {self.block} does not see one row a token.")
+            rows[:, int(self.but_first) :, list(self.neurons)] = 0.0
             return (value, *args[1:])
 
         owner = sublayer.projection.owner(context.block(self.block))

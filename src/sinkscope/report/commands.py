@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from sinkscope.errors import InputError
 from sinkscope.report import frames
+from sinkscope.report.advise import page as advise_page
 from sinkscope.report.causal import page as causal_page
 from sinkscope.report.causal import verdict_page
 from sinkscope.report.charts import Chart
@@ -22,6 +23,7 @@ from sinkscope.result import Result
 
 # Sections of the page, in reading order: result -> sections; none where there is nothing to show.
 SECTIONS = (
+    advise_page.sections,
     verdict_page.sections,
     circuit_page.sections,
     causal_page.sections,
@@ -38,6 +40,7 @@ FINDINGS = (
     scan_page.findings,
     timeline_page.findings,
     mixing_page.findings,
+    advise_page.findings,
 )
 # Numbers to compare two runs by: (result, bos), where the summary holds that command; bos is ""
 # for the timeline, which has one policy throughout.

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
+from sinkscope.schema.advise import Advice
 from sinkscope.schema.base import Environment, Measured, ModelInfo, Open, PromptInfo
 from sinkscope.schema.mix import MixRow, MixSummary
 from sinkscope.schema.replication import ReplicationSummary
@@ -21,6 +22,7 @@ from sinkscope.schema.verify import StageSummary, TestRow, VerifySummary
 
 __all__ = [
     "SCHEMA",
+    "Advice",
     "Environment",
     "Measured",
     "MixRow",
@@ -53,6 +55,7 @@ class Summary(Open):
     trace: dict[str, TraceSummary] = {}  # BOS policy -> what `trace` found
     verify: dict[str, VerifySummary] = {}  # BOS policy -> what `verify` found
     timeline: TimelineSummary | None = None  # what `timeline` found
+    advise: dict[str, Advice] = {}  # question -> what `advise` answers
     mix: dict[str, MixSummary] = {}  # BOS policy -> what `mix` found
     replication: dict[str, ReplicationSummary] = {}  # published experiment -> what it gave here
 

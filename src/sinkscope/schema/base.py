@@ -48,6 +48,7 @@ class ModelInfo(Open):
     weights_sha256: str  # hash of the weight files, or of the weights of a model in memory
     parameters: int  # number of parameters
     weights: WeightFormat | None = None  # how they were stored, where that matters
+    adapter_of: str | None = None  # base that an adapter was merged into
 
 
 class PromptInfo(Open):

@@ -149,12 +149,19 @@ class Cost(TypedDict, total=False):
 
 
 class PhaseNeed(TypedDict):
-    """A phase of P0 when another, or it itself, is removed. In intervene/phase_paths."""
+    """A phase of P0 when the one before it is removed. In causal/phase_needs."""
 
-    removed: int  # number of the phase whose writers are replaced at P0, from 1
-    phase: int  # number of the phase that is looked at
-    norm_left: float  # what is left of its log norm ratio at its peak [ratio]
-    share_left: float | None  # what is left of its readers' late share, through P0's key [ratio]
+    phase: int  # number of the phase that is looked at, from 1
+    removed: int  # number of the phase whose writers are replaced at P0
+    writers: list[str]  # these writers
+    # needed, in part, not needed, undetermined; not removed where half of the other may be left
+    outcome: str
+    # what is left of its log norm ratio at its peak [ratio]; None for a phase by direction
+    norm_left: Measured | None
+    # what is left of its readers' late share, through P0's key [ratio]; None where no head reads
+    share_left: Measured | None
+    removed_norm_left: Measured | None  # the same of the removed phase
+    removed_share_left: Measured | None  # the same of the removed phase
 
 
 class VerifySummary(Open):
@@ -175,6 +182,8 @@ class VerifySummary(Open):
     circuit_size: CircuitSize = {}  # how large that circuit is
     circuit_growth: list[TriedSet] = []  # every set of units that was tried, by size
     circuit_curve: CircuitCurve = {}  # faithfulness over size, in short
+    # where P0 rises more than once: whether each phase but the first needs the one before it
+    phase_needs: list[PhaseNeed] = []
     # every bound that decided, with its reason [causal/thresholds]
     thresholds: dict[str, Threshold] = {}
     what_would_change_it: list[str] = []  # sentences

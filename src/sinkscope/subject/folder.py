@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from sinkscope.errors import InputError
+from sinkscope.subject.incomplete import left_by_training, refuse_pieces
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -35,8 +36,12 @@ def refuse_bad_id(source: str, offline: bool) -> None:
 def check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> None:
     """Refuse a folder without a readable config.json, or without weights that may be read."""
     config_file = path / "config.json"
+    refuse_pieces(path)
     if not config_file.is_file():
-        raise InputError(f"{path} has no config.json, so it is not a Hugging Face model folder.")
+        other = left_by_training(path)
+        raise InputError(
+            other or f"{path} has no config.json, so it is not a Hugging Face model folder."
+        )
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

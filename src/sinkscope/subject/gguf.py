@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError
+from sinkscope.subject.incomplete import refuse_pointer
 
 MAGIC = b"GGUF"
 SUFFIX = ".gguf"
@@ -79,8 +80,9 @@ def _check(path: Path) -> None:
             f"{path.name} is a part of a split GGUF file; join the parts with "
             "llama-gguf-split --merge."
         )
+    refuse_pointer(path)
     if not _starts_with_magic(path):
-        raise InputError(f"{path} does not begin as a GGUF file does (a pointer or a broken copy?)")
+        raise InputError(f"{path} does not begin as a GGUF file does (a broken copy?)")
 
 
 def _starts_with_magic(path: Path) -> bool:

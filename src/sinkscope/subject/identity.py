@@ -31,6 +31,13 @@ def identity_of(model: Any, name: str, revision: str | None, place: Path | None)
     }
 
 
+def say(identity: dict[str, Any], *sentences: str) -> None:
+    """Put sentences before what an identity already says."""
+    told = " ".join(filter(None, [*sentences, identity.get("note")]))
+    if told:
+        identity["note"] = told
+
+
 def reading_note(config: Any) -> dict[str, str]:
     """What must be known of a model to read its results rightly: {"note": ..} or nothing."""
     return {"note": SIGMOID} if getattr(config, "attention", None) == "sigmoid" else {}

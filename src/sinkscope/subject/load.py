@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from sinkscope.errors import InputError
-from sinkscope.subject import gguf
+from sinkscope.subject import adapters, gguf
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
 from sinkscope.subject.folder import bundled_model, check_folder, refuse_bad_id
-from sinkscope.subject.identity import identity_of
+from sinkscope.subject.identity import identity_of, say
 from sinkscope.subject.weights import (
     load_config,
     load_tokenizer,
@@ -89,7 +89,8 @@ def load(
 ) -> Subject:
     """Load a local folder, a GGUF file or a Hub id as a Subject.
 
-    source      folder, .gguf file, Hub id, or None / "bundled" for the bundled reference model
+    source      folder (a LoRA adapter is merged into the base that it names), .gguf file, Hub
+                id, or None / "bundled" for the bundled reference model
     gguf_file   name of a GGUF file in that folder or Hub repository, which is unpacked
     dtype       float32 (default), bfloat16 or float16; always explicit, never "auto"
     device_map  passed to transformers (needs accelerate); `device` is then ignored
@@ -112,12 +113,20 @@ def load(
         "trust_remote_code": trust_remote_code,
         **gguf.load_options(packed),
     }
+    place = path if local and path.is_dir() else None
+    if not local and packed is None:
+        place = adapters.hub_adapter(where, common)
+    adapter = adapters.find_adapter(place) if place and packed is None else None
+    if adapter is not None:
+        options = {"dtype": dtype, "device": device, "device_map": device_map, "offline": offline}
+        safety = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+        return _merged(adapter, path.name if local else where, {**options, **safety})
     if local and packed is None:
         check_folder(path, allow_pickle, trust_remote_code)
     weights = gguf.weight_format(packed, common) if packed else None
     config = load_config(where, common)
     options = {**common, **gguf.weight_options(packed)}
-    model = load_weights(where, config, options, DTYPES[dtype], device_map, allow_pickle)
+    model, unused = load_weights(where, config, options, DTYPES[dtype], device_map, allow_pickle)
     if packed is not None:
         model = gguf.as_plain(model)
     if device_map is None:
@@ -128,16 +137,39 @@ def load(
     name = BUNDLED if source in (None, BUNDLED) else (path.name if local else str(source))
     file = packed.path if packed else path if local else None
     identity = identity_of(model, name, revision, file)
+    said = [unused]
     if weights is not None:
         identity["weights"] = weights
-        unpacked = (
+        said.append(
             f"Its weights were unpacked from GGUF ({weights['label']}) to {identity['dtype']}."
         )
-        identity["note"] = " ".join(filter(None, [unpacked, identity.get("note")]))
     if local and _supervised_heads(path):
-        induced = "The sink of this model was induced: an auxiliary loss supervised heads for it."
-        identity["note"] = " ".join(filter(None, [induced, identity.get("note")]))
+        said.append(
+            "The sink of this model was induced: an auxiliary loss supervised heads for it."
+        )
+    say(identity, *said)
     return Subject(model, tokenizer, find_anatomy(model), identity)
+
+
+def _merged(adapter: adapters.Adapter, name: str, options: dict[str, Any]) -> Subject:
+    """The base that an adapter names, loaded with the adapter merged into it."""
+    try:
+        base = load(adapter.base, revision=adapter.config.get("revision"), **options)
+    except InputError as error:
+        raise InputError(
+            f"{adapter.folder} is a PEFT adapter, and its base {adapter.base!r} cannot be loaded "
+            f"here: {error} With the base at hand, {adapters.HELP}."
+        ) from None
+    if any(p.device.type == "meta" for p in base.model.parameters()):
+        raise InputError("An adapter is not merged into weights on disk: use no device map.")
+    adapters.merge(base.model, adapter)
+    refuse_nan(base.model, str(adapter.folder))
+    base.identity["id"], base.identity["adapter_of"] = name, base.identity["id"]
+    base.identity["weights_sha256"] = adapter.sha256(base.identity["weights_sha256"])
+    say(base.identity, f"The adapter {name} was merged in memory into {adapter.base}.")
+    common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
+    base.tokenizer = load_tokenizer(str(adapter.folder), common, True) or base.tokenizer
+    return base
 
 
 def _supervised_heads(folder: Path) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from sinkscope.errors import InputError, OutOfResources, Unsupported
+from sinkscope.subject import checkpoint_keys as keys
 
 
 def load_config(where: str, common: dict) -> Any:
@@ -47,23 +48,47 @@ def load_weights(
     device_map: str | dict[str, str] | None,
     allow_pickle: bool,
     model_class: Any = None,
-) -> Any:
-    """Load weights into `model_class` (None: the causal model); none of its own may be missing."""
-    from safetensors import SafetensorError
+    blocks: int | None = None,
+) -> tuple[Any, str]:
+    """Load weights into `model_class` (None: the causal model); none of its own may be missing.
+
+    blocks  of the full model, where `model_class` holds only its first blocks
+
+    Returns the model and what is to be said of weights that it does not use, or "".
+    """
     from transformers import AutoModelForCausalLM
 
-    extra = {"device_map": device_map} if device_map else {}
-    loaded: Any
-    try:
-        loaded = (model_class or AutoModelForCausalLM).from_pretrained(
-            where,
-            config=config,
-            dtype=dtype,
-            output_loading_info=True,
-            use_safetensors=None if allow_pickle else True,
-            **common,
-            **extra,
+    options = {
+        "config": config,
+        "dtype": dtype,
+        "output_loading_info": True,
+        "use_safetensors": None if allow_pickle else True,
+        **common,
+        **({"device_map": device_map} if device_map else {}),
+    }
+    kind = model_class or AutoModelForCausalLM
+    model, info = _from_pretrained(kind, where, options)
+    mapping = keys.key_mapping(info["missing_keys"], info["unexpected_keys"])
+    if mapping:
+        model, info = _from_pretrained(kind, where, {**options, "key_mapping": mapping})
+    note = keys.refuse_or_tell(where, model, info["unexpected_keys"], blocks)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise InputError(
+            f"{where} lacks {len(missing)} weights, such as {missing[0]}; a model "
+            "with random parts would give meaningless numbers."
         )
+    if mapping:
+        note = f"Names of training wrappers were taken off its weights' names. {note}".strip()
+    return model, note
+
+
+def _from_pretrained(kind: Any, where: str, options: dict) -> tuple[Any, dict[str, Any]]:
+    """transformers' own loading, with its failures in one sentence: (model, what it found)."""
+    from safetensors import SafetensorError
+
+    try:
+        return kind.from_pretrained(where, **options)
     except SafetensorError as error:
         raise InputError(f"{where}: the safetensors file is corrupt ({error}).") from None
     except (torch.OutOfMemoryError, MemoryError):
@@ -72,14 +97,6 @@ def load_weights(
         raise InputError(f"{where} cannot be loaded: {first_line(error)}") from None
     except (ValueError, RuntimeError, KeyError, ImportError) as error:
         raise InputError(f"{where} cannot be loaded: {first_line(error)}") from None
-    model, info = loaded
-    missing = sorted(info.get("missing_keys") or [])
-    if missing:
-        raise InputError(
-            f"{where} lacks {len(missing)} weights, such as {missing[0]}; a model "
-            "with random parts would give meaningless numbers."
-        )
-    return model
 
 
 def to_device(model: Any, device: str) -> Any:

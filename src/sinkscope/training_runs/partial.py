@@ -24,7 +24,7 @@ from sinkscope.errors import InputError, Unsupported
 from sinkscope.observe.registry import hooks
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
 from sinkscope.subject.folder import check_folder
-from sinkscope.subject.identity import reading_note
+from sinkscope.subject.identity import reading_note, say
 from sinkscope.subject.load import DTYPES, Subject
 from sinkscope.subject.weights import load_config, load_tokenizer, load_weights, refuse_nan
 from sinkscope.training_runs.tensors import hash_tensors, tensor_names
@@ -119,9 +119,10 @@ def load_first_blocks(
     plan = plan_blocks(config, blocks)
     try:
         with quiet():  # transformers reports every tensor that is left in the file
-            model = load_weights(
-                str(folder), config, common, DTYPES[dtype], None, allow_pickle, _cut_class(plan)
-            )
+            model, unused = load_weights(
+                str(folder), config, common, DTYPES[dtype], None, allow_pickle,
+                _cut_class(plan), plan.of,
+            )  # fmt: skip
     except AttributeError:  # a constructor that goes on to use the blocks that were cut off
         raise Unsupported(_NOT_ALONE.format(config.model_type)) from None
     refuse_nan(model, str(folder))
@@ -137,6 +138,7 @@ def load_first_blocks(
         "device": str(next(model.parameters()).device),
         **reading_note(config),
     }
+    say(identity, unused)
     tokenizer = load_tokenizer(str(folder), common, True)
     return Subject(model, tokenizer, plan.anatomy, identity)
 

@@ -46,7 +46,8 @@ def cached_pilot(
             continue
         progress(label, 1, 1)
         return Pilot.from_json(content["pilot"]), content["model"]
-    raise InputError(f"no checkpoint of {run.name} can be loaded: {reason}")
+    names = ", ".join(checkpoint.name for checkpoint in run.checkpoints)
+    raise InputError(f"no checkpoint of {run.name} ({names}) can be loaded: {reason}")
 
 
 def _pilot_key(checkpoint: Checkpoint, settings: TimelineSettings) -> str:

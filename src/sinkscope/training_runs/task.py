@@ -6,13 +6,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sinkscope.errors import OutOfResources, SinkscopeError
+from sinkscope.subject.adapters import find_adapter
 from sinkscope.subject.load import Subject, check_folder, load, load_config
 from sinkscope.training_runs.checkpoint import Checkpoint
 from sinkscope.training_runs.checkpoint_metrics import light
@@ -45,6 +46,11 @@ def content_of(checkpoint: Checkpoint, pilot: Pilot | None) -> str:
     if checkpoint.commit is not None:
         return f"{checkpoint.place}@{checkpoint.commit}/{checkpoint.subfolder}"
     folder = Path(checkpoint.place)
+    adapter = find_adapter(folder)
+    if adapter is not None:
+        below = Path(adapter.base)
+        of = content_of(replace(checkpoint, place=adapter.base), None) if below.is_dir() else ""
+        return adapter.sha256(of or adapter.base)
     check_folder(folder, False, False)
     common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
     plan = plan_blocks(load_config(str(folder), common), None if pilot is None else _blocks(pilot))
@@ -73,7 +79,7 @@ def opened(
 
 
 def _load(folder: Path, blocks: int | None, dtype: str, device: str) -> Subject:
-    if blocks is None:
+    if blocks is None or find_adapter(folder) is not None:  # an adapter is merged into the whole
         with quiet():
             return load(folder, dtype=dtype, device=device)
     return load_first_blocks(folder, blocks, dtype=dtype, device=device)

@@ -12,6 +12,7 @@ from typing import Any
 from sinkscope.errors import InputError
 from sinkscope.intervene.edits.attention import FreezeAttention, QueryBias, SelfOnly, Transplant
 from sinkscope.intervene.edits.base import Context, Edit
+from sinkscope.intervene.edits.cache import RoundCache, SlidingCache
 from sinkscope.intervene.edits.hold import HoldDirection, HoldKeys, KeepNorm
 from sinkscope.intervene.edits.keep import KeepUnits
 from sinkscope.intervene.edits.keys import (
@@ -21,6 +22,7 @@ from sinkscope.intervene.edits.keys import (
     RemoveValue,
 )
 from sinkscope.intervene.edits.positions import PositionIds
+from sinkscope.intervene.edits.rounding import RoundInputs, RoundWeights
 from sinkscope.intervene.edits.stream import Stream
 from sinkscope.intervene.edits.tokens import (
     DropToken,
@@ -53,9 +55,13 @@ __all__ = [
     "RemoveAttention",
     "RemoveValue",
     "RepeatToken",
+    "RoundCache",
+    "RoundInputs",
+    "RoundWeights",
     "ScaleWrite",
     "SelfOnly",
     "SetWrite",
+    "SlidingCache",
     "Stream",
     "TokenAt",
     "Transplant",

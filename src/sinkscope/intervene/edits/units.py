@@ -17,22 +17,26 @@ from sinkscope.observe.stream import hidden_of, with_hidden
 class Heads(Edit):
     """Ablate heads: replace what they hand to the output projection (z), at one position.
 
-    how  zero; mean of the other positions of the same prompt; resample
+    position  None for every position, where `how` can only be zero
+    how       zero; mean of the other positions of the same prompt; resample
     """
 
     block: int
     heads: tuple[int, ...]
-    position: int = 0
+    position: int | None = 0
     how: str = "zero"
     seed: int = 0
 
     def __str__(self) -> str:
         heads = ", ".join(map(str, self.heads))
-        return f"{self.how}-ablate heads {heads} of block {self.block} at position {self.position}"
+        where = "every position" if self.position is None else f"position {self.position}"
+        return f"{self.how}-ablate heads {heads} of block {self.block} at {where}"
 
     def hooks(self, context: Context) -> list[Any]:
         """Replace the heads' part of the projection's input."""
-        context.check(self.position)
+        if self.position is None and self.how != "zero":
+            raise InputError("heads at every position can only be switched off (how='zero').")
+        context.check(self.position or 0)
         sublayer = context.sublayer(self.block, "attention")
         count = sublayer.heads
         if sublayer.projection is None or count is None:
@@ -45,8 +49,11 @@ class Heads(Edit):
             rows = input_rows(args[0], context, self.block)
             parts = rows.reshape(*rows.shape[:2], count, -1).clone()
             chosen = list(self.heads)
-            new = context.replacement(parts[:, :, chosen], self.position, self.how, self.seed)
-            parts[:, self.position, chosen] = new
+            if self.position is None:
+                parts[:, :, chosen] = 0.0
+            else:
+                new = context.replacement(parts[:, :, chosen], self.position, self.how, self.seed)
+                parts[:, self.position, chosen] = new
             return (parts.reshape(args[0].shape), *args[1:])
 
         return [module.register_forward_pre_hook(enter)]

@@ -4,7 +4,8 @@
 """
 
 from sinkscope.known.constructed.build import build_in_memory, build_model
-from sinkscope.known.constructed.spec import MECHANISMS, NOISE_LEVELS, Spec, draw_spec
+from sinkscope.known.constructed.choices import MECHANISMS, NOISE_LEVELS
+from sinkscope.known.constructed.spec import Spec, draw_spec
 from sinkscope.known.constructed.truth import Truth, load_truth
 
 __all__ = [

@@ -11,6 +11,7 @@ import torch
 
 from sinkscope.errors import InputError
 from sinkscope.known.constructed.canvas import Canvas
+from sinkscope.known.constructed.choices import SMALL_VOCABULARIES
 from sinkscope.known.constructed.gpt2 import Gpt2Canvas
 from sinkscope.known.constructed.gpt_oss import GptOssCanvas
 from sinkscope.known.constructed.mechanisms import write_mechanism
@@ -26,6 +27,7 @@ FAMILIES: dict[str, type[Canvas]] = {
     "gpt_oss": GptOssCanvas,
 }
 SPECIAL = ("<s>", "</s>")
+CHARACTERS = " etaoinshrdlucmfwygpbvk,.\n'\"-;:!xjqz0123456789()[]_*/&%$+=~"
 
 
 def build_in_memory(spec: Spec) -> tuple[Any, Any, Truth]:
@@ -35,7 +37,7 @@ def build_in_memory(spec: Spec) -> tuple[Any, Any, Truth]:
     InputError where the specification cannot be built.
     """
     canvas, truth = build_canvas(spec)
-    return canvas.model.eval(), byte_tokenizer(spec.vocab), truth
+    return canvas.model.eval(), tokenizer_of(spec.vocab), truth
 
 
 def build_canvas(spec: Spec) -> tuple[Canvas, Truth]:
@@ -74,6 +76,30 @@ def build_model(spec: Spec, folder: str | Path) -> Path:
             shutil.rmtree(folder)
         whole.rename(folder)
     return folder
+
+
+def tokenizer_of(size: int) -> Any:
+    """A tokenizer of bytes, or of single characters where there are fewer ids than bytes."""
+    return character_tokenizer(size) if size in SMALL_VOCABULARIES else byte_tokenizer(size)
+
+
+def character_tokenizer(size: int) -> Any:
+    """Lower-case characters behind <s> and </s>; the last id is for all that have none."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    names = [*SPECIAL, *CHARACTERS[: size - len(SPECIAL) - 1], "?"]
+    core = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="?"))
+    core.normalizer = normalizers.Lowercase()
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    core.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token=SPECIAL[0],
+        eos_token=SPECIAL[1],
+        unk_token="?",
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def byte_tokenizer(size: int) -> Any:

@@ -16,10 +16,12 @@ from sinkscope.known.constructed.spec import LONGEST, Spec
 
 # So slow that the last pair of a head's dimensions turns by under 0.01 radian over LONGEST.
 ROPE_THETA = 1e7
+QUICK_THETA = 1.2e3  # so that the middle pair turns by half a circle over a hundred positions
 
 
 def common_config(spec: Spec, neurons: int) -> dict[str, Any]:
     """Fields that the rotary families share."""
+    theta = QUICK_THETA if spec.mechanism == "rotary-distance" else ROPE_THETA
     return {
         "vocab_size": spec.vocab,
         "hidden_size": spec.width,
@@ -30,7 +32,7 @@ def common_config(spec: Spec, neurons: int) -> dict[str, Any]:
         "head_dim": spec.head_size,
         "max_position_embeddings": LONGEST,
         "tie_word_embeddings": False,
-        "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA},
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
         "bos_token_id": 0,
         "eos_token_id": 1,
         "pad_token_id": None,

@@ -68,12 +68,27 @@ def _carry(canvas: Canvas, plan: Plan, group: int, part: int) -> int:
     return head
 
 
-def flag_threshold(canvas: Canvas, plan: Plan) -> float:
+def flag_threshold(canvas: Canvas, plan: Plan, *held: float) -> float:
     """Half way between the flag at P0 and the largest where two different tokens are mixed."""
+    return (flag_at_p0(canvas, plan, *held) + flag_mixed(canvas, plan)) / 2
+
+
+def flag_at_p0(canvas: Canvas, plan: Plan, *held: float) -> float:
+    """The flag that recognition writes at P0 where its embedding holds some more squares.
+
+    Behind the pre-norms these make the code shorter that P0 adds to itself, and the sum as well.
+    """
+    alone = _pair(canvas, plan.unit / _norm(plan, LENGTH))
+    left = plan.base / _norm(plan, *held)
+    entry = left * plan.unit / _norm(plan, LENGTH * left**2, *held)
+    return FLAG * _pair(canvas, entry) / alone
+
+
+def flag_mixed(canvas: Canvas, plan: Plan, *held: float) -> float:
+    """The largest flag where two different tokens are mixed."""
     share = (1 + OVERLAP) / 2  # of entries in which two codes agree; elsewhere their mean is 0
     alone = _pair(canvas, plan.unit / _norm(plan, LENGTH))
-    mixed = share * _pair(canvas, plan.unit / _norm(plan, LENGTH * share))
-    return FLAG * (1 + mixed / alone) / 2
+    return FLAG * share * _pair(canvas, plan.unit / _norm(plan, LENGTH * share, *held)) / alone
 
 
 def _pair(canvas: Canvas, entry: float) -> float:
@@ -109,13 +124,20 @@ def amplify_flag(
     experts: list[int],
     size: float,
     direction: torch.Tensor | None = None,
+    held: Sequence[float] = (),
+    written: Sequence[float] = (),
+    chosen: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """Neurons of block b that write the sink direction, `size` long, where the flag is up."""
-    threshold = flag_threshold(canvas, plan)
-    stream = _norm(plan, LENGTH, FLAG**2)
-    gain = GATE * stream / (plan.unit * (FLAG - threshold))
+    """Neurons of block b that write the sink direction, `size` long, where the flag is up.
+
+    held, written  squares of what else P0's stream holds, from its embedding on, and since
+    chosen         the neurons, drawn where they are not given
+    """
+    level, threshold = flag_at_p0(canvas, plan, *held), flag_threshold(canvas, plan, *held)
+    stream = _norm(plan, LENGTH, level**2, *held, *written)
+    gain = GATE * stream / (plan.unit * (level - threshold))
     gate = gain * (plan.flag - threshold / CONSTANT * plan.constant)
-    return _writers(canvas, plan, b, experts, gate, stream, size, direction)
+    return writers(canvas, plan, b, experts, gate, stream, size, direction, chosen)
 
 
 def amplify_mark(
@@ -125,7 +147,7 @@ def amplify_mark(
     stream = _norm(plan, MARK**2)
     gain = 2 * GATE * stream / (plan.unit * MARK)
     gate = gain * (plan.mark - MARK / 2 / CONSTANT * plan.constant)
-    return _writers(canvas, plan, b, experts, gate, stream, size)
+    return writers(canvas, plan, b, experts, gate, stream, size)
 
 
 def amplify_again(
@@ -134,7 +156,7 @@ def amplify_again(
     """Neurons of block b that write the second half where the first half was written before."""
     shared = plan.base / CONSTANT * plan.constant  # is 1 at an ordinary token, little at P0
     gate = GATE / plan.unit * (plan.first - shared)
-    return _writers(canvas, plan, b, experts, gate, 0.0, size, plan.second)
+    return writers(canvas, plan, b, experts, gate, 0.0, size, plan.second)
 
 
 def take_back(
@@ -158,7 +180,7 @@ def take_back(
     return _neurons(canvas, plan, b, [0], gate, up, -size / GATE * along)
 
 
-def _writers(
+def writers(
     canvas: Canvas,
     plan: Plan,
     b: int,
@@ -167,6 +189,7 @@ def _writers(
     stream: float,
     size: float,
     direction: torch.Tensor | None = None,
+    chosen: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """A few neurons with one gate that share the write unevenly; their up row reads one."""
     if stream:
@@ -175,7 +198,7 @@ def _writers(
         up = plan.first / plan.unit
     top = float(canvas.activate(torch.tensor(GATE), torch.tensor(1.0)))
     target = plan.sink if direction is None else direction
-    return _neurons(canvas, plan, b, experts, gate, up, size / top * target)
+    return _neurons(canvas, plan, b, experts, gate, up, size / top * target, chosen)
 
 
 def _neurons(
@@ -186,9 +209,10 @@ def _neurons(
     gate: torch.Tensor,
     up: torch.Tensor,
     down: torch.Tensor,
+    chosen: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Split one write over the specification's number of neurons, in unequal shares."""
-    chosen = plan.pick(plan.spec.writers, canvas.neurons)
+    chosen = plan.pick(plan.spec.writers, canvas.neurons) if chosen is None else chosen
     shares = 0.5 + torch.rand(len(chosen), generator=plan.generator)
     shares = shares / shares.sum()
     for neuron, share in zip(chosen, shares.tolist()):
@@ -218,35 +242,44 @@ def read_sink(
     bias: bool = False,
     blocks: Sequence[int] | None = None,
     along: torch.Tensor | None = None,
+    chosen: Sequence[Sequence[int]] | None = None,
+    logit: float = LOGIT,
 ) -> list[list[int]]:
-    """Let heads of some blocks (of all from `from_block` on) attend to a direction (the second
-    half of the sink's); returns them.
+    """Let heads of some blocks (of all from `from_block` on, or the chosen ones) attend to a
+    direction (the second half of the sink's); returns them.
 
     Query: the shared constant (or the query bias), key: the stream's part along the sink; logit
-    LOGIT where the stream's cosine to what is read is `cosine`. Both lie in the two dimensions of
+    `logit` where the stream's cosine to what is read is `cosine`. Both lie in the two dimensions of
     a head that rotary positions turn least. The values of all heads are blind to the sink, and
     carry the codes of tokens where the specification asks for it.
     """
     spec = plan.spec
-    heads = []
-    gain = LOGIT * math.sqrt(canvas.size) / (plan.unit * cosine)
+    gain = logit * math.sqrt(canvas.size) / (plan.unit * cosine)
     read = plan.second if along is None else along
-    for b in range(spec.from_block, spec.depth) if blocks is None else blocks:
-        for head in plan.pick(spec.readers, canvas.heads):
-            canvas.query(b, head)[slow(canvas)] = 0.0
-            if bias:
-                offset = canvas.query_bias(b, head)
-                assert offset is not None
-                offset[slow(canvas)[0]] = gain
-            else:
-                row = gain * plan.base / (plan.unit * CONSTANT) * plan.constant
-                canvas.query(b, head)[slow(canvas)[0]] = row
-            key = canvas.key(b, head * canvas.groups // canvas.heads)
-            key[slow(canvas)] = torch.stack([read, torch.zeros(spec.width)])
-            if spec.carry:
-                _pass_on(canvas, plan, b, head)
-            heads.append([b, head])
+    heads = [list(head) for head in chosen] if chosen else pick_heads(canvas, plan, blocks)
+    for b, head in heads:
+        canvas.query(b, head)[slow(canvas)] = 0.0
+        if bias:
+            offset = canvas.query_bias(b, head)
+            assert offset is not None
+            offset[slow(canvas)[0]] = gain
+        else:
+            row = gain * plan.base / (plan.unit * CONSTANT) * plan.constant
+            canvas.query(b, head)[slow(canvas)[0]] = row
+        key = canvas.key(b, head * canvas.groups // canvas.heads)
+        key[slow(canvas)] = torch.stack([read, torch.zeros(spec.width)])
+        if spec.carry:
+            _pass_on(canvas, plan, b, head)
     return heads
+
+
+def pick_heads(
+    canvas: Canvas, plan: Plan, blocks: Sequence[int] | None = None, times: int = 1
+) -> list[list[int]]:
+    """`times` the specification's number of heads in each block (in all from `from_block` on)."""
+    spec = plan.spec
+    blocks = range(spec.from_block, spec.depth) if blocks is None else blocks
+    return [[b, head] for b in blocks for head in plan.pick(times * spec.readers, canvas.heads)]
 
 
 def _pass_on(canvas: Canvas, plan: Plan, b: int, head: int) -> None:

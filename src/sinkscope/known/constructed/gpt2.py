@@ -9,7 +9,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sinkscope.known.constructed.canvas import Canvas
-from sinkscope.known.constructed.spec import LONGEST, Spec
+from sinkscope.known.constructed.spec import Spec
 
 
 class Gpt2Canvas(Canvas):
@@ -20,7 +20,7 @@ class Gpt2Canvas(Canvas):
         """A model of the given size, without dropout."""
         config = GPT2Config(
             vocab_size=spec.vocab,
-            n_positions=LONGEST,
+            n_positions=spec.positions,
             n_embd=spec.width,
             n_layer=spec.depth,
             n_head=spec.heads,

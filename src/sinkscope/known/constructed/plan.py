@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
+from sinkscope.known.constructed.choices import SPLIT
 from sinkscope.known.constructed.codes import LENGTH
 from sinkscope.known.constructed.spec import Spec
 
 CONSTANT = 8.0  # size of the component that all tokens share
 FLAG = 6.0  # size of "this position is unmixed" at P0
+SHARED = 8.0  # size along the sink direction that all tokens have, where the others lose it
 MARK = 5.0  # size of "this token (or position) is marked"
 BOS, EOS = 0, 1
 DELIMITERS = (12, 48)  # newline and full stop: bytes 10 and 46 behind two special tokens
@@ -26,8 +28,9 @@ class Plan:
     constant, flag, mark, sink  [d] unit directions over channels of their own, each of mean zero,
                     since LayerNorm removes the mean
     first, second   [d] unit halves of the sink direction: sink = (first + second)/√2, or both the
-                    sink direction itself where it is not split (p0-split is, and p0-two-phase with
-                    4 channels or more: one half for each phase)
+                    sink direction itself where it is not split (those of SPLIT are, and
+                    p0-two-phase with 4 channels or more: one half for each phase)
+    shared          length along the sink direction that every token has from the embedding on
     """
 
     spec: Spec
@@ -41,11 +44,12 @@ class Plan:
     sink: torch.Tensor
     first: torch.Tensor
     second: torch.Tensor
+    shared: float
 
     @property
     def base(self) -> float:
         """Norm of an unmarked token's embedding."""
-        return math.sqrt(LENGTH + CONSTANT**2 + len(self.rest))
+        return math.sqrt(LENGTH + CONSTANT**2 + len(self.rest) + self.shared**2)
 
     @property
     def unit(self) -> float:
@@ -68,7 +72,7 @@ def make_plan(spec: Spec) -> Plan:
     sizes = [LENGTH, LENGTH, 2, 2, 2, spec.channels]
     parts = list(channels.split([*sizes, spec.width - sum(sizes)]))
     content, mixed, constant, flag, mark, sink, rest = parts
-    if spec.mechanism == "p0-split" or (spec.mechanism == "p0-two-phase" and spec.channels >= 4):
+    if spec.mechanism in SPLIT or (spec.mechanism == "p0-two-phase" and spec.channels >= 4):
         halves = [_balanced(half, spec.width) for half in sink.chunk(2)]
     else:
         halves = [_balanced(sink, spec.width)] * 2
@@ -86,6 +90,7 @@ def make_plan(spec: Spec) -> Plan:
         sink=whole / whole.norm(),
         first=halves[0],
         second=halves[1],
+        shared=SHARED if spec.mechanism == "p0-suppression" else 0.0,
     )
 
 

@@ -9,50 +9,17 @@ from typing import Any
 import torch
 
 from sinkscope.errors import InputError
+from sinkscope.known.constructed import choices
+from sinkscope.known.constructed.choices import (
+    BLOCKS,
+    FIRST_ONLY,
+    MECHANISMS,
+    NOISE_LEVELS,
+    ROUTED,
+    SPLIT,
+)
 from sinkscope.known.constructed.codes import LARGEST, LENGTH
 
-ALL = ("llama", "mixtral", "gpt2", "gpt_oss")
-ROUTED = ("mixtral", "gpt_oss")
-# Families that can hold each mechanism; the first is what a mechanism is drawn in by name.
-MECHANISMS: dict[str, tuple[str, ...]] = {
-    "p0-two-block": ALL,
-    "p0-deeper": ALL,
-    "p0-split": ALL,
-    "p0-expert": ROUTED,
-    "p0-two-phase": ("llama",),
-    "p0-hybrid": ("llama",),
-    "bos-token": ALL,
-    "position-embedding": ("gpt2",),
-    "query-bias": ("gpt2",),
-    "learned-sink": ("gpt_oss",),
-    "delimiter": ALL,
-    "secondary": ALL,
-    "norm-unread": ALL,
-    "recognised-unamplified": ALL,
-    "sink-without-massive": ALL,
-    "uniform": ALL,
-    "massive-elsewhere": ALL,
-}
-# Choices of amplifying blocks; a mechanism that is not named has none.
-BLOCKS: dict[str, tuple[tuple[int, ...], ...]] = {
-    "p0-two-block": ((1,),),
-    "p0-deeper": ((3,), (4,), (5,), (6,)),
-    "p0-split": ((1, 2), (1, 3), (2, 3), (2, 4)),
-    "p0-expert": ((1,), (2,)),
-    "p0-two-phase": ((1, 3, 4), (1, 3, 5), (1, 4, 5), (1, 5, 7), (2, 4, 6), (2, 5, 6)),
-    "p0-hybrid": ((1, 2, 4, 5), (1, 2, 3, 4), (2, 3, 5, 6), (1, 2, 4, 5, 7, 8), (1, 2, 3, 4, 5, 6)),
-    "query-bias": ((0,),),
-    "delimiter": ((1,), (2,)),
-    "secondary": ((1, 4), (1, 5)),
-    "norm-unread": ((1,), (3,)),
-    "sink-without-massive": ((1,), (2,)),
-    "massive-elsewhere": ((1,), (2,)),
-}
-PHASES = ("p0-two-phase", "p0-hybrid")  # their blocks write and take back in turn
-FIRST_ONLY = (*PHASES, "secondary")  # reading begins behind the first of their blocks
-# What is taken back must match what was written, so that a long write leaves much of its noise.
-_SPIKES = {"sink-without-massive": (0.5,), **dict.fromkeys(PHASES, (10.0, 12.0, 15.0))}
-NOISE_LEVELS = (0.0, 0.02, 0.05, 0.1)
 SMALLEST_VOCABULARY = 258  # 256 bytes, <s>, </s>
 LONGEST = 512  # positions up to which the truth is promised
 
@@ -79,6 +46,9 @@ class Spec:
     channels    channels of the sink direction, an even number
     spike       norm of what is written, over the norm of the stream it is written to
     noise       size of what everything outside the circuit writes, over that of the embedding
+    marked      position ids that the position embedding marks
+    positions   position embeddings there are
+    share       late share on P0 that the reading heads are made for, at 64 tokens; 1 is all of it
     carry       what all reading heads together pass on of the tokens they attend to, over the size
                 of a token's code; never drawn: 0 unless asked for, the heads then carry nothing
     """
@@ -100,12 +70,15 @@ class Spec:
     channels: int
     spike: float
     noise: float
+    marked: tuple[int, ...] = ()
+    positions: int = LONGEST
+    share: float = 1.0
     carry: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
         fields = dataclasses.asdict(self)
-        return fields | {"blocks": list(self.blocks)}
+        return fields | {"blocks": list(self.blocks), "marked": list(self.marked)}
 
 
 def draw_spec(mechanism: str, seed: int = 0, **overrides: Any) -> Spec:
@@ -126,7 +99,8 @@ def draw_spec(mechanism: str, seed: int = 0, **overrides: Any) -> Spec:
     width = draw("width", (96, 128, 160))
     counts = tuple(n for n in (4, 6, 8) if width % n == 0)
     heads = draw("heads", (width // head_size,) if family == "gpt2" else counts)
-    groups = (heads,) if family == "gpt2" else (heads, heads // 2)
+    own_keys = family == "gpt2" or mechanism in choices.OWN_KEYS
+    groups = (heads,) if own_keys else (heads, heads // 2)
     depth, blocks, from_block = _places(mechanism, draw)
     spec = Spec(
         mechanism=mechanism,
@@ -137,15 +111,18 @@ def draw_spec(mechanism: str, seed: int = 0, **overrides: Any) -> Spec:
         heads=heads,
         key_heads=draw("key_heads", groups),
         head_size=head_size,
-        vocab=draw("vocab", (258, 320, 512, 1024)),
+        vocab=draw("vocab", choices.VOCABULARIES.get(mechanism, (258, 320, 512, 1024))),
         experts=draw("experts", (4, 6) if family in ROUTED else (1,)),
         blocks=blocks,
         from_block=from_block,
-        readers=draw("readers", tuple(range(1, max(2, heads // 2 + 1)))),
+        readers=draw("readers", _readers(mechanism, heads)),
         writers=draw("writers", (1, 2, 3, 4)),
-        channels=draw("channels", (4,) if mechanism == "p0-split" else (2, 4)),
-        spike=draw("spike", _SPIKES.get(mechanism, (15.0, 30.0, 60.0))),
+        channels=draw("channels", (4,) if mechanism in SPLIT else (2, 4)),
+        spike=draw("spike", choices.SPIKES.get(mechanism, (15.0, 30.0, 60.0))),
         noise=draw("noise", NOISE_LEVELS),
+        marked=draw("marked", choices.MARKED.get(mechanism, ((),))),
+        positions=draw("positions", choices.POSITIONS.get(mechanism, (LONGEST,))),
+        share=draw("share", (0.12, 0.16, 0.2, 0.25) if mechanism == "p0-weak" else (1.0,)),
         carry=overrides.get("carry", 0.0),
     )
     check_spec(spec)
@@ -164,12 +141,21 @@ class _Draw:
         return self.overrides.get(name, choices[pick])
 
 
+def _readers(mechanism: str, heads: int) -> tuple[int, ...]:
+    if mechanism == "p0-few-heads":
+        return (1,)
+    if mechanism == "p0-weak":
+        return (heads // 2, heads)
+    return tuple(range(1, max(2, heads // 2 + 1)))
+
+
 def _places(mechanism: str, draw: _Draw) -> tuple[int, tuple[int, ...], int]:
     """Depth, amplifying blocks and first reading block."""
     blocks = draw("blocks", BLOCKS.get(mechanism, ((),)))
     done = blocks[:1] if mechanism in FIRST_ONLY else blocks
     start = draw("from_block", (max(done, default=0) + 1,))
-    depth = draw("depth", tuple(max((*blocks, start)) + extra for extra in (2, 3, 4)))
+    more = (5, 6, 7) if mechanism == "p0-few-heads" else (2, 3, 4)
+    depth = draw("depth", tuple(max((*blocks, start)) + extra for extra in more))
     return depth, tuple(blocks), start
 
 
@@ -186,7 +172,13 @@ def check_spec(spec: Spec) -> None:
         (spec.head_size % 2 == 0, "head_size must be even."),
         (spec.key_heads * spec.head_size >= LENGTH, f"key_heads × head_size must reach {LENGTH}."),
         (fits_gpt2 or not gpt2, "gpt2 needs width = heads × head_size and key_heads = heads."),
-        (SMALLEST_VOCABULARY <= spec.vocab <= LARGEST, "vocab must be between 258 and 1054."),
+        (
+            SMALLEST_VOCABULARY <= spec.vocab <= LARGEST
+            or (
+                spec.vocab in choices.SMALL_VOCABULARIES and spec.mechanism == "p0-small-vocabulary"
+            ),
+            "vocab must be between 258 and 1054.",
+        ),
         (max((*spec.blocks, spec.from_block)) < spec.depth, "blocks must lie below depth."),
         (
             len(spec.blocks) in {len(each) for each in BLOCKS.get(spec.mechanism, ((),))},
@@ -202,7 +194,10 @@ def check_spec(spec: Spec) -> None:
             "from_block must lie behind the amplifying blocks.",
         ),
         (spec.channels in (2, 4, 6, 8), "channels must be 2, 4, 6 or 8."),
-        (spec.channels >= 4 or spec.mechanism != "p0-split", "p0-split needs 4 channels or more."),
+        (
+            spec.channels >= 4 or spec.mechanism not in SPLIT,
+            f"{spec.mechanism} needs 4 channels or more.",
+        ),
         (1 <= spec.readers <= spec.heads, "readers must be between 1 and heads."),
         (1 <= spec.writers <= 8, "writers must be between 1 and 8."),
         ((spec.experts >= 3) == (spec.family in ROUTED), "routed families need 3 experts or more."),

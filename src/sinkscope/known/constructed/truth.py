@@ -19,7 +19,10 @@ class Truth:
     """What was written into the weights. Blocks, heads and neurons count from 0.
 
     verdict             class that an analysis should arrive at
-    position            where the sink is: p0, bos, position-id-0, delimiter, learned, or None
+    position            where the sink is: p0, bos, position-id-0, position-ids, delimiter, learned,
+                        or None
+    at                  positions that hold it together, where that is not position zero alone
+    share               late share on it that the reading heads were made for, at 64 tokens
     tokens              ids that attract by themselves, or that are written to where they stand
     recognition_point   first read point at which P0 is separable (0.attention: behind the
                         attention of block 0); None where no part does it, the noise of GPT-2's
@@ -41,6 +44,9 @@ class Truth:
                         last block, None where it lasts), writers and takers (sublayers), writing
                         and taking neurons, reading heads, channels and direction; the keys above
                         are then those of the phase that most heads read, but for reading_heads
+    groups              where heads read different things: of each group what carries its sink (p0,
+                        bos, position-id-0), its writing neurons and reading heads
+    unread              [block, neuron] that write at P0 what no head reads
     spec                the specification
     """
 
@@ -53,6 +59,8 @@ class Truth:
     channels: list[int]
     direction: list[float]
     position: str | None = None
+    at: list[int] = field(default_factory=list)
+    share: float = 1.0
     tokens: list[int] = field(default_factory=list)
     recognition_point: str | None = None
     recognising_heads: list[list[int]] = field(default_factory=list)
@@ -67,6 +75,8 @@ class Truth:
     from_block: int | None = None
     secondary: dict[str, Any] | None = None
     phases: list[dict[str, Any]] = field(default_factory=list)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    unread: list[list[int]] = field(default_factory=list)
     schema: int = SCHEMA
 
     def save(self, folder: Path) -> None:

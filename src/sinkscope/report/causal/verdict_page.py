@@ -10,6 +10,7 @@ from sinkscope.report.parts import Findings, Headline, Part, Section, Stage, Str
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.text import bounds_of, number_of, percent, percent_interval, visible
 from sinkscope.result import Result, StageSummary, VerifySummary
+from sinkscope.schema.verify import PhaseNeed
 
 SENTENCES = {
     "p0-circuit": "Position zero is a sink by a circuit",
@@ -22,6 +23,13 @@ SENTENCES = {
     "undetermined": "What makes the sink is not settled by these tests",
 }
 VERBS = {1: "recognises it", 2: "amplifies it", 3: "reads it"}  # said of stages that are shown
+NEEDS = {
+    "needed": "Phase {phase} needs phase {other}",
+    "in part": "Phase {phase} rests on phase {other} in part",
+    "not needed": "Phase {phase} does not need phase {other}",
+    "undetermined": "Whether phase {phase} needs phase {other} is undetermined",
+    "not removed": "Whether phase {phase} needs phase {other} is not shown, since it stays",
+}
 NAMES = {1: "Recognition", 2: "Amplification", 3: "Induction", 4: "Sink"}
 MEANINGS = {
     1: "Position zero can be separated from every other position.",
@@ -65,6 +73,7 @@ def _findings(verified: VerifySummary) -> Findings:
         sentences=[
             *_because(verified),
             *_details(verified),
+            *map(_need, verified.phase_needs),
             *(f"Missing: {visible(one)}." for one in verified.missing),
         ],
         keys=_keys(verified),
@@ -116,6 +125,23 @@ def _details(verified: VerifySummary) -> list[str]:
     if areas_of(verified):
         said.append(f"{areas_of(verified)}.")
     return said
+
+
+def _need(row: PhaseNeed) -> str:
+    """Whether a phase of P0 needs the one before it, with what was measured."""
+    by_share = row["share_left"] is not None
+    left = row["share_left"] or row["norm_left"]
+    own = row["removed_share_left"] or row["removed_norm_left"]
+    kept = "its readers keep" if by_share else "it keeps"
+    of = "of their attention through position zero’s key" if by_share else "of its log norm"
+    said = NEEDS[row["outcome"]].format(phase=row["phase"], other=row["removed"])
+    without = f"without what writes phase {row['removed']} ({', '.join(row['writers'])})"
+    return f"{said}: {without} {kept} {_kept(left)} {of}, and phase {row['removed']} {_kept(own)}."
+
+
+def _kept(measured: Any) -> str:
+    interval = percent_interval(measured)
+    return percent(number_of(measured)) + (f" [{interval}]" if interval else "")
 
 
 def _counted(units: int) -> str:

@@ -21,6 +21,7 @@ from sinkscope.report.charts import (
     tips,
     value_y,
 )
+from sinkscope.report.phases import phases_of
 from sinkscope.report.text import number_of
 from sinkscope.result import TraceSummary
 
@@ -59,6 +60,10 @@ def concentration_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
     shown: dict[str, Mapping[str, float | None]] = {
         "Of the output along u": trace.concentration,
         "Of the log norm": trace.concentration_log_norm,
+        **{
+            f"Of phase {number}, along its own u": row["concentration"]
+            for number, row in enumerate(phases_of(trace), 1)
+        },
     }
     table = [
         {"k": int(k), "series": series, "value": frames.rounded(value)}

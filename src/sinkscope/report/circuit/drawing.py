@@ -61,10 +61,14 @@ def draw(picture: Picture, title: str) -> Markup:
     top, foot = 60.0, 64.0
     total = top + sum(heights) + foot
     y = total - foot  # rows are laid upwards
-    written = max(picture.embedding, 0.0)
+    written = max(picture.embedding or 0.0, 0.0)
     bus = [(total - foot + 8, written)]
     for row, height in zip(picture.rows, heights):
         _label(sheet, row, y, y - height, only)
+        if row.begins:
+            bus.append((y - 2, written))
+            written = 0.0
+            bus.append((y - 6, written))
         written = _writers(sheet, row, y, written, bus)
         _readers(sheet, row, y - height / 2, only)
         y -= height
@@ -76,7 +80,7 @@ def draw(picture: Picture, title: str) -> Markup:
         f' height="{total:.0f}"'
         ' xmlns="http://www.w3.org/2000/svg" role="img" font-family="var(--font)" font-size="12"'
         f' fill="var(--ink)"><title>{escape(title)}</title>'
-        f'<g fill="none">{"".join(sheet.edges)}</g>{_bus(bus, written)}{"".join(sheet.marks)}</svg>'
+        f'<g fill="none">{"".join(sheet.edges)}</g>{_bus(bus)}{"".join(sheet.marks)}</svg>'
     )
 
 
@@ -90,7 +94,7 @@ def _height(row: PictureRow, only: float) -> float:
 
 
 def _label(sheet: _Sheet, row: PictureRow, bottom: float, top: float, only: float) -> None:
-    if not row.writers and not row.empty and only == COMPACT:
+    if not (row.writers or row.empty or row.notes) and only == COMPACT:
         if row.first % 4 == 0:
             sheet.text(
                 LABEL - 16, (bottom + top) / 2 + 3, str(row.first), _QUIET_END + ' font-size="9"'
@@ -188,9 +192,9 @@ def _edge(
     )
 
 
-def _bus(points: list[tuple[float, float]], total: float) -> str:
+def _bus(points: list[tuple[float, float]]) -> str:
     """The stream of P0 as a band as wide as what has been written along u so far."""
-    scale = max(total, 1e-9)
+    scale = max([1e-9, *(value for _, value in points)])
     half = [(y, max(width_of(max(value, 0.0) / scale), 2.0) / 2) for y, value in points]
     right = [f"{BUS + w:.1f} {y:.1f}" for y, w in half]
     left = [f"{BUS - w:.1f} {y:.1f}" for y, w in reversed(half)]
@@ -234,7 +238,7 @@ def _tile(reader: Reader, x: float, y: float, wide: float, high: float) -> str:
 
 def _headings(sheet: _Sheet, picture: Picture, top: float) -> None:
     for x, words, below in (
-        (UNIT, "Who writes along the sink direction", "share of all that is written"),
+        (UNIT, "Who writes along the sink direction", picture.whole),
         (BUS, "Position zero’s stream", "as wide as what was written so far"),
         ((TILES + END) / 2, "Which heads read it", picture.sink),
     ):
@@ -246,12 +250,14 @@ def _token(sheet: _Sheet, picture: Picture, y: float) -> None:
     """Token zero, at the foot of the bus."""
     words = f"position zero: {picture.start}"
     wide = 9 * min(len(words), 34) * 0.72 + 24
-    tip = f"The embedding writes {share_text(picture.embedding)} of the sink direction"
+    share, tip = "", ""
+    if picture.embedding is not None:
+        share = f"embedding {share_text(picture.embedding)}"
+        tip = f"The embedding writes {share_text(picture.embedding)} of the sink direction"
     sheet.marks.append(
         f'<rect x="{BUS - wide / 2:.1f}" y="{y + 10:.1f}" width="{wide:.1f}" height="28" rx="14"'
         f' fill="var(--paper)" stroke="var(--accent)" stroke-width="1.5"{_tip(tip)} tabindex="0"/>'
     )
     shown = words if len(words) <= 34 else words[:33] + "…"
     sheet.text(BUS, y + 28, shown, 'text-anchor="middle" pointer-events="none"')
-    share = f"embedding {share_text(picture.embedding)}"
     sheet.text(BUS, y + 54, share, f'text-anchor="middle" font-size="11" {_QUIET}')

@@ -47,7 +47,9 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Plot, ...]], ...] = (
             Plot(
                 "trace-norm",
                 "Length of its stream",
-                "Mean over prompts. Dashed: 1, no amplification.",
+                "Mean over prompts. Dashed: 1, no amplification. Where it rises more than once, "
+                "bands mark the blocks of every rise and fall, and the bar below those whose heads "
+                "read it.",
                 circuit_stages.norm_chart,
             ),
             Plot(

@@ -21,8 +21,10 @@ CAPTION = (
     "Read upwards: position zero’s stream rises through the blocks. From the left, who writes "
     "along the sink direction, edges as wide as their share (dashed: against it); where that was "
     "tested, a box says how the sink changes when that output is ablated. To the right, one tile "
-    "a head, filled by its late share of position zero, framed where it is a sink head. Point at "
-    "anything, or move to it with the Tab key, for its numbers."
+    "a head, filled by its late share of position zero, framed where it is a sink head. Where "
+    "position zero rises more than once, shares are parts of what the rise of a phase writes, "
+    "along the direction of that phase, and the stream begins anew with each. Point at anything, "
+    "or move to it with the Tab key, for its numbers."
 )
 
 

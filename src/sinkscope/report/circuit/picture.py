@@ -1,17 +1,21 @@
 """What the drawing of a circuit says, before any geometry: rows of blocks, writers and readers.
 
 The share of a writer is its part of everything that is written along the sink direction at
-position zero, as `trace` reports it. Blocks that neither write nor read are left out together.
+position zero, as `trace` reports it; where position zero rises more than once, its part of what the
+rise of its phase writes, along the direction of that phase. Blocks that neither write nor read are
+left out together.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from xarray import DataArray
 
 from sinkscope.report import frames
+from sinkscope.report.phases import phases_of, span
 from sinkscope.report.text import number_of, percent, short, visible
 from sinkscope.result import Measured, Result, TraceSummary
 
@@ -56,7 +60,8 @@ class Reader:
 class PictureRow:
     """A block, or several neighbouring ones (first..last) in which nothing happens.
 
-    notes  what happens to P0 in it: a few words, and what they mean
+    notes   what happens to P0 in it: a few words, and what they mean
+    begins  whether a later phase begins here, so that what was written counts anew
     """
 
     first: int
@@ -64,6 +69,7 @@ class PictureRow:
     writers: list[Writer] = field(default_factory=list)
     readers: list[Reader] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
+    begins: bool = False
 
     @property
     def empty(self) -> bool:
@@ -73,13 +79,28 @@ class PictureRow:
 
 
 @dataclass
+class _Written:
+    """Who writes along one direction: sublayer -> share, and [block, unit, share] of the units."""
+
+    shares: dict[str, float]
+    neurons: list[Any]
+    heads: list[Any]
+    experts: list[Any] = field(default_factory=list)
+
+
+@dataclass
 class Picture:
-    """Everything in the drawing: what stands at position zero, rows in block order, the sink."""
+    """Everything in the drawing: what stands at position zero, rows in block order, the sink.
+
+    embedding  its share; None where each phase has shares of its own
+    whole      what a share is a share of
+    """
 
     start: str
-    embedding: float
+    embedding: float | None
     rows: list[PictureRow]
     sink: str
+    whole: str
 
 
 def picture_of(result: Result, bos: str) -> Picture | None:
@@ -97,12 +118,31 @@ def picture_of(result: Result, bos: str) -> Picture | None:
         held = visible(scan.position_zero[0].rsplit(" × ", 1)[0])
     share = number_of(scan.late_share) if scan is not None else None
     sink = f"{percent(share)} of all late attention" if share is not None else ""
+    several = phases_of(trace)
     return Picture(
         start=held,
-        embedding=trace.write_shares.get("embedding", 0.0),
+        embedding=None if several else trace.write_shares.get("embedding", 0.0),
         rows=_folded(rows),
         sink=sink,
+        whole="share of what its phase writes" if several else "share of all that is written",
     )
+
+
+def _written(trace: TraceSummary) -> list[_Written]:
+    """Who writes along the sink direction, or along that of each phase."""
+    shares = trace.writing_neuron_shares or [0.0] * len(trace.writing_neurons)
+    neurons = [[*at, share] for at, share in zip(trace.writing_neurons, shares)]
+    if not phases_of(trace):
+        experts = trace.writing_experts
+        return [_Written(trace.write_shares, neurons, trace.writing_heads, experts)]
+    return [
+        _Written(
+            {str(name): float(share) for name, share in (*row["writers"], *row["takers"])},
+            row["writing_neurons"],
+            row["writing_heads"],
+        )
+        for row in trace.phases
+    ]
 
 
 def late_shares(result: Result, bos: str) -> np.ndarray | None:
@@ -130,15 +170,21 @@ def _row(
     result: Result, bos: str, block: int, late: np.ndarray | None, margins: DataArray | None
 ) -> PictureRow:
     trace = result.summary.trace[bos]
-    row = PictureRow(block, block, notes=_notes(trace, block))
-    for name, share in trace.write_shares.items():
+    row = PictureRow(block, block, notes=_notes(trace, block), begins=_begins(trace, block))
+    written = _written(trace)
+    for name in dict.fromkeys([*trace.write_shares, *(n for one in written for n in one.shares)]):
         place, _, kind = name.partition(".")
         if place != str(block):
             continue
-        units = _units(trace, block, kind, share)
         cut = without(result, bos, block, kind)
-        if abs(share) >= LEAST or units or abs(number_of(cut) or 0.0) >= NEEDED:
-            row.writers.append(Writer(kind, share, units, cut))
+        found = [one for one in written if name in one.shares]
+        for one in found:
+            share = one.shares[name]
+            units = _units(one, block, kind, share)
+            if abs(share) >= LEAST or units or abs(number_of(cut) or 0.0) >= NEEDED:
+                row.writers.append(Writer(kind, share, units, cut))
+        if not found and abs(number_of(cut) or 0.0) >= NEEDED:
+            row.writers.append(Writer(kind, 0.0, [], cut))
     reading = {head for place, head in trace.reading_heads if place == block}
     if late is not None:
         for head, share in enumerate(late[block]):
@@ -155,15 +201,14 @@ def _row(
     return row
 
 
-def _units(trace: TraceSummary, block: int, kind: str, total: float) -> list[Unit]:
+def _units(written: _Written, block: int, kind: str, total: float) -> list[Unit]:
     """The named units of a sublayer, largest first, and one for all the others together."""
     found: list[tuple[str, float]] = []
     if kind == "attention":
-        found = [(f"head {h}", s) for b, h, s in trace.writing_heads if b == block]
+        found = [(f"head {h}", s) for b, h, s in written.heads if b == block]
     elif kind == "mlp":
-        experts = [(e, s) for b, e, s in trace.writing_experts if b == block]
-        shares = trace.writing_neuron_shares or [0.0] * len(trace.writing_neurons)
-        neurons = [(n, s) for (b, n), s in zip(trace.writing_neurons, shares) if b == block]
+        experts = [(e, s) for b, e, s in written.experts if b == block]
+        neurons = [(n, s) for b, n, s in written.neurons if b == block]
         if experts:
             inside = f"neurons {', '.join(str(n) for n, _ in neurons[:8])}" if neurons else ""
             return _shown([(f"expert {e}", s) for e, s in experts], block, total, inside)
@@ -217,7 +262,15 @@ def _folded(rows: list[PictureRow]) -> list[PictureRow]:
 def _notes(trace: TraceSummary, block: int) -> list[tuple[str, str]]:
     """What happens to P0 in a block, in words."""
     notes = []
-    if trace.emergence_block == block:
+    several = phases_of(trace)
+    for number, row in enumerate(several, 1):
+        if row["emergence_block"] == block:
+            tip = f"Emergence block of phase {number}: its output carries it over half of its rise"
+            notes.append((f"phase {number} rises", tip))
+        if row["fall"] is not None and row["fall"][0] == block:
+            tip = f"Phase {number} is taken back in {span(*row['fall'])}"
+            notes.append((f"phase {number} falls", tip))
+    if trace.emergence_block == block and not several:
         notes.append(
             ("P0 separated", "The emergence block (l*): its output separates position zero")
         )
@@ -226,3 +279,8 @@ def _notes(trace: TraceSummary, block: int) -> list[tuple[str, str]]:
         tip = "From here on position zero can be separated from others, whatever the tokens are"
         notes.append(("P0 recognised", tip))
     return notes
+
+
+def _begins(trace: TraceSummary, block: int) -> bool:
+    """Whether a phase but the first begins to rise in this block."""
+    return any(row["rise"][0] == block for row in phases_of(trace)[1:])

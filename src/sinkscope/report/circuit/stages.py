@@ -22,6 +22,7 @@ from sinkscope.report.charts import (
     tips,
     value_y,
 )
+from sinkscope.report.phases import phase_marks, phases_of
 from sinkscope.result import TraceSummary
 
 MOST_BLOCKS = 4  # lines over positions in one chart
@@ -94,7 +95,8 @@ def norm_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
     y = log_y("‖P0‖ / median ‖others‖ (×, log)", [1.0, *values[values > 0]])
     line = lines(table, inputs_x([0, len(values) - 1]), y, INPUT)
     block = (trace.emergence.get("norm") or {}).get("block")
-    return layer(rule(1), *_emergence(block), line)
+    marks = phase_marks(phases_of(trace)) or _emergence(block)
+    return layer(rule(1), *marks, line)
 
 
 def direction_chart(trace: TraceSummary, data: Dataset) -> Chart | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from sinkscope.report.phases import phase_lines, written_by
 from sinkscope.report.text import number_of, percent, ranges
 from sinkscope.result import TraceSummary
-from sinkscope.schema.trace import PhaseRow
 
 NOT_SHOWN = (
     "A trace observes. Which of these parts the sink needs, and whether they are enough, is tested "
@@ -28,32 +28,6 @@ def sentences(trace: TraceSummary) -> list[str]:
     """The findings, the first as headline."""
     said = (_emergence(trace), _recognised(trace), _writers(trace), _readers(trace), _spike(trace))
     return [sentence for sentence in (*said, *phase_lines(trace)) if sentence]
-
-
-def phase_lines(trace: TraceSummary) -> list[str]:
-    """A line a phase, where position zero rises more than once."""
-    rows = trace.phases if len(trace.phases) > 1 else []
-    return [_phase(number, row) for number, row in enumerate(rows, 1)]
-
-
-def _phase(number: int, row: PhaseRow) -> str:
-    said = "the embedding holds it"
-    if row["rise"][0] >= 0:
-        said = f"{_blocks(*row['rise'])} write{'s' if row['rise'][0] == row['rise'][1] else ''} it"
-    if row["writers"]:
-        name, share = row["writers"][0]
-        said += f" ({written_by(str(name))} {percent(float(share))})"
-    blocks = [block for block, _ in row["reading_heads"]]
-    read = f"heads of {_blocks(min(blocks), max(blocks))} read it" if blocks else "no head reads it"
-    end = "it lasts to the end"
-    if row["fall"] is not None:
-        one = row["fall"][0] == row["fall"][1]
-        end = f"{_blocks(*row['fall'])} take{'s' if one else ''} it back"
-    return f"Phase {number}: {said}, {read}, {end}."
-
-
-def _blocks(first: int, last: int) -> str:
-    return f"block {first}" if first == last else f"blocks {first}–{last}"
 
 
 def _emergence(trace: TraceSummary) -> str:
@@ -95,14 +69,6 @@ def _writers(trace: TraceSummary) -> str:
         blocks = ranges([block for block, _ in trace.writing_neurons])
         said += f"; {trace.k90} {neurons} most of it (block {blocks})"
     return f"{said}."
-
-
-def written_by(name: str) -> str:
-    """A sublayer such as 1.mlp, in words."""
-    if "." not in name:
-        return f"the {name}"
-    block, kind = name.split(".", 1)
-    return f"the {'MLP' if kind == 'mlp' else kind} of block {block}"
 
 
 def _readers(trace: TraceSummary) -> str:

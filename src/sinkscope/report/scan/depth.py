@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -31,11 +32,16 @@ from sinkscope.report.charts import (
     value_y,
     whole_x,
 )
+from sinkscope.report.phases import phase_marks
+from sinkscope.schema.trace import PhaseRow
 from sinkscope.stats import nan_mean
 
 
-def norm_chart(data: Dataset) -> Chart | None:
-    """Norm of P0's residual stream over the median token's: median and range over prompts."""
+def norm_chart(data: Dataset, phases: Sequence[PhaseRow] = ()) -> Chart | None:
+    """Norm of P0's residual stream over the median token's: median and range over prompts.
+
+    phases  its rises and falls, where a trace found several
+    """
     if not frames.has(data, "norm_ratio"):
         return None
     values = np.asarray(data["norm_ratio"].values, dtype=np.float64)
@@ -46,7 +52,7 @@ def norm_chart(data: Dataset) -> Chart | None:
         high=np.nanmax(values, axis=0),
     )
     x, y = _inputs(data), log_y("‖P0‖ / median ‖other tokens‖ (×, log)", values[values > 0])
-    return layer(rule(1), band(table, x, y), lines(table, x, y, INPUT))
+    return layer(rule(1), *phase_marks(phases), band(table, x, y), lines(table, x, y, INPUT))
 
 
 def cosine_chart(data: Dataset) -> Chart | None:

@@ -21,22 +21,22 @@ NULLS = Plot(
     curves.ranked_chart,
     wide=True,
 )
-STREAM = (
-    Plot(
-        "norm",
-        "Length of P0’s residual stream",
-        "How many times longer the residual stream of position zero is than that of the median "
-        "token. Line: median over prompts; band: all prompts. Dashed: 1, no amplification.",
-        depth.norm_chart,
-    ),
-    Plot(
-        "cosine",
-        "Direction of P0’s residual stream",
-        "Mean cosine between the streams of position zero of prompts that start with different "
-        "tokens. Near 1: it no longer matters which token comes first. Dashed: 0, unrelated "
-        "directions.",
-        depth.cosine_chart,
-    ),
+NORM = Plot(
+    "norm",
+    "Length of P0’s residual stream",
+    "How many times longer the residual stream of position zero is than that of the median "
+    "token. Line: median over prompts; band: all prompts. Dashed: 1, no amplification. Where a "
+    "trace found that it rises more than once, bands mark the blocks of every rise and fall, and "
+    "the bar below those whose heads read it.",
+    depth.norm_chart,
+)
+COSINE = Plot(
+    "cosine",
+    "Direction of P0’s residual stream",
+    "Mean cosine between the streams of position zero of prompts that start with different "
+    "tokens. Near 1: it no longer matters which token comes first. Dashed: 0, unrelated "
+    "directions.",
+    depth.cosine_chart,
 )
 RECEIVED = Plot(
     "received",

@@ -18,6 +18,7 @@ from sinkscope.report.parts import (
     with_tables,
 )
 from sinkscope.report.parts import tables as tables_of
+from sinkscope.report.phases import phases_of
 from sinkscope.report.scan import charts, figures, tables
 from sinkscope.report.scan.words import heads_above_random, verdict_so_far
 from sinkscope.report.text import number_of, percent, percent_interval, short, visible
@@ -32,6 +33,10 @@ def sections(result: Result) -> list[Section]:
     if not data:
         return []
     both = {bos: (scans[bos], one) for bos, one in data.items()}
+    traced = result.summary.trace
+    along = {
+        bos: (one, phases_of(traced[bos]) if bos in traced else []) for bos, one in data.items()
+    }
     planned = [
         _verdict(result, data),
         Section(
@@ -55,7 +60,7 @@ def sections(result: Result) -> list[Section]:
             "position-zero",
             "What becomes of position zero",
             "How its residual stream departs from that of the other tokens along the depth.",
-            [*plots(data, *figures.STREAM)],
+            [*plots(along, figures.NORM), *plots(data, figures.COSINE)],
         ),
         Section(
             "received",

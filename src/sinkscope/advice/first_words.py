@@ -1,0 +1,119 @@
+"""How much of what comes late hangs on the first words, and whether a spare first token helps.
+
+The first SPAN tokens of each text are replaced by those of another text, and, as the control, the
+same number of tokens a quarter into it. KL of the predictions in the second half from those on the
+text as it is. With a spare token put first, the same again: if the sink is what makes first words
+weigh more, they weigh less once they are not first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from sinkscope.advice.bench import FEWEST, Bench
+from sinkscope.errors import InputError
+from sinkscope.intervene.cost import divergences
+from sinkscope.mixing.conditions import run
+from sinkscope.mixing.dose import LOGITS
+from sinkscope.schema.advise import Advice
+from sinkscope.stats import bootstrap, paired_change
+from sinkscope.subject.opening import bos_id
+from sinkscope.subject.prompts import Prompts, vocabulary
+from sinkscope.subject.tokens import token_text
+
+QUESTION = "Do the first words weigh more than others?"
+SPAN = 8
+
+
+def advise_first_words(bench: Bench) -> Advice:
+    """The effect of the first words against that of later ones, with a spare token and without."""
+    prompts = bench.prompts
+    length = int(prompts.lengths.min())
+    if len(prompts) < FEWEST or length < 8 * SPAN:
+        few = f"{len(prompts)} texts of {length} tokens are too few or too short for this question."
+        return Advice(question=QUESTION, answer="undetermined", sentence=few)
+    spare = _spare(bench)
+    found: dict[str, np.ndarray] = {}
+    for name, rows in (("as it is", prompts), ("spare", put_first(prompts, spare))):
+        start = 1 if name == "spare" or prompts.bos == "with" else 0
+        for place, at in (("first", start), ("later", length // 4)):
+            found[f"{place}, {name}"] = _moved(bench, rows, at, length // 2)
+    bos = prompts.bos == "with"
+    ratio = paired_change(found["first, as it is"], found["later, as it is"])
+    relief = paired_change(found["first, spare"], found["first, as it is"])
+    more = ratio.low is not None and ratio.low > 0
+    less = ratio.high is not None and ratio.high < 0
+    helps = relief.high is not None and relief.high < 0
+    means = {name: float(values.mean()) for name, values in found.items()}
+    token = repr(token_text(bench.subject.tokenizer, spare))
+    return Advice(
+        question=QUESTION,
+        answer="yes" if more else "no" if less or _within(ratio, means) else "undetermined",
+        sentence=f"Other first words move late predictions by {means['first, as it is']:.4f} nats "
+        f"(KL), other words a quarter into the text by {means['later, as it is']:.4f}; with "
+        f"{token} put first, the first words move them by {means['first, spare']:.4f}"
+        + (", which is less." if helps else ", which is not shown to be less."),
+        value=ratio,
+        facts={"first-words": "more" if more else "not-more" if less else None,
+               "spare-token": "helps" if helps else "not-shown"},
+        rows=[
+            {"what": f"{SPAN} other words {_where(name, bos)}", "kl": bootstrap(values),
+             "control": name.startswith("later")}
+            for name, values in found.items()
+        ],
+        limits="Words of another text, so that what is said changes as well as where it stands; "
+        "the words a quarter into the text are closer to what is predicted.",
+    )  # fmt: skip
+
+
+def _within(ratio, means: dict[str, float]) -> bool:
+    """Whether the two differ by no more than a tenth of the later words' effect."""
+    bound = 0.1 * means["later, as it is"]
+    return ratio.low is not None and -bound < ratio.low and ratio.high < bound
+
+
+def _where(name: str, bos: bool) -> str:
+    place, rows = name.split(", ")
+    where = ("behind BOS" if bos else "first") if place == "first" else "a quarter into the text"
+    return where + (", with a spare token before the text" if rows == "spare" else "")
+
+
+def _spare(bench: Bench) -> int:
+    """BOS where there is one, else the most frequent token of the texts."""
+    try:
+        return bos_id(bench.subject)
+    except InputError:
+        return int(bench.prompts.input_ids.flatten().mode().values)
+
+
+def put_first(prompts: Prompts, token: int) -> Prompts:
+    """The same rows with a token before them; the last token of each falls out."""
+    first = torch.full((len(prompts), 1), token)
+    ids = torch.cat([first, prompts.input_ids[:, :-1]], 1)
+    return dataclasses.replace(prompts, input_ids=ids)
+
+
+def exchanged(prompts: Prompts, start: int) -> Prompts:
+    """SPAN tokens from `start` on are those of the next row."""
+    ids = prompts.input_ids.clone()
+    ids[:, start : start + SPAN] = prompts.input_ids.roll(1, 0)[:, start : start + SPAN]
+    return dataclasses.replace(prompts, input_ids=ids)
+
+
+def _moved(bench: Bench, prompts: Prompts, start: int, first: int) -> np.ndarray:
+    """[n] KL of predictions at positions `first` and later once those tokens are exchanged."""
+    other = exchanged(prompts, start)
+    size = max(1, LOGITS // vocabulary(bench.subject) // prompts.length)
+    found = []
+    for at in range(0, len(prompts), size):
+        rows = slice(at, at + size)
+        a, b = (
+            run(bench.subject, each.take(rows), logits=True).logits for each in (prompts, other)
+        )
+        assert a is not None
+        assert b is not None
+        found.append(divergences(a, b, prompts.take(rows), first).numpy())
+    return np.concatenate(found)

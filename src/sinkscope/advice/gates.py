@@ -1,0 +1,81 @@
+"""Gates: what an answer must be for a build to pass, such as kv-keep<=4 or bos=needed."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sinkscope.errors import InputError
+from sinkscope.schema import Advice
+
+RELATIONS = {"<=": operator.le, ">=": operator.ge, "=": operator.eq}
+# facts that a gate may name -> the question that answers it
+FACTS = {
+    "bos": "bos",
+    "bos-cost": "bos",
+    "kv-keep": "streaming",
+    "int8-tensor": "quantisation",
+    "int8-channel": "quantisation",
+    "int8-token": "quantisation",
+    "int8-cache": "quantisation",
+    "int4-cache": "quantisation",
+    "p0-outlier": "quantisation",
+    "fp16": "fp16",
+    "largest": "fp16",
+    "repeats": "repeats",
+    "patch": "repeats",
+    "idle-heads": "heads",
+    "first-words": "first-words",
+    "spare-token": "first-words",
+    "sink-used": "remedies",
+}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One condition on a fact."""
+
+    fact: str
+    relation: str
+    bound: str | float
+
+    def __str__(self) -> str:
+        return f"{self.fact}{self.relation}{self.bound}"
+
+    def failure(self, advice: dict[str, Advice]) -> str:
+        """Why it is not met; empty where it is. What is not determined does not pass."""
+        found = advice[FACTS[self.fact]].facts.get(self.fact)
+        if found is None:
+            return f"{self}: {self.fact} is not determined"
+        if isinstance(found, str) != isinstance(self.bound, str):
+            return f"{self}: {self.fact} is {found}"
+        met = RELATIONS[self.relation](found, self.bound)
+        return "" if met else f"{self}: {self.fact} is {found}"
+
+
+def parse(texts: Iterable[str], asked: Iterable[str]) -> list[Gate]:
+    """Gates as they are written. Raises InputError for one that cannot be one.
+
+    asked  the questions that are answered; a gate on another is refused
+    """
+    return [_parse(text, list(asked)) for text in texts]
+
+
+def _parse(text: str, asked: list[str]) -> Gate:
+    match = re.fullmatch(r"\s*([a-z0-9-]+)\s*(<=|>=|=)\s*([^\s<>=]+)\s*", text)
+    if match is None:
+        raise InputError(f"--gate {text!r} is not of the form kv-keep<=4 or bos=needed.")
+    fact, relation, bound = match.groups()
+    if fact not in FACTS:
+        raise InputError(f"--gate: {fact!r} is not one of {', '.join(FACTS)}.")
+    if FACTS[fact] not in asked:
+        raise InputError(f"--gate {text}: the question {FACTS[fact]} is not asked.")
+    try:
+        value: str | float = float(bound)
+    except ValueError:
+        value = bound
+    if isinstance(value, str) and relation != "=":
+        raise InputError(f"--gate {text}: a word can only be compared by =.")
+    return Gate(fact, relation, value)

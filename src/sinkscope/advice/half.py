@@ -1,0 +1,123 @@
+"""Does the model overflow float16, at which block, and where.
+
+The largest magnitude at each read point of the residual stream and in what each linear map gives,
+in the dtype it was loaded in, against 65,504; and, where memory allows a second copy, a pass in
+float16 itself, since sums inside a layer can overflow where their result would not.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from sinkscope.advice.bench import Bench
+from sinkscope.advice.lines import lines
+from sinkscope.intervene.edits.rounding import linear_maps
+from sinkscope.observe.attention import call_model, run_model
+from sinkscope.observe.registry import evaluation, hooks
+from sinkscope.observe.residual import residual_hooks
+from sinkscope.schema import Measured
+from sinkscope.schema.advise import Advice
+from sinkscope.subject.tokens import token_text
+
+QUESTION = "Is float16 safe?"
+LARGEST = 65504.0
+NEAR = 4.0  # other texts have larger values; a factor of four is kept in hand
+ROWS, TOKENS = 2, 64
+COPIED = 2_000_000_000  # parameters up to which a second copy in float16 is made
+
+
+def advise_half(bench: Bench) -> Advice:
+    """Whether float16 holds what the model computes."""
+    size, where, position, token = _largest(bench)
+    broken = _first_not_finite(bench)
+    over = size > LARGEST or (broken is not None and broken != "")
+    answer = "overflows" if over else "safe" if size * NEAR < LARGEST else "near the limit"
+    place = f"{where} at position {position} (on {token!r})"
+    if over:
+        beginning = f", first at {broken}" if broken else ""
+        sentence = (
+            f"Load it in bfloat16: the largest activation is {size:,.0f} in {place}, and float16 "
+            f"ends at 65,504{beginning}."
+        )
+    else:
+        tried = "" if broken is None else "; a pass in float16 stayed finite"
+        sentence = f"The largest activation is {size:,.0f} in {place}, of 65,504{tried}."
+    name = bench.subject.identity.get("id", "MODEL")
+    return Advice(
+        question=QUESTION,
+        answer=answer,
+        sentence=sentence,
+        value=Measured(value=size),
+        facts={"fp16": answer.replace(" ", "-"), "largest": size},
+        lines=lines("dtype", dtype="bfloat16", model=name) if answer != "safe" else [],
+        limits="The range was read on all texts, in the dtype the model was loaded in; the pass in "
+        f"float16 took {ROWS} of them."
+        + ("" if broken is not None else " No copy in float16 was made: the model is too large."),
+    )
+
+
+def _largest(bench: Bench) -> tuple[float, str, int, str]:
+    """The largest magnitude, the part that gives it, its position and the token there."""
+    best: tuple[float, str, int, int] = (0.0, "nothing", 0, 0)
+
+    def look(name: str, x: torch.Tensor, batch) -> None:
+        nonlocal best
+        size = x.detach().float().abs().reshape(*batch.input_ids.shape, -1).amax(-1)
+        valid = torch.arange(size.shape[1]) < batch.lengths.unsqueeze(1)
+        size = size.cpu().masked_fill(~valid, 0.0)
+        top = float(size.max())
+        if top > best[0]:
+            row, position = divmod(int(size.argmax()), size.shape[1])
+            best = (top, name, position, int(batch.input_ids[row, position]))
+
+    for batch in bench.prompts.batches():
+        tokens = batch.input_ids.numel()
+
+        def leave_of(name: str, batch=batch, tokens=tokens):
+            def leave(module, args, output):
+                if output.numel() % tokens == 0 and output.shape[:2] == batch.input_ids.shape:
+                    look(name, output, batch)
+
+            return leave
+
+        def stream(point: int, hidden: torch.Tensor, batch=batch) -> None:
+            look(f"the stream at read point {point}", hidden, batch)
+
+        handles = [
+            module.register_forward_hook(leave_of(name))
+            for name, module in linear_maps(bench.subject)
+        ]
+        handles += residual_hooks(bench.subject, stream)()
+        with torch.no_grad(), evaluation(bench.subject.model), hooks(handles):
+            run_model(bench.subject, batch, logits=False)
+    size, name, position, token = best
+    return size, name, position, token_text(bench.subject.tokenizer, token)
+
+
+def _first_not_finite(bench: Bench) -> str | None:
+    """The first block whose output is not finite in float16; "" for none, None if not tried."""
+    subject = bench.subject
+    if sum(p.numel() for p in subject.model.parameters()) > COPIED:
+        return None
+    model = copy.deepcopy(subject.model).half().eval()
+    half = type(subject)(model, subject.tokenizer, subject.anatomy, subject.identity)
+    found: list[str] = []
+
+    def leave_of(index: int):
+        def leave(module, args, output):
+            hidden = output[0] if isinstance(output, tuple) else output
+            if not found and not bool(torch.isfinite(hidden).all()):
+                found.append(f"block {index}")
+
+        return leave
+
+    handles = [
+        block.register_forward_hook(leave_of(i))
+        for i, block in enumerate(subject.anatomy.modules(model))
+    ]
+    rows = bench.prompts.take(slice(0, ROWS)).first_tokens(TOKENS)
+    with torch.no_grad(), hooks(handles):
+        call_model(half, {"input_ids": rows.input_ids.to(half.device), "use_cache": False}, False)
+    return found[0] if found else ""

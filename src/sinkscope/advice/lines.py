@@ -1,0 +1,45 @@
+"""Lines for other tools, each from the table of settings that were read in those tools."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sinkscope.schema.advise import AdviceLine
+
+TABLE = Path(__file__).with_name("settings.yaml")
+
+
+@cache
+def table() -> dict[str, list[dict[str, Any]]]:
+    """What may be printed, by purpose."""
+    return yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+
+
+def lines(purpose: str, **values: Any) -> list[AdviceLine]:
+    """The lines for a purpose that these values can fill; others are left out."""
+    found: list[AdviceLine] = []
+    for entry in table()[purpose]:
+        try:
+            line = entry["line"].format(**values) if "line" in entry else ""
+        except KeyError:
+            continue
+        if line:
+            found.append(
+                {
+                    "tool": entry["tool"],
+                    "line": line,
+                    "version": entry["version"],
+                    "source": entry["source"],
+                    "note": entry["note"],
+                }
+            )
+    return found
+
+
+def without(purpose: str) -> list[str]:
+    """Tools in which no such setting was found."""
+    return [tool for entry in table()[purpose] for tool in entry.get("none", [])]

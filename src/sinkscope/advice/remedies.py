@@ -1,0 +1,58 @@
+"""What could be done about a sink, each tried as an edit: before and after.
+
+Nothing here is trained: a cost says what the model as it is loses, not what one trained otherwise
+would lose.
+"""
+
+from __future__ import annotations
+
+from sinkscope.advice.bench import OTHER, Bench, judged, row_of
+from sinkscope.intervene.edits import RemoveAttention, RemoveValue
+from sinkscope.schema.advise import Advice
+from sinkscope.stats import bootstrap
+
+QUESTION = "What could be done about it?"
+ANSWERS = {"used": "keep it", "free": "it can go", "harmful": "it can go", None: "undetermined"}
+TRIED = {
+    "attention on position 0 removed and shared out": RemoveAttention(),
+    "half of it removed": RemoveAttention(dose=0.5),
+    "the value of position 0 removed, the attention left": RemoveValue(),
+    f"attention on position {OTHER} removed and shared out": RemoveAttention(position=OTHER),
+}
+
+
+def advise_remedies(bench: Bench) -> Advice:
+    """Which way of taking the sink away costs nothing."""
+    if not bench.scan.p0_sink:
+        return Advice(
+            question=QUESTION,
+            answer="does not apply",
+            sentence="Too few heads sink at position zero for anything to be done about it.",
+            facts={"sink-used": "no-sink"},
+        )
+    costs = bench.cost(TRIED)
+    changes = {name: bootstrap(cost.ce) for name, cost in costs.items()}
+    enough = not bench.too_little
+    free = [
+        name
+        for name in list(TRIED)[:3]
+        if enough and judged(changes[name], bench.within) in ("same", "less")
+    ]
+    whole = changes[next(iter(TRIED))]
+    used = judged(whole, bench.within) if enough else "unclear"
+    word = {"more": "used", "same": "free", "less": "harmful", "unclear": None}[used]
+    if free:
+        said = f"These cost nothing beyond {bench.within:g} nats a token: {'; '.join(free)}."
+    else:
+        said = "None of these is free: keep the sink, and protect it where tools allow."
+    return Advice(
+        question=QUESTION,
+        answer=ANSWERS[word],
+        sentence="Without attention on position zero the loss changes by "
+        f"{whole.value:+.3f} nats a token. {said}",
+        value=whole,
+        facts={"sink-used": word},
+        rows=[row_of(name, cost, control=str(OTHER) in name) for name, cost in costs.items()],
+        limits="In all heads. A model trained without a sink (gated attention, a learned sink, "
+        "another softmax) is another model: this says nothing of it.",
+    )  # fmt: skip

@@ -1,0 +1,147 @@
+"""How many first tokens must a sliding cache keep (Xiao et al., arXiv 2309.17453)?
+
+Loss of the tokens behind the window with a cache that keeps 0, 1, 2, 4 or 8 first tokens, in two
+windows. Every number is held against the cache of the same size that keeps eight: what a short
+context itself costs is not the sink's matter.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sinkscope.advice.bench import Bench, at_most, row_of
+from sinkscope.advice.cache_heads import streaming_heads
+from sinkscope.advice.lines import lines, without
+from sinkscope.errors import Unsupported
+from sinkscope.intervene.edits import SlidingCache
+from sinkscope.mixing.dose import Cost
+from sinkscope.schema.advise import Advice, AdviceLine, AdviceRow
+from sinkscope.stats import bootstrap, paired_change
+
+QUESTION = "How many first tokens must a short cache keep?"
+KEPT = (0, 1, 2, 4, 8)
+LEARNED = 0.1
+PARTS = (2, 4)  # windows: a half and a quarter of the text
+OPENVINO_BLOCK = 32
+
+
+def advise_streaming(bench: Bench) -> Advice:
+    """The smallest number of first tokens that costs no more than `within`."""
+    length = int(bench.prompts.lengths.min())
+    windows = sorted({length // part for part in PARTS})
+    if _learned(bench) > LEARNED:
+        return Advice(
+            question=QUESTION,
+            answer="no token",
+            sentence="The sink of this model is a learned logit, not a token: there is none to "
+            "keep. Serve it with a backend that knows learned sinks.",
+            lines=lines("learned"),
+        )
+    reason = _refusal(bench, length)
+    if reason:
+        return Advice(question=QUESTION, answer="does not apply", sentence=reason)
+    try:
+        costs = {window: _costs(bench, window) for window in windows}
+    except Unsupported as error:
+        return Advice(question=QUESTION, answer="does not apply", sentence=str(error))
+    keep, sure = smallest(costs, bench.within)
+    found = Advice(
+        question=QUESTION,
+        answer=_answer(keep, sure),
+        sentence=_sentence(bench, costs, keep, sure),
+        facts={"kv-keep": None if keep == KEPT[-1] and not sure else float(keep)},
+        rows=[row for window, each in costs.items() for row in _rows(window, each)],
+        without=without("keep"),
+        limits=f"Texts of {length} tokens, so the cache was full for {length - windows[0]} tokens "
+        "at most; longer streams were not tried.",
+    )
+    window = windows[-1]
+    found.value = paired_change(costs[window][keep].ce, costs[window][KEPT[-1]].ce)
+    if keep < KEPT[-1]:
+        # keeping the sink costs one token of the cache, and other texts may need it
+        found.lines = _lines(max(keep, int(bench.scan.p0_sink)), window)
+        found.heads, rows, about = streaming_heads(bench, max(keep, 1), windows[0])
+        found.rows += rows
+        found.limits += f" {about}"
+    return found
+
+
+def _learned(bench: Bench) -> float:
+    """The largest mean mass that a head puts on a learned sink logit."""
+    mass = bench.scan_data["learned_mass"].to_numpy() if "learned_mass" in bench.scan_data else [0]
+    return float(np.nanmax(mass))
+
+
+def _refusal(bench: Bench, length: int) -> str:
+    """Why the question cannot be asked here; empty where it can."""
+    others = sorted({kind for kind in bench.layers if kind != "full"})
+    if others:
+        return (
+            f"Not every layer keeps the whole text ({', '.join(others)} layers): a sliding cache "
+            "of first and recent tokens is not how such a model is served."
+        )
+    if length < 4 * 2 * KEPT[-1]:
+        return f"Texts of {length} tokens are too short for a window that slides."
+    return bench.too_little
+
+
+def _costs(bench: Bench, window: int) -> dict[int, Cost]:
+    edits = {f"cache of {window} that keeps {k}": SlidingCache(window, k) for k in KEPT}
+    return dict(zip(KEPT, bench.cost(edits, first=window).values(), strict=True))
+
+
+def smallest(costs: dict[int, dict[int, Cost]], within: float) -> tuple[int, bool]:
+    """The smallest kept number that is shown to do in every window, and whether fewer will not.
+
+    costs  window -> kept number -> cost, the largest kept number among them
+    """
+    unclear = False
+    for keep in KEPT:
+        change = [paired_change(each[keep].ce, each[KEPT[-1]].ce) for each in costs.values()]
+        verdicts = [at_most(one, within) for one in change]
+        if all(verdicts):
+            return keep, not unclear
+        unclear = unclear or False not in verdicts
+    return KEPT[-1], not unclear
+
+
+def _answer(keep: int, sure: bool) -> str:
+    if keep == KEPT[-1]:
+        return f"{keep} or more" if sure else "undetermined"
+    return str(keep) if sure else f"at most {keep}"
+
+
+def _sentence(bench: Bench, costs: dict[int, dict[int, Cost]], keep: int, sure: bool) -> str:
+    window = max(costs)
+    bare = bootstrap(costs[window][0].ce)
+    full = bootstrap(costs[window][KEPT[-1]].ce)
+    facts = (
+        f"at a window of {window}, keeping none costs {bare.value:.3f} nats a token against the "
+        f"whole cache, keeping {KEPT[-1]} costs {full.value:.3f}"
+    )
+    if keep == KEPT[-1] and not sure:
+        return f"{len(bench.prompts)} texts cannot tell how many first tokens suffice: {facts}."
+    what = "No first token has" if keep == 0 else f"The first {_tokens(keep)}"
+    fewer = "" if sure else f" Whether fewer do, {len(bench.prompts)} texts cannot tell."
+    return f"{what} to stay: {facts}.{fewer}"
+
+
+def _tokens(keep: int) -> str:
+    return "token has" if keep == 1 else f"{keep} tokens have"
+
+
+def _rows(window: int, costs: dict[int, Cost]) -> list[AdviceRow]:
+    return [
+        row_of(f"a cache of {window} that keeps {keep} first tokens", cost, control=keep == 0)
+        for keep, cost in costs.items()
+    ]
+
+
+def _lines(keep: int, window: int) -> list[AdviceLine]:
+    """Lines that keep the first tokens; none where nothing has to be kept."""
+    if not keep:
+        return []
+    blocks = -(-keep // OPENVINO_BLOCK) * OPENVINO_BLOCK
+    recent = max(OPENVINO_BLOCK, window // OPENVINO_BLOCK * OPENVINO_BLOCK)
+    total = blocks + recent + OPENVINO_BLOCK
+    return lines("keep", keep=keep, window=window, blocks=blocks, recent=recent, total=total)

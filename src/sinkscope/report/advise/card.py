@@ -1,0 +1,40 @@
+"""A section for a model card, in Markdown."""
+
+from __future__ import annotations
+
+from sinkscope.report.advise.page import interval, signed
+from sinkscope.report.text import visible
+from sinkscope.result import Result
+
+
+def model_card(result: Result) -> str:
+    """The answers as Markdown: a table, then lines to paste; every cell escaped."""
+    summary = result.summary
+    lines = [
+        "## Attention sink",
+        "",
+        f"Measured by sinkscope {summary.environment.sinkscope} on {summary.prompts.n} texts of "
+        f"{summary.prompts.length} tokens ({_escaped(summary.prompts.source)}), weights "
+        f"`{summary.model.weights_sha256[:12]}`, {summary.environment.dtype}.",
+        "",
+        "| question | answer | nats a token | 95 % |",
+        "|---|---|---|---|",
+    ]
+    for one in summary.advise.values():
+        lines.append(
+            f"| {one.question} | {_escaped(one.answer)} | {signed(one.value)} "
+            f"| {interval(one.value)} |"
+        )
+    lines += ["", *(f"- {_escaped(one.sentence)}" for one in summary.advise.values()), ""]
+    pasted = [line for one in summary.advise.values() for line in one.lines]
+    for line in pasted:
+        lines += [f"{line['tool']} ({line['version']}):", "", f"    {visible(line['line'])}", ""]
+    return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    """Text that cannot end a cell or bring in HTML or Markdown of its own."""
+    shown = visible(text)
+    for character in "\\`*_[]<>|":
+        shown = shown.replace(character, f"\\{character}")
+    return shown

@@ -1,0 +1,182 @@
+"""What `advise` shows: a section a question, with the answer, the evidence and lines to paste."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import altair as alt
+
+from sinkscope.report import frames
+from sinkscope.report.charts import Chart, layer, measured_rows, part, spans, tips
+from sinkscope.report.parts import (
+    Findings,
+    Headline,
+    Part,
+    Plot,
+    Section,
+    Table,
+    Tables,
+    Words,
+    table_of,
+)
+from sinkscope.report.text import NO_VALUE, bounds_of, number_of, token_text, visible
+from sinkscope.result import Result
+from sinkscope.schema import Advice
+
+LEAD = "Answered by trying it on the text of this run, with 95 % intervals over texts."
+OPEN = ("undetermined", "does not apply")
+
+
+def sections(result: Result) -> list[Section]:
+    """A section for each question."""
+    return [_section(name, one) for name, one in result.summary.advise.items()]
+
+
+def _section(name: str, one: Advice) -> Section:
+    answer = "" if one.answer in OPEN else f" {one.answer.capitalize()}."
+    words = Words({"": Findings(visible(one.sentence), limit=visible(one.limits))})
+    parts: list[Part] = [words]
+    cost = Plot(
+        f"advise-{name}",
+        "What it costs",
+        "Change of the loss on the same text, with 95 % intervals over texts. Grey: there to be "
+        "compared with.",
+        partial(cost_chart),
+    )
+    parts += cost.on({"": one})
+    found = [table for table in tables(one) if table.rows]
+    if found:
+        parts.append(Tables({"": found}, stacked=True))
+    return Section(f"advise-{name}", f"{one.question}{answer}", LEAD, parts)
+
+
+def tables(one: Advice) -> list[Table]:
+    """Lines to paste, evidence, outliers and heads."""
+    return [lines_table(one), evidence(one), outlier_table(one), head_table(one)]
+
+
+def lines_table(one: Advice) -> Table:
+    """What to paste, for each tool that has such a setting."""
+    table = table_of(
+        "Lines to paste",
+        one.lines,
+        {
+            "Tool": lambda line: line["tool"],
+            "Line": lambda line: visible(line["line"]),
+            "Know": lambda line: f"{line['note']} Read in {line['version']}, {line['source']}.",
+        },
+        set(),
+    )
+    if one.without:
+        table.rows.append([", ".join(one.without), NO_VALUE, "No such setting was found."])
+    return table
+
+
+def evidence(one: Advice) -> Table:
+    """What was done, and what it costs."""
+    return table_of(
+        "Evidence",
+        one.rows,
+        {
+            "What was done": lambda row: visible(row["what"]),
+            "Loss (nats)": lambda row: signed(row.get("ce_change")),
+            "95 %": lambda row: interval(row.get("ce_change")),
+            "KL (nats)": lambda row: signed(row.get("kl"), sign=""),
+        },
+        {1, 2, 3},
+    )
+
+
+def outlier_table(one: Advice) -> Table:
+    """The maps that are given outliers."""
+    return table_of(
+        "Maps with outliers",
+        one.outliers,
+        {
+            "Linear map": lambda each: visible(each["module"]),
+            "Largest": lambda each: f"{each['size']:,.0f}",
+            "Median": lambda each: f"{each['median']:,.1f}",
+            "Position": lambda each: str(each["position"]),
+            "Token": lambda each: token_text(each["token"]),
+            "Channel": lambda each: str(each["channel"]),
+        },
+        {1, 2, 3, 5},
+    )
+
+
+def head_table(one: Advice) -> Table:
+    """Heads that need only first and recent tokens, a row a block."""
+    by_block: dict[int, list[int]] = {}
+    for each in one.heads:
+        by_block.setdefault(each["block"], []).append(each["head"])
+    return table_of(
+        "Key-value heads that need only first and recent tokens",
+        by_block.items(),
+        {
+            "Block": lambda block, _: str(block),
+            "Key-value heads": lambda _, heads: ", ".join(map(str, heads)),
+        },
+        {0},
+    )
+
+
+def signed(measured: Any, sign: str = "+") -> str:
+    """A change with its sign."""
+    value = number_of(measured)
+    return NO_VALUE if value is None else f"{value:{sign}.3f}".replace("-", "−")
+
+
+def interval(measured: Any) -> str:
+    """Its interval; empty without one."""
+    bounds = bounds_of(measured)
+    return "" if bounds is None else f"{bounds[0]:+.3f} to {bounds[1]:+.3f}".replace("-", "−")
+
+
+def cost_chart(one: Advice) -> Chart | None:
+    """Change of the loss of each row; controls in grey."""
+    table: list[frames.Row] = []
+    for row in one.rows:
+        table += measured_rows(
+            row.get("ce_change"),
+            what=visible(row["what"]),
+            kind="Control" if row.get("control") else "Tried",
+        )
+    if not table:
+        return None
+    axis = alt.Axis(ticks=False, domain=False, labelLimit=330)
+    y = alt.Y("what:N", title=None, sort=[visible(row["what"]) for row in one.rows], axis=axis)
+    x = alt.X("value:Q", title="Change of the loss (nats a token)")
+    colour = alt.Color(
+        "kind:N",
+        title=None,
+        scale=alt.Scale(domain=["Tried", "Control"], range=["#4c78a8", "#9a9a9a"]),
+    )
+    drawn = part(table)
+    bars = drawn.mark_bar(height=10).encode(
+        x=x, y=y, color=colour, tooltip=tips("+.3f", what="What was done", value="Loss (nats)")
+    )
+    return layer(bars, spans(drawn, y=y), width=300, height=18 * len(one.rows))
+
+
+def findings(result: Result, panel: str) -> Findings | None:
+    """All answers for a terminal: a sentence each, the lines below."""
+    held = result.summary.advise
+    if panel or not held:
+        return None
+    sentences = [f"{one.question} {visible(one.sentence)}" for one in held.values()]
+    found = Findings("What to do about it", sentences)
+    pasted = [line for one in held.values() for line in one.lines]
+    if pasted:
+        found.tables = [_pasted(pasted)]
+    return found
+
+
+def _pasted(pasted: list[Any]) -> Table:
+    columns = {"Tool": lambda line: line["tool"], "Line": lambda line: visible(line["line"])}
+    return table_of("Lines to paste", pasted, columns, set())
+
+
+def headline(result: Result, bos: str) -> Headline:
+    """The answers that two runs are compared by."""
+    return {one.question: ("word", one.answer) for one in result.summary.advise.values()}

@@ -1,0 +1,203 @@
+"""LoRA adapters: folders that training leaves, merged in memory into the base that they name.
+
+    W' = W + s · B·A,   s = alpha / r, or alpha / √r with rslora   (Hu et al., 2106.09685)
+
+It is done here and not by peft, so that a machine without that package gives the same answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sinkscope.errors import InputError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+HELP = "merge it with merge_and_unload() of peft, save the model and look at that folder"
+# Starting values that change the base too, so that base and adapter alone are not the model.
+_CHANGES_BASE = re.compile(r"pissa|olora|loftq|corda|lora_ga")
+_PART = re.compile(r"^(?P<module>.+)\.lora_(?P<kind>embedding_)?(?P<side>[AB])(\.weight)?$")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter as it lies in a folder.
+
+    base  folder or Hub id of the model that it was trained on, as the adapter names it
+    """
+
+    folder: Path
+    config: dict[str, Any]
+
+    @property
+    def base(self) -> str:
+        """Folder or Hub id of the base: a folder is sought beside the adapter too."""
+        named = str(self.config.get("base_model_name_or_path") or "")
+        beside = self.folder / named
+        return str(beside) if named and beside.is_dir() else named
+
+    def sha256(self, base: str) -> str:
+        """Hash of the adapter's files behind that of its base."""
+        digest = hashlib.sha256(base.encode())
+        for name in (CONFIG, WEIGHTS):
+            digest.update((self.folder / name).read_bytes())
+        return digest.hexdigest()
+
+
+def find_adapter(folder: Path) -> Adapter | None:
+    """The adapter that a folder is, or None where it holds none.
+
+    Raises InputError where a whole model lies beside it, and for what cannot be merged.
+    """
+    file = folder / CONFIG
+    if not file.is_file():
+        if (folder / WEIGHTS).is_file() and not (folder / "config.json").is_file():
+            raise InputError(f"{folder} holds {WEIGHTS} without the {CONFIG} that says its base.")
+        return None
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read as JSON ({error}).") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{file} is not a JSON object.")
+    others = [f.name for f in folder.glob("*.safetensors") if not f.name.startswith("adapter_")]
+    others += [f.name for f in folder.glob("pytorch_model*.bin")]
+    if others:
+        raise InputError(
+            f"{folder} holds a whole model ({others[0]}) and beside it an adapter, and does not "
+            "say whether that was merged: put one of them into a folder of its own."
+        )
+    adapter = Adapter(folder, config)
+    if not adapter.base:
+        raise InputError(f"{folder} is a PEFT adapter that does not name its base; {HELP}.")
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f"{folder} is a PEFT adapter for {adapter.base} without {WEIGHTS}.")
+    reason = _cannot(config)
+    if reason:
+        raise InputError(f"{folder} is a PEFT adapter for {adapter.base} ({reason}); {HELP}.")
+    return adapter
+
+
+def _cannot(config: dict[str, Any]) -> str:
+    """Why an adapter cannot be merged here; empty where it can."""
+    if config.get("peft_type") != "LORA":
+        return f"of type {config.get('peft_type')}"
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and _CHANGES_BASE.match(start):
+        return f"begun with {start}, which changes the base too"
+    odd = ("use_dora", "layer_replication", "trainable_token_indices", "alora_invocation_tokens")
+    used = [name for name in odd if config.get(name)]
+    return f"with {used[0]}" if used else ""
+
+
+@torch.no_grad()
+def merge(model: Any, adapter: Adapter) -> None:
+    """Add an adapter's low-rank products to the weights of its base, in place.
+
+    Weights that it saves whole (`modules_to_save`, biases) replace the base's. Raises InputError
+    where it does not fit the base.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        held = load_file(adapter.folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{adapter.folder / WEIGHTS} is corrupt ({error}).") from None
+    pairs: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in held.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{adapter.folder}: weight {key} holds NaN or infinity.")
+        name = key.removeprefix("base_model.model.")
+        part = _PART.match(name)
+        if part:
+            pairs.setdefault(part["module"], {})[part["side"]] = tensor
+        else:
+            _replace(model, adapter, name.replace(".base_layer.", "."), tensor)
+    for name, pair in pairs.items():
+        if set(pair) != {"A", "B"}:
+            raise InputError(f"{adapter.folder}: {name} has only one half of its product.")
+        _add(model, adapter, name, pair["A"].float(), pair["B"].float())
+    if not held:
+        raise InputError(f"{adapter.folder / WEIGHTS} is empty.")
+
+
+def _add(model: Any, adapter: Adapter, name: str, a: torch.Tensor, b: torch.Tensor) -> None:
+    module = _module(model, adapter, name)
+    product = (b @ a) * _scale(adapter.config, name, a.shape[0])
+    weight = module.weight
+    # embeddings [vocabulary, d] and Conv1D [in, out] keep the transpose of a map's matrix
+    if isinstance(module, nn.Embedding) or not isinstance(module, nn.Linear):
+        product = product.T
+    _fits(adapter, name, weight, product)
+    weight.copy_((weight.float() + product.to(weight.device)).to(weight.dtype))
+
+
+def _replace(model: Any, adapter: Adapter, name: str, tensor: torch.Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    held = getattr(_module(model, adapter, path), leaf, None)
+    if not isinstance(held, nn.Parameter):
+        raise _unfit(adapter, name)
+    _fits(adapter, name, held, tensor)
+    held.copy_(tensor.to(held.dtype))
+
+
+def _scale(config: dict[str, Any], name: str, rank: int) -> float:
+    alpha = config.get("lora_alpha", 8)
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", name):
+            alpha = value
+            break
+    return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
+
+
+def _module(model: Any, adapter: Adapter, name: str) -> Any:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        raise _unfit(adapter, name) from None
+
+
+def _fits(adapter: Adapter, name: str, held: torch.Tensor, other: torch.Tensor) -> None:
+    if held.shape != other.shape:
+        raise InputError(
+            f"{adapter.folder}: {name} is {list(other.shape)} in the adapter and "
+            f"{list(held.shape)} in {adapter.base}; {HELP}."
+        )
+
+
+def _unfit(adapter: Adapter, name: str) -> InputError:
+    return InputError(f"{adapter.folder}: {adapter.base} has no {name} to merge into; {HELP}.")
+
+
+def hub_adapter(repo: str, common: dict[str, Any]) -> Path | None:
+    """The folder that an adapter on the Hub was fetched into; None for any other repository."""
+    from transformers.utils import cached_file
+
+    quiet: dict[str, Any] = {
+        "revision": common["revision"],
+        "local_files_only": common["local_files_only"],
+        "_raise_exceptions_for_gated_repo": False,
+        "_raise_exceptions_for_missing_entries": False,
+        "_raise_exceptions_for_connection_errors": False,
+    }
+    try:
+        found = cached_file(repo, CONFIG, **quiet)
+        if found is None:
+            return None
+        cached_file(repo, WEIGHTS, **quiet)
+        if cached_file(repo, "config.json", **quiet) is not None:
+            raise InputError(
+                f"{repo} holds a whole model and beside it an adapter, and does not say whether "
+                "that was merged: put one of them into a folder of its own."
+            )
+    except OSError:
+        return None  # a repository that is not there is told when the model is loaded
+    return Path(found).parent

@@ -1,0 +1,105 @@
+"""What the names in a checkpoint say beside what the model took of them.
+
+A weight that a model does not use is said, or, where numbers would be those of another model than
+the one that was trained, refused: blocks beyond the configuration, adapters that were never
+merged, quantised values without their configuration, weights inside a block that its class has no
+place for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from sinkscope.errors import InputError
+from sinkscope.subject.anatomy import find_anatomy
+
+_ADAPTER = re.compile(r"(^|[._])(lora|lokr|loha|hada|ia3|oft|vera|boft)_|\.base_layer\.")
+_QUANTISED = re.compile(
+    r"(weight_scale(_inv)?|weight_packed|qweight|qzeros|g_idx|_blocks|_scales|\.scales|\.SCB"
+    r"|absmax|quant_map|quant_state\.\w+)$"
+)
+# Layers that predict further tokens: no part of the causal model, and never loaded.
+_FURTHER_TOKENS = re.compile(r"(^|\.)(mtp\w*|nextn\w*)\.|\.(eh_proj|enorm|hnorm)\.")
+_OTHER_TOWER = re.compile(r"vision|visual|audio|image|speech")
+# Buffers of earlier releases, and scales of a quantised cache.
+_BUFFERS = re.compile(r"inv_freq|masked_bias|rotary_emb|(attn|attention)\.bias$|\.[qkv]_scale$")
+# Wrappers of training code whose name is put between the others.
+_WRAPPERS = r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+
+
+def key_mapping(missing: Iterable[str], unused: Iterable[str]) -> dict[str, str]:
+    """How names of a checkpoint become those of the model: pattern -> replacement; or nothing.
+
+    Training frameworks put their wrappers' names before all others (`module.`) or between them.
+    Given only where every weight that is missing is found that way.
+    """
+    wanted, held = set(missing), set(unused)
+    if not wanted or not held:
+        return {}
+    bare = {re.sub(_WRAPPERS, "", name) for name in held}
+    longest = max(wanted, key=len)
+    prefixes = {name[: -len(longest)] for name in bare if name.endswith(longest)}
+    for prefix in sorted(prefixes, key=len):
+        if all(prefix + name in bare for name in wanted):
+            before = {"^" + re.escape(prefix): ""} if prefix else {}
+            return {_WRAPPERS: "", **before} if bare != held else before
+    return {}
+
+
+def refuse_or_tell(where: str, model: Any, unused: Iterable[str], blocks: int | None) -> str:
+    """A sentence on the weights that the model does not use, or "".
+
+    blocks  of the full model, where only its first blocks were loaded: the others are left out here
+    Raises InputError where numbers would not be those of the model that was trained.
+    """
+    names = sorted(name for name in unused if not _OTHER_TOWER.search(name))
+    towers = len(set(unused)) - len(names)
+    adapter = [name for name in names if _ADAPTER.search(name)]
+    then = "merge it with merge_and_unload() of peft and save the model again"
+    _refuse(where, adapter, "of an adapter that was not merged", then)
+    if getattr(model.config, "quantization_config", None) is None:
+        packed = [name for name in names if _QUANTISED.search(name)]
+        then = "and its config.json has no quantization_config that says how to read them"
+        _refuse(where, packed, "of quantised weights", then)
+    anatomy = find_anatomy(model)
+    stack = anatomy.blocks[0].name.rpartition(".")[0].rpartition(".")[2]
+    count = blocks or len(anatomy.blocks)
+    at = {name: _block_of(name, stack) for name in names}
+    further = {i for name, i in at.items() if i is not None and _FURTHER_TOKENS.search(name)}
+    names = [n for n in names if at[n] not in further and not _FURTHER_TOKENS.search(n)]
+    beyond = [i for n in names if (i := at[n]) is not None and i >= count]
+    if beyond:
+        raise InputError(
+            f"{where} holds weights of {max(beyond) + 1} blocks and its config.json speaks of "
+            f"{count}: one of the two belongs to another model."
+        )
+    if blocks is not None:
+        loaded, head = len(anatomy.blocks), ("head", "output")
+        names = [n for n in names if (at[n] or 0) < loaded and not any(h in n for h in head)]
+    names = [name for name in names if not _BUFFERS.search(name)]
+    inside = [name for name in names if at[name] is not None]
+    place = f"inside its blocks for which {type(model).__name__} has no place"
+    _refuse(where, inside, place, "and without them it is not the model that was trained")
+    told = ""
+    if names:
+        are = "are" if len(names) > 1 else "is"
+        told = f"{_count(names)} of its files {are} not used, such as {names[0]}."
+    if towers:
+        told = f"{towers} tensors of its other towers (images, audio) are not used. {told}".strip()
+    return told
+
+
+def _refuse(where: str, names: list[str], what: str, then: str) -> None:
+    if names:
+        raise InputError(f"{where} holds {_count(names)} {what}, such as {names[0]}; {then}.")
+
+
+def _count(names: list[str]) -> str:
+    return f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
+
+
+def _block_of(name: str, stack: str) -> int | None:
+    found = re.search(rf"(?:^|\.){re.escape(stack)}\.(\d+)\.", name)
+    return int(found[1]) if found else None

@@ -1,0 +1,68 @@
+"""Folders that are no whole model: what training frameworks leave, half downloads, pointers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from sinkscope.errors import InputError
+
+LFS = b"version https://git-lfs"
+INDEX = "model.safetensors.index.json"
+# What a folder without config.json is told by, and what makes a model folder of it.
+LEFT_BY_TRAINING = (
+    ("pytorch_model_fsdp_*/*.distcp", "shards of FSDP", "accelerate merge-weights"),
+    ("pytorch_model_fsdp_*", "a checkpoint of FSDP", "save_pretrained() on its full state"),
+    ("**/*.distcp", "a checkpoint of torch.distributed.checkpoint",
+     "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"),
+    ("zero_to_fp32.py", "a checkpoint of DeepSpeed", "its zero_to_fp32.py"),
+    ("global_step*", "a checkpoint of DeepSpeed", "its zero_to_fp32.py"),
+    ("**/*zero_pp_rank_*", "a checkpoint of DeepSpeed", "its zero_to_fp32.py"),
+    ("**/mp_rank_*", "a checkpoint of Megatron", "Megatron's own converter to Hugging Face"),
+    ("latest_checkpointed_iteration.txt", "a run of Megatron",
+     "Megatron's own converter to Hugging Face"),
+    ("*.nemo", "a model of NeMo", "NeMo's own converter to Hugging Face"),
+    ("*.ckpt", "a checkpoint of Lightning", "save_pretrained() on the model inside it"),
+    ("*.msgpack", "a model of Flax", "from_pretrained(from_flax=True) of transformers 4"),
+    ("params.json", "a model in Llama's or Mistral's own layout",
+     "the conversion script of its family in transformers"),
+)  # fmt: skip
+
+
+def left_by_training(path: Path) -> str:
+    """What a folder without config.json is, and what to do about it; "" for what is not known."""
+    for pattern, what, converter in LEFT_BY_TRAINING:
+        if next(path.glob(pattern), None) is not None:
+            return (
+                f"{path} is {what}, not a Hugging Face model folder; convert it with {converter}."
+            )
+    return ""
+
+
+def refuse_pieces(path: Path) -> None:
+    """Refuse Git-LFS pointers in the place of files, and shards that an index names and lacks."""
+    for file in sorted(path.iterdir()):
+        if file.suffix in (".safetensors", ".json", ".model", ".bin", ".gguf") and file.is_file():
+            refuse_pointer(file)
+    index = path / INDEX
+    if not index.is_file():
+        return
+    try:
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [name for name in shards if not (path / name).is_file()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index} is no index of shards ({error}).") from None
+    if missing:
+        raise InputError(
+            f"{path} lacks {len(missing)} of {len(shards)} shards that {INDEX} names, such as "
+            f"{missing[0]}: the download or the save was cut off."
+        )
+
+
+def refuse_pointer(file: Path) -> None:
+    """Refuse a text file that Git LFS left where the file itself should be."""
+    with file.open("rb") as handle:
+        if handle.read(len(LFS)) == LFS:
+            raise InputError(
+                f"{file} is a Git-LFS pointer, not the file itself; fetch it with git lfs pull."
+            )

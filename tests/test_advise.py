@@ -1,0 +1,259 @@
+"""The answers of `advise`, where they are known, and against plain re-implementations."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import sinkscope
+from sinkscope.advice import gates
+from sinkscope.advice.advise import QUESTIONS, questions
+from sinkscope.advice.bench import judged
+from sinkscope.advice.lines import lines, table
+from sinkscope.advice.repeats import onset
+from sinkscope.advice.streaming import KEPT, smallest
+from sinkscope.errors import InputError
+from sinkscope.known.constructed import build_in_memory, draw_spec
+from sinkscope.mixing.conditions import INTACT
+from sinkscope.mixing.dose import Cost
+from sinkscope.report.advise.card import model_card
+from sinkscope.result import load_result
+from sinkscope.schema import Measured
+from sinkscope.subject.load import Subject
+from tests.test_edits_cache import streamed
+
+N, LENGTH = 4, 64
+
+
+def constructed(mechanism: str, **overrides) -> Subject:
+    spec = draw_spec(mechanism, 3, **{"family": "llama", "noise": 0.02, **overrides})
+    model, tokenizer, _ = build_in_memory(spec)
+    return Subject.from_model(model, tokenizer, mechanism)
+
+
+def advised(subject: Subject, asked: str, **changes) -> sinkscope.Result:
+    return sinkscope.advise(subject, n=N, length=LENGTH, questions=asked, **changes)
+
+
+@pytest.fixture(scope="module")
+def circuit() -> Subject:
+    return constructed("p0-two-block")
+
+
+@pytest.fixture(scope="module")
+def whole(circuit):
+    return sinkscope.advise(circuit, n=N, length=LENGTH)
+
+
+def test_every_question_is_answered_saved_and_shown(whole, tmp_path):
+    assert list(whole.summary.advise) == list(QUESTIONS)
+    assert all(one.answer and one.sentence.endswith(".") for one in whole.summary.advise.values())
+    again = load_result(whole.save(tmp_path / "advice"))
+    assert again.to_json() == whole.to_json()
+    page = (tmp_path / "advice" / "report.html").read_text(encoding="utf-8")
+    assert all(one.question in page for one in whole.summary.advise.values())
+    assert "What to do about it" in whole.table()
+    card = model_card(whole)
+    assert card.count("| ") > len(QUESTIONS)
+    assert "<s>" not in re.sub(r"^    .*$", "", card, flags=re.MULTILINE)
+
+
+def test_bos_is_held_against_plain_losses(circuit, whole):
+    one = whole.summary.advise["bos"]
+    rows = sinkscope.build_prompts(circuit, n=N, length=LENGTH, bos="with").input_ids
+    with torch.no_grad():
+
+        def loss(ids: torch.Tensor, first: int) -> torch.Tensor:
+            logits = circuit.model(ids).logits.log_softmax(-1)
+            found = -logits[:, :-1].gather(2, ids[:, 1:, None]).squeeze(2)
+            return found[:, first:].mean(1)
+
+        plain = loss(rows[:, 1:], 1) - loss(rows, 2)
+    assert one.value is not None
+    assert one.value.value == pytest.approx(float(plain.mean()), abs=1e-4)
+
+
+def test_a_model_without_bos_has_none_to_forget():
+    subject = constructed("p0-two-block")
+    subject.tokenizer, subject.model.config.bos_token_id = None, None
+    found = advised(subject, "bos", kind="random")
+    assert found.summary.advise["bos"].answer == "does not apply"
+
+
+def test_the_cost_of_a_short_cache_is_that_of_a_server(circuit, whole):
+    one = whole.summary.advise["streaming"]
+    prompts = sinkscope.build_prompts(circuit, n=N, length=LENGTH)
+    window = LENGTH // 4
+    for keep in KEPT:
+        what = f"a cache of {window} that keeps {keep} first tokens"
+        [row] = [row for row in one.rows if row["what"] == what]
+        changes = []
+        with torch.no_grad():
+            for ids in prompts.input_ids:
+                short = streamed(circuit, ids, window, keep)
+                whole_cache = circuit.model(ids.unsqueeze(0)).logits[0]
+                losses = [
+                    torch.nn.functional.cross_entropy(x[window:-1], ids[window + 1 :])
+                    for x in (short, whole_cache)
+                ]
+                changes.append(float(losses[0] - losses[1]))
+        assert row["ce_change"].value == pytest.approx(np.mean(changes), abs=1e-4)
+
+
+def cost(values: list[float]) -> Cost:
+    ce = np.asarray(values)
+    return Cost(INTACT, ce, ce, ce, ce)
+
+
+@pytest.mark.parametrize(
+    ("rises", "found"),
+    [
+        ((0.0, 0.0, 0.0, 0.0), (0, True)),
+        ((0.5, 0.0, 0.0, 0.0), (1, True)),
+        ((0.5, 0.4, 0.3, 0.0), (4, True)),
+        ((0.5, 0.4, 0.3, 0.2), (8, True)),
+        ((0.5, None, 0.0, 0.0), (2, False)),
+    ],
+)
+def test_the_smallest_number_that_is_shown_to_do(rises, found):
+    """None: an interval across the bound."""
+    noise = np.array([-0.001, 0.001, 0.0, -0.001, 0.001, 0.0])
+    wide = np.array([-0.2, 0.3, 0.1, -0.1, 0.2, 0.0])
+    costs = {
+        k: cost(list(1.0 + (wide if rise is None else rise + noise)))
+        for k, rise in zip(KEPT, (*rises, 0.0), strict=True)
+    }
+    costs[8] = cost([1.0] * 6)
+    assert smallest({16: costs, 32: costs}, 0.02) == found
+
+
+def test_learned_sinks_have_no_token_to_keep():
+    one = advised(constructed("learned-sink", family="gpt_oss"), "streaming").summary.advise
+    assert one["streaming"].answer == "no token"
+    assert "attention-backend" in one["streaming"].lines[0]["line"]
+
+
+def test_outliers_stand_where_they_were_written():
+    """A writing neuron a hundred times larger, its column as much smaller: the same model."""
+    spec = draw_spec("p0-two-block", 3, family="llama", noise=0.02)
+    model, tokenizer, truth = build_in_memory(spec)
+    block, *_, neuron = truth.writing_neurons[0]
+    mlp = model.model.layers[block].mlp
+    with torch.no_grad():
+        mlp.up_proj.weight[neuron] *= 100
+        mlp.down_proj.weight[:, neuron] /= 100
+    subject = Subject.from_model(model, tokenizer, "outlier")
+    one = advised(subject, "quantisation").summary.advise["quantisation"]
+    prompts = sinkscope.build_prompts(subject, n=N, length=LENGTH)
+    sizes: dict[str, torch.Tensor] = {}
+    handles = [
+        module.register_forward_hook(
+            lambda m, args, out, name=name: sizes.__setitem__(name, args[0].abs().amax(-1))
+        )
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and "layers" in name
+    ]
+    with torch.no_grad():
+        model(prompts.input_ids)
+    for handle in handles:
+        handle.remove()
+    plain = {name for name, x in sizes.items() if float(x.max()) > 20 * float(x.median())}
+    assert {each["module"] for each in one.outliers} == plain
+    first = one.outliers[0]
+    assert first["module"] == f"model.layers.{block}.mlp.down_proj"
+    assert (first["position"], first["channel"]) == (0, neuron)
+    assert one.facts["p0-outlier"] == "yes"
+
+
+@pytest.mark.parametrize(("factor", "answer"), [(1.0, "safe"), (1000.0, "overflows")])
+def test_float16_by_running_it(factor, answer):
+    subject = constructed("p0-two-block", spike=60.0)
+    with torch.no_grad():
+        subject.model.model.layers[1].mlp.down_proj.weight.mul_(factor)
+    one = advised(subject, "fp16").summary.advise["fp16"]
+    assert one.answer == answer
+    assert bool(one.lines) == (answer == "overflows")
+    assert ("first at block 1" in one.sentence) == (answer == "overflows")
+
+
+def test_repeats_take_over_and_the_patch_undoes_it(whole):
+    one = whole.summary.advise["repeats"]
+    assert one.facts == {"repeats": 2.0, "patch": "works"}
+    assert whole.data["advise"]["repeat_norm"].to_numpy()[1:] == pytest.approx(1.0, abs=0.05)
+
+
+def test_where_nothing_stands_out_nothing_is_taken_over():
+    found = advised(constructed("uniform"), "repeats,remedies,heads").summary.advise
+    assert [one.answer for one in found.values()] == ["does not apply", "does not apply", "none"]
+
+
+def test_onset():
+    assert onset(np.array([1.0, 0.1, 0.2, 0.6, 0.9])) == 4
+    assert onset(np.array([1.0, 1.0, 1.0])) == 2
+    assert onset(np.array([1.0, 0.9, 0.2])) is None
+
+
+def test_judged_says_nothing_that_an_interval_does_not_say():
+    def of(low: float, high: float) -> str:
+        return judged(Measured(value=(low + high) / 2, low=low, high=high), 0.02)
+
+    assert [of(0.03, 0.1), of(-0.1, -0.03)] == ["more", "less"]
+    assert [of(-0.01, 0.01), of(-0.01, 0.1)] == ["same", "unclear"]
+    assert judged(Measured(value=0.0), 0.02) == "unclear"
+
+
+def test_few_or_short_texts_are_never_enough_for_an_answer(circuit):
+    found = sinkscope.advise(circuit, n=2, length=3, questions="bos,streaming,quantisation")
+    answers = [one.answer for one in found.summary.advise.values()]
+    assert answers == ["undetermined", "does not apply", "undetermined"]
+
+
+def test_gates():
+    asked = questions(None)
+    facts = {"bos": "needed", "kv-keep": 4.0, "fp16": None}
+    from sinkscope.schema import Advice
+
+    def advice(*names: str) -> Advice:
+        return Advice(question="?", answer="a", sentence="b.", facts={n: facts[n] for n in names})
+
+    held = {"bos": advice("bos"), "streaming": advice("kv-keep"), "fp16": advice("fp16")}
+    for text, met in (
+        ("bos=needed", True),
+        ("bos=harmless", False),
+        ("kv-keep<=4", True),
+        ("kv-keep<=2", False),
+        ("kv-keep=needed", False),
+        ("fp16=safe", False),
+    ):
+        [gate] = gates.parse([text], asked)
+        assert (gate.failure(held) == "") == met, text
+    for text in ("kv-keep", "nothing=1", "bos<=needed", "kv-keep=<4"):
+        with pytest.raises(InputError):
+            gates.parse([text], asked)
+    with pytest.raises(InputError, match="is not asked"):
+        gates.parse(["kv-keep<=4"], ["bos"])
+    with pytest.raises(InputError, match="not one of"):
+        questions("bos,tea")
+
+
+def test_every_fact_that_a_gate_can_name_is_in_an_answer(whole):
+    held = {fact for one in whole.summary.advise.values() for fact in one.facts}
+    assert held <= set(gates.FACTS)
+    assert set(gates.FACTS.values()) <= set(QUESTIONS)
+
+
+def test_lines_use_the_names_that_the_table_gives_with_its_source():
+    for purpose, entries in table().items():
+        for entry in entries:
+            if "none" in entry:
+                continue
+            assert entry["version"], purpose
+            assert entry["source"], purpose
+            for name in entry["settings"]:
+                assert name in entry["line"] or "{tensors}" in entry["line"], (purpose, name)
+    [line] = [one for one in lines("keep", keep=4, window=64) if one["tool"] == "llama.cpp"]
+    assert line["line"] == "--keep 4 --context-shift"
+    assert not [one for one in lines("keep", keep=4) if "{" in one["line"]]
