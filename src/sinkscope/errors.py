@@ -33,6 +33,18 @@ class Interrupted(SinkscopeError):
     exit_code = 130
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether a library in Rust panicked (tokenizers, safetensors); that is no Exception."""
+    return type(error).__name__ == "PanicException"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, of whatever library, says that memory ran out."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return "allocate memory" in str(error) or "Unable to allocate" in str(error)
+
+
 @dataclass(frozen=True)
 class Missing:
     """Stands in for what was not measured; the reason is a clause without capital or full stop."""

@@ -2,23 +2,25 @@
 
 A run folder holds `summary.json` (this schema), `arrays.nc` (an xarray DataTree, one group for
 each command and BOS policy) and `report.html`; where a circuit was tested also `circuit.json`
-(`schema.circuit`), with a second BOS policy `circuit-with.json` beside it. All are written to a
-temporary folder beside the target and put in place by renames, so a run that breaks leaves the
-previous one whole.
+(`schema.circuit`), with a second BOS policy `circuit-with.json` beside it. All take their places in
+one step (`files`), and arrays.nc says which run it is of: a run that breaks leaves the previous one
+whole, and no mixture of two is ever read.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from sinkscope.errors import InputError
-from sinkscope.files import write_folder
+from sinkscope.errors import InputError, SinkscopeError
+from sinkscope.files import finish, latest, storable, write_folder
+from sinkscope.netcdf import read_arrays
 from sinkscope.schema import (
     SCHEMA,
     Environment,
@@ -60,6 +62,8 @@ COMMANDS = (
     "replication",
 )  # what a result can hold
 SUMMARY, ARRAYS, REPORT = "summary.json", "arrays.nc", "report.html"
+CIRCUITS = ("circuit.json", "circuit-with.json", "circuit-without.json")
+RUN = "run"  # attribute of arrays.nc: which run it is of
 
 
 class Result:
@@ -109,25 +113,79 @@ class Result:
         """summary.json as text: strict JSON, keys in schema order, none for what was not run."""
         content = self.summary.model_dump(mode="json", by_alias=True)
         shown = {k: v for k, v in content.items() if v or k not in COMMANDS}
-        return json.dumps(shown, indent=2, ensure_ascii=False, allow_nan=False)
+        return json.dumps(_finite(shown), indent=2, ensure_ascii=False, allow_nan=False)
 
     def save(self, folder: str | Path) -> Path:
         """Write summary.json, arrays.nc and report.html into `folder`, whole or not at all.
 
-        And circuit.json, where a circuit was tested. Raises InputError where the folder is a file
-        or not writable, OutOfResources on a full disk.
+        And circuit.json, where a circuit was tested. A page that cannot be drawn costs nothing but
+        itself: the numbers are saved, then its error is raised. Raises InputError where the folder
+        is a file or not writable, OutOfResources on a full disk.
         """
+        folder = Path(folder)
+        texts = {SUMMARY: self.to_json() + "\n"}
+        broken: Exception | None = None
+        try:
+            texts |= self._drawn()
+        except Exception as error:  # noqa: BLE001 - the numbers are worth more than their page
+            broken = error
+        files: dict[str, Callable[[Path], Any]] = {
+            name: partial(Path.write_text, data=text, encoding="utf-8", errors="replace")
+            for name, text in texts.items()
+        }
+        tree = _storable(self.data, run_of(self.summary))
+        files[ARRAYS] = lambda path: tree.to_netcdf(path, engine="h5netcdf")
+        saved = write_folder(folder, files, gone=(REPORT, *CIRCUITS))
+        if broken is not None:
+            expected = isinstance(broken, SinkscopeError)
+            raise (type(broken) if expected else RuntimeError)(
+                f"{folder} holds the numbers, but {REPORT} could not be drawn: {broken!s}"
+            ) from broken
+        return saved
+
+    def _drawn(self) -> dict[str, str]:
         from sinkscope.report.causal.circuit_file import circuit_files
         from sinkscope.report.page import render_page
 
-        files: dict[str, Callable[[Path], Any]] = {
-            SUMMARY: lambda path: path.write_text(self.to_json() + "\n", encoding="utf-8"),
-            ARRAYS: lambda path: self.data.to_netcdf(path, engine="h5netcdf"),
-            REPORT: lambda path: path.write_text(render_page(self), encoding="utf-8"),
+        return {REPORT: render_page(self), **circuit_files(self)}
+
+
+def run_of(summary: Summary) -> str:
+    """What tells a run from another: a hash of model, prompts, command and environment."""
+    parts = [summary.model.weights_sha256, summary.prompts.sha256, summary.command]
+    parts.append(summary.environment.model_dump(mode="json"))
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _finite(value: Any) -> Any:
+    """The same plain data with null for what is no number, which strict JSON cannot hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list) else value
+
+
+def _storable(tree: xarray.DataTree, run: str) -> xarray.DataTree:
+    """The tree as it is saved: texts that every format can hold, and which run it is of."""
+    import numpy as np
+    import xarray
+
+    groups = {}
+    for path, data in _groups(tree).items():
+        texts = {
+            name: one.copy(
+                data=np.vectorize(lambda text: storable(str(text)), [object])(one.values)
+            )
+            for name, one in data.variables.items()
+            if one.dtype.kind in "OU" and one.size
         }
-        for name, text in circuit_files(self).items():
-            files[name] = partial(Path.write_text, data=text, encoding="utf-8")
-        return write_folder(Path(folder), files)
+        here = {name: one for name, one in texts.items() if name in data.coords}
+        others = {name: one for name, one in texts.items() if name not in here}
+        groups[path] = data.assign_coords(here).assign(others)
+    saved = xarray.DataTree.from_dict(groups)
+    saved.attrs = {**tree.attrs, RUN: run}
+    return saved
 
 
 def _check_same(mine: Summary, theirs: Summary) -> None:
@@ -158,21 +216,32 @@ def _groups(tree: xarray.DataTree) -> dict[str, xarray.Dataset]:
 
 
 def load_result(folder: str | Path) -> Result:
-    """Read a run folder back. Raises InputError for a folder that is not one or is damaged."""
-    import xarray
+    """Read a run folder back.
 
-    path = Path(folder)
-    if not (path / SUMMARY).is_file() or not (path / ARRAYS).is_file():
+    Raises InputError for a folder that is not one, is damaged, holds parts of two runs, or whose
+    arrays are more than plain arrays.
+    """
+    path = Path(folder).expanduser()
+    with contextlib.suppress(OSError):  # where it cannot be written it is read as it is
+        finish(path)
+    files = [latest(path, name) for name in (SUMMARY, ARRAYS)]
+    if not all(file.is_file() for file in files):
         raise InputError(f"{path} is not a run folder: it lacks {SUMMARY} or {ARRAYS}.")
     try:
-        content = json.loads((path / SUMMARY).read_text(encoding="utf-8"))
+        content = json.loads(files[0].read_text(encoding="utf-8"))
         summary = Summary.model_validate(content)
-        with xarray.open_datatree(path / ARRAYS, engine="h5netcdf") as tree:
-            data = tree.load()
-    except (ValueError, ValidationError, OSError, KeyError) as error:
-        raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}.") from None
+        data = read_arrays(files[1])
+    except SinkscopeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever the readers of JSON and HDF5 say of damaged files
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} is damaged: {first.rstrip('.')}.") from None
     if summary.schema_version != SCHEMA:
         raise InputError(
             f"{path} has schema {summary.schema_version}; this version reads {SCHEMA}."
+        )
+    if data.attrs.pop(RUN, None) not in (None, run_of(summary)):
+        raise InputError(
+            f"{path} mixes two runs: its {SUMMARY} and its {ARRAYS} do not belong together."
         )
     return Result(summary, data)

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, OutOfResources
 
 BUILTIN = "builtin"
+MOST_TOKENS = 1 << 28  # of prompts that are drawn, whose number a text does not bound
 BOS_POLICIES = ("as-is", "with", "without", "both")
 Settings = TypeVar("Settings")
 
@@ -91,7 +92,8 @@ class PromptSettings:
     seed    seed of every random choice
     chat_template  render .jsonl lines with "messages" by the tokenizer's chat template
 
-    Raises InputError for a BOS policy that there is not, and for a number below its least.
+    Raises InputError for a BOS policy that there is not, and for a number below its least;
+    OutOfResources for more drawn tokens than MOST_TOKENS.
     """
 
     text: str = BUILTIN
@@ -109,6 +111,11 @@ class PromptSettings:
             value, least = getattr(self, each.name), each.metadata.get("at_least")
             if least is not None and value is not None and value < least:
                 raise InputError(f"{each.name} is {value!r}; the least is {least}.")
+        if self.kind in ("random", "repeat") and self.n * self.length > MOST_TOKENS:
+            raise OutOfResources(
+                f"{self.n:,} prompts of {self.length:,} tokens are more than the {MOST_TOKENS:,} "
+                "tokens that are drawn at a time."
+            )
 
 
 @dataclass(frozen=True)

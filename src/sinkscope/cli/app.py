@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from typing import Annotated
@@ -11,13 +12,17 @@ import typer
 
 import sinkscope
 from sinkscope.cli import commands, doctor, lab, models, report
-from sinkscope.errors import SinkscopeError
+from sinkscope.cli.ending import INTERRUPTED, TERMINATED, terminated
+from sinkscope.errors import Interrupted, SinkscopeError, is_out_of_memory, is_panic
+from sinkscope.files import disk_is_full, written
+from sinkscope.report.text import visible
 
 app = typer.Typer(
     name="sinkscope",
     help="Find attention sinks in language models, trace how they are built, and prove it.",
     epilog="Exit codes: 0 done; 1 an --expect not met; 2 bad usage or input; 3 model not "
-    "supported; 4 out of memory or disk; 70 an error in sinkscope itself; 130 interrupted.",
+    "supported; 4 out of memory or disk; 70 an error in sinkscope itself; 130 interrupted; "
+    "143 terminated.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,7 +31,6 @@ app = typer.Typer(
 )
 
 UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h: neither usage nor input
-INTERRUPTED, INTERRUPTION = 130, "interrupted; nothing was written."
 
 
 def _version(show: bool) -> None:
@@ -55,40 +59,64 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     sentence = ""
+    written.clear()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that is no UTF-8 must not end the output
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(arguments, standalone_mode=False)
         if code == INTERRUPTED:  # the framework turns Ctrl-C into an exit of its own
-            sentence = INTERRUPTION
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - this is the last resort
+            code, sentence = _interruption()
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - the last resort; panics of Rust are no Exception
         if "--debug" in arguments and not isinstance(error, typer.Exit):
             import traceback
 
             traceback.print_exc()
         code, sentence = explain(error)
     if sentence:
-        print(f"sinkscope: {sentence}", file=sys.stderr)
+        print(f"sinkscope: {_harmless(sentence)}", file=sys.stderr)
     _flush()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interruption() -> tuple[int, str]:
+    """Exit code and sentence for Ctrl-C or SIGTERM, and what there is already."""
+    what = "terminated" if terminated else "interrupted"
+    there = f"what was finished lies in {written[-1]}" if written else "nothing was written"
+    return TERMINATED if terminated else INTERRUPTED, f"{what}; {there}."
+
+
+def _harmless(sentence: str) -> str:
+    """The sentence, in which names from files cannot steer the terminal."""
+    return "\n".join(visible(line) for line in sentence.split("\n"))
 
 
 def explain(error: BaseException) -> tuple[int, str]:
     """Exit code and one sentence for an error."""
     if isinstance(error, SinkscopeError):
-        return error.exit_code, str(error)
+        ended = isinstance(error, Interrupted) and terminated
+        return TERMINATED if ended else error.exit_code, str(error)
+    if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
+        error = error.__cause__  # the framework takes the end of any file for Ctrl-D
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        return INTERRUPTED, INTERRUPTION
+        return _interruption()
     if isinstance(error, typer.Exit):
         return error.exit_code, ""
     as_usage = getattr(error, "format_message", None)
     if as_usage is not None:  # an error of click; typer may bring a copy of its own
         return 2, as_usage()
-    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+    first = (str(error).strip().splitlines() or [""])[0]
+    if is_out_of_memory(error):
         return 4, "out of memory; use a shorter --length or a smaller --n."
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if disk_is_full(error):
         return 4, "the disk is full; nothing was written."
     if isinstance(error, BrokenPipeError):
         return 0, ""
-    first = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, OSError) and error.filename is not None:  # of the user's disk, not of ours
+        return 2, f"{error.filename}: {error.strerror or first}."
+    if is_panic(error):
+        return 2, f"a library gave up on a file of the model or its tokenizer: {first}."
     return UNEXPECTED, (
         f"unexpected {type(error).__name__}: {first} "
         "(run again with --debug for the traceback, and please report it)"

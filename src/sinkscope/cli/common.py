@@ -15,7 +15,8 @@ from sinkscope.cli.options import Debug as Debug
 from sinkscope.cli.options import Json as Json
 from sinkscope.cli.options import Seed as Seed
 from sinkscope.cli.progress import progress_bar as progress_bar
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, SinkscopeError, is_out_of_memory
+from sinkscope.files import disk_is_full, prove_writable
 from sinkscope.pace import planned
 from sinkscope.settings import LoadSettings, PromptSettings
 
@@ -81,10 +82,29 @@ def check_device(device: str) -> None:
 
 def check(out: Path | None, expect: str | None = None, known: tuple[str, ...] = ()) -> None:
     """Refuse an output folder or an expectation that cannot be one, before any work is done."""
-    if out is not None and out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; --out wants a folder.")
+    if out is not None:
+        if out.exists() and not out.is_dir():
+            raise InputError(f"{out} is a file; --out wants a folder.")
+        prove_writable(out)
     if expect is not None and expect not in known:
         raise InputError(f"--expect {expect!r} is not one of {', '.join(known)}.")
+
+
+@contextlib.contextmanager
+def drawn_from(folder: Path) -> Iterator[None]:
+    """What goes wrong while saved results are drawn is what their files hold, or lack."""
+    try:
+        yield
+    except SinkscopeError:
+        raise
+    except Exception as error:
+        if disk_is_full(error) or is_out_of_memory(error) or isinstance(error, BrokenPipeError):
+            raise
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(
+            f"{folder} cannot be drawn: its files lack something, or do not fit together "
+            f"({type(error).__name__}: {first}). If sinkscope wrote them so, please report it."
+        ) from error
 
 
 def save_and_show(result: Result, out: Path | None, as_json: bool) -> None:

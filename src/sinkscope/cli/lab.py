@@ -104,6 +104,7 @@ def train(
     common.check_device(device)
     out = Path(Path(recipe).stem) if out is None else out
     check_out(out, resume)
+    common.check(out)
     with common.progress_bar() as progress:
         progress("reading the text", 0, 1)
         data = prepare(chosen, corpus)
@@ -151,6 +152,7 @@ def build(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already: choose another --out or remove it.")
     given = {"family": family, "noise": noise, "carry": carry}
+    common.check(out)
     spec = draw_spec(mechanism, seed, **{k: v for k, v in given.items() if v is not None})
     typer.echo(f"Built {build_model(spec, out)}; the truth is in {out / 'truth.json'}.")
 

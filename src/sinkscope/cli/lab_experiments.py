@@ -72,6 +72,7 @@ def run(
     logging.set_verbosity_error()
     torch.set_num_threads(threads)
     plan = make_plan(name, size, seeds, steps)
+    common.check(None if dry_run else out)
     if dry_run or (size == "paper" and ranks.LAUNCHED not in os.environ):
         _plan(plan, out, corpus, device, json, write=not dry_run)
         return
@@ -150,7 +151,10 @@ def study(
     """Write the study page of an experiment again, from its raw results alone."""
     from sinkscope.report.studies.study import write_study
 
-    typer.echo(f"Study: {write_study(folders, out or folders[0])}")
+    common.check(out or folders[0])
+    with common.drawn_from(folders[0]):
+        page = write_study(folders, out or folders[0])
+    typer.echo(f"Study: {page}")
 
 
 def _say(made: dict[str, Any]) -> None:

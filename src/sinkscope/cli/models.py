@@ -33,6 +33,7 @@ def command(
     debug: common.Debug = False,
 ) -> None:
     """Support matrix: family, reader, and what was verified."""
+    common.check(None if out is None else out.expanduser().parent)
     matrix = _verify(types) if verify else jsonlib.loads(MATRIX.read_text(encoding="utf-8"))
     if types:
         unknown = [name for name in types if name not in matrix["types"]]

@@ -35,13 +35,16 @@ def command(
 
     result = load_result(run_dir)
     others = [load_result(folder) for folder in against or []]
-    page = render_page(result, *others)
+    for folder in (run_dir, figures):
+        common.check(folder)
     name = "comparison.html" if others else REPORT
-    write_whole(run_dir / name, page.encode())
-    if figures is not None:
-        from sinkscope.report.export import export_figures
+    with common.drawn_from(run_dir):
+        page = render_page(result, *others)
+        write_whole(run_dir / name, page.encode("utf-8", "replace"))
+        if figures is not None:
+            from sinkscope.report.export import export_figures
 
-        export_figures(result, figures)
-    common.show(result, json)
+            export_figures(result, figures)
+        common.show(result, json)
     if not json:
         print(f"Report: {run_dir / name}")

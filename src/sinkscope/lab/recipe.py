@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +17,8 @@ from sinkscope.subject.variants.configuration import FUSED
 
 CONFIGS = files("sinkscope.lab") / "configs"
 BUNDLED_VOCABULARY = 2048
+LARGEST = 1_000_000  # bytes of a YAML file, and values in it
+PLAIN_NAME = r"\w[\w.+=-]{0,79}"  # of what becomes the name of a folder or file: never a path
 Attention = Literal[
     "softmax",
     "gated",
@@ -163,10 +166,25 @@ def read_yaml(folder: Any, name: str, kind: str, hint: str) -> Any:
         if not source.is_file():
             raise InputError(f"No {kind} at {name}.")
     try:
-        return yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        if not isinstance(source, Path) or source.stat().st_size <= LARGEST:
+            held = yaml.safe_load(source.read_text(encoding="utf-8"))
+            if _size(held, {}) <= LARGEST:
+                return held
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         first = str(error).splitlines()[0]
         raise InputError(f"{name} cannot be read as YAML: {first}.") from error
+    raise InputError(f"{name} is too large for a {kind}.")
+
+
+def _size(held: Any, seen: dict[int, float]) -> float:
+    """Values in plain data, an alias counted wherever it stands; infinite where it holds itself."""
+    if not isinstance(held, (dict, list)):
+        return 1
+    if id(held) not in seen:
+        seen[id(held)] = math.inf
+        parts = [*held, *held.values()] if isinstance(held, dict) else held
+        seen[id(held)] = 1 + sum(_size(part, seen) for part in parts)
+    return seen[id(held)]
 
 
 def recipe_from(settings: Any, where: str) -> TrainingRecipe:
@@ -182,8 +200,16 @@ def validated(reader: TypeAdapter, settings: Any, where: str) -> Any:
     try:
         # By way of JSON, which pydantic reads strictly and yet takes lists for tuples.
         return reader.validate_json(json.dumps(settings), strict=True)
-    except (ValidationError, TypeError) as error:
+    except (ValidationError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: {_first_complaint(error)}.") from error
+
+
+def refuse_path(name: Any, where: str) -> None:
+    """Raise InputError for a name that is no plain one: files are written under it."""
+    if not isinstance(name, str) or not re.fullmatch(PLAIN_NAME, name):
+        raise InputError(
+            f"{where}: {str(name)[:80]!r} is no plain name; use letters, digits and - _ . + =."
+        )
 
 
 def _first_complaint(error: Exception) -> str:

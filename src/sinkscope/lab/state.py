@@ -9,6 +9,8 @@ OUT/model.safetensors  and the rest of the final model, once the run is finished
 import copy
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +20,38 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sinkscope.errors import InputError
+from sinkscope.files import disk_errors, sweep_out, written
 from sinkscope.lab.recipe import TrainingRecipe
 
-STATE, LOG, SETTINGS = "state.pt", "log.jsonl", "sink_heads.json"
+STATE, LOG, SETTINGS, PART = "state.pt", "log.jsonl", "sink_heads.json", ".part"
 
 
 def check_out(out: Path, resume: bool) -> None:
     """Refuse a folder that a run cannot be written to, or cannot be resumed from."""
     if resume:
-        if not (out / STATE).is_file():
+        if not (out / STATE).is_file() and not (out.is_dir() and _unbegun(out)):
             done = (out / SETTINGS).is_file()
             raise InputError(
                 f"{out} {'is finished already' if done else 'holds no run to resume'}."
             )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and not _unbegun(out):
         raise InputError(f"{out} exists already: choose another --out, or --resume it.")
+
+
+def _unbegun(out: Path) -> bool:
+    """Whether a folder holds nothing, or only what a run leaves that had no state yet.
+
+    Such a run begins anew, with --resume and without.
+    """
+    left = {LOG, f".{STATE}", PART}
+    return out.is_dir() and all(file.name in left for file in out.iterdir())
 
 
 def make_folder(out: Path) -> None:
     """Make `out` where it is not there yet."""
-    try:
+    with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be made: {error.strerror}.") from error
+        sweep_out(out)
 
 
 def save_model(
@@ -61,33 +72,46 @@ def save_model(
 
 def save_checkpoint(out: Path, step: int, *parts: Any) -> None:
     """`save_model` into `out/checkpoint-STEP`, which gets its name when all is written."""
-    target, part = out / f"checkpoint-{step}", out / ".part"
-    _write(part, *parts)
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
+    target = out / f"checkpoint-{step}"
+    with _written(out, *parts) as part:
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
 
 
 def save_final(out: Path, *parts: Any) -> None:
     """`save_model` into `out` itself; the state goes last, so that an end cut short is resumed."""
-    part = out / ".part"
-    _write(part, *parts)
-    for file in part.iterdir():
-        file.replace(out / file.name)
-    part.rmdir()
-    (out / STATE).unlink(missing_ok=True)
+    with _written(out, *parts) as part:
+        for file in part.iterdir():
+            file.replace(out / file.name)
+        part.rmdir()
+        (out / STATE).unlink(missing_ok=True)
 
 
-def _write(part: Path, *parts: Any) -> None:
+@contextmanager
+def _written(out: Path, *parts: Any) -> Iterator[Path]:
+    """A folder in `out` that holds a model, until it is moved. Raises as `disk_errors` does."""
+    part = out / PART
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_model(part, *parts)
+    try:
+        with disk_errors(out):
+            part.mkdir(parents=True)
+            save_model(part, *parts)
+            yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    written.append(out)
 
 
 def save_state(out: Path, state: dict[str, Any]) -> None:
     """Replace the state that `load_state` returns."""
     part = out / f".{STATE}"
-    torch.save(state, part)
-    part.replace(out / STATE)
+    try:
+        with disk_errors(out):
+            torch.save(state, part)
+            part.replace(out / STATE)
+    finally:
+        part.unlink(missing_ok=True)
+    written.append(out)
 
 
 def load_state(out: Path, recipe: TrainingRecipe, sha256: str) -> dict[str, Any]:

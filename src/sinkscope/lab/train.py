@@ -29,6 +29,7 @@ from sinkscope.lab.model import build_model
 from sinkscope.lab.recipe import TrainingRecipe
 from sinkscope.lab.state import (
     LOG,
+    STATE,
     check_out,
     cut_back,
     load_state,
@@ -239,11 +240,13 @@ def train(
         make_folder(out)
     ranks.wait()
     training = begin(recipe, data, device)
-    if resume:
+    if resume and (out / STATE).is_file():
         training.load(load_state(out, recipe, data.sha256))
         ranks.wait()
         if ranks.first():
             cut_back(out, training.step)
+    elif ranks.first():
+        (out / LOG).unlink(missing_ok=True)  # of a run that was cut short before its first state
     ranks.wait()
     parts = (training.model, data.tokenizer, recipe)
     try:

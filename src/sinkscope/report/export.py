@@ -5,6 +5,7 @@ They are drawn by vl-convert, with no browser and no network.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -58,7 +59,9 @@ def _pictures(section: Section) -> list[tuple[str, Callable[..., None]]]:
 
 
 def _file_name(name: str, panel: str) -> str:
-    return f"{name}-{panel}" if panel else name
+    """A plain name: run names and policies come from files, and are no paths."""
+    whole = f"{name}-{panel}" if panel else name
+    return re.sub(r"[^\w.+=-]|^\.", "_", whole)[:120]
 
 
 def write_chart(path: Path, spec: dict[str, Any], form: str) -> None:

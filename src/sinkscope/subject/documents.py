@@ -33,7 +33,7 @@ def read_documents(text: str, render: Render | None = None) -> tuple[list[str], 
     if path.suffix == ".jsonl":
         documents = [
             _text_of(line, text, i, render)
-            for i, line in enumerate(content.splitlines(), 1)
+            for i, line in enumerate(content.split("\n"), 1)
             if line.strip()
         ]
     else:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from sinkscope.errors import InputError
+from sinkscope.subject.header import declared, refuse_no_numbers
 from sinkscope.subject.incomplete import left_by_training, refuse_pieces
+from sinkscope.subject.memory import refuse_too_large
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+READ = (".json", ".jinja", ".txt", ".model", ".safetensors", ".py", *PICKLE_SUFFIXES)
 
 
 def bundled_model() -> Path:
@@ -33,9 +37,29 @@ def refuse_bad_id(source: str, offline: bool) -> None:
         raise InputError(f"No folder {source!r} here and HF_HUB_OFFLINE=1 forbids downloading it.")
 
 
-def check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> None:
-    """Refuse a folder without a readable config.json, or without weights that may be read."""
+def check_weights(
+    path: Path, config: dict[str, Any], dtype: str | None
+) -> dict[str, dict[str, Any]] | None:
+    """What the safetensors files of a folder declare; None without such files.
+
+    Refuses weights that are no floating-point numbers, and what `refuse_too_large` does.
+    """
+    tensors = declared(path) or None
+    if tensors and "quantization_config" not in config:
+        refuse_no_numbers(tensors, str(path))
+    refuse_too_large(config, tensors, dtype, str(path))
+    return tensors
+
+
+def check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> dict[str, Any]:
+    """The content of config.json.
+
+    Refuses a folder without a readable config.json, or without weights that may be read.
+    """
     config_file = path / "config.json"
+    for entry in path.iterdir():
+        if entry.suffix in READ and entry.exists() and not (entry.is_file() or entry.is_dir()):
+            raise InputError(f"{entry} is no regular file.")  # to read a pipe is to wait for ever
     refuse_pieces(path)
     if not config_file.is_file():
         other = left_by_training(path)
@@ -44,15 +68,17 @@ def check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> Non
         )
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{config_file} cannot be read as JSON ({error}).") from None
     if not isinstance(config, dict):
         raise InputError(f"{config_file} is not a JSON object.")
+    refuse_foreign_code(config, str(path))
+    refuse_too_large(config, None, None, str(path))  # before transformers lays it out
     if "auto_map" in config and not trust_remote_code and not config.get("model_type"):
         raise InputError(f"{path} needs its own code; pass --trust-remote-code if you trust it.")
     files = [f for f in path.iterdir() if f.is_file()]
     if any(f.suffix == ".safetensors" for f in files):
-        return
+        return config
     pickles = [f.name for f in files if f.suffix in PICKLE_SUFFIXES]
     if pickles and not allow_pickle:
         raise InputError(
@@ -61,3 +87,21 @@ def check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> Non
         )
     if not pickles:
         raise InputError(f"{path} holds no weights (no .safetensors file).")
+    return config
+
+
+def refuse_foreign_code(config: Any, where: str) -> None:
+    """Raise InputError where a configuration names an implementation that would be downloaded.
+
+    transformers takes a value such as `org/kernels` for a Hub repository of code.
+    """
+    held = [config]
+    while held:
+        for key, value in held.pop().items():
+            if isinstance(value, dict):
+                held.append(value)
+            elif str(key).endswith("_implementation") and "/" in str(value):
+                raise InputError(
+                    f"{where}: config.json names code on the Hub as its {key} ({value!r}); "
+                    "remove it."
+                )

@@ -12,15 +12,12 @@ import torch
 from sinkscope.errors import InputError
 from sinkscope.subject import adapters, gguf
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
-from sinkscope.subject.folder import bundled_model, check_folder, refuse_bad_id
+from sinkscope.subject.folder import bundled_model, check_folder, check_weights, refuse_bad_id
 from sinkscope.subject.identity import identity_of, say
-from sinkscope.subject.weights import (
-    load_config,
-    load_tokenizer,
-    load_weights,
-    refuse_nan,
-    to_device,
-)
+from sinkscope.subject.memory import refuse_too_large
+from sinkscope.subject.offline import hub_forbidden
+from sinkscope.subject.probe import refuse_no_finite, try_out
+from sinkscope.subject.weights import load_config, load_tokenizer, load_weights, to_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BUNDLED = "bundled"
@@ -102,8 +99,8 @@ def load(
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
     path = bundled_model() if source in (None, BUNDLED) else Path(str(source)).expanduser()
+    local = _exists(path)
     packed = gguf.find_gguf(path, gguf_file)
-    local = path.exists()
     if not local:
         refuse_bad_id(str(source), offline)
     where: str = packed.where if packed else str(path) if local else str(source)
@@ -115,7 +112,8 @@ def load(
     }
     place = path if local and path.is_dir() else None
     if not local and packed is None:
-        place = adapters.hub_adapter(where, common)
+        with hub_forbidden(offline):
+            place = adapters.hub_adapter(where, common)
     adapter = adapters.find_adapter(place) if place and packed is None else None
     if adapter is not None:
         options = {"dtype": dtype, "device": device, "device_map": device_map, "offline": offline}
@@ -123,17 +121,28 @@ def load(
         return _merged(adapter, path.name if local else where, {**options, **safety})
     if local and packed is None:
         check_folder(path, allow_pickle, trust_remote_code)
-    weights = gguf.weight_format(packed, common) if packed else None
-    config = load_config(where, common)
-    options = {**common, **gguf.weight_options(packed)}
-    model, unused = load_weights(where, config, options, DTYPES[dtype], device_map, allow_pickle)
+    with hub_forbidden(offline or local):
+        weights = gguf.weight_format(packed, common) if packed else None
+        config = load_config(where, common)
+        plain = config.to_dict()
+        room_for = None if device_map else dtype
+        if local and packed is None:
+            check_weights(path, plain, room_for)
+        else:
+            refuse_too_large(plain, None, room_for, where)
+        options = {**common, **gguf.weight_options(packed)}
+        model, unused = load_weights(
+            where, config, options, DTYPES[dtype], device_map, allow_pickle
+        )
+        tokenizer = load_tokenizer(where, common, local)
     if packed is not None:
         model = gguf.as_plain(model)
     if device_map is None:
         model = to_device(model, device)
-    refuse_nan(model, where)
-    tokenizer = load_tokenizer(where, common, local)
     model.eval()
+    refuse_no_finite(model, where)
+    anatomy = find_anatomy(model)
+    try_out(model, anatomy, where)
     name = BUNDLED if source in (None, BUNDLED) else (path.name if local else str(source))
     file = packed.path if packed else path if local else None
     identity = identity_of(model, name, revision, file)
@@ -148,7 +157,14 @@ def load(
             "The sink of this model was induced: an auxiliary loss supervised heads for it."
         )
     say(identity, *said)
-    return Subject(model, tokenizer, find_anatomy(model), identity)
+    return Subject(model, tokenizer, anatomy, identity)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long for a name, or one that no disk can hold
+        return False
 
 
 def _merged(adapter: adapters.Adapter, name: str, options: dict[str, Any]) -> Subject:
@@ -163,7 +179,7 @@ def _merged(adapter: adapters.Adapter, name: str, options: dict[str, Any]) -> Su
     if any(p.device.type == "meta" for p in base.model.parameters()):
         raise InputError("An adapter is not merged into weights on disk: use no device map.")
     adapters.merge(base.model, adapter)
-    refuse_nan(base.model, str(adapter.folder))
+    refuse_no_finite(base.model, str(adapter.folder))
     base.identity["id"], base.identity["adapter_of"] = name, base.identity["id"]
     base.identity["weights_sha256"] = adapter.sha256(base.identity["weights_sha256"])
     say(base.identity, f"The adapter {name} was merged in memory into {adapter.base}.")

@@ -7,13 +7,17 @@ names.
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sinkscope.errors import InputError
 from sinkscope.settings import BOS_POLICIES
 from sinkscope.subject.load import Subject
 from sinkscope.subject.tokens import token_text, vocabulary
+
+Ids = TypeVar("Ids", list[int], "array[int]")
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,11 @@ class Opening:
             return "with" if self.by_itself or (brought and self.ids) else "without"
         return asked
 
-    def begins(self, row: list[int]) -> bool:
+    def begins(self, row: Sequence[int]) -> bool:
         """Whether a row of ids begins with BOS."""
-        return bool(self.ids and row) and row[0] == self.ids[0]
+        return bool(self.ids and len(row)) and row[0] == self.ids[0]
 
-    def without(self, row: list[int]) -> list[int]:
+    def without(self, row: Ids) -> Ids:
         """The row behind every BOS that it begins with."""
         while self.begins(row):
             whole = tuple(row[: len(self.ids)]) == self.ids

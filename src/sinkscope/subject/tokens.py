@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from sinkscope.files import storable
 from sinkscope.subject.load import Subject
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """Text of one token, fit to be stored as UTF-8; its id where there is no tokenizer."""
+    """Text of one token, fit to be stored; its id where there is no tokenizer."""
     if tokenizer is None:
         return str(token)
-    return tokenizer.decode([token]).encode("utf-8", "replace").decode("utf-8")
+    return storable(tokenizer.decode([token]))
 
 
 def vocabulary(subject: Subject) -> int:

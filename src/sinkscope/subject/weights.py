@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sinkscope.errors import InputError, OutOfResources, Unsupported
+from sinkscope.errors import (
+    InputError,
+    OutOfResources,
+    Unsupported,
+    is_out_of_memory,
+    is_panic,
+)
 from sinkscope.subject import checkpoint_keys as keys
+from sinkscope.subject.folder import refuse_foreign_code
+
+SAMPLE = "Attention is paid to the first token, whatever it is.\n"
+MOST_TOKENS = 20  # tokens a character of the sample: bytes of a character, and room
+_UNKNOWN = re.compile("does not recognize|[Uu]nrecognized|model.type|architecture")
+_NO_MEMORY = "Not enough memory to load {}; try --dtype bfloat16."
 
 
 def load_config(where: str, common: dict) -> Any:
@@ -22,14 +35,18 @@ def load_config(where: str, common: dict) -> Any:
         config = AutoConfig.from_pretrained(where, **common)
     except OSError as error:
         raise InputError(f"{where} cannot be loaded: {first_line(error)}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 - all that transformers makes of a wrong value
         if "trust_remote_code" in str(error):
             raise InputError(
                 f"{where} needs its own code; pass --trust-remote-code if you trust it."
             ) from None
-        raise Unsupported(
-            f"{where}: the configuration is not one this transformers knows ({first_line(error)})"
-        ) from None
+        if isinstance(error, (ValueError, KeyError)) and _UNKNOWN.search(str(error)):
+            raise Unsupported(
+                f"{where}: the configuration is not one this transformers knows "
+                f"({first_line(error)})"
+            ) from None
+        raise InputError(f"{where}: config.json will not do: {first_line(error)}") from None
+    refuse_foreign_code(config.to_dict(), where)
     if isinstance(config, SinkscopeLabConfig):
         import sinkscope.subject.variants.modeling  # noqa: F401  registers the model
 
@@ -86,16 +103,19 @@ def load_weights(
 def _from_pretrained(kind: Any, where: str, options: dict) -> tuple[Any, dict[str, Any]]:
     """transformers' own loading, with its failures in one sentence: (model, what it found)."""
     from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
 
     try:
         return kind.from_pretrained(where, **options)
     except SafetensorError as error:
         raise InputError(f"{where}: the safetensors file is corrupt ({error}).") from None
-    except (torch.OutOfMemoryError, MemoryError):
-        raise OutOfResources(f"Not enough memory to load {where}; try --dtype bfloat16.") from None
     except OSError as error:
         raise InputError(f"{where} cannot be loaded: {first_line(error)}") from None
-    except (ValueError, RuntimeError, KeyError, ImportError) as error:
+    except Exception as error:  # as above
+        if is_out_of_memory(error):
+            raise OutOfResources(_NO_MEMORY.format(where)) from None
+        if kind is not AutoModelForCausalLM and isinstance(error, AttributeError):
+            raise  # a class of the caller's own, who knows what that means
         raise InputError(f"{where} cannot be loaded: {first_line(error)}") from None
 
 
@@ -103,19 +123,12 @@ def to_device(model: Any, device: str) -> Any:
     """The model on a device. Raises InputError and OutOfResources."""
     try:
         return model.to(device)
-    except torch.OutOfMemoryError:
-        raise OutOfResources(f"The model does not fit on {device}; try --dtype bfloat16.") from None
-    except (RuntimeError, AssertionError) as error:
+    except Exception as error:  # noqa: BLE001 - all that a driver says
+        if is_out_of_memory(error):
+            raise OutOfResources(
+                f"The model does not fit on {device}; try --dtype bfloat16."
+            ) from None
         raise InputError(f"Device {device!r} cannot be used: {first_line(error)}") from None
-
-
-def refuse_nan(model: Any, where: str) -> None:
-    """Raise InputError where a weight is not finite."""
-    for name, parameter in model.named_parameters():
-        if parameter.device.type == "meta":
-            continue  # offloaded by device_map; checked when it is read
-        if not torch.isfinite(parameter).all():
-            raise InputError(f"{where}: weight {name} holds NaN or infinity.")
 
 
 def load_tokenizer(where: str, common: dict, local: bool) -> Any:
@@ -134,17 +147,23 @@ def load_tokenizer(where: str, common: dict, local: bool) -> Any:
     if local and not any((Path(where) / name).is_file() for name in names):
         return None  # token-id prompts still work; text prompts say what is missing
     try:
-        return AutoTokenizer.from_pretrained(where, **common)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise InputError(f"{where}: the tokenizer cannot be loaded: {first_line(error)}") from None
-    except Exception as error:
-        # the Rust tokenizers library raises bare Exception on a damaged file
-        if type(error) is not Exception:
+        tokenizer = AutoTokenizer.from_pretrained(where, **common)
+        grown = len(tokenizer(SAMPLE, add_special_tokens=False)["input_ids"])
+        tokenizer.decode([0])
+    except BaseException as error:  # the library in Rust panics, which is no Exception
+        if not isinstance(error, Exception) and not is_panic(error):
             raise
-        raise InputError(f"{where}: the tokenizer is damaged: {first_line(error)}") from None
+        raise InputError(f"{where}: the tokenizer cannot be loaded: {first_line(error)}") from None
+    if grown > MOST_TOKENS * len(SAMPLE):
+        raise InputError(
+            f"{where}: the tokenizer makes {grown:,} tokens of {len(SAMPLE)} characters."
+        )
+    return tokenizer
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, as the end of a sentence."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].strip().rstrip(".") + "."
+    """The first line of an error's text, as the end of a sentence; a heading takes the next too."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    lines = lines or [type(error).__name__]
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return said[:400].rstrip(".") + "."

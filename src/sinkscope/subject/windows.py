@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 
 from sinkscope.errors import InputError
 from sinkscope.subject.opening import Opening
+
+PIECE = 1 << 20  # characters that are encoded at a time
 
 
 @dataclass
@@ -42,10 +45,7 @@ def text_rows(
     """
     if tokenizer is None:
         raise InputError("this model folder has no tokenizer; use --prompts random or repeat.")
-    streams = [
-        tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
-        for document in documents
-    ]
+    streams = [_encoded(tokenizer, document) for document in documents]
     brought = sum(opening.begins(stream) for stream in streams)
     policy = opening.policy(bos, brought == len(streams))
     first = list(opening.ids) if policy == "with" else []
@@ -58,8 +58,26 @@ def text_rows(
     return Rows([first + row for row in cut], policy, notes)
 
 
+def _encoded(tokenizer: Any, document: str) -> array[int]:
+    """Token ids of a document, encoded piece by piece: an encoder holds a hundred times its text.
+
+    Only a document longer than PIECE is cut, at the end of a line where there is one.
+    """
+    ids = array("i")
+    start = 0
+    while start < len(document):
+        stop = start + PIECE
+        if stop < len(document):
+            stop = max(document.rfind("\n", start, stop), document.rfind(" ", start, stop)) or stop
+            stop = stop if stop > start else start + PIECE
+        piece = document[start:stop]
+        ids.extend(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"])
+        start = stop
+    return ids
+
+
 def _cut(
-    streams: list[list[int]], n: int, body: int, opening: Opening, generator: torch.Generator
+    streams: list[array[int]], n: int, body: int, opening: Opening, generator: torch.Generator
 ) -> list[list[int]]:
     whole = [
         (s, start)
@@ -72,8 +90,8 @@ def _cut(
         stream = streams[s]
         while opening.begins(stream[start : start + 1]):  # a window must not begin inside with BOS
             start += 1
-        rows.append(stream[start : start + body])
-    short = [stream for stream in streams if 2 <= len(stream) < body]
+        rows.append(list(stream[start : start + body]))
+    short = [list(stream) for stream in streams if 2 <= len(stream) < body]
     return [row for row in rows if len(row) == body] + short[: n - len(rows)]
 
 
@@ -88,7 +106,7 @@ def _own_bos(opening: Opening, policy: str, brought: int, documents: int) -> lis
 
 
 def _lengths(
-    streams: list[list[int]], cut: list[list[int]], n: int, length: int, body: int
+    streams: list[array[int]], cut: list[list[int]], n: int, length: int, body: int
 ) -> list[str]:
     """What is to be said where documents are shorter than a prompt, or prompts fewer than asked."""
     notes = []

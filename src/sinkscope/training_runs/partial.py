@@ -23,10 +23,11 @@ from torch import nn
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.observe.registry import hooks
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
-from sinkscope.subject.folder import check_folder
+from sinkscope.subject.folder import check_folder, check_weights
 from sinkscope.subject.identity import reading_note, say
 from sinkscope.subject.load import DTYPES, Subject
-from sinkscope.subject.weights import load_config, load_tokenizer, load_weights, refuse_nan
+from sinkscope.subject.probe import refuse_no_finite
+from sinkscope.subject.weights import load_config, load_tokenizer, load_weights
 from sinkscope.training_runs.tensors import hash_tensors, tensor_names
 
 _NOT_ALONE = "the first blocks of a {!r} model cannot be loaded alone; load all."
@@ -116,6 +117,7 @@ def load_first_blocks(
     check_folder(folder, allow_pickle, False)
     common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
     config = load_config(str(folder), common)
+    check_weights(folder, config.to_dict(), None)
     plan = plan_blocks(config, blocks)
     try:
         with quiet():  # transformers reports every tensor that is left in the file
@@ -125,7 +127,7 @@ def load_first_blocks(
             )  # fmt: skip
     except AttributeError:  # a constructor that goes on to use the blocks that were cut off
         raise Unsupported(_NOT_ALONE.format(config.model_type)) from None
-    refuse_nan(model, str(folder))
+    refuse_no_finite(model, str(folder))
     model = model.to(torch.device(device)).eval()
     _refuse_loops(model, plan)
     identity = {

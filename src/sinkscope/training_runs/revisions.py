@@ -16,7 +16,7 @@ from sinkscope.errors import InputError
 
 STEP, INDEX, EPOCH, TOKENS = "step", "index", "epoch", "tokens"
 _POWERS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
-_NUMBER = r"(\d+(?:\.\d+)?)"
+_NUMBER = r"(\d{1,15}(?:\.\d{1,15})?)"  # longer ones are no steps
 _START = r"(?:^|(?<=[^a-z]))"  # a word begins: `timestep5` is no step
 _END = r"(?![a-z0-9.]*\d|[a-z])"  # and ends: `step5abc` says something else
 
@@ -39,7 +39,7 @@ _TOKENS = [
     re.compile(rf"(?:step|iter)s?[-_]?\d+k?[-_]{_NUMBER}([mbt]){_END}"),
 ]
 _TOKENS_ALONE = re.compile(r"(?:^train[-_]?(?=\d+[bt]$)|[-_](?=[\d.]+t$))(\d+(?:\.\d+)?)([bt])$")
-_PLAIN = re.compile(r"^\d+$")
+_PLAIN = re.compile(r"^\d{1,15}$")
 _NUMBERED = re.compile(
     rf"{_START}(?:stage|phase)[-_]?(\d+)(?:[-_](?:ingredient|part|branch)[-_]?(\d+))?"
 )
@@ -177,10 +177,12 @@ def _by_pattern(name: str, pattern: str) -> Revision | None:
     digits = groups.get("step") or (match.group(1) if match.re.groups else match.group(0))
     try:
         step = int(digits)
+        if step >= 10**15:
+            raise ValueError
     except (TypeError, ValueError):
         raise InputError(
-            f"--pattern {pattern!r} finds {digits!r} in {name!r}, which is no number; put the "
-            "step into a group, such as (?P<step>\\d+)."
+            f"--pattern {pattern!r} finds {digits!r} in {name!r}, which is no number of a step; "
+            "put the step into a group, such as (?P<step>\\d+)."
         ) from None
     tokens = re.fullmatch(rf"{_NUMBER}([kmbt]?)t?", (groups.get("tokens") or "").lower())
     stage = groups.get("stage") or ""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +16,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as decode_tensors
 from safetensors.numpy import save as encode_tensors
 
-from sinkscope.files import PART, write_whole
+from sinkscope.files import sweep_out, write_whole
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
 
 VERSION = "3"  # of what `light` measures; a new one makes every stored file stale
-
-ABANDONED = 3600  # seconds after which a part of a file belongs to nobody
 
 
 @dataclass(frozen=True)
@@ -51,14 +48,20 @@ class Store:
         write_whole(self.path(key), content)
 
     def sweep_out(self) -> None:
-        """Remove what an interrupted write left behind an hour ago or more."""
-        for left in self.folder.glob(f"{PART}*"):
-            if time.time() - left.stat().st_mtime > ABANDONED:
-                left.unlink(missing_ok=True)
+        """Remove what a write left behind that was killed."""
+        sweep_out(self.folder)
+
+
+def conditions(dtype: str, device: str, threads: int) -> str:
+    """What a number depends on beside content and view, as text."""
+    import torch
+    import transformers
+
+    return json.dumps([dtype, device, threads, torch.__version__, transformers.__version__])
 
 
 def key_of(content: str, view: str) -> str:
-    """Key of a checkpoint's content under a view, each given by its hash."""
+    """Key of a checkpoint's content, given by its hash, under a view and `conditions`."""
     return hashlib.sha256(json.dumps([VERSION, content, view]).encode()).hexdigest()
 
 

@@ -26,7 +26,7 @@ from sinkscope.training_runs.checkpoint import TrainingRun
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
 from sinkscope.training_runs.on_ray import ray_results
 from sinkscope.training_runs.pilot import Pilot, view_hash
-from sinkscope.training_runs.store import Store, key_of
+from sinkscope.training_runs.store import Store, conditions, key_of
 from sinkscope.training_runs.task import Results, Task, content_of, measure
 
 ATTEMPTS = 3  # a worker that dies (memory) takes its task with it; the task is tried again
@@ -71,7 +71,8 @@ def sweep(
     could be measured.
     """
     store.sweep_out()
-    view = view_hash(pilot.view)
+    count = torch.get_num_threads() if threads is None else threads
+    view = view_hash(pilot.view) + conditions(dtype, device, count)
     plain = pilot.to_json()
     swept = Swept([None] * len(run.checkpoints))
     label, total = f"checkpoints of {run.name}", len(run.checkpoints)
@@ -84,8 +85,9 @@ def sweep(
         for index, checkpoint in enumerate(run.checkpoints):
             try:
                 keys[index] = key_of(content_of(checkpoint, pilot), view)
-            except (SinkscopeError, OSError) as error:
-                swept.broken[checkpoint.name] = str(error)
+            except Exception as error:  # noqa: BLE001 - a broken checkpoint is a row, whatever breaks
+                said = str(error) if isinstance(error, SinkscopeError) else f"{error!r}."
+                swept.broken[checkpoint.name] = said
                 done += 1
                 continue
             stored = store.read(keys[index])
@@ -94,7 +96,6 @@ def sweep(
                 done += 1
                 progress(label, done, total)
                 continue
-            count = torch.get_num_threads() if threads is None else threads
             yield Task(index, checkpoint, plain, dtype, device, count, budget)
 
     progress(label, 0, total)

@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 
-from sinkscope.errors import OutOfResources, SinkscopeError
+from sinkscope.errors import OutOfResources, SinkscopeError, is_out_of_memory, is_panic
 from sinkscope.subject.adapters import find_adapter
-from sinkscope.subject.load import Subject, check_folder, load, load_config
+from sinkscope.subject.folder import check_folder, check_weights
+from sinkscope.subject.load import Subject, load
+from sinkscope.subject.weights import load_config
 from sinkscope.training_runs.checkpoint import Checkpoint
 from sinkscope.training_runs.checkpoint_metrics import light
 from sinkscope.training_runs.hub import fetch_first_blocks
@@ -53,7 +55,9 @@ def content_of(checkpoint: Checkpoint, pilot: Pilot | None) -> str:
         return adapter.sha256(of or adapter.base)
     check_folder(folder, False, False)
     common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
-    plan = plan_blocks(load_config(str(folder), common), None if pilot is None else _blocks(pilot))
+    config = load_config(str(folder), common)
+    check_weights(folder, config.to_dict(), None)
+    plan = plan_blocks(config, None if pilot is None else _blocks(pilot))
     return content_hash(folder, plan)
 
 
@@ -103,6 +107,10 @@ def measure(task: Task) -> tuple[int, bytes | None, str]:
         raise
     except SinkscopeError as error:
         return task.index, None, str(error)
-    except (RuntimeError, ValueError, KeyError, TypeError, OSError, IndexError) as error:
+    except BaseException as error:  # a broken checkpoint is a row, whatever breaks
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        if is_out_of_memory(error):
+            raise OutOfResources(f"no memory for {task.checkpoint.name}.") from None
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return task.index, None, f"it cannot be measured ({type(error).__name__}: {first})"

@@ -14,22 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sinkscope.errors import InputError
+from sinkscope.subject.header import read_header
 
 CHUNK = 1 << 23  # of a read: over the Hub each is a request
-LARGEST_HEADER = 100_000_000  # the limit of the format itself
-
-
-def read_header(file: BinaryIO, name: str) -> tuple[dict[str, Any], int]:
-    """The header of an open safetensors file, and where its data begins."""
-    start = file.read(8)
-    size = int.from_bytes(start, "little")
-    if len(start) < 8 or not 2 <= size <= LARGEST_HEADER:
-        raise InputError(f"{name}: the safetensors file is corrupt (its header has no length).")
-    try:
-        header = json.loads(file.read(size))
-    except ValueError:
-        raise InputError(f"{name}: the safetensors file is corrupt (bad header).") from None
-    return header, 8 + size
 
 
 def copy_tensors(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sinkscope.errors import InputError
+from sinkscope.files import fill_folder
 from sinkscope.known.constructed.canvas import Canvas
 from sinkscope.known.constructed.choices import SMALL_VOCABULARIES
 from sinkscope.known.constructed.gpt2 import Gpt2Canvas
@@ -66,16 +65,14 @@ def build_model(spec: Spec, folder: str | Path) -> Path:
     if folder.exists() and not (folder / FILE).is_file() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty and holds no constructed model; choose another.")
     model, tokenizer, truth = build_in_memory(spec)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
-        whole = Path(place) / "model"
-        model.save_pretrained(whole)
-        tokenizer.save_pretrained(whole)
-        truth.save(whole)
-        if folder.exists():
-            shutil.rmtree(folder)
-        whole.rename(folder)
-    return folder
+
+    def fill(place: Path) -> None:
+        model.save_pretrained(place)
+        tokenizer.save_pretrained(place)
+        truth.save(place)
+
+    before = [file.name for file in folder.iterdir() if file.is_file()] if folder.exists() else []
+    return fill_folder(folder, fill, gone=before)
 
 
 def tokenizer_of(size: int) -> Any:

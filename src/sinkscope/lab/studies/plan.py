@@ -8,7 +8,14 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter
 
 from sinkscope.errors import InputError
-from sinkscope.lab.recipe import TrainingRecipe, read_yaml, recipe_from, validated, yaml_names
+from sinkscope.lab.recipe import (
+    TrainingRecipe,
+    read_yaml,
+    recipe_from,
+    refuse_path,
+    validated,
+    yaml_names,
+)
 
 CONFIGS = files("sinkscope.lab.studies") / "configs"
 SIZES = ("smoke", "small", "paper")
@@ -197,11 +204,14 @@ def read_experiment(name: str) -> Experiment:
 
 
 def _check(experiment: Experiment, name: str) -> None:
+    refuse_path(Path(name).stem, name)
     for size, one in experiment.sizes.items():
         cells = one.cells or experiment.cells
         where = f"{name}, size {size}"
         if not cells:
             raise InputError(f"{where}: there are no cells.")
+        for cell in cells:
+            refuse_path(cell, where)
         if min(one.seeds, one.windows, one.every, one.length - 7) < 1:
             raise InputError(f"{where}: seeds, windows, every must be positive, length at least 8.")
         for cell, recipe in _expand(experiment, one, where).items():

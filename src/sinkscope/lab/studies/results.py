@@ -9,11 +9,15 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict
 
 from sinkscope.errors import InputError
 from sinkscope.files import write_whole
 from sinkscope.lab.corpus import texts_sha256
+from sinkscope.lab.recipe import refuse_path, validated
 from sinkscope.lab.studies.plan import StudyPlan
 
 ASKED, RESULTS, CURVES = "experiment.json", "results.jsonl", "curves.jsonl"
@@ -26,6 +30,47 @@ CHANGED = {  # what to call a difference
     "text_sha256": "texts",
 }
 Line = dict[str, Any]
+
+
+class Asked(TypedDict):
+    """experiment.json."""
+
+    experiment: str
+    size: Literal["smoke", "small", "paper"]
+    seeds: int
+    excerpt: bool
+    cells: dict[str, dict[str, Any]]
+    evaluate: list[Literal["with", "without"]]
+    text_sha256: str
+    about: dict[str, Any]
+
+
+class ResultLine(TypedDict):
+    """A line of results.jsonl."""
+
+    cell: str
+    seed: int
+    bos: Literal["with", "without"]
+    figures: dict[str, float | bool | str | None]
+    training: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+class CurveLine(TypedDict):
+    """A line of curves.jsonl; its figures are further lists, as long as `step`."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    cell: str
+    seed: int
+    step: list[int]
+
+
+ASKED_READER = TypeAdapter(Asked)
+LINE_READERS: dict[str, TypeAdapter] = {
+    RESULTS: TypeAdapter(ResultLine),
+    CURVES: TypeAdapter(CurveLine),
+}
 
 
 @dataclass
@@ -74,17 +119,31 @@ def read_results(out: Path) -> Results:
     """The raw results in a folder. Errors: InputError for a folder that holds none."""
     if not (out / ASKED).is_file():
         raise InputError(f"{out} holds no experiment: give the --out of sinkscope lab run.")
-    return Results(_read_json(out / ASKED), read_lines(out / RESULTS), read_lines(out / CURVES))
+    asked = _read_json(out / ASKED)
+    validated(ASKED_READER, asked, str(out / ASKED))
+    for name in (asked["experiment"], *asked["cells"]):
+        refuse_path(name, str(out / ASKED))
+    lines, curves = read_lines(out / RESULTS), read_lines(out / CURVES)
+    for line in (*lines, *curves):
+        if line["cell"] not in asked["cells"]:
+            raise InputError(f"{out} holds results of {line['cell']!r}, which was not asked for.")
+    return Results(asked, lines, curves)
 
 
 def read_lines(path: Path) -> list[Line]:
-    """One JSON object a line; none where there is no file."""
+    """One JSON object a line; none where there is no file. InputError for what is no such line."""
     if not path.is_file():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except ValueError as error:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: remove it and run again.") from error
+    for number, line in enumerate(lines, 1):
+        validated(LINE_READERS[path.name], line, f"{path}, line {number}")
+        points = {len(each) for each in line.values() if isinstance(each, list)}
+        if len(points) > 1 or (path.name == CURVES and not line["step"]):
+            raise InputError(f"{path}, line {number}: its lists differ in length, or are empty.")
+    return lines
 
 
 def put_lines(path: Path, new: Sequence[Line]) -> None:
@@ -112,5 +171,5 @@ def figures_by_seed(lines: Iterable[Line], cell: str, bos: str, figure: str) -> 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: remove its folder and run again.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from functools import partial
 from pathlib import Path
@@ -67,7 +68,7 @@ def study_page(held: list[Held]) -> str:
     about, name = first["about"], first["experiment"]
     by_size = {one["size"]: (one, curves) for one, curves in held}
     parts = [
-        f"# {words.title(first)}",
+        f"# {_escaped(words.title(first))}",
         _wrapped(
             "Written by `sinkscope lab study` from the raw results of "
             f"`sinkscope lab run {visible(name)}`. Published: {visible(about['source'])}."
@@ -88,7 +89,11 @@ def study_page(held: list[Held]) -> str:
 def _size(one: dict[str, Any], curves: list[dict[str, Any]]) -> list[str]:
     name = visible(one["experiment"])
     parts = [
-        _command(name, one["about"]["options"] + ("" if one["excerpt"] else " --corpus PATH")),
+        _command(
+            name,
+            visible(one["about"]["options"]).replace("`", "")
+            + ("" if one["excerpt"] else " --corpus PATH"),
+        ),
         _wrapped(f"{words.run_sentence(one)} {words.interval_sentence(one)}"),
         *(_table(make(one)) for make in (tables.measured_table, tables.heads_table)),
         _wrapped(words.BEST_HEAD),
@@ -126,9 +131,14 @@ def _table(table: Table) -> str:
     rule = ["---:" if i in table.numeric else "---" for i in range(len(table.columns))]
     lines = [table.columns, rule, *table.rows]
     return "\n".join(
-        "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines
+        "| " + " | ".join(_escaped(c).replace("|", "\\|") for c in line) + " |" for line in lines
     )
 
 
 def _wrapped(text: str, indent: str = "") -> str:
-    return textwrap.fill(" ".join(text.split(" ")).strip(), 100, subsequent_indent=indent)
+    return textwrap.fill(" ".join(_escaped(text).split(" ")).strip(), 100, subsequent_indent=indent)
+
+
+def _escaped(text: str) -> str:
+    """Text in which nothing is HTML, links to nothing and draws no picture: it may be anyone's."""
+    return re.sub(r"\](?=[(\[])", "\\]", text.replace("&", "&amp;").replace("<", "&lt;"))
