@@ -237,7 +237,7 @@ def test_padded_prompts_and_far_positions_are_refused(llama, ids):
         Engine(llama, token_prompts(ids), heads=[(0, 9)])
 
 
-@pytest.mark.parametrize("family", ("llama", "gpt2"))
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_few_prompts_and_a_few_predictions_read_as_all_of_them_do(family, monkeypatch):
     """What is run of them is what a pass over everything reads there, and the rest is NaN."""
     subject, prompts, sites = prepare(family)
