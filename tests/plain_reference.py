@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from sinkscope.subject.load import Subject
+
 
 def plain_pass(model, ids: torch.Tensor) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
     """Maps [layer, n, H, T, T], logits, and block inputs [n, point, T, d] of eager attention."""
@@ -68,3 +70,45 @@ def mean(values: np.ndarray) -> np.ndarray:
     """Mean over prompts without NaN."""
     count = np.isfinite(values).sum(0)
     return np.where(count > 0, np.nansum(values, 0) / np.maximum(count, 1), np.nan)
+
+
+def streamed(subject: Subject, ids: torch.Tensor, window: int, keep: int) -> torch.Tensor:
+    """Logits [T, V] of one row as a server gives them, token by token, for any family.
+
+    What a block gives a token follows from the inputs of the block at the tokens that are still
+    there: so these inputs are the cache, and the block is run on them at positions 0, 1, ..
+    """
+    blocks = subject.anatomy.modules(subject.model)
+    given: list[tuple[torch.Tensor, dict]] = []
+
+    def enter(module, args, kwargs):
+        given.append((args[0] if args else kwargs.pop("hidden_states"), kwargs))
+
+    def leave(module, args, output):
+        return (out, *output[1:]) if isinstance(output, tuple) else out
+
+    handle = blocks[0].register_forward_pre_hook(enter, with_kwargs=True)
+    subject.model(ids.unsqueeze(0), use_cache=False)
+    handle.remove()
+    [(x0, kwargs)] = given
+    kwargs = {k: v for k, v in kwargs.items() if k not in ("attention_mask", "past_key_values")}
+    held: list[list[torch.Tensor]] = [[] for _ in blocks]
+    found = []
+    for t in range(len(ids)):
+        x = x0[:, t : t + 1]
+        for block, inputs in zip(blocks, held, strict=True):
+            inputs.append(x)
+            if len(inputs) > window:
+                del inputs[keep]
+            n = len(inputs)
+            cos, sin = kwargs["position_embeddings"]
+            mask = torch.full((1, 1, n, n), -1e30).triu(1)
+            now = kwargs | {"position_embeddings": (cos[:, :n], sin[:, :n])}
+            y = block(torch.cat(inputs, 1), attention_mask=mask, **now)
+            x = (y[0] if isinstance(y, tuple) else y)[:, -1:]
+        found.append(x)
+    out = torch.cat(found, 1)
+    handle = blocks[-1].register_forward_hook(leave)
+    logits = subject.model(ids.unsqueeze(0), use_cache=False).logits[0]
+    handle.remove()
+    return logits

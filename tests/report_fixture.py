@@ -32,7 +32,7 @@ HOSTILE = [
 WORDS = re.findall(r"\S+", "the cat sat on a mat , and then it slept until noon .")
 MINIMAL = {
     *("p0_received", "p0_late", "received", "uniform_received", "uniform_late"),
-    *("random_target_p99", "selectivity", "entropy"),
+    *("random_target_p99", "selectivity", "entropy", "sinking"),
 }
 
 
@@ -100,8 +100,18 @@ def _scan(data: xr.Dataset, minimal: bool, bos: str) -> ScanSummary:
         for kind in np.unique(data["layer_type"].values)
     }
     kinds = data["layer_type"].values
+    count = int((data["p0_late"].mean("sequence") > 0.3).sum())
     return ScanSummary(
-        p0_sink=bool((data["p0_late"] > 0.3).any()),
+        p0_sink=count > 0,
+        sink={
+            "kind": "p0" if count else "none",
+            "words": [],
+            "heads": count,
+            "of": data["p0_late"][0].size,
+            "prompts": data.sizes["sequence"] if count else 0,
+            "positions": [0] if count else [],
+            "tokens": [],
+        },
         sink_rate={str(e): _measured((received > e).values) for e in EPS},
         sink_rate_after_2={str(e): _measured((received[:, 2:] > e).values) for e in EPS},
         sink_rate_by_type={
@@ -193,6 +203,7 @@ def _dataset(rng, n: int, heads: int, T: int, sinks: bool, maps: tuple[int, int]
         "untrained_late": (("seed", *lh), 0.03 + 0.005 * rng.normal(size=(3, n, heads))),
         "untrained_received": (("seed", *lh), 0.08 + 0.005 * rng.normal(size=(3, n, heads))),
         "random_target_p99": (lh, 0.05 + 0.02 * rng.random((n, heads))),
+        "sinking": (lh, np.nan_to_num(noisy_late.mean(0)) > 0.3),
         "selectivity": (lh, late / tail[1:].mean()),
         "entropy": (lh, 4 * (1 - late)),
         "learned_mass": (lh, 0.02 * rng.random((n, heads))),

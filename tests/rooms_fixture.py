@@ -94,7 +94,7 @@ def row_ids(rows: int, length: int, top: int = 100) -> list[list[int]]:
 
 
 def rivals() -> Subject:
-    """Heads of block 0 that give P0 0.38 and the key behind it 0.45: no more than another key gets.
+    """Heads of block 0 that give P0 0.38 and the key behind it 0.45: two sinks side by side.
 
     Block 0's queries are a constant; keys of tokens 3 and 4 hold a mark, that of 4 the larger.
     """

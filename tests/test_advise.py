@@ -23,7 +23,7 @@ from sinkscope.report.advise.card import model_card
 from sinkscope.result import load_result
 from sinkscope.schema import Measured
 from sinkscope.subject.load import Subject
-from tests.test_edits_cache import streamed
+from tests.plain_reference import streamed
 
 N, LENGTH = 4, 64
 

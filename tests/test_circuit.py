@@ -129,7 +129,8 @@ def test_a_trace_is_saved_and_read_back(tmp_path):
     summary = result.summary.trace["without"]
     assert summary.spike_ratio > 0.98
     assert summary.spike_vocabulary == truth.spec["vocab"]
-    assert sum(summary.write_shares.values()) == pytest.approx(1.0)
+    raising = [share for share in summary.write_shares.values() if share > 0]
+    assert sum(raising) == pytest.approx(1.0)
     assert summary.attribution["error"] < 1e-4
     assert summary.direction_stability["text"] > 1 - 1e-5
     assert summary.margins["mean"].value > 3

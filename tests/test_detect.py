@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from sinkscope.detect.attention import AttentionStats
-from sinkscope.detect.decision import has_p0_sink, sinking_heads
 from sinkscope.detect.heads import BROADCAST, NO_OP, NOT_A_SINK, UNDECIDED, classify, stable_rank
 from sinkscope.detect.residual import ResidualStats
 from sinkscope.detect.scan import ScanSettings, scan
@@ -120,21 +119,6 @@ def test_elsewhere_finds_a_sink_that_is_not_at_p0(llama, rows):
     assert stats.mean("elsewhere") == pytest.approx(0.9 * (LENGTH - 5) / LENGTH, abs=1e-5)
     found = stats.delimiters(None)
     assert found[0]["received"] == pytest.approx(0.9, abs=1e-5)
-
-
-def test_decision_needs_all_three():
-    late = np.array([[0.9, 0.9, 0.2, 0.9]])
-    alpha = np.array([[0.9, 0.1, 0.9, 0.9]])
-    p99 = np.array([[0.2, 0.2, 0.2, 0.2]])
-    assert sinking_heads(late, alpha, np.array([0.05]), p99).tolist() == [
-        [True, False, False, True]
-    ]
-    assert not sinking_heads(late, alpha, np.array([0.4]), p99).any()
-    one = np.zeros((10, 20), dtype=bool)
-    one[0, 0] = True
-    assert not has_p0_sink(one, np.ones_like(one))
-    one[0, 1] = True
-    assert has_p0_sink(one, np.ones_like(one))
 
 
 def test_residual_figures_by_direct_measurement(llama, rows):

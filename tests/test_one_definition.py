@@ -81,25 +81,25 @@ def test_uniform_late_share(name, room):
 def test_sinking_heads(name, room):
     case = case_of(name)
     expected = heads_of(case, "scan")
-    assert bool(expected) == (name in ("constructed", "right-padded", "short-window"))
-    if name == "rivals":  # they pass the first two bars and fail the third
-        late, data = late_of(case, "scan")[:, 0].mean(0), case.data("scan")
-        assert (late > max(0.3, 3 * float(data["uniform_late"][0]))).all()
-        received = data["p0_received"].values[:, 0].mean(0)
-        assert (received < data["random_target_p99"].values[0]).all()
+    assert bool(expected) == (name in ("constructed", "right-padded", "short-window", "rivals"))
+    if name == "rivals":
+        [scan] = case.scan.summary.scan.values()
+        assert scan.sink["positions"] == [0, 1]
     assert heads_of(case, room) == expected
 
 
 @pytest.mark.parametrize("room", ["trace", "mix", "verify"])
 @pytest.mark.parametrize("name", ["llama", "constructed", "few-of-many"])
 def test_whether_the_model_sinks(name, room):
-    """One head in a hundred, of those that see P0."""
+    """One head is enough; of more than a hundred it is said to be one of a few."""
     case = case_of(name)
     bos = case.prompts.bos
-    sinks = case.scan.summary.scan[bos].p0_sink
-    assert sinks == (name == "constructed")
+    scan = case.scan.summary.scan[bos]
+    sinks = scan.p0_sink
+    assert sinks == (name != "llama")
     if name == "few-of-many":
         assert len(heads_of(case, "scan")) == 1
+        assert scan.sink["words"] == ["few heads"]
     summary = getattr(case, room).summary
     if room == "trace":
         assert summary.trace[bos].p0_sink == sinks

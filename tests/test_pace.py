@@ -76,11 +76,11 @@ def test_a_budget_gives_room_to_as_many_prompts_as_there_is_time_for():
     assert Budget(None).left == float("inf")
     on_all = sum(work for stage, work in planned("run", 1, 1) if stage != "verify")
     budget = Budget(1.0, Hand())
-    for prompts in (30, 5):  # more than the rows of verify, and fewer
-        seconds = 60 / (prompts * on_all + min(prompts, 8) * WORK["verify"])
-        assert budget.room("run", 64, 8, seconds * 0.999) == prompts
-    assert budget.room("run", 64, 8, 1e-9) == 64
-    assert budget.room("run", 64, 8, 1e9) == LEAST
+    for prompts in (30, 10):  # more than the rows of verify, and fewer
+        seconds = 60 / (prompts * on_all + min(prompts, 12) * WORK["verify"])
+        assert budget.room("run", 64, 12, seconds * 0.999) == prompts
+    assert budget.room("run", 64, 12, 1e-9) == 64
+    assert budget.room("run", 64, 12, 1e9) == LEAST
     assert budget.room("verify", 64, 64, 1.0) == max(LEAST, int(60 / (on_all + WORK["verify"])))
     assert str(Budget(2.5)) == "the budget of 2.5 minutes"
 

@@ -37,7 +37,8 @@ def test_ranking_against_hooks_and_weights(family):
     sites = find_sites(subject, prompts)
     heads = [(1, 0), (2, 1)] if len(sites.blocks) > 2 else [(1, 0), (1, 1)]
     logits = _read_by(heads, subject.model.config.hidden_size)
-    ranked = units_by_logit(subject, sites, prompts, logits)
+    usual = usual_inputs(subject, sites, prompts, heads[-1][0])
+    ranked = units_by_logit(subject, sites, prompts, logits, usual)
     found = {}
     for block, module in enumerate(subject.anatomy.modules(subject.model)[: heads[-1][0]]):
         later = torch.tensor([at > block for at, _ in heads])

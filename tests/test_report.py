@@ -18,7 +18,7 @@ from sinkscope.report import compare, embed, frames, theme
 from sinkscope.report.export import export_figures
 from sinkscope.report.page import render_page
 from sinkscope.report.parts import Tables
-from sinkscope.report.scan import charts, curves, depth, tables, words
+from sinkscope.report.scan import charts, curves, depth, headline, tables, words
 from sinkscope.report.scan import figures as scan_figures
 from sinkscope.report.scan import page as scan_page
 from sinkscope.report.table import render_rich, render_text
@@ -280,7 +280,7 @@ def test_verdict_of_a_sink_names_its_null_its_blocks_and_its_limits(result):
     assert 0 < count <= int((np.nan_to_num(share) > 0.3).sum())
     assert f"{count} of {np.isfinite(share).sum()} heads" in text
     assert "blocks 2–4" in text
-    assert "99th percentile of random target positions" in text
+    assert "99th percentile of random keys" in text
     assert "untrained (3 seeds)" in text
     assert "In block 5 no late query can see position zero" in text
     assert "full " in text
@@ -291,7 +291,7 @@ def test_verdict_of_a_sink_names_its_null_its_blocks_and_its_limits(result):
 def test_verdict_without_a_sink():
     sentences = verdict(build_result(sinks=False))
     assert "no attention sink" in sentences[0] or "is no sink" in sentences[0]
-    assert any(s.startswith("No head is a sink (gives it more than 30") for s in sentences)
+    assert any(s.startswith("No head sinks at it (gives it more than 30") for s in sentences)
     assert any("not amplified in norm" in s for s in sentences)
 
 
@@ -302,9 +302,9 @@ def test_words_follow_the_decision_of_the_scan(result):
     for (decided, times), expected in cases.items():
         scan.p0_sink = decided
         scan.late_share = scan.late_share.model_copy(update={"value": times * uniform})
-        assert words.strength(scan) == expected
+        assert headline.strength(scan) == expected
     scan.late_share = scan.late_share.model_copy(update={"value": None})
-    assert words.strength(scan) == "unknown"
+    assert headline.strength(scan) == "unknown"
 
 
 def test_no_sentence_claims_a_circuit_or_a_cause(result):
@@ -314,9 +314,10 @@ def test_no_sentence_claims_a_circuit_or_a_cause(result):
             assert not re.search(r"circuit|causes|because of|due to|makes the", said)
 
 
-def test_share_above_random_targets_counts_received_attention(result):
+def test_share_above_random_keys_counts_late_attention(result):
     data = dataset(result)
-    expected = (frames.alpha0(data) > data["random_target_p99"].values).mean()
+    share = frames.late_share(data)
+    expected = (share > data["random_target_p99"].values)[np.isfinite(share)].mean()
     assert words.heads_above_random(data) == pytest.approx(float(expected))
 
 
@@ -356,7 +357,7 @@ def test_block_table_has_a_row_a_block_with_null_and_stream(result):
 
 def test_nulls_are_never_averaged_across_kinds_of_attention(result):
     data = dataset(result).copy(deep=True)
-    data["uniform_received"][-1] = 0.5
+    data["uniform_received"][-1] = data["uniform_late"][-1] = 0.5
     rows = {row[0]: row[2] for row in tables.nulls_table(result.summary.scan["with"], data).rows}
     assert rows["Uniform attention, sliding"] == percent(0.5)
     assert rows["Uniform attention, full"] == percent(float(data["uniform_received"][0]))

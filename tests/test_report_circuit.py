@@ -84,7 +84,7 @@ def test_a_trace_alone_is_a_page_a_table_and_a_plot():
     text = render_text(result)
     assert "neuron 58" in text
     assert "Sink rate" not in text
-    assert result.plot().to_dict()["encoding"]["y"]["title"] == "Share of the output along u"
+    assert result.plot().to_dict()["encoding"]["y"]["title"] == "Share of what adds to it"
 
 
 def test_a_scan_beside_a_verdict_no_longer_says_that_tests_are_missing(result, page):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 WORK = {"scan": 1.8, "nulls": 0.6, "trace": 1.2, "circuit": 1.4, "vocabulary": 0.5, "verify": 34.0}
-LEAST = 4  # prompts, whatever the budget
+LEAST = 8  # prompts, whatever the budget
 Clock = Callable[[], float]
 
 

@@ -108,7 +108,7 @@ def _sentence(
 def _sinks(bench: Bench, with_it: Prompts) -> str:
     """The late share of P0 over all heads, with BOS and without."""
     shares = [
-        float(nan_mean(sinks_on(bench.subject, each, bench.settings.seed).late, (0, 1)))
+        float(nan_mean(sinks_on(bench.subject, each).late, (0, 1)))
         for each in (with_it, without_first(with_it))
     ]
     return f"Late share of position zero: {shares[0]:.1%} with BOS, {shares[1]:.1%} without."

@@ -1,7 +1,12 @@
-"""The fewest components that make 90 % of what was written along the sink direction."""
+"""The fewest components that make 90 % of what was written along a direction.
+
+Shares are parts of what embedding and sublayers add, those alone that add: they make 1 together,
+and what others take back stands beside them with its sign.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +16,13 @@ from sinkscope.circuit.unit import EXPERT, HEAD, NEURON, SHARED, Unit, by_block
 from sinkscope.circuit.writes import Writes
 
 SHARE = 0.9
+AGAINST = 0.1  # of the whole: so much more than its sublayer a named unit writes with an opponent
 LEAST_EXPERT = 0.01  # an expert that P0 is rarely sent to still writes when it is
 
 
 @dataclass(frozen=True)
 class Components:
-    """Who writes, largest first; shares are of the positive write, summed over all components.
+    """Who writes, largest first.
 
     shares  (unit, share) of heads, neurons and shared neurons, and behind them of the experts that
             hold the routed neurons among these
@@ -42,19 +48,72 @@ class Components:
 
 
 def main_components(writes: Writes, share: float = SHARE) -> Components:
-    """Rank every component by its write along u and keep the fewest that make `share` of it."""
-    table = _table(writes)
-    positive = np.clip(np.array([value for _, value in table]), 0.0, None)
-    total = positive.sum()
+    """Rank every component by its write and keep the fewest that make `share` of what was raised.
+
+    Units of a sublayer that write against each other are kept together: if its named ones write a
+    tenth of the whole more than the sublayer does, so are those that take it back.
+    """
+    total = raised(writes)
     if total <= 0:
         return Components()
-    order = np.argsort(-positive, kind="stable")
-    count = int(np.searchsorted(np.cumsum(positive[order]), share * total * (1 - 1e-9))) + 1
-    found = [(table[i][0], float(table[i][1] / total)) for i in order[:count]]
-    units = [(one, part) for one, part in found if isinstance(one, Unit)]
-    whole = [(one, part) for one, part in found if isinstance(one, str)]
-    experts = _experts(writes, [unit for unit, _ in units], total)
-    return Components((*units, *experts), tuple(whole))
+    rows = sorted(_table(writes), key=lambda row: -row[1])
+    chosen: list[tuple[Unit | str, float]] = []
+    for one, value in rows:
+        if value <= 0 or sum(v for _, v in chosen) >= share * total * (1 - 1e-9):
+            break
+        chosen.append((one, value))
+    units = [(one, value) for one, value in chosen if isinstance(one, Unit)]
+    units += _opponents(writes, rows, units, AGAINST * total)
+    whole = [(one, value / total) for one, value in chosen if isinstance(one, str)]
+    return _of_units(writes, [unit for unit, _ in units], whole)
+
+
+def these_components(writes: Writes, units: Iterable[Unit]) -> Components:
+    """Given heads and neurons with their shares, largest first, and the experts that hold them."""
+    own = set(units)
+    rows = sorted(_table(writes), key=lambda row: -row[1])
+    return _of_units(writes, [one for one, _ in rows if one in own], [])  # type: ignore[misc]
+
+
+def raised(writes: Writes) -> float:
+    """What embedding and sublayers add, those alone that add: shares are parts of it."""
+    return max(writes.embedding, 0.0) + sum(max(value, 0.0) for value in writes.total.values())
+
+
+def part_of(writes: Writes, units: Iterable[Unit]) -> float | None:
+    """What these units make of it; None where nothing is raised."""
+    total, own = raised(writes), set(units)
+    made = sum(value for one, value in _table(writes) if one in own)
+    return made / total if total > 0 else None
+
+
+def _of_units(writes: Writes, units: list[Unit], whole: list[tuple[str, float]]) -> Components:
+    total = raised(writes) or 1.0
+    value = dict(_table(writes))
+    shares = [(unit, value[unit] / total) for unit in units]
+    return Components((*shares, *_experts(writes, units, total)), tuple(whole))
+
+
+def _opponents(
+    writes: Writes,
+    rows: list[tuple[Unit | str, float]],
+    named: list[tuple[Unit, float]],
+    least: float,
+) -> list[tuple[Unit, float]]:
+    """Units that take back what named ones of their sublayer write beyond what it adds in all."""
+    found: list[tuple[Unit, float]] = []
+    for kind, name in ((HEAD, "attention"), (NEURON, "mlp")):
+        for block in by_block([unit for unit, _ in named], kind):
+            own = [(u, v) for u, v in rows if isinstance(u, Unit) and u.place[0] == block]
+            own = [(unit, value) for unit, value in own if unit.kind == kind]
+            over = sum(v for u, v in named if (u.block, u.kind) == (block, kind))
+            over -= writes.total.get(f"{block}.{name}", 0.0)
+            for unit, value in reversed(own):
+                if over <= least or -value < least:
+                    break
+                found.append((unit, value))
+                over += value
+    return found
 
 
 def unit_writes(writes: Writes) -> list[tuple[Unit, float]]:

@@ -8,9 +8,11 @@
 5. Amplification: where ‖x_0‖ over the others' median norm, and P0's part along the sink direction
    u = unit(mean unit P0 − mean unit other), cross half of their rise (`amplification`). P0 may
    rise and fall more than once: each time is a phase with its own parts, and the circuit's own
-   keys are those of the phase that most sink heads read (`phases`, `phase_parts`).
-6. Direct attribution with norms frozen splits P0's stream along u into embedding, heads and
-   neurons; the fewest that make 90 % of it are the writers (`writes`, `components`).
+   keys are those of the phase that most sink heads read (`phases`, `phase_parts`). Whether
+   heads read it is measured through P0's key (`head_reads`, `phase_reads`).
+6. Direct attribution with norms frozen splits what the sink heads read of P0 into embedding, heads
+   and neurons; the fewest that make 90 % of it are the writers, unless the sink stays when they
+   are taken away (`writes`, `components`, `writers`).
 7. Recognition: the first read point at which norm, cosine or a linear probe separates P0 from the
    same tokens elsewhere (`recognition`).
 8. All heads and neurons are ranked by what mean ablation at P0 takes, to first order, from the sink
@@ -23,7 +25,7 @@ circuit of Peng et al., arXiv 2603.06591; the norm ratio and the direction follo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,23 +37,31 @@ from sinkscope.circuit.amplification import (
     norm_amplification,
 )
 from sinkscope.circuit.components import Components, main_components
+from sinkscope.circuit.head_reads import HeadReads
 from sinkscope.circuit.induction import read_gradients
 from sinkscope.circuit.keys import SinkLogits
 from sinkscope.circuit.model import Circuit
 from sinkscope.circuit.null import untrained_ratio
 from sinkscope.circuit.observed import Observed
 from sinkscope.circuit.phase_parts import all_parts, most_read, sink_heads
+from sinkscope.circuit.phase_reads import (
+    block_that_is_read,
+    heads_to_ask,
+    part_that_is_read,
+    read_phases,
+)
 from sinkscope.circuit.phases import Phase, find_phases
-from sinkscope.circuit.ranking import units_by_logit
+from sinkscope.circuit.ranking import units_by_logit, usual_inputs
 from sinkscope.circuit.reading import SinkHeads, reading_from_scan, reading_of
 from sinkscope.circuit.recognition import Recognition, recognition
 from sinkscope.circuit.streams import p0_points
+from sinkscope.circuit.writers import Named, Naming, name_writers, with_named
 from sinkscope.circuit.writes import Writes, written_along
 from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.frame import Progress, silent
-from sinkscope.observe.p0_stream import first_tokens
+from sinkscope.observe.p0_stream import first_tokens, prompt_tokens
 from sinkscope.observe.sites import find_sites
-from sinkscope.observe.stream import sink_direction, unit
+from sinkscope.observe.stream import sink_direction
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
@@ -63,7 +73,8 @@ class FoundCircuit:
 
     at        numbers of the block inputs x0..xL among `sites.points`
     tokens    first tokens [k] that P0 was averaged over
-    p0        [k, points, d] P0's stream for them
+    p0        [k, points, d] P0's stream for them; here: for the prompts' own first tokens
+    named     how the writers were checked; None where nothing reads, or keys are not at hand
     null      largest norm ratio of P0 in the same architecture untrained
     """
 
@@ -73,10 +84,12 @@ class FoundCircuit:
     at: list[int]
     tokens: torch.Tensor
     p0: torch.Tensor
+    here: torch.Tensor
     norm: Norm
     direction: Direction | None
     writes: Writes | None
     components: Components
+    named: Named | None
     recognition: Recognition
     null: float | Missing
     logits: SinkLogits | Missing
@@ -121,15 +134,25 @@ def find(
         reading = reading_from_scan(scan, prompts.bos, blocks)
     else:
         assert observed.attention is not None
-        reading = reading_of(observed.attention, blocks, seed)
+        reading = reading_of(observed.attention, blocks)
     at = [sites.points.index(f"x{block}") for block in range(blocks + 1)]
     tokens = first_tokens(subject, prompts, seed)
     p0 = p0_points(subject, sites, tokens)  # 4
+    own = prompt_tokens(prompts)
+    here = p0_points(subject, sites, own)
+    sample = observed.sample[:, at]
     log_ratio = observed.log_ratio[:, at].mean(0)
     progress("circuit", 0, 3)
     null = _null(subject, prompts, log_ratio, untrained)
     progress("circuit", 1, 3)
-    phases = _phases(log_ratio, p0[:, at], observed.sample[:, at], null, reading)  # 5
+    logits = read_gradients(subject, sites, observed, reading.heads)
+    phases = find_phases(log_ratio, p0[:, at], sample, None if isinstance(null, Missing) else null)
+    if isinstance(logits, Missing):  # 5
+        reads = None
+        phases = [one for one in phases if one.by == "norm" or sink_heads(one, reading)]
+    else:
+        reads = HeadReads(subject, sites, observed, heads_to_ask(reading))
+        phases = read_phases(phases, reads, reading, logits, p0[:, at], sample)
     main = most_read(phases, reading)
     several = main if len(phases) > 1 else None
     norm = norm_amplification(
@@ -137,22 +160,41 @@ def find(
         None if isinstance(null, Missing) else null,
         several.points(blocks) if several is not None and several.by == "norm" else None,
     )
+    unread = main is not None and main.by == "direction" and norm.plateau is not None
+    if unread:
+        norm = replace(norm, block=None, plateau=None)
+    elif main is not None and reads is not None and norm.block is not None:
+        norm = replace(norm, block=block_that_is_read(main, norm.block, reads, reading))
     read_at = _read_point(norm, reading, several)
-    logits = read_gradients(subject, sites, observed, reading.heads)
     u, along, direction, writes, components = None, None, None, None, Components()
     if read_at is not None:
         u = sink_direction(p0[:, at[read_at]], observed.other_mean[at[read_at]])
         along = u
         if norm.plateau is None and not isinstance(logits, Missing):
-            along = part_that_is_read(u, logits)
-        direction = direction_amplification(p0[:, at], observed.sample[:, at], along, read_at)
-        writes = written_along(subject, sites, tokens, lambda block: along, read_at)  # 6
+            along = part_that_is_read(u, _gradients(logits, main, reading))
+            u = along if unread else u
+        direction = direction_amplification(p0[:, at], sample, along, read_at)
+        if main is not None and main.by == "direction":
+            direction = replace(direction, block=main.block)
+        writes = written_along(subject, sites, own, lambda block: along, read_at)  # 6
         components = main_components(writes)
     parts = all_parts(
-        subject, sites, tokens, p0[:, at], observed.other_mean[at], phases, main, along, reading
-    )
+        subject, sites, own, here[:, at], p0[:, at], observed.other_mean[at], phases, main, along,
+        reading,
+    )  # fmt: skip
     if several is not None:
         components = next(part.writes.components for part in parts if part.most_read)
+    named, usual = None, {}
+    if reads is not None and not isinstance(logits, Missing):
+        usual = usual_inputs(subject, sites, prompts, max(block for block, _ in logits.heads))
+        naming = Naming(
+            subject, sites, logits, reads, _in_reach(logits, main), usual,
+            _contrast(here[:, at], sample),
+        )  # fmt: skip
+        assert writes is not None
+        named = name_writers(naming, (components, writes), own, tokens)
+        components = named.components
+        parts = tuple(with_named(part, named) for part in parts)
     progress("circuit", 2, 3)
     recognised = recognition(subject, sites, prompts, seed)  # 7
     progress("circuit", 3, 3)
@@ -166,10 +208,11 @@ def find(
         plateau=norm.plateau,
         writers=components.units,
         sinks=reading.p0_sink,
+        sinking_prompts=reading.prompts,
         reading_heads=reading.heads,
         reading_block=reading.block,
         phases=parts,
-        ranking=units_by_logit(subject, sites, prompts, logits),  # 8
+        ranking=units_by_logit(subject, sites, prompts, logits, usual),  # 8
         recognition_point=recognised.point,
         late=reading.late,
         uniform_late=reading.uniform_late,
@@ -182,10 +225,12 @@ def find(
         at=at,
         tokens=tokens,
         p0=p0,
+        here=here,
         norm=norm,
         direction=direction,
         writes=writes,
         components=components,
+        named=named,
         recognition=recognised,
         null=null,
         logits=logits,
@@ -201,16 +246,23 @@ def _null(
     return untrained_ratio(subject, prompts)
 
 
-def _phases(
-    log_ratio: np.ndarray,
-    p0: torch.Tensor,
-    others: torch.Tensor,
-    null: float | Missing,
-    reading: SinkHeads,
-) -> list[Phase]:
-    """Phases by norm; by direction those that sink heads read, for something always tells P0."""
-    found = find_phases(log_ratio, p0, others, None if isinstance(null, Missing) else null)
-    return [phase for phase in found if phase.by == "norm" or sink_heads(phase, reading)]
+def _gradients(logits: SinkLogits, main: Phase | None, reading: SinkHeads) -> torch.Tensor:
+    """Gradients [heads, d] of the sink heads that read the phase, of all without one."""
+    heads = logits.heads if main is None else sink_heads(main, reading)
+    rows = [i for i, head in enumerate(logits.heads) if head in heads]
+    return logits.gradient.mean(0)[rows or slice(None)]
+
+
+def _in_reach(logits: SinkLogits, main: Phase | None) -> list[tuple[int, int]]:
+    """Sink heads of the blocks that can read the phase, whatever they read there."""
+    heads = [head for head in logits.heads if main is None or main.reads(head[0])]
+    return heads or logits.heads
+
+
+def _contrast(p0: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """What embedding and blocks add at P0, less what they add at the others: [L+1, d]."""
+    x = p0.mean(0) - others.mean(0)
+    return torch.cat([x[:1], x.diff(dim=0)])
 
 
 def _amplification(by_norm: int | None, by_direction: int | None) -> str | None:
@@ -235,13 +287,3 @@ def _read_point(norm: Norm, reading: SinkHeads, several: Phase | None) -> int | 
     if block is not None and first <= block <= last:
         return block
     return first + int(np.argmax(norm.curve[first : last + 1]))
-
-
-def part_that_is_read(u: torch.Tensor, logits: SinkLogits) -> torch.Tensor:
-    """Component of u in the span of the sink heads' key-logit gradients g_h, as a unit vector [d].
-
-    Σ_h g_h ⟨g_h, u⟩, normalised. Where the norm is not amplified, u holds every difference between
-    P0 and the others, read or not; emergence and outputs are then taken along this component.
-    """
-    gradients = logits.gradient.mean(0)
-    return unit(gradients.T @ (gradients @ u))

@@ -24,7 +24,8 @@ class Circuit:
     plateau              first and last block input at which the norm stays amplified
     writers              heads and neurons of the k90 set, those that write most first, and experts
                          that hold its routed neurons
-    sinks                whether the model sinks at P0 at all (one head in a hundred)
+    sinks                whether the model sinks at P0 at all
+    sinking_prompts      [n] whether it does so in each prompt
     reading_heads        (block, head) that sink at P0
     reading_block        first block that reads
     ranking              heads and neurons that raise the reading heads' logits on P0, those that
@@ -44,6 +45,7 @@ class Circuit:
     plateau: tuple[int, int] | None
     writers: tuple[Unit, ...]
     sinks: bool
+    sinking_prompts: np.ndarray
     reading_heads: tuple[tuple[int, int], ...]
     reading_block: int | None
     ranking: tuple[Unit, ...] | Missing

@@ -19,7 +19,7 @@ from sinkscope.circuit.concentration import concentration
 from sinkscope.circuit.phases import EMBEDDING, Phase
 from sinkscope.circuit.reading import SinkHeads
 from sinkscope.circuit.writes import Writes, written_along
-from sinkscope.detect.decision import OVER_UNIFORM
+from sinkscope.detect.attention import OVER_UNIFORM
 from sinkscope.observe.sites import Sites
 from sinkscope.observe.stream import sink_direction
 from sinkscope.subject.load import Subject
@@ -70,12 +70,15 @@ def readers(phase: Phase, reading: SinkHeads) -> Heads:
     Not every one is a sink head: a phase may draw less than that takes.
     """
     reads = reading.late > OVER_UNIFORM * reading.uniform_late[:, None]
-    return tuple((int(b), int(h)) for b, h in np.argwhere(reads) if phase.reads(b))
+    heads = ((int(b), int(h)) for b, h in np.argwhere(reads))
+    return tuple(head for head in heads if phase.reads(head[0]) and head not in phase.unread)
 
 
 def sink_heads(phase: Phase, reading: SinkHeads) -> Heads:
     """The sink heads among its readers."""
-    return tuple((block, head) for block, head in reading.heads if phase.reads(block))
+    return tuple(
+        head for head in reading.heads if phase.reads(head[0]) and head not in phase.unread
+    )
 
 
 def most_read(phases: Sequence[Phase], reading: SinkHeads) -> Phase | None:
@@ -97,6 +100,7 @@ def all_parts(
     subject: Subject,
     sites: Sites,
     tokens: torch.Tensor,
+    here: torch.Tensor,
     p0: torch.Tensor,
     other_mean: torch.Tensor,
     phases: Sequence[Phase],
@@ -106,7 +110,8 @@ def all_parts(
 ) -> tuple[PhaseParts, ...]:
     """The parts of every phase.
 
-    tokens, p0  [n] first tokens, and P0's stream at x0..xL for them [n, points, d]
+    tokens      [n] first tokens of the prompts; here: P0's stream at x0..xL for them [n, L+1, d]
+    p0          that for the first tokens over which directions are taken
     other_mean  [points, d] mean unit vector of the other positions there
     main, u     the most read phase, and its direction [d] where the circuit has taken one
     """
@@ -116,7 +121,7 @@ def all_parts(
         point = read_point(phase, heads, p0.shape[1] - 1)
         own = u if phase is main and u is not None else None
         along = sink_direction(p0[:, point], other_mean[point]) if own is None else own
-        written = np.diff((p0.mean(0) @ along).numpy().astype(np.float64))
+        written = np.diff((here.mean(0) @ along).numpy().astype(np.float64))
         stop = phase.last_block(len(written)) + 1
         written[:start], written[stop:], start = 0.0, 0.0, stop
         found.append(

@@ -15,7 +15,7 @@ Where the norm does not rise, the same is said of P0's direction: the curve is t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -51,6 +51,7 @@ class Phase:
     fall    first and last block in which it is taken back; None where it lasts to the end
     read    first and last read point behind the rise at which P0 is set apart, so that the
             attention of that block can read it
+    unread  heads (block, head) of these blocks that do not read what it writes
     """
 
     by: str
@@ -60,6 +61,7 @@ class Phase:
     rise: tuple[int, int]
     fall: tuple[int, int] | None
     read: tuple[int, int]
+    unread: frozenset[tuple[int, int]] = frozenset()
 
     def plateau(self, depth: int) -> tuple[int, int]:
         """First and last read point between rise and fall, in a model of `depth` blocks."""
@@ -111,6 +113,17 @@ def direction_phases(p0: torch.Tensor, others: torch.Tensor) -> list[Phase]:
             found.append(_phase("direction", curve, DIRECTION_RISE, peak))
         free[first : last + 1] = False
     return sorted(found, key=lambda phase: phase.point)
+
+
+def direction_phase(curve: np.ndarray, peak: int, block: int) -> Phase:
+    """The phase that emerges in a block and is read at `peak`, from P0's gap along a direction."""
+    rise = EMBEDDING if block < 0 else (block, block)
+    if curve[peak] <= 0:  # what is read there is no part of the mean difference
+        return Phase("direction", peak, float(curve[peak]), block, rise, None, (block + 1, peak))
+    found = _phase("direction", curve, HALF * float(curve[peak]), peak)
+    return replace(
+        found, block=block, rise=(min(found.rise[0], block), block) if block >= 0 else rise
+    )
 
 
 def find_phases(

@@ -13,6 +13,7 @@ writers up to the last block that is read.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -32,10 +33,15 @@ ROWS, USUAL_ROWS = 64, 16  # prompts whose first tokens are averaged, and whose 
 
 
 def units_by_logit(
-    subject: Subject, sites: Sites, prompts: Prompts, logits: SinkLogits | Missing
+    subject: Subject,
+    sites: Sites,
+    prompts: Prompts,
+    logits: SinkLogits | Missing,
+    usual: Mapping[Key, torch.Tensor],
 ) -> tuple[Unit, ...] | Missing:
     """Units that raise the reading heads' logits on P0, those that raise them most first.
 
+    usual  `usual_inputs` below the last reading block
     Where the logits are missing, so is the ranking, for the same reason.
     """
     if isinstance(logits, Missing):
@@ -47,7 +53,6 @@ def units_by_logit(
     def along(block: int) -> torch.Tensor:
         return gradient[reading > block].sum(0)
 
-    usual = usual_inputs(subject, sites, prompts.take(slice(0, USUAL_ROWS)), stop)
     writes = written_along(subject, sites, prompts.input_ids[:ROWS, 0], along, stop, usual)
     rows = [row for row in unit_writes(writes) if row[1] > 0]
     return tuple(unit for unit, _ in sorted(rows, key=lambda row: -row[1]))
@@ -58,8 +63,10 @@ def usual_inputs(
 ) -> dict[Key, torch.Tensor]:
     """Mean input [in] of every output projection (W_O, W_down) below block `stop`, over t > 0.
 
-    It is the baseline of mean ablation. Prompts are right-padded; padded positions count.
+    Of the first USUAL_ROWS prompts. It is the baseline of mean ablation. Prompts are right-padded;
+    padded positions count.
     """
+    prompts = prompts.take(slice(0, USUAL_ROWS))
     sums: dict[Key, torch.Tensor] = {}
     counts: dict[Key, int] = {}
 

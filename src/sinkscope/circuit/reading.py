@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sinkscope.detect.attention import SINK, AttentionStats, read_attention
-from sinkscope.detect.decision import has_p0_sink, sinking_heads
-from sinkscope.detect.nulls import random_target_p99
+from sinkscope.detect.attention import AttentionStats, read_attention
+from sinkscope.detect.decision import sinks_of
 from sinkscope.result import Result
 from sinkscope.stats import nan_mean
 from sinkscope.subject.load import Subject
@@ -22,15 +21,21 @@ class SinkHeads:
     sinking       boolean [blocks, heads] over all blocks of the model
     late          [blocks, heads] mean late share, NaN without softmax attention
     uniform_late  [blocks]
-    block         first block whose sink rate is at least half of its mean from there on
-    p0_sink       whether the model sinks at all (one head in a hundred)
+    block         first block whose sinking heads put on P0 at least half of what those of the
+                  blocks from there on do, on the mean
+    prompts       [n] whether P0 sinks in the prompt
     """
 
     sinking: np.ndarray
     late: np.ndarray
     uniform_late: np.ndarray
     block: int | None
-    p0_sink: bool
+    prompts: np.ndarray
+
+    @property
+    def p0_sink(self) -> bool:
+        """Whether the model sinks at P0."""
+        return bool(self.sinking.any())
 
     @property
     def heads(self) -> tuple[tuple[int, int], ...]:
@@ -38,46 +43,40 @@ class SinkHeads:
         return tuple((int(b), int(h)) for b, h in zip(*np.nonzero(self.sinking)))
 
 
-def reading_of(stats: AttentionStats, blocks: int, seed: int) -> SinkHeads:
+def reading_of(stats: AttentionStats, blocks: int) -> SinkHeads:
     """From the statistics of a pass."""
-    _, uniform_late = stats.uniform
-    p99 = random_target_p99(stats.curve, seed)
-    return _reading(stats.blocks, stats.alpha0, stats.late, uniform_late, p99, blocks)
+    sinks = sinks_of(stats)
+    return _reading(stats.blocks, stats.late, stats.uniform[1], sinks.heads, sinks.prompts, blocks)
 
 
-def sinks_on(subject: Subject, prompts: Prompts, seed: int = 0) -> SinkHeads:
+def sinks_on(subject: Subject, prompts: Prompts) -> SinkHeads:
     """From a pass of its own over some prompts."""
-    stats = read_attention(subject, prompts)
-    return reading_of(stats, len(subject.anatomy.blocks), seed)
+    return reading_of(read_attention(subject, prompts), len(subject.anatomy.blocks))
 
 
 def reading_from_scan(result: Result, bos: str, blocks: int) -> SinkHeads:
     """From the arrays of a scan of the same prompts."""
     data = result.data[f"scan/{bos}"].to_dataset()
-    names = ("p0_received", "p0_late", "uniform_late", "random_target_p99")
-    alpha, late, uniform, p99 = (data[name].to_numpy() for name in names)
-    return _reading(data["block"].to_numpy().tolist(), alpha, late, uniform, p99, blocks)
+    late, uniform = data["p0_late"].to_numpy(), data["uniform_late"].to_numpy()
+    sinking, prompts = (data[name].to_numpy() > 0 for name in ("sinking", "sinking_prompts"))
+    return _reading(data["block"].to_numpy().tolist(), late, uniform, sinking, prompts, blocks)
 
 
-def _reading(at: list[int], alpha, late, uniform_late, p99, blocks: int) -> SinkHeads:
+def _reading(at: list[int], late, uniform_late, layers, prompts, blocks: int) -> SinkHeads:
     """Spread the softmax layers over the blocks; a block with several keeps its strongest."""
-    mean_late, mean_alpha = nan_mean(late), nan_mean(alpha)
-    layers = sinking_heads(mean_late, mean_alpha, uniform_late, p99)
+    mean_late = nan_mean(late)
     heads = layers.shape[1]
     sinking = np.zeros((blocks, heads), dtype=bool)
     spread = np.full((blocks, heads), np.nan)
     uniform = np.full(blocks, np.nan)
     rate = np.zeros(blocks)
-    # thresholded for each prompt, then averaged; only heads that pass the rule count
-    rates = (nan_mean((alpha > SINK).astype(float)) * layers).mean(1)
+    rates = np.where(layers, np.nan_to_num(mean_late), 0.0).mean(1)
     for layer, block in enumerate(at):
         sinking[block] |= layers[layer]
         spread[block] = np.fmax(spread[block], mean_late[layer])
         uniform[block] = uniform_late[layer]
         rate[block] = max(rate[block], rates[layer])
-    return SinkHeads(
-        sinking, spread, uniform, _first(rate, sinking), has_p0_sink(layers, np.isfinite(mean_late))
-    )
+    return SinkHeads(sinking, spread, uniform, _first(rate, sinking), prompts)
 
 
 def _first(rate: np.ndarray, sinking: np.ndarray) -> int | None:

@@ -40,9 +40,9 @@ class Traced:
 
     @property
     def block_writes(self) -> np.ndarray | None:
-        """⟨Δ^l_0, u⟩ of every block, mean over first tokens: [blocks]."""
+        """⟨Δ^l_0, u⟩ of every block, mean over the first tokens of the prompts: [blocks]."""
         u = self.found.circuit.direction
         if u is None:
             return None
-        along = (self.found.p0[:, self.found.at].mean(0) @ u).numpy().astype(np.float64)
+        along = (self.found.here[:, self.found.at].mean(0) @ u).numpy().astype(np.float64)
         return np.diff(along)

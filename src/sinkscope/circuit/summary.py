@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sinkscope.circuit.components import main_components
+from sinkscope.circuit.components import main_components, raised
 from sinkscope.circuit.concentration import (
     concentration,
     later_amplification,
@@ -28,6 +28,7 @@ from sinkscope.schema.trace import (
     DirectionStability,
     Emergence,
     Margins,
+    NamedWriters,
     NormEmergence,
     PhaseRow,
     Recognised,
@@ -40,6 +41,7 @@ from sinkscope.subject.prompts import token_text
 
 SHORT = 32  # tokens below which late queries and curves over positions mean little
 NAMED = 20  # items named in a list
+APART_TOKENS = 0.1  # parts of the named writers that differ by less are alike
 
 
 def trace_summary(traced: Traced) -> TraceSummary:
@@ -66,6 +68,7 @@ def trace_summary(traced: Traced) -> TraceSummary:
         writing_heads=components.rows(HEAD),
         writing_experts=components.rows(EXPERT),
         k90=components.k90,
+        named=_named(traced),
         write_shares=_write_shares(traced),
         reading_heads=[list(head) for head in circuit.reading_heads],
         reading_block=circuit.reading_block,
@@ -174,16 +177,30 @@ def _recognition(traced: Traced) -> Recognised:
 
 
 def _write_shares(traced: Traced) -> dict[str, float]:
-    """Share of embedding and sublayers in the whole write along the direction; adds up to 1."""
-    writes = traced.found.writes
-    if writes is None:
-        return {}
-    total = writes.embedding + sum(writes.total.values())
-    if abs(total) < 1e-12:
+    """Share of embedding and sublayers in all that is raised: those above zero add up to 1."""
+    found = traced.found
+    writes = found.writes if found.named is None else found.named.writes
+    total = 0.0 if writes is None else raised(writes)
+    if writes is None or total <= 0:
         return {}
     return {
         "embedding": writes.embedding / total,
         **{name: value / total for name, value in writes.total.items()},
+    }
+
+
+def _named(traced: Traced) -> NamedWriters:
+    named = traced.found.named
+    if named is None:
+        return {}
+    rejected = () if named.rejected is None else named.rejected.units
+    along_u = named.writes is traced.found.writes
+    return {
+        "shares_of": "the sink direction" if along_u else "what the sink heads read",
+        "kept": named.kept,
+        "rejected": [[unit.block, unit.kind, unit.index] for unit in rejected],
+        "prompts": named.prompts,
+        "vocabulary": named.vocabulary,
     }
 
 
@@ -305,7 +322,9 @@ def _notes(traced: Traced) -> list[str]:
         notes.append("Fewer than one head in a hundred sinks at position zero.")
     if circuit.direction is None:
         notes.append("Nothing sets position zero apart: no sink direction was taken.")
-    if found.norm.plateau is None and circuit.direction is not None:
+    notes += _unread(traced)
+    notes += _of_named(traced)
+    if found.norm.plateau is None and circuit.direction is not None and not _unread(traced):
         notes.append(
             "The norm of position zero is not amplified; writes are taken along the part of the "
             "sink direction that the sink heads read."
@@ -325,6 +344,39 @@ def _notes(traced: Traced) -> list[str]:
     if len(found.tokens) == 1:
         notes.append("Position zero always holds the same token, so it was traced for that one.")
     return notes
+
+
+def _unread(traced: Traced) -> list[str]:
+    """Rises of the norm that no sink head reads, where sink heads read another."""
+    phases = traced.found.circuit.phases
+    if not any(part.sink_heads for part in phases):
+        return []
+    return [
+        f"Position zero's norm rises in block {part.phase.block} to "
+        f"{np.exp(part.phase.height):.3g} times the others', and no sink head reads that."
+        for part in phases
+        if part.phase.by == "norm" and not part.sink_heads
+    ]
+
+
+def _of_named(traced: Traced) -> list[str]:
+    """What must be known of the named writers."""
+    named = traced.found.named
+    if named is None:
+        return []
+    if named.rejected is not None:
+        count = len(named.rejected.units)
+        return [
+            f"No writer is named: without the {count} components that make 90 % of what the sink "
+            f"heads read, they keep {named.kept:.0%} of their share of position zero."
+        ]
+    here, there = named.prompts, named.vocabulary
+    if here is None or there is None or abs(here - there) < APART_TOKENS:
+        return []
+    return [
+        f"The named writers make {here:.0%} of what the sink heads read over the prompts' own "
+        f"first tokens, and {there:.0%} over first tokens drawn evenly from the vocabulary."
+    ]
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -134,7 +134,10 @@ def verify(
     ] = None,
     expect: Annotated[
         str | None,
-        typer.Option(help=f"{', '.join(common.VERDICTS)}: exit with 1 for any other verdict."),
+        typer.Option(
+            help=f"{', '.join(common.VERDICTS)}; several with + between: exit with 1 for any other "
+            "verdict."
+        ),
     ] = None,
     json: Json = False,
     debug: Debug = False,

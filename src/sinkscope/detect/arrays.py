@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sinkscope.detect.decision import sinking_of
 from sinkscope.detect.heads import CLASS_MEANINGS, classify
 from sinkscope.detect.nulls import random_target_p99
 from sinkscope.detect.record import Scan
@@ -34,8 +33,13 @@ LABELS: Labels = {
     "uniform_late": (("layer",), "late share of P0 under uniform attention", "1", ""),
     "untrained_received": (("seed", *LAYER_HEAD), "alpha of P0, architecture untrained", "1", ""),
     "untrained_late": (("seed", *LAYER_HEAD), "late share of P0, architecture untrained", "1", ""),
+    "late_received": ((*LAYER_HEAD, "position"),
+        "late share of the key at a position of the first half", "1", RAN_MILO),
     "random_target_p99": (LAYER_HEAD,
-        "99th percentile of alpha over 500 random target positions", "1", ""),
+        "99th percentile of the late share over random keys of the first half", "1", ""),
+    "sinking": (LAYER_HEAD, "whether the head sinks at P0", "1", ""),
+    "sinking_elsewhere": (LAYER_HEAD, "whether the head sinks elsewhere, as `sink` says", "1", ""),
+    "sinking_prompts": (("sequence",), "whether P0 sinks in the prompt", "1", ""),
     "selectivity": (LAYER_HEAD,
         "late share of P0 over its uniform value", "1", "Xu, arXiv 2606.02378"),
     "entropy": (LAYER_HEAD, "mean entropy of the attention rows", "nat", ""),
@@ -116,7 +120,11 @@ def _attention(scan: Scan) -> dict[str, Any]:
         "received": stats.curve,
         "uniform_received": uniform_received,
         "uniform_late": uniform_late,
-        "random_target_p99": random_target_p99(stats.curve, scan.settings.seed),
+        "late_received": stats.late_curve,
+        "random_target_p99": random_target_p99(stats),
+        "sinking": scan.sinks.heads.astype(np.int8),
+        "sinking_elsewhere": scan.sinks.elsewhere.astype(np.int8),
+        "sinking_prompts": scan.sinks.prompts.astype(np.int8),
         "selectivity": selectivity,
         "entropy": stats.mean("entropy"),
         "learned_mass": stats.mean("learned"),
@@ -141,7 +149,7 @@ def _heads(scan: Scan) -> dict[str, Any]:
     found["stable_rank"] = rank
     found["stable_rank_without_p0"] = np.stack([_spread(r[1], heads) for r in ranks])
     per_head = np.stack([_spread(v, heads) for v in values])
-    found["head_class"] = classify(sinking_of(scan.attention, scan.settings.seed), per_head, rank)
+    found["head_class"] = classify(scan.sinks.heads, per_head, rank)
     return found
 
 

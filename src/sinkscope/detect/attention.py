@@ -4,8 +4,10 @@
 itself counts) and the late share `mean over queries in the second half of A_t0` (Ran-Milo et al.,
 arXiv 2604.14722). Queries that cannot see a key (windows) are left out of its mean, and counted.
 
-Two numbers for each prompt and head are kept, since intervals are taken over prompts; everything
-else is a running sum.
+The late share of every other key of the first half is kept beside that of P0, as a mean over each
+half of the prompts: what is found on one half is judged on the other (`detect.decision`). All those
+keys are seen by the same queries, among as many keys. Two numbers for each prompt and head are
+kept, since intervals are taken over prompts; everything else is a running sum.
 """
 
 from __future__ import annotations
@@ -13,31 +15,43 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from sinkscope.detect.token_mass import TokenMass
 from sinkscope.observe.attention import observe
-from sinkscope.observe.late import late_seeing, mean_by_p0, uniform_shares
+from sinkscope.observe.late import late_seeing, mean_by_p0, mean_of, uniform_shares
 from sinkscope.observe.layout import Layout
 from sinkscope.observe.reads import AttentionRead, Want, on_cpu
 from sinkscope.schema.scan import Delimiter
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, token_text
+from sinkscope.subject.prompts import Prompts, token_text, vocabulary
 
 SINK = 0.3  # the threshold of Gu et al., used where one threshold is needed
+WEAK = 0.1  # a tenth of the attention: less is no place where it gathers
+# Three times uniform keeps very short prompts, where uniform attention is itself large, from
+# passing: at T = 8 uniform late queries already give P0 0.16.
+OVER_UNIFORM = 3.0
+LEAST = 0.05  # a key or token with less is not counted among those that hold a sink
 MIN_QUERIES = 16  # a key seen by fewer queries has no stable mean
 
 
 class AttentionStats:
-    """Accumulates reads; every array has the layer axis in order of the softmax blocks."""
+    """Accumulates reads; every array has the layer axis in order of the softmax blocks.
 
-    def __init__(self, vocabulary: int) -> None:
+    tokens  prompts whose tokens are weighed, where sinks at tokens are looked for; all batches must
+            come from them, in order
+    """
+
+    def __init__(self, vocabulary: int, tokens: Prompts | None = None) -> None:
         self.blocks: list[int] = []
         self.readers: list[tuple[str, str]] = []
         self._alpha0: list[torch.Tensor] = []
         self._late: list[torch.Tensor] = []
         self._uniform: list[torch.Tensor] = []
-        self._curve: torch.Tensor | None = None
-        self._curve_count: torch.Tensor | None = None
+        self._curve = Curve()
+        self._late_curves = (Curve(), Curve())
+        self._late_hits = {bound: Curve() for bound in (SINK, LEAST)}
+        self.tokens = None if tokens is None else TokenMass(tokens)
         self._sums: dict[str, torch.Tensor] = {}
-        self._queries = 0
+        self._queries, self._samples = 0, 0
         self.token_hits = np.zeros(vocabulary, dtype=np.int64)
         self.token_received = np.zeros(vocabulary)
 
@@ -54,26 +68,26 @@ class AttentionStats:
         late = [late_share(read, layout) for read in reads]
         self._late.append(stacked(late, 1))
         self._uniform.append(torch.stack([uniform_shares(layout, read.visible) for read in reads]))
-        self._add_curve(alphas, layout)
+        self._curve.add(alphas, layout, layout.valid)
+        self._add_late(reads, layout)
         self._add_sums(reads, alphas, layout)
         self._add_elsewhere(reads, alphas, layout, ids.cpu())
+        if self.tokens is not None:
+            self.tokens.add(reads, layout, ids.cpu())
         self._queries += int(layout.valid.sum())
 
-    def _add_curve(self, alphas: torch.Tensor, layout: Layout) -> None:
-        layers, _, heads, length = alphas.shape
-        if self._curve is None or self._curve_count is None:
-            self._curve = torch.zeros(layers, heads, length)
-            self._curve_count = torch.zeros(length)
-        if length > self._curve.shape[2]:
-            grow = length - self._curve.shape[2]
-            self._curve = torch.nn.functional.pad(self._curve, (0, grow))
-            self._curve_count = torch.nn.functional.pad(self._curve_count, (0, grow))
-        valid = layout.valid
-        relative = torch.where(valid, layout.relative, 0)
-        weighted = alphas * valid[None, :, None, :]
-        for row in range(valid.shape[0]):
-            self._curve.index_add_(2, relative[row], weighted[:, row])
-            self._curve_count.index_add_(0, relative[row], valid[row].float())
+    def _add_late(self, reads: list[AttentionRead], layout: Layout) -> None:
+        """Late share of every key of the first half, in halves of the prompts."""
+        shares = stacked([_late_by_key(read) for read in reads])
+        early = layout.valid & ~layout.late
+        # every P0 opens a prompt of its own, so packed segments are told apart too
+        number = (layout.is_p0.flatten().cumsum(0) - 1).view_as(early) + self._samples
+        for half, curve in enumerate(self._late_curves):
+            curve.add(shares, layout, early & (number % 2 == half))
+        for bound, curve in self._late_hits.items():
+            hits = torch.where(shares.isnan(), torch.nan, (shares > bound).float())
+            curve.add(hits, layout, early)
+        self._samples += int(layout.is_p0.sum())
 
     def _add_sums(self, reads, alphas, layout) -> None:
         valid = layout.valid.unsqueeze(1)
@@ -123,9 +137,28 @@ class AttentionStats:
     @property
     def curve(self) -> np.ndarray:
         """alpha by position relative to P0, mean over prompts: [layer, head, position]."""
-        assert self._curve is not None
-        assert self._curve_count is not None
-        return (self._curve / self._curve_count.clamp_min(1)).numpy()
+        return self._curve.mean
+
+    @property
+    def late_curves(self) -> np.ndarray:
+        """Late share of keys of the first half by position, for each half of the prompts.
+
+        [2, layer, head, position]; NaN where no late query sees the key, or no prompt has it.
+        """
+        return np.stack([curve.mean for curve in self._late_curves])
+
+    @property
+    def late_curve(self) -> np.ndarray:
+        """The same over all prompts: [layer, head, position]."""
+        first, second = self._late_curves
+        return first.with_(second).mean
+
+    def late_hits(self, bound: float) -> np.ndarray:
+        """Share of prompts in which a key's late share exceeds a bound: [layer, head, position].
+
+        bound  SINK or LEAST
+        """
+        return self._late_hits[bound].mean
 
     def mean(self, name: str) -> np.ndarray | None:
         """Mean over valid queries of entropy, learned mass or mass elsewhere: [layer, head]."""
@@ -146,12 +179,52 @@ class AttentionStats:
         ]
 
 
-def read_attention(subject: Subject, prompts: Prompts, reader: str = "auto") -> AttentionStats:
-    """The statistics of one pass over some prompts, without naming tokens."""
-    stats = AttentionStats(1)
+class Curve:
+    """Mean over prompts of something that every key has, by position relative to its P0."""
+
+    def __init__(self) -> None:
+        self._sum = self._count = torch.zeros(0, 0, 0)
+
+    def add(self, values: torch.Tensor, layout: Layout, counted: torch.Tensor) -> None:
+        """Add values [L, B, H, T] of the counted keys [B, T]; what is NaN is left out."""
+        layers, _, heads, length = values.shape
+        if not self._sum.numel():
+            self._sum = torch.zeros(layers, heads, length)
+            self._count = torch.zeros(layers, heads, length)
+        if length > self._sum.shape[2]:
+            grow = (0, length - self._sum.shape[2])
+            self._sum, self._count = (
+                torch.nn.functional.pad(x, grow) for x in (self._sum, self._count)
+            )
+        known = counted[None, :, None, :] & values.isfinite()
+        values = torch.where(known, values, 0.0)
+        for row, places in enumerate(torch.where(counted, layout.relative, 0)):
+            self._sum.index_add_(2, places, values[:, row])
+            self._count.index_add_(2, places, known[:, row].float())
+
+    def with_(self, other: Curve) -> Curve:
+        """Both, which were added to alike, as one."""
+        both = Curve()
+        both._sum, both._count = self._sum + other._sum, self._count + other._count
+        return both
+
+    @property
+    def mean(self) -> np.ndarray:
+        """[layer, head, position]; NaN where nothing was counted."""
+        return (self._sum / self._count).numpy()
+
+
+def read_attention(
+    subject: Subject, prompts: Prompts, reader: str = "auto", tokens: bool = False
+) -> AttentionStats:
+    """The statistics of one pass over some prompts.
+
+    tokens  whether their tokens are weighed, to look for sinks there
+    """
+    stats = AttentionStats(vocabulary(subject), prompts if tokens else None)
     for batch in prompts.batches():
         reads, layout, _ = observe(subject, batch, Want(), reader)
-        stats.add(reads, layout, torch.zeros_like(batch.input_ids))
+        stats.add(reads, layout, batch.input_ids)
     return stats
 
 
@@ -159,6 +232,12 @@ def _alpha(read: AttentionRead) -> torch.Tensor:
     """Mean attention each key receives from the queries that see it: [B, H, T]."""
     assert read.received is not None
     return read.received / read.visible.seen_by.unsqueeze(1).clamp_min(1)
+
+
+def _late_by_key(read: AttentionRead) -> torch.Tensor:
+    """Mean attention of the late queries that see a key: [B, H, T]; NaN where there is none."""
+    assert read.late is not None
+    return mean_of(read.late, read.visible.late_seen.unsqueeze(1))
 
 
 def late_share(read: AttentionRead, layout: Layout) -> torch.Tensor:

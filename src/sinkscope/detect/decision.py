@@ -1,40 +1,221 @@
-"""Is there a sink at position zero: the one rule, its thresholds and their reasons."""
+"""Is there a sink, and where: the one rule, its thresholds and their reasons.
+
+Position zero comes first. A head sinks there if its late queries put more than SINK on it, more
+than three times what uniform attention would, and more than the 99th percentile of random keys that
+the same queries see (`nulls.random_target_p99`). Where no head passes SINK on the mean, heads count
+that pass it in part of the prompts, oftener than chance would have it; where there is none of them
+either, two heads or more that pass WEAK in nearly all of them. Only then is it asked whether the
+model sinks elsewhere: on a learned logit, at other positions, at tokens wherever they stand.
+Positions and tokens must pass in both halves of the prompts, so that none is chosen and judged on
+the same ones.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
-from sinkscope.detect.attention import SINK, AttentionStats
+from sinkscope.detect.attention import LEAST, OVER_UNIFORM, SINK, WEAK, AttentionStats
 from sinkscope.detect.nulls import random_target_p99
+from sinkscope.detect.token_mass import TokenMass
 from sinkscope.stats import nan_mean
 
-# A head sinks if its late queries put more than SINK on P0: the threshold of Gu et al.
-# Three times uniform keeps very short prompts, where uniform attention is itself large, from
-# passing: at T = 8 uniform late queries already give P0 0.16.
-OVER_UNIFORM = 3.0
-# One head in a hundred: fewer can be a head that looks at the start of a text for its own ends.
-LEAST_SHARE = 0.01
+FEW = 0.01  # of the heads that see P0; below that the sink is one of a few heads
+PART = 0.9  # of the prompts; below that the sink is one of part of the prompts
+CHANCE = 1e-5  # over all heads, that random keys would pass in as many prompts
+LEARNED = 0.3  # mass on a learned logit from which a head sinks there (Gu et al.)
+ELSEWHERE = 0.5  # mass on a few kinds of token: each stands at many places, so the larger part
+
+KINDS = ("p0", "learned", "positions", "tokens", "none", "not visible")
 
 
-def sinking_heads(
-    late: np.ndarray, alpha: np.ndarray, uniform_late: np.ndarray, random_p99: np.ndarray
-) -> np.ndarray:
-    """Heads with a P0 sink: boolean [layer, head].
+@dataclass(frozen=True)
+class Sinks:
+    """Where a model sinks on some prompts.
 
-    late, alpha, random_p99 [layer, head] are means over prompts; uniform_late [layer]. A head must
-    pass the threshold, three times the uniform null, and the 99th percentile of random targets.
+    kind       one of KINDS
+    words      what must be said beside it: weak, few heads, part of the prompts
+    heads      [layer, head] heads that sink at P0; none unless `kind` is p0
+    elsewhere  [layer, head] heads that sink where `kind` says, if that is not P0
+    of         how many heads have late queries that see P0
+    prompts    [sequence] whether P0 sinks in it
+    positions  positions that hold the sink, P0 among them
+    tokens     token ids that hold it, most mass first
     """
-    with np.errstate(invalid="ignore"):
-        return (late > SINK) & (late > OVER_UNIFORM * uniform_late[:, None]) & (alpha > random_p99)
+
+    kind: str
+    heads: np.ndarray
+    elsewhere: np.ndarray
+    of: int
+    prompts: np.ndarray
+    words: tuple[str, ...] = ()
+    positions: tuple[int, ...] = ()
+    tokens: tuple[int, ...] = ()
+
+    @property
+    def at_p0(self) -> bool:
+        """Whether the model sinks at P0."""
+        return self.kind == "p0"
 
 
-def sinking_of(stats: AttentionStats, seed: int = 0) -> np.ndarray:
-    """`sinking_heads` from the statistics of some prompts: boolean [layer, head]."""
-    targets = random_target_p99(stats.curve, seed)
-    return sinking_heads(nan_mean(stats.late), nan_mean(stats.alpha0), stats.uniform[1], targets)
+def sinks_of(stats: AttentionStats) -> Sinks:
+    """Where a model sinks, from the statistics of some prompts."""
+    late = nan_mean(stats.late)
+    found = _Found(stats, late, stats.uniform[1][:, None])
+    heads, words = found.at_p0()
+    none = np.zeros_like(heads)
+    of = int(np.isfinite(late).sum())
+    prompts = np.zeros(len(stats.late), dtype=bool)
+    if heads.any():
+        bound = SINK if "weak" not in words else WEAK
+        share = nan_mean(np.where(heads, stats.late, np.nan), (1, 2))
+        uniform = nan_mean(np.where(heads, found.uniform, np.nan), (0, 1))
+        prompts = share > max(bound / 2, OVER_UNIFORM * uniform)
+        if prompts.mean() < PART and "part of the prompts" not in words:
+            words = (*words, "part of the prompts")
+        return Sinks(
+            "p0", heads, none, of, prompts, (*words, *_few(heads, of)), found.beside(heads)
+        )
+    for kind, look in (
+        ("learned", found.learned),
+        ("positions", found.positions),
+        ("tokens", found.tokens),
+    ):
+        elsewhere, which = look()
+        if elsewhere.any():
+            places = {kind: which} if which else {}
+            few = _few(elsewhere, elsewhere.size)
+            return Sinks(kind, none, elsewhere, of, prompts, few, **places)
+    return Sinks("none" if of else "not visible", none, none, of, prompts)
 
 
-def has_p0_sink(heads: np.ndarray, visible: np.ndarray) -> bool:
-    """Whether the model sinks at P0: a head, and one in a hundred of those that see P0."""
-    count = int(heads.sum())
-    return count >= 1 and count >= LEAST_SHARE * int(visible.sum())
+def _few(heads: np.ndarray, of: int) -> tuple[str, ...]:
+    return ("few heads",) if heads.sum() < FEW * of else ()
+
+
+@dataclass
+class _Found:
+    """The readings that the rule is applied to.
+
+    late     [layer, head] late share of P0, mean over prompts
+    uniform  [layer, 1] under uniform attention
+    curves   [2, layer, head, position] late share by position in each half of the prompts
+    """
+
+    stats: AttentionStats
+    late: np.ndarray
+    uniform: np.ndarray
+    curves: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.curves = self.stats.late_curves
+
+    def at_p0(self) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Heads that sink at P0, and how."""
+        with np.errstate(invalid="ignore"):
+            over = (self.late > OVER_UNIFORM * self.uniform) & (
+                self.late > random_target_p99(self.stats)
+            )
+            strong, weak = (over & (self.late > bound) for bound in (SINK, WEAK))
+        if strong.any():
+            return strong, ()
+        part = self.in_part() & over
+        if part.any():
+            return part, ("part of the prompts",)
+        # one such head, or a mean that a few prompts make, is what any peaked head may show
+        even = (self.stats.late > np.maximum(WEAK / 2, OVER_UNIFORM * self.uniform)).mean(0)
+        weak &= even >= PART
+        return (weak, ("weak",)) if weak.sum() > 1 else (np.zeros_like(weak), ())
+
+    def in_part(self) -> np.ndarray:
+        """Heads that pass SINK at P0 in more prompts than chance would let a random key."""
+        passed, rare = self._often(SINK)
+        return (passed[..., 0] > 1) & rare[..., 0] & (OVER_UNIFORM * self.uniform < SINK)
+
+    def _often(self, bound: float) -> tuple[np.ndarray, np.ndarray]:
+        """In how many prompts each key passes a bound, and whether that is no chance.
+
+        [layer, head, position] each. Chance is the share of prompts in which the head's other keys
+        pass (those that pass in half of them or more are no random keys), at least that of all
+        heads' keys; the binomial tail is adjusted for the number of heads and keys (Bonferroni).
+        """
+        from scipy.stats import binom
+
+        hits = self.stats.late_hits(bound)
+        prompts = np.isfinite(self.stats.late).sum(0)[..., None]
+        known = np.isfinite(hits)
+        passed = np.rint(np.nan_to_num(hits) * prompts)
+        others = known & (hits < 0.5)
+        others[..., 0] = False
+        tried, hit = (others * prompts).sum(-1), (passed * others).sum(-1)
+        everywhere = (hit.sum() + 1) / max(tried.sum(), 1)
+        chance = np.maximum(hit / np.maximum(tried, 1), min(everywhere, 1))[..., None]
+        return passed, known & (binom.sf(passed - 1, prompts, chance) * known.sum() < CHANCE)
+
+    def beside(self, heads: np.ndarray) -> tuple[int, ...]:
+        """Positions that hold the sink of these heads: P0, and others with more than WEAK."""
+        curve = nan_mean(np.where(heads[..., None], self.curves, np.nan), (1, 2)).min(0)
+        uniform = nan_mean(np.where(heads, self.uniform, np.nan), (0, 1))
+        with np.errstate(invalid="ignore"):
+            held = curve > max(WEAK, OVER_UNIFORM * uniform)
+        return (0, *(int(k) for k in np.flatnonzero(held) if k))
+
+    def learned(self) -> tuple[np.ndarray, tuple[int, ...]]:
+        """Heads that sink on a learned logit."""
+        learned = self.stats.mean("learned")
+        heads = np.zeros_like(self.late, dtype=bool)
+        if learned is not None:
+            np.greater(learned, LEARNED, out=heads, where=np.isfinite(learned))
+        return heads, ()
+
+    def positions(self) -> tuple[np.ndarray, tuple[int, ...]]:
+        """Heads that sink at a run of positions, whatever stands there, and these positions."""
+        uniform = OVER_UNIFORM * self.uniform[..., None]
+        with np.errstate(invalid="ignore"):
+            chosen = (self.curves > np.maximum(uniform, LEAST)).all(0) & self._often(LEAST)[1]
+        held = _run_sums(np.where(chosen, np.nan_to_num(self.curves).min(0), 0.0))
+        run = held > np.maximum(SINK, uniform)
+        heads = np.asarray(run.any(-1))
+        return heads, tuple(int(k) for k in np.flatnonzero(run[heads].any(0)))
+
+    def tokens(self) -> tuple[np.ndarray, tuple[int, ...]]:
+        """Heads that sink at a few kinds of token wherever they stand, and these tokens.
+
+        What a head puts on them is held against the queries that can see one of them.
+        """
+        mass = self.stats.tokens
+        heads = np.zeros_like(self.late, dtype=bool)
+        if mass is None or not len(mass.tokens):
+            return heads, ()
+        shares, even = mass.shares()
+        chosen = (shares > OVER_UNIFORM * even[:, :, None]) & (shares > LEAST)
+        held = np.zeros(len(mass.tokens))
+        for layer, head in np.argwhere(chosen.any((0, 3))):
+            parts = [
+                _held(mass, shares[1 - half, layer, head], chosen[half, layer, head], 1 - half)
+                for half in (0, 1)
+            ]
+            if min(parts) > ELSEWHERE:
+                heads[layer, head] = True
+                held += np.where(chosen[:, layer, head].any(0), shares[:, layer, head].mean(0), 0)
+        order = np.argsort(-held, kind="stable")[:3]
+        return heads, tuple(int(mass.tokens[i]) for i in order if held[i] > 0)
+
+
+def _run_sums(held: np.ndarray) -> np.ndarray:
+    """At each position the sum over the run of positions around it that hold something."""
+    sums = np.zeros_like(held)
+    for places in (slice(None), slice(None, None, -1)):  # from the left, then from the right
+        total = np.zeros(held.shape[:-1])
+        for k in range(held.shape[-1])[places]:
+            total = np.where(held[..., k] > 0, total + held[..., k], 0.0)
+            sums[..., k] += total
+    return np.where(held > 0, sums - held, 0.0)
+
+
+def _held(mass: TokenMass, share: np.ndarray, chosen: np.ndarray, half: int) -> float:
+    """What one half of the prompts puts on tokens that were chosen on the other."""
+    if not chosen.any():
+        return 0.0
+    return float(share[chosen].sum() / max(mass.seen(chosen, half), LEAST))

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import torch
 
-from sinkscope.detect.attention import read_attention
+from sinkscope.detect.attention import OVER_UNIFORM, WEAK, AttentionStats, read_attention
 from sinkscope.errors import Missing
 from sinkscope.stats import nan_mean
 from sinkscope.subject.load import Subject
@@ -15,19 +15,33 @@ from sinkscope.subject.prompts import Prompts
 
 UNTRAINED_SEEDS = 3
 UNTRAINED_LIMIT = 1_500_000_000  # parameters; above it a second copy costs more than it tells
-RANDOM_TARGETS = 500
+NOTHING = 0.1  # of uniform attention; all that is less counts as this much
+LEAST_RISE = 0.05  # relative; an untrained network favours the unmixed P0 by up to 4 %
 
 
-def random_target_p99(curve: np.ndarray, seed: int = 0) -> np.ndarray:
-    """99th percentile of alpha over 500 random target positions of each head: [layer, head].
+def random_target_p99(stats: AttentionStats) -> np.ndarray:
+    """99th percentile of the late share of a random key of the first half: [layer, head].
 
-    Targets are drawn from the first half without P0, where every mean rests on many queries.
-    curve [layer, head, position].
+    All keys of the first half are seen by the same queries among as many keys. With few of them a
+    percentile can only be told from their spread: with mean m and deviation s of the log share over
+    k keys, it is exp(m + t s √(1 + 1/k)), where t is the 99th percentile of Student's t with k − 1
+    degrees of freedom (a prediction interval), and at least a twentieth above exp(m). P0 is left
+    out, and so are keys that hold much themselves (a tenth of the attention, and three times what
+    uniform attention gives them): a second sink is no random key. Shares below a tenth of uniform
+    attention count as that much, so that keys which get next to nothing do not make the spread
+    boundless. NaN for fewer than two keys.
     """
-    last = max(curve.shape[2] // 2, 2)
-    generator = np.random.default_rng(seed)
-    targets = generator.integers(1, last, size=RANDOM_TARGETS)
-    return np.percentile(curve[:, :, targets], 99, axis=2)
+    from scipy.stats import t
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        curve, uniform = stats.late_curve[..., 1:], stats.uniform[1][:, None, None]
+        curve = np.where(curve > np.maximum(WEAK, OVER_UNIFORM * uniform), np.nan, curve)
+        logs = np.log(np.maximum(curve, NOTHING * uniform))
+        keys = np.isfinite(logs).sum(-1)
+        mean = nan_mean(logs, -1)
+        spread = np.sqrt(nan_mean((logs - mean[..., None]) ** 2, -1) * keys / (keys - 1))
+        rise = t.ppf(0.99, keys - 1) * spread * np.sqrt(1 + 1 / keys)
+        return np.exp(mean + np.maximum(rise, np.log1p(LEAST_RISE)))
 
 
 def untrained(subject: Subject, prompts: Prompts, reader: str) -> dict[str, np.ndarray] | Missing:

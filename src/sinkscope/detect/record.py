@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sinkscope.detect.attention import AttentionStats
+from sinkscope.detect.decision import Sinks
 from sinkscope.detect.heads import HeadStats
 from sinkscope.detect.residual import ResidualStats
 from sinkscope.errors import Missing
@@ -23,6 +24,7 @@ class Scan:
     prompts: Prompts
     settings: PromptSettings
     attention: AttentionStats
+    sinks: Sinks
     residual: ResidualStats | None
     no_residual: str
     heads: HeadStats

@@ -11,6 +11,7 @@ import torch
 
 from sinkscope.detect.arrays import scan_dataset
 from sinkscope.detect.attention import AttentionStats
+from sinkscope.detect.decision import sinks_of
 from sinkscope.detect.heads import HeadStats
 from sinkscope.detect.nulls import untrained
 from sinkscope.detect.qk import qk_split
@@ -67,7 +68,7 @@ def _scan_one(
     progress(label, 0, 3 * len(prompts))
     proof = prove_residual(subject, _short(pilot))
     residual, cosine, no_residual = _residual(subject, prompts, settings, progress)
-    attention = AttentionStats(vocabulary(subject))
+    attention = AttentionStats(vocabulary(subject), prompts)
     heads = HeadStats()
     want = Want(entropy=True, inspect=(heads.inspect,))
     done = len(prompts)  # the plain pass before, for the direction, is a third
@@ -86,6 +87,7 @@ def _scan_one(
         prompts=prompts,
         settings=settings,
         attention=attention,
+        sinks=sinks_of(attention),
         residual=residual,
         no_residual=no_residual,
         heads=heads,

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from sinkscope.detect.attention import SINK
-from sinkscope.detect.decision import has_p0_sink, sinking_of
 from sinkscope.detect.nulls import random_target_p99
 from sinkscope.detect.record import Scan
 from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.frame import opening_notes
 from sinkscope.result import Measured, ScanSummary
-from sinkscope.schema.scan import Massive, ResidualIdentity, ScanNull, Secondary
+from sinkscope.schema.scan import Massive, ResidualIdentity, ScanNull, Secondary, SinkFinding
 from sinkscope.stats import bootstrap, nan_mean
+from sinkscope.subject.prompts import token_text
 
 EPS = (0.2, 0.3, 0.5, 0.8)
 AFTER = 2  # "[2:]": blocks after the two in which the circuit is said to form
@@ -28,10 +28,10 @@ def scan_summary(scan: Scan) -> ScanSummary:
     seed = scan.settings.seed
     everywhere = np.ones(len(blocks), dtype=bool)
     _, uniform_late = scan.attention.uniform
-    random_p99 = random_target_p99(scan.attention.curve, seed)
-    sinking = sinking_of(scan.attention, seed)
+    sinks = scan.sinks
     return ScanSummary(
-        p0_sink=has_p0_sink(sinking, np.isfinite(nan_mean(late))),
+        p0_sink=sinks.at_p0,
+        sink=_sink(scan),
         sink_rate=sink_rates(alpha0, everywhere, seed),
         sink_rate_after_2=sink_rates(alpha0, blocks >= AFTER, seed),
         sink_rate_by_type={
@@ -46,9 +46,9 @@ def scan_summary(scan: Scan) -> ScanSummary:
         reader=_reader_counts(scan),
         position_zero=scan.prompts.position_zero,
         notes=_notes(scan),
-        sink_head_count=int(sinking.sum()),
-        sink_heads=_sink_heads(blocks, nan_mean(late), sinking),
-        null=_null(scan, random_p99),
+        sink_head_count=int(sinks.heads.sum()),
+        sink_heads=_sink_heads(blocks, nan_mean(late), sinks.heads),
+        null=_null(scan),
         delimiters=scan.attention.delimiters(scan.subject.tokenizer),
         massive=_massive(scan),
         secondary=_secondary(scan),
@@ -97,15 +97,29 @@ def _sink_heads(blocks: np.ndarray, late: np.ndarray, sinking: np.ndarray) -> li
     ]
 
 
-def _null(scan: Scan, p99: np.ndarray) -> ScanNull:
+def _sink(scan: Scan) -> SinkFinding:
+    found = scan.sinks
+    return {
+        "kind": found.kind,
+        "words": list(found.words),
+        "heads": int((found.heads | found.elsewhere).sum()),
+        "of": found.of,
+        "prompts": int(found.prompts.sum()),
+        "positions": list(found.positions),
+        "tokens": [token_text(scan.subject.tokenizer, token) for token in found.tokens],
+    }
+
+
+def _null(scan: Scan) -> ScanNull:
     stats = scan.attention
-    alpha = nan_mean(stats.alpha0)
     received, late = stats.uniform
+    p99 = random_target_p99(stats)
+    seen = np.isfinite(p99)
     null: ScanNull = {
         "uniform_alpha": _finite(received),
         "uniform_late_share": _finite(late),
-        "random_target_p99": float(np.nanmedian(p99)),
-        "heads_above_random_target_p99": float(np.nanmean(alpha > p99)),
+        "random_target_p99": float(np.median(p99[seen])) if seen.any() else None,
+        "heads_above_random_target_p99": _finite((nan_mean(stats.late) > p99)[seen]),
     }
     if isinstance(scan.null, dict):
         over_heads = nan_mean(scan.null["late"].reshape(len(scan.null["late"]), -1), axis=1)
@@ -159,6 +173,11 @@ def _identity(scan: Scan) -> ResidualIdentity:
 def _notes(scan: Scan) -> list[str]:
     """What a reader must know to read the numbers rightly."""
     notes = opening_notes(scan.subject, scan.prompts)
+    if len(scan.prompts) < 2:
+        notes.append(
+            "Sinks away from position zero are not looked for on one prompt: none can be found on "
+            "some prompts and judged on others."
+        )
     seen = set(scan.attention.blocks)
     silent = [
         block.index

@@ -32,7 +32,6 @@ from sinkscope.intervene.prefix import keep_outputs, skipped
 from sinkscope.intervene.readout import Readout, filled_up, joined
 from sinkscope.intervene.readout_tap import ReadoutTap
 from sinkscope.intervene.router import in_place
-from sinkscope.intervene.token_mass import TokenMass
 from sinkscope.observe.attention import call_model, check_all_seen, uses_registry
 from sinkscope.observe.reads import Want
 from sinkscope.observe.registry import hooks
@@ -114,16 +113,6 @@ class Engine:
             self._scored = spread_predictions(prompts.length, scored)
         self._batches = list(self._split())
         self.intact = joined([self._first_pass(batch, listeners) for batch in self._batches])
-
-    def token_mass(self) -> TokenMass:
-        """Which tokens late queries look at in the intact model, by head; costs a pass."""
-        ids = self.prompts.input_ids
-        mass = TokenMass(ids, self.prompts.lengths, self.depth, self._head_count)
-        for batch in self._batches:
-            reading = self._reading(batch, False)
-            reading.tokens, reading.token_rows = mass, batch.context.rows
-            self._pass(batch, (), 0, reading, False)
-        return mass
 
     @property
     def passes(self) -> float:

@@ -14,7 +14,6 @@ from sinkscope.intervene.edits.keys import KeyRead
 from sinkscope.intervene.late_sums import Row, Sums
 from sinkscope.intervene.readout import Readout
 from sinkscope.intervene.router import EditTap
-from sinkscope.intervene.token_mass import TokenMass
 from sinkscope.observe.columns import CHUNK, NEVER, Scores
 from sinkscope.observe.late import mean_over
 from sinkscope.observe.layout import Layout
@@ -36,8 +35,6 @@ class ReadoutTap(EditTap):
     found: dict[str, torch.Tensor] = field(init=False)  # the arrays of a Readout by name
     direction: torch.Tensor | None = None
     only_heads: bool = False  # read `heads` and no others
-    tokens: TokenMass | None = None
-    token_rows: list[int] = field(default_factory=list)
     edited: KeyRead | None = None  # of the call that is being read, if key edits changed it
 
     def __post_init__(self) -> None:
@@ -113,7 +110,7 @@ class ReadoutTap(EditTap):
             for i, position in enumerate(self.positions):
                 if position in row.columns:
                     sums.add(i, position, row, visible, total, late, learned)
-            self._receive(read.block, chosen, scores, visible, total, learned, late)
+            self._receive(read.block, chosen, scores, total, learned, late)
         self._put(read.block, chosen, sums)
 
     def _from_map(self, read: AttentionRead, layout: Layout, chosen: list[int]) -> None:
@@ -133,7 +130,7 @@ class ReadoutTap(EditTap):
         row = Row(logs, self.positions)
         for i, position in enumerate(self.positions):
             sums.add(i, position, row, weights > 0, total, late, learned)
-        self._receive(read.block, chosen, logs, weights > 0, total, learned, late)
+        self._receive(read.block, chosen, logs, total, learned, late)
         self._put(read.block, chosen, sums)
 
     def _as_left(self, chosen: list[int], scores, learned, start: int):
@@ -151,15 +148,10 @@ class ReadoutTap(EditTap):
         own = torch.where(left == mass, scores.gather(3, index).squeeze(3), own)
         return scores.scatter(3, index, own.unsqueeze(3))
 
-    def _receive(
-        self, block: int, chosen: list[int], scores, visible, total, learned, late
-    ) -> None:
+    def _receive(self, block: int, chosen: list[int], scores, total, learned, late) -> None:
         if self.edited is not None and learned is not None:
             share = ((learned - total).exp() * late).sum(-1) / self.layout.late.sum(1, keepdim=True)
             self.found["learned"][:, block, chosen] += share.cpu()
-        if self.tokens is not None:
-            mass = (scores - total.unsqueeze(-1)).exp()
-            self.tokens.add(block, mass, visible, late, self.token_rows)
         reading = [i for i, head in enumerate(chosen) if (block, head) in self.heads]
         if self.want_received and reading:
             mass = (scores[:, reading] - total[:, reading].unsqueeze(-1)).exp()

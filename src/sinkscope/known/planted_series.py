@@ -46,11 +46,15 @@ class State:
     size   length of the write over that of the stream it is written to; 0: there is no circuit
     share  of it that EARLY writes
     angle  by which u has turned from where it began, in radians
+    moved  part of the reading heads whose place other heads have taken
+    logit  that reading heads give to position zero
     """
 
     size: float
     share: float
     angle: float
+    moved: float = 0.0
+    logit: float = circuit.LOGIT
 
 
 class Grown:
@@ -102,15 +106,22 @@ class Grown:
         early = written * state.share
         self._neurons(EARLY, early, 0.0, u)
         self._neurons(LATE, written - early, early, u)
-        gain = circuit.LOGIT * math.sqrt(canvas.size) / plan.unit
+        gain = state.logit * math.sqrt(canvas.size) / plan.unit
         slow = circuit.slow(canvas)
-        for b, heads in self.readers.items():
-            for head in heads:
+        for b in self.readers:
+            for head in self.reading(state.moved, b):
                 canvas.query(b, head)[slow] = 0.0
                 canvas.query(b, head)[slow[0]] = (
                     gain * plan.base / (plan.unit * CONSTANT) * plan.constant
                 )
                 canvas.key(b, head)[slow] = torch.stack([u, torch.zeros_like(u)])
+
+    def reading(self, moved: float, b: int) -> list[int]:
+        """Heads of a block that read, a part of them moved to heads that did not."""
+        first = self.readers[b]
+        others = [head for head in range(self.canvas.heads) if head not in first]
+        gone = round(moved * len(first))
+        return first[gone:] + others[:gone]
 
     def _neurons(self, b: int, size: float, before: float, u: torch.Tensor) -> None:
         """Neurons that write u, `size` long in all, onto a stream that holds `before` of it."""

@@ -64,11 +64,10 @@ def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress:
     pairs = swapped(subject, prompts, settings.swaps, settings.seed)
     keys = earlier_keys(prompts, pairs.first, settings.seed)
     intact = perturb(subject, pairs)
-    sinks = sinks_on(subject, prompts, settings.seed)
-    heads = tuple(sinks.heads) if sinks.p0_sink else ()
+    sinks = sinks_on(subject, prompts)
+    heads = sinks.heads
     if not heads:
-        few = "Fewer than one head in a hundred sinks" if sinks.heads else "No head sinks"
-        notes.append(f"{few} at P0, so the conditions act on every head.")
+        notes.append("No head sinks at P0, so the conditions act on every head.")
     conditions, sites = _conditions(subject, prompts, heads, keys, settings, notes)
     spreads = {INTACT.name: intact}
     for done, (name, condition) in enumerate(conditions.items()):

@@ -19,11 +19,15 @@ class Visibility:
     keys_seen   [B, T] visible keys of each query
     seen_by     [B, T] valid queries that see each key
     p0_seen     [B, T] whether the query sees its P0 (and is valid)
+    late_seen   [B, T] late queries that see each key
+    late_even   [B, T] what each key would receive from them under uniform attention
     """
 
     keys_seen: torch.Tensor
     seen_by: torch.Tensor
     p0_seen: torch.Tensor
+    late_seen: torch.Tensor
+    late_even: torch.Tensor
 
 
 @dataclass
@@ -82,16 +86,21 @@ class Layout:
     def _causal(self) -> Visibility:
         batch, length = self.valid.shape
         keys = torch.arange(1, length + 1, device=self.valid.device).expand(batch, length)
-        seen_by = self.valid.flip(1).cumsum(1).flip(1)
-        return Visibility(keys, seen_by, self.valid.clone())
+        even = self.late / keys
+        seen_by, late_seen, late_even = (
+            x.flip(1).cumsum(1).flip(1) for x in (self.valid, self.late, even)
+        )
+        return Visibility(keys, seen_by, self.valid.clone(), late_seen, late_even)
 
     def _from_mask(self, mask: torch.Tensor) -> Visibility:
         batch, length = self.valid.shape
         visible = mask[:, 0].expand(batch, length, length)
         keys = visible.sum(-1)
-        seen_by = torch.einsum("bt,btk->bk", self.valid.float(), visible.float()).long()
+        late = self.late.float()
+        queries = torch.stack([self.valid.float(), late, late / keys.clamp_min(1)])
+        seen_by, late_seen, late_even = torch.einsum("nbt,btk->nbk", queries, visible.float())
         p0 = visible.gather(2, self.p0.unsqueeze(-1)).squeeze(-1)
-        return Visibility(keys, seen_by, p0 & self.valid)
+        return Visibility(keys, seen_by.long(), p0 & self.valid, late_seen.long(), late_even)
 
 
 def layout_of(prompts: Prompts, device: torch.device) -> Layout:

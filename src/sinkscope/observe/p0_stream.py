@@ -112,6 +112,12 @@ def first_tokens(subject: Subject, prompts: Prompts, seed: int) -> torch.Tensor:
     return torch.randperm(usable_vocabulary(subject), generator=generator)[:FIRST_TOKENS]
 
 
+def prompt_tokens(prompts: Prompts) -> torch.Tensor:
+    """Tokens that the prompts have at P0, as often as they have them; one that all share, once."""
+    at_p0 = prompts.input_ids[layout_of(prompts, prompts.input_ids.device).is_p0][:FIRST_TOKENS]
+    return at_p0[:1] if bool((at_p0 == at_p0[0]).all()) else at_p0
+
+
 def usable_vocabulary(subject: Subject) -> int:
     """Ids that a tokenizer can give: padding rows of the embedding are left out."""
     size = vocabulary(subject)

@@ -19,7 +19,7 @@ from sinkscope.observe.registry import configurations, evaluation
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
-KEPT = ("p0", "received", "columns", "learned")
+KEPT = ("p0", "received", "late", "columns", "learned")
 
 
 def token_prompts(ids: torch.Tensor) -> Prompts:
@@ -130,6 +130,7 @@ def _read(
     read = read_lean(s, lse, total, layout, like.visible, want, like.block, "lean")
     if chunked:
         read.received = chunked_key_sums(s, total, layout.valid)
+        read.late = chunked_key_sums(s, total, layout.late)
     return read
 
 
@@ -140,9 +141,9 @@ def _difference(a: AttentionRead, b: AttentionRead, layout: Layout) -> float:
         x, y = getattr(a, name), getattr(b, name)
         if x is None or y is None:
             continue
-        if name == "received":
-            seen = a.visible.seen_by.clamp_min(1).unsqueeze(1)
-            x, y = x / seen, y / seen
+        if name in ("received", "late"):
+            seen = a.visible.seen_by if name == "received" else a.visible.late_seen
+            x, y = (z / seen.clamp_min(1).unsqueeze(1) for z in (x, y))
         rows = valid.unsqueeze(-1) if x.dim() == 4 else valid
         worst = max(worst, ((x - y) * rows).abs().max().item())
     return worst

@@ -16,7 +16,7 @@ from sinkscope.observe.layout import Layout, Visibility
 class Want:
     """What to keep of each attention call, beside the P0 column.
 
-    received  sums over queries for every key
+    received  sums over queries for every key, and over the late ones alone
     entropy   entropy of each row, in nats
     columns   key indices whose whole columns are kept
     maps      the map itself (a few short prompts only)
@@ -52,6 +52,7 @@ class AttentionRead:
     reader    exact, lean, lean (chunked) or own maps; `reason` says why it is not the one asked
     p0        [B, H, T] attention of each query on its P0 (0 where P0 is out of sight)
     received  [B, H, T] attention each key receives, summed over valid queries
+    late      [B, H, T] the same, summed over late queries
     learned   [B, H, T] mass on a learned sink logit, or None where there is none
     """
 
@@ -61,6 +62,7 @@ class AttentionRead:
     visible: Visibility
     p0: torch.Tensor
     received: torch.Tensor | None = None
+    late: torch.Tensor | None = None
     entropy: torch.Tensor | None = None
     columns: torch.Tensor | None = None
     learned: torch.Tensor | None = None
@@ -84,6 +86,7 @@ def read_lean(
     read = AttentionRead(block, reader, "", visible, p0)
     if want.received:
         read.received = key_sums(s, total, valid)
+        read.late = key_sums(s, total, layout.late)
     if want.entropy:
         rows = row_entropy(s, lse)
         if total is not lse:  # entropy over the real keys and the learned sink together
@@ -121,7 +124,8 @@ def read_map(
     p0 = torch.where(visible.p0_seen.unsqueeze(1), p0, 0.0)
     read = AttentionRead(block, reader, reason, visible, p0)
     if want.received:
-        read.received = torch.einsum("bhtk,bt->bhk", weights.float(), valid.float())
+        queries = torch.stack([valid, layout.late]).float()
+        read.received, read.late = torch.einsum("bhtk,nbt->nbhk", weights.float(), queries)
     if want.entropy:
         mass = weights.float()
         rows = torch.special.entr(mass).sum(-1)

@@ -7,15 +7,27 @@ from typing_extensions import TypedDict
 from sinkscope.schema.base import Measured, Open
 
 
+class SinkFinding(TypedDict):
+    """Where the model sinks. In detect/decision."""
+
+    kind: str  # p0, learned, positions, tokens, none, or not visible
+    words: list[str]  # what must be said beside it: weak, few heads, part of the prompts
+    heads: int  # how many heads sink there
+    of: int  # how many heads have late queries that see P0
+    prompts: int  # in how many prompts P0 sinks
+    positions: list[int]  # positions that hold the sink
+    tokens: list[str]  # texts of the tokens that hold it, most mass first
+
+
 class ScanNull(TypedDict, total=False):
     """What the sink is held against. In detect/nulls."""
 
     uniform_alpha: float | None  # received attention of P0 under uniform attention [share]
     uniform_late_share: float | None  # late share of P0 under uniform attention [share]
-    # 99th percentile of alpha over random target positions, median head [share]
-    random_target_p99: float
-    # heads whose alpha lies above their own such percentile [share]
-    heads_above_random_target_p99: float
+    # 99th percentile of the late share over random keys, median head [share]
+    random_target_p99: float | None
+    # heads whose late share of P0 lies above their own such percentile [share]
+    heads_above_random_target_p99: float | None
     # late share of the same architecture untrained, one for each seed [share]
     untrained_late_share: list[float]
     untrained_sink_rate: dict[str, float]  # its sink rate at the bound named by the key [share]
@@ -73,6 +85,7 @@ class ScanSummary(Open):
     """What `scan` found under one BOS policy. In detect/summary."""
 
     p0_sink: bool  # whether the model has a sink at P0 [detect/decision]
+    sink: SinkFinding  # where it sinks, and how
     sink_rate: dict[str, Measured]  # bound -> heads whose alpha of P0 exceeds it [share]
     sink_rate_after_2: dict[str, Measured]  # the same without the first two blocks [share]
     sink_rate_by_type: dict[str, dict[str, Measured]]  # the same by layer type [share]

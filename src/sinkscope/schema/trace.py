@@ -156,6 +156,18 @@ class WeightView(TypedDict, total=False):
     quadratic: Quadratic  # of gated neurons
 
 
+class NamedWriters(TypedDict, total=False):
+    """How the named writers were checked. In circuit/writers."""
+
+    # the sink direction, or what the sink heads read: what shares of writers are parts of
+    shares_of: str
+    # share of P0 that the sink heads keep without them, over intact; above one half none is named
+    kept: float | None
+    rejected: list[list[int | str]]  # [block, kind, index] of what was not named for that reason
+    prompts: float | None  # their part of what raises the heads' logits, prompts' first tokens
+    vocabulary: float | None  # the same over first tokens drawn evenly from the vocabulary [share]
+
+
 class TypeOfLayer(TypedDict, total=False):
     """Layers of one type. In circuit/summary."""
 
@@ -191,7 +203,8 @@ class PhaseRow(TypedDict):
     height: float  # norm ratio there [ratio]; by direction the gap on the unit sphere [1]
     plateau: list[str]  # first and last read point between rise and fall
     fall: list[int] | None  # first and last block that take it back; none where it lasts
-    writers: list[list[str | float]]  # [sublayer, share of what the rise writes along its u]
+    # [sublayer, share of what the rise writes along its u]; most read: as in the summary
+    writers: list[list[str | float]]
     takers: list[list[str | float]]  # [sublayer, share of that, negative]
     writing_neurons: list[list[int | float]]  # [block, neuron, share] of its k90 set
     writing_heads: list[list[int | float]]  # [block, head, share] of its k90 set
@@ -207,8 +220,9 @@ class TraceSummary(Open):
     Where P0 rises more than once (`phases`), emergence block, writing neurons and heads, direction
     and read point are those of the phase that most sink heads read.
 
-    Blocks, heads, neurons and experts count from 0. Shares are parts of what P0's components write
-    along the sink direction, so they add up to 1. Read point `x{l}` is the input of block `l`.
+    Blocks, heads, neurons and experts count from 0. Shares are parts of what raises the sink heads'
+    logits on P0 over the other positions, or the sink direction where no head reads: those of
+    embedding and sublayers that raise it add up to 1. Read point `x{l}` is the input of block `l`.
     In circuit/find.
     """
 
@@ -217,7 +231,7 @@ class TraceSummary(Open):
     amplification: str | None  # norm, direction, both, or None
     # first read point at which P0 is separable whatever its token
     recognition_point: str | None
-    # [block, neuron] of the fewest neurons that carry 90 % of the MLPs' write [circuit/components]
+    # [block, neuron] of the fewest components that make 90 % [circuit/writers]
     writing_neurons: list[list[int]]
     writing_heads: list[list[int | float]]  # [block, head, share] [circuit/components]
     writing_experts: list[list[int | float]]  # [block, expert, share] [circuit/components]
@@ -230,10 +244,11 @@ class TraceSummary(Open):
     concentration: dict[str, float | None] = {}
     # the same of the log norm ratio [share, circuit/concentration]
     concentration_log_norm: dict[str, float] = {}
-    # their shares of the whole write [share, circuit/components]
+    # their shares [share, circuit/components]
     writing_neuron_shares: list[float] = []
-    k90: int | None = None  # how many neurons carry 90 % of the MLPs' write [circuit/components]
-    # share of `embedding`, `0.attention`, `0.mlp`, .. [share, circuit/writes]
+    k90: int | None = None  # how many neurons are among them [circuit/components]
+    named: NamedWriters = {}  # what the sink loses without the named writers, and over which tokens
+    # share of `embedding`, `0.attention`, `0.mlp`, .. [share, circuit/components]
     write_shares: dict[str, float] = {}
     reading_block: int | None = None  # the first block that has one
     # vocabulary items that end on the sink's side when placed at P0 [share, circuit/vocabulary]

@@ -91,7 +91,7 @@ class Prompts:
             position_ids=None,
         )
 
-    def take(self, rows: slice) -> Prompts:
+    def take(self, rows: slice | torch.Tensor) -> Prompts:
         """The given rows as a Prompts of their own."""
 
         def cut(tensor: torch.Tensor | None) -> torch.Tensor | None:

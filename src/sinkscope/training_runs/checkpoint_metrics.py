@@ -21,19 +21,17 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from sinkscope.detect.attention import AttentionStats, stacked
-from sinkscope.detect.decision import sinking_of
+from sinkscope.detect.attention import AttentionStats
+from sinkscope.detect.decision import sinks_of
 from sinkscope.errors import InputError
 from sinkscope.observe.attention import observe, run_model
-from sinkscope.observe.late import late_seeing, mean_over
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.loss import log_probabilities, mean_by_prompt, predictions, token_loss
 from sinkscope.observe.p0_stream import p0_states
-from sinkscope.observe.reads import AttentionRead, Want
+from sinkscope.observe.reads import Want
 from sinkscope.observe.registry import evaluation
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.observe.stream import OthersMean, mean_cosine, norm_ratio, sink_direction, unit
-from sinkscope.stats import nan_mean
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 from sinkscope.training_runs.partial import first_blocks
@@ -41,7 +39,6 @@ from sinkscope.training_runs.parts import P0Parts, p0_parts
 from sinkscope.training_runs.view import View
 
 KEPT = 16  # other positions of each prompt from which their spread along u is taken
-TARGETS = 32  # random keys whose late share is the null of P0's
 AT_ONCE = 1024  # tokens: with few blocks in memory, activations would soon outweigh weights
 CHANNELS = 5  # largest channels of P0 that are followed
 
@@ -53,7 +50,7 @@ class CheckpointMetrics:
     late          [prompt, block, head] late share of P0; NaN for heads a block does not have
     uniform       [block] late share under uniform attention
     sinks         [block, head] heads that sink, by the rule of `detect.decision`
-    target_late   [block, head, target] mean late share of random keys in the first half
+    target_late   [block, head, key] mean late share of the other keys of the first half
     log_ratio     [prompt, point] log r_l
     direction     [d] u
     p0_along      [token, point] ⟨x̂_0, u⟩ for each first token
@@ -96,14 +93,14 @@ def light(subject: Subject, view: View) -> CheckpointMetrics:
         raise InputError("a timeline needs right-padded prompts, not left-padded or packed ones.")
     loss = _loss(subject, view.prompts) if view.loss else np.zeros(0, np.float32)
     with first_blocks(subject, view.horizon) as part:
-        stats, targets, stream = _pass(part, view)
+        stats, stream = _pass(part, view)
         parts = p0_parts(part, view) if view.parts else P0Parts.none()
         states = p0_states(part, view.first_tokens)
     return CheckpointMetrics(
         late=stats.late,
         uniform=stats.uniform[1],
-        sinks=sinking_of(stats, view.seed),
-        target_late=targets,
+        sinks=sinks_of(stats).heads,
+        target_late=_known(stats.late_curve[..., 1:]),
         log_ratio=_by_point(stream.log_ratio).numpy(),
         loss=loss,
         **_along(states, stream, view.point, parts),
@@ -131,21 +128,23 @@ def _along(
     }
 
 
-def _pass(part: Subject, view: View) -> tuple[AttentionStats, np.ndarray, _Stream]:
-    """One forward pass over the prompts: attention on P0, on random keys, and the stream."""
+def _known(curves: np.ndarray) -> np.ndarray:
+    """Without the keys behind the first half, which have no late share."""
+    return curves[..., np.isfinite(curves).any((0, 1))].astype(np.float32)
+
+
+def _pass(part: Subject, view: View) -> tuple[AttentionStats, _Stream]:
+    """One forward pass over the prompts: attention on every key, and the stream."""
     generator = torch.Generator().manual_seed(view.seed)
     length = int(view.prompts.lengths.min())
-    keys = 1 + torch.randperm(max(length // 2 - 1, 1), generator=generator)[:TARGETS]
     stream = _Stream(1 + torch.randperm(length - 1, generator=generator)[:KEPT])
-    stats, targets = AttentionStats(1), []
+    stats = AttentionStats(1)
     for batch in view.prompts.batches(max(1, AT_ONCE // view.prompts.length)):
         stream.layout = layout_of(batch, part.device)
-        want = Want(columns=tuple(keys.tolist()))
         taps = residual_hooks(part, stream.consume)
-        reads, layout, _ = observe(part, batch, want, extra_hooks=taps)
+        reads, layout, _ = observe(part, batch, Want(), extra_hooks=taps)
         stats.add(reads, layout, torch.zeros_like(batch.input_ids))
-        targets.append(stacked([_late_columns(read, layout) for read in reads], 1))
-    return stats, nan_mean(torch.cat(targets).numpy()).astype(np.float32), stream
+    return stats, stream
 
 
 class _Stream:
@@ -172,14 +171,6 @@ class _Stream:
 def _by_point(rows: dict[int, list[torch.Tensor]]) -> torch.Tensor:
     """[n, P, ..] from the parts of each read point."""
     return torch.stack([torch.cat(rows[point]) for point in sorted(rows)], 1)
-
-
-def _late_columns(read: AttentionRead, layout: Layout) -> torch.Tensor:
-    """Late share of each chosen key: [B, H, targets]. Who sees P0 sees what stands behind it."""
-    assert read.columns is not None
-    counted = late_seeing(layout.on(read.columns.device), read.visible).unsqueeze(1)
-    columns = read.columns.unbind(-1)
-    return torch.stack([mean_over(column, counted) for column in columns], -1).cpu()
 
 
 def _loss(subject: Subject, prompts: Prompts) -> np.ndarray:

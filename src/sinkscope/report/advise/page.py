@@ -68,7 +68,7 @@ def lines_table(one: Advice) -> Table:
         },
         set(),
     )
-    if one.without:
+    if one.lines and one.without:
         table.rows.append([", ".join(one.without), NO_VALUE, "No such setting was found."])
     return table
 

@@ -1,4 +1,4 @@
-"""Charts of what is written along the sink direction: by whom, by how few, how early."""
+"""Charts of what sets position zero apart: by whom, by how few, how early."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def shares_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
         .mark_bar()
         .encode(
             x=alt.X("block:N", title="Block", sort=["emb.", *blocks], axis=axis),
-            y=value_y("Share of the output along u", percents()),
+            y=value_y("Share of what adds to it", percents()),
             tooltip=tips(".1%", block="Block", series=" ", value="Share"),
             **by_series(order),
         )

@@ -1,6 +1,6 @@
 """The circuit as inline SVG: token zero at the bottom, blocks upwards, the sink direction as a bus.
 
-Left, who writes along the sink direction into position zero's stream; the width of an edge is its
+Left, who writes what sets it apart into position zero's stream; the width of an edge is its
 share, and the bus grows by what has been written so far. Right, the heads that read it: one tile a
 head, filled by its late share. Colours are the page's custom properties, so that the drawing
 follows its theme.
@@ -144,9 +144,7 @@ def _writers(
 def _node(sheet: _Sheet, writer: Writer, block: int, middle: float) -> None:
     colour = COLOURS.get(writer.kind, "fourth")
     name = NAMES.get(writer.kind, writer.kind)
-    tip = (
-        f"Block {block}, {name}: {share_text(writer.share)} of the output along the sink direction"
-    )
+    tip = f"Block {block}, {name}: {share_text(writer.share)} of what sets position zero apart"
     cut = number_of(writer.without)
     if cut is not None:
         tip += f"; without it the sink changes by {percent(cut)}"
@@ -193,12 +191,12 @@ def _edge(
 
 
 def _bus(points: list[tuple[float, float]]) -> str:
-    """The stream of P0 as a band as wide as what has been written along u so far."""
+    """The stream of P0 as a band as wide as what has been written so far."""
     scale = max([1e-9, *(value for _, value in points)])
     half = [(y, max(width_of(max(value, 0.0) / scale), 2.0) / 2) for y, value in points]
     right = [f"{BUS + w:.1f} {y:.1f}" for y, w in half]
     left = [f"{BUS - w:.1f} {y:.1f}" for y, w in reversed(half)]
-    tip = "Position zero’s stream: its width is what has been written along the sink direction"
+    tip = "Position zero’s stream: its width is what has been written of what sets it apart"
     return f'<path d="M{"L".join([*right, *left])}Z" fill="var(--accent)"{_tip(tip)}/>'
 
 
@@ -238,7 +236,7 @@ def _tile(reader: Reader, x: float, y: float, wide: float, high: float) -> str:
 
 def _headings(sheet: _Sheet, picture: Picture, top: float) -> None:
     for x, words, below in (
-        (UNIT, "Who writes along the sink direction", picture.whole),
+        (UNIT, "Who writes what sets it apart", picture.whole),
         (BUS, "Position zero’s stream", "as wide as what was written so far"),
         ((TILES + END) / 2, "Which heads read it", picture.sink),
     ):
@@ -253,7 +251,9 @@ def _token(sheet: _Sheet, picture: Picture, y: float) -> None:
     share, tip = "", ""
     if picture.embedding is not None:
         share = f"embedding {share_text(picture.embedding)}"
-        tip = f"The embedding writes {share_text(picture.embedding)} of the sink direction"
+        tip = (
+            f"The embedding makes {share_text(picture.embedding)} of what sets position zero apart"
+        )
     sheet.marks.append(
         f'<rect x="{BUS - wide / 2:.1f}" y="{y + 10:.1f}" width="{wide:.1f}" height="28" rx="14"'
         f' fill="var(--paper)" stroke="var(--accent)" stroke-width="1.5"{_tip(tip)} tabindex="0"/>'

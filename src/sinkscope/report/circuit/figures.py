@@ -62,8 +62,8 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Plot, ...]], ...] = (
             Plot(
                 "write-shares",
                 "Who writes, block by block",
-                "Share of all that is added to the residual stream along u before the sink heads "
-                "read it. Bars below zero point against it.",
+                "Share of all that raises the sink heads’ logits on position zero over those on "
+                "others; along u where no head reads. Bars below zero are against it.",
                 circuit_charts.shares_chart,
             ),
             Plot(

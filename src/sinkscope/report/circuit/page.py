@@ -19,7 +19,7 @@ from sinkscope.result import Result
 
 CAPTION = (
     "Read upwards: position zero’s stream rises through the blocks. From the left, who writes "
-    "along the sink direction, edges as wide as their share (dashed: against it); where that was "
+    "what sets it apart, edges as wide as their share (dashed: against it); where that was "
     "tested, a box says how the sink changes when that output is ablated. To the right, one tile "
     "a head, filled by its late share of position zero, framed where it is a sink head. Where "
     "position zero rises more than once, shares are parts of what the rise of a phase writes, "
@@ -102,7 +102,7 @@ def headline(result: Result, bos: str) -> Headline:
 
 
 def main_chart(result: Result, bos: str) -> Chart | None:
-    """Who writes along the sink direction, block by block."""
+    """Who writes what sets position zero apart, block by block."""
     return circuit_charts.shares_chart(
         result.summary.trace[bos], frames.group(result, "trace", bos)
     )

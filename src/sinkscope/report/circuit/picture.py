@@ -1,9 +1,8 @@
 """What the drawing of a circuit says, before any geometry: rows of blocks, writers and readers.
 
-The share of a writer is its part of everything that is written along the sink direction at
-position zero, as `trace` reports it; where position zero rises more than once, its part of what the
-rise of its phase writes, along the direction of that phase. Blocks that neither write nor read are
-left out together.
+The share of a writer is its part of all that sets position zero apart for the sink heads, as
+`trace` reports it; where position zero rises more than once, its part of what the rise of its phase
+writes. Blocks that neither write nor read are left out together.
 """
 
 from __future__ import annotations
@@ -124,7 +123,7 @@ def picture_of(result: Result, bos: str) -> Picture | None:
         embedding=None if several else trace.write_shares.get("embedding", 0.0),
         rows=_folded(rows),
         sink=sink,
-        whole="share of what its phase writes" if several else "share of all that is written",
+        whole="share of what its phase writes" if several else "share of all that adds to it",
     )
 
 
@@ -225,7 +224,7 @@ def _shown(
         Unit(
             label,
             share,
-            f"Block {block}, {label}: {percent(share)} of the output along the sink direction"
+            f"Block {block}, {label}: {percent(share)} of what sets position zero apart"
             + (f" ({inside})" if inside else ""),
         )
         for label, share in named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sinkscope.report.circuit.words import basis
 from sinkscope.report.parts import Table
 from sinkscope.report.text import percent, ranges, visible
 from sinkscope.result import TraceSummary
@@ -10,12 +11,12 @@ MOST = 12  # rows; the summary holds all
 
 
 def writers_tables(trace: TraceSummary) -> list[Table]:
-    """Sublayers and units that write along the sink direction, largest first."""
+    """Sublayers and units that write what sets position zero apart, largest first."""
     return [_sublayers(trace), _units(trace)]
 
 
 def _sublayers(trace: TraceSummary) -> Table:
-    table = Table("Who writes along the sink direction", ["Block", "Part", "Share"], numeric={0, 2})
+    table = Table(f"Who writes {basis(trace)}", ["Block", "Part", "Share"], numeric={0, 2})
     ranked = sorted(trace.write_shares.items(), key=lambda item: -abs(item[1]))
     for name, share in ranked[:MOST]:
         if abs(share) < 0.0005:

@@ -58,17 +58,33 @@ def place(point: str) -> str:
 
 
 def _writers(trace: TraceSummary) -> str:
+    """The sublayer that writes most, and what the named units make together."""
     shares = {name: share for name, share in trace.write_shares.items() if share > 0}
     if not shares:
         return ""
     name, share = max(shares.items(), key=lambda item: item[1])
     who = written_by(name)
-    said = f"{who[0].upper()}{who[1:]} writes {percent(share)} of the sink direction"
-    if trace.k90:
-        neurons = "neuron carries" if trace.k90 == 1 else "neurons carry"
-        blocks = ranges([block for block, _ in trace.writing_neurons])
-        said += f"; {trace.k90} {neurons} most of it (block {blocks})"
-    return f"{said}."
+    said = f"{who[0].upper()}{who[1:]} writes {percent(share)} of {basis(trace)}"
+    groups = [_group("head", trace.writing_heads)]
+    neurons = [[*n, s] for n, s in zip(trace.writing_neurons, trace.writing_neuron_shares)]
+    groups.append(_group("neuron", neurons))
+    made = [f"{percent(share)} by {units}" for share, units in sorted(filter(None, groups))[::-1]]
+    return f"{said}; {' and '.join(made)}." if made else f"{said}."
+
+
+def basis(trace: TraceSummary) -> str:
+    """What the shares of writers are parts of."""
+    return trace.named.get("shares_of", "the sink direction")
+
+
+def _group(kind: str, rows: list) -> tuple[float, str] | None:
+    """Share and name of the units of a kind together, from [block, index, share]."""
+    if not rows:
+        return None
+    blocks = ranges([block for block, _, _ in rows])
+    name = kind if len(rows) == 1 else f"{kind}s"
+    where = f"block{'' if blocks.isdigit() else 's'} {blocks}"
+    return sum(share for *_, share in rows), f"{len(rows)} {name} ({where})"
 
 
 def _readers(trace: TraceSummary) -> str:

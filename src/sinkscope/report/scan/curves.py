@@ -28,29 +28,29 @@ RECEIVED_POINTS = 48  # bins of the received-attention curves, narrow near posit
 RANKED = {
     "This model": [1, 0],
     "Same architecture, untrained": [1, 0],
-    "Random targets, 99th percentile": [2, 2],
+    "Random keys, 99th percentile": [2, 2],
     "Uniform attention": [5, 4],
 }
 
 
 def ranked_chart(data: Dataset) -> Chart:
-    """Attention received by P0 in all heads, ranked, beside the nulls."""
+    """Late share of P0 in all heads, ranked, beside the nulls."""
     model, untrained, random, uniform = RANKED
-    table = _ranked(frames.alpha0(data), model, 0)
-    if frames.has(data, "untrained_received"):
-        for seed, values in enumerate(data["untrained_received"].values):
+    table = _ranked(frames.late_share(data), model, 0)
+    if frames.has(data, "untrained_late"):
+        for seed, values in enumerate(data["untrained_late"].values):
             table += _ranked(values, untrained, seed)
     if frames.has(data, "random_target_p99"):
         table += _ranked(data["random_target_p99"].values, random, 0)
     for run, layers in enumerate(frames.by_type(data).values()):
-        even = nan_mean(data["uniform_received"].values[layers], None)
+        even = nan_mean(data["uniform_late"].values[layers], None)
         table += frames.rows(rank=[0, 1], value=[even] * 2, series=[uniform] * 2, run=[run] * 2)
     shown = [name for name in RANKED if any(row["series"] == name for row in table)]
     legend = alt.Legend(columns=2, symbolType="stroke")
     dashes = [RANKED[name] for name in shown]
     series = by_series(shown, "color", "strokeDash", legend=legend, dashes=dashes)
     x = alt.X("rank:Q", title="Heads, strongest first", axis=alt.Axis(format=".0%", tickCount=10))
-    y = value_y("Attention received by P0 (α₀)", percents(), domain=[0, 1])
+    y = value_y("Late share of P0", percents(), domain=[0, 1])
     drawn = chart(table, WIDE, 220).mark_line()
     return drawn.encode(x=x, y=y, detail="run:N", **series)
 

@@ -16,7 +16,7 @@ NULLS = Plot(
     "All heads, ranked, beside the nulls",
     "Heads are sorted by the attention that position zero receives in them. The dashed line is "
     "what even attention would give (one a kind of attention); the untrained copies of the "
-    "architecture (one line a seed) and the 99th percentile of random target positions show what "
+    "architecture (one line a seed) and the 99th percentile of random keys show what "
     "arises without a sink.",
     curves.ranked_chart,
     wide=True,

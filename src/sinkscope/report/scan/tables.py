@@ -73,9 +73,9 @@ def nulls_table(scan: ScanSummary, data: Dataset) -> Table:
         table.rows.append([f"Untrained, highest of {seeds} seeds", late, received])
     if frames.has(data, "random_target_p99"):
         bound = percent(float(nan_mean(data["random_target_p99"].values, None)))
-        table.rows.append(["Random targets, 99th percentile", NO_VALUE, bound])
+        table.rows.append(["Random keys, 99th percentile", bound, NO_VALUE])
         above = percent(heads_above_random(data))
-        table.rows.append(["Share of heads above their own", NO_VALUE, above])
+        table.rows.append(["Share of heads above their own", above, NO_VALUE])
     return table
 
 

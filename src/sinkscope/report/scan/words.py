@@ -5,40 +5,18 @@ A scan observes and changes nothing, so no sentence here names a circuit or a ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from xarray import Dataset
 
 from sinkscope.detect.attention import SINK
-from sinkscope.detect.decision import sinking_heads
 from sinkscope.report import frames
-from sinkscope.report.text import number_of, percent, percent_interval, ranges, short, visible
+from sinkscope.report.scan.headline import LIMITS, headline, plural, round_percent
+from sinkscope.report.text import number_of, percent, ranges, short, visible
 from sinkscope.result import ScanSummary
 from sinkscope.stats import nan_mean
 
-
-@dataclass(frozen=True)
-class Thresholds:
-    """When a word may be used. Conventions of this report; whether there is a sink, the scan says.
-
-    times_uniform   a sink below this many times uniform attention, over all heads, is called one
-                    "in a few heads"
-    times_more      without a sink: from here on P0 draws "more than even attention would give"
-    norm_rise       below this ratio P0 is "not amplified in norm" (untrained Llamas reach 2)
-    same_direction  mean cosine over first tokens from which the direction is "nearly the same"
-    elsewhere       mean share on sinks elsewhere, or on a learned sink, that is worth a sentence
-    """
-
-    times_uniform: float = 3.0
-    times_more: float = 1.5
-    norm_rise: float = 1.5
-    same_direction: float = 0.9
-    elsewhere: float = 0.02
-
-
-LIMITS = Thresholds()
 NOT_SHOWN = (
     "A scan observes and changes nothing. It does not show which parts of the model make the "
     "sink, nor that any pattern shown here causes it: that takes causal tests, which are "
@@ -46,22 +24,11 @@ NOT_SHOWN = (
 )
 
 
-def strength(scan: ScanSummary) -> str:
-    """One of `sink`, `few` (in a few heads), `more` (than uniform, no sink), `none`, `unknown`."""
-    share, uniform = number_of(scan.late_share), scan.uniform_late_share
-    if share is None or not uniform:
-        return "unknown"
-    times = share / uniform
-    if scan.p0_sink:
-        return "sink" if times >= LIMITS.times_uniform else "few"
-    return "more" if times >= LIMITS.times_more else "none"
-
-
 def heads_above_random(data: Dataset) -> float | None:
     """Share of heads that give P0 more than the 99th percentile of random target positions."""
     if not frames.has(data, "random_target_p99"):
         return None
-    share, bound = frames.alpha0(data), np.asarray(data["random_target_p99"].values)
+    share, bound = frames.late_share(data), np.asarray(data["random_target_p99"].values)
     seen = np.isfinite(share) & np.isfinite(bound)
     return float((share[seen] > bound[seen]).mean()) if seen.any() else None
 
@@ -78,11 +45,8 @@ def sink_heads(data: Dataset) -> list[tuple[int, int, float]] | None:
 
 
 def sinking_layers(data: Dataset) -> np.ndarray | None:
-    """[layer, head] which heads sink, by the rule of `detect`; None where a null is missing."""
-    if not frames.has(data, "p0_received", "uniform_late", "random_target_p99"):
-        return None
-    nulls = data["uniform_late"].values, data["random_target_p99"].values
-    return sinking_heads(frames.late_share(data), frames.alpha0(data), *nulls)
+    """[layer, head] which heads sink at P0, as `detect` found; None where that is not told."""
+    return data["sinking"].values > 0 if frames.has(data, "sinking") else None
 
 
 def _named(data: Dataset, chosen: np.ndarray) -> list[tuple[int, int, float]]:
@@ -94,10 +58,10 @@ def _named(data: Dataset, chosen: np.ndarray) -> list[tuple[int, int, float]]:
 def verdict_so_far(scan_summary: ScanSummary, dataset: Dataset) -> list[str]:
     """What the scan of one BOS policy shows, as sentences; the first is the headline."""
     parts = (
-        _headline(scan_summary),
+        headline(scan_summary),
         _by_type(scan_summary),
         _nulls(dataset),
-        _where(dataset),
+        _where(scan_summary, dataset),
         _what_sits_there(scan_summary),
         _stream(dataset),
         _elsewhere(dataset),
@@ -107,26 +71,6 @@ def verdict_so_far(scan_summary: ScanSummary, dataset: Dataset) -> list[str]:
         NOT_SHOWN,
     )
     return [part for part in parts if part]
-
-
-def _headline(scan: ScanSummary) -> str:
-    kind = strength(scan)
-    share = number_of(scan.late_share)
-    if kind == "unknown" or share is None or not scan.uniform_late_share:
-        return "Whether position zero is a sink cannot be said: no late query sees it."
-    words = {
-        "sink": "Position zero is an attention sink",
-        "few": "Position zero is an attention sink, in a few heads",
-        "more": "Position zero draws more than even attention would give it, but is no sink",
-        "none": "Position zero is no attention sink",
-    }
-    interval = percent_interval(scan.late_share)
-    interval = f" (95\u00a0% interval {interval}\u00a0%)" if interval else ""
-    times = short(share / scan.uniform_late_share)
-    return (
-        f"{words[kind]}: later queries give it {percent(share)} of their attention{interval}, "
-        f"{times} times the {percent(scan.uniform_late_share)} of uniform attention."
-    )
 
 
 def _by_type(scan: ScanSummary) -> str:
@@ -144,8 +88,8 @@ def _nulls(data: Dataset) -> str:
     if above is not None:
         count = f"{percent(above)} of the heads give" if above else "No head gives"
         parts.append(
-            f"{count} it more than the 99th percentile of random "
-            "target positions (1\u00a0% would by chance)"
+            f"{count} it more late attention than the 99th percentile of random keys that the same "
+            "queries see (1\u00a0% would by chance)"
         )
     if frames.has(data, "untrained_late"):
         untrained = np.asarray(data["untrained_late"].values, dtype=np.float64)
@@ -156,27 +100,21 @@ def _nulls(data: Dataset) -> str:
     return _sentence("; ".join(parts))
 
 
-def _where(data: Dataset) -> str:
+def _where(scan: ScanSummary, data: Dataset) -> str:
     found = sink_heads(data)
     total = int(np.isfinite(frames.late_share(data)).sum())
     if found is None:
         return ""
-    least = f"more than {_round_percent(SINK)} of its late attention"
+    least = f"more than {round_percent(SINK)} of its late attention"
     if not found:
-        return f"No head is a sink (gives it {least}, and more than its nulls)."
+        return f"No head sinks at it (gives it {least}, and more than its nulls)."
+    if {"weak", "part of the prompts"} & set(scan.sink["words"]):
+        least = f"more than {round_percent(found[-1][2])} of its late attention"
     in_blocks = ranges([block for block, _, _ in found])
     return (
         f"{len(found)} of {total} heads are sinks (give it {least}, and more than their nulls), "
-        f"in {_plural('block', in_blocks)} {in_blocks}."
+        f"in {plural('block', in_blocks)} {in_blocks}."
     )
-
-
-def _round_percent(value: float) -> str:
-    return f"{100 * value:.0f}\u00a0%"
-
-
-def _plural(word: str, shown: str) -> str:
-    return word if shown.isdigit() else f"{word}s"
 
 
 def _what_sits_there(scan: ScanSummary) -> str:
@@ -271,7 +209,7 @@ def _unread(data: Dataset) -> str:
         return ""
     shown = ranges([int(block) for block in frames.blocks(data)[missing]])
     return (
-        f"In {_plural('block', shown)} {shown} no late query can see position zero, "
+        f"In {plural('block', shown)} {shown} no late query can see position zero, "
         "because it lies outside the attention window."
     )
 

@@ -1,0 +1,53 @@
+"""Ask the tool as a user does, and keep of its summary what is held against a truth."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import sinkscope
+from sinkscope import Subject
+from sinkscope.known.constructed import Truth
+
+N, LENGTH = 24, 64
+FIRST_TOKENS = ("p0-part", "p0-real-tokens", "p0-small-vocabulary")
+UNDETERMINED = "undetermined"
+NUMBER = re.compile(r"take (?:at least )?(\d+) prompts")
+
+
+def policy(truth: Truth) -> str:
+    """BOS policy of the prompts: none where the truth is about which token stands first."""
+    return "without" if truth.mechanism in FIRST_TOKENS else "with"
+
+
+def ask(subject: Subject, n: int = N, **settings: Any) -> dict[str, Any]:
+    """Scan, trace and verify; what was said, as plain values."""
+    asked = {"length": LENGTH, "untrained": False} | settings
+    summary = sinkscope.run(subject, n=n, **asked).summary
+    scan, trace, verify = (
+        next(iter(getattr(summary, name).values()), None) for name in ("scan", "trace", "verify")
+    )
+    words = json.dumps([verify.missing, verify.verdict_detail, verify.notes]) if verify else ""
+    numbers = [int(number) for number in NUMBER.findall(words)]
+    return {
+        "verdict": verify.verdict if verify else "not tested",
+        "take": max(numbers, default=None),
+        "sink": getattr(scan, "sink", None),
+        "p0_sink": scan.p0_sink,
+        "block": trace.emergence_block if trace else None,
+        "neurons": _pairs(trace.writing_neurons) if trace else [],
+        "heads": _pairs(trace.reading_heads) if trace else [],
+        "recognition": trace.recognition_point if trace else None,
+    }
+
+
+def _pairs(places: list) -> list[list[int]]:
+    return sorted([int(place[0]), int(place[1])] for place in places)
+
+
+def read_point(name: str) -> int:
+    """Place of a read point along depth: x0, 0.attention, x1, .."""
+    if name.startswith("x"):
+        return 2 * int(name[1:])
+    return 2 * int(name.split(".")[0]) + 1

@@ -1,0 +1,72 @@
+"""Models whose circuit is known: verdict, circuit and recognition of the newer mechanisms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sinkscope import Subject
+from sinkscope.known.constructed import Truth, build_in_memory, draw_spec
+from trust_parts.asking import ask, policy, read_point
+
+CIRCUITS = (
+    "p0-weak", "p0-few-heads", "p0-part", "p0-head-groups", "p0-suppression", "p0-real-tokens",
+    "p0-small-vocabulary", "p0-spike-before", "p0-spike-after", "p0-unread-writers",
+)  # fmt: skip
+MIXTURES = ("p0-and-bos", "p0-or-bos", "p0-and-position")
+DECOYS = (
+    "position-amplified", "position-several", "position-full", "position-periodic",
+    "position-ramp", "position-one", "rotary-distance",
+)  # fmt: skip
+KINDS = (*CIRCUITS, *DECOYS, *MIXTURES, *DECOYS)  # decoys twice: half of a thousand are some
+
+
+def one(seed: int) -> dict[str, Any]:
+    """One model, what is true of it, and what was said."""
+    spec = draw_spec(KINDS[seed % len(KINDS)], seed)
+    model, tokenizer, truth = build_in_memory(spec)
+    said = ask(Subject.from_model(model, tokenizer), bos=policy(truth), seed=seed)
+    due = {
+        "verdict": truth.verdict,
+        "block": truth.amplifying_blocks[0] if truth.amplifying_blocks else None,
+        "neurons": sorted(truth.writing_neurons),
+        "heads": sorted(truth.reading_heads),
+        "recognition": truth.recognition_point,
+    }
+    return {
+        "kind": truth.mechanism,
+        "family": truth.family,
+        "noise": truth.noise,
+        "due": due,
+        "said": said,
+        "right": judged(truth, said, due),
+    }
+
+
+def judged(truth: Truth, said: dict[str, Any], due: dict[str, Any]) -> dict[str, bool]:
+    """Which answers are right; one that the truth does not state is left out."""
+    right = {"verdict": said["verdict"] == due["verdict"]}
+    if truth.mechanism in (*CIRCUITS, *MIXTURES):
+        for answer in ("block", "neurons", "heads"):
+            right[answer] = said[answer] == due[answer]
+        right["circuit"] = all(right[answer] for answer in ("block", "neurons", "heads"))
+    if truth.recognition_point is not None:
+        found = said["recognition"]
+        right["recognition"] = (
+            found is not None and abs(read_point(found) - read_point(due["recognition"])) <= 1
+        )
+    if said["sink"] is not None:
+        right["scan"] = _scanned(truth, said["sink"])
+    return right
+
+
+def _scanned(truth: Truth, sink: dict[str, Any]) -> bool:
+    """Whether the scan says where the sink is, and how weak or rare."""
+    kind = "positions" if truth.at and truth.at != [0] else "p0"
+    if sink["kind"] != kind or (kind == "positions" and sink["positions"] != truth.at):
+        return False
+    needed = {
+        "p0-weak": "weak",
+        "p0-few-heads": "few heads",
+        "p0-part": "part of the prompts",
+    }.get(truth.mechanism)
+    return needed is None or any(needed in word for word in sink["words"])

@@ -1,0 +1,110 @@
+"""docs/trust.md from the kept summary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trust_parts.tally import FLOORS
+
+INTRO = """# How far to trust it
+
+Written by `python bench/trust.py --page` from `bench/results/trust.json`, which
+`python bench/trust.py --draws {draws} --jobs 2 --write` makes. Every model below is built so that
+the answer is known, by code that the tool does not use ([known-answers.md](known-answers.md) says
+how that is held); what each answer means stands in [measures.md](measures.md). No seed here has set
+a threshold.
+"""
+TELLS = """By construction, and not by a lack of prompts:
+
+- A sink that needs both an unmixed position zero and one of certain tokens there (`p0-part`) is a
+  circuit on condition, or tokens on condition. It counts as a circuit here, since the tokens do
+  nothing elsewhere; the scan says in how many of the prompts the sink is.
+- Where either of two carriers is enough (`p0-or-bos`), removing one changes nothing. Both are due,
+  since removing both ends the sink.
+- Where prompts fill all positions of a model (`position-full`), ids cannot be shifted. Only
+  swapping two of them is left to tell position ids from position zero.
+- An event after a calm longer than the settling signal waits for cannot be foreseen by anything
+  that looks back; such runs are left out of the figure for settling.
+"""
+
+
+def page(values: dict[str, Any]) -> str:
+    """The whole page."""
+    parts = [
+        INTRO.format(draws=values["draws"]),
+        _floors(values["values"]),
+        _kinds(values["by_kind"]),
+        _confusion(values["confusion"]),
+        _mistaken(values["confusion"]),
+        TELLS,
+        _prompts(values["few_prompts"]),
+    ]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _floors(values: dict[str, list[int]]) -> str:
+    rows = [
+        (name, f"{hits} of {of}", f"{hits / of:.3f}" if of else "", _floor(*FLOORS[name]))
+        for name, (hits, of) in values.items()
+    ]
+    return (
+        "## In all\n\n"
+        + _table(("answer", "counted", "share", "floor"), rows)
+        + (
+            "\n\n*Circuit*: emergence block, writing neurons and reading heads, all exactly. "
+            "*Recognition*:\nwithin one read point. *Scan*: where the sink is, and whether it is "
+            "weak, in few heads or in a part of\nthe prompts. *Decoys* are models whose sink is no "
+            "circuit of position zero.\n"
+        )
+    )
+
+
+def _floor(least: float, most: float) -> str:
+    if least == most:
+        return f"{least:g}"
+    if most == 1.0:
+        return f"at least {least:g}"
+    return f"at most {most:g}" if least == 0.0 else f"{least:g} to {most:g}"
+
+
+def _kinds(rows: dict[str, dict[str, list[int]]]) -> str:
+    cells = [
+        (kind, ", ".join(f"{name} {hits}/{of}" for name, (hits, of) in each.items()))
+        for kind, each in rows.items()
+    ]
+    return "## By what was drawn\n\n" + _table(("part: kind", "right, of"), cells) + "\n"
+
+
+def _confusion(counts: list[list]) -> str:
+    said = sorted({row[1] for row in counts})
+    due = sorted({row[0] for row in counts})
+    cells = {(row[0], row[1]): row[2] for row in counts}
+    rows = [(f"`{one}`", *(cells.get((one, other), "") for other in said)) for one in due]
+    head = ("true \\ said", *(f"`{name}`" for name in said))
+    return "## Verdicts, true and said\n\n" + _table(head, rows) + "\n"
+
+
+def _mistaken(counts: list[list]) -> str:
+    wrong = [row for row in counts if row[0] != row[1]]
+    lines = [f"- `{due}` called `{said}`, {n} times: {kinds}." for due, said, n, kinds in wrong]
+    found = "\n".join(lines) or "No verdict was wrong in these draws."
+    return f"## What it cannot tell apart\n\n{found}\n"
+
+
+def _prompts(rows: list[list]) -> str:
+    counts = sorted({row[1] for row in rows})
+    cells = {(row[0], row[1]): row[2:] for row in rows}
+    lines = []
+    for due in sorted({row[0] for row in rows}):
+        found = [cells.get((due, n)) for n in counts]
+        lines.append((f"`{due}`", *(" / ".join(map(str, each)) if each else "" for each in found)))
+    return (
+        "## How many prompts an answer needs\n\nModels with this verdict on n prompts: right / "
+        "undetermined / wrong. An undetermined verdict says\nhow many prompts to take; *that "
+        "suffices*, above, is how often those were enough.\n\n"
+    ) + _table(("true verdict", *(f"n = {n}" for n in counts)), lines)
+
+
+def _table(head: tuple, rows: list[tuple]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

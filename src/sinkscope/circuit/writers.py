@@ -1,0 +1,243 @@
+"""Who writes what sink heads read of position zero: named along their keys, then taken away.
+
+Along the sink direction alone, the largest writer is whoever makes P0 longest, read or not. So
+units are ranked by what they add to the logits of the sink heads, over what they write elsewhere:
+with the norms frozen, unit i of block b adds
+
+    w_i = mean_h ⟨g_h, Δ^i_0 − mean_t Δ^i_t⟩ / P_h,   over heads h of blocks behind b,
+
+with g_h the gradient of the head's logit and P_h what all blocks that raise it add, so that a head
+with long keys counts no more than another. Heads that read different writers each bring their own.
+The named units are the fewest that make 90 % of it; units of a sublayer that write against each
+other, so that their difference is what is read, are named together.
+
+Units that write along the sink direction and are read by no head are named too where the heads lose
+half of their rise without them, because later writes of P0 need them.
+
+What was named is then taken away: each named unit's write at P0 becomes its mean over the other
+positions, with P0's later writes held as they are, and again with P0 running on. If the heads keep
+more than half of their share of P0 both times, the named units are not what makes it, and none is
+named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from sinkscope.circuit.components import (
+    Components,
+    main_components,
+    part_of,
+    raised,
+    these_components,
+)
+from sinkscope.circuit.head_reads import HeadReads
+from sinkscope.circuit.keys import SinkLogits
+from sinkscope.circuit.phase_parts import WRITER, PhaseParts
+from sinkscope.circuit.phases import HALF
+from sinkscope.circuit.unit import HEAD, NEURON, Unit, by_block
+from sinkscope.circuit.writes import Key, Writes, dense_maps, written_along
+from sinkscope.observe.p0_stream import p0_states
+from sinkscope.observe.residual import residual_hooks
+from sinkscope.observe.sites import Sites
+from sinkscope.subject.load import Subject
+
+
+@dataclass(frozen=True)
+class Named:
+    """The units that are named, and how that was checked.
+
+    components  what is named; writes: what its shares are parts of (`components`): what raises
+                the heads' logits, or the sink direction where units are named that no head reads
+    kept        share of P0 that the heads keep without the named units, over intact; None: untested
+    rejected    what was not named since the heads keep more than half without it
+    vocabulary  part that the named units make of it over first tokens drawn evenly from the
+                vocabulary; `prompts` over those of the prompts
+    """
+
+    components: Components
+    writes: Writes
+    kept: float | None = None
+    rejected: Components | None = None
+    prompts: float | None = None
+    vocabulary: float | None = None
+
+
+class Naming:
+    """What the sink heads of one phase read, and who wrote it."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        sites: Sites,
+        logits: SinkLogits,
+        reads: HeadReads,
+        heads: Sequence[tuple[int, int]],
+        usual: Mapping[Key, torch.Tensor],
+        d: torch.Tensor,
+    ) -> None:
+        """d [L+1, d]: what the embedding and each block wrote at P0, less at the others."""
+        self.subject, self.sites, self.reads = subject, sites, reads
+        chosen = [i for i, head in enumerate(logits.heads) if head in set(heads)]
+        self._rows = [reads.heads.index(logits.heads[i]) for i in chosen]
+        gradient = logits.gradient.mean(0)[chosen]
+        blocks = torch.tensor([logits.heads[i][0] for i in chosen])
+        earlier = torch.arange(len(d)) <= blocks[:, None]  # row 0 is the embedding
+        added = (gradient @ d.T) * earlier
+        scale = added.clamp_min(0).sum(1, keepdim=True).clamp_min(1e-9)
+        self._gradient, self._blocks = gradient / scale / len(chosen), blocks
+        self._embedding = float((added[:, :1] / scale).mean())
+        self.stop = int(blocks.max())
+        self.usual = usual
+
+    def written(self, tokens: torch.Tensor) -> Writes:
+        """What each unit adds to the logits with these tokens at P0, over elsewhere."""
+
+        def along(block: int) -> torch.Tensor:
+            return self._gradient[self._blocks > block].sum(0)
+
+        found = written_along(self.subject, self.sites, tokens, along, self.stop, self.usual)
+        total = dict(found.total)
+        for name, units in found.units.items():
+            shared = found.shared.get(name)
+            total[name] = float(units.sum()) + (0.0 if shared is None else float(shared.sum()))
+        return replace(found, embedding=self._embedding, total=total, bias={})
+
+    def kept(self, units: Sequence[Unit]) -> float | None:
+        """Part of their share that the heads keep without these units' writes; None: no telling.
+
+        The smaller of two: with later writes of P0 as they are, which no backup can fill in for,
+        and with P0 running on, which takes along what later blocks write because of these.
+        """
+        own = [unit for unit in units if unit.block < self.stop]
+        if not own or any(unit.kind not in (HEAD, NEURON) for unit in own):
+            return None
+        hooks = self._ablated(own)
+        if hooks is None:
+            return None
+        reads, less = self.reads, {}
+        for block in sorted({unit.block for unit in own}):
+            alone = self._ablated([unit for unit in own if unit.block == block])
+            less[block] = reads.p0[:, block + 1] - self._behind(block, alone)
+
+        def edit(block: int, hidden: torch.Tensor) -> torch.Tensor:
+            gone = sum((x for b, x in less.items() if b < block), torch.tensor(0.0))
+            return (reads.p0[:, block] - gone).unsqueeze(1).to(hidden)
+
+        left = min(self._share(reads.margins(edit)[0]), self._share(self._running_on(hooks)))
+        return left / self._share(reads.intact)
+
+    def lost(self, units: Sequence[Unit]) -> float:
+        """Part of the heads' rise that goes without these units, when P0 runs on from there."""
+        hooks = self._ablated(units)
+        if hooks is None:
+            return 0.0
+        left = self._running_on(hooks).median(0).values.numpy()
+        gone = (self.reads.curve[:, -1] - left) / self.reads.total
+        return float(gone[self._rows].mean())
+
+    def _share(self, margins: torch.Tensor) -> float:
+        return float(margins[:, self._rows].sigmoid().mean())
+
+    def _running_on(self, hooks: Any) -> torch.Tensor:
+        return self.reads.margins(lambda block, hidden: hidden, extra=hooks)[0]
+
+    def _behind(self, block: int, hooks: Any) -> torch.Tensor:
+        """P0's stream behind a block whose units are ablated, [n, d]."""
+
+        def read(keep: Any) -> Any:
+            seen = residual_hooks(self.subject, keep)
+            return lambda: [*hooks(), *seen()]
+
+        return p0_states(self.subject, self.reads.tokens, read, block + 1)[:, block + 1]
+
+    def _ablated(self, units: Sequence[Unit]) -> Any:
+        """Hooks that mean-ablate these heads and neurons at P0; None where they are in experts."""
+        modules = self.subject.anatomy.modules(self.subject.model)
+        places: list[tuple[Any, torch.Tensor, torch.Tensor]] = []
+        for kind, name in ((HEAD, "attention"), (NEURON, "mlp")):
+            for block, chosen in by_block(units, kind).items():
+                index = next(
+                    i for b, i, n in self.sites.writes if (b, n) == (block, f"{block}.{name}")
+                )
+                sublayer = self.sites.blocks[block][index]
+                key: Key = (block, str(index))
+                if ("", sublayer.projection) not in dense_maps(sublayer) or key not in self.usual:
+                    return None
+                usual = self.usual[key]
+                mask = torch.zeros(sublayer.heads if kind == HEAD else len(usual), dtype=torch.bool)  # type: ignore[arg-type]
+                mask[chosen] = True
+                mask = mask.repeat_interleave(len(usual) // len(mask)).to(usual.device)
+                places.append((sublayer.projection.owner(modules[block]), mask, usual))  # type: ignore[union-attr]
+
+        def make() -> list[Any]:
+            def swap(mask: torch.Tensor, usual: torch.Tensor) -> Any:
+                return lambda module, args: (
+                    torch.where(mask, usual.to(args[0]), args[0]),
+                    *args[1:],
+                )
+
+            return [o.register_forward_pre_hook(swap(mask, usual)) for o, mask, usual in places]
+
+        return make
+
+
+def name_writers(
+    naming: Naming,
+    along_u: tuple[Components, Writes],
+    tokens: torch.Tensor,
+    vocabulary: torch.Tensor | None,
+) -> Named:
+    """The units behind what the heads read.
+
+    along_u     who writes along the sink direction, and all that is written along it
+    tokens      first tokens of the prompts; vocabulary: such as are drawn evenly, to compare with
+    """
+    read = naming.written(tokens)
+    found, writes = main_components(read), read
+    needed = _needed(naming, found.units, along_u[0])
+    if needed:
+        writes = along_u[1]
+        found = these_components(writes, {*found.units, *needed})
+    kept = naming.kept(found.units)
+    if kept is not None and kept > HALF:
+        whole = Components((), along_u[0].whole or found.whole)
+        return Named(whole, along_u[1], kept, rejected=found)
+    elsewhere = None
+    if vocabulary is not None:
+        elsewhere = part_of(naming.written(vocabulary), found.units)
+    return Named(found, writes, kept, None, part_of(read, found.units), elsewhere)
+
+
+def with_named(part: PhaseParts, named: Named) -> PhaseParts:
+    """The most read phase with the named writers and their shares; its takers stay."""
+    if not part.most_read:
+        return part
+    total = raised(named.writes) or 1.0
+    share = part.writes.share | {n: value / total for n, value in named.writes.total.items()}
+    writers = [name for name in named.writes.total if share[name] >= WRITER]
+    return replace(
+        part,
+        writes=replace(
+            part.writes,
+            share=share,
+            writers=tuple(sorted(writers, key=lambda name: -share[name])),
+            components=named.components,
+        ),
+    )
+
+
+def _needed(naming: Naming, read: Sequence[Unit], along_u: Components) -> list[Unit]:
+    """Who writes along u, is not read, and yet takes half of the rise with it."""
+    found: list[Unit] = []
+    for kind in (HEAD, NEURON):
+        others = [unit for unit in along_u.units if unit not in read and unit.block < naming.stop]
+        for block, chosen in by_block(others, kind).items():
+            units = [Unit(block, kind, index) for index in chosen]
+            if naming.lost(units) >= HALF:
+                found += units
+    return found

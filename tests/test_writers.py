@@ -1,0 +1,205 @@
+"""Writers are those of what sink heads read: beside unread spikes, in groups, over real tokens."""
+
+import pytest
+import torch
+
+import sinkscope
+from sinkscope.circuit import writers
+from sinkscope.circuit.components import Components, main_components
+from sinkscope.circuit.find import find
+from sinkscope.circuit.head_reads import HeadReads
+from sinkscope.circuit.streams import p0_points
+from sinkscope.circuit.unit import NEURON, Unit
+from sinkscope.circuit.writes import Writes
+from sinkscope.observe.p0_stream import prompt_tokens
+from sinkscope.observe.parity import token_prompts
+from sinkscope.observe.sites import find_sites
+from tests.test_circuit import constructed, pairs
+
+TIMES = 10.0  # an unread write over the one that is read
+
+
+def unread_direction(subject, truth, seed=1):
+    """A unit vector that no key, query or writing neuron of this model reads."""
+    layers = subject.model.model.layers
+    block, neuron = truth.writing_neurons[0]
+    mlp = layers[block].mlp
+    rows = [
+        mlp.gate_proj.weight[neuron],
+        mlp.up_proj.weight[neuron],
+        mlp.down_proj.weight[:, neuron],
+    ]
+    for b in {b for b, _ in truth.reading_heads}:
+        attention = layers[b].self_attn
+        rows += [*attention.k_proj.weight, *attention.q_proj.weight]
+    basis = torch.linalg.svd(torch.stack(rows).detach(), full_matrices=True)
+    rank = int(torch.linalg.matrix_rank(torch.stack(rows).detach(), rtol=1e-5))
+    free = basis.Vh[rank:]
+    draw = torch.randn(len(free), generator=torch.Generator().manual_seed(seed)) @ free
+    return draw / draw.norm()
+
+
+def copied_writer(subject, truth, block, column):
+    """A further neuron of `block` that fires where the first writing one does; its index."""
+    layers = subject.model.model.layers
+    at, neuron = truth.writing_neurons[0]
+    taken = {n for b, n in truth.writing_neurons if b == block}
+    new = next(n for n in range(layers[block].mlp.gate_proj.weight.shape[0]) if n not in taken)
+    with torch.no_grad():
+        for name in ("gate_proj", "up_proj"):
+            weight = getattr(layers[at].mlp, name).weight[neuron].clone()
+            getattr(layers[block].mlp, name).weight[new] = weight
+        layers[block].mlp.down_proj.weight[:, new] = column
+    return new
+
+
+def column_of(subject, truth):
+    block, neuron = truth.writing_neurons[0]
+    return subject.model.model.layers[block].mlp.down_proj.weight[:, neuron].detach().clone()
+
+
+def lengths(subject, prompts, truth):
+    """Norm of P0 at the input of the writing block, and of the first reading one."""
+    points = p0_points(subject, find_sites(subject, prompts), prompts.input_ids[:, 0])
+    norm = points.norm(dim=-1).mean(0)
+    return norm[2 * truth.writing_neurons[0][0] + 1], norm[2 * truth.from_block]
+
+
+def louder_keys(subject, truth, factor):
+    """Let the heads read the written direction with so much more gain, and nothing else."""
+    u = column_of(subject, truth)
+    u = u / u.norm()
+    with torch.no_grad():
+        for b in {b for b, _ in truth.reading_heads}:
+            keys = subject.model.model.layers[b].self_attn.k_proj.weight
+            keys += (factor - 1) * torch.outer(keys @ u, u)
+
+
+@pytest.mark.parametrize("where", ["same block", "earlier"])
+def test_a_longer_write_that_no_head_reads_is_not_the_circuit(where):
+    subject, prompts, truth = constructed(
+        "p0-deeper", family="llama", noise=0.0, writers=2, spike=12.0
+    )
+    before = lengths(subject, prompts, truth)
+    block = truth.writing_neurons[0][0]
+    at = block if where == "same block" else 1
+    column = column_of(subject, truth)
+    spike = TIMES * column.norm() * unread_direction(subject, truth)
+    copied_writer(subject, truth, at, spike)
+    grown = lengths(subject, prompts, truth)[0] / before[0]
+    with torch.no_grad():  # what reads P0 behind the spike sees it so much shorter
+        for b, neuron in truth.writing_neurons:
+            subject.model.model.layers[b].mlp.gate_proj.weight[neuron] *= grown
+            subject.model.model.layers[b].mlp.up_proj.weight[neuron] *= grown
+    louder_keys(subject, truth, lengths(subject, prompts, truth)[1] / before[1])
+    found = find(subject, prompts)
+    circuit = found.circuit
+    assert set(circuit.reading_heads) == pairs(truth.reading_heads)
+    assert circuit.emergence_block == block
+    assert {unit.place for unit in circuit.of(NEURON)} == pairs(truth.writing_neurons)
+    assert found.named.kept < 0.5
+    if where == "earlier":
+        unread = [part for part in circuit.phases if not part.sink_heads]
+        assert [part.phase.block for part in unread] == [1]
+        assert circuit.amplification == "direction"
+        notes = sinkscope.trace(subject, prompts=prompts).summary.trace["without"].notes
+        assert any("rises in block 1" in note and "no sink head reads" in note for note in notes)
+
+
+def test_heads_that_read_different_writers_bring_each_their_own():
+    subject, prompts, truth = constructed("p0-deeper", family="llama", noise=0.0, writers=1)
+    before = lengths(subject, prompts, truth)[1]
+    block = truth.writing_neurons[0][0]
+    u = column_of(subject, truth)
+    v = unread_direction(subject, truth)
+    other = copied_writer(subject, truth, block, u.norm() * v)
+    louder_keys(subject, truth, lengths(subject, prompts, truth)[1] / before)
+    blocks = sorted({b for b, _ in truth.reading_heads})
+    with torch.no_grad():
+        for b in blocks[: len(blocks) // 2]:
+            keys = subject.model.model.layers[b].self_attn.k_proj.weight
+            keys += torch.outer(keys @ (u / u.norm()), v - u / u.norm())
+    circuit = find(subject, prompts).circuit
+    assert set(circuit.reading_heads) == pairs(truth.reading_heads)
+    named = {unit.place for unit in circuit.of(NEURON)}
+    assert named == {*pairs(truth.writing_neurons), (block, other)}
+
+
+def test_the_read_curve_rises_with_the_write_that_is_read():
+    subject, prompts, truth = constructed("p0-deeper", family="llama", noise=0.05)
+    found = find(subject, prompts)
+    reads = HeadReads(subject, found.circuit.sites, found.observed, truth.reading_heads)
+    block = truth.writing_neurons[0][0]
+    assert (reads.block == block).all()
+    assert (reads.curve[:, block + 1] - reads.curve[:, 0] < 0.2 * reads.total).all()
+    assert torch.allclose(reads.intact, reads.margins(lambda b, hidden: hidden)[0], atol=1e-3)
+    own = found.logits.value[: len(reads.tokens)]
+    rows = [found.logits.heads.index(tuple(head)) for head in reads.heads]
+    others = torch.stack([reads._others[b][: len(own), h] for b, h in reads.heads], 1)
+    assert torch.allclose(reads.intact, own[:, rows] - others, atol=1e-3)
+
+
+def test_units_without_which_the_sink_stays_are_not_named(monkeypatch):
+    subject, prompts, truth = constructed("p0-two-block", family="llama", noise=0.05)
+    wrong = Components(((Unit(truth.writing_neurons[0][0], NEURON, 0), 1.0),))
+    assert (truth.writing_neurons[0][0], 0) not in pairs(truth.writing_neurons)
+    monkeypatch.setattr(writers, "main_components", lambda writes: wrong)
+    monkeypatch.setattr(writers, "_needed", lambda *_: [])
+    summary = sinkscope.trace(subject, prompts=prompts).summary.trace["without"]
+    assert summary.writing_neurons == []
+    assert summary.named["kept"] > 0.9
+    assert summary.named["rejected"] == [[truth.writing_neurons[0][0], NEURON, 0]]
+    assert any("No writer is named" in note for note in summary.notes)
+
+
+def test_units_that_write_against_each_other_are_named_together():
+    subject, prompts, _ = constructed("p0-two-block", family="llama", noise=0.0)
+    sites = find(subject, prompts).circuit.sites
+    units = torch.zeros(12)
+    units[3], units[5], units[7] = 80.0, -70.0, 0.5
+    below = torch.zeros(12)
+    below[1] = -60.0  # takes back in another block: not of the writer
+    writes = Writes(
+        sites,
+        total={"1.mlp": float(units.sum()), "2.mlp": -60.0},
+        units={"1.mlp": units, "2.mlp": below},
+    )
+    found = main_components(writes)
+    assert [unit.place for unit in found.units] == [(1, 3), (1, 5)]
+    assert sum(share for _, share in found.shares) == pytest.approx(10 / 10.5)
+
+
+def test_first_tokens_are_those_of_the_prompts():
+    ids = torch.randint(2, 50, (6, 20), generator=torch.Generator().manual_seed(0))
+    ids[:, 0] = torch.tensor([7, 7, 7, 9, 9, 11])
+    assert prompt_tokens(token_prompts(ids)).tolist() == [7, 7, 7, 9, 9, 11]
+    ids[:, 0] = 7
+    assert prompt_tokens(token_prompts(ids)).tolist() == [7]
+
+
+def test_writers_of_the_tokens_that_prompts_begin_with():
+    """Tokens that begin a prompt are written by one neuron, all others by another."""
+    subject, prompts, truth = constructed("p0-two-block", family="llama", noise=0.0, writers=1)
+    block, neuron = truth.writing_neurons[0]
+    free = unread_direction(subject, truth)
+    vocabulary = subject.model.get_input_embeddings().weight
+    here = torch.zeros(len(vocabulary), dtype=torch.bool)
+    here[prompts.input_ids[:, 0].unique()] = True
+    with torch.no_grad():
+        mark = 4.0 * torch.where(here, 1.0, -1.0)
+        vocabulary += (mark - vocabulary @ free)[:, None] * free
+        other = copied_writer(subject, truth, block, column_of(subject, truth))
+        mlp, seen = subject.model.model.layers[block].mlp, []
+        hook = mlp.register_forward_pre_hook(lambda module, args: seen.append(args[0][:, 0]))
+        subject.model(prompts.input_ids)
+        hook.remove()
+        up = mlp.up_proj.weight
+        size = (seen[0] @ up[neuron]).mean() / (seen[0] @ free).mean()
+        up[neuron], up[other] = up[neuron] + size * free, up[neuron] - size * free
+        up[[neuron, other]] /= 2
+    found = find(subject, prompts)
+    assert {unit.place for unit in found.circuit.of(NEURON)} == {(block, neuron)}
+    assert found.named.prompts > 0.8
+    assert found.named.vocabulary < 0.5
+    notes = sinkscope.trace(subject, prompts=prompts).summary.trace["without"].notes
+    assert any("drawn evenly from the vocabulary" in note for note in notes)
