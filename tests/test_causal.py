@@ -419,6 +419,7 @@ def test_smallest_p_is_that_of_the_test():
         (0.01, 0.01, 8, 1.0, 0.1, 5, "absent", False),
         (0.01, 0.4, 8, 1.0, 0.1, 5, "in part", False),
         (0.3, 0.01, 8, 0.02, 0.1, 5, "in part", False),
+        (-0.3, 0.01, 8, 1.0, 0.1, 5, "in part", False),  # it does something: it adds to the sink
         (0.4, 0.3, 8, 0.3, 0.1, 5, "undetermined", None),
     ],
 )
@@ -442,6 +443,9 @@ def test_what_goes_through_other_positions_is_no_evidence():
     (said,) = other_paths([test])
     assert "7% through position zero's key (60% in all)" in said
     assert "no evidence" in said
+    path["key_change"] = Measured(value=-0.35)  # more than half of it, and the bound is not met
+    most = dataclasses.replace(row("N1", -0.35), others_change=Measured(value=-0.25), **path)
+    assert other_paths(judge([most])) == []
 
 
 def test_without_p0s_key_every_row_is_confirmed_and_it_is_said():

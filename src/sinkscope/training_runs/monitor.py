@@ -34,8 +34,8 @@ from sinkscope.subject.prompts import Prompts
 from sinkscope.training_runs import signals
 from sinkscope.training_runs.alarms import Alarm, Watch
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics, light
-from sinkscope.training_runs.course import emerged_by
-from sinkscope.training_runs.settling import HOLD, calm_at
+from sinkscope.training_runs.course import standing
+from sinkscope.training_runs.settling import HOLD, calm_now
 from sinkscope.training_runs.view import View
 
 PROMPTS, LENGTH = 4, 64  # enough for the mean over heads; a step of training sees far more
@@ -77,8 +77,8 @@ class Past:
 
     def _calm(self) -> bool:
         curves = {name: np.array(values) for name, values in self.curves.items()}
-        emerged, last = emerged_by(np.array(self.above)), len(self.steps) - 1
-        return calm_at(self.steps, curves, np.array(self.directions), emerged, last)
+        stands = standing(np.array(self.above))
+        return calm_now(self.steps, curves, np.array(self.directions), stands, self.calm)
 
     @property
     def settled(self) -> bool:
@@ -176,7 +176,9 @@ class SinkMonitor:
             heads = [signals.rows(np.argwhere(each.sinks)) for each in (found, before)]
             metrics["sink/turn"] = signals.turn(found, before)
             metrics["sink/head_jaccard"] = signals.jaccard(*heads)
-        self._past.add(step, share, share > null, float(concentration[1]), log_norm, found)
+        self._past.add(
+            step, share, bool(found.sinks.any()), float(concentration[1]), log_norm, found
+        )
         metrics["sink/settled"] = float(self._past.settled)
         return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
