@@ -11,6 +11,7 @@ from sinkscope.causal.evidence import NECESSITY, Test
 from sinkscope.causal.screen import Planned
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import NECESSARY, NEGLIGIBLE
+from sinkscope.stats import nan_mean
 
 Pick = Callable[[np.ndarray], Collection[int]]
 STRONGEST = 2  # edits of a kind that are confirmed where each removes NECESSARY of the sink
@@ -34,7 +35,7 @@ def decide(lab: CausalBench, planned: Sequence[Planned], pick: Pick) -> list[Tes
             how = {"few": True, **plan.how} if key is not None and _idle(sizes[i]) else plan.how
             rows.append(lab.test(plan.id, NECESSITY, plan.edits, plan.controls, **how))
         else:
-            rows.append(lab.screened(plan.id, plan.edits, key, **plan.how))
+            rows.append(_screened(lab, plan, key))
     return rows
 
 
@@ -51,3 +52,24 @@ def strongest(sizes: np.ndarray) -> list[int]:
 
 def _idle(size: Any) -> Any:
     return np.abs(size) < NEGLIGIBLE / 10
+
+
+def _screened(lab: CausalBench, plan: Planned, key: np.ndarray) -> Test:
+    """A row that was not run in full: key [n, heads] is its effect through P0's key."""
+    how = plan.how
+    return Test(
+        id=plan.id,
+        kind=NECESSITY,
+        arrow=how.get("arrow", ""),
+        edits=tuple(plan.edits),
+        control="",
+        position=0,
+        claim=False,
+        confirmed=False,
+        key_change=lab.share_change(nan_mean(key, 1)),
+        effect=nan_mean(key, 1),
+        by_head=key,
+        block=how.get("block"),
+        dose=how.get("dose"),
+        note=how.get("note", ""),
+    )

@@ -31,7 +31,6 @@ from sinkscope.errors import Missing
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.edits.hold import Intact
 from sinkscope.intervene.engine import Engine
-from sinkscope.intervene.p0_path import KeyPath
 from sinkscope.intervene.readout import Readout
 from sinkscope.pace import Budget
 from sinkscope.result import Measured
@@ -225,8 +224,8 @@ class CausalBench:
             position=at,
             dose=dose,
             claim=claim,
-            key_change=None if key is None else self._share(key),
-            others_change=None if key is None else self._share(total - key),
+            key_change=None if key is None else self.share_change(key),
+            others_change=None if key is None else self.share_change(total - key),
             sink_change=self._sink([read], at),
             margin_change=self._margin([read], at),
             ce_change=self._ce(read),
@@ -240,32 +239,7 @@ class CausalBench:
             note=note,
             extra=extra or {},
             **({} if against is None else self._against(kind, by_head, reads, at, against)),
-            control_key_change=None if screened is None else self._share(mean_of(screened)),
-        )
-
-    def screened(
-        self, id: str, edits: Edits, key: np.ndarray, *, arrow: str = "", **how: Any
-    ) -> Test:
-        """A row of an edit of P0 that was not run in full: key [n, heads], its effect by the key.
-
-        how  as for `test`; of it only block, dose and note are kept
-        """
-        return Test(
-            id=id,
-            kind=NECESSITY,
-            arrow=arrow,
-            edits=tuple(edits),
-            control="",
-            position=0,
-            claim=False,
-            confirmed=False,
-            key_change=self._share(nan_mean(key, 1)),
-            effect=nan_mean(key, 1),
-            by_head=key,
-            prompts=0,
-            block=how.get("block"),
-            dose=how.get("dose"),
-            note=how.get("note", ""),
+            control_key_change=None if screened is None else self.share_change(mean_of(screened)),
         )
 
     def at_p0(self, id: str, make: Callable[[int], Edits], **how: Any) -> Planned:
@@ -285,7 +259,7 @@ class CausalBench:
             "draws": nan_mean(each, (1, 2)) if len(each) > 1 else None,
         }
 
-    def _share(self, effect: np.ndarray) -> Measured:
+    def share_change(self, effect: np.ndarray) -> Measured:
         """An effect relative to the mean intact sink, prompts resampled together."""
         change = effect * self._scale
         return paired_change(change, 0 * change, self.intact_sink, self.seed)
@@ -305,8 +279,3 @@ class CausalBench:
         if read.ce is None or self.engine.intact.ce is None:
             return None
         return paired_change(read.ce, self.engine.intact.ce, seed=self.seed)
-
-    @property
-    def key_path(self) -> KeyPath | Missing:
-        """Effects of edits of P0 through its key, or why they are not at hand."""
-        return self.screen.path

@@ -66,7 +66,7 @@ class KeptSets:
         self.room = [INPUT] * embedding + _room(lab)
         self.path: KeyPath | None = None
         self.intact = lab.intact_sink
-        path = lab.key_path
+        path = lab.screen.path
         if isinstance(path, Missing):
             self.leave_key(path.reason)
         else:
