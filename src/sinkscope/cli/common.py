@@ -149,7 +149,8 @@ def _shown(result: Result, by_scan: bool) -> dict[str, str]:
     """BOS policy -> sink or no-sink by the scan, or the verdict."""
     summary = result.summary
     if by_scan:
-        return {bos: SINK[0] if one.p0_sink else SINK[1] for bos, one in summary.scan.items()}
+        said = {True: SINK[0], False: SINK[1], None: "undecided"}
+        return {bos: said[one.p0_sink] for bos, one in summary.scan.items()}
     # a policy that was scanned but could not be verified has no verdict
     unverified = dict.fromkeys(summary.scan, "no verdict")
     return unverified | {bos: one.verdict for bos, one in summary.verify.items()}
