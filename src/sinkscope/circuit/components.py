@@ -98,7 +98,7 @@ def _opponents(
     rows: list[tuple[Unit | str, float]],
     chosen: list[tuple[Unit | str, float]],
     least: float,
-) -> list[tuple[Unit, float]]:
+) -> list[tuple[Unit | str, float]]:
     """Units that take back what named ones of their sublayer write beyond what it adds in all."""
     named = {one: value for one, value in chosen if isinstance(one, Unit)}
     found: list[tuple[Unit | str, float]] = []
