@@ -31,6 +31,7 @@ EXAMPLES = {
     "run": """
   sinkscope run                             the bundled model, into ./sinkscope-run-bundled\n
   sinkscope run path/to/model --out D       a local model\n
+  sinkscope run path/to/model --budget 10           minutes; what was left out is said\n
   sinkscope run Qwen/Qwen2.5-0.5B --bos both --dtype bfloat16 --device cuda\n
   sinkscope run ./my-model --expect p0-circuit      exit code 1 for any other verdict""",
     "scan": """

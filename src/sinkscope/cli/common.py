@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,10 @@ from sinkscope.cli.options import Debug as Debug
 from sinkscope.cli.options import Json as Json
 from sinkscope.cli.options import Printing, Showing
 from sinkscope.cli.options import Seed as Seed
+from sinkscope.cli.progress import progress_bar as progress_bar
 from sinkscope.errors import InputError, SinkscopeError, is_out_of_memory
 from sinkscope.files import disk_is_full, prove_writable
+from sinkscope.pace import planned
 from sinkscope.settings import LoadSettings, PromptSettings
 
 if TYPE_CHECKING:
@@ -66,7 +68,9 @@ def measure(
     """Load a model, run the command of that name on it, save, print, hold against `expect`."""
     check(showing.out, expect, known)
     subject = opened(loading, showing)
-    with watched(showing) as progress:
+    rows = getattr(settings, "rows", settings.n)
+    stages = planned(name, settings.n, rows, policies=2 if settings.bos == "both" else 1)
+    with watched(showing, stages) as progress:
         result = getattr(sinkscope, name)(subject, settings, progress=progress)
     save_and_show(result, showing)
     exit_on_expect(result, expect)
@@ -99,38 +103,17 @@ def name_of(model: str | None) -> str:
     """A model as part of the name of a folder: the last part of its path or Hub id."""
     if model is None:
         return "bundled"
-    last = Path(model).expanduser().resolve().name.removesuffix(".gguf")
-    return re.sub(r"[^\w.-]+", "-", last) or "model"
+    last = os.path.basename(os.path.abspath(os.path.expanduser(model))).removesuffix(".gguf")
+    return re.sub(r"[^\w.-]+", "-", last)[:80] or "model"
 
 
-def watched(showing: Printing) -> contextlib.AbstractContextManager[Progress]:
+def watched(
+    showing: Printing, stages: Sequence[tuple[str, float]] = ()
+) -> contextlib.AbstractContextManager[Progress]:
     """The progress display, unless nothing is to be shown."""
-    return contextlib.nullcontext(_silent) if showing.quiet else progress_bar()
+    from sinkscope.frame import silent
 
-
-def _silent(label: str, done: int, total: int) -> None:
-    pass
-
-
-@contextlib.contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress callback that draws on stderr when that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bars:
-        tasks: dict = {}
-
-        def step(label: str, done: int, total: int) -> None:
-            if label not in tasks:
-                tasks[label] = bars.add_task(label, total=total)
-            bars.update(tasks[label], completed=done, total=total)
-
-        yield step
+    return contextlib.nullcontext(silent) if showing.quiet else progress_bar(stages)
 
 
 def check_device(device: str) -> None:
