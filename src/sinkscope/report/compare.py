@@ -68,8 +68,8 @@ def policies_compared(result: Result) -> tuple[Table, str] | None:
     if not {*BOTH} <= {*frames.policies(result)}:
         return None
     headlines = [
-        {name: one for name, one in commands.headlines([result], bos)[0].items() if name in MATTER}
-        for bos in BOTH
+        {name: all_[name] for name in MATTER if name in all_}
+        for all_ in (commands.headlines([result], bos)[0] for bos in BOTH)
     ]
     columns = [frames.label(bos) for bos in BOTH]
     table = _table("With BOS and without", columns, headlines)
@@ -89,7 +89,7 @@ def _said(result: Result) -> str:
     low, high = (f"{100 * bound:+.1f}".replace("-", "−") for bound in bounds or (0.0, 0.0))
     interval = f"95\u00a0% interval {low} to {high} points" if bounds else "without an interval"
     if bounds and bounds[0] <= 0 <= bounds[1]:
-        return f"BOS does not change the late share beyond noise ({interval}). {COST}"
+        return f"That BOS changes the late share is not shown ({interval}). {COST}"
     size, way = f"{100 * abs(change.value):.1f} points", "higher" if change.value > 0 else "lower"
     return f"With BOS the late share is {size} {way} than without ({interval}). {COST}"
 
