@@ -32,7 +32,9 @@ def one_line(text):
 @pytest.fixture(scope="module")
 def circuit():
     result = build_circuit(policies=("without",))
-    result.summary.verify["without"].missing = ["necessity: " + "a long reason; " * 40]
+    verified = result.summary.verify["without"]
+    verified.missing = [f"reason {i}: {'a long one; ' * 40}" for i in range(3)]
+    verified.verdict_detail["because"] = "it is so; " * 40
     return result
 
 
@@ -42,6 +44,15 @@ def test_the_answers_fit_a_screen_and_its_width(circuit, width):
     assert len(lines) < 25 or width < 80
     assert max(map(cell_len, lines)) <= width
     assert not [line for line in lines if line != line.rstrip()]
+
+
+def test_many_long_answers_are_shortened_until_they_fit_a_screen(circuit):
+    long = [(question, "word " * 80) for question in QUESTIONS[:-1]]
+    lines = brief(circuit, {"": [Findings("a", answers=long)]}, 80)
+    assert len(lines) <= 24
+    assert [line.plain[:9].strip() for line in lines[2:] if line.plain[:9].strip()] == [
+        *QUESTIONS[:-1]
+    ]
 
 
 def test_the_answers_come_in_the_order_of_the_questions(circuit):
