@@ -61,8 +61,10 @@ def judged(truth: Truth, said: dict[str, Any], due: dict[str, Any]) -> dict[str,
 
 def _scanned(truth: Truth, sink: dict[str, Any]) -> bool:
     """Whether the scan says where the sink is, and how weak or rare."""
-    kind = "positions" if truth.at and truth.at != [0] else "p0"
-    if sink["kind"] != kind or (kind == "positions" and sink["positions"] != truth.at):
+    if truth.at not in ([], [0]):
+        kind = "p0" if 0 in truth.at else "positions"
+        return sink["kind"] == kind and sorted(sink["positions"]) == truth.at
+    if sink["kind"] != "p0":
         return False
     needed = {
         "p0-weak": "weak",
