@@ -10,6 +10,11 @@ the share by 1.3 points. So SAMPLES more prompt sets are drawn from those window
 which makes their mean the truth exactly), and the share of their intervals that hold it is given
 beside the other.
 
+With --only the named mechanisms alone come in turn; with --trace nothing is verified, and only what
+the trace finds is held against the truth:
+
+    python bench/known_answers.py --draws 100 --only p0-two-phase p0-hybrid --trace
+
 With --keep every draw is written down as it ends, and a second run makes those that are missing.
 Exit code 1 if a floor is missed.
 """
@@ -37,7 +42,7 @@ from sinkscope import Subject, build_prompts
 from sinkscope.causal.evidence import NECESSITY, SUFFICIENCY, Test
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.verify import VerifySettings, verify_one
-from sinkscope.circuit.find import find
+from sinkscope.circuit.find import FoundCircuit, find
 from sinkscope.circuit.model import Circuit
 from sinkscope.circuit.unit import EXPERT, NEURON
 from sinkscope.detect.attention import AttentionStats
@@ -65,6 +70,7 @@ FLOORS = {
     "head precision": (0.97, True),
     "head recall": (0.97, True),
     "writing expert": (0.98, True),
+    "phases": (0.97, True),
     "control significant": (0.05, False),
     **{
         f"{what} {how}, {end}": bound
@@ -76,34 +82,46 @@ FLOORS = {
 }
 
 
-def one_draw(first_seed: int, index: int) -> dict[str, Any]:
+def one_draw(first_seed: int, names: list[str], trace_only: bool, index: int) -> dict[str, Any]:
     """Trace and verify one constructed model, and hold what comes out against its truth."""
     torch.set_num_threads(1)
     logging.set_verbosity_error()
-    names = list(MECHANISMS)
     spec = draw_spec(names[index % len(names)], first_seed + index)
     draw: dict[str, Any] = {k: getattr(spec, k) for k in ("mechanism", "family", "seed", "noise")}
     start = time.perf_counter()
     try:
         model, tokenizer, truth = build_in_memory(spec)
-        draw |= _analysed(Subject.from_model(model, tokenizer), truth, spec.seed)
+        draw |= _analysed(Subject.from_model(model, tokenizer), truth, spec.seed, trace_only)
     except Exception as error:  # noqa: BLE001 - a draw that breaks is a failure, not the end
         draw["error"] = repr(error)
     return draw | {"seconds": time.perf_counter() - start}
 
 
-def _analysed(subject: Subject, truth: Truth, seed: int) -> dict[str, Any]:
+def _analysed(subject: Subject, truth: Truth, seed: int, trace_only: bool) -> dict[str, Any]:
     bos = policy(truth)
     windows = build_prompts(subject, n=PROMPTS + POPULATION, length=LENGTH, bos=bos, seed=seed)
     prompts, others = windows.take(slice(0, PROMPTS)), windows.take(slice(PROMPTS, None))
     found = find(subject, prompts, seed=seed)
+    traced = _traced(found, truth)
+    if trace_only:
+        return traced
     circuit = found.circuit
     settings = VerifySettings(n=PROMPTS, length=LENGTH, bos=bos, seed=seed)
     done = verify_one(subject, prompts, circuit, settings)
     claims = [test for test in done.tests if test.claim and test.control_effect is not None]
-    return {
+    return traced | {
         "verdict": [done.verdict.verdict, truth.verdict],
         "missing": done.verdict.missing,
+        "controls": [[test.id, _significant(test)] for test in claims],
+        "intervals": _intervals(subject, found, done, truth, others, seed),
+        "passes": done.passes,
+    }
+
+
+def _traced(found: FoundCircuit, truth: Truth) -> dict[str, Any]:
+    """What the trace found, held against the truth."""
+    circuit = found.circuit
+    return {
         "emergence": [circuit.emergence_block, emergence_of(truth)],
         "recognition": [circuit.recognition_point, truth.recognition_point],
         "recognised": _recognised(circuit, truth),
@@ -112,11 +130,29 @@ def _analysed(subject: Subject, truth: Truth, seed: int) -> dict[str, Any]:
         ),
         "heads": _sets(circuit.reading_heads, truth.reading_heads if reads_p0(truth) else []),
         "experts": _sets(_places(circuit, EXPERT), truth.experts if writes_at_p0(truth) else []),
-        "controls": [[test.id, _significant(test)] for test in claims],
+        "phases": phases_differ(circuit, truth) if truth.phases else None,
         "attribution_error": None if isinstance(found.logits, Missing) else found.logits.error,
-        "intervals": _intervals(subject, found, done, truth, others, seed),
-        "passes": done.passes,
     }
+
+
+def phases_differ(circuit: Circuit, truth: Truth) -> list[str]:
+    """What of the phases is not as written: their number, spans, writers, takers, readers."""
+    if len(circuit.phases) != len(truth.phases):
+        return [f"{len(circuit.phases)} phases instead of {len(truth.phases)}"]
+    differ = []
+    for number, (part, stated) in enumerate(zip(circuit.phases, truth.phases), 1):
+        found = {
+            "rise": list(part.phase.rise),
+            "fall": part.phase.fall and list(part.phase.fall),
+            "writers": list(part.writes.writers),
+            "takers": list(part.writes.takers),
+            "reading_heads": sorted(map(list, part.readers)),
+        }
+        stated = {**stated, "reading_heads": sorted(stated["reading_heads"])}
+        differ += [
+            f"{name} of phase {number}" for name, one in found.items() if one != stated[name]
+        ]
+    return differ
 
 
 def policy(truth: Truth) -> str:
@@ -270,14 +306,15 @@ def _holds(interval: Measured, truth: float | None) -> bool:
 def summary(draws: list[dict[str, Any]]) -> dict[str, Any]:
     """The table of floors; intervals with any spread apart from those without."""
     good = [draw for draw in draws if "error" not in draw]
-    decoys = [draw for draw in good if draw["verdict"][1] != "p0-circuit"]
+    tested = [draw for draw in good if "verdict" in draw]
+    decoys = [draw for draw in tested if draw["verdict"][1] != "p0-circuit"]
     routed = [draw for draw in good if draw["mechanism"] == "p0-expert"]
     errors = [d["attribution_error"] for d in good if d["attribution_error"] is not None]
-    controls = [flag for draw in good for _, flag in draw["controls"]]
+    controls = [flag for draw in tested for _, flag in draw["controls"]]
     values: dict[str, Any] = {
         "draws": len(draws),
         "broken": len(draws) - len(good),
-        "verdict": _share(draw["verdict"][0] == draw["verdict"][1] for draw in good),
+        "verdict": _share(draw["verdict"][0] == draw["verdict"][1] for draw in tested),
         "decoy called p0-circuit": _share(d["verdict"][0] == "p0-circuit" for d in decoys),
         "emergence block": _share(draw["emergence"][0] == draw["emergence"][1] for draw in good),
         "recognition within one read point": _share(
@@ -286,11 +323,12 @@ def summary(draws: list[dict[str, Any]]) -> dict[str, Any]:
         **_precision_recall("neuron", [draw["neurons"] for draw in good]),
         **_precision_recall("head", [draw["heads"] for draw in good]),
         "writing expert": _share(draw["experts"][1:] == [0, 0] for draw in routed),
+        "phases": _share(not d["phases"] for d in good if d.get("phases") is not None),
         "control significant": _share(controls),
         "attribution error": max(errors, default=None),
     }
     covered, resampled = defaultdict(list), defaultdict(list)
-    for draw in good:
+    for draw in tested:
         for row in draw["intervals"]:
             covered[row["what"], row["spread"]].append(row["held"])
             if row["spread"]:
@@ -339,11 +377,16 @@ def table(values: dict[str, Any], draws: list[dict[str, Any]]) -> str:
     wrong = Counter(
         (d["mechanism"], *d["verdict"])
         for d in draws
-        if "error" not in d and d["verdict"][0] != d["verdict"][1]
+        if "verdict" in d and d["verdict"][0] != d["verdict"][1]
     )
     lines += [
         f"{mechanism}: {ours} instead of {truth}, {n} times"
         for (mechanism, ours, truth), n in sorted(wrong.items())
+    ]
+    lines += [
+        f"seed {d['seed']} {d['mechanism']}: {', '.join(d['phases'])}"
+        for d in draws
+        if d.get("phases")
     ]
     lines += [f"seed {d['seed']} {d['mechanism']}: {d['error']}" for d in draws if "error" in d]
     return "\n".join(lines)
@@ -355,13 +398,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=FIRST_SEED)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="JSON lines, one draw each")
+    parser.add_argument("--only", nargs="+", choices=list(MECHANISMS), default=list(MECHANISMS))
+    parser.add_argument("--trace", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     wanted = range(options.seed, options.seed + options.draws)
     draws = [draw for draw in _kept(options.keep) if draw["seed"] in wanted]
     done = {draw["seed"] for draw in draws}
     todo = [seed - options.seed for seed in wanted if seed not in done]
-    work = partial(one_draw, options.seed)
+    work = partial(one_draw, options.seed, options.only, options.trace)
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
         steps = pool.imap_unordered(work, todo)
         for draw in track(steps, "draws", len(todo), console=Console(stderr=True)):

@@ -1,7 +1,8 @@
-"""Make the pictures of docs/circuit.md and docs/mixing.md and the outputs of the notebook.
+"""Make the pictures of the docs' pages and the outputs of the notebook.
 
 python docs/pictures.py             all of them, a few minutes on a laptop
 python docs/pictures.py circuit     one page only: circuit, mixing, or notebook
+python docs/pictures.py real RUN    those of docs/real-models.md, from a run folder of that model
 
 Nothing is downloaded. The notebook's cells are run in order in one namespace; what they print and
 the value of their last line are stored in it, charts as PNG.
@@ -77,6 +78,18 @@ def pictures(page: str) -> None:
             shutil.copy(f"figures/{name}-without.png", DOCS / page / f"{name}.png")
 
 
+def real(run: str) -> None:
+    """The pictures of the pretrained model, from a run folder."""
+    from sinkscope.cli.app import main
+
+    (DOCS / "real").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        with contextlib.suppress(SystemExit):
+            main(["report", run, "--figures", folder + "/figures"])
+        for name in ("circuit", "trace-norm"):
+            shutil.copy(f"{folder}/figures/{name}-without.png", DOCS / "real" / f"{name}.png")
+
+
 def execute(path: Path) -> None:
     """Run a notebook's cells and store what they give."""
     book = json.loads(path.read_text(encoding="utf-8"))
@@ -130,5 +143,8 @@ def shown(value: Any) -> dict[str, Any]:
 
 if __name__ == "__main__":
     asked = sys.argv[1:] or [*PAGES, "notebook"]
+    if asked[0] == "real":
+        real(asked[1])
+        asked = []
     for what in asked:
         execute(NOTEBOOK) if what == "notebook" else pictures(what)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
 import pytest
 import torch
 
-from sinkscope.causal.evidence import POSITION, QUERY_BIAS, TOKEN, judge
-from sinkscope.causal.families import identity
+from sinkscope.causal.carriers import (
+    BY_DISTANCE,
+    BY_ID,
+    BY_MASK,
+    BY_QUERY,
+    BY_TOKEN,
+    carriers,
+    of_role,
+)
+from sinkscope.causal.evidence import BOTH, POSITION, TOKEN, judge
+from sinkscope.causal.families import identity, position_ids
 from sinkscope.causal.testing import CausalBench
-from sinkscope.causal.verdict import lost
 from sinkscope.circuit.find import find_circuit
 from sinkscope.errors import InputError
 from sinkscope.intervene.edits import TokenAt, from_json
@@ -46,32 +55,27 @@ def lab_of(mechanism: str, family: str, bos: str = "without", length: int = 40) 
 @functools.cache
 def rows_of(mechanism: str, family: str, bos: str = "without"):
     lab = lab_of(mechanism, family, bos)
-    return judge(identity.tokens(lab) + identity.positions(lab) + identity.query_bias(lab))
-
-
-def deciding(tests, role):
-    found = [test for test in tests if test.claim and test.extra.get("role") == role]
-    assert len(found) <= 1
-    return found[0] if found else None
+    rows = identity.tokens(lab) + position_ids.positions(lab) + position_ids.both(lab)
+    return judge(rows + position_ids.query_bias(lab))
 
 
 @pytest.mark.parametrize(
-    ("mechanism", "family", "bos", "token", "position", "bias"),
+    ("mechanism", "family", "bos", "by"),
     [
-        ("p0-two-block", "llama", "without", False, False, None),
-        ("p0-expert", "mixtral", "with", False, False, None),
-        ("p0-two-block", "gpt2", "without", False, False, False),
-        ("bos-token", "llama", "with", True, False, None),
-        ("position-embedding", "gpt2", "without", False, True, False),
-        ("query-bias", "gpt2", "without", False, True, True),
+        ("p0-two-block", "llama", "without", [BY_MASK]),
+        ("p0-expert", "mixtral", "with", [BY_MASK]),
+        ("p0-two-block", "gpt2", "without", [BY_MASK]),
+        ("bos-token", "llama", "with", [BY_TOKEN]),
+        ("position-embedding", "gpt2", "without", [BY_ID]),
+        ("query-bias", "gpt2", "without", [BY_ID, BY_QUERY]),
     ],
 )
-def test_what_carries_the_sink(mechanism, family, bos, token, position, bias):
-    tests = rows_of(mechanism, family, bos)
-    assert lost(deciding(tests, TOKEN)) is token
-    assert lost(deciding(tests, POSITION)) is position
-    row = deciding(tests, QUERY_BIAS)
-    assert (None if row is None else lost(row)) is bias
+def test_what_carries_the_sink(mechanism, family, bos, by):
+    lab, tests = lab_of(mechanism, family, bos), rows_of(mechanism, family, bos)
+    found = carriers(tests, lab.sink_heads)
+    assert [name for name, carrier in found.items() if carrier.heads.any()] == by
+    for name in by:
+        assert found[name].mass.low == pytest.approx(1)
 
 
 def test_the_sink_moves_with_the_position_id_only_where_embeddings_carry_it():
@@ -80,10 +84,54 @@ def test_the_sink_moves_with_the_position_id_only_where_embeddings_carry_it():
         ("position-embedding", "gpt2", 1.0),
         ("p0-two-block", "llama", 0.0),
     ):
-        swap = next(t for t in rows_of(mechanism, family) if "moved" in t.extra)
-        assert not swap.claim
+        tests = rows_of(mechanism, family)
+        swap = next(t for t in tests if "moved" in t.extra)
+        assert swap.claim
         assert swap.extra["moved"]["position"] == P
         assert swap.extra["moved"]["share"].value == pytest.approx(moved, abs=0.02)
+        assert swap.extra["follows_ids"] is (family == "gpt2")
+        (both,) = of_role(tests, BOTH)
+        assert both.size == pytest.approx(-moved, abs=0.05)
+
+
+def test_a_sink_of_the_farthest_key_moves_with_the_ids_and_not_with_the_stream():
+    """A constant query and key in one slow rotary pair: no token, no state and no id counts."""
+    lab = farthest_key()
+    tests = judge(identity.tokens(lab) + position_ids.positions(lab) + position_ids.both(lab))
+    found = carriers(tests, lab.sink_heads)
+    assert [name for name, carrier in found.items() if carrier.heads.any()] == [BY_DISTANCE]
+    shift, *_ = of_role(tests, POSITION)
+    assert shift.outcome == "absent"
+
+
+def farthest_key() -> CausalBench:
+    model = tiny_model("llama")
+    config, width = model.config, model.config.hidden_size // model.config.num_attention_heads
+    base = config.rope_parameters["rope_theta"]
+    pair = next(j for j in range(width // 2) if base ** (-2 * j / width) * 40 < 3)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[:, 0] = 1.0  # what every token has in common
+        for layer in model.model.layers:
+            for weight in (layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight):
+                weight.zero_()
+            layer.self_attn.q_proj.weight[pair::width, 0] = 30.0
+            layer.self_attn.k_proj.weight[pair::width, 0] = -30.0
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+    subject = Subject.from_model(model, name="farthest")
+    ids = torch.randint(3, 100, (8, 40), generator=torch.Generator().manual_seed(1))
+    prompts = Prompts(ids, torch.full((8,), 40), "ids", "without")
+    circuit = find_circuit(subject, prompts, untrained=False)
+    heads = circuit.reading_heads
+    engine = Engine(subject, prompts, circuit.sites, heads=heads, positions=(0, P))
+    return CausalBench(engine, circuit, heads, P, 2, 0)
+
+
+def test_ids_that_the_shift_maps_onto_themselves_are_told_by_the_second():
+    lab = lab_of("position-embedding", "gpt2")
+    shifts = position_ids._shifts(lab, follows=True)
+    assert shifts == [40, 25]
+    assert position_ids._shifts(lab, follows=False) == [40]
 
 
 def test_repeats_leave_what_the_mask_predicts():
@@ -118,7 +166,7 @@ def test_variance_by_identity_of_planted_components():
 
 
 def test_identity_explains_little_of_a_p0_sink():
-    found = deciding(rows_of("p0-two-block", "llama"), TOKEN).extra["identity"]
+    found = of_role(rows_of("p0-two-block", "llama"), TOKEN)[0].extra["identity"]
     assert found["spread"] < 0.01
     assert found["share"].value > 0.9
     assert len(set(found["tokens"])) == identity.ITEMS
@@ -128,9 +176,9 @@ def test_identity_explains_little_of_a_p0_sink():
 
 def test_no_shift_where_prompts_fill_the_positions_and_the_swap_decides():
     lab = lab_of("position-embedding", "gpt2", length=512)
-    tests = judge(identity.positions(lab))
-    assert [t.edit for t in tests] == [f"position ids of 0 and {P} swapped"]
-    assert lost(deciding(tests, POSITION))
+    tests = judge(position_ids.positions(lab))
+    assert {t.edit for t in tests} == {f"position ids of 0 and {P} swapped"}
+    assert [t.passed for t in tests] == [True, True]
     assert any("not shifted" in note for note in lab.notes)
 
 
@@ -141,7 +189,7 @@ def test_families_without_position_ids_say_so():
     circuit = find_circuit(subject, prompts, untrained=False)
     engine = Engine(subject, prompts, circuit.sites, heads=[(1, 0)], positions=(0, P))
     lab = CausalBench(engine, circuit, [(1, 0)], P, 2, 0)
-    assert identity.positions(lab) == []
+    assert position_ids.positions(lab) == []
     assert any("takes no position ids" in note for note in lab.notes)
 
 
@@ -151,6 +199,20 @@ def test_drawn_tokens_are_neither_special_nor_near_position_zero():
     assert len(drawn) == 300
     assert not set(drawn) & set(lab.engine.prompts.input_ids[:, :8].flatten().tolist())
     assert not set(drawn) & {0, 1}  # <s> and </s>
+
+
+def test_a_small_vocabulary_leaves_tokens_to_try():
+    lab = lab_of("p0-two-block", "llama")
+    ids = lab.engine.prompts.input_ids
+    few = dataclasses.replace(lab.engine.prompts, input_ids=ids % 12 + 2)
+    subject = Subject.from_model(lab.engine.subject.model, name="few")
+    bench = CausalBench(Engine(subject, few), lab.circuit, lab.heads, P, 2, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(identity, "vocabulary", lambda subject: 14)
+        drawn = identity.other_tokens(bench, 1)
+        assert set(identity.random_tokens(bench, 128, 4)) <= set(range(14))
+    assert len(drawn) == len(ids)
+    assert all(0 <= t < 14 and t not in row[:8] for t, row in zip(drawn, few.input_ids.tolist()))
 
 
 def test_token_edits_do_what_they_say():

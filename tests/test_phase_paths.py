@@ -105,20 +105,35 @@ def test_each_phase_is_looked_at_under_each_removal(constructed, path):
     torch.testing.assert_close(needs.intact_norm[0], intact)
 
 
-def test_verify_says_whether_a_phase_needs_the_one_before_it(constructed):
+def test_a_row_says_whether_a_phase_needs_the_one_before_it(constructed):
     subject, prompts, circuit, _ = constructed
-    result = verify(subject, prompts=prompts, circuit=circuit, rows=6, draws=2)
-    (row,) = result.summary.verify["without"].phase_needs
+    prompts = prompts.take(slice(0, 6))
+    (row,) = need_rows(bench(subject, prompts, circuit, circuit.phases))
     assert (row["removed"], row["phase"], row["outcome"]) == (1, 2, "not needed")
     assert row["writers"] == list(circuit.phases[0].writes.writers)
-    path = KeyPath(subject, prompts.take(slice(0, 6)), circuit.sites)
-    needs = phase_needs(path, circuit.phases)
+    needs = phase_needs(KeyPath(subject, prompts, circuit.sites), circuit.phases)
     for phase, name in ((0, "removed_share_left"), (1, "share_left")):
         left = needs.share[0, phase].mean() / needs.intact_share[phase].mean()
         assert row[name].value == pytest.approx(float(left), abs=1e-5)
         assert row[name].low <= row[name].value <= row[name].high
     left = needs.norm[0, 1].mean() / needs.intact_norm[1].mean()
     assert row["norm_left"].value == pytest.approx(float(left), abs=1e-5)
+
+
+def test_a_hybrid_that_cancels_its_spikes_has_a_circuit():
+    """Three blocks without a reader and one with, twice, as in arXiv 2608.12149."""
+    spec = draw_spec("p0-hybrid", 5, blocks=(2, 3, 6, 7), depth=8, noise=0.05)
+    model, tokenizer, _ = build_in_memory(spec)
+    subject = Subject.from_model(model, tokenizer, "p0-hybrid")
+    prompts = build_prompts(subject, n=8, length=64, bos="without")
+    circuit = find_circuit(subject, prompts, untrained=False)
+    spans = [(part.phase.rise, part.phase.fall) for part in circuit.phases]
+    assert spans == [((0, 2), (3, 3)), ((6, 6), (7, 7))]
+    assert [{block for block, _ in part.readers} for part in circuit.phases] == [{3}, {7}]
+    result = verify(subject, prompts=prompts, circuit=circuit, draws=2)
+    found = result.summary.verify["without"]
+    assert found.verdict == "p0-circuit"
+    assert [row["outcome"] for row in found.phase_needs] == ["not needed"]
     said = " ".join(verdict_findings(result, "without").sentences)
     assert "Phase 2 does not need phase 1" in said
 

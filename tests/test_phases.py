@@ -67,6 +67,7 @@ def test_who_reads_a_phase():
     assert sink_heads(first, reading) == ((2, 0),)
     assert sink_heads(second, reading) == ((4, 0),)
     assert most_read([first, second], reading) is first  # one sink head each, but more readers
+    assert most_read([second, first], reading) is first  # whatever their order
     assert most_read([first, second], looked_at(late, sinks=0.5)) is second
     assert most_read([], reading) is None
 
@@ -80,6 +81,17 @@ def test_no_phase():
     assert of(1, 1.1, 0.9, 1.2, 1.3, 1.0) == []
     assert of(0.9, 0.5, 0.3, 0.2) == []  # P0 is the smallest
     assert norm_phases(np.log([1, 1.2, 3.0, 3.1]), null=2.5) == []  # as much without training
+
+
+def test_the_block_that_crosses_half_is_in_the_rise():
+    """Half of the peak lies within the two hundredths that count as the valley."""
+    assert spans(norm_phases(np.array([2.28, 2.325, 4.6]))) == [((0, 1), 2, None)]
+
+
+def test_steepness_is_that_of_the_rise_itself():
+    """A bump before it that is no phase has the steepest step."""
+    bump = np.array([0, 0.35, 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.52])
+    assert spans(norm_phases(bump)) == [((2, 7), 8, None)]
 
 
 def test_what_the_embedding_holds():
@@ -137,6 +149,17 @@ def test_what_others_do_by_themselves_is_no_phase():
     others = p0.clone()
     others[::2] *= -1
     assert direction_phases(p0, others) == []
+
+
+def test_a_small_gap_is_no_phase_however_sharp():
+    noise = 1e-3 * torch.randn(2, 500, 3, 16, generator=torch.Generator().manual_seed(0))
+    p0, others = noise[0], noise[1]
+    for x in (p0, others):
+        x[..., 0] += 1.0
+    p0[:, 1:, 1] += 0.05
+    assert direction_phases(unit_norm(p0), unit_norm(others)) == []
+    p0[:, 1:, 1] += 1.0
+    assert [p.rise for p in direction_phases(unit_norm(p0), unit_norm(others))] == [(0, 0)]
 
 
 def test_two_directions_are_two_phases():

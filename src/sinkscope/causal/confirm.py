@@ -23,7 +23,7 @@ def decide(lab: CausalBench, planned: Sequence[Planned], pick: Pick) -> list[Tes
 
     A plan that has no such effect is run in full, as are all where P0's key is not at hand.
     """
-    keys = lab.key_effects([plan.edits for plan in planned])
+    keys = lab.key_by_head([plan.edits for plan in planned])
     sizes = np.array([0.0 if key is None else float(np.nanmean(key)) for key in keys])
     chosen = set(pick(sizes))
     rows = []

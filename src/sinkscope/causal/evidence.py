@@ -16,15 +16,19 @@ from typing import Any
 import numpy as np
 
 from sinkscope.causal.power import outcome
-from sinkscope.causal.thresholds import INDUCED, NECESSARY
+from sinkscope.causal.thresholds import INDUCED, NECESSARY, NEGLIGIBLE
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.result import Measured
-from sinkscope.stats import holm
+from sinkscope.stats import holm, sign_flip_p
 
 NECESSITY, SUFFICIENCY = "necessity", "sufficiency"
 IDENTITY = "identity"  # judged as necessity: does the sink need that token, that position id
 MEDIATION = "mediation"  # rows that `families.mediation` judges by itself
-TOKEN, POSITION, QUERY_BIAS = "token at P0", "position ids", "query bias"  # roles of identity rows
+# Roles of rows. Taken away from P0: its token, its position id, both at once; given to p: its
+# token, its id.
+TOKEN, POSITION, BOTH = "token at P0", "position ids", "token and position id"
+TOKEN_GIVEN, POSITION_GIVEN = "P0's token elsewhere", "P0's position id elsewhere"
+QUERY_BIAS = "query bias"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +36,7 @@ class Test:
     """One edit beside its control.
 
     kind            sufficiency: the effect is the change of the margin at the position over
-                    `CausalBench.gap`; necessity, identity, mediation: the effect is the relative
+                    `SinkHeads.gap_of`; necessity, identity, mediation: the effect is the relative
                     change of the sink at P0, of necessity through P0's key where that is at hand
     claim           whether the row is evidence: doses and variants are shown and do not decide
     confirmed       whether it was run in full; a screened row has its effect through the key alone
@@ -44,6 +48,7 @@ class Test:
     p0_norm         norm of P0 over the median of the others, at the last read point
     p0_cosine       cosine of P0 to the sink direction, mean over the inputs of reading blocks
     effect, control_effect  [n] per prompt; draws [m] mean effect of each random control
+    by_head, control_by_head  [n, heads] the same in each sink head, in the same units
     extra           what only some families measure, under its name in `schema.TestRow`
     p_holm, control_p_holm, passed, outcome, needs  are given by `judge` (`causal.power`)
     """
@@ -74,6 +79,8 @@ class Test:
     control_change: Measured | None = None
     control_margin_change: Measured | None = None
     control_effect: np.ndarray | None = None
+    by_head: np.ndarray | None = None
+    control_by_head: np.ndarray | None = None
     draws: np.ndarray | None = None
     p: float | None = None
     control_p: float | None = None
@@ -103,20 +110,31 @@ class Test:
         return float(np.nanmean(self.control_effect)) / self.size
 
 
+def p_values(kind: str, effect: np.ndarray, control: np.ndarray) -> dict[str, Any]:
+    """The p values of a row: [n] effects of the edit and of its control."""
+    sign = 1.0 if kind == SUFFICIENCY else -1.0
+    return {
+        "p": sign_flip_p(sign * (effect - control)),
+        "control_p": sign_flip_p(sign * control - NEGLIGIBLE),
+        "control_effect": control,
+    }
+
+
 def in_words(edits: Sequence[Edit]) -> str:
     """A list of edits as one line."""
     return "; ".join(map(str, edits))
 
 
 def judge(tests: Sequence[Test]) -> list[Test]:
-    """The tests with p adjusted over the confirmed rows of each id (Holm), and their outcomes.
+    """The tests with p adjusted over the deciding rows of each id (Holm), and their outcomes.
 
     A row holds if the edit does what the circuit predicts by enough, significantly more than its
-    control, and the control has at most half of its effect. Mediation rows are judged already.
+    control, and the control has at most half of its effect. Rows that are no claim have a p of
+    their own and are not judged; mediation rows are judged already.
     """
     judged = list(tests)
     for id in sorted({test.id for test in tests if test.kind != MEDIATION}):
-        rows = [n for n, test in enumerate(tests) if test.id == id]
+        rows = [n for n, test in enumerate(tests) if test.id == id and test.claim]
         own = holm([tests[n].p for n in rows])
         of_control = holm([tests[n].control_p for n in rows])
         family = sum(p is not None for p in own)
@@ -128,9 +146,10 @@ def judge(tests: Sequence[Test]) -> list[Test]:
 
 def _judged(test: Test, p_holm: float, family: int) -> Test:
     gained = test.kind == SUFFICIENCY
-    effect, bound = (test.effect, INDUCED) if gained else (-test.effect, NECESSARY)
-    found = outcome(effect, bound, p_holm, test.specificity, family)
-    note = found.note(int(np.isfinite(effect).sum()))
+    sign, bound = (1.0, INDUCED) if gained else (-1.0, NECESSARY)
+    over = None if test.control_effect is None else sign * (test.effect - test.control_effect)
+    found = outcome(sign * test.effect, bound, p_holm, test.specificity, family, over)
+    note = found.note(int(np.isfinite(test.effect).sum()))
     return replace(
         test,
         p_holm=p_holm,

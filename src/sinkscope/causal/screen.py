@@ -18,6 +18,7 @@ from sinkscope.errors import InputError, Missing, Unsupported
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.engine import Engine
 from sinkscope.intervene.p0_path import KeyPath
+from sinkscope.stats import nan_mean
 
 Edits = Sequence[Edit]
 
@@ -59,16 +60,33 @@ class Screen:
 
     def changes(self, lists: Sequence[Edits]) -> list[np.ndarray | None]:
         """[n] change of the share for each list of edits; None where it has no path of its own."""
+        found = self.by_head(lists)
+        return [None if change is None else nan_mean(change, 1) for change in found]
+
+    def by_head(self, lists: Sequence[Edits]) -> list[np.ndarray | None]:
+        """The same in each of the heads: [n, heads]."""
         if isinstance(self.path, Missing) or not lists:
             return [None] * len(lists)
         try:
-            found = self.path.effects(lists).on(self.heads)
+            found = self.path.effects(lists)
         except (Unsupported, InputError):
             if len(lists) == 1:
                 return [None]
-            return [self.changes([one])[0] for one in lists]
-        change = found - self.path.intact.on(self.heads)
+            return [self.by_head([one])[0] for one in lists]
+        blocks, heads = (list(part) for part in zip(*self.heads))
+        change = found.share[..., blocks, heads] - self.path.intact.share[..., blocks, heads]
         return list(change.double().numpy())
+
+    def margins(self, lists: Sequence[Edits]) -> np.ndarray | None:
+        """[lists] mean margin in nats, which does not saturate as the share does; None without."""
+        if isinstance(self.path, Missing):
+            return None
+        try:
+            margin = self.path.effects(lists).margin
+        except (Unsupported, InputError):
+            return None
+        blocks, heads = (list(part) for part in zip(*self.heads))
+        return np.asarray(margin[..., blocks, heads].flatten(1).double().nanmean(1))
 
 
 @dataclass(frozen=True)

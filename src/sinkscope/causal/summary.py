@@ -13,13 +13,12 @@ from sinkscope.causal.families.mediation import mediated
 from sinkscope.causal.power import SHOWN, UNDETERMINED
 from sinkscope.causal.record import Verified
 from sinkscope.causal.thresholds import thresholds
-from sinkscope.causal.verdict import is_faithful
 from sinkscope.circuit.unit import name_of
 from sinkscope.frame import opening_notes
 from sinkscope.result import Measured
 from sinkscope.schema import StageSummary, TestRow, VerifySummary
 from sinkscope.schema.verify import CircuitCurve, CircuitSize, TriedSet
-from sinkscope.stats import bootstrap, spearman
+from sinkscope.stats import bootstrap, nan_mean, spearman
 
 if TYPE_CHECKING:
     import xarray
@@ -133,7 +132,7 @@ def _kept_rows(kept: Kept) -> list[TestRow]:
     only.control = "a random set of as many units"
     only.control_change = change(kept.random_one)
     only.note = f"p: against {draws} random sets"
-    only.p, only.passed = kept.p, is_faithful(kept)
+    only.p, only.passed = kept.p, kept.enough
     return [only, without]
 
 
@@ -224,6 +223,9 @@ def verify_dataset(done: Verified) -> xarray.Dataset:
         add("control_effect", ("test", "sequence"), np.stack(controls), f"control: {effect}")
         doses = [np.nan if t.dose is None else t.dose for t in tests]
         add("dose", ("test",), doses, "dose of the edit")
+        if all(t.by_head is not None for t in tests):
+            each = np.stack([nan_mean(t.by_head) for t in tests if t.by_head is not None])
+            add("effect_by_head", ("test", "sink_head"), each, f"in each sink head: {effect}")
         data["test_id"] = xarray.Variable(("test",), np.array([t.id for t in tests], dtype=object))
         for id, name in (("N1", "attention"), ("N3", "mlp")):
             add(f"{name}_necessity", ("layer",), _by_block(done, id), f"{id}: effect by block")

@@ -13,9 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from sinkscope.causal.evidence import NECESSITY, SUFFICIENCY, Test, in_words
+from sinkscope.causal.evidence import IDENTITY, NECESSITY, SUFFICIENCY, Test, in_words, p_values
+from sinkscope.causal.readings import (
+    all_of,
+    cosine_on,
+    finite,
+    mass_moved,
+    mean_of,
+    median_draw,
+)
 from sinkscope.causal.screen import Planned, Screen
-from sinkscope.causal.thresholds import NEGLIGIBLE, ORDINARY
+from sinkscope.causal.sink_heads import SinkHeads
+from sinkscope.causal.thresholds import ORDINARY
 from sinkscope.circuit.model import Circuit
 from sinkscope.errors import Missing
 from sinkscope.intervene.edits.base import Edit
@@ -23,8 +32,7 @@ from sinkscope.intervene.engine import Engine
 from sinkscope.intervene.p0_path import KeyPath
 from sinkscope.intervene.readout import Readout
 from sinkscope.result import Measured
-from sinkscope.stats import nan_mean, paired_change, sign_flip_p
-from sinkscope.subject.prompts import token_text
+from sinkscope.stats import nan_mean, paired_change
 
 Edits = Sequence[Edit]
 
@@ -63,12 +71,17 @@ class CausalBench:
         emergence = self.circuit.emergence_block
         return min(self.first_read if emergence is None else emergence + 1, self.last_read)
 
-    @property
-    def gap(self) -> float:
-        """Nats between P0's margin and that of p, P0 left out of p's keys: what p could gain."""
-        intact = self.engine.intact
-        own = intact.margin_on(self.heads) - intact.bare_margin_on(self.heads, self.position)
-        return max(float(nan_mean(np.where(self.ordinary(), own, np.nan))), 1e-6)
+    @cached_property
+    def sink_heads(self) -> SinkHeads:
+        """The reading heads, their sink and their gaps."""
+        intact, at = self.engine.intact, self.engine.intact.at(self.position)
+        own = self._on_heads(intact.margin[:, 0]) - self._on_heads(intact.bare_margin[:, at])
+        gap = nan_mean(np.where(self.ordinary()[:, None], own, np.nan))
+        return SinkHeads(tuple(self.heads), self._on_heads(intact.share[:, 0]), gap)
+
+    def _on_heads(self, values: np.ndarray) -> np.ndarray:
+        """[n, heads] of [n, L, H]."""
+        return np.stack([values[:, block, head] for block, head in self.heads], 1)
 
     @cached_property
     def screen(self) -> Screen:
@@ -87,13 +100,17 @@ class CausalBench:
 
     def key_effects(self, lists: Sequence[Edits]) -> list[np.ndarray | None]:
         """[n] change of P0's late share through its key, over its mean intact, for each list."""
-        scale = self._scale
-        found = self.screen.changes(lists)
-        return [None if change is None else change / scale for change in found]
+        found = self.key_by_head(lists)
+        return [None if change is None else nan_mean(change, 1) for change in found]
+
+    def key_by_head(self, lists: Sequence[Edits]) -> list[np.ndarray | None]:
+        """The same in each reading head: [n, heads]."""
+        found = self.screen.by_head(lists)
+        return [None if change is None else change / self._scale for change in found]
 
     @property
     def _scale(self) -> float:
-        return max(float(np.nanmean(self.intact_sink)), 1e-9)
+        return self.sink_heads.scale_of()
 
     def ordinary(self) -> np.ndarray:
         """Whether p is an ordinary position of the intact model: [n].
@@ -123,7 +140,7 @@ class CausalBench:
 
     def sink_effect(self, read: Readout) -> np.ndarray:
         """Change of P0's late share over its mean intact: [n]."""
-        return (read.on(self.heads) - self.intact_sink) / self._scale
+        return nan_mean(self.by_head(IDENTITY, read), 1)
 
     def margin_effect(self, read: Readout, position: int) -> np.ndarray:
         """Change of the margin at a position in nats, P0 left out of the keys: [n].
@@ -134,11 +151,15 @@ class CausalBench:
         change = read.bare_margin_on(self.heads, position) - intact
         return change if position != self.position else np.where(self.ordinary(), change, np.nan)
 
-    def effect(self, kind: str, read: Readout) -> np.ndarray:
-        """What a test of this kind is about: [n]."""
-        if kind == SUFFICIENCY:
-            return self.margin_effect(read, self.position) / self.gap
-        return self.sink_effect(read)
+    def by_head(self, kind: str, read: Readout) -> np.ndarray:
+        """What a test of this kind is about, in each reading head: [n, heads]."""
+        intact = self.engine.intact
+        if kind != SUFFICIENCY:
+            change = read.share[:, 0] - intact.share[:, 0]
+            return self._on_heads(change) / self._scale
+        at = intact.at(self.position)
+        change = self._on_heads(read.bare_margin[:, at] - intact.bare_margin[:, at])
+        return np.where(self.ordinary()[:, None], change, np.nan) / self.sink_heads.gap_of()
 
     def test(
         self,
@@ -165,17 +186,21 @@ class CausalBench:
         too: of them the median one alone is run in full.
         """
         at = self.position if kind == SUFFICIENCY else 0
-        key, of_control = None, None
+        by_head, screened = None, None
         if kind == NECESSITY:
-            key = self.key_effects([edits])[0]
-            if key is not None and len(controls) > 1:
-                of_control = _all(self.key_effects(controls))
-        if of_control is not None:
-            controls = [controls[_median(of_control)]]
+            by_head = self.key_by_head([edits])[0]
+            if by_head is not None and len(controls) > 1:
+                screened = all_of(self.key_by_head(controls))
+        if screened is not None:
+            controls = [controls[median_draw(nan_mean(screened, 2))]]
         read = self.run(edits, full=claim)
-        total = self.effect(kind, read)
-        effect = total if key is None else key
+        total = nan_mean(self.by_head(kind, read), 1)
+        key = None if by_head is None else nan_mean(by_head, 1)
+        by_head = self.by_head(kind, read) if by_head is None else by_head
         reads = [self.run(each) for each in controls]
+        against = screened
+        if against is None and controls:
+            against = np.stack([self.by_head(kind, each) for each in reads])
         return Test(
             id=id,
             kind=kind,
@@ -192,19 +217,21 @@ class CausalBench:
             margin_change=self._margin([read], at),
             ce_change=self._ce(read),
             kl=None if moved or read.kl is None else self._change(read.kl),
-            p0_norm=_finite(np.nanmean(read.norm[:, 0, -1])),
-            p0_cosine=self._cosine(read),
-            mass_moved_to=self._moved(read),
-            effect=effect,
+            p0_norm=finite(np.nanmean(read.norm[:, 0, -1])),
+            p0_cosine=cosine_on(read, self.heads),
+            mass_moved_to=mass_moved(self.engine, read),
+            effect=nan_mean(by_head, 1),
+            by_head=by_head,
             note=note,
             extra=extra or {},
-            **self._against(kind, effect, reads, at, of_control),
+            **({} if against is None else self._against(kind, by_head, reads, at, against)),
+            control_key_change=None if screened is None else self._share(mean_of(screened)),
         )
 
     def screened(
         self, id: str, edits: Edits, key: np.ndarray, *, arrow: str = "", **how: Any
     ) -> Test:
-        """A row of an edit of P0 that was not run in full: key [n] is its effect through the key.
+        """A row of an edit of P0 that was not run in full: key [n, heads], its effect by the key.
 
         how  as for `test`; of it only block, dose and note are kept
         """
@@ -217,8 +244,9 @@ class CausalBench:
             position=0,
             claim=False,
             confirmed=False,
-            key_change=self._share(key),
-            effect=key,
+            key_change=self._share(nan_mean(key, 1)),
+            effect=nan_mean(key, 1),
+            by_head=key,
             block=how.get("block"),
             dose=how.get("dose"),
             note=how.get("note", ""),
@@ -229,28 +257,16 @@ class CausalBench:
         return Planned(id, make(0), [make(self.position)], how)
 
     def _against(
-        self,
-        kind: str,
-        effect: np.ndarray,
-        controls: list[Readout],
-        at: int,
-        screened: np.ndarray | None,
+        self, kind: str, by_head: np.ndarray, controls: list[Readout], at: int, each: np.ndarray
     ) -> dict[str, Any]:
-        """What the controls add to a row; screened [m, n]: effects of draws through P0's key."""
-        if not controls:
-            return {}
-        each = screened
-        if each is None:
-            each = np.stack([self.effect(kind, read) for read in controls])
-        mean, sign = each.mean(0), 1.0 if kind == SUFFICIENCY else -1.0
+        """What the controls add to a row; each [m, n, heads]: effects of the draws."""
+        mean = nan_mean(each)
         return {
             "control_change": self._sink(controls, at),
             "control_margin_change": self._margin(controls, at),
-            "control_key_change": None if screened is None else self._share(mean),
-            "p": sign_flip_p(sign * (effect - mean)),
-            "control_p": sign_flip_p(sign * mean - NEGLIGIBLE),
-            "control_effect": mean,
-            "draws": np.nanmean(each, 1) if len(each) > 1 else None,
+            **p_values(kind, nan_mean(by_head, 1), nan_mean(mean, 1)),
+            "control_by_head": mean,
+            "draws": nan_mean(each, (1, 2)) if len(each) > 1 else None,
         }
 
     def _share(self, effect: np.ndarray) -> Measured:
@@ -274,40 +290,7 @@ class CausalBench:
             return None
         return paired_change(read.ce, self.engine.intact.ce, seed=self.seed)
 
-    def _cosine(self, read: Readout) -> float | None:
-        points = sorted({block for block, _ in self.heads})
-        values = read.cosine[:, 0][:, points]
-        return _finite(values.mean()) if np.isfinite(values).all() else None
-
-    def _moved(self, read: Readout) -> dict[str, Any] | None:
-        """Where the mass went: the position that gained most on the reading heads."""
-        intact = self.engine.intact.received
-        if read.received is None or intact is None:
-            return None
-        gain = (read.received - intact).mean(0)
-        position = int(gain.argmax())
-        tokens = self.engine.prompts.input_ids[:, position]
-        tokenizer = self.engine.subject.tokenizer
-        token = token_text(tokenizer, int(tokens.mode().values))
-        return {"position": position, "token": token, "share": float(gain[position])}
-
     @property
     def key_path(self) -> KeyPath | Missing:
         """Effects of edits of P0 through its key, or why they are not at hand."""
         return self.screen.path
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _all(effects: list[np.ndarray | None]) -> np.ndarray | None:
-    """[m, n] effects of all, or None where one is missing."""
-    found = [effect for effect in effects if effect is not None]
-    return np.stack(found) if len(found) == len(effects) else None
-
-
-def _median(effects: np.ndarray) -> int:
-    """The draw whose mean effect is the median one."""
-    order = np.argsort(np.nanmean(effects, 1), kind="stable")
-    return int(order[len(order) // 2])

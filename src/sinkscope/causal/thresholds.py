@@ -15,6 +15,8 @@ SPECIFIC = 0.5
 INDUCED = 0.25
 ORDINARY = 0.3
 LOST = 0.5
+PART = 0.1
+MINOR = 0.25
 KEPT = 0.5
 FAITHFUL = 0.9
 COMPLETE = 0.2
@@ -31,7 +33,10 @@ REASONS = {
     "the position must gain; the margin is a logarithm, so a quarter of it is far from noise",
     "ORDINARY": "share, P0 left out of the keys, from which the sink heads of a block sink at "
     "the other position before anything is edited (Gu's bound); such a prompt is left out",
-    "LOST": "part of the sink that must be gone for a token, a position id or a bias to carry it",
+    "LOST": "part of a head's sink that must be gone for a token, an id or a bias to carry it",
+    "PART": "part of the sink that the heads of a token, a position id or the circuit must surely "
+    "hold for the verdict to name it; what moves the sink by less does nothing of interest",
+    "MINOR": "part of the sink below which what is not sure to hold PART is left out",
     "KEPT": "part of the sink that the circuit alone must keep (faithfulness) to be sufficient",
     "FAITHFUL": "part of the sink that the reported circuit is grown to keep alone",
     "COMPLETE": "part of it that everything but the reported circuit may keep",

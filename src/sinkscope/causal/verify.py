@@ -1,7 +1,7 @@
 """`verify`: run the causal tests of a circuit, each beside its control, and reach a verdict.
 
 1. Without a sink at P0: look for one elsewhere, and stop (`detect.decision`).
-2. Identity (I1, I2): other tokens at P0, other position ids. Does the sink need either?
+2. Identity (I1 to I3): other tokens at P0, other position ids, both. Does the sink need either?
 3. Necessity (N1 to N5): P0's attention or MLP writes mean- or resample-ablated, its writing neurons
    off, its component along the sink direction removed. If no single write is needed, sets of them.
    All of it is screened through P0's key, and what decides is confirmed in full (`screen`).
@@ -10,9 +10,10 @@
 5. Faithfulness and completeness (S4): at P0 keep only the circuit's units and mean-ablate the rest,
    and the other way round, against random sets of as many units (Wang et al., arXiv 2211.00593).
 6. Mediation (M1): edit a stage while the next is held at its intact value (path patching). Where P0
-   rises more than once: does a phase need the one before it (`phase_needs`).
+   rises more than once: does a phase need the one before it (`phase_needs`). Where another cause
+   would keep the sink alive, it is taken away first (N6).
 7. Every row is paired over prompts with its control and adjusted by Holm; the verdict follows from
-   the rows by fixed rules (`evidence`, `verdict`, `thresholds`).
+   the rows by fixed rules (`evidence`, `carriers`, `p0_verdict`, `thresholds`).
 8. Where a deciding row is undetermined, and with it the verdict, all is done again on twice as many
    prompts, as long as there are more (`power`).
 
@@ -31,15 +32,24 @@ import numpy as np
 import torch
 
 from sinkscope.causal.evidence import Test, judge
-from sinkscope.causal.families import identity, mediation, necessity, sufficiency
+from sinkscope.causal.families import (
+    identity,
+    mediation,
+    necessity,
+    position_ids,
+    redundancy,
+    sufficiency,
+)
 from sinkscope.causal.families.faithfulness import Kept, keep_circuit
 from sinkscope.causal.families.write_sets import write_sets
+from sinkscope.causal.p0_verdict import hidden_circuit, with_p0_sink
 from sinkscope.causal.phase_needs import need_rows
-from sinkscope.causal.power import UNDETERMINED
+from sinkscope.causal.power import LEAST, MOST_ROWS, UNDETERMINED
 from sinkscope.causal.record import Verified
 from sinkscope.causal.summary import verify_dataset, verify_summary
 from sinkscope.causal.testing import CausalBench
-from sinkscope.causal.verdict import other_paths, with_p0_sink, without_p0_sink
+from sinkscope.causal.verdict import without_p0_sink
+from sinkscope.causal.words import other_paths
 from sinkscope.circuit.find import find_circuit
 from sinkscope.circuit.model import Circuit
 from sinkscope.detect.attention import read_attention
@@ -107,6 +117,12 @@ def verify_one(
         )
         prompts = prompts.take(torch.from_numpy(held))
         circuit = find_circuit(subject, prompts, seed=settings.seed)
+    if circuit.sinks and settings.rows < LEAST <= len(prompts):
+        notes.append(
+            f"{MOST_ROWS} rows that decide together need at least {LEAST} prompts: {LEAST} were "
+            f"taken instead of {settings.rows}."
+        )
+        settings = dataclasses.replace(settings, rows=LEAST)
     while True:
         rows = _rows(prompts, settings)
         done = _tried(subject, prompts, rows, circuit, settings, progress)
@@ -143,8 +159,8 @@ def _tried(
     kept, screened, needs = None, 0.0, []
     if circuit.sinks:
         tests, kept = run_tests(lab, lambda done, total: progress(label, done, total))
-        needs = need_rows(lab)
-        verdict = with_p0_sink(tests, kept, prompts.bos, _detail(circuit), len(rows))
+        needs, detail = need_rows(lab), _detail(circuit)
+        verdict = with_p0_sink(tests, lab.sink_heads, prompts.bos, detail, settings.seed)
         screened = lab.screen.passes * rows.input_ids.numel() / prompts.input_ids.numel()
     else:
         verdict = without_p0_sink(sinks_of(read_attention(subject, prompts, tokens=True)))
@@ -180,7 +196,8 @@ def run_tests(
         return tests
 
     lab.notes += _left_out(lab)
-    tests = ran(identity.tokens(lab)) + ran(identity.positions(lab)) + ran(identity.query_bias(lab))
+    tests = ran(identity.tokens(lab)) + ran(position_ids.positions(lab) + position_ids.both(lab))
+    tests += ran(position_ids.query_bias(lab))
     first = ran(necessity.recognition(lab))
     tests += first + ran(necessity.variance(lab, first))
     tests += ran(necessity.mlp_writes(lab))
@@ -191,6 +208,9 @@ def run_tests(
         tests += ran(sufficiency.self_only(lab))
         tests += ran(sufficiency.variance(lab, necessity.strongest_block(first)))
         tests += ran(sufficiency.transplant(lab))
+    causes = hidden_circuit(judge(tests), lab.sink_heads, lab.circuit.bos, lab.seed)
+    if causes is not None:
+        tests += redundancy.without_other_causes(lab, causes)
     kept = keep_circuit(lab)
     tests += ran(mediation.mediation(lab, tests))
     progress(STEPS, STEPS)

@@ -129,7 +129,10 @@ def verify(
     out: Out = None,
     expect: Annotated[
         str | None,
-        typer.Option(help=f"{', '.join(common.VERDICTS)}: exit with 1 for any other verdict."),
+        typer.Option(
+            help=f"{', '.join(common.VERDICTS)}; several with + between: exit with 1 for any other "
+            "verdict."
+        ),
     ] = None,
     json: Json = False,
     debug: Debug = False,

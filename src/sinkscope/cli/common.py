@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 SINK = ("sink", "no-sink")  # what a scan can be held against
 VERDICTS = (  # what verify can be held against; the classes are those of causal/verdict.py
     *("p0-circuit", "bos-token", "position-embedding", "learned-sink", "query-bias"),
-    *("other", "none", "undetermined"),
+    *("rotary-distance", "other", "none", "undetermined"),
 )
+WHOLE = ("none", "undetermined")  # the others may be joined: p0-circuit+bos-token
 
 
 def stay_offline(offline: bool) -> None:
@@ -105,7 +106,10 @@ def check(out: Path | None, expect: str | None = None, known: tuple[str, ...] = 
         if out.exists() and not out.is_dir():
             raise InputError(f"{out} is a file; --out wants a folder.")
         prove_writable(out)
-    if expect is not None and expect not in known:
+    if expect is None:
+        return
+    parts = expect.split("+")
+    if not set(parts) <= set(known) or (len(parts) > 1 and set(parts) & {*SINK, *WHOLE}):
         raise InputError(f"--expect {expect!r} is not one of {', '.join(known)}.")
 
 
@@ -151,7 +155,7 @@ def exit_on_expect(result: Result, expect: str | None) -> None:
     if expect is None:
         return
     shown = _shown(result, by_scan=expect in SINK)
-    wrong = {bos: what for bos, what in shown.items() if what != expect}
+    wrong = {bos: what for bos, what in shown.items() if {*what.split("+")} != {*expect.split("+")}}
     if wrong or not shown:
         found = ", ".join(f"{what} ({bos} BOS)" for bos, what in wrong.items()) or "no verdict"
         print(f"sinkscope: expected {expect}, found {found}.", file=sys.stderr)

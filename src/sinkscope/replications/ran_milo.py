@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sinkscope.causal.families.identity import attention_biases
+from sinkscope.causal.families.position_ids import attention_biases
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import QueryBias
 from sinkscope.intervene.edits.base import Edit

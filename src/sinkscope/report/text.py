@@ -10,6 +10,7 @@ NO_VALUE = "–"
 _NAMED = {"\n": "↵", "\t": "⇥"}
 # categories whose characters draw nothing, move the cursor or reorder the line (bidi overrides)
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+MORE = 1.2  # of what there was, from which a percentage would read like a mistake
 
 
 def visible(text: Any, limit: int = 0) -> str:
@@ -69,6 +70,13 @@ def percent(value: float | None) -> str:
     if 0 < abs(share) < 0.05:
         return "<\u00a00.1\u00a0%" if share > 0 else ">\u00a0−0.1\u00a0%"
     return f"{share:.1f}\u00a0%".replace("-", "−")
+
+
+def multiple(value: float | None) -> str:
+    """A part of what there was: a percentage, or how many times it where it is clearly more."""
+    if value is None or not math.isfinite(value) or value < MORE:
+        return percent(value)
+    return f"{value:.1f}\u00a0times"
 
 
 def percent_interval(measured: Any) -> str:

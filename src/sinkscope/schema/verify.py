@@ -81,6 +81,7 @@ class TestRow(Open):
     role: str | None = None  # what an identity row decides
     # variance of the sink that the token at P0 explains [causal/families/identity]
     identity: dict[str, Any] | None = None
+    follows_ids: bool | None = None  # whether P0's own stream follows its position id
     moved: dict[str, Any] | None = None  # what turned up where P0's position id went
     share: Measured | None = None  # sink left where one token is repeated [share]
     uniform: float | None = None  # the same under uniform attention [share]
@@ -88,6 +89,17 @@ class TestRow(Open):
     taken: Measured | None = None  # what it takes without the hold, relative to intact [ratio]
     mediated: Measured | None = None  # part that the hold gives back, at P0 [ratio]
     control_mediated: Measured | None = None  # the same at another position [ratio]
+
+
+class VerdictPart(TypedDict):
+    """What carries a part of the sink. In causal/p0_verdict."""
+
+    verdict: str  # one of the classes
+    # token, position id, causal mask, distance, query bias, or nothing tested [causal/carriers]
+    by: str
+    heads: int  # sink heads that it carries; a head may be carried by two
+    share_of_heads: float  # their part of all sink heads [share]
+    mass: Measured  # the part of the sink that they hold [share]
 
 
 class VerdictDetail(TypedDict, total=False):
@@ -98,6 +110,8 @@ class VerdictDetail(TypedDict, total=False):
     amplification: str | None  # norm, direction or both
     because: str  # why this verdict
     carried_by: str  # what carries the sink where it is no circuit of P0
+    parts: list[VerdictPart]  # what carries the sink, part by part
+    asked_by: str  # of a circuit: query bias, where its heads lose the sink without it
     necessary: list[str]  # edits that the sink was shown to need
     tokens: list[int]  # ids of the tokens that heads sink at wherever they stand
     positions: list[int]  # positions that heads sink at whatever stands there
@@ -167,8 +181,8 @@ class PhaseNeed(TypedDict):
 class VerifySummary(Open):
     """What `verify` proved or refuted under one BOS policy. In causal/verdict."""
 
-    # p0-circuit, bos-token, position-embedding, learned-sink, query-bias, other, none or
-    # undetermined
+    # p0-circuit, bos-token, position-embedding, learned-sink, query-bias, rotary-distance, other,
+    # none or undetermined; of a sink in parts these with + between
     verdict: str
     verdict_detail: VerdictDetail = {}  # what the verdict rests on
     missing: list[str] = []  # what a verdict would still need

@@ -28,7 +28,7 @@ from sinkscope.causal.families.kept_sets import KeptSets, SizeScore, relative
 from sinkscope.causal.families.necessity import ranked_neurons
 from sinkscope.causal.path_scores import path_scores
 from sinkscope.causal.testing import CausalBench
-from sinkscope.causal.thresholds import SPARSE
+from sinkscope.causal.thresholds import ALPHA, KEPT, SPARSE, SPECIFIC
 from sinkscope.circuit.unit import EMBEDDING, HEAD, SHARED, Unit, of_kind
 from sinkscope.errors import Missing, Unsupported
 from sinkscope.intervene.edits.base import Edit
@@ -80,6 +80,15 @@ class Kept:
     cmd: float | None
     ranking: str
     edits: tuple[list[Edit], list[Edit]]
+
+    @property
+    def enough(self) -> bool:
+        """Whether the circuit alone keeps the sink, and more of it than random sets do."""
+        value = self.faithfulness.value
+        random = self.random.value if self.random is not None else None
+        if value is None or random is None or self.p is None:
+            return False
+        return value >= KEPT and self.p < ALPHA and random <= SPECIFIC * value
 
     @property
     def components(self) -> int:

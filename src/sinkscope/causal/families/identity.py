@@ -1,8 +1,7 @@
-"""I1 and I2: is it the token at position zero, or the position's id, that makes the sink?
+"""I1: is it the token at position zero that makes the sink?
 
-A P0 circuit needs neither: whatever token stands first is the sink, and under rotary positions the
-id of P0 does not matter. Rows with a role (`extra["role"]`, see `causal.evidence`) decide, the
-others are shown.
+A P0 circuit needs none: whatever token stands first is the sink. Rows with a role (`extra["role"]`,
+see `causal.evidence`) decide, the others are shown.
 """
 
 from __future__ import annotations
@@ -13,19 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from sinkscope.causal.evidence import IDENTITY, POSITION, QUERY_BIAS, TOKEN, Test
+from sinkscope.causal.evidence import IDENTITY, SUFFICIENCY, TOKEN, TOKEN_GIVEN, Test
 from sinkscope.causal.testing import CausalBench
-from sinkscope.errors import InputError, Unsupported
-from sinkscope.intervene.edits import PositionIds, QueryBias, TokenAt
+from sinkscope.errors import InputError
+from sinkscope.intervene.edits import TokenAt
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.edits.tokens import DropToken, InsertToken, RandomTokens, RepeatToken
 from sinkscope.result import Measured
-from sinkscope.stats import bootstrap, paired_change
-from sinkscope.subject.load import Subject
+from sinkscope.stats import bootstrap
 from sinkscope.subject.opening import bos_id
 from sinkscope.subject.prompts import vocabulary
 
-TOKEN_ARROW, POSITION_ARROW = "token at P0 -> stage 4", "position id -> stage 4"
+TOKEN_ARROW = "token at P0 -> stage 4"
 ITEMS = 5  # vocabulary items that are put at P0 of every prompt in turn
 FRESH = 8  # first positions whose tokens are not drawn: a repeat is as unmixed as P0 itself
 DIFFERENT = 128  # vocabulary items that the control of a repeated token draws from
@@ -33,8 +31,11 @@ RESAMPLES = 500
 
 
 def tokens(lab: CausalBench) -> list[Test]:
-    """I1: P0's token replaced, dropped, another put in, one repeated; against the same at p."""
-    own = random_tokens(lab, len(lab.engine.prompts), 1)
+    """I1: P0's token replaced, given to p, dropped, another put in, one repeated.
+
+    The control does the same at p, and gives p another token.
+    """
+    own = other_tokens(lab, 1)
     replaced = _row(
         lab,
         TokenAt(0, own),
@@ -44,69 +45,51 @@ def tokens(lab: CausalBench) -> list[Test]:
         extra={"role": TOKEN, "identity": explained_by_identity(lab)},
     )
     rows = [_row(lab, *one, moved=True) for one in _bos_rows(lab)]
-    return [replaced, *rows, _repeated(lab)]
+    return [replaced, *_given(lab, own), *rows, _repeated(lab)]
 
 
-def positions(lab: CausalBench) -> list[Test]:
-    """I2: all position ids shifted; those of P0 and p changed; the control swaps two late ones."""
-    shortest = int(lab.engine.prompts.lengths.min())
-    late: list[Edit] = [PositionIds(swap=(shortest - 8, shortest - 2))]
-    swap = PositionIds(swap=(0, lab.position))
-    edits, shift = [swap], _shift(lab)
-    if shift > 0:
-        edits.insert(0, PositionIds(shift=shift))
-    else:
-        lab.notes.append("I2: the prompts fill the model's positions, so ids are not shifted.")
-    tests: list[Test] = []
-    try:
-        for edit in edits:
-            moved = {"moved": _moved(lab, swap)} if edit is swap else {}
-            tests.append(
-                lab.test(
-                    "I2",
-                    IDENTITY,
-                    [edit],
-                    [late],
-                    arrow=POSITION_ARROW,
-                    # one of them decides: under rotary positions a swap turns the rows in between
-                    claim=not tests,
-                    extra={"role": POSITION, **moved},
-                )
-            )
-    except (Unsupported, InputError) as refusal:
-        lab.notes.append(f"I2: {refusal}")
-    return tests
+def other_tokens(lab: CausalBench, draw: int) -> tuple[int, ...]:
+    """A vocabulary item for each prompt that is not its own first token.
 
-
-def query_bias(lab: CausalBench) -> list[Test]:
-    """I2: the sink without query biases. Nothing of equal size is there to be its control."""
-    if not attention_biases(lab.engine.subject):
-        lab.notes.append("query bias: the attention of this model has no bias.")
-        return []
-    try:
-        arrow, extra = "query bias -> stage 4", {"role": QUERY_BIAS}
-        return [lab.test("I2", IDENTITY, [QueryBias(0.0)], arrow=arrow, extra=extra)]
-    except Unsupported as refusal:
-        lab.notes.append(f"query bias: {refusal}")
-        return []
+    None of any prompt's first tokens, if there are enough such items; else none of its own first
+    ones; where the vocabulary is too small for that, any but the one at P0.
+    """
+    ids = lab.engine.prompts.input_ids
+    fresh = set(ids[:, :FRESH].flatten().tolist())
+    order = _shuffled(lab, draw)
+    if sum(token not in fresh for token in order) >= min(len(ids), DIFFERENT):
+        return random_tokens(lab, len(ids), draw)
+    found = []
+    for i, row in enumerate(ids[:, :FRESH].tolist()):
+        turned = order[i % len(order) :] + order[: i % len(order)]
+        left = [t for t in turned if t not in row] or [t for t in turned if t != row[0]]
+        if not left:
+            raise InputError("the vocabulary holds no other token that could stand at P0.")
+        found.append(left[0])
+    return tuple(found)
 
 
 def random_tokens(lab: CausalBench, count: int, draw: int) -> tuple[int, ...]:
-    """Vocabulary items that a tokenizer can give, none special and none of the prompts' first."""
-    subject, prompts = lab.engine.subject, lab.engine.prompts
-    size = vocabulary(subject)
-    avoid = set(prompts.input_ids[:, :FRESH].flatten().tolist())
+    """Vocabulary items that a tokenizer can give, none special; none of the prompts' first ones
+    either, unless these are all there are.
+    """
+    fresh = set(lab.engine.prompts.input_ids[:, :FRESH].flatten().tolist())
+    order = _shuffled(lab, draw)
+    order = [token for token in order if token not in fresh] or order
+    return tuple(order[i % len(order)] for i in range(count))
+
+
+def _shuffled(lab: CausalBench, draw: int) -> list[int]:
+    """All tokens that text can hold, in random order; at least one."""
+    subject = lab.engine.subject
+    size, special = vocabulary(subject), set()
     if subject.tokenizer is not None:
         size = min(size, len(subject.tokenizer))
-        avoid |= set(subject.tokenizer.all_special_ids)
-    bos = _bos(lab)
-    if bos is not None:
-        avoid.add(bos)
+        special = {*subject.tokenizer.all_special_ids}
+    special.add(_bos(lab))
     generator = torch.Generator().manual_seed(1000 * lab.seed + draw)
-    order = [t for t in torch.randperm(size, generator=generator).tolist() if t not in avoid]
-    if not order:
-        raise InputError("the prompts use up the vocabulary: there is no other token to try.")
-    return tuple(order[i % len(order)] for i in range(count))
+    order = torch.randperm(size, generator=generator).tolist()
+    return [token for token in order if token not in special] or order
 
 
 def explained_by_identity(lab: CausalBench) -> dict[str, Any]:
@@ -193,7 +176,7 @@ def _bos_rows(lab: CausalBench) -> list[tuple[Edit, Edit, str]]:
     bos = _bos(lab)
     if bos is None:
         return []
-    if bool((lab.engine.prompts.input_ids[:, 0] == bos).all()):
+    if _begin_with(lab, bos):
         return [(DropToken(0), DropToken(lab.position), "BOS dropped: the text's own first token")]
     return [(InsertToken(bos), InsertToken(bos, lab.position), "BOS put first")]
 
@@ -204,7 +187,7 @@ def _repeated(lab: CausalBench) -> Test:
     A sink by recognition falls toward uniform attention; one by position embedding need not. The
     control replaces all tokens too, by different ones.
     """
-    items = random_tokens(lab, len(lab.engine.prompts), 3)
+    items = other_tokens(lab, 3)
     edit = RepeatToken(items)
     note = "one token repeated: nothing but its position tells P0 from the others"
     different = RandomTokens(random_tokens(lab, DIFFERENT, 4), lab.seed)
@@ -216,12 +199,19 @@ def _repeated(lab: CausalBench) -> Test:
     return _row(lab, edit, different, note, moved=True, extra=extra)
 
 
-def _moved(lab: CausalBench, edit: Edit) -> dict[str, Any]:
-    """What of the sink turned up at the position that P0 changed ids with."""
-    read, at = lab.run([edit]), lab.position
-    before = lab.engine.intact.on(lab.heads, at)
-    change = paired_change(read.on(lab.heads, at), before, lab.intact_sink, lab.seed)
-    return {"position": at, "share": change}
+def _given(lab: CausalBench, own: tuple[int, ...]) -> list[Test]:
+    """P0's BOS put at p too: is it a sink wherever it stands?"""
+    bos = _bos(lab)
+    if bos is None or not lab.ordinary().any() or not _begin_with(lab, bos):
+        return []
+    edit: list[Edit] = [TokenAt(lab.position, bos)]
+    extra = {"role": TOKEN_GIVEN}
+    controls = [[TokenAt(lab.position, own)]]
+    return [lab.test("I1", SUFFICIENCY, edit, controls, arrow=TOKEN_ARROW, extra=extra)]
+
+
+def _begin_with(lab: CausalBench, token: int) -> bool:
+    return bool((lab.engine.prompts.input_ids[:, 0] == token).all())
 
 
 def _bos(lab: CausalBench) -> int | None:
@@ -229,19 +219,3 @@ def _bos(lab: CausalBench) -> int | None:
         return bos_id(lab.engine.subject)
     except InputError:
         return None  # this model has none
-
-
-def _shift(lab: CausalBench) -> int:
-    """By the length of the prompts, or as far as the model's positions reach."""
-    length, limit = lab.engine.prompts.length, lab.engine.subject.max_length
-    return length if limit is None else min(length, limit - length)
-
-
-def attention_biases(subject: Subject) -> bool:
-    """Whether any attention sublayer holds a bias, of whatever projection."""
-    return any(
-        name.endswith("bias")
-        for block in subject.anatomy.blocks
-        for path in block.attention
-        for name, _ in subject.model.get_submodule(path).named_parameters()
-    )

@@ -5,7 +5,7 @@ Every edit is screened through P0's key; what decides is confirmed by full passe
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +23,24 @@ FIRST = "stage 1 -> stage 4"
 SECOND = "stage 2 -> stage 4"
 THIRD = "stage 3 -> stage 4"
 WEIGHTS = (0.25, 0.5, 0.75, 1.0)
-CLAIMED = ("level", "swap")  # of N5; the others are shown
+LEVEL = "level"  # the edit of N5 that decides
 
 
 def recognition(lab: CausalBench) -> list[Test]:
     """N1: P0's attention write of each block up to the emergence, from another position."""
+    return decide(lab, attention_plans(lab, "N1"), strongest)
+
+
+def attention_plans(lab: CausalBench, id: str) -> list[Planned]:
+    """P0's attention write of each block up to the emergence, taken from another position."""
     blocks = _blocks(lab, "attention", lab.start)
-    plans = [_write(lab, "N1", block, "attention", "resample", FIRST) for block in blocks]
-    return decide(lab, plans, strongest)
+    return [_write(lab, id, block, "attention", "resample", FIRST) for block in blocks]
+
+
+def mlp_plans(lab: CausalBench, id: str) -> list[Planned]:
+    """P0's MLP write of each block that a reading head can see; the mean of the others instead."""
+    blocks = _blocks(lab, "mlp", lab.last_read)
+    return [_write(lab, id, block, "mlp", "mean", SECOND) for block in blocks]
 
 
 def variance(lab: CausalBench, n1: list[Test]) -> list[Test]:
@@ -52,9 +62,7 @@ def mlp_writes(lab: CausalBench) -> list[Test]:
 
     The strongest block is also tried with zero and with a resampled write.
     """
-    blocks = _blocks(lab, "mlp", lab.last_read)
-    plans = [_write(lab, "N3", block, "mlp", "mean", SECOND) for block in blocks]
-    tests = decide(lab, plans, strongest)
+    tests = decide(lab, mlp_plans(lab, "N3"), strongest)
     best = strongest_block(tests)
     if best is None:
         return tests
@@ -76,9 +84,9 @@ def neurons(lab: CausalBench) -> list[Test]:
 
     def plan(count: int, how: str = "zero", **more) -> Planned:
         more = {"arrow": SECOND, "dose": float(count), **more}
-        return Planned("N4", _off(found[:count], how), more.pop("draws", ()), more)
+        return Planned("N4", neurons_off(found[:count], how), more.pop("draws", ()), more)
 
-    draws = [_off(draw) for draw in _random_sets(lab, found)]
+    draws = [neurons_off(draw) for draw in _random_sets(lab, found)]
     like = f"{counts[-1]} random neurons of the same blocks, as active at P0 where there are any"
     control = f"{like} ({len(draws)} draws)" if draws else ""
     plans = [plan(count, claim=False) for count in counts[:-1]]
@@ -94,26 +102,36 @@ def neurons(lab: CausalBench) -> list[Test]:
 
 
 def direction(lab: CausalBench) -> list[Test]:
-    """N5: P0's component along u, its direction, or its norm, at every point that is read from."""
+    """N5: P0's component along u, its direction, or its norm, at every point that is read from.
+
+    That component decides, against the same edit along random directions: one of those that takes
+    the sink away is a control that failed.
+    """
     if lab.engine.direction is None:
         return []
+    points = range(lab.start, lab.last_read + 1)
 
-    def edits(position: int, how: str) -> list[Stream]:
-        points = range(lab.start, lab.last_read + 1)
-        return [Stream(point, position, how, seed=lab.seed) for point in points]
+    def edits(how: str, along: tuple[float, ...] | None = None) -> list[Edit]:
+        return [Stream(point, 0, how, seed=lab.seed, vector=along) for point in points]
 
+    def plan(how: str, **more: Any) -> Planned:
+        more = {"arrow": THIRD, "block": lab.start, "claim": how == LEVEL, **more}
+        return Planned("N5", edits(how), more.pop("controls", ()), more)
+
+    generator = torch.Generator().manual_seed(lab.seed)
+    drawn = torch.randn(lab.draws, len(lab.engine.direction), generator=generator).tolist()
+    controls = [edits(LEVEL, tuple(along)) for along in drawn]
     plans = [
-        lab.at_p0(
-            "N5",
-            partial(edits, how=how),
-            arrow=THIRD,
-            block=lab.start,
-            claim=how in CLAIMED,
-            note="graded: a pre-norm takes the norm away by itself" if how == "norm" else "",
-        )
-        for how in (*CLAIMED, "remove", "norm")
+        plan(
+            LEVEL,
+            controls=controls,
+            control=f"the same along random directions ({lab.draws} draws)",
+        ),
+        plan("remove"),
+        plan("swap", note="all of P0's direction is lost, not u alone"),
+        plan("norm", note="graded: a pre-norm takes the norm away by itself"),
     ]
-    return decide(lab, plans, lambda sizes: range(len(CLAIMED)))
+    return decide(lab, plans, lambda sizes: [0])
 
 
 def _last(sizes: np.ndarray) -> list[int]:
@@ -143,10 +161,11 @@ def _doubling(count: int) -> list[int]:
     return steps if steps[-1] == count else [*steps, count]
 
 
-def _off(found: list[Unit], how: str = "zero") -> list[Edit]:
+def neurons_off(found: list[Unit], how: str = "zero", at: int = 0) -> list[Edit]:
     """One edit for each block."""
     return [
-        Neurons(block, tuple(sorted(own)), 0, how) for block, own in by_block(found, NEURON).items()
+        Neurons(block, tuple(sorted(own)), at, how)
+        for block, own in by_block(found, NEURON).items()
     ]
 
 

@@ -10,6 +10,13 @@ import torch
 
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.edits.base import Context, Edit
+from sinkscope.subject.load import Subject
+
+
+def takes_position_ids(subject: Subject) -> bool:
+    """Whether the model can be told where its tokens stand."""
+    decoder = getattr(subject.model, "base_model", subject.model)
+    return "position_ids" in inspect.signature(decoder.forward).parameters
 
 
 @dataclass(frozen=True)
@@ -29,8 +36,7 @@ class PositionIds(Edit):
     def inputs(self, context: Context, inputs: dict[str, Any]) -> dict[str, Any]:
         """Pass position ids, with a mask of ones that keeps them from being read as packing."""
         subject = context.subject
-        decoder = getattr(subject.model, "base_model", subject.model)
-        if "position_ids" not in inspect.signature(decoder.forward).parameters:
+        if not takes_position_ids(subject):
             raise Unsupported(f"{subject.anatomy.model_type} takes no position ids.")
         ids = inputs["input_ids"]
         positions = torch.arange(ids.shape[1], device=ids.device) + self.shift

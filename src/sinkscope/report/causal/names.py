@@ -14,12 +14,14 @@ NAMES = {
     "N3s": "MLP outputs at P0 ablated together",
     "N4": "writing neurons ablated",
     "N5": "direction or norm of P0’s stream replaced",
+    "N6": "writes of P0 ablated once other causes are gone",
     "S1": "self-only attention at another position",
     "S2": "P0’s variance given to another position",
     "S3": "P0’s key, value or stream patched into another position",
     "S4": "circuit alone kept (faithfulness), all but it kept (completeness)",
     "I1": "other tokens at P0",
     "I2": "other position ids",
+    "I3": "another token and another position id at P0",
     "M1": "next stage frozen (path patching)",
 }
 

@@ -8,7 +8,7 @@ from sinkscope.report.causal import tables as causal_tables
 from sinkscope.report.causal.charts import areas_of, short_edit
 from sinkscope.report.parts import Findings, Headline, Part, Section, Stage, Strip, Words
 from sinkscope.report.parts import tables as tables_of
-from sinkscope.report.text import bounds_of, number_of, percent, percent_interval, visible
+from sinkscope.report.text import bounds_of, multiple, number_of, percent, percent_interval, visible
 from sinkscope.result import Result, StageSummary, VerifySummary
 from sinkscope.schema.verify import PhaseNeed
 
@@ -17,7 +17,8 @@ SENTENCES = {
     "bos-token": "The sink belongs to the BOS token: another token at position zero draws none",
     "position-embedding": "The sink belongs to the embedding of the first position id",
     "learned-sink": "Heads rest on a learned sink logit, which is no position",
-    "query-bias": "The sink is driven by the query bias and the first position’s embedding",
+    "query-bias": "The sink is driven by the query bias, and no state of position zero makes it",
+    "rotary-distance": "Heads prefer the farthest key by rotary distance, whatever it holds",
     "other": "There is a sink, and it is made in another way than by a P0 circuit",
     "none": "There is no attention sink to explain",
     "undetermined": "What makes the sink is not settled by these tests",
@@ -82,7 +83,10 @@ def _findings(verified: VerifySummary) -> Findings:
 
 
 def _sentence(verified: VerifySummary) -> str:
-    text = SENTENCES.get(verified.verdict, "an unknown class")
+    parts = [SENTENCES.get(part, "an unknown class") for part in verified.verdict.split("+")]
+    if len(parts) > 1:
+        return "Several things carry the sink. " + ". ".join(parts)
+    text = parts[0]
     if verified.verdict != "p0-circuit":
         return text
     verbs = [VERBS[one.stage] for one in verified.stages if one.passed and one.stage in VERBS]
@@ -159,7 +163,7 @@ def _keeps(verified: VerifySummary) -> str:
     for what, kept in (("keep", verified.faithfulness), ("all else keeps", verified.completeness)):
         if kept is not None and kept.value is not None:
             interval = percent_interval(kept)
-            said.append(f"{what} {percent(kept.value)}" + (f" [{interval}]" if interval else ""))
+            said.append(f"{what} {multiple(kept.value)}" + (f" [{interval}]" if interval else ""))
     return "; ".join(said) + " of the sink"
 
 
@@ -170,7 +174,7 @@ def _keys(verified: VerifySummary) -> list[tuple[str, str, str]]:
         (verified.completeness, "is kept by everything but the circuit (completeness)"),
     ):
         if value is not None and value.value is not None:
-            keys.append((percent(value.value), what, _interval(value)))
+            keys.append((multiple(value.value), what, _interval(value)))
     return keys
 
 
@@ -208,7 +212,7 @@ def stage_rows(stage: StageSummary) -> list[tuple[str, str, str]]:
     if stage.stage == 2:  # here it is what the circuit alone keeps of the sink, a share
         kept = number_of(stage.sufficiency)
         if kept is not None:
-            rows.append(("Faithfulness", percent(kept), percent_interval(stage.sufficiency)))
+            rows.append(("Faithfulness", multiple(kept), percent_interval(stage.sufficiency)))
     elif stage.sufficiency is not None and stage.sufficiency.value is not None:
         bounds = bounds_of(stage.sufficiency)
         interval = f"{bounds[0]:+.1f} to {bounds[1]:+.1f}" if bounds else ""
@@ -221,7 +225,7 @@ def stage_rows(stage: StageSummary) -> list[tuple[str, str, str]]:
     through = number_of(stage.mediation)
     if through is not None:
         rows.append(
-            ("Passes through the next", percent(through), percent_interval(stage.mediation))
+            ("Passes through the next", multiple(through), percent_interval(stage.mediation))
         )
     return rows
 
