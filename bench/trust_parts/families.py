@@ -68,7 +68,6 @@ def _scanned(truth: Truth, sink: dict[str, Any]) -> bool:
         return False
     needed = {
         "p0-weak": "weak",
-        "p0-few-heads": "few heads",
         "p0-part": "part of the prompts",
     }.get(truth.mechanism)
     return needed is None or any(needed in word for word in sink["words"])
