@@ -6,6 +6,7 @@ moves.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from sinkscope.known.planted_series import Script, State
 from sinkscope.known.simulated_curves import draw_grid, step_at
+from sinkscope.training_runs.settling import QUIET
 
 UNREST = ("gone", "returned", "rotation", "halving", "turning")
 LATE_KEYS = 80  # what late queries see at 48 tokens weighs, their own token among it
@@ -21,6 +23,9 @@ HIGHEST, LOWEST = 0.97, 0.4  # late share of the reading heads before and after 
 
 def draw_unrest(seed: int) -> Script:
     """Draw a series whose sink emerges at once and then never settles, or settles on its return.
+
+    Its kind is late where it goes or comes after a longer calm than the settling signal waits for.
+
 
     gone       the write is there for some checkpoints and then for good away
     returned   it goes away and comes back for good
@@ -51,8 +56,13 @@ def draw_unrest(seed: int) -> Script:
         elif kind == "turning":
             state = replace(state, angle=0.6 * math.pi * float(passed[i]))
         states.append(state)
+    places = [start, away, back][: {"gone": 2, "returned": 3}.get(kind, 1)]
+    late = any(
+        step_at(steps, place) > QUIET * step_at(steps, before)
+        for before, place in itertools.pairwise(places)
+    )
     return Script(
-        kind=kind if kind == "returned" else "drifts", seed=seed, steps=steps, states=states,
+        kind="late" if late else kind if kind == "returned" else "drifts", seed=seed, steps=steps, states=states,
         jitter=float(g.uniform(0.003, 0.01)), growth=(start, start, 1.0), whole=whole,
         events=[start, back] if kind == "returned" else [start],
     )  # fmt: skip
