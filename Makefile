@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find src -name '*.py' -o -name '*.j2' -o -name '*.css' -o -name '*.js')
 
-.PHONY: demo real test gpu lint docs bench clean
+.PHONY: demo real test fuzz gpu lint docs bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,13 @@ real: $(VENV)/installed-real
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto
+
+# Mutated inputs by the thousand: make fuzz COUNT=5000 SEED=7
+COUNT ?= 2000
+SEED ?= 0
+
+fuzz: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzzing.sweep --count $(COUNT) --seed $(SEED)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -20,7 +20,7 @@ from sinkscope.mixing.conditions import (
     run,
 )
 from sinkscope.mixing.cuts import cut_conditions, cut_edits
-from sinkscope.mixing.dose import costs, doses, used
+from sinkscope.mixing.dose import costs, doses, use_of
 from sinkscope.mixing.mediation import Mediation, mediate
 from sinkscope.mixing.pairs import swapped
 from sinkscope.mixing.perturbation import perturb
@@ -183,16 +183,24 @@ def test_padding_does_not_count(llama, ids):
     assert padded.kl[1] == pytest.approx(alone.kl[0], abs=1e-5)
 
 
-def test_used_or_only_there():
+def test_what_a_change_of_the_loss_says():
     def at(value, low, high):
         return Measured(value=value, low=low, high=high)
 
-    quiet = at(0.0, -0.001, 0.001)
-    assert used(at(0.3, 0.2, 0.4), quiet) == "used"
-    assert used(at(0.3, 0.2, 0.4), at(0.3, 0.2, 0.4)) == "undetermined"
-    assert used(at(0.001, -0.001, USED / 2), quiet) == "present, not needed"
-    assert used(at(0.02, 0.0, 0.04), quiet) == "undetermined"
-    assert used(Measured(value=0.3), quiet) == "undetermined"
+    def use(effect, kl=None, control=None):
+        return use_of(effect, control or quiet, kl or quiet, quiet)
+
+    quiet, far = at(0.0, -0.001, 0.001), at(0.7, 0.6, 0.8)
+    assert use(at(0.3, 0.2, 0.4)) == "used"
+    assert use(at(0.3, 0.2, 0.4), control=at(0.3, 0.2, 0.4)) == "undetermined"
+    assert use(at(-8.5, -9, -8), far) == "harmful"
+    assert use(at(-8.5, -9, -8), far, control=at(-8.5, -9, -8)) == "undetermined"
+    assert use(at(0.001, -0.001, USED / 2)) == "present, not needed"
+    assert use(at(-0.2, -0.5, USED / 2)) == "undetermined"  # it may well be harmful
+    assert use(at(0.001, -0.001, USED / 2), far) == "changes predictions"
+    assert use(at(0.001, -0.001, USED / 2), at(0.05, 0.01, 0.09)) == "undetermined"
+    assert use(at(0.02, 0.0, 0.04)) == "undetermined"
+    assert use(Measured(value=0.3)) == "undetermined"
 
 
 def test_in_the_constructed_model_the_rise_goes_through_the_masses(known):

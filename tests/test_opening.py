@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+import torch
 from tokenizers.processors import TemplateProcessing
 
 import sinkscope
 from sinkscope.errors import InputError
-from sinkscope.subject.load import load
-from sinkscope.subject.prompts import build_prompts
+from sinkscope.subject.load import Subject, load
+from sinkscope.subject.prompts import Prompts, build_prompts
+from sinkscope.subject.tiny import tiny_model
 from tests.conftest import WORDS, word_tokenizer
 
 BODY = " ".join(WORDS[:8] * 4)
@@ -175,3 +178,43 @@ def test_fewer_prompts_than_asked_is_said_by_every_command(subject, jsonl_file):
     assert f"The text gave {len(prompts)} prompts, not 500." in prompts.notes
     verified = sinkscope.mix(subject, prompts=prompts.take(slice(0, 4)), n=4, circuit=False)
     assert any("not 500" in note for note in verified.summary.mix["without"].notes)
+
+
+def test_one_short_sentence_decides_nothing(tmp_path):
+    """Six tokens under an untrained GPT-2 may look like a sink; uniform is shown beside it."""
+    tiny_model("gpt2").save_pretrained(tmp_path)
+    word_tokenizer(100).save_pretrained(tmp_path)
+    file = tmp_path / "one.txt"
+    file.write_text("the sink of head block key")
+    result = sinkscope.scan(load(tmp_path), text=str(file), untrained=False)
+    scan = result.summary.scan["without"]
+    assert scan.p0_sink is None
+    assert (scan.late_share.low, scan.late_share.high) == (None, None)
+    assert scan.null["uniform_alpha"] == pytest.approx(0.4083, abs=1e-4)
+    assert any("One prompt only, of 6 tokens" in note for note in scan.notes)
+    text = " ".join(result.table().split())
+    assert "cannot say whether position zero is a sink" in text
+    assert "heads are sinks" not in text
+
+
+@pytest.mark.parametrize("family", ["llama", "lfm2"])
+def test_a_row_padded_on_the_left_begins_at_its_first_visible_token(family):
+    """Padded with eos, with a real eos first: P0 is that one; the row reads as it does alone."""
+    subject = Subject.from_model(tiny_model(family))
+    eos = 1
+    row = torch.tensor([[eos, *range(20, 43)]])
+    padded = torch.cat([torch.full((1, 8), eos), row], 1)
+    mask = (torch.arange(32) >= 8).long().unsqueeze(0)
+    whole = torch.arange(40, 72).unsqueeze(0)
+    both = Prompts(
+        torch.cat([padded, whole]), torch.tensor([32, 32]), "ids", "without",
+        attention_mask=torch.cat([mask, torch.ones_like(mask)]),
+    )  # fmt: skip
+    alone = Prompts(row, torch.tensor([24]), "ids", "without")
+    found = [sinkscope.scan(subject, prompts=p, n=2, untrained=False) for p in (both, alone)]
+    assert found[0].summary.prompts.positions["without"][0] == ["'1' × 1", "'40' × 1"]
+    leaks = any("padding on the left" in n for n in found[0].summary.scan["without"].notes)
+    assert leaks == (family == "lfm2")
+    if family == "llama":
+        shares = [one.data["scan/without"]["p0_late"].values[0] for one in found]
+        np.testing.assert_allclose(*shares, atol=1e-6)

@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 import xarray
 import yaml
 
@@ -527,3 +528,56 @@ def test_a_long_document_is_encoded_piece_by_piece(monkeypatch):
 def test_more_prompts_than_memory_are_refused(folder, capsys):
     code, _, err = run(capsys, "scan", folder, "--prompts", "random", "--n", "2147483648")
     assert (code, "tokens" in err) == (4, True)
+
+
+def test_a_renderer_that_dies_costs_only_the_page(result, tmp_path, monkeypatch):
+    from sinkscope.report import embed, renderer
+
+    dies = "import os, signal; os.kill(os.getpid(), signal.SIGTRAP)"
+    monkeypatch.setattr(renderer, "_CHILD", dies)
+    embed.vega_runtime.cache_clear()
+    with pytest.raises(OutOfResources, match="renderer of charts died"):
+        result.save(tmp_path / "run")
+    assert load_result(tmp_path / "run").to_json() == result.to_json()
+
+
+def test_a_matrix_that_lapack_gives_up_on_is_not_a_number():
+    from sinkscope.observe.stream import eigenvalues
+
+    whole = torch.eye(3).double()
+    found = eigenvalues(torch.stack([whole, whole * float("inf")]))
+    assert found[0].tolist() == [1, 1, 1]
+    assert found[1].isnan().all()
+
+
+def test_half_a_character_is_refused(folder, tmp_path, capsys):
+    (tmp_path / "t.jsonl").write_text('{"text": "a \\ud800 head"}\n')
+    code, _, err = run(capsys, "scan", folder, "--text", tmp_path / "t.jsonl", *SMALL)
+    assert (code, "line 1" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"num_hidden_layers": 10**6},
+        {"num_hidden_layers": 10**9},
+        {"vocab_size": 10**10},
+        {"intermediate_size": 10**12},
+        {"num_local_experts": 10**12},
+    ],
+)
+def test_a_hungry_configuration_is_refused_before_it_is_laid_out(folder, asked, monkeypatch):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | asked))
+    monkeypatch.setattr("sinkscope.subject.load.load_weights", None)
+    with pytest.raises(OutOfResources, match="GB"):
+        load(folder)
+
+
+def test_a_configuration_far_beyond_its_weights_is_refused(folder, monkeypatch):
+    config = json.loads((folder / "config.json").read_text())
+    monkeypatch.setattr("sinkscope.subject.load.load_weights", None)
+    for asked, said in (({"num_hidden_layers": 900}, "blocks"), ({"vocab_size": 10**6}, "lacks")):
+        (folder / "config.json").write_text(json.dumps(config | asked))
+        with pytest.raises(InputError, match=said):
+            load(folder)

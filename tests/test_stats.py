@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from sinkscope.stats import bootstrap, holm, paired_change, sign_flip_p, spearman, widened_tail
+from sinkscope.stats import (
+    LEAST_UNITS,
+    bootstrap,
+    drawn_share,
+    holm,
+    paired_change,
+    sign_flip_p,
+    spearman,
+    units_needed,
+    widened_tail,
+)
 
 
 def test_widened_tail_is_hesterbergs():
@@ -73,3 +84,45 @@ def test_spearman():
     assert spearman([1, 2, 3], [10.0, 30.0, 20.0]) == pytest.approx(0.5)
     assert spearman([1, 2], [1.0, 2.0]) is None
     assert spearman([1, 2, 3], [1.0, 1.0, 1.0]) is None
+
+
+def test_drawn_share_is_wilsons_and_shrinks_as_the_draw_nears_all():
+    wilson = binomtest(390, 400).proportion_ci(method="wilson")
+    far = drawn_share(390, 400, 10**9)
+    assert (far.low, far.high) == pytest.approx((wilson.low, wilson.high), abs=1e-6)
+    near = drawn_share(390, 400, 410)
+    assert far.low < near.low < near.value < near.high < far.high
+    assert drawn_share(400, 400, 1000).low < 1  # none seen is not none there
+    assert drawn_share(390, 400, 400).low is None
+
+
+def _coverage(draw, truth, runs=300):
+    generator = np.random.default_rng(0)
+    hits = 0
+    for _ in range(runs):
+        found = bootstrap(*draw(generator))
+        hits += found.low <= truth <= found.high
+    return hits / runs
+
+
+def test_windows_of_a_document_are_drawn_together():
+    def draw(generator, units=True):
+        documents = np.repeat(np.arange(10), 6)
+        values = generator.normal(0, 1, 10)[documents] + generator.normal(0, 0.3, 60)
+        return (values, 0, documents) if units else (values,)
+
+    assert 0.91 <= _coverage(draw, 0.0) <= 0.98
+    assert _coverage(lambda generator: draw(generator, False), 0.0) < 0.7
+
+
+def test_a_figure_that_few_prompts_make_needs_more_of_them():
+    rare = np.r_[np.ones(2), np.zeros(18)]
+    assert units_needed(rare) == 72
+    assert units_needed(np.r_[np.ones(10), np.zeros(10)]) == LEAST_UNITS
+    assert units_needed(np.arange(6.0)) == LEAST_UNITS
+    assert units_needed(rare, np.arange(20) // 10) == LEAST_UNITS
+
+    def draw(generator):
+        return ((generator.random(72) < 0.1).astype(float),)
+
+    assert 0.91 <= _coverage(draw, 0.1) <= 0.98

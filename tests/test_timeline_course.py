@@ -12,7 +12,8 @@ import pytest
 from sinkscope.known.simulated_curves import draw_series
 from sinkscope.stats import first_sustained
 from sinkscope.training_runs import settling as settle
-from sinkscope.training_runs.emergence import emergence, noise
+from sinkscope.training_runs.course import spans
+from sinkscope.training_runs.emergence import crossing_at, emergence, noise
 from sinkscope.training_runs.settling import settling
 from sinkscope.training_runs.stages import SHORTEST, best_cuts, find_stages, segment_costs
 
@@ -153,3 +154,49 @@ def test_planted_answers_are_found():
     assert found["stages_right"]["value"] >= 0.85
     assert found["false_settling"]["value"] <= 0.05
     assert found["settling_seen_where_it_could_be"]["value"] >= 0.9
+
+
+def calm_series(size=40):
+    steps = list(range(10, 10 * (size + 1), 10))
+    signals = {name: np.ones(size) for name in ("concentration_2", "log_norm", "sink")}
+    return steps, signals, np.tile([1.0, 0.0], (size, 1))
+
+
+def test_a_sink_that_is_gone_has_not_settled():
+    steps, signals, u = calm_series()
+    stands = [i < 15 for i in range(len(steps))]
+    assert settling(steps, signals, u, stands).standing is None
+
+
+def test_reading_heads_that_rotate_have_not_settled():
+    steps, signals, u = calm_series()
+    moved = 0.1 + 0.2 * np.log(np.array(steps) / 10)
+    signals["heads"] = np.stack([moved, 1 - moved], 1)
+    assert settling(steps, signals, u, [True] * len(steps)).announced is None
+    signals["heads"] = np.ones((len(steps), 2))
+    assert settling(steps, signals, u, [True] * len(steps)).announced is not None
+
+
+@pytest.mark.parametrize("share", [0.04, 0.1, 0.2])
+def test_slow_drift_is_not_settled_once_it_has_moved_by_the_bound_in_all(share):
+    """The sink falls by this part for each tripling of steps: little within any one stretch."""
+    steps = [round(10 * 1.15**i) for i in range(90)]
+    signals = {name: np.ones(len(steps)) for name in ("concentration_2", "log_norm")}
+    signals["sink"] = np.exp(-share * np.log(np.array(steps) / 10) / np.log(3))
+    u = np.tile([1.0, 0.0], (len(steps), 1))
+    found = settling(steps, signals, u, [True] * len(steps))
+    assert (found.announced is None) == (share > 0.08)
+    longest = max(map(len, "".join("x" if calm else "." for calm in found.calm).split(".")))
+    stretches = longest * np.log(1.15) / np.log(3) + 1
+    assert 1 - np.exp(-share * stretches) <= 1.5 * settle.BOUNDS["sink"]
+
+
+def test_spans_and_birth():
+    above = np.array([0, 1, 1, 0, 1, 0, 1, 1, 1, 0, 0], dtype=bool)
+    assert spans(above) == ((1, 2), (6, 8))
+    assert spans(np.array([0, 0, 1], dtype=bool)) == ((2, 2),)
+    z = np.where(above, 9.0, -9.0)
+    assert crossing_at(range(1, 12), z).step == 7
+    late = np.array([-9.0, -9, -9, 9, 9])
+    assert crossing_at([1, 2, 3, 4, 5], late) is None
+    assert crossing_at([1, 2, 3, 4, 5], late, lasts=True).step == 4

@@ -10,10 +10,12 @@ import torch
 import torch.multiprocessing as processes
 from torch.nn.parallel import DistributedDataParallel
 
+from sinkscope.errors import Unsupported
 from sinkscope.subject.tiny import tiny_model
 from sinkscope.training_runs.monitor import SinkMonitor
 
 WORLD = 2
+REFUSED = ("FSDP1", "tensor parallelism")
 KINDS = ("ddp", "ddp checkpointing", "fsdp2", "fsdp2 mixed checkpointing")
 
 
@@ -28,9 +30,31 @@ def _worker(rank: int, folder: str) -> None:
         seen = watched.pop("seen")
         same = plain == watched | {"seen": []}
         content[kind] = {"same": same, "seen": seen, "trains": watched["trains"]}
+    content["refused"] = {kind: _refused(kind) for kind in REFUSED}
     with open(f"{folder}/{rank}.json", "w", encoding="utf-8") as file:
         json.dump(content, file)
     torch.distributed.destroy_process_group()
+
+
+def _refused(kind: str) -> str:
+    """What the first observation says of weights that it cannot put together."""
+    model = tiny_model("llama")
+    if kind == "FSDP1":
+        from torch.distributed.fsdp import FullyShardedDataParallel
+
+        model = FullyShardedDataParallel(model, device_id=torch.device("cpu"))
+    else:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+        mesh = init_device_mesh("cpu", (WORLD,))
+        plan = {f"model.layers.{i}.self_attn.q_proj": ColwiseParallel() for i in range(4)}
+        parallelize_module(model, mesh, plan)
+    try:
+        SinkMonitor(model, every=1).observe(0)
+    except Unsupported as error:
+        return str(error)
+    return "watched"
 
 
 def _prepared(kind: str, model):
@@ -100,3 +124,9 @@ def test_ranks_keep_step(kind, ranks):
     half = 0.03 if "mixed" in kind else 1e-4
     for name in ("sink/late_share", "sink/norm_ratio", "sink/distance"):
         assert first["seen"][0][name] == pytest.approx(alone[name], rel=half)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_weights_that_cannot_be_put_together_are_refused_on_every_rank(kind, ranks):
+    for rank in ranks:
+        assert f"under {kind} cannot be watched" in rank["refused"][kind]

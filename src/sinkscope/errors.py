@@ -15,6 +15,14 @@ class InputError(SinkscopeError):
     """Bad usage or bad input (exit code 2)."""
 
 
+class NotFinite(InputError):
+    """Activations overflow. `block` is the first whose output is not finite, None: none is."""
+
+    def __init__(self, sentence: str, block: int | None = None):
+        super().__init__(sentence)
+        self.block = block
+
+
 class Unsupported(SinkscopeError):
     """The model cannot be read faithfully, so it is refused (exit code 3)."""
 

@@ -35,6 +35,12 @@ def opening_notes(subject: Subject, prompts: Prompts) -> list[str]:
     """What must be known of model and prompts to read any number of them rightly."""
     notes = [subject.identity["note"]] if "note" in subject.identity else []
     notes += prompts.notes
+    types = {block.layer_type for block in subject.anatomy.blocks}
+    if prompts.attention_mask is not None and types & {"linear", "none"}:
+        notes.append(
+            "Blocks without softmax attention may carry a state through padding on the left, so a "
+            "padded row can differ from the row alone."
+        )
     if len(prompts) == 1:
         notes.append(f"One prompt only, of {prompts.length} tokens: no interval can be given.")
     return notes

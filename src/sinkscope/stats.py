@@ -1,4 +1,4 @@
-"""Means, intervals and tests: the prompt is the unit of every interval."""
+"""Means, intervals and tests: the prompt is the unit, or the document where several share one."""
 
 from __future__ import annotations
 
@@ -13,25 +13,58 @@ EXACT_FLIPS, FLIPS = 12, 20000
 SUSTAINED = 3  # points in a row: training curves overshoot and dip
 
 
-def bootstrap(values: np.ndarray, seed: int = 0) -> Measured:
+LEAST_UNITS = 7  # intervals of fewer cover less than 93 %
+PER_SKEWNESS = 10  # a skewed mean needs this times its squared skewness (after Cochran, 1977)
+
+
+def bootstrap(values: np.ndarray, seed: int = 0, units: np.ndarray | None = None) -> Measured:
     """Mean over prompts with its 95 % percentile bootstrap interval (2,000 resamples).
 
-    values [n]; NaN entries are prompts for which the figure is not defined. With fewer than two
-    prompts there is no interval. The levels are widened for few prompts (`widened_tail`).
+    values [n]; NaN entries are prompts for which the figure is not defined. units [n] says which
+    document each prompt is of: prompts of one document are drawn together, since they are alike.
+    With fewer than two units there is no interval. The levels are widened for few units
+    (`widened_tail`).
     """
     values = np.asarray(values, dtype=np.float64)
-    values = values[np.isfinite(values)]
+    known = np.isfinite(values)
+    values, sums, counts = values[known], *_by_unit(values, known, units)
     if values.size == 0:
         return Measured(value=None)
     mean = float(values.mean())
-    if values.size < 2:
+    if sums.size < 2:
         return Measured(value=mean)
     generator = np.random.default_rng(seed)
-    picks = generator.integers(values.size, size=(RESAMPLES, values.size))
-    tail = 100 * widened_tail(values.size)
-    low, high = np.percentile(values[picks].mean(1), [tail, 100 - tail])
+    picks = generator.integers(sums.size, size=(RESAMPLES, sums.size))
+    tail = 100 * widened_tail(sums.size)
+    means = sums[picks].sum(1) / counts[picks].sum(1)
+    low, high = np.percentile(means, [tail, 100 - tail])
     # rounding in the resampled means must not put the mean outside its own interval
     return Measured(value=mean, low=min(float(low), mean), high=max(float(high), mean))
+
+
+def _by_unit(
+    values: np.ndarray, known: np.ndarray, units: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and number of the known values of each unit."""
+    if units is None:
+        return values[known], np.ones(int(known.sum()))
+    _, index = np.unique(np.asarray(units)[known], return_inverse=True)
+    return np.bincount(index, values[known]), np.bincount(index).astype(float)
+
+
+def units_needed(values: np.ndarray, units: np.ndarray | None = None) -> int:
+    """How many units (prompts, or documents) the interval of `bootstrap` needs to cover 95 %.
+
+    At least LEAST_UNITS, and PER_SKEWNESS times the squared skewness over units: a figure that few
+    of them make large has a skewed mean. What no unit shows cannot be told from it.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    sums, counts = _by_unit(values, np.isfinite(values), units)
+    means = sums / counts
+    if means.size < 2 or means.std() < 1e-9:
+        return LEAST_UNITS
+    skewness = float(((means - means.mean()) ** 3).mean() / means.std() ** 3)
+    return max(LEAST_UNITS, int(np.ceil(PER_SKEWNESS * skewness**2)))
 
 
 def paired_change(
@@ -58,6 +91,23 @@ def paired_change(
     tail = 100 * widened_tail(n)
     low, high = np.percentile(changes, [tail, 100 - tail])
     return Measured(value=value, low=min(float(low), value), high=max(float(high), value))
+
+
+def drawn_share(hits: int, drawn: int, of: int) -> Measured:
+    """Share of `of` items, from `drawn` of them at random without replacement: Wilson's interval.
+
+    With the finite population's correction, n becomes n·(N − 1)/(N − n); all items drawn give the
+    share itself, without an interval.
+    """
+    if drawn == 0:
+        return Measured(value=None)
+    share = hits / drawn
+    if drawn >= of:
+        return Measured(value=share)
+    z, n = 1.959964, drawn * (of - 1) / (of - drawn)
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Measured(value=share, low=min(middle - half, share), high=max(middle + half, share))
 
 
 def t_interval(values: Sequence[float], low: float = -np.inf, high: float = np.inf) -> Measured:

@@ -59,7 +59,7 @@ def advise_streaming(bench: Bench) -> Advice:
     found.value = paired_change(costs[window][keep].ce, costs[window][KEPT[-1]].ce)
     if keep < KEPT[-1]:
         # keeping the sink costs one token of the cache, and other texts may need it
-        found.lines = _lines(max(keep, int(bench.scan.p0_sink)), window)
+        found.lines = _lines(max(keep, int(bool(bench.scan.p0_sink))), window)
         found.heads, rows, about = streaming_heads(bench, max(keep, 1), windows[0])
         found.rows += rows
         found.limits += f" {about}"

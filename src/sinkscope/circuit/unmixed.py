@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from sinkscope.circuit.observed import HeadRead, Observed
+from sinkscope.observe.stream import eigenvalues
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def _cone(head: HeadRead) -> Cone:
     r2 = 1 - (measured - predicted).square().sum(0) / spread.clamp_min(1e-12)
     r2 = torch.where(spread > 1e-9, r2, torch.nan)
     around = (head.unit_square / head.unit_values).double() - torch.einsum("gd,ge->gde", mean, mean)
-    values = torch.linalg.eigvalsh(around).clamp_min(0)
+    values = eigenvalues(around).clamp_min(0)
     ratio = values.sum(1).square() / values.square().sum(1).clamp_min(1e-30)
     isotropy = (ratio / values.shape[1]).repeat_interleave(groups)
     return Cone(axis.numpy(), r2.numpy(), isotropy.numpy(), unmixed.numpy())

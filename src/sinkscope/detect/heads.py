@@ -12,7 +12,7 @@ import torch
 
 from sinkscope.observe.layout import Layout
 from sinkscope.observe.reads import AttentionCall, AttentionRead
-from sinkscope.observe.stream import norm_ratio
+from sinkscope.observe.stream import eigenvalues, norm_ratio
 
 NOT_A_SINK, NO_OP, BROADCAST, UNDECIDED = range(4)
 CLASS_MEANINGS = "not_a_sink no_op broadcast undecided"
@@ -78,7 +78,7 @@ def value_norm_ratio(values: torch.Tensor, layout: Layout) -> torch.Tensor:
 def stable_rank(update: torch.Tensor) -> torch.Tensor:
     """‖U‖_F² / σ₁² of [..., T, D], from the D × D Gram matrix; NaN for a zero update."""
     gram = update.double().transpose(-1, -2) @ update.double()
-    values = torch.linalg.eigvalsh(gram)
+    values = eigenvalues(gram)
     largest = values[..., -1]
     return torch.where(largest > 0, values.sum(-1) / largest, torch.nan)
 

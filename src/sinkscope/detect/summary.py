@@ -13,7 +13,7 @@ from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.frame import opening_notes
 from sinkscope.result import Measured, ScanSummary
 from sinkscope.schema.scan import Massive, ResidualIdentity, ScanNull, Secondary, SinkFinding
-from sinkscope.stats import bootstrap, nan_mean
+from sinkscope.stats import bootstrap, nan_mean, units_needed
 from sinkscope.subject.prompts import token_text
 
 EPS = (0.2, 0.3, 0.5, 0.8)
@@ -25,21 +25,21 @@ def scan_summary(scan: Scan) -> ScanSummary:
     alpha0, late = scan.attention.alpha0, scan.attention.late
     blocks = np.array(scan.attention.blocks)
     types = np.array([scan.subject.anatomy.blocks[i].layer_type for i in blocks])
-    seed = scan.settings.seed
+    seed, units = scan.settings.seed, _units(scan)
     everywhere = np.ones(len(blocks), dtype=bool)
     _, uniform_late = scan.attention.uniform
     sinks = scan.sinks
     return ScanSummary(
-        p0_sink=sinks.at_p0,
+        p0_sink=sinks.at_p0 if scan.prompts.enough else None,
         sink=_sink(scan),
-        sink_rate=sink_rates(alpha0, everywhere, seed),
-        sink_rate_after_2=sink_rates(alpha0, blocks >= AFTER, seed),
+        sink_rate=sink_rates(alpha0, everywhere, seed, units),
+        sink_rate_after_2=sink_rates(alpha0, blocks >= AFTER, seed, units),
         sink_rate_by_type={
-            str(kind): sink_rates(alpha0, types == kind, seed) for kind in np.unique(types)
+            str(kind): sink_rates(alpha0, types == kind, seed, units) for kind in np.unique(types)
         },
-        late_share=bootstrap(_per_prompt(late), seed),
+        late_share=bootstrap(_per_prompt(late), seed, units),
         late_share_by_type={
-            str(kind): bootstrap(_per_prompt(late[:, types == kind]), seed)
+            str(kind): bootstrap(_per_prompt(late[:, types == kind]), seed, units)
             for kind in np.unique(types)
         },
         uniform_late_share=_finite(uniform_late),
@@ -56,7 +56,31 @@ def scan_summary(scan: Scan) -> ScanSummary:
     )
 
 
-def sink_rates(alpha0: np.ndarray, layers: np.ndarray, seed: int) -> dict[str, Measured]:
+def _units(scan: Scan) -> np.ndarray | None:
+    """The document of each prompt; None where prompts are apart, or hold several segments."""
+    documents = scan.prompts.documents
+    if documents is None or len(documents) != len(scan.attention.late):
+        return None
+    return documents.numpy()
+
+
+def _enough(scan: Scan) -> list[str]:
+    """A sentence where the interval of the late share rests on too little."""
+    units, shares = _units(scan), _per_prompt(scan.attention.late)
+    count = len(shares) if units is None else len(np.unique(units))
+    needed = units_needed(shares, units)
+    if count >= needed or len(shares) < 2:
+        return []
+    what, how = ("prompts", "n") if units is None or count == len(shares) else ("documents", "text")
+    return [
+        f"Intervals rest on {count} {what}, which are too few for what they are to cover: take "
+        f"{needed} or more ({how})."
+    ]
+
+
+def sink_rates(
+    alpha0: np.ndarray, layers: np.ndarray, seed: int, units: np.ndarray | None = None
+) -> dict[str, Measured]:
     """Share of heads whose alpha exceeds eps: thresholded for each prompt, then averaged (Gu).
 
     alpha0 [sequence, layer, head]; layers: boolean [layer], those that count.
@@ -65,7 +89,9 @@ def sink_rates(alpha0: np.ndarray, layers: np.ndarray, seed: int) -> dict[str, M
     if chosen.size == 0:
         return {str(eps): Measured(value=None) for eps in EPS}
     return {
-        str(eps): bootstrap(_per_prompt(np.where(np.isfinite(chosen), chosen > eps, np.nan)), seed)
+        str(eps): bootstrap(
+            _per_prompt(np.where(np.isfinite(chosen), chosen > eps, np.nan)), seed, units
+        )
         for eps in EPS
     }
 
@@ -172,7 +198,7 @@ def _identity(scan: Scan) -> ResidualIdentity:
 
 def _notes(scan: Scan) -> list[str]:
     """What a reader must know to read the numbers rightly."""
-    notes = opening_notes(scan.subject, scan.prompts)
+    notes = opening_notes(scan.subject, scan.prompts) + _enough(scan)
     if len(scan.prompts) < 2:
         notes.append(
             "Sinks away from position zero are not looked for on one prompt: none can be found on "

@@ -26,11 +26,10 @@ from sinkscope.known.constructed.plan import CONSTANT, FLAG, make_plan
 from sinkscope.known.constructed.spec import draw_spec
 from sinkscope.known.simulated_curves import draw_grid, step_at
 from sinkscope.subject.load import Subject
-from sinkscope.training_runs.arrays import null_of
 from sinkscope.training_runs.checkpoint_metrics import light
 from sinkscope.training_runs.pilot import Pilot
 from sinkscope.training_runs.settling import QUIET
-from sinkscope.training_runs.signals import sink_share
+from sinkscope.training_runs.signals import margin
 
 EARLY, LATE, DEPTH = 1, 3, 6
 SIZES = {"width": 96, "heads": 4, "key_heads": 4, "head_size": 16, "vocab": 258}
@@ -261,7 +260,7 @@ def subjects(model: Grown, script: Script) -> Iterator[Subject]:
 
 
 def emerged_at(model: Grown, script: Script, pilot: Pilot) -> float | None:
-    """Step at which the late share crosses its null, on the models without noise.
+    """Step at which the model begins to sink by the rule of `scan`, on the models without noise.
 
     Where the write appears at once that is its moment; where it grows it is looked for on a fine
     grid of places.
@@ -276,7 +275,7 @@ def emerged_at(model: Grown, script: Script, pilot: Pilot) -> float | None:
     for place in places:
         size = script.whole.size * grown(float(place), script.growth)
         found = light(model.put(replace(script.whole, size=size)), pilot.view)
-        over.append(math.log(float(sink_share(found).mean()) / null_of(found, pilot)))
+        over.append(margin(found))
     i = int(np.argmax(np.array(over) > 0))
     place = float(np.interp(0.0, over[i - 1 : i + 1], places[i - 1 : i + 1])) if i else start
     return step_at(script.steps, place)

@@ -225,6 +225,9 @@ def _first_complaint(error: Exception) -> str:
 def _complaint(recipe: TrainingRecipe) -> str:
     """What is wrong with the settings taken together, or nothing."""
     demand = recipe.demand
+    sizes = ("vocabulary", "blocks", "width", "heads", "hidden", "context", "tokens_per_step")
+    if small := [name for name in sizes if getattr(recipe, name) < 1]:
+        return f"{small[0]} must be positive"
     rules = {
         "width must be a multiple of twice the heads": recipe.width % (2 * recipe.heads) != 0,
         "lengths must lie in 4 .. context and tokens_per_step": not all(

@@ -31,6 +31,7 @@ from sinkscope.observe.attention import run_model
 from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.observe.sites import Sites
+from sinkscope.observe.stream import eigenvalues
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -81,7 +82,7 @@ def spectrum(x: torch.Tensor) -> torch.Tensor:
     """Squared singular values of the rows x [T, d], largest first, double precision."""
     x = x.double()
     gram = x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x
-    return torch.linalg.eigvalsh(gram).flip(0).clamp_min(0.0)
+    return eigenvalues(gram).flip(0).clamp_min(0.0)
 
 
 def matrix_entropy(squares: torch.Tensor) -> float:

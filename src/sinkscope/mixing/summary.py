@@ -10,7 +10,7 @@ from sinkscope.intervene.readout import over_heads
 from sinkscope.mixing.collapse import ROUNDING as DOUBLE
 from sinkscope.mixing.conditions import INTACT, OTHER_KEY, REDISTRIBUTED, VALUE_ZEROED
 from sinkscope.mixing.cuts import CUT_CONTROL
-from sinkscope.mixing.dose import Cost, units_of, used
+from sinkscope.mixing.dose import NO_SINK, UNDETERMINED, WORDS, Cost, units_of, use_of
 from sinkscope.mixing.record import Mixed
 from sinkscope.mixing.thresholds import CONTROL_KEEPS, NO_DIFFERENT, ROUNDING, thresholds
 from sinkscope.schema import Measured, MixRow, MixSummary
@@ -33,7 +33,8 @@ def mix_summary(found: Mixed) -> MixSummary:
         rows.append(_dropped_row(found))
     by_name = {row.name: row for row in rows}
     return MixSummary(
-        verdict=_verdict(found, by_name),
+        verdict=(verdict := _verdict(found, by_name)),
+        sentence=f"{WORDS[verdict]}.",
         mixing=_mixing(found, by_name),
         sink_heads=[list(head) for head in found.heads],
         sink_heads_late_share=bootstrap(over_heads(found.spreads[INTACT.name].shares, found.heads)),
@@ -115,9 +116,9 @@ def _row(found: Mixed, name: str) -> MixRow:
     if name in found.costs:
         full = found.costs[name][-1]
         row.ce_change, row.kl = _paired(full.ce), bootstrap(full.kl)
-        if name in found.controls:
+        if name in found.controls and found.heads:  # without a sink nothing of it is taken away
             control = found.costs[found.controls[name]][-1]
-            row.use = used(row.ce_change, _paired(control.ce))
+            row.use = use_of(row.ce_change, _paired(control.ce), row.kl, bootstrap(control.kl))
     return row
 
 
@@ -240,13 +241,15 @@ def _paraphrases(found: Mixed) -> Paraphrases:
 
 
 def _verdict(found: Mixed, rows: dict[str, MixRow]) -> str:
-    """used where the loss needs the sink's mass or its value; no sink where no head sinks."""
+    """What the loss makes of the sink's mass and of its value; no sink where no head sinks.
+
+    Either of them is enough for a finding; that the sink is not needed takes both.
+    """
     if not found.heads:
-        return "no sink"
-    uses = {rows[name].use for name in (REDISTRIBUTED.name, VALUE_ZEROED.name)}
-    if "used" in uses:
-        return "used"
-    return "present, not needed" if uses == {"present, not needed"} else "undetermined"
+        return NO_SINK
+    uses = [rows[name].use for name in (REDISTRIBUTED.name, VALUE_ZEROED.name)]
+    order = ("used", "harmful", UNDETERMINED, "changes predictions")
+    return next((word for word in order if word in uses), "present, not needed")
 
 
 def _mixing(found: Mixed, rows: dict[str, MixRow]) -> str:

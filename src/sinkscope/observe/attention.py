@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from sinkscope.errors import InputError, OutOfResources, Unsupported
+from sinkscope.errors import InputError, NotFinite, OutOfResources, Unsupported
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.reads import AttentionRead, Want
 from sinkscope.observe.registry import attention_functions, evaluation, hooks
 from sinkscope.observe.tap import OUTSIDE, Tap, own_map_hooks
+from sinkscope.subject.anatomy import NOT_CAUSAL
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -96,12 +97,19 @@ def run_model(subject: Subject, prompts: Prompts, logits: bool, own_maps: bool =
     return call_model(subject, inputs, logits)
 
 
-def call_model(subject: Subject, inputs: dict[str, Any], logits: bool) -> Any:
-    """The forward call itself; raises OutOfResources where memory runs out."""
+def call_model(
+    subject: Subject, inputs: dict[str, Any], logits: bool, at: torch.Tensor | None = None
+) -> Any:
+    """The forward call itself; raises OutOfResources where memory runs out.
+
+    at  [K] positions whose logits are wanted; None for all
+    """
     model = subject.model
     rows, length = inputs["input_ids"].shape
     # without the head: its logits would dwarf everything else at long lengths
     target = model if logits else getattr(model, "base_model", model)
+    if at is not None and logits and _accepts(model, "logits_to_keep"):
+        inputs = {**inputs, "logits_to_keep": at.to(subject.device)}
     try:
         out = target(**inputs)
     except (torch.OutOfMemoryError, MemoryError):
@@ -114,7 +122,47 @@ def call_model(subject: Subject, inputs: dict[str, Any], logits: bool) -> Any:
                 f"Out of memory at {rows} × {length} tokens; use a shorter --length."
             ) from None
         raise
-    return out.logits if logits else None
+    refuse_overflow(subject, target, inputs, out)
+    if not logits:
+        return None
+    if at is None or out.logits.shape[1] == len(at):
+        return out.logits
+    return out.logits[:, at.to(out.logits.device)]  # a family need not take positions
+
+
+def refuse_overflow(subject: Subject, target: Any, inputs: dict[str, Any], out: Any) -> None:
+    """Raise NotFinite where what a pass gives is not finite, with the block in which that begins.
+
+    One look at the last state of every token a pass; only where it fails, the pass runs once more.
+    """
+    logits = getattr(out, "logits", None)
+    last = getattr(out, "last_hidden_state", None) if logits is None else logits[..., :1]
+    if last is None or last.device.type == "meta":
+        return
+    finite = torch.isfinite(last).all(-1)
+    mask = inputs.get("attention_mask")
+    if isinstance(mask, torch.Tensor) and mask.shape == finite.shape:
+        finite = finite | ~mask.bool().to(finite.device)
+    if bool(finite.all()):
+        return
+    begins: list[int] = []
+
+    def look(index: int) -> Callable:
+        def hook(module, args, output):
+            hidden = output[0] if isinstance(output, (tuple, list)) else output
+            if not torch.isfinite(hidden).all():
+                begins.append(index)
+
+        return hook
+
+    blocks = subject.anatomy.modules(subject.model)
+    with torch.no_grad(), hooks([b.register_forward_hook(look(i)) for i, b in enumerate(blocks)]):
+        target(**inputs)
+    where = f"from block {begins[0]}" if begins else "behind the last block"
+    dtype = str(subject.dtype).removeprefix("torch.")
+    then = "use --dtype bfloat16" if dtype == "float16" else "its weights are too large to add up"
+    sentence = f"the activations are not finite in {dtype} {where} on; {then}."
+    raise NotFinite(sentence, begins[0] if begins else None)
 
 
 def model_inputs(subject: Subject, prompts: Prompts) -> dict[str, Any]:
@@ -126,7 +174,8 @@ def model_inputs(subject: Subject, prompts: Prompts) -> dict[str, Any]:
         mask = prompts.attention_mask.to(device)
         inputs["attention_mask"] = mask
         positions = (mask.long().cumsum(1) - 1).clamp_min(0)
-    if positions is not None and _accepts(subject.model, "position_ids"):
+    decoder = getattr(subject.model, "base_model", subject.model)
+    if positions is not None and _accepts(decoder, "position_ids"):
         inputs["position_ids"] = positions.to(device)
     elif prompts.position_ids is not None:
         raise Unsupported(
@@ -136,8 +185,7 @@ def model_inputs(subject: Subject, prompts: Prompts) -> dict[str, Any]:
     return inputs
 
 
-def _accepts(model: Any, name: str) -> bool:
-    target = getattr(model, "base_model", model)
+def _accepts(target: Any, name: str) -> bool:
     return name in inspect.signature(target.forward).parameters
 
 
@@ -167,6 +215,7 @@ def check_all_seen(subject: Subject, tap: Tap) -> None:
     missing = [
         i for i, kind in enumerate(types) if kind not in ("linear", "none") and i not in seen
     ]
+    _check_causal(subject, tap, seen)
     if not seen:
         raise Unsupported(
             f"No attention of {subject.anatomy.model_type} could be read: it neither "
@@ -178,6 +227,18 @@ def check_all_seen(subject: Subject, tap: Tap) -> None:
             f"Attention of blocks {missing} of {subject.anatomy.model_type} was "
             "not seen, so the model cannot be read faithfully."
         )
+
+
+def _check_causal(subject: Subject, tap: Tap, seen: set[int]) -> None:
+    """Refuse attention that looks ahead, by its own word or by the mask that it was given."""
+    ahead = sorted(tap.not_causal - seen)
+    for read in tap.reads:
+        keys = read.visible.keys_seen
+        own = torch.arange(1, keys.shape[-1] + 1, device=keys.device)
+        if bool((keys > own).any()):
+            ahead.append(read.block)
+    if ahead:
+        raise Unsupported(NOT_CAUSAL.format(f"{subject.anatomy.model_type}, block {ahead[0]}"))
 
 
 def _check_kept_apart(subject: Subject, tap: Tap) -> None:

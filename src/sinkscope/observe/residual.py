@@ -132,7 +132,8 @@ def _record(index: int, block: nn.Module, forms: list[BlockForm | None]) -> list
 
     def leave(module, args, output):
         recording.x_out = hidden_of(output).detach().clone()
-        forms[index] = resolve(recording)
+        # what is not finite has no form; the end of the pass says where that begins
+        forms[index] = resolve(recording) if torch.isfinite(recording.x_out).all() else None
         recording.x_in, recording.x_out = None, None
         recording.steps.clear()
 

@@ -23,6 +23,19 @@ def unit(x: torch.Tensor) -> torch.Tensor:
     return x / x.norm(dim=-1, keepdim=True).clamp_min(TINY)
 
 
+def eigenvalues(gram: torch.Tensor) -> torch.Tensor:
+    """Eigenvalues of symmetric matrices [..., d, d], smallest first: [..., d].
+
+    NaN for a matrix that LAPACK gives up on: one with infinite entries, or too wide a range.
+    """
+    try:
+        return torch.linalg.eigvalsh(gram)
+    except torch.linalg.LinAlgError:
+        if gram.ndim == 2:
+            return gram.new_full(gram.shape[:1], torch.nan)
+        return torch.stack([eigenvalues(each) for each in gram])
+
+
 def others_median(norms: torch.Tensor, others: torch.Tensor | None = None) -> torch.Tensor:
     """Median over the last axis of norms [..., T]: [...].
 

@@ -42,6 +42,7 @@ class Tap:
     reader: str
     block: int = OUTSIDE
     reads: list[AttentionRead] = field(default_factory=list)
+    not_causal: set[int] = field(default_factory=set)  # blocks in which a call was not
     additive: dict[int, tuple[Any, torch.Tensor]] = field(default_factory=dict)
 
     def keep(self, read: AttentionRead, call: AttentionCall | None) -> None:
@@ -56,8 +57,13 @@ class Tap:
         if attention_mask is not None and attention_mask.shape[-1] > key.shape[2]:
             attention_mask = attention_mask[..., : key.shape[2]]  # as eager attention itself does
         outside = self.block == OUTSIDE or query.shape[2] != key.shape[2]
-        if outside or not is_causal(module, kwargs):
-            out, _ = own_eager(module, query, key, value, self._add(attention_mask, query), kwargs)
+        causal = is_causal(module, kwargs)
+        if outside or not causal:
+            if not outside:
+                self.not_causal.add(self.block)
+            whole = attention_mask is None and not causal  # then no mask means that all is seen
+            mask = None if whole else self._add(attention_mask, query)
+            out, _ = own_eager(module, query, key, value, mask, kwargs)
             return out, None
         if self.reader == "exact":
             return self._exact(module, query, key, value, attention_mask, kwargs, "")
@@ -230,6 +236,9 @@ def own_map_hooks(tap: Tap, blocks: list[nn.Module]) -> list[Any]:
                 and item.dim() == 4
                 and item.shape[-2:] == (length, length)
             ):
+                if bool(item.triu(1).any()):
+                    tap.not_causal.add(tap.block)
+                    return None
                 layout = tap.layout.on(item.device)
                 visible = layout.visibility(_seen_in(item))
                 read = read_map(item, layout, visible, tap.want, tap.block, "own maps", "")

@@ -20,6 +20,7 @@ from xarray import Dataset
 
 from sinkscope.report import frames
 from sinkscope.report.charts import Chart
+from sinkscope.report.renderer import Job, drawn
 from sinkscope.report.text import token_text
 
 MAP_BUDGET = 450_000  # base64 characters a policy: two policies and the runtime stay below 2.2 MB
@@ -41,10 +42,8 @@ def script_hash(source: str) -> str:
 @lru_cache(maxsize=1)
 def vega_runtime() -> str:
     """The Vega, Vega-Lite and vega-embed libraries as one script, from vl-convert's own copy."""
-    import vl_convert
-
     expose = "window.vegaEmbed = vegaEmbed;"
-    return vl_convert.javascript_bundle(expose, vl_version=vega_lite_version())
+    return drawn(Job("javascript_bundle", expose, {"vl_version": vega_lite_version()}))
 
 
 def vega_lite_version() -> str:

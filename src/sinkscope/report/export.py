@@ -15,6 +15,7 @@ from sinkscope.errors import InputError
 from sinkscope.report import embed, theme
 from sinkscope.report.commands import all_sections
 from sinkscope.report.parts import Drawing, Figure, Section
+from sinkscope.report.renderer import Job, draw
 from sinkscope.result import Result
 
 FORMATS = ("png", "svg", "pdf")
@@ -29,32 +30,30 @@ def export_figures(
 
     Raises InputError for an unknown format or a folder that cannot be written.
     """
-    from sinkscope.files import write_folder
+    from sinkscope.files import fill_folder
 
     formats = list(formats)
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown:
         raise InputError(f"{unknown[0]!r} is not a format; choose from {', '.join(FORMATS)}.")
     pictures = [one for section in all_sections(result) for one in _pictures(section)]
-    files = {
-        f"{name}.{form}": partial(write, form=form) for name, write in pictures for form in formats
-    }
-    written = write_folder(Path(folder), files)
-    return [written / name for name in files]
+    jobs = {f"{name}.{form}": make(form=form) for name, make in pictures for form in formats}
+    written = fill_folder(Path(folder), lambda place: draw(jobs, place))
+    return [written / name for name in jobs]
 
 
-def _pictures(section: Section) -> list[tuple[str, Callable[..., None]]]:
-    """File name and writer of every picture of a section."""
-    found: list[tuple[str, Callable[..., None]]] = []
+def _pictures(section: Section) -> list[tuple[str, Callable[..., Job]]]:
+    """File name of every picture of a section, and what makes the job of drawing it."""
+    found: list[tuple[str, Callable[..., Job]]] = []
     for part in section.parts:
         if isinstance(part, Figure):
             for variant in part.variants:
                 for panel, chart in variant.charts.items():
                     name = _file_name(variant.name or part.name, panel)
-                    found.append((name, partial(write_chart, spec=chart.to_dict())))
+                    found.append((name, partial(chart_job, spec=chart.to_dict())))
         elif isinstance(part, Drawing):
             for panel, svg in part.panels.items():
-                found.append((_file_name(part.name, panel), partial(_write_svg, svg=svg)))
+                found.append((_file_name(part.name, panel), partial(_svg_job, svg=svg)))
     return found
 
 
@@ -64,31 +63,21 @@ def _file_name(name: str, panel: str) -> str:
     return re.sub(r"[^\w.+=-]|^\.", "_", whole)[:120]
 
 
-def write_chart(path: Path, spec: dict[str, Any], form: str) -> None:
-    """One chart, given as a Vega-Lite spec, as a file of that format."""
-    import vl_convert
-
+def chart_job(spec: dict[str, Any], form: str) -> Job:
+    """To draw one chart, given as a Vega-Lite spec, in that format."""
     config = theme.vega_config(theme.LIGHT) | {"background": "white", "font": PRINT_FONT}
     # no base url is allowed, so that drawing can ask the network for nothing
     version = embed.vega_lite_version()
     options: dict[str, Any] = {"config": config, "allowed_base_urls": [], "vl_version": version}
-    if form == "svg":
-        path.write_text(vl_convert.vegalite_to_svg(spec, **options), encoding="utf-8")
-    elif form == "pdf":
-        path.write_bytes(vl_convert.vegalite_to_pdf(spec, **options))
-    else:
-        path.write_bytes(vl_convert.vegalite_to_png(spec, scale=SCALE, **options))
+    return Job(f"vegalite_to_{form}", spec, options | _scale(form))
 
 
-def _write_svg(path: Path, svg: str, form: str) -> None:
-    """An inline drawing with the colours of the light theme written into it."""
-    import vl_convert
-
+def _svg_job(svg: str, form: str) -> Job:
+    """To draw an inline drawing with the colours of the light theme written into it."""
     paper = f'<rect width="100%" height="100%" fill="{theme.LIGHT["paper"]}"/>'
     drawn = theme.with_colours(svg, theme.LIGHT, PRINT_FONT).replace("</title>", f"</title>{paper}")
-    if form == "svg":
-        path.write_text(drawn, encoding="utf-8")
-    elif form == "pdf":
-        path.write_bytes(vl_convert.svg_to_pdf(drawn))
-    else:
-        path.write_bytes(vl_convert.svg_to_png(drawn, scale=SCALE))
+    return Job("str" if form == "svg" else f"svg_to_{form}", drawn, _scale(form))
+
+
+def _scale(form: str) -> dict[str, float]:
+    return {"scale": SCALE} if form == "png" else {}

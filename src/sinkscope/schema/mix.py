@@ -32,7 +32,9 @@ class MixRow(Open):
     # of the loss for each token, on the same text positions [nat, mixing/dose]
     ce_change: Measured | None = None
     kl: Measured | None = None  # from the intact prediction for each token [nat, mixing/dose]
-    use: str | None = None  # used; present, not needed; undetermined; None for controls
+    # used; harmful; changes predictions; present, not needed; undetermined; None for controls, and
+    # where there is no sink [mixing/dose]
+    use: str | None = None
     out_of_distribution: bool = False  # whether the model was never trained on such input
 
 
@@ -117,8 +119,10 @@ class Paraphrases(TypedDict, total=False):
 class MixSummary(Open):
     """What `mix` found under one BOS policy: what the sink is for. In mixing/summary."""
 
-    # does the loss need the sink here: used; present, not needed; undetermined; or no sink
+    # does the loss need the sink here: used; harmful; changes predictions (and not this loss);
+    # present, not needed; undetermined; or no sink
     verdict: str
+    sentence: str  # the same in words [mixing/dose]
     mixing: str  # more, less, no different, or undetermined: mixing without the sink
     sink_heads: list[list[int]]  # [block, head] in which the sink is taken away [mixing/conditions]
     sink_heads_late_share: Measured  # late share of P0, sink heads [share, mixing/sweeps]

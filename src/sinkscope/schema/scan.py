@@ -84,7 +84,8 @@ class ResidualIdentity(TypedDict, total=False):
 class ScanSummary(Open):
     """What `scan` found under one BOS policy. In detect/summary."""
 
-    p0_sink: bool  # whether the model has a sink at P0 [detect/decision]
+    # whether the model has a sink at P0; None where the prompts are too short to say
+    p0_sink: bool | None  # [detect/decision]
     sink: SinkFinding  # where it sinks, and how
     sink_rate: dict[str, Measured]  # bound -> heads whose alpha of P0 exceeds it [share]
     sink_rate_after_2: dict[str, Measured]  # the same without the first two blocks [share]

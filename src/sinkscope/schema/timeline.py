@@ -65,7 +65,11 @@ class RunSummary(Open):
 
     steps: list[int]  # checkpoints that could be measured [step]
     unit: str  # what steps count: step, index, epoch or tokens [training_runs/sources]
-    emergence_step: int | None  # when the sink emerged [step, training_runs/course]
+    # when the sink emerged; None too where the first checkpoint has it [step, training_runs/course]
+    emergence_step: int | None
+    present_from_start: bool  # whether the first checkpoint has the sink
+    sink_spans: list[list[int]]  # [first, last] checkpoint of every stretch with the sink [step]
+    vanished_step: int | None  # first checkpoint without it, where it is gone at the end [step]
     emergence: dict[str, EmergencePoint | None]  # when the sink, the norm and the direction emerged
     stages: list[TrainingStage]  # stages of training
     # BIC for each number of stages, from one on [1, training_runs/stages]

@@ -30,6 +30,9 @@ LAYER_WORDS = {
     "chunked": "chunked",
     "sparse": "sparse",
 }
+NOT_CAUSAL = "{}: its attention is not causal, so position zero has no special place in it."
+# Entries by which a configuration says that its decoder looks ahead.
+_AHEAD = {"is_causal": (False,), "use_bidirectional_attention": (True, "all")}
 _ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
 _NORM = re.compile(r"norm|^ln_|layernorm", re.IGNORECASE)
 
@@ -71,9 +74,14 @@ def find_anatomy(model: Any) -> Anatomy:
     The stack is the longest ModuleList of the text decoder whose items hold attention-like
     modules; ties go to the one whose length equals `num_hidden_layers`.
 
-    Raises Unsupported when there is no such stack (state-space models, encoders without blocks).
+    Raises Unsupported when there is no such stack (state-space models, encoders without blocks),
+    and for a decoder that looks ahead.
     """
     config = model.config.get_text_config(decoder=True)
+    for entry, values in _AHEAD.items():
+        value = getattr(config, entry, None)
+        if value in values and isinstance(value, (bool, str)):
+            raise Unsupported(NOT_CAUSAL.format(f"{config.model_type} with {entry} {value}"))
     name, stack = _find_stack(model, getattr(config, "num_hidden_layers", None))
     types = _layer_types(config, len(stack))
     blocks = tuple(_describe(f"{name}.{i}", i, block, types[i]) for i, block in enumerate(stack))

@@ -28,6 +28,8 @@ _BUFFERS = re.compile(r"inv_freq|masked_bias|rotary_emb|(attn|attention)\.bias$|
 # Wrappers of training code whose name is put between the others.
 _WRAPPERS = r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 
+Part = tuple[int, int] | None
+
 
 def key_mapping(missing: Iterable[str], unused: Iterable[str]) -> dict[str, str]:
     """How names of a checkpoint become those of the model: pattern -> replacement; or nothing.
@@ -48,10 +50,10 @@ def key_mapping(missing: Iterable[str], unused: Iterable[str]) -> dict[str, str]
     return {}
 
 
-def refuse_or_tell(where: str, model: Any, unused: Iterable[str], blocks: int | None) -> str:
+def refuse_or_tell(where: str, model: Any, unused: Iterable[str], part: Part) -> str:
     """A sentence on the weights that the model does not use, or "".
 
-    blocks  of the full model, where only its first blocks were loaded: the others are left out here
+    part  how many first blocks were loaded of how many; None: all. The others are left out here
     Raises InputError where numbers would not be those of the model that was trained.
     """
     names = sorted(name for name in unused if not _OTHER_TOWER.search(name))
@@ -65,7 +67,7 @@ def refuse_or_tell(where: str, model: Any, unused: Iterable[str], blocks: int | 
         _refuse(where, packed, "of quantised weights", then)
     anatomy = find_anatomy(model)
     stack = anatomy.blocks[0].name.rpartition(".")[0].rpartition(".")[2]
-    count = blocks or len(anatomy.blocks)
+    loaded, count = part or (len(anatomy.blocks),) * 2
     at = {name: _block_of(name, stack) for name in names}
     further = {i for name, i in at.items() if i is not None and _FURTHER_TOKENS.search(name)}
     names = [n for n in names if at[n] not in further and not _FURTHER_TOKENS.search(n)]
@@ -75,8 +77,8 @@ def refuse_or_tell(where: str, model: Any, unused: Iterable[str], blocks: int | 
             f"{where} holds weights of {max(beyond) + 1} blocks and its config.json speaks of "
             f"{count}: one of the two belongs to another model."
         )
-    if blocks is not None:
-        loaded, head = len(anatomy.blocks), ("head", "output")
+    if part is not None:
+        head = ("head", "output")
         names = [n for n in names if (at[n] or 0) < loaded and not any(h in n for h in head)]
     names = [name for name in names if not _BUFFERS.search(name)]
     inside = [name for name in names if at[name] is not None]

@@ -51,7 +51,7 @@ def chat_renderer(tokenizer: Any) -> Render:
 def _text_of(line: str, source: str, number: int, render: Render | None) -> str:
     try:
         entry: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{source}, line {number}, is not JSON.") from None
     fields = entry if isinstance(entry, dict) else {}
     if "messages" in fields and render is not None:
@@ -62,6 +62,8 @@ def _text_of(line: str, source: str, number: int, render: Render | None) -> str:
                 f"{source}, line {number}: the chat template refuses it ({error})."
             ) from None
     if isinstance(fields.get("text"), str):
+        if any("\ud800" <= c <= "\udfff" for c in fields["text"]):
+            raise InputError(f"{source}, line {number}, holds half a character (a surrogate).")
         return fields["text"]
     if "messages" in fields:
         raise InputError(

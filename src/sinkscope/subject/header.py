@@ -42,7 +42,14 @@ def declared(folder: Path) -> dict[str, dict[str, Any]]:
     for path in _files(folder):
         with path.open("rb") as file:
             header, _ = read_header(file, path.name)
+            size = path.stat().st_size
         header.pop("__metadata__", None)
+        for tensor, about in header.items():
+            if not _plausible(about, size):
+                raise InputError(
+                    f"{path}: the safetensors file is corrupt, or cut short: {tensor} is said to "
+                    f"lie at {about.get('data_offsets')} with shape {about.get('shape')}."
+                )
         found |= header
     return found
 
@@ -68,6 +75,17 @@ def blocks_named(tensors: dict[str, dict[str, Any]]) -> int:
     """One more than the highest number of a block in the names of tensors."""
     numbers = [m for name in tensors if (m := re.search(r"(?:^|\.)(\d{1,9})\.", name))]
     return max((int(match[1]) + 1 for match in numbers), default=0)
+
+
+def _plausible(about: dict[str, Any], size: int) -> bool:
+    """Whether a tensor lies inside its file, and is no larger than its bytes can hold."""
+    shape, place = about.get("shape"), about.get("data_offsets")
+    if not (isinstance(shape, list) and isinstance(place, list) and len(place) == 2):
+        return False
+    if not (_counts(shape) and _counts(place)):
+        return False
+    start, stop = place
+    return start <= stop <= size and math.prod(shape) <= 8 * (stop - start)
 
 
 def _counts(shape: list[Any]) -> bool:

@@ -17,7 +17,14 @@ from sinkscope.subject.identity import identity_of, say
 from sinkscope.subject.memory import refuse_too_large
 from sinkscope.subject.offline import hub_forbidden
 from sinkscope.subject.probe import refuse_no_finite, try_out
-from sinkscope.subject.weights import load_config, load_tokenizer, load_weights, to_device
+from sinkscope.subject.towers import text_decoder
+from sinkscope.subject.weights import (
+    load_config,
+    load_tokenizer,
+    load_weights,
+    quantisation,
+    to_device,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BUNDLED = "bundled"
@@ -125,6 +132,7 @@ def load(
         weights = gguf.weight_format(packed, common) if packed else None
         config = load_config(where, common)
         plain = config.to_dict()
+        stored = quantisation(config)  # loading may take the entry away
         room_for = None if device_map else dtype
         if local and packed is None:
             check_weights(path, plain, room_for)
@@ -137,6 +145,7 @@ def load(
         tokenizer = load_tokenizer(where, common, local)
     if packed is not None:
         model = gguf.as_plain(model)
+    model, text_only = text_decoder(model)
     if device_map is None:
         model = to_device(model, device)
     model.eval()
@@ -146,7 +155,9 @@ def load(
     name = BUNDLED if source in (None, BUNDLED) else (path.name if local else str(source))
     file = packed.path if packed else path if local else None
     identity = identity_of(model, name, revision, file)
-    said = [unused]
+    said = [text_only, unused]
+    if stored and packed is None:
+        said.append(f"Its weights are stored as {stored} and compute in {identity['dtype']}.")
     if weights is not None:
         identity["weights"] = weights
         said.append(

@@ -24,6 +24,7 @@ from sinkscope.subject.windows import Rows, text_rows
 
 TOKENS_PER_BATCH = 8192
 KINDS = ("text", "random", "repeat", "ids")
+LATE_QUERIES = 12  # as many as one prompt has that is just long enough to verify on
 SHOWN = 3  # positions whose tokens are told: what a tokenizer or a template puts first
 
 
@@ -40,6 +41,7 @@ class Prompts:
     source          where the text came from
     positions       what stands at positions 0, 1, 2, most frequent first, such as "'<s>' × 64"
     notes           what must be known of these prompts: what was left out, or is not as asked
+    documents       [n] number of the document that each row was cut from; None where rows are apart
     """
 
     input_ids: torch.Tensor
@@ -51,6 +53,7 @@ class Prompts:
     source: str = ""
     positions: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    documents: torch.Tensor | None = None
 
     @property
     def position_zero(self) -> list[str]:
@@ -64,6 +67,11 @@ class Prompts:
     def length(self) -> int:
         """Padded length T."""
         return self.input_ids.shape[1]
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are late queries enough to say that there is a sink, or none."""
+        return int((self.lengths // 2).sum()) >= LATE_QUERIES
 
     @property
     def sha256(self) -> str:
@@ -103,6 +111,7 @@ class Prompts:
             lengths=self.lengths[rows],
             attention_mask=cut(self.attention_mask),
             position_ids=cut(self.position_ids),
+            documents=cut(self.documents),
         )
 
 
@@ -147,7 +156,9 @@ def build_prompts(
     else:
         rows = _synthetic(subject, opening, kind, n, length, bos, generator)
     prompts = from_rows(subject, rows.ids, kind, rows.bos, source)
-    return dataclasses.replace(prompts, notes=rows.notes)
+    told = len(rows.documents) == len(prompts) > 0
+    units = torch.tensor(rows.documents) if told else None
+    return dataclasses.replace(prompts, notes=rows.notes, documents=units)
 
 
 def prompts_of(subject: Subject, settings: PromptSettings) -> list[Prompts]:

@@ -17,6 +17,7 @@ from sinkscope.errors import (
 )
 from sinkscope.subject import checkpoint_keys as keys
 from sinkscope.subject.folder import refuse_foreign_code
+from sinkscope.subject.towers import sees_images
 
 SAMPLE = "Attention is paid to the first token, whatever it is.\n"
 MOST_TOKENS = 20  # tokens a character of the sample: bytes of a character, and room
@@ -52,8 +53,12 @@ def load_config(where: str, common: dict) -> Any:
 
         return config
     known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if not known and not hasattr(config, "auto_map"):
-        raise Unsupported(f"{where} is a {config.model_type!r} model, not a causal language model.")
+    if not known and not sees_images(config) and not hasattr(config, "auto_map"):
+        raise Unsupported(
+            f"{where} is a {config.model_type!r} model, not a causal language model; a text "
+            "decoder inside it can be looked at with "
+            "sinkscope.Subject.from_model(model.language_model, tokenizer)."
+        )
     return config
 
 
@@ -65,16 +70,17 @@ def load_weights(
     device_map: str | dict[str, str] | None,
     allow_pickle: bool,
     model_class: Any = None,
-    blocks: int | None = None,
+    part: keys.Part = None,
 ) -> tuple[Any, str]:
     """Load weights into `model_class` (None: the causal model); none of its own may be missing.
 
-    blocks  of the full model, where `model_class` holds only its first blocks
+    part  how many first blocks of how many, where `model_class` does not hold all
 
     Returns the model and what is to be said of weights that it does not use, or "".
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+    refuse_unknown_format(where, config)
     options = {
         "config": config,
         "dtype": dtype,
@@ -83,12 +89,13 @@ def load_weights(
         **common,
         **({"device_map": device_map} if device_map else {}),
     }
-    kind = model_class or AutoModelForCausalLM
+    causal = AutoModelForImageTextToText if sees_images(config) else AutoModelForCausalLM
+    kind = model_class or causal
     model, info = _from_pretrained(kind, where, options)
     mapping = keys.key_mapping(info["missing_keys"], info["unexpected_keys"])
     if mapping:
         model, info = _from_pretrained(kind, where, {**options, "key_mapping": mapping})
-    note = keys.refuse_or_tell(where, model, info["unexpected_keys"], blocks)
+    note = keys.refuse_or_tell(where, model, info["unexpected_keys"], part)
     missing = sorted(info["missing_keys"])
     if missing:
         raise InputError(
@@ -103,7 +110,6 @@ def load_weights(
 def _from_pretrained(kind: Any, where: str, options: dict) -> tuple[Any, dict[str, Any]]:
     """transformers' own loading, with its failures in one sentence: (model, what it found)."""
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
     try:
         return kind.from_pretrained(where, **options)
@@ -111,16 +117,47 @@ def _from_pretrained(kind: Any, where: str, options: dict) -> tuple[Any, dict[st
         raise InputError(f"{where}: the safetensors file is corrupt ({error}).") from None
     except OSError as error:
         raise InputError(f"{where} cannot be loaded: {first_line(error)}") from None
+    except ImportError as error:
+        method, why = quantisation(options["config"]), first_line(error)
+        if not method:
+            raise InputError(f"{where} cannot be loaded: {why}") from None
+        raise InputError(
+            f"{where} is quantised ({method}); reading it needs a package that is not here: {why}"
+        ) from None
     except Exception as error:  # as above
         if is_out_of_memory(error):
             raise OutOfResources(_NO_MEMORY.format(where)) from None
-        if kind is not AutoModelForCausalLM and isinstance(error, AttributeError):
+        if not kind.__name__.startswith("Auto") and isinstance(error, AttributeError):
             raise  # a class of the caller's own, who knows what that means
         raise InputError(f"{where} cannot be loaded: {first_line(error)}") from None
 
 
+def quantisation(config: Any) -> str:
+    """Name of the method by which the weights are stored; "" where they are plain."""
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return ""
+    method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
+    return str(getattr(method, "value", method))
+
+
+def refuse_unknown_format(where: str, config: Any) -> None:
+    """Refuse a quantisation that transformers does not know, and so would read as plain weights."""
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+    method = quantisation(config)
+    if method and not any(
+        name == method or name.startswith(f"{method}_") for name in AUTO_QUANTIZER_MAPPING
+    ):
+        raise Unsupported(
+            f"{where} is quantised by {method!r}, which this transformers cannot read."
+        )
+
+
 def to_device(model: Any, device: str) -> Any:
     """The model on a device. Raises InputError and OutOfResources."""
+    if getattr(model, "is_quantized", False) and str(model.device) == device:
+        return model  # packed weights refuse to be moved, even to where they are
     try:
         return model.to(device)
     except Exception as error:  # noqa: BLE001 - all that a driver says
@@ -143,7 +180,17 @@ def load_tokenizer(where: str, common: dict, local: bool) -> Any:
         "vocab.json",
         "vocab.txt",
         "tokenizer_config.json",
+        "tekken.json",
     )
+    own = Path(where) / "tekken.json"
+    if local and own.is_file() and not any((Path(where) / name).is_file() for name in names[:4]):
+        from transformers.utils import is_mistral_common_available
+
+        if not is_mistral_common_available():
+            raise InputError(
+                f"{own} is Mistral's own tokenizer file; reading it needs a package: "
+                "pip install mistral-common."
+            )
     if local and not any((Path(where) / name).is_file() for name in names):
         return None  # token-id prompts still work; text prompts say what is missing
     try:

@@ -20,11 +20,13 @@ class Rows:
 
     bos    with or without: what position zero holds
     notes  what was left out or differs from what was asked for, a sentence each
+    documents  number of the document that each row was cut from; none where there are none
     """
 
     ids: list[list[int]]
     bos: str
     notes: list[str] = field(default_factory=list)
+    documents: list[int] = field(default_factory=list)
 
 
 def text_rows(
@@ -51,11 +53,11 @@ def text_rows(
     first = list(opening.ids) if policy == "with" else []
     streams = [opening.without(stream) for stream in streams]
     body = length - len(first)
-    cut = _cut(streams, n, body, opening, generator)
+    cut, origin = _cut(streams, n, body, opening, generator)
     notes = [*opening.notes(policy), *_own_bos(opening, policy, brought, len(streams))]
     notes += _lengths(streams, cut, n, length, body)
     notes += _inside(cut, opening)
-    return Rows([first + row for row in cut], policy, notes)
+    return Rows([first + row for row in cut], policy, notes, origin)
 
 
 def _encoded(tokenizer: Any, document: str) -> array[int]:
@@ -78,7 +80,8 @@ def _encoded(tokenizer: Any, document: str) -> array[int]:
 
 def _cut(
     streams: list[array[int]], n: int, body: int, opening: Opening, generator: torch.Generator
-) -> list[list[int]]:
+) -> tuple[list[list[int]], list[int]]:
+    """Rows, and the number of the document that each was cut from."""
     whole = [
         (s, start)
         for s, stream in enumerate(streams)
@@ -90,9 +93,10 @@ def _cut(
         stream = streams[s]
         while opening.begins(stream[start : start + 1]):  # a window must not begin inside with BOS
             start += 1
-        rows.append(list(stream[start : start + body]))
-    short = [list(stream) for stream in streams if 2 <= len(stream) < body]
-    return [row for row in rows if len(row) == body] + short[: n - len(rows)]
+        rows.append((list(stream[start : start + body]), s))
+    short = [(list(stream), s) for s, stream in enumerate(streams) if 2 <= len(stream) < body]
+    kept = [row for row in rows if len(row[0]) == body] + short[: n - len(rows)]
+    return [ids for ids, _ in kept], [s for _, s in kept]
 
 
 def _own_bos(opening: Opening, policy: str, brought: int, documents: int) -> list[str]:

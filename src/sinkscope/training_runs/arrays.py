@@ -30,6 +30,7 @@ LABELS: Labels = {
         "1", "Ran-Milo et al., arXiv 2604.14722"),
     "null": (STEP, "99th percentile of the null of the late share", "1", ""),
     "sink_rate": (STEP, "share of heads with a late share above 0.3", "1", "Gu, arXiv 2410.10781"),
+    "sinking": (("step", "layer", "head"), "whether the head sinks at P0, as `scan` says", "1", ""),
     "late": (("step", "layer", "head"), "late share of P0, mean over prompts", "1", ""),
     "log_norm_by_prompt": (("step", "sequence"),
         "log of P0's norm over the median of the others, at the read point", "1", PENG),
@@ -71,6 +72,7 @@ def run_arrays(
         "sink_by_prompt": np.stack([signals.sink_share(light) for light in lights]),
         "null": np.array([null_of(light, pilot) for light in lights]),
         "sink_rate": np.array([signals.sink_rate(light) for light in lights]),
+        "sinking": np.stack([light.sinks.astype(np.int8) for light in lights]),
         "late": np.stack([nan_mean(light.late) for light in lights]),
         "log_norm_by_prompt": np.stack([light.log_ratio[:, point] for light in lights]),
         "log_norm": np.stack([light.log_ratio.mean(0) for light in lights]),
@@ -144,6 +146,8 @@ def curves_of(
         log_norm=arrays["log_norm_by_prompt"],
         c2=np.nan_to_num(arrays["concentration"][:, 1]),
         directions=np.stack([light.direction for light in lights]),
+        margin=np.array([signals.margin(light) for light in lights]),
+        heads=np.nan_to_num(arrays["late"]).reshape(len(lights), -1),
     )
 
 

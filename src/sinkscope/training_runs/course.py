@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sinkscope.stats import first_sustained
-from sinkscope.training_runs.emergence import STRAIGHT, Emergence, emergence, noise
+from sinkscope.training_runs.emergence import STRAIGHT, Emergence, crossing_at, noise
 from sinkscope.training_runs.settling import Settled, settling
 from sinkscope.training_runs.stages import Stages, find_stages
 
@@ -23,6 +23,9 @@ class Curves:
     log_norm    [c, prompt] log r at the read point
     c2          [c] C_2
     directions  [c, d] u
+    margin      [c] how far the sink lies above the rule of `detect.decision`, in standard errors;
+                None: how far its logarithm lies above that of its null
+    heads       [c, head] late share of each head, where they are known
     """
 
     steps: Sequence[int]
@@ -31,13 +34,19 @@ class Curves:
     log_norm: np.ndarray
     c2: np.ndarray
     directions: np.ndarray
+    margin: np.ndarray | None = None
+    heads: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Course:
-    """What became of a run."""
+    """What became of a run.
+
+    spans  first and last index of every stretch in which the sink stands
+    """
 
     emergence: Emergence | None
+    spans: tuple[tuple[int, int], ...]
     stages: Stages
     settled: Settled
 
@@ -45,21 +54,24 @@ class Course:
 def course(curves: Curves) -> Course:
     """Judge one run."""
     sink = curves.sink.mean(1)
-    null = np.broadcast_to(np.asarray(curves.null, float), sink.shape)
+    margin = curves.margin
+    if margin is None:
+        null = np.broadcast_to(np.asarray(curves.null, float), sink.shape)
+        margin = log_margin(curves.sink, null)
+    signals = {"concentration_2": curves.c2, "log_norm": curves.log_norm.mean(1), "sink": sink}
+    if curves.heads is not None:
+        signals["heads"] = curves.heads
+    stands = standing(margin > 0)
     return Course(
-        emergence=log_emergence(curves.steps, curves.sink, null),
+        emergence=crossing_at(curves.steps, margin, lasts=True),
+        spans=spans(margin > 0),
         stages=find_stages(joint_curve(curves)),
-        settled=settling(
-            curves.steps,
-            {"concentration_2": curves.c2, "log_norm": curves.log_norm.mean(1), "sink": sink},
-            curves.directions,
-            emerged_by(sink > null),
-        ),
+        settled=settling(curves.steps, signals, curves.directions, stands),
     )
 
 
-def log_emergence(steps: Sequence[int], values: np.ndarray, null: np.ndarray) -> Emergence | None:
-    """Emergence of a share [c, prompt] on the log scale, where its noise is even.
+def log_margin(values: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """How far a share [c, prompt] lies above its null, on the log scale, in standard errors: [c].
 
     What differs between prompts at every checkpoint alike is no noise here: the same prompts are
     used throughout, so the error is that of each prompt's course around the common one.
@@ -69,17 +81,28 @@ def log_emergence(steps: Sequence[int], values: np.ndarray, null: np.ndarray) ->
     apart = apart - apart.mean(0)
     error = apart.std(1, ddof=1) / np.sqrt(values.shape[1]) if values.shape[1] > 1 else 0.0
     curve = np.log(mean)
-    return emergence(steps, curve, np.log(np.maximum(null, 1e-9)), noise(curve, error, STRAIGHT))
+    z = curve - np.log(np.maximum(null, 1e-9))
+    return z / np.maximum(noise(curve, error, STRAIGHT), 1e-12)
 
 
-def emerged_by(above: np.ndarray) -> list[bool]:
-    """For each checkpoint, whether a sustained crossing began at it or before.
+def spans(above: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """First and last index of every run of two or more checkpoints at which the sink stands.
 
-    It is asked by the settling signal at the start of a stretch of at least LEAST checkpoints, by
-    the end of which the crossing has been seen to last.
+    One checkpoint alone counts where it is the last: what comes after it is not known.
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], above.astype(int), [0]])))
+    runs = [(int(a), int(b) - 1) for a, b in zip(edges[::2], edges[1::2])]
+    return tuple((a, b) for a, b in runs if b > a or b == len(above) - 1)
+
+
+def standing(above: np.ndarray) -> list[bool]:
+    """For each checkpoint, whether a sustained crossing began at it or before and still holds.
+
+    It is asked by the settling signal for a stretch of at least LEAST checkpoints, by the end of
+    which the crossing has been seen to last.
     """
     found = first_sustained(above)
-    return [found is not None and i >= found for i in range(len(above))]
+    return [found is not None and i >= found and bool(above[i]) for i in range(len(above))]
 
 
 def joint_curve(curves: Curves) -> np.ndarray:

@@ -59,12 +59,21 @@ def emergence(
     values = np.asarray(values, float)
     null = np.broadcast_to(np.asarray(null, float), values.shape)
     error = np.broadcast_to(np.asarray(error, float), values.shape)
-    found = first_sustained(values > null)
+    return crossing_at(steps, (values - null) / np.maximum(error, 1e-12))
+
+
+def crossing_at(steps: Sequence[int], z: np.ndarray, lasts: bool = False) -> Emergence | None:
+    """First sustained crossing of a curve over zero; None where there is none.
+
+    z      [c] in standard errors
+    lasts  whether two checkpoints above at the end of the series are enough
+    """
+    above = z > 0
+    found = first_sustained(np.append(above, lasts and above[-2:].all()))
     if found is None:
         return None
     step = int(steps[found])
     before = int(steps[found - 1]) if found else None
-    z = (values - null) / np.maximum(error, 1e-12)
     if found == 0 and z[0] > CERTAIN:
         return Emergence(step, None, float(steps[0]), None)
     low, high = _interval(steps, z, found)

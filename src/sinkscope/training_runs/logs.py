@@ -57,7 +57,7 @@ def _rows(run: TrainingRun) -> Iterator[dict[str, Any]]:
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue  # a line that was being written when the run was stopped
             if isinstance(row, dict) and isinstance(row.get("step"), int):
                 yield row
@@ -65,7 +65,7 @@ def _rows(run: TrainingRun) -> Iterator[dict[str, Any]]:
     if states:
         try:
             history = json.loads(states[-1].read_text(encoding="utf-8")).get("log_history", [])
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             return
         yield from (row for row in history if isinstance(row, dict) and "step" in row)
 

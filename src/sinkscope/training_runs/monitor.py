@@ -6,17 +6,19 @@
         for name, value in monitor.observe(step).items():
             writer.add_scalar(name, value, step)
 
-An observation is one forward pass of a few short prompts through the first blocks. It leaves the
-model, its training mode and every random state as they were, so a run is the same bit for bit with
-and without it. Compiled code is not run (nor made stale), activation checkpointing is off while the
-model is in evaluation mode, and autocast is left aside: it is the weights that are measured.
+An observation is one forward pass of a few short prompts. Every block's norm at position zero is
+looked at, so that the monitor cannot look past the sink; the keys are the same at every step, with
+NaN where there is nothing to say yet. It leaves the model, its training mode and every random state
+as they were, so a run is the same bit for bit with and without it. Compiled code is not run (nor
+made stale), activation checkpointing is off while the model is in evaluation mode, and autocast is
+left aside: it is the weights that are measured.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, NotFinite
 from sinkscope.observe.p0_stream import first_tokens
 from sinkscope.ranks import rank
 from sinkscope.stats import nan_mean
@@ -34,14 +36,21 @@ from sinkscope.subject.prompts import Prompts
 from sinkscope.training_runs import signals
 from sinkscope.training_runs.alarms import Alarm, Watch
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics, light
-from sinkscope.training_runs.course import emerged_by
-from sinkscope.training_runs.settling import HOLD, calm_at
+from sinkscope.training_runs.course import standing
+from sinkscope.training_runs.settling import HOLD, calm_now
 from sinkscope.training_runs.view import View
+from sinkscope.training_runs.watched import called_whole, refuse_parts, undisturbed, unwrapped
 
 PROMPTS, LENGTH = 4, 64  # enough for the mean over heads; a step of training sees far more
 FIRST_TOKENS = 32
 # The untrained network itself gives P0 a few per cent more than uniform attention would.
 OVER_UNIFORM = 1.5
+
+NAMES = (
+    *("sink/late_share", "sink/null", "sink/rate", "sink/norm_ratio", "sink/distance"),
+    *("sink/emergence_block", "sink/cosine", "sink/turn", "sink/head_jaccard"),
+    *("sink/settled", "sink/seconds"),
+)
 
 
 @dataclass
@@ -77,8 +86,8 @@ class Past:
 
     def _calm(self) -> bool:
         curves = {name: np.array(values) for name, values in self.curves.items()}
-        emerged, last = emerged_by(np.array(self.above)), len(self.steps) - 1
-        return calm_at(self.steps, curves, np.array(self.directions), emerged, last)
+        stands = standing(np.array(self.above))
+        return calm_now(self.steps, curves, np.array(self.directions), stands, self.calm)
 
     @property
     def settled(self) -> bool:
@@ -93,10 +102,14 @@ class SinkMonitor:
     model         the model that is trained: a transformers causal LM, also compiled, under DDP, or
                   sharded by FSDP2
     every         steps between observations; 0 is observed too
-    first_blocks  blocks that are looked at
+    first_blocks  blocks that are looked at; None: all
     prompts       token ids [n, T] to look at; by default random ids, the same at every observation
+    metrics       names of the numbers that are wanted; None: all that there are
     on_alarm      called with every Alarm: collapse, blow-up, settled
     seed          of the random ids
+
+    Raises InputError for a metric that there is not, and at an observation for weights of which
+    every process holds a part that cannot be put together here (see `refuse_parts`).
 
     Under torch.distributed every rank must call `observe`, since sharded weights are gathered by
     all; the first rank gets the numbers, the others an empty dict.
@@ -104,8 +117,9 @@ class SinkMonitor:
 
     model: nn.Module
     every: int = 100
-    first_blocks: int = 3
+    first_blocks: int | None = None
     prompts: torch.Tensor | None = None
+    metrics: Sequence[str] | None = None
     on_alarm: Callable[[Alarm], None] | None = None
     seed: int = 0
     _past: Past = field(default_factory=Past, init=False)
@@ -119,11 +133,23 @@ class SinkMonitor:
         anatomy = find_anatomy(inner)
         identity = {"id": "in training", "parameters": 0}
         self._subject = Subject(inner, None, anatomy, identity)
-        horizon = min(self.first_blocks, len(anatomy.blocks))
+        blocks = len(anatomy.blocks)
+        # without a bound u is taken half-way: the last blocks may take the sink's norm back
+        horizon, point = blocks, max(1, blocks // 2)
+        if self.first_blocks is not None:
+            horizon = point = min(self.first_blocks, blocks)
         ids = self._ids(inner)
         prompts = Prompts(ids, torch.full((len(ids),), ids.shape[1]), "ids", "without")
         first = first_tokens(self._subject, prompts, self.seed)[:FIRST_TOKENS]
-        self._view = View(prompts, first, horizon, horizon, parts=False)
+        self._view = View(prompts, first, horizon, point, parts=False)
+        unknown = sorted(set(self.metrics or ()) - set(self._names()))
+        if unknown:
+            raise InputError(f"{unknown[0]!r} is no metric here: {', '.join(self._names())}.")
+
+    def _names(self) -> list[str]:
+        """Every key of an observation."""
+        blocks = [f"sink/norm_ratio/{i}" for i in range(self._view.horizon)]
+        return [*NAMES, *(f"sink/concentration_{k}" for k in signals.FIRST), *blocks]
 
     def _ids(self, inner: Any) -> torch.Tensor:
         ids = self.prompts
@@ -143,16 +169,23 @@ class SinkMonitor:
         if step % self.every:
             return {}
         start = time.perf_counter()
+        refuse_parts(self.model)
+        metrics = dict.fromkeys(self._names(), math.nan) | {"sink/settled": 0.0}
         with undisturbed(self.model):
-            found = light(self._subject, self._view)
-        metrics = self._metrics(step, found)
+            try:
+                found = light(self._subject, self._view)
+            except NotFinite:  # the alarms say so; the training is not ended by being watched
+                found = None
+        if found is not None:
+            metrics |= self._metrics(step, found)
         metrics["sink/seconds"] = time.perf_counter() - start
         if rank() != 0:
             return {}
         for alarm in self._watch.look(step, metrics):
             if self.on_alarm is not None:
                 self.on_alarm(alarm)
-        return metrics
+        wanted = self._names() if self.metrics is None else self.metrics
+        return {name: metrics[name] for name in wanted}
 
     def _metrics(self, step: int, found: CheckpointMetrics) -> dict[str, float]:
         point = self._view.point
@@ -176,77 +209,10 @@ class SinkMonitor:
             heads = [signals.rows(np.argwhere(each.sinks)) for each in (found, before)]
             metrics["sink/turn"] = signals.turn(found, before)
             metrics["sink/head_jaccard"] = signals.jaccard(*heads)
-        self._past.add(step, share, share > null, float(concentration[1]), log_norm, found)
+        self._past.add(
+            step, share, bool(found.sinks.any()), float(concentration[1]), log_norm, found
+        )
         metrics["sink/settled"] = float(self._past.settled)
-        return {name: value for name, value in metrics.items() if np.isfinite(value)}
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The transformers model inside torch.compile, DDP or Lightning-like wrappers."""
-    inner: Any = model
-    while not hasattr(inner, "config"):
-        for name in ("_orig_mod", "module", "model"):
-            if isinstance(getattr(inner, name, None), nn.Module):
-                inner = getattr(inner, name)
-                break
-        else:
-            raise InputError(f"no transformers model was found in {type(model).__name__}.")
-    return getattr(inner, "_orig_mod", inner)
-
-
-def called_whole(model: nn.Module) -> nn.Module:
-    """A sharded model (FSDP2) in a shell through which it is always called from its root.
-
-    The root gathers the embeddings; the decoder alone would meet their shards. The shell passes for
-    a class of the model's own file, where its attention is looked up.
-    """
-    if not any(type(module).__name__.startswith("FSDP") for module in model.modules()):
-        return model
-
-    def init(self: nn.Module) -> None:
-        nn.Module.__init__(self)
-        self.sharded = model
-        self.config = model.config
-
-    members = {
-        "__init__": init,
-        # FSDP2 puts a class of its own before the model's
-        "__module__": type(model).__mro__[2].__module__,
-        "forward": lambda self, **inputs: self.sharded(**inputs),
-        "get_input_embeddings": lambda self: self.sharded.get_input_embeddings(),
-    }
-    return type(type(model).__name__, (nn.Module,), members)()
-
-
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """No gradients, no autocast, no compiled code; random states and shards are put back."""
-    devices = {p.device for p in model.parameters() if p.device.type not in ("cpu", "meta")}
-    kinds = {device.type for device in devices} | {"cpu"}
-    with ExitStack() as stack:
-        stack.callback(reshard, sharded_modules(model))
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        for device in devices:
-            if device.type == "cuda":
-                stack.enter_context(torch.random.fork_rng(devices=[device]))
-        stack.enter_context(torch.no_grad())
-        for kind in kinds:
-            stack.enter_context(torch.autocast(kind, enabled=False))
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
-        yield
-
-
-def sharded_modules(model: nn.Module) -> list[Any]:
-    """Modules of FSDP2 whose weights lie in shards now."""
-    return [
-        module
-        for module in model.modules()
-        if type(module).__name__.startswith("FSDP")
-        and all(hasattr(p, "full_tensor") for p in module.parameters())
-    ]
-
-
-def reshard(modules: list[Any]) -> None:
-    """Give gathered weights back: after a pass without a backward the root would keep them."""
-    for module in modules:
-        module.reshard()
+        ratios = np.exp(found.log_ratio[:, 1:].mean(0))
+        metrics |= {f"sink/norm_ratio/{i}": float(each) for i, each in enumerate(ratios)}
+        return metrics

@@ -123,7 +123,7 @@ def load_first_blocks(
         with quiet():  # transformers reports every tensor that is left in the file
             model, unused = load_weights(
                 str(folder), config, common, DTYPES[dtype], None, allow_pickle,
-                _cut_class(plan), plan.of,
+                _cut_class(plan), (plan.blocks, plan.of),
             )  # fmt: skip
     except AttributeError:  # a constructor that goes on to use the blocks that were cut off
         raise Unsupported(_NOT_ALONE.format(config.model_type)) from None

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from sinkscope.circuit.find import find_circuit
+from sinkscope.circuit.reading import sinks_on
 from sinkscope.detect.nulls import UNTRAINED_SEEDS, untrained_copy
 from sinkscope.errors import NOT_ASKED, InputError, Missing, Unsupported
 from sinkscope.observe.p0_stream import first_tokens
@@ -113,8 +114,25 @@ def view_hash(view: View) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def run_pilot(subject: Subject, settings: TimelineSettings) -> Pilot:
+def blocks_read(subject: Subject, settings: TimelineSettings) -> int:
+    """Number of first blocks that hold what an earlier checkpoint shows, with ROOM; 0 for no sink.
+
+    A circuit may move to earlier blocks in training, and the last model alone would not tell.
+    """
+    block = sinks_on(subject, _prompts(subject, settings)).block
+    return 0 if block is None else min(len(subject.anatomy.blocks), block + 1 + ROOM)
+
+
+def _prompts(subject: Subject, settings: TimelineSettings) -> Prompts:
+    kind = settings.kind if subject.tokenizer is not None else "random"
+    [prompts] = prompts_of(subject, replace(settings, kind=kind))
+    return prompts
+
+
+def run_pilot(subject: Subject, settings: TimelineSettings, least: int = 0) -> Pilot:
     """Decide what is looked at, from the whole last model.
+
+    least  first blocks to look at at least, unless a number was asked for
 
     Raises InputError for prompts that cannot be built, Unsupported for a model that cannot be read.
     """
@@ -122,11 +140,12 @@ def run_pilot(subject: Subject, settings: TimelineSettings) -> Pilot:
         raise InputError(
             f"BOS policy {settings.bos!r} of a timeline is not one of {', '.join(BOS)}."
         )
-    kind = settings.kind if subject.tokenizer is not None else "random"
-    [prompts] = prompts_of(subject, replace(settings, kind=kind))
+    prompts = _prompts(subject, settings)
     blocks = len(subject.anatomy.blocks)
     read_point, reading, note = _circuit(subject, prompts, settings.seed)
     horizon = _horizon(settings.first_blocks, blocks, read_point, reading)
+    if settings.first_blocks == "auto":
+        horizon = max(horizon, least)
     point = blocks // 2 if read_point is None else read_point
     whole = settings.first_blocks == "all" or horizon == blocks
     view = View(

@@ -17,12 +17,13 @@ from sinkscope.settings import BUILTIN, TimelineSettings
 from sinkscope.subject.load import Subject
 from sinkscope.training_runs.checkpoint import Checkpoint, TrainingRun
 from sinkscope.training_runs.hub import LARGEST_SMALL, SMALL
-from sinkscope.training_runs.pilot import Pilot, run_pilot
+from sinkscope.training_runs.pilot import Pilot, blocks_read, run_pilot
 from sinkscope.training_runs.store import VERSION, Store, conditions
 from sinkscope.training_runs.task import content_of, opened
 
 _NAMES = ("architecture", "weights_sha256", "parameters", "dtype", "device")
 _MODEL = {*_NAMES, "id", "revision"}
+EARLIER = (0.25, 0.5, 0.75)  # parts of the run at which the pilot looks beside its end
 
 
 def cached_pilot(
@@ -40,13 +41,14 @@ def cached_pilot(
     for checkpoint in reversed(run.checkpoints):
         key = ""
         try:
-            key = _pilot_key(checkpoint, settings)
+            key = _pilot_key(run, checkpoint, settings)
             path = store.folder / f"pilot-{key}.json"
             content = _kept(path)
             if content is None:
+                least = _least(run, settings, budget)
                 with opened(checkpoint, None, settings.dtype, settings.device, budget) as found:
                     subject, _ = found
-                    pilot = run_pilot(subject, settings)
+                    pilot = run_pilot(subject, settings, least)
                     content = {"pilot": pilot.to_json(), "model": _model(subject, run)}
                 write_json(path, content)
         except OutOfResources as error:
@@ -76,10 +78,29 @@ def _kept(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _pilot_key(checkpoint: Checkpoint, settings: TimelineSettings) -> str:
+def _least(run: TrainingRun, settings: TimelineSettings, budget: int) -> int:
+    """First blocks that a quarter, half and three quarters of the run need (`blocks_read`).
+
+    A checkpoint that cannot be read is passed over; the sweep will say so.
+    """
+    if settings.first_blocks != "auto":
+        return 0
+    needed = [0]
+    for place in EARLIER:
+        checkpoint = run.checkpoints[int(place * len(run.checkpoints))]
+        try:
+            with opened(checkpoint, None, settings.dtype, settings.device, budget) as (subject, _):
+                needed.append(blocks_read(subject, settings))
+        except Exception:  # noqa: BLE001 - as in `cached_pilot`
+            continue
+    return max(needed)
+
+
+def _pilot_key(run: TrainingRun, checkpoint: Checkpoint, settings: TimelineSettings) -> str:
     text = "" if settings.text == BUILTIN else _text_hash(settings.text)
     how = conditions(settings.dtype, settings.device, torch.get_num_threads())
     content = [VERSION, content_of(checkpoint, None), dataclasses.asdict(settings), text, how]
+    content.append([one.name for one in run.checkpoints])  # they have a say in what is looked at
     if checkpoint.commit is None:
         content.append(_tokenizer_hash(Path(checkpoint.place)))
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ def json_lines(path: str | Path) -> Receiver:
     def receive(step: int, metrics: dict[str, float]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+            known = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+            file.write(json.dumps({"step": step, **known}) + "\n")
 
     return receive
 

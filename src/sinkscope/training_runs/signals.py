@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from sinkscope.circuit.amplification import crossing
-from sinkscope.detect.attention import SINK
+from sinkscope.detect.attention import SINK, WEAK
 from sinkscope.stats import nan_mean
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
 
@@ -22,6 +22,29 @@ def random_target_p99(found: CheckpointMetrics) -> float:
     """99th percentile over random keys of what `sink_share` is for P0."""
     heads = found.target_late.reshape(-1, found.target_late.shape[-1])
     return float(np.percentile(nan_mean(heads), 99))
+
+
+def margin(found: CheckpointMetrics) -> float:
+    """How far the sink lies above the rule of `detect.decision`, in standard errors over prompts.
+
+    On the log scale, of the head that decides: the strongest over SINK, or the second over WEAK.
+    Its sign is that of the rule itself, which asks for more than these two.
+    """
+    late = found.late.reshape(len(found.late), -1)
+    late = late[:, np.isfinite(late).all(0)]
+    order = np.argsort(-late.mean(0))
+    if not len(order):
+        return -np.inf
+    rivals = [(np.log(max(late[:, order[0]].mean(), 1e-9) / SINK), order[0])]
+    if len(order) > 1:
+        rivals.append((np.log(max(late[:, order[1]].mean(), 1e-9) / WEAK), order[1]))
+    above, head = max(rivals)
+    shares = late[:, head]
+    error = shares.std(ddof=1) / np.sqrt(len(shares)) / max(shares.mean(), 1e-9)
+    z = abs(above) / max(error if len(shares) > 1 else 0.0, 1e-3)
+    sinks = bool(found.sinks.any())
+    agrees = sinks == (above > 0)
+    return (z if agrees else 0.1) * (1 if sinks else -1)
 
 
 def sink_rate(found: CheckpointMetrics) -> float:

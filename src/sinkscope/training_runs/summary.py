@@ -19,7 +19,6 @@ from sinkscope.schema.timeline import (
     TrainingStage,
 )
 from sinkscope.stats import bootstrap
-from sinkscope.training_runs.course import emerged_by
 from sinkscope.training_runs.emergence import STRAIGHT, Emergence, emergence, noise
 from sinkscope.training_runs.judging import baselines, judge, remaining_loss
 from sinkscope.training_runs.record import RunRecord
@@ -43,7 +42,10 @@ def run_summary(one: RunRecord) -> RunSummary:
     return RunSummary(
         steps=steps,
         unit=one.run.unit,
-        emergence_step=None if found.emergence is None else found.emergence.step,
+        emergence_step=_born(found.emergence),
+        present_from_start=found.emergence is not None and found.emergence.before is None,
+        sink_spans=[[steps[a], steps[b]] for a, b in found.spans],
+        vanished_step=_vanished(one, steps),
         emergence=_emergences(one, steps),
         stages=_stages(found.stages.starts, steps),
         stages_bic=[_finite(value) for value in found.stages.bic],
@@ -78,6 +80,19 @@ def run_summary(one: RunRecord) -> RunSummary:
         broken=one.broken,
         notes=_notes(one),
     )
+
+
+def _born(found: Emergence | None) -> int | None:
+    """A birth needs a checkpoint before it; what the first one shows may be older."""
+    return None if found is None or found.before is None else found.step
+
+
+def _vanished(one: RunRecord, steps: list[int]) -> int | None:
+    """First checkpoint without the sink that once emerged, where it is gone at the end."""
+    found = one.course
+    if found.emergence is None or not found.spans or found.spans[-1][1] == len(steps) - 1:
+        return None
+    return steps[found.spans[-1][1] + 1]
 
 
 def _emergences(one: RunRecord, steps: list[int]) -> dict[str, EmergencePoint | None]:
@@ -160,8 +175,17 @@ def _notes(one: RunRecord) -> list[str]:
         notes.append(
             "The checkpoints cover too short a stretch of training to say whether it settled."
         )
-    if not any(emerged_by(one.arrays["sink_by_prompt"].mean(1) > one.arrays["null"])):
+    found, steps = one.course, [c.step for c in one.checkpoints]
+    gone = _vanished(one, steps)
+    if found.emergence is None:
         notes.append("No sink emerged, so there is nothing that could have settled.")
+    elif gone is not None:
+        notes.append(f"The sink vanished: it is gone from {gone} on. Nothing of it has settled.")
+    elif len(found.spans) > 1:
+        stood = ", ".join(f"{steps[a]} to {steps[b]}" for a, b in found.spans)
+        notes.append(f"The sink came and went: it stood from {stood}.")
+    if found.emergence is not None and found.emergence.before is None:
+        notes.append("The sink is there at the first checkpoint, so when it emerged is not known.")
     return notes
 
 

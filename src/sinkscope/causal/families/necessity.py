@@ -14,6 +14,7 @@ from sinkscope.causal.confirm import decide, strongest
 from sinkscope.causal.evidence import Test
 from sinkscope.causal.screen import Planned
 from sinkscope.causal.testing import CausalBench
+from sinkscope.causal.thresholds import NECESSARY
 from sinkscope.circuit.unit import NEURON, Unit, by_block
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import MatchVariance, Neurons, SetWrite, Stream
@@ -23,6 +24,7 @@ FIRST = "stage 1 -> stage 4"
 SECOND = "stage 2 -> stage 4"
 THIRD = "stage 3 -> stage 4"
 WEIGHTS = (0.25, 0.5, 0.75, 1.0)
+DIRECTIONS = 4  # random ones that N5 is held against, at most
 LEVEL = "level"  # the edit of N5 that decides
 
 
@@ -60,14 +62,18 @@ def variance(lab: CausalBench, n1: list[Test]) -> list[Test]:
 def mlp_writes(lab: CausalBench) -> list[Test]:
     """N3: P0's MLP write of each block that a reading head can see; the others' mean instead.
 
-    The strongest block is also tried with zero and with a resampled write.
+    The strongest block is also tried with zero and with a resampled write: in full only where the
+    mean does not take enough.
     """
     tests = decide(lab, mlp_plans(lab, "N3"), strongest)
-    best = strongest_block(tests)
-    if best is None:
+    if not tests:
         return tests
-    variants = [_write(lab, "N3", best, "mlp", how, SECOND) for how in ("zero", "resample")]
-    return tests + decide(lab, variants, lambda sizes: range(len(sizes)))
+    best = min(tests, key=lambda test: test.size)
+    variants = [
+        _write(lab, "N3", int(best.block or 0), "mlp", how, SECOND) for how in ("zero", "resample")
+    ]
+    enough = -best.size >= NECESSARY
+    return tests + decide(lab, variants, lambda sizes: () if enough else range(len(sizes)))
 
 
 def strongest_block(tests: list[Test]) -> int | None:
@@ -119,13 +125,14 @@ def direction(lab: CausalBench) -> list[Test]:
         return Planned("N5", edits(how), more.pop("controls", ()), more)
 
     generator = torch.Generator().manual_seed(lab.seed)
-    drawn = torch.randn(lab.draws, len(lab.engine.direction), generator=generator).tolist()
+    count = min(lab.draws, DIRECTIONS)
+    drawn = torch.randn(count, len(lab.engine.direction), generator=generator).tolist()
     controls = [edits(LEVEL, tuple(along)) for along in drawn]
     plans = [
         plan(
             LEVEL,
             controls=controls,
-            control=f"the same along random directions ({lab.draws} draws)",
+            control=f"the same along random directions ({count} draws)",
         ),
         plan("remove"),
         plan("swap", note="all of P0's direction is lost, not u alone"),

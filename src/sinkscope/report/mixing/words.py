@@ -38,11 +38,6 @@ def findings_of(one: MixSummary) -> Findings:
     )
 
 
-USED = {
-    "used": "The sink is used here",
-    "present, not needed": "The sink is present, not needed: the loss does not depend on it",
-    "undetermined": "Whether the loss needs the sink is open",
-}
 SPREAD = {
     "more": "Without its sink, {moved} {amount} more",
     "less": "Without its sink, {moved} {amount} less",
@@ -55,12 +50,12 @@ def _verdicts(one: MixSummary) -> list[str]:
     """Whether the loss needs the sink, and whether a change spreads further without it."""
     removed, zeroed = _row_of(one, "redistributed"), _row_of(one, "value-zeroed")
     if not one.sink_heads or removed is None or zeroed is None:
-        return ["The model does not sink at position zero, so there is no sink to take away."]
+        return [one.sentence]
     change = number_of(removed.spread_change)
     amount = NO_VALUE if change is None else f"{abs(change):.1%}"
     moved = "a changed token moves later states"
     return [
-        f"{USED[one.verdict]}.",
+        one.sentence,
         "Removing attention to P0 and renormalising changes the loss by "
         f"{_nats(removed.ce_change)}, zeroing its value by {_nats(zeroed.ce_change)}.",
         f"{SPREAD[one.mixing].format(moved=moved, amount=amount)}.",

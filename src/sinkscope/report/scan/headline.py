@@ -51,7 +51,10 @@ def headline(scan: ScanSummary) -> str:
     kind, share = strength(scan), number_of(scan.late_share)
     if kind == "unknown":
         return "Whether position zero is a sink cannot be said: no late query sees it."
+    if scan.p0_sink is None:
+        kind = "undecided"
     words = {
+        "undecided": "So few and short prompts cannot say whether position zero is a sink",
         "sink": "Position zero is an attention sink",
         "few": "Position zero is an attention sink, in a few heads",
         "elsewhere": f"Position zero is no attention sink, but {_held_elsewhere(scan)}",

@@ -61,7 +61,7 @@ def verdict_so_far(scan_summary: ScanSummary, dataset: Dataset) -> list[str]:
         headline(scan_summary),
         _by_type(scan_summary),
         _nulls(dataset),
-        _where(scan_summary, dataset),
+        _where(scan_summary, dataset) if scan_summary.p0_sink is not None else "",
         _what_sits_there(scan_summary),
         _stream(dataset),
         _elsewhere(dataset),

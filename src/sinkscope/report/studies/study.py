@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 import textwrap
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError
-from sinkscope.files import write_folder
+from sinkscope.files import fill_folder
 from sinkscope.lab.studies.plan import SIZES
 from sinkscope.lab.studies.results import read_results
 from sinkscope.lab.studies.summary import summary
-from sinkscope.report.export import write_chart
+from sinkscope.report.export import chart_job
 from sinkscope.report.parts import Figure, Table
+from sinkscope.report.renderer import draw
 from sinkscope.report.replications.page import MARKS
 from sinkscope.report.studies import tables, words
 from sinkscope.report.studies.page import figures, render_experiment
@@ -39,13 +39,14 @@ def write_study(folders: list[Path], out: Path) -> Path:
         for chart in figure.variants[0].charts.values()
     }
     page, html = study_page(held), render_experiment(held)
-    files: dict[str, Any] = {
-        f"{name}.md": lambda path: path.write_text(page, encoding="utf-8"),
-        f"{name}.html": lambda path: path.write_text(html, encoding="utf-8"),
-    }
-    for file, chart in pictures.items():
-        files[file] = partial(write_chart, spec=chart.to_dict(), form="svg")
-    return write_folder(out, files) / f"{name}.md"
+    jobs = {file: chart_job(chart.to_dict(), "svg") for file, chart in pictures.items()}
+
+    def fill(place: Path) -> None:
+        for kind, text in (("md", page), ("html", html)):
+            (place / f"{name}.{kind}").write_text(text, encoding="utf-8", errors="replace")
+        draw(jobs, place)
+
+    return fill_folder(out, fill) / f"{name}.md"
 
 
 def _read(folders: list[Path]) -> list[Held]:

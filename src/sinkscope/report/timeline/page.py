@@ -196,7 +196,7 @@ def _keys(one: RunSummary) -> list[tuple[str, str, str]]:
 
 def _of_several(runs: dict[str, RunSummary]) -> str:
     """One sentence on all runs."""
-    emerged = sum(one.emergence_step is not None for one in runs.values())
+    emerged = sum(one.emergence.get("sink") is not None for one in runs.values())
     settled = sum(one.settled_step is not None for one in runs.values())
     return f"A sink emerged in {emerged} of {len(runs)} runs; {settled or 'none'} settled."
 
@@ -205,6 +205,8 @@ def _sentences(one: RunSummary) -> list[str]:
     unit, sink = _unit(one), one.emergence.get("sink")
     if sink is None:
         said = [f"no sink emerged over {len(one.steps)} checkpoints."]
+    elif one.present_from_start:
+        said = [f"the sink is present at the first checkpoint, {unit} {sink['step']:,}."]
     else:
         low = "before the first checkpoint" if sink["low"] is None else short(sink["low"])
         said = [
@@ -224,6 +226,8 @@ def _sentences(one: RunSummary) -> list[str]:
         said.append(f"The circuit has settled: the signal was given at {unit} {standing:,}.")
     elif announced is not None:
         said.append(f"It seemed to have settled at {unit} {announced:,}, but moved again.")
+    elif one.vanished_step is not None:
+        said.append(f"It vanished: from {unit} {one.vanished_step:,} on there is no sink.")
     elif sink is not None:
         said.append("It has not settled within these checkpoints.")
     concentration = one.concentration["2"]

@@ -1,0 +1,1 @@
+"""Mutated inputs by the thousand, each with the exit codes that are right for it."""
