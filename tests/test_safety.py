@@ -554,3 +554,30 @@ def test_half_a_character_is_refused(folder, tmp_path, capsys):
     (tmp_path / "t.jsonl").write_text('{"text": "a \\ud800 head"}\n')
     code, _, err = run(capsys, "scan", folder, "--text", tmp_path / "t.jsonl", *SMALL)
     assert (code, "line 1" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"num_hidden_layers": 10**6},
+        {"num_hidden_layers": 10**9},
+        {"vocab_size": 10**10},
+        {"intermediate_size": 10**12},
+        {"num_local_experts": 10**12},
+    ],
+)
+def test_a_hungry_configuration_is_refused_before_it_is_laid_out(folder, asked, monkeypatch):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | asked))
+    monkeypatch.setattr("sinkscope.subject.load.load_weights", None)
+    with pytest.raises(OutOfResources, match="GB"):
+        load(folder)
+
+
+def test_a_configuration_far_beyond_its_weights_is_refused(folder, monkeypatch):
+    config = json.loads((folder / "config.json").read_text())
+    monkeypatch.setattr("sinkscope.subject.load.load_weights", None)
+    for asked, said in (({"num_hidden_layers": 900}, "blocks"), ({"vocab_size": 10**6}, "lacks")):
+        (folder / "config.json").write_text(json.dumps(config | asked))
+        with pytest.raises(InputError, match=said):
+            load(folder)

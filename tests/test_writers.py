@@ -167,6 +167,9 @@ def test_units_that_write_against_each_other_are_named_together():
     found = main_components(writes)
     assert [unit.place for unit in found.units] == [(1, 3), (1, 5)]
     assert sum(share for _, share in found.shares) == pytest.approx(10 / 10.5)
+    units[8], units[9] = 75.0, -72.0  # a second pair: what is left of the first is not 90 %
+    writes.total["1.mlp"] = float(units.sum())
+    assert {unit.index for unit in main_components(writes).units} == {3, 5, 8, 9}
 
 
 def test_first_tokens_are_those_of_the_prompts():

@@ -57,15 +57,14 @@ def main_components(writes: Writes, share: float = SHARE) -> Components:
     if total <= 0:
         return Components()
     rows = sorted(_table(writes), key=lambda row: -row[1])
+    raising = [row for row in rows if row[1] > 0]
     chosen: list[tuple[Unit | str, float]] = []
-    for one, value in rows:
-        if value <= 0 or sum(v for _, v in chosen) >= share * total * (1 - 1e-9):
-            break
-        chosen.append((one, value))
-    units = [(one, value) for one, value in chosen if isinstance(one, Unit)]
-    units += _opponents(writes, rows, units, AGAINST * total)
+    while raising and sum(value for _, value in chosen) < share * total * (1 - 1e-9):
+        chosen.append(raising.pop(0))
+        chosen += _opponents(writes, rows, chosen, AGAINST * total)
     whole = [(one, value / total) for one, value in chosen if isinstance(one, str)]
-    return _of_units(writes, [unit for unit, _ in units], whole)
+    units = [one for one, _ in chosen if isinstance(one, Unit)]
+    return _of_units(writes, units, whole)
 
 
 def these_components(writes: Writes, units: Iterable[Unit]) -> Components:
@@ -97,16 +96,17 @@ def _of_units(writes: Writes, units: list[Unit], whole: list[tuple[str, float]])
 def _opponents(
     writes: Writes,
     rows: list[tuple[Unit | str, float]],
-    named: list[tuple[Unit, float]],
+    chosen: list[tuple[Unit | str, float]],
     least: float,
-) -> list[tuple[Unit, float]]:
+) -> list[tuple[Unit | str, float]]:
     """Units that take back what named ones of their sublayer write beyond what it adds in all."""
-    found: list[tuple[Unit, float]] = []
+    named = {one: value for one, value in chosen if isinstance(one, Unit)}
+    found: list[tuple[Unit | str, float]] = []
     for kind, name in ((HEAD, "attention"), (NEURON, "mlp")):
-        for block in by_block([unit for unit, _ in named], kind):
-            own = [(u, v) for u, v in rows if isinstance(u, Unit) and u.place[0] == block]
-            own = [(unit, value) for unit, value in own if unit.kind == kind]
-            over = sum(v for u, v in named if (u.block, u.kind) == (block, kind))
+        for block in by_block([unit for unit in named if named[unit] > 0], kind):
+            own = [(u, v) for u, v in rows if isinstance(u, Unit) and u.block == block]
+            own = [(u, v) for u, v in own if u.kind == kind and u not in named]
+            over = sum(v for u, v in named.items() if (u.block, u.kind) == (block, kind))
             over -= writes.total.get(f"{block}.{name}", 0.0)
             for unit, value in reversed(own):
                 if over <= least or -value < least:

@@ -121,11 +121,13 @@ class HeadReads:
     def part_of(self, phase: Phase) -> np.ndarray:
         """How much of each head's rise a phase makes, [heads]; NaN for heads before it.
 
-        The larger of what its rise adds to the read curve, and of `without_block`.
+        What its rise adds to the read curve; of a rise of the norm, `without_block` where that is
+        more. By direction recognition alone is a rise, and without that nothing later is written.
         """
         start, stop = phase.rise[0], max(phase.rise[1], phase.block) + 1
         added = (self.curve[:, stop + 1] - self.curve[:, start + 1]) / self.total
-        return np.fmax(self._behind(stop, added), self.without_block(phase.block))
+        added = self._behind(stop, added)
+        return np.fmax(added, self.without_block(phase.block)) if phase.by == "norm" else added
 
     def without_block(self, block: int) -> np.ndarray:
         """How much of each head's rise goes when a block writes at P0 as at another position.

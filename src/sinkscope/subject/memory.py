@@ -17,6 +17,7 @@ _BLOCKS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _WIDTH = ("hidden_size", "n_embd", "d_model", "dim")
 _HIDDEN = ("intermediate_size", "n_inner", "ffn_dim")
 _VOCABULARY = ("vocab_size",)
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
 def refuse_too_large(
@@ -59,11 +60,12 @@ def refuse_too_large(
 def fewest_parameters(config: dict[str, Any]) -> int:
     """Fewer parameters than any model of this configuration has.
 
-    vocabulary × width + blocks × (width² + width × hidden)
+    width × (vocabulary + experts) + blocks × (width² + width × hidden)
     """
     width = _first(config, _WIDTH)
     block = width**2 + width * _first(config, _HIDDEN)
-    return _first(config, _VOCABULARY) * width + _first(config, _BLOCKS) * block
+    rows = _first(config, _VOCABULARY) + _first(config, _EXPERTS)
+    return rows * width + _first(config, _BLOCKS) * block
 
 
 def available() -> int | None:

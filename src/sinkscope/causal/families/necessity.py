@@ -23,6 +23,7 @@ FIRST = "stage 1 -> stage 4"
 SECOND = "stage 2 -> stage 4"
 THIRD = "stage 3 -> stage 4"
 WEIGHTS = (0.25, 0.5, 0.75, 1.0)
+DIRECTIONS = 4  # random ones that N5 is held against, at most
 LEVEL = "level"  # the edit of N5 that decides
 
 
@@ -119,13 +120,14 @@ def direction(lab: CausalBench) -> list[Test]:
         return Planned("N5", edits(how), more.pop("controls", ()), more)
 
     generator = torch.Generator().manual_seed(lab.seed)
-    drawn = torch.randn(lab.draws, len(lab.engine.direction), generator=generator).tolist()
+    count = min(lab.draws, DIRECTIONS)
+    drawn = torch.randn(count, len(lab.engine.direction), generator=generator).tolist()
     controls = [edits(LEVEL, tuple(along)) for along in drawn]
     plans = [
         plan(
             LEVEL,
             controls=controls,
-            control=f"the same along random directions ({lab.draws} draws)",
+            control=f"the same along random directions ({count} draws)",
         ),
         plan("remove"),
         plan("swap", note="all of P0's direction is lost, not u alone"),
