@@ -108,7 +108,8 @@ def vocabulary_cost() -> dict[str, Any]:
 
     plain()
     before = timed(plain)[0]
-    seconds, _ = timed(lambda: scan_vocabulary(subject, ITEMS, u, BLOCKS, 0.5, 0.0))
+    items = torch.arange(ITEMS)
+    seconds, _ = timed(lambda: scan_vocabulary(subject, items, ITEMS, u, BLOCKS, 0.5, 0.0))
     unit = statistics.median([before, timed(plain)[0]])
     shape = {"items": ITEMS, "blocks": BLOCKS, "width": WIDTH}
     return shape | {"seconds": seconds, "plain_pass_seconds": unit, "passes": seconds / unit}

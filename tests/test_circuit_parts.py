@@ -17,7 +17,7 @@ from sinkscope.circuit.separation import Rows, auroc, separability
 from sinkscope.circuit.streams import p0_points
 from sinkscope.circuit.unit import EXPERT, HEAD, NEURON, Unit, by_block, of_kind
 from sinkscope.circuit.unmixed import cones
-from sinkscope.circuit.vocabulary import scan_vocabulary
+from sinkscope.circuit.vocabulary import affordable, scan_vocabulary
 from sinkscope.circuit.weights import input_maps
 from sinkscope.circuit.writes import written_along
 from sinkscope.errors import Unsupported
@@ -335,15 +335,34 @@ def test_vocabulary_in_batches_equals_one_by_one(llama, monkeypatch):
     monkeypatch.setattr("sinkscope.circuit.vocabulary.BATCH", 50)
     sites = find_sites(llama, token_prompts(torch.arange(3, 51).reshape(2, 24)))
     u = some_direction(llama)
-    scanned = scan_vocabulary(llama, 128, u, 2, 0.0, 0.0)
+    scanned = scan_vocabulary(llama, torch.arange(128), 128, u, 2, 0.0, 0.0)
     states = p0_points(llama, sites, torch.arange(128))[:, sites.points.index("x2")]
     np.testing.assert_allclose(scanned.norm, states.norm(dim=-1), rtol=1e-5)
     cosine = (states / states.norm(dim=-1, keepdim=True)) @ u
     np.testing.assert_allclose(scanned.along, cosine, atol=1e-5)
-    assert scanned.ratio == pytest.approx(float((cosine > 0).float().mean()))
-    last = scan_vocabulary(llama, 10, u, 4, 0.0, 0.0)  # behind the last block
+    assert scanned.ratio.value == pytest.approx(float((cosine > 0).float().mean()))
+    assert scanned.ratio.low is None  # all of them: nothing was drawn
+    ten = torch.arange(10)
+    last = scan_vocabulary(llama, ten, 10, u, 4, 0.0, 0.0)  # behind the last block
     states = p0_points(llama, sites, torch.arange(10))[:, -1]
     np.testing.assert_allclose(last.norm, states.norm(dim=-1), rtol=1e-5)
+
+
+def test_a_large_vocabulary_is_sampled_and_its_share_has_an_interval(llama, monkeypatch):
+    monkeypatch.setattr("sinkscope.circuit.vocabulary.LEAST", 40)
+    assert len(affordable(128, 100, 4, 2, 0)) == 100  # half a pass of 100 × 4, two blocks an item
+    assert affordable(128, 1000, 4, 2, 0).tolist() == list(range(128))
+    items = affordable(128, 8, 4, 2, 0)
+    assert len(items) == len(items.unique()) == 40
+    assert affordable(128, 8, 4, 2, 1).tolist() != items.tolist()
+    u = some_direction(llama)
+    whole = scan_vocabulary(llama, torch.arange(128), 128, u, 2, 0.0, 0.0)
+    drawn = scan_vocabulary(llama, items, 128, u, 2, 0.0, 0.0)
+    np.testing.assert_array_equal(drawn.items, items)
+    np.testing.assert_allclose(drawn.along, whole.along[items], atol=1e-6)
+    assert drawn.of == 128
+    assert drawn.ratio.low < drawn.ratio.value < drawn.ratio.high
+    assert drawn.ratio.low < whole.ratio.value < drawn.ratio.high
 
 
 def test_a_pass_stops_where_it_is_told(llama):

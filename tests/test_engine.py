@@ -235,3 +235,32 @@ def test_padded_prompts_and_far_positions_are_refused(llama, ids):
         Engine(llama, token_prompts(ids), positions=(0, 24))
     with pytest.raises(InputError, match="reading head"):
         Engine(llama, token_prompts(ids), heads=[(0, 9)])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_few_prompts_and_a_few_predictions_read_as_all_of_them_do(family, monkeypatch):
+    """What is run of them is what a pass over everything reads there, and the rest is NaN."""
+    subject, prompts, sites = prepare(family)
+    whole = Engine(subject, prompts, sites, heads=[(0, 1), (3, 0)])
+    part = Engine(subject, prompts, sites, heads=[(0, 1), (3, 0)], few=2, scored=5)
+    at = part._scored
+    assert at.tolist() == [3, 7, 12, 16, 20]  # the middles of fifths of 1..22
+    edits = [SetWrite(2, "mlp", 0, "mean")]
+    full, few = whole.run(edits, want_received=True), part.run(edits, want_received=True, few=True)
+    for field in dataclasses.fields(full):
+        a, b = getattr(full, field.name), getattr(few, field.name)
+        if field.name in ("positions", "ce", "kl"):
+            continue
+        np.testing.assert_allclose(b[:2], a[:2], atol=2e-6, rtol=1e-5, err_msg=field.name)
+        assert np.isnan(b[2:]).all(), field.name
+    logits = plain_logits(subject, prompts)
+    for row, length in enumerate(prompts.lengths.tolist()):
+        seen = at[at < length - 1]
+        ce = torch.nn.functional.cross_entropy(logits[row, seen], prompts.input_ids[row, seen + 1])
+        assert part.intact.ce[row] == pytest.approx(float(ce), rel=1e-4)
+    every = part.run(edits)
+    monkeypatch.setattr("sinkscope.observe.attention._accepts", lambda target, name: False)
+    slow = part.run(edits)  # a family that gives all logits, whatever it is asked for
+    np.testing.assert_allclose(slow.ce, every.ce, atol=1e-6)
+    np.testing.assert_allclose(slow.kl, every.kl, atol=1e-6)
+    assert not np.isnan(every.share[2]).all()

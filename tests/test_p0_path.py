@@ -23,7 +23,7 @@ from sinkscope.intervene.edits import (
     Transplant,
 )
 from sinkscope.intervene.edits.base import Edit, at_positions
-from sinkscope.intervene.edits.hold import Intact, _Record, record
+from sinkscope.intervene.edits.hold import Intact, Record, record
 from sinkscope.intervene.engine import Engine
 from sinkscope.intervene.p0_path import KeyPath
 from sinkscope.intervene.p0_queries import late_positions
@@ -159,7 +159,7 @@ class FullPasses:
     def through_key(self, edits):
         """Share and margin [n, L, H] of every block with P0's key alone edited, and P0's stream."""
         edited, heard = Intact(), Listen()
-        self.engine.run([self.hold, *edits, heard, _Record((0,), edited)], want_logits=False)
+        self.engine.run([self.hold, *edits, heard, Record((0,), edited)], want_logits=False)
         share = np.full_like(self.engine.intact.share[:, 0], np.nan)
         margin = np.full_like(share, np.nan)
         for block in sorted({block for block, _, _ in edited.keys}):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from sinkscope.stats import (
     LEAST_UNITS,
     bootstrap,
+    drawn_share,
     holm,
     paired_change,
     sign_flip_p,
@@ -82,6 +84,16 @@ def test_spearman():
     assert spearman([1, 2, 3], [10.0, 30.0, 20.0]) == pytest.approx(0.5)
     assert spearman([1, 2], [1.0, 2.0]) is None
     assert spearman([1, 2, 3], [1.0, 1.0, 1.0]) is None
+
+
+def test_drawn_share_is_wilsons_and_shrinks_as_the_draw_nears_all():
+    wilson = binomtest(390, 400).proportion_ci(method="wilson")
+    far = drawn_share(390, 400, 10**9)
+    assert (far.low, far.high) == pytest.approx((wilson.low, wilson.high), abs=1e-6)
+    near = drawn_share(390, 400, 410)
+    assert far.low < near.low < near.value < near.high < far.high
+    assert drawn_share(400, 400, 1000).low < 1  # none seen is not none there
+    assert drawn_share(390, 400, 400).low is None
 
 
 def _coverage(draw, truth, runs=300):

@@ -11,6 +11,8 @@ from sinkscope.circuit.trace import trace_one, traced_result
 from sinkscope.detect.scan import scan
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.frame import Progress, silent
+from sinkscope.observe.timing import seconds_a_prompt
+from sinkscope.pace import Budget
 from sinkscope.result import Result
 from sinkscope.settings import RunSettings, ScanSettings, TraceSettings, VerifySettings, part_of
 from sinkscope.subject.load import Subject
@@ -30,16 +32,25 @@ def run(
     progress           called as progress(label, done, total)
 
     A model whose circuit cannot be traced or tested is still scanned; its notes say why the rest is
-    missing. Raises InputError and Unsupported as `scan` does.
+    missing. A budget takes fewer prompts where it must, and the notes say so. Raises InputError and
+    Unsupported as `scan` does.
     """
     settings = dataclasses.replace(settings or RunSettings(), **changes)
-    parts = [_one(subject, rows, settings, progress) for rows in prompts_of(subject, settings)]
+    budget, sets = Budget(settings.budget), prompts_of(subject, settings)
+    parts = [
+        _one(subject, rows, settings, budget.shared(len(sets) - done), progress)
+        for done, rows in enumerate(sets)
+    ]
     return functools.reduce(lambda one, other: one.merge(other), parts)
 
 
-def _one(subject: Subject, rows: Prompts, settings: RunSettings, progress: Progress) -> Result:
-    """Everything on the prompts of one BOS policy, as far as model and prompts allow."""
+def _one(
+    subject: Subject, rows: Prompts, settings: RunSettings, budget: Budget, progress: Progress
+) -> Result:
+    """Everything on the prompts of one BOS policy, as far as model, prompts and budget allow."""
+    rows, note = _affordable(subject, rows, settings, budget)
     result = scan(subject, part_of(settings, ScanSettings), prompts=rows, progress=progress)
+    result.summary.scan[rows.bos].notes += note
     tracing = part_of(settings, TraceSettings)
     try:
         traced = trace_one(subject, rows, tracing, result, progress)
@@ -49,10 +60,25 @@ def _one(subject: Subject, rows: Prompts, settings: RunSettings, progress: Progr
         )
         return result
     result = result.merge(traced_result(subject, tracing, [traced]))
-    testing, circuit = part_of(settings, VerifySettings), traced.found.circuit
+    left = None if budget.minutes is None else budget.left / 60
+    testing = dataclasses.replace(part_of(settings, VerifySettings), budget=left)
+    circuit = traced.found.circuit
     try:
         verified = verify(subject, testing, prompts=rows, circuit=circuit, progress=progress)
     except (Unsupported, InputError) as error:
         result.summary.trace[rows.bos].notes.append(f"The circuit was not tested: {error}")
         return result
     return result.merge(verified)
+
+
+def _affordable(
+    subject: Subject, rows: Prompts, settings: RunSettings, budget: Budget
+) -> tuple[Prompts, list[str]]:
+    """As many of the prompts as the budget has time for, and a note where that is not all."""
+    if budget.minutes is None:
+        return rows, []
+    count = budget.room("run", len(rows), settings.rows, seconds_a_prompt(subject, rows))
+    if count == len(rows):
+        return rows, []
+    note = f"Of {len(rows)} prompts {count} were taken: {budget} has no time for more."
+    return rows.take(slice(0, count)), [note]

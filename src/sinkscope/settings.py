@@ -134,7 +134,7 @@ class ScanSettings(PromptSettings):
 class TraceSettings(ScanSettings):
     """What to trace with.
 
-    vocabulary  put every vocabulary item at P0
+    vocabulary  put the vocabulary at P0, item by item, or a random sample where it is large
     """
 
     vocabulary: bool = True
@@ -147,11 +147,13 @@ class VerifySettings(PromptSettings):
     rows      prompts that the tests are run on, the first of the n that the circuit is found on
     position  control position; also the target of sufficiency tests
     draws     random control sets per test
+    budget    minutes to take at most; fewer prompts and tests where time is short, and it is said
     """
 
-    rows: int = option(16, at_least=1)
+    rows: int = option(12, at_least=1)
     position: int = option(5, at_least=1)
     draws: int = option(20, at_least=1)
+    budget: float | None = option(None, at_least=0)
 
 
 @dataclass(frozen=True)

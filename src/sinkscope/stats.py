@@ -93,6 +93,23 @@ def paired_change(
     return Measured(value=value, low=min(float(low), value), high=max(float(high), value))
 
 
+def drawn_share(hits: int, drawn: int, of: int) -> Measured:
+    """Share of `of` items, from `drawn` of them at random without replacement: Wilson's interval.
+
+    With the finite population's correction, n becomes n·(N − 1)/(N − n); all items drawn give the
+    share itself, without an interval.
+    """
+    if drawn == 0:
+        return Measured(value=None)
+    share = hits / drawn
+    if drawn >= of:
+        return Measured(value=share)
+    z, n = 1.959964, drawn * (of - 1) / (of - drawn)
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Measured(value=share, low=min(middle - half, share), high=max(middle + half, share))
+
+
 def t_interval(values: Sequence[float], low: float = -np.inf, high: float = np.inf) -> Measured:
     """Mean of a few independent runs with its 95 % t interval, cut off at `low` and `high`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from sinkscope.causal.evidence import NECESSITY, Test
 from sinkscope.causal.screen import Planned
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import NECESSARY, NEGLIGIBLE
+from sinkscope.stats import nan_mean
 
 Pick = Callable[[np.ndarray], Collection[int]]
 STRONGEST = 2  # edits of a kind that are confirmed where each removes NECESSARY of the sink
@@ -21,7 +23,8 @@ def decide(lab: CausalBench, planned: Sequence[Planned], pick: Pick) -> list[Tes
 
     pick  indices from sizes [plans], the mean effects through P0's key
 
-    A plan that has no such effect is run in full, as are all where P0's key is not at hand.
+    A plan that has no such effect is run in full, as are all where P0's key is not at hand. One
+    that the screen puts at about nothing is confirmed on a few prompts.
     """
     keys = lab.key_by_head([plan.edits for plan in planned])
     sizes = np.array([0.0 if key is None else float(np.nanmean(key)) for key in keys])
@@ -29,9 +32,10 @@ def decide(lab: CausalBench, planned: Sequence[Planned], pick: Pick) -> list[Tes
     rows = []
     for i, (plan, key) in enumerate(zip(planned, keys)):
         if key is None or i in chosen:
-            rows.append(lab.test(plan.id, NECESSITY, plan.edits, plan.controls, **plan.how))
+            how = {"few": True, **plan.how} if key is not None and _idle(sizes[i]) else plan.how
+            rows.append(lab.test(plan.id, NECESSITY, plan.edits, plan.controls, **how))
         else:
-            rows.append(lab.screened(plan.id, plan.edits, key, **plan.how))
+            rows.append(_screened(lab, plan, key))
     return rows
 
 
@@ -40,7 +44,32 @@ def strongest(sizes: np.ndarray) -> list[int]:
     order = np.argsort(sizes, kind="stable")
     able = [int(i) for i in order if -sizes[i] >= NECESSARY][:STRONGEST]
     chosen = able or [int(i) for i in order[:1]]
-    idle = np.flatnonzero(np.abs(sizes) < NEGLIGIBLE / 10)
+    idle = np.flatnonzero(_idle(sizes))
     if len(sizes) >= ENOUGH and len(idle) and int(idle[-1]) not in chosen:
         chosen.append(int(idle[-1]))  # the last one runs the fewest blocks
     return chosen
+
+
+def _idle(size: Any) -> Any:
+    return np.abs(size) < NEGLIGIBLE / 10
+
+
+def _screened(lab: CausalBench, plan: Planned, key: np.ndarray) -> Test:
+    """A row that was not run in full: key [n, heads] is its effect through P0's key."""
+    how = plan.how
+    return Test(
+        id=plan.id,
+        kind=NECESSITY,
+        arrow=how.get("arrow", ""),
+        edits=tuple(plan.edits),
+        control="",
+        position=0,
+        claim=False,
+        confirmed=False,
+        key_change=lab.share_change(nan_mean(key, 1)),
+        effect=nan_mean(key, 1),
+        by_head=key,
+        block=how.get("block"),
+        dose=how.get("dose"),
+        note=how.get("note", ""),
+    )

@@ -39,6 +39,7 @@ class Test:
                     `SinkHeads.gap_of`; necessity, identity, mediation: the effect is the relative
                     change of the sink at P0, of necessity through P0's key where that is at hand
     claim           whether the row is evidence: doses and variants are shown and do not decide
+    prompts         it was run on in full
     confirmed       whether it was run in full; a screened row has its effect through the key alone
     key_change      change through P0's key, of the share relative to the intact sink at P0
     others_change   the rest of sink_change: it goes through the other positions
@@ -65,6 +66,7 @@ class Test:
     dose: float | None
     claim: bool
     effect: np.ndarray
+    prompts: int = 0
     confirmed: bool = True
     key_change: Measured | None = None
     others_change: Measured | None = None

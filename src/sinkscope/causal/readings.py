@@ -16,8 +16,7 @@ from sinkscope.subject.prompts import token_text
 def cosine_on(read: Readout, heads: Sequence[tuple[int, int]]) -> float | None:
     """Cosine of P0 to the sink direction, mean over the inputs of the blocks of these heads."""
     points = sorted({block for block, _ in heads})
-    values = read.cosine[:, 0][:, points]
-    return finite(values.mean()) if np.isfinite(values).all() else None
+    return finite(nan_mean(read.cosine[:, 0][:, points].mean(1)))
 
 
 def mass_moved(engine: Engine, read: Readout) -> dict[str, Any] | None:
@@ -25,7 +24,7 @@ def mass_moved(engine: Engine, read: Readout) -> dict[str, Any] | None:
     intact = engine.intact.received
     if read.received is None or intact is None:
         return None
-    gain = (read.received - intact).mean(0)
+    gain = nan_mean(read.received - intact)
     position = int(gain.argmax())
     token = engine.prompts.input_ids[:, position].mode().values
     text = token_text(engine.subject.tokenizer, int(token))

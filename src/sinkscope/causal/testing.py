@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,10 @@ from sinkscope.causal.thresholds import ORDINARY
 from sinkscope.circuit.model import Circuit
 from sinkscope.errors import Missing
 from sinkscope.intervene.edits.base import Edit
+from sinkscope.intervene.edits.hold import Intact
 from sinkscope.intervene.engine import Engine
-from sinkscope.intervene.p0_path import KeyPath
 from sinkscope.intervene.readout import Readout
+from sinkscope.pace import Budget
 from sinkscope.result import Measured
 from sinkscope.stats import nan_mean, paired_change
 
@@ -44,6 +46,8 @@ class CausalBench:
     heads     reading heads [(block, head)]
     position  p, the ordinary position that controls and sufficiency tests use
     draws     random controls where a test asks for them
+    recorded  what the intact model had at P0 and at p, if that was noted in its pass
+    budget    time that there is for tests
     """
 
     engine: Engine
@@ -52,6 +56,8 @@ class CausalBench:
     position: int
     draws: int
     seed: int
+    recorded: Intact = field(default_factory=Intact)
+    budget: Budget = field(default_factory=lambda: Budget(None))
     notes: list[str] = field(default_factory=list)
     _seen: dict[tuple, Readout] = field(default_factory=dict)
 
@@ -128,15 +134,19 @@ class CausalBench:
         """Late share of P0 on the reading heads: [n]."""
         return self.engine.intact.on(self.heads)
 
-    def run(self, edits: Edits, full: bool = False) -> Readout:
-        """A pass with the edits; the same edits are run once. full: cost and received mass too."""
+    def run(self, edits: Edits, full: bool = False, few: bool = False) -> Readout:
+        """A pass with the edits; the same edits are run once.
+
+        full  loss and received mass too
+        few   on a few prompts, where it was not run on all of them
+        """
         edits = tuple(edits)
-        if (edits, True) in self._seen:
-            return self._seen[edits, True]
-        if (edits, full) not in self._seen:
-            read = self.engine.run(edits, want_logits=full, want_received=full)
-            self._seen[edits, full] = read
-        return self._seen[edits, full]
+        for known in product((edits,), (True, full), (False, few)):
+            if known in self._seen:
+                return self._seen[known]
+        read = self.engine.run(edits, want_logits=full, want_received=full, few=few)
+        self._seen[edits, full, few] = read
+        return read
 
     def sink_effect(self, read: Readout) -> np.ndarray:
         """Change of P0's late share over its mean intact: [n]."""
@@ -175,11 +185,13 @@ class CausalBench:
         claim: bool = True,
         note: str = "",
         moved: bool = False,
+        few: bool | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> Test:
         """Run an edit and its controls (several: random draws, of which the mean is taken).
 
         moved  the text moves along, so that logits speak of other positions than the intact ones
+        few    on a few prompts only; by default where the row is no evidence
 
         Of a necessity test the effect is that through P0's key, where that path is at hand. The
         control's effect is that in all, but for random draws of edits of P0, which are screened
@@ -193,11 +205,12 @@ class CausalBench:
                 screened = all_of(self.key_by_head(controls))
         if screened is not None:
             controls = [controls[median_draw(nan_mean(screened, 2))]]
-        read = self.run(edits, full=claim)
+        few = not claim if few is None else few
+        read = self.run(edits, full=claim, few=few)
         total = nan_mean(self.by_head(kind, read), 1)
         key = None if by_head is None else nan_mean(by_head, 1)
         by_head = self.by_head(kind, read) if by_head is None else by_head
-        reads = [self.run(each) for each in controls]
+        reads = [self.run(each, few=few) for each in controls]
         against = screened
         if against is None and controls:
             against = np.stack([self.by_head(kind, each) for each in reads])
@@ -211,8 +224,8 @@ class CausalBench:
             position=at,
             dose=dose,
             claim=claim,
-            key_change=None if key is None else self._share(key),
-            others_change=None if key is None else self._share(total - key),
+            key_change=None if key is None else self.share_change(key),
+            others_change=None if key is None else self.share_change(total - key),
             sink_change=self._sink([read], at),
             margin_change=self._margin([read], at),
             ce_change=self._ce(read),
@@ -222,34 +235,11 @@ class CausalBench:
             mass_moved_to=mass_moved(self.engine, read),
             effect=nan_mean(by_head, 1),
             by_head=by_head,
+            prompts=int(np.isfinite(total).sum()),
             note=note,
             extra=extra or {},
             **({} if against is None else self._against(kind, by_head, reads, at, against)),
-            control_key_change=None if screened is None else self._share(mean_of(screened)),
-        )
-
-    def screened(
-        self, id: str, edits: Edits, key: np.ndarray, *, arrow: str = "", **how: Any
-    ) -> Test:
-        """A row of an edit of P0 that was not run in full: key [n, heads], its effect by the key.
-
-        how  as for `test`; of it only block, dose and note are kept
-        """
-        return Test(
-            id=id,
-            kind=NECESSITY,
-            arrow=arrow,
-            edits=tuple(edits),
-            control="",
-            position=0,
-            claim=False,
-            confirmed=False,
-            key_change=self._share(nan_mean(key, 1)),
-            effect=nan_mean(key, 1),
-            by_head=key,
-            block=how.get("block"),
-            dose=how.get("dose"),
-            note=how.get("note", ""),
+            control_key_change=None if screened is None else self.share_change(mean_of(screened)),
         )
 
     def at_p0(self, id: str, make: Callable[[int], Edits], **how: Any) -> Planned:
@@ -269,7 +259,7 @@ class CausalBench:
             "draws": nan_mean(each, (1, 2)) if len(each) > 1 else None,
         }
 
-    def _share(self, effect: np.ndarray) -> Measured:
+    def share_change(self, effect: np.ndarray) -> Measured:
         """An effect relative to the mean intact sink, prompts resampled together."""
         change = effect * self._scale
         return paired_change(change, 0 * change, self.intact_sink, self.seed)
@@ -289,8 +279,3 @@ class CausalBench:
         if read.ce is None or self.engine.intact.ce is None:
             return None
         return paired_change(read.ce, self.engine.intact.ce, seed=self.seed)
-
-    @property
-    def key_path(self) -> KeyPath | Missing:
-        """Effects of edits of P0 through its key, or why they are not at hand."""
-        return self.screen.path

@@ -56,7 +56,11 @@ from sinkscope.detect.attention import read_attention
 from sinkscope.detect.decision import PART, sinks_of
 from sinkscope.errors import InputError
 from sinkscope.frame import Progress, chosen_prompts, result_of, silent
+from sinkscope.intervene.edits.hold import Intact, Record
 from sinkscope.intervene.engine import Engine
+from sinkscope.observe.attention import uses_registry
+from sinkscope.observe.timing import seconds_a_prompt
+from sinkscope.pace import Budget
 from sinkscope.result import Result
 from sinkscope.schema.verify import VerdictDetail
 from sinkscope.settings import VerifySettings
@@ -64,6 +68,8 @@ from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
 STEPS = 13  # groups of tests, for the progress bar
+FEW = 4  # prompts of rows that decide nothing
+SCORED = 64  # predictions of each prompt whose loss and KL an edit is charged with
 SHORTEST = 24  # tokens; below that there is no room for an ordinary position and late queries
 
 
@@ -107,9 +113,10 @@ def verify_one(
 ) -> Verified:
     """The tests and the verdict for one set of prompts, on more of them where that is needed."""
     settings = settings or VerifySettings()
+    budget = Budget(settings.budget)
     circuit = circuit or find_circuit(subject, prompts, seed=settings.seed)
     passes = 0.0
-    notes: list[str] = []
+    settings, notes = _affordable(subject, prompts, settings, budget)
     held = np.flatnonzero(circuit.sinking_prompts)
     if circuit.sinks and 2 <= len(held) < PART * len(prompts):
         notes.append(
@@ -124,13 +131,17 @@ def verify_one(
         )
         settings = dataclasses.replace(settings, rows=LEAST)
     while True:
+        began = budget.clock()
         rows = _rows(prompts, settings)
-        done = _tried(subject, prompts, rows, circuit, settings, progress)
+        done = _tried(subject, prompts, rows, circuit, settings, budget, progress)
         passes += done.passes
         if len(rows) == len(prompts) or not _wants_more(done):
             return dataclasses.replace(done, passes=passes, notes=notes + done.notes)
         settings = dataclasses.replace(settings, rows=2 * len(rows))
         more = min(settings.rows, len(prompts))
+        if budget.left < 2 * (budget.clock() - began):
+            notes.append(f"{more} prompts could settle the verdict; {budget} has no time for them.")
+            return dataclasses.replace(done, passes=passes, notes=notes + done.notes)
         notes.append(f"{len(rows)} prompts left the verdict undetermined: it is of {more} prompts.")
 
 
@@ -140,11 +151,14 @@ def _tried(
     rows: Prompts,
     circuit: Circuit,
     settings: VerifySettings,
+    budget: Budget,
     progress: Progress,
 ) -> Verified:
     """The tests and the verdict on these rows of the prompts."""
     label = f"verify ({prompts.bos} BOS)"
     heads = circuit.reading_heads
+    intact = Intact()
+    listeners = [Record((0, settings.position), intact)] if uses_registry(subject.model) else []
     engine = Engine(
         subject,
         rows,
@@ -153,8 +167,13 @@ def _tried(
         heads=heads,
         positions=(0, settings.position),
         of_tokens=prompts.input_ids.numel(),
+        few=FEW,
+        scored=SCORED,
+        listeners=listeners,
     )
-    lab = CausalBench(engine, circuit, heads, settings.position, settings.draws, settings.seed)
+    lab = CausalBench(
+        engine, circuit, heads, settings.position, settings.draws, settings.seed, intact, budget
+    )
     tests: list[Test] = []
     kept, screened, needs = None, 0.0, []
     if circuit.sinks:
@@ -203,20 +222,46 @@ def run_tests(
     tests += ran(necessity.mlp_writes(lab))
     if not any(test.id in ("N1", "N3") and test.passed for test in judge(tests)):
         tests += ran(write_sets(lab))
-    tests += ran(necessity.neurons(lab)) + ran(necessity.direction(lab))
+    tests += ran(necessity.neurons(lab))
+    if _in_time(lab, "N5"):
+        tests += ran(necessity.direction(lab))
     if lab.ordinary().any():
         tests += ran(sufficiency.self_only(lab))
         tests += ran(sufficiency.variance(lab, necessity.strongest_block(first)))
-        tests += ran(sufficiency.transplant(lab))
+        if _in_time(lab, "S3"):
+            tests += ran(sufficiency.transplant(lab))
     causes = hidden_circuit(judge(tests), lab.sink_heads, lab.circuit.bos, lab.seed)
     if causes is not None:
         tests += redundancy.without_other_causes(lab, causes)
     kept = keep_circuit(lab)
-    tests += ran(mediation.mediation(lab, tests))
+    if _in_time(lab, "M1"):
+        tests += ran(mediation.mediation(lab, tests))
     progress(STEPS, STEPS)
     judged = judge(tests)
     lab.notes += other_paths(judged)
     return judged, kept
+
+
+def _in_time(lab: CausalBench, id: str) -> bool:
+    """Whether there is time left for tests that the verdict does not rest on."""
+    if lab.budget.left > 0:
+        return True
+    lab.notes.append(f"{id} was left out: {lab.budget} was used up.")
+    return False
+
+
+def _affordable(
+    subject: Subject, prompts: Prompts, settings: VerifySettings, budget: Budget
+) -> tuple[VerifySettings, list[str]]:
+    """As many rows as the budget has time for, and a note where that is not all."""
+    wanted = min(settings.rows, len(prompts))
+    if budget.minutes is None:
+        return settings, []
+    count = budget.room("verify", wanted, wanted, seconds_a_prompt(subject, prompts))
+    if count >= wanted:
+        return settings, []
+    note = f"The tests are of {count} prompts, not {wanted}: {budget} has no time for more."
+    return dataclasses.replace(settings, rows=count), [note]
 
 
 def _left_out(lab: CausalBench) -> list[str]:

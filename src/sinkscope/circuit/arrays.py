@@ -54,6 +54,7 @@ LABELS: Labels = {
     "attention_norm": (("block", "position"), "norm of what attention adds", "1", PENG),
     "attention_variance": (("block", "position"),
         "variance over channels of what attention adds", "1", "Li et al., arXiv 2605.06611"),
+    "vocabulary_item": (("token",), "token id of the item at P0", "1", ""),
     "vocabulary_along": (("token",), "cosine to u with this item at P0", "1", SUN),
     "vocabulary_norm": (("token",), "norm with this item at P0", "1", SUN),
     "vocabulary_sinks": (("token",), "whether this item becomes the sink", "1", SUN),
@@ -201,6 +202,7 @@ def _vocabulary(traced: Traced) -> dict[str, Any]:
     if scanned is None:
         return {}
     return {
+        "vocabulary_item": scanned.items,
         "vocabulary_along": scanned.along,
         "vocabulary_norm": scanned.norm,
         "vocabulary_sinks": scanned.sinks,

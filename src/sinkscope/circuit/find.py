@@ -142,7 +142,9 @@ def find(
     here = p0_points(subject, sites, own)
     sample = observed.sample[:, at]
     log_ratio = observed.log_ratio[:, at].mean(0)
+    progress("circuit", 0, 3)
     null = _null(subject, prompts, log_ratio, untrained)
+    progress("circuit", 1, 3)
     logits = read_gradients(subject, sites, observed, reading.heads)
     phases = find_phases(log_ratio, p0[:, at], sample, None if isinstance(null, Missing) else null)
     if isinstance(logits, Missing):  # 5
@@ -193,7 +195,9 @@ def find(
         named = name_writers(naming, (components, writes), own, tokens)
         components = named.components
         parts = tuple(with_named(part, named) for part in parts)
+    progress("circuit", 2, 3)
     recognised = recognition(subject, sites, prompts, seed)  # 7
+    progress("circuit", 3, 3)
     by_direction = direction.block if direction is not None else None
     circuit = Circuit(
         bos=prompts.bos,

@@ -120,6 +120,7 @@ class Observed:
             self._rows_done += len(batch)
             if layout.simple:
                 self._curve_rows += int((layout.valid.all(1)).sum())
+        progress("trace", self._rows_done, len(self.prompts))
         return self
 
     def _choose(self, batch: Prompts) -> None:

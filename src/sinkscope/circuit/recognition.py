@@ -29,6 +29,7 @@ STAYS = 2  # blocks over which it must stay there (less only at the end)
 LEAST = 40  # other positions for any measure
 LEAST_TOKENS = 20  # different token ids for a probe; and other positions, one for each channel
 POSITIONS, PER_CHANNEL = 1024, 2  # other positions taken: so many, or so many for each channel
+TEXTS = 16  # prompts that they are drawn from, or as many as hold so many positions
 STATE_BYTES = 1 << 30  # of states held at a time; more read points take another pass
 
 
@@ -58,7 +59,10 @@ def recognition(subject: Subject, sites: Sites, prompts: Prompts, seed: int) -> 
     """Separability of position zero on a sample of the other positions of these prompts."""
     prompts = _without_constant(prompts)
     channels = _p0(subject, sites, prompts.input_ids[0, :1], range(1))[0].shape[1]
-    row, column = _sample(prompts, max(POSITIONS, PER_CHANNEL * channels), seed)
+    most = max(POSITIONS, PER_CHANNEL * channels)
+    texts = max(TEXTS, -(-most // (prompts.length - 1)))
+    prompts = prompts.take(slice(0, texts))
+    row, column = _sample(prompts, most, seed)
     ids, token = prompts.input_ids[row, column].unique(return_inverse=True)
     taken = Recognition(positions=len(row), texts=len(row.unique()), tokens=len(ids))
     rows = Rows.grouped(token, row).to(subject.device)

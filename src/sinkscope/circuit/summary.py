@@ -72,7 +72,7 @@ def trace_summary(traced: Traced) -> TraceSummary:
         write_shares=_write_shares(traced),
         reading_heads=[list(head) for head in circuit.reading_heads],
         reading_block=circuit.reading_block,
-        spike_ratio=None if traced.vocabulary is None else traced.vocabulary.ratio,
+        spike_ratio=None if traced.vocabulary is None else traced.vocabulary.ratio.value,
         spike_vocabulary=None if traced.vocabulary is None else len(traced.vocabulary.sinks),
         margins=_margins(traced),
         attribution=_attribution(traced),
@@ -296,9 +296,11 @@ def _vocabulary(traced: Traced) -> VocabularyScan:
     scanned = traced.vocabulary
     if scanned is None:
         return {}
-    missed = np.flatnonzero(~scanned.sinks)
+    missed = scanned.items[~scanned.sinks]
     return {
         "point": f"x{scanned.point}",
+        "of": scanned.of,
+        "ratio": scanned.ratio,
         "not_sinking": [
             {"id": int(i), "token": token_text(traced.subject.tokenizer, int(i))}
             for i in missed[:NAMED]

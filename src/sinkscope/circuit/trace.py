@@ -7,7 +7,7 @@
    norms frozen (`keys`, `writes`).
 4. What makes P0 recognisable: unmixed attention and the cone of values (`unmixed`), what writing
    neurons detect (`weights`), which experts P0 is sent to (`routing`).
-5. Every vocabulary item put at P0: does it become the sink whatever its token (`vocabulary`)?
+5. Vocabulary items put at P0: does it become the sink whatever its token (`vocabulary`)?
 
 The stages, unmixedness and the cone are those of Peng et al., arXiv 2603.06591; the vocabulary scan
 and the weight view follow Sun et al., arXiv 2603.05498; the margin Ran-Milo et al., arXiv
@@ -31,7 +31,7 @@ from sinkscope.circuit.streams import p0_points
 from sinkscope.circuit.summary import trace_summary
 from sinkscope.circuit.unit import NEURON, by_block
 from sinkscope.circuit.unmixed import cones
-from sinkscope.circuit.vocabulary import Vocabulary, scan_vocabulary
+from sinkscope.circuit.vocabulary import Vocabulary, affordable, scan_vocabulary
 from sinkscope.circuit.weights import weight_view
 from sinkscope.circuit.writes import Writes, written_along
 from sinkscope.errors import Missing
@@ -94,7 +94,7 @@ def trace_one(
         induction=induction(subject, circuit.sites, prompts, found.observed, circuit.direction),
         read=_read_writes(subject, found),
         cones=cones(found.observed),
-        vocabulary=_vocabulary(subject, found, progress) if settings.vocabulary else None,
+        vocabulary=_vocabulary(subject, found, settings, progress),
         routing=_routing(subject, found),
         weights=_weights(subject, found),
         text_cosine=_text_cosine(subject, found),
@@ -117,10 +117,12 @@ def _read_writes(subject: Subject, found: FoundCircuit) -> Writes | None:
     return written_along(subject, found.circuit.sites, tokens, along, stop)
 
 
-def _vocabulary(subject: Subject, found: FoundCircuit, progress) -> Vocabulary | None:
+def _vocabulary(
+    subject: Subject, found: FoundCircuit, settings: TraceSettings, progress: Progress
+) -> Vocabulary | None:
     """At the start of the norm's plateau, else where u was taken."""
     circuit = found.circuit
-    if circuit.direction is None:
+    if circuit.direction is None or not settings.vocabulary:
         return None
     point = circuit.plateau[0] if circuit.plateau is not None else circuit.read_point
     at_p0 = found.p0[:, found.at[point]]
@@ -128,7 +130,9 @@ def _vocabulary(subject: Subject, found: FoundCircuit, progress) -> Vocabulary |
     u = circuit.direction
     midpoint = float((unit(at_p0) @ u).mean() + (unit(others) @ u).mean()) / 2
     least = float(at_p0.norm(dim=1).median()) / 2 if circuit.plateau is not None else 0.0
-    return scan_vocabulary(subject, usable_vocabulary(subject), u, point, midpoint, least, progress)
+    size, tokens = usable_vocabulary(subject), found.observed.prompts.input_ids.numel()
+    items = affordable(size, tokens, len(circuit.sites.blocks), point, settings.seed)
+    return scan_vocabulary(subject, items, size, u, point, midpoint, least, progress)
 
 
 def _routing(subject: Subject, found: FoundCircuit) -> Routing:

@@ -1,6 +1,8 @@
-"""Every vocabulary item at position zero: how many of them become the sink.
+"""Vocabulary items at position zero: how many of them become the sink.
 
-One-token sequences through the blocks that are needed, in batches, without logits.
+One-token sequences through the blocks that are needed, in batches, without logits. A vocabulary
+that would cost more than PASSES plain passes over the prompts is sampled, never below LEAST items:
+the share then has the interval of a sample drawn without replacement.
 """
 
 from __future__ import annotations
@@ -13,39 +15,61 @@ import torch
 from sinkscope.frame import Progress, silent
 from sinkscope.observe.p0_stream import BATCH, one_token_pass
 from sinkscope.observe.stream import first_hidden, hidden_of
+from sinkscope.result import Measured
+from sinkscope.stats import drawn_share
 from sinkscope.subject.load import Subject
+
+PASSES = 0.5
+LEAST = 4096
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What each item becomes at P0.
+    """What each of k items becomes at P0.
 
-    along   [V] ⟨x̂_0, u⟩; norm [V] ‖x_0‖, both at the input of block `point`
-    sinks   [V] on the sink's side: above the midpoint along u, and, where the norm is amplified,
+    items   [k] their token ids; all of them where k is `of`, else drawn at random
+    along   [k] ⟨x̂_0, u⟩; norm [k] ‖x_0‖, both at the input of block `point`
+    sinks   [k] on the sink's side: above the midpoint along u, and, where the norm is amplified,
             above half of P0's median norm
     """
 
     point: int
+    items: np.ndarray
+    of: int
     along: np.ndarray
     norm: np.ndarray
     sinks: np.ndarray
 
     @property
-    def ratio(self) -> float:
+    def ratio(self) -> Measured:
         """Share of the vocabulary that becomes the sink (Sun et al., arXiv 2603.05498)."""
-        return float(self.sinks.mean())
+        return drawn_share(int(self.sinks.sum()), len(self.sinks), self.of)
+
+
+def affordable(size: int, tokens: int, depth: int, point: int, seed: int) -> torch.Tensor:
+    """[k] token ids to put at P0, sorted: all `size`, or as many as PASSES allow.
+
+    tokens, depth  of a plain pass; point  blocks that an item is run through
+    """
+    count = max(LEAST, int(PASSES * tokens * depth / max(point, 1)))
+    if count >= size:
+        return torch.arange(size)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(size, generator=generator)[:count].sort().values
 
 
 def scan_vocabulary(
     subject: Subject,
-    size: int,
+    items: torch.Tensor,
+    of: int,
     u: torch.Tensor,
     point: int,
     midpoint: float,
     least_norm: float,
     progress: Progress = silent,
 ) -> Vocabulary:
-    """Put the items 0..size−1 at P0 and read them at the input of block `point`."""
+    """Put items [k], out of `of`, at P0 and read them at the input of block `point`."""
+    size = len(items)
     along, norm = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.float32)
     at = slice(0, 0)
 
@@ -69,6 +93,7 @@ def scan_vocabulary(
     for start in range(0, size, BATCH):
         progress("vocabulary", start, size)
         at = slice(start, min(start + BATCH, size))
-        one_token_pass(subject, torch.arange(at.start, at.stop), taps, point)
+        one_token_pass(subject, items[at], taps, point)
     progress("vocabulary", size, size)
-    return Vocabulary(point, along, norm, (along > midpoint) & (norm > least_norm))
+    sinks = (along > midpoint) & (norm > least_norm)
+    return Vocabulary(point, items.numpy(), of, along, norm, sinks)

@@ -30,6 +30,7 @@ EXAMPLES = {
     "run": """
   sinkscope run                             the bundled model, into ./sinkscope-run\n
   sinkscope run path/to/model --out D       a local model\n
+  sinkscope run path/to/model --budget 10           minutes; what was left out is said\n
   sinkscope run Qwen/Qwen2.5-0.5B --bos both --dtype bfloat16 --device cuda\n
   sinkscope run ./my-model --expect p0-circuit      exit code 1 for any other verdict""",
     "scan": """
@@ -73,7 +74,8 @@ def run(
     loading: LoadSettings,
     settings: RunSettings,
     out: Annotated[
-        Path, typer.Option(help="Folder for summary.json, arrays.nc and report.html.")
+        Path,
+        typer.Option(help="Folder for summary.json, arrays.nc, circuit.json and report.html."),
     ] = Path("sinkscope-run"),
     expect: Annotated[
         str | None,
@@ -126,7 +128,10 @@ def verify(
             "lists them. Length, BOS policy and kind of prompts are then the paper's."
         ),
     ] = None,
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for summary.json, arrays.nc, circuit.json and report.html."),
+    ] = None,
     expect: Annotated[
         str | None,
         typer.Option(

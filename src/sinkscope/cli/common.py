@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,10 @@ import sinkscope
 from sinkscope.cli.options import Debug as Debug
 from sinkscope.cli.options import Json as Json
 from sinkscope.cli.options import Seed as Seed
+from sinkscope.cli.progress import progress_bar as progress_bar
 from sinkscope.errors import InputError, SinkscopeError, is_out_of_memory
 from sinkscope.files import disk_is_full, prove_writable
+from sinkscope.pace import planned
 from sinkscope.settings import LoadSettings, PromptSettings
 
 if TYPE_CHECKING:
@@ -63,31 +65,12 @@ def measure(
     """Load a model, run the command of that name on it, save, print, hold against `expect`."""
     check(out, expect, known)
     subject = load_subject(loading)
-    with progress_bar() as progress:
+    rows = getattr(settings, "rows", settings.n)
+    stages = planned(name, settings.n, rows, policies=2 if settings.bos == "both" else 1)
+    with progress_bar(stages) as progress:
         result = getattr(sinkscope, name)(subject, settings, progress=progress)
     save_and_show(result, out, as_json)
     exit_on_expect(result, expect)
-
-
-@contextlib.contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress callback that draws on stderr when that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bars:
-        tasks: dict = {}
-
-        def step(label: str, done: int, total: int) -> None:
-            if label not in tasks:
-                tasks[label] = bars.add_task(label, total=total)
-            bars.update(tasks[label], completed=done, total=total)
-
-        yield step
 
 
 def check_device(device: str) -> None:

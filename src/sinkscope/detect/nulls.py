@@ -66,7 +66,7 @@ def untrained_copy(subject: Subject, seed: int) -> Subject | Missing:
         return Missing("the untrained null was not run: the model is too large for a second copy")
     config = copy.deepcopy(subject.model.config)
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), torch.device(subject.device):
             torch.manual_seed(seed)
             model = type(subject.model)(config).to(subject.device, subject.dtype)
     except (RuntimeError, MemoryError, TypeError, ValueError, AttributeError) as error:

@@ -65,18 +65,19 @@ def _scan_one(
 ) -> Scan:
     label = f"scan ({prompts.bos} BOS)"
     pilot = prompts.take(slice(0, PILOT))
+    progress(label, 0, 3 * len(prompts))
     proof = prove_residual(subject, _short(pilot))
-    residual, cosine, no_residual = _residual(subject, prompts, settings)
+    residual, cosine, no_residual = _residual(subject, prompts, settings, progress)
     attention = AttentionStats(vocabulary(subject), prompts)
     heads = HeadStats()
     want = Want(entropy=True, inspect=(heads.inspect,))
-    done = 0
+    done = len(prompts)  # the plain pass before, for the direction, is a third
     for batch in prompts.batches():
-        progress(label, done, len(prompts))
+        progress(label, done, 3 * len(prompts))
         reads, layout = _one_pass(subject, batch, want, settings.reader, residual, heads)
         attention.add(reads, layout, batch.input_ids)
-        done += len(batch)
-    progress(label, len(prompts), len(prompts))
+        done += 2 * len(batch)
+    progress(label, 3 * len(prompts), 3 * len(prompts))
     progress(f"nulls ({prompts.bos} BOS)", 0, 1)
     null = untrained(subject, pilot, settings.reader) if settings.untrained else NOT_ASKED
     maps, map_tokens = _maps(subject, prompts, settings.reader)
@@ -100,7 +101,7 @@ def _scan_one(
 
 
 def _residual(
-    subject: Subject, prompts: Prompts, settings: ScanSettings
+    subject: Subject, prompts: Prompts, settings: ScanSettings, progress: Progress
 ) -> tuple[ResidualStats | None, np.ndarray | None, str]:
     """Statistics of the residual stream, P0's cosine by read point; or why there are none."""
     if subject.anatomy.several_streams:
@@ -108,16 +109,19 @@ def _residual(
     states = p0_states(subject, first_tokens(subject, prompts, settings.seed))
     if states.shape[1] != len(subject.anatomy.blocks) + 1:
         return None, None, "not every block runs on text alone"
-    direction = sink_direction(states, _others_mean(subject, prompts))
+    direction = sink_direction(states, _others_mean(subject, prompts, progress))
     size = subject.anatomy.hidden_size
     return ResidualStats(states.shape[1], size, direction), mean_cosine(states).numpy(), ""
 
 
-def _others_mean(subject: Subject, prompts: Prompts) -> torch.Tensor:
+def _others_mean(subject: Subject, prompts: Prompts, progress: Progress) -> torch.Tensor:
     """Mean unit vector of the other positions of all prompts: [point, d]. A plain pass."""
-    others = OthersMean()
+    others, done = OthersMean(), 0
+    pieces = max(1, len(prompts) // 8)  # small ones, so that the time it all takes is known soon
     with torch.no_grad(), evaluation(subject.model):
-        for batch in prompts.batches():
+        for batch in (piece for part in prompts.batches() for piece in part.batches(pieces)):
+            progress(f"scan ({prompts.bos} BOS)", done, 3 * len(prompts))
+            done += len(batch)
             add = partial(others.add, layout=layout_of(batch, subject.device))
             with hooks(residual_hooks(subject, add)()):
                 run_model(subject, batch, logits=False)

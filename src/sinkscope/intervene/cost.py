@@ -1,4 +1,7 @@
-"""What an edit costs, by prompt in nats a token: next-token loss, and KL from the intact model."""
+"""What an edit costs, by prompt in nats a token: next-token loss, and KL from the intact model.
+
+Where logits were taken at some positions only, `at` [K] names them, and the means are over those.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +17,56 @@ from sinkscope.observe.loss import (
 )
 from sinkscope.subject.prompts import Prompts
 
+At = torch.Tensor | None
 
-def losses(logits: torch.Tensor, prompts: Prompts, first: int = 1) -> torch.Tensor:
+
+def losses(logits: torch.Tensor, prompts: Prompts, first: int = 1, at: At = None) -> torch.Tensor:
     """[n] mean loss of the predictions made at positions `first` and later; logits [n, T, V]."""
     # a prompt at a time: log-probabilities are as large as logits
     found = [
-        token_loss(log_probabilities(row[:-1]), ids[1:])
-        for row, ids in zip(logits, prompts.input_ids)
+        token_loss(log_probabilities(row), ids)
+        for row, ids in zip(_predicting(logits, at), _targets(prompts, at))
     ]
-    return mean_by_prompt(torch.stack(found), _counted(prompts, first)).cpu()
+    return mean_by_prompt(torch.stack(found), _counted(prompts, first, at)).cpu()
 
 
 def divergences(
-    intact: torch.Tensor, changed: torch.Tensor, prompts: Prompts, first: int = 1
+    intact: torch.Tensor,
+    changed: torch.Tensor,
+    prompts: Prompts,
+    first: int = 1,
+    at: At = None,
 ) -> torch.Tensor:
     """[n] mean KL(intact ‖ changed) at positions `first` and later; both logits [n, T, V]."""
     if intact is changed:
         return torch.zeros(len(prompts), dtype=torch.float64)
     found = [
-        token_kl(log_probabilities(a[:-1]), log_probabilities(b[:-1]))
-        for a, b in zip(intact, changed)
+        token_kl(log_probabilities(a), log_probabilities(b))
+        for a, b in zip(_predicting(intact, at), _predicting(changed, at))
     ]
-    return mean_by_prompt(torch.stack(found), _counted(prompts, first)).cpu()
+    return mean_by_prompt(torch.stack(found), _counted(prompts, first, at)).cpu()
 
 
-def _counted(prompts: Prompts, first: int) -> torch.Tensor:
-    return predictions(layout_of(prompts, prompts.input_ids.device), first)
+def spread_predictions(length: int, most: int) -> At:
+    """At most so many positions, evenly spread over the predictions made at 1..T − 2, or None: all.
+
+    They are the middles of equal parts.
+    """
+    count = length - 2
+    if most >= count:
+        return None
+    return 1 + ((2 * torch.arange(most) + 1) * count) // (2 * most)
+
+
+def _predicting(logits: torch.Tensor, at: At) -> torch.Tensor:
+    return logits[:, :-1] if at is None else logits
+
+
+def _targets(prompts: Prompts, at: At) -> torch.Tensor:
+    ids = prompts.input_ids
+    return ids[:, 1:] if at is None else ids[:, at + 1]
+
+
+def _counted(prompts: Prompts, first: int, at: At) -> torch.Tensor:
+    counted = predictions(layout_of(prompts, prompts.input_ids.device), first)
+    return counted if at is None else counted[:, at]

@@ -26,10 +26,10 @@ from typing import Any
 import torch
 
 from sinkscope.errors import InputError
-from sinkscope.intervene.cost import divergences, losses
+from sinkscope.intervene.cost import divergences, losses, spread_predictions
 from sinkscope.intervene.edits.base import Context, Edit, check_right_padded
 from sinkscope.intervene.prefix import keep_outputs, skipped
-from sinkscope.intervene.readout import Readout, joined
+from sinkscope.intervene.readout import Readout, filled_up, joined
 from sinkscope.intervene.readout_tap import ReadoutTap
 from sinkscope.intervene.router import in_place
 from sinkscope.observe.attention import call_model, check_all_seen, uses_registry
@@ -40,7 +40,7 @@ from sinkscope.observe.sites import Sites
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, vocabulary
 
-KEPT_LOGITS = 1 << 27  # intact logits kept for all prompts together; more are computed again
+KEPT_LOGITS = 1 << 26  # intact logits kept for all prompts together; more are computed again
 LOGITS_PER_PASS = 1 << 25
 CHECK_TOKENS = 24
 
@@ -52,6 +52,7 @@ class Batch:
     context: Context
     outputs: dict[int, Any] = field(default_factory=dict)
     logits: torch.Tensor | None = None
+    received: torch.Tensor | None = None
 
 
 class Engine:
@@ -64,6 +65,9 @@ class Engine:
                `Readout.received`; without any, every head is read
     positions  positions that are looked at in every pass; P0 is always the first
     of_tokens  tokens of what counts as one plain pass in `passes`; by default these prompts
+    few        how many of the first prompts a pass takes that is run on a few of them only
+    scored     predictions of a prompt, evenly spread, whose loss and KL are taken; None for all
+    listeners  edits that change nothing and look on in the intact pass
 
     intact     Readout of the unedited model
     passes     forward passes spent so far: tokens × blocks run, over those of one plain pass
@@ -83,6 +87,9 @@ class Engine:
         heads: Sequence[tuple[int, int]] = (),
         positions: Sequence[int] = (0,),
         of_tokens: int | None = None,
+        few: int | None = None,
+        scored: int | None = None,
+        listeners: Sequence[Edit] = (),
     ) -> None:
         check_right_padded(prompts)
         if any(not 0 <= p < int(prompts.lengths.min()) for p in positions):
@@ -91,6 +98,8 @@ class Engine:
         self.direction = direction
         self.heads = tuple((int(b), int(h)) for b, h in heads)
         self.positions = (0, *(p for p in positions if p != 0))
+        self.few = len(prompts) if few is None else min(few, len(prompts))
+        self._scored: torch.Tensor | None = None
         self.depth = len(subject.anatomy.blocks)
         self._blocks = subject.anatomy.modules(subject.model)
         self._plain = self.depth * (of_tokens or prompts.input_ids.numel())
@@ -100,8 +109,10 @@ class Engine:
         self._learn_reading()
         self.suffix = self._suffix_is_exact()
         self._spent = 0
+        if scored is not None:  # and not before: the checks above are of a few tokens
+            self._scored = spread_predictions(prompts.length, scored)
         self._batches = list(self._split())
-        self.intact = joined([self._first_pass(batch) for batch in self._batches])
+        self.intact = joined([self._first_pass(batch, listeners) for batch in self._batches])
 
     @property
     def passes(self) -> float:
@@ -113,43 +124,48 @@ class Engine:
         edits: Sequence[Edit],
         want_logits: bool = True,
         want_received: bool = False,
+        few: bool = False,
     ) -> Readout:
         """One pass with all the edits in place. Every hook, mask and weight is restored after it.
+
+        few  of the first `few` prompts only; what the others would show is NaN
 
         Raises InputError where an edit does not fit the model or the prompts, Unsupported where the
         family cannot be edited so.
         """
-        start = min((edit.first_block() for edit in edits), default=0)
-        if want_received:
-            start = min([start, *(block for block, _ in self.heads)])
+        start = min((edit.first_block() for edit in edits), default=0) if self.suffix else 0
+        start = min(start, self.depth)
         parts = []
         for batch in self._batches:
+            if few and batch.context.rows[0] >= self.few:
+                break
             reading = self._reading(batch, want_received, edited=True)
-            logits, ids = self._pass(
-                batch, edits, start if self.suffix else 0, reading, want_logits
-            )
+            logits, ids = self._pass(batch, edits, start, reading, want_logits)
+            if batch.received is not None:
+                reading.found["received"][:, :start] = batch.received[:, :start]
             ce, kl = (None, None) if logits is None else self._cost(batch, logits, ids)
             parts.append(reading.readout(ce, kl))
         edited = joined(parts)
-        self._fill(edited, min(start, self.depth))
-        return edited
+        self._fill(edited, start)
+        return filled_up(edited, len(self.prompts))
 
     def _fill(self, edited: Readout, start: int) -> None:
         """Blocks that were skipped are as they were."""
-        if not self.suffix or start == 0:
-            return
+        rows = slice(0, len(edited.share))
         for name in ("share", "margin", "bare_share", "bare_margin"):
-            getattr(edited, name)[:, :, :start] = getattr(self.intact, name)[:, :, :start]
+            getattr(edited, name)[:, :, :start] = getattr(self.intact, name)[rows, :, :start]
         for name in ("learned", "value_ratio"):
-            getattr(edited, name)[:, :start] = getattr(self.intact, name)[:, :start]
+            getattr(edited, name)[:, :start] = getattr(self.intact, name)[rows, :start]
 
     def _split(self) -> Iterator[Batch]:
-        rows = LOGITS_PER_PASS // (self.prompts.length * vocabulary(self.subject))
+        length = self.prompts.length if self._scored is None else len(self._scored)
+        rows = max(1, LOGITS_PER_PASS // (length * vocabulary(self.subject)))
         first = 0
-        for part in self.prompts.batches():
-            for piece in part.batches(max(1, min(len(part), rows))):
-                yield self._batch(piece, list(range(first, first + len(piece))))
-                first += len(piece)
+        for part in (slice(0, self.few), slice(self.few, len(self.prompts))):
+            for piece in self.prompts.take(part).batches():
+                for one in piece.batches(min(len(piece), rows)):
+                    yield self._batch(one, list(range(first, first + len(one))))
+                    first += len(one)
 
     def _batch(self, prompts: Prompts, rows: list[int]) -> Batch:
         return Batch(Context(self.subject, prompts, self.sites, rows, self.direction))
@@ -171,16 +187,18 @@ class Engine:
         """What the output projection of a block's sublayer is given at P0: [n, inputs]."""
         return torch.cat([batch.context.clean[block, kind] for batch in self._batches])
 
-    def _first_pass(self, batch: Batch) -> Readout:
+    def _first_pass(self, batch: Batch, listeners: Sequence[Edit]) -> Readout:
         """The intact pass, which keeps what every block gave."""
         reading = self._reading(batch, want_received=True)
-        logits, _ = self._pass(batch, (), 0, reading, True, keep=True)
+        logits, _ = self._pass(batch, listeners, 0, reading, True, keep=True)
         assert logits is not None
+        batch.received = reading.found["received"]
         if logits[0].numel() * len(self.prompts) <= KEPT_LOGITS:
             batch.logits = logits
         check_all_seen(self.subject, reading)
-        kl = divergences(logits, logits, batch.context.prompts)
-        return reading.readout(losses(logits, batch.context.prompts), kl)
+        prompts, at = batch.context.prompts, self._scored
+        kl = divergences(logits, logits, prompts, at=at)
+        return reading.readout(losses(logits, prompts, at=at), kl)
 
     def _pass(
         self,
@@ -203,7 +221,7 @@ class Engine:
             stack.enter_context(hooks(residual_hooks(self.subject, reading.stream)()))
             if keep:
                 stack.enter_context(hooks(keep_outputs(self._blocks, batch.outputs)))
-            return call_model(self.subject, inputs, logits), inputs["input_ids"]
+            return call_model(self.subject, inputs, logits, self._scored), inputs["input_ids"]
 
     def _cost(
         self, batch: Batch, logits: torch.Tensor, ids: torch.Tensor
@@ -214,7 +232,8 @@ class Engine:
             intact, _ = self._pass(batch, (), self.depth if self.suffix else 0, None, True)
             assert intact is not None
         run = dataclasses.replace(batch.context.prompts, input_ids=ids)
-        return losses(logits, run), divergences(intact, logits, run)
+        at = self._scored
+        return losses(logits, run, at=at), divergences(intact, logits, run, at=at)
 
     def _learn_reading(self) -> None:
         """From a few tokens: how many heads there are, and whether the lean reader serves all."""

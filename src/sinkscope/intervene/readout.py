@@ -61,6 +61,21 @@ class Readout:
         return over_heads(self.margin[:, self.at(position)], heads)
 
 
+def filled_up(readout: Readout, prompts: int) -> Readout:
+    """A readout of the first prompts as one of so many, NaN where nothing was run."""
+    missing = prompts - len(readout.share)
+    if not missing:
+        return readout
+    whole = {}
+    for f in fields(Readout):
+        value = getattr(readout, f.name)
+        if value is not None and f.name != "positions":
+            ends = [(0, missing), *[(0, 0)] * (value.ndim - 1)]
+            value = np.pad(value, ends, constant_values=np.nan)
+        whole[f.name] = value
+    return Readout(**whole)
+
+
 def over_heads(values: np.ndarray, heads: Sequence[tuple[int, int]]) -> np.ndarray:
     """[n] mean of values [n, L, H] over heads (block, head), NaN left out; over all if none."""
     chosen = values.reshape(len(values), -1)

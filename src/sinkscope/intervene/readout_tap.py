@@ -46,7 +46,7 @@ class ReadoutTap(EditTap):
         shapes |= dict.fromkeys(("norm", "cosine"), (*looked, depth + 1))
         self.found = {name: torch.full(shape, torch.nan) for name, shape in shapes.items()}
         self.found["learned"] = torch.zeros(batch, depth, heads)
-        self.found["received"] = torch.zeros(batch, length)
+        self.found["received"] = torch.zeros(batch, depth, length)
 
     def keep(self, read: AttentionRead, call: AttentionCall | None) -> None:
         """Reduce a read to shares and margins; its map is dropped."""
@@ -156,7 +156,7 @@ class ReadoutTap(EditTap):
         if self.want_received and reading:
             mass = (scores[:, reading] - total[:, reading].unsqueeze(-1)).exp()
             mass = (mass * late.unsqueeze(-1)).sum((1, 2)).cpu()
-            self.found["received"][:, : mass.shape[1]] += mass
+            self.found["received"][:, block, : mass.shape[1]] += mass
 
     def _put(self, block: int, chosen: list[int], sums: Sums) -> None:
         for name, mean in sums.means().items():
@@ -166,7 +166,8 @@ class ReadoutTap(EditTap):
         """Everything that was read, as arrays."""
         late = self.layout.late.sum(1, keepdim=True).cpu() * max(1, len(self.heads))
         found: dict[str, np.ndarray | None] = {name: x.numpy() for name, x in self.found.items()}
-        found["received"] = (self.found["received"] / late).numpy() if self.want_received else None
+        received = self.found["received"].sum(1) / late
+        found["received"] = received.numpy() if self.want_received else None
         found["ce"], found["kl"] = (None if x is None else x.numpy() for x in (ce, kl))
         return Readout(self.positions, **found)  # type: ignore[arg-type]
 

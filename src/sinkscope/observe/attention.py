@@ -97,12 +97,19 @@ def run_model(subject: Subject, prompts: Prompts, logits: bool, own_maps: bool =
     return call_model(subject, inputs, logits)
 
 
-def call_model(subject: Subject, inputs: dict[str, Any], logits: bool) -> Any:
-    """The forward call itself; raises OutOfResources where memory runs out."""
+def call_model(
+    subject: Subject, inputs: dict[str, Any], logits: bool, at: torch.Tensor | None = None
+) -> Any:
+    """The forward call itself; raises OutOfResources where memory runs out.
+
+    at  [K] positions whose logits are wanted; None for all
+    """
     model = subject.model
     rows, length = inputs["input_ids"].shape
     # without the head: its logits would dwarf everything else at long lengths
     target = model if logits else getattr(model, "base_model", model)
+    if at is not None and logits and _accepts(model, "logits_to_keep"):
+        inputs = {**inputs, "logits_to_keep": at.to(subject.device)}
     try:
         out = target(**inputs)
     except (torch.OutOfMemoryError, MemoryError):
@@ -116,7 +123,11 @@ def call_model(subject: Subject, inputs: dict[str, Any], logits: bool) -> Any:
             ) from None
         raise
     refuse_overflow(subject, target, inputs, out)
-    return out.logits if logits else None
+    if not logits:
+        return None
+    if at is None or out.logits.shape[1] == len(at):
+        return out.logits
+    return out.logits[:, at.to(out.logits.device)]  # a family need not take positions
 
 
 def refuse_overflow(subject: Subject, target: Any, inputs: dict[str, Any], out: Any) -> None:
@@ -163,7 +174,8 @@ def model_inputs(subject: Subject, prompts: Prompts) -> dict[str, Any]:
         mask = prompts.attention_mask.to(device)
         inputs["attention_mask"] = mask
         positions = (mask.long().cumsum(1) - 1).clamp_min(0)
-    if positions is not None and _accepts(subject.model, "position_ids"):
+    decoder = getattr(subject.model, "base_model", subject.model)
+    if positions is not None and _accepts(decoder, "position_ids"):
         inputs["position_ids"] = positions.to(device)
     elif prompts.position_ids is not None:
         raise Unsupported(
@@ -173,8 +185,7 @@ def model_inputs(subject: Subject, prompts: Prompts) -> dict[str, Any]:
     return inputs
 
 
-def _accepts(model: Any, name: str) -> bool:
-    target = getattr(model, "base_model", model)
+def _accepts(target: Any, name: str) -> bool:
     return name in inspect.signature(target.forward).parameters
 
 

@@ -185,9 +185,11 @@ class NamedToken(TypedDict):
 
 
 class VocabularyScan(TypedDict, total=False):
-    """Every vocabulary item put at P0. In circuit/vocabulary."""
+    """Vocabulary items put at P0. In circuit/vocabulary."""
 
     point: str  # read point at which it was told whether an item becomes the sink
+    of: int  # items of the vocabulary; where fewer were tried, they were drawn at random
+    ratio: Measured  # those that do; an interval where items were drawn [share]
     not_sinking: list[NamedToken]  # items that do not, at most twenty
 
 

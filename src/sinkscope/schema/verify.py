@@ -50,6 +50,7 @@ class TestRow(Open):
     block: int | None = None  # where the edit acts
     position: int | None = None  # where the edit acts
     dose: float | None = None  # how much of it, where it has doses
+    prompts: int = 0  # it was run on in full; a row that decides nothing takes a few
     confirmed: bool = True  # run in full; a row that is not was screened through P0's key alone
     # what goes through P0's key with everything else held; -1 is gone
     # [ratio, intervene/p0_path]

@@ -144,7 +144,7 @@ def _kept(lab: CausalBench, sets: KeptSets, ranked: Ranked) -> Kept:
     random = sets.kept([(draw, False) for draw in (draws if by_key else draws[:FEW_DRAWS])])
     on_key = sets.score(frozenset(units)) if by_key else None
     alone = full if on_key is None else on_key
-    one = relative(lab, sets.full(draws[0]), lab.intact_sink) if draws else None
+    one = relative(lab, sets.full(draws[0], few=True), lab.intact_sink) if draws else None
     cpr, cmd = _areas(sizes, total) if by_key else (None, None)
     return Kept(
         faithfulness=full.faithfulness,
@@ -260,16 +260,19 @@ def _in_full(sets: KeptSets, ranked: Ranked, cap: int) -> list[SizeScore]:
 
 
 def _confirmed(sets: KeptSets, ranked: Ranked, chosen: SizeScore, cap: int) -> SizeScore:
-    """The chosen set in full; doubled while it holds through P0's key and does not in full."""
+    """The chosen set in full; doubled while it holds through P0's key and does not in full.
+
+    A few prompts tell how far it is doubled, and all of them are taken for the set that is left.
+    """
     count = chosen.components
-    full = sets.confirmed(frozenset(ranked.order[:count]))
     for _ in range(CONFIRMED - 1):
         larger = min(2 * count, cap, len(ranked.order))
-        if full.holds or not chosen.holds or sets.path is None or larger == count:
+        if not chosen.holds or sets.path is None or larger == count:
+            break
+        if sets.confirmed(frozenset(ranked.order[:count]), few=True).holds:
             break
         count = larger
-        full = sets.confirmed(frozenset(ranked.order[:count]))
-    return full
+    return sets.confirmed(frozenset(ranked.order[:count]))
 
 
 def _areas(sizes: list[SizeScore], total: int) -> tuple[float | None, float | None]:

@@ -193,7 +193,7 @@ def _repeated(lab: CausalBench) -> Test:
     different = RandomTokens(random_tokens(lab, DIFFERENT, 4), lab.seed)
     blocks = [block for block, _ in lab.heads]
     extra = {
-        "share": bootstrap(lab.run([edit]).on(lab.heads), lab.seed),
+        "share": bootstrap(lab.run([edit], few=True).on(lab.heads), lab.seed),
         "uniform": float(np.nanmean(lab.circuit.uniform_late[blocks])),
     }
     return _row(lab, edit, different, note, moved=True, extra=extra)

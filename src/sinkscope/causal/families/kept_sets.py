@@ -66,7 +66,7 @@ class KeptSets:
         self.room = [INPUT] * embedding + _room(lab)
         self.path: KeyPath | None = None
         self.intact = lab.intact_sink
-        path = lab.key_path
+        path = lab.screen.path
         if isinstance(path, Missing):
             self.leave_key(path.reason)
         else:
@@ -106,9 +106,9 @@ class KeptSets:
         found = self.path.effects([self.edits(*one) for one in sets])
         return found.on(self.lab.heads).double().numpy()
 
-    def full(self, units: Units, complement: bool = False) -> np.ndarray:
-        """[n] the same by a pass over the sequence."""
-        return self.lab.run(self.edits(units, complement)).on(self.lab.heads)
+    def full(self, units: Units, complement: bool = False, few: bool = False) -> np.ndarray:
+        """[n] the same by a pass over the sequence; NaN for prompts that it did not take."""
+        return self.lab.run(self.edits(units, complement), few=few).on(self.lab.heads)
 
     def scores(self, sets: Sequence[Units]) -> list[SizeScore]:
         """Faithfulness and completeness of each set."""
@@ -122,10 +122,10 @@ class KeptSets:
         """Of one set."""
         return self.scores([units])[0]
 
-    def confirmed(self, units: Units) -> SizeScore:
-        """Of one set, in full."""
+    def confirmed(self, units: Units, few: bool = False) -> SizeScore:
+        """Of one set, in full, on all prompts or on a few."""
         lab = self.lab
-        kept, left = self.full(units), self.full(units, True)
+        kept, left = self.full(units, few=few), self.full(units, True, few)
         return SizeScore(units, kept, *(relative(lab, x, lab.intact_sink) for x in (kept, left)))
 
     def free(self, units: Units) -> dict[str, list[Unit]]:

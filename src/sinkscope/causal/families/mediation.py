@@ -39,7 +39,7 @@ def mediation(lab: CausalBench, tests: Sequence[Test]) -> list[Test]:
     first = _strongest(tests, ("N1",), lab.start)
     second = _strongest(tests, ("N3", "N3s", "N4"), lab.first_read) or _direction(lab)
     try:
-        intact = record(lab.engine, (0, lab.position))
+        intact = lab.recorded if lab.recorded.keys else record(lab.engine, (0, lab.position))
     except Unsupported as refusal:
         lab.notes.append(f"M1: {refusal}")
         return []
@@ -62,13 +62,16 @@ def mediation(lab: CausalBench, tests: Sequence[Test]) -> list[Test]:
 
 
 def _strongest(tests: Sequence[Test], ids: tuple[str, ...], before: int) -> list[Edit] | None:
-    """The edits of the row that took most of the sink, in blocks before the held points."""
+    """The edits of the row that took most of the sink, in blocks before the held points.
+
+    One that was run in full already is taken before one that was only screened.
+    """
     able = [
         test
         for test in tests
         if test.id in ids and -test.size > NEGLIGIBLE and _last_block(test) < before
     ]
-    return list(min(able, key=lambda test: test.size).edits) if able else None
+    return list(min(able, key=lambda test: (not test.confirmed, test.size)).edits) if able else None
 
 
 def _last_block(test: Test) -> int:

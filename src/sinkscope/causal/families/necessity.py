@@ -14,6 +14,7 @@ from sinkscope.causal.confirm import decide, strongest
 from sinkscope.causal.evidence import Test
 from sinkscope.causal.screen import Planned
 from sinkscope.causal.testing import CausalBench
+from sinkscope.causal.thresholds import NECESSARY
 from sinkscope.circuit.unit import NEURON, Unit, by_block
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import MatchVariance, Neurons, SetWrite, Stream
@@ -61,14 +62,18 @@ def variance(lab: CausalBench, n1: list[Test]) -> list[Test]:
 def mlp_writes(lab: CausalBench) -> list[Test]:
     """N3: P0's MLP write of each block that a reading head can see; the others' mean instead.
 
-    The strongest block is also tried with zero and with a resampled write.
+    The strongest block is also tried with zero and with a resampled write: in full only where the
+    mean does not take enough.
     """
     tests = decide(lab, mlp_plans(lab, "N3"), strongest)
-    best = strongest_block(tests)
-    if best is None:
+    if not tests:
         return tests
-    variants = [_write(lab, "N3", best, "mlp", how, SECOND) for how in ("zero", "resample")]
-    return tests + decide(lab, variants, lambda sizes: range(len(sizes)))
+    best = min(tests, key=lambda test: test.size)
+    variants = [
+        _write(lab, "N3", int(best.block or 0), "mlp", how, SECOND) for how in ("zero", "resample")
+    ]
+    enough = -best.size >= NECESSARY
+    return tests + decide(lab, variants, lambda sizes: () if enough else range(len(sizes)))
 
 
 def strongest_block(tests: list[Test]) -> int | None:

@@ -143,7 +143,7 @@ def _shifts(lab: CausalBench, follows: bool) -> list[int]:
 
 def _moved(lab: CausalBench, edit: Edit) -> dict[str, Any]:
     """What of the sink turned up at the position that P0 changed ids with."""
-    read, at = lab.run([edit]), lab.position
+    read, at = lab.run([edit], few=True), lab.position
     before = lab.engine.intact.on(lab.heads, at)
     change = paired_change(read.on(lab.heads, at), before, lab.intact_sink, lab.seed)
     return {"position": at, "share": change}

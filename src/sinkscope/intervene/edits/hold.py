@@ -33,12 +33,12 @@ class Intact:
 def record(engine: Engine, positions: Sequence[int]) -> Intact:
     """Read streams and keys of some positions in one unedited pass."""
     intact = Intact()
-    engine.run([_Record(tuple(positions), intact)], want_logits=False)
+    engine.run([Record(tuple(positions), intact)], want_logits=False)
     return intact
 
 
 @dataclass(frozen=True)
-class _Record(Edit):
+class Record(Edit):
     """Changes nothing and writes down what it sees."""
 
     positions: tuple[int, ...]
@@ -46,6 +46,8 @@ class _Record(Edit):
     acts_on_attention = True
 
     def hooks(self, context: Context) -> list[Any]:
+        """Note the streams down."""
+
         def keep(point: int, hidden: torch.Tensor) -> None:
             for position in self.positions:
                 for row, value in zip(context.rows, hidden[:, position]):
@@ -54,6 +56,7 @@ class _Record(Edit):
         return residual_hooks(context.subject, keep)()
 
     def attention(self, context: Context, block: int, call: Call) -> Call:
+        """Note the keys down."""
         for position in self.positions:
             for row, value in zip(context.rows, call.key[:, :, position]):
                 self.intact.keys[block, position, row] = value.detach().clone()

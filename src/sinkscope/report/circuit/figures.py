@@ -81,8 +81,9 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Plot, ...]], ...] = (
             ),
             Plot(
                 "vocabulary",
-                "The whole vocabulary at position zero",
-                "Every item is put there in turn; it becomes the sink where it ends on the sink’s "
+                "The vocabulary at position zero",
+                "Items are put there in turn, all of them or as many as half a pass over the "
+                "prompts allows, drawn at random; one becomes the sink where it ends on the sink’s "
                 "side of the midpoint (and, with a norm plateau, above half of it).",
                 circuit_stages.vocabulary_chart,
             ),

@@ -121,7 +121,7 @@ def _emergence(block: int | None) -> list[alt.Chart]:
 
 
 def vocabulary_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
-    """Every vocabulary item at position zero: how far along the sink direction it ends."""
+    """Vocabulary items at position zero: how far along the sink direction it ends."""
     if not frames.has(data, "vocabulary_along"):
         return None
     along = np.asarray(data["vocabulary_along"].values, dtype=np.float64)

@@ -100,7 +100,11 @@ def _spike(trace: TraceSummary) -> str:
     ratio = number_of(trace.spike_ratio)
     if ratio is None:
         return ""
-    of = f" of {trace.spike_vocabulary:,} vocabulary items" if trace.spike_vocabulary else ""
+    tried, all_items = trace.spike_vocabulary, trace.vocabulary.get("of")
+    of = f" of {tried:,} vocabulary items" if tried else ""
+    if tried and all_items and tried < all_items:
+        share = trace.vocabulary["ratio"]
+        of += f" drawn from {all_items:,} ({percent(share.low)} to {percent(share.high)} of all)"
     return f"Placed at position zero, {percent(ratio)}{of} end on the sink’s side of the direction."
 
 

@@ -1,0 +1,67 @@
+"""What a command shows on stderr while it works: a bar, or where no terminal is, lines of text."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from sinkscope.pace import Pace
+
+Step = Callable[[str, int, int], None]
+
+FIRST, EVERY = 5.0, 30.0  # seconds until the first line, and from one line to the next
+
+
+@contextlib.contextmanager
+def progress_bar(stages: Sequence[tuple[str, float]] = ()) -> Iterator[Step]:
+    """A progress callback that shows how far the command is and how long it still takes.
+
+    stages  as `pace.planned` gives them: then the time is that of the whole command
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with _bar(console, stages) if console.is_terminal else _lines(Pace(stages)) as step:
+        yield step
+
+
+@contextlib.contextmanager
+def _bar(console, stages: Sequence[tuple[str, float]]) -> Iterator[Step]:
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task
+    from rich.text import Text
+
+    pace = Pace(stages)
+
+    class Said(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(str(pace))
+
+    with Progress(BarColumn(), Said(), console=console, transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+
+        def step(label: str, done: int, total: int) -> None:
+            pace.update(label, done, total)
+            bar.update(task, completed=pace.fraction)
+
+        yield step
+
+
+@contextlib.contextmanager
+def _lines(pace: Pace, first: float = FIRST, every: float = EVERY) -> Iterator[Step]:
+    done = threading.Event()
+
+    def tell() -> None:
+        wait = first
+        while not done.wait(wait):
+            print(f"sinkscope: {pace}", file=sys.stderr, flush=True)
+            wait = every if pace.left is not None else first
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield pace.update
+    finally:
+        done.set()
+        teller.join()

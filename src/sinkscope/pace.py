@@ -1,0 +1,140 @@
+"""How far a command is, how long it still takes, and what a budget of minutes leaves room for.
+
+Work is counted in plain passes over the prompts: of `scan` and `trace` in passes over all of them,
+of `verify` in passes over those that the tests are run on. The numbers of WORK are rough, measured
+on a model of thirty blocks; they only share the time out, and no result depends on them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+WORK = {"scan": 1.8, "nulls": 0.6, "trace": 1.2, "circuit": 1.4, "vocabulary": 0.5, "verify": 34.0}
+LEAST = 8  # prompts, whatever the budget
+Clock = Callable[[], float]
+
+
+def planned(name: str, prompts: int, rows: int, policies: int = 1) -> list[tuple[str, float]]:
+    """(stage, work) of a command in order, in plain passes over all prompts; for others nothing.
+
+    rows  prompts that `verify` runs its tests on
+    """
+    looked = ("scan", "nulls") if name in ("scan", "run") else ()
+    traced = ("trace", "circuit", "vocabulary") if name in ("trace", "verify", "run") else ()
+    tested = ("verify",) if name in ("verify", "run") else ()
+    share = min(rows, prompts) / max(prompts, 1)
+    work = WORK | {"verify": WORK["verify"] * share}
+    return [(stage, work[stage]) for stage in (*looked, *traced, *tested)] * policies
+
+
+@dataclass
+class Pace:
+    """How far a command is, from what it reports: label, done, total.
+
+    stages  (first word of the label, work), in the order in which they come; without any, the
+            stage that is reported last is all that is known of
+    """
+
+    stages: Sequence[tuple[str, float]] = ()
+    clock: Clock = time.monotonic
+    label: str = ""
+    part: float = 0.0  # of the present stage
+    _at: int = -1
+    _started: float = field(init=False)
+    _reported: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._started = self._reported = self.clock()
+
+    def update(self, label: str, done: int, total: int) -> None:
+        """Take a report."""
+        if label != self.label:
+            self._enter(label.split(" ")[0])
+        self.label, self.part = label, done / max(total, 1)
+        self._reported = self.clock()
+
+    def _enter(self, stage: str) -> None:
+        if not self.stages:
+            self._started = self.clock()
+        later = range(self._at + 1, len(self.stages))
+        self._at = next((i for i in later if self.stages[i][0] == stage), self._at)
+
+    @property
+    def fraction(self) -> float:
+        """Part of the work that is done, 0 to 1."""
+        if not self.stages:
+            return self.part
+        total = sum(work for _, work in self.stages)
+        done = sum(work for _, work in self.stages[: max(self._at, 0)])
+        now = self.stages[self._at][1] * self.part if self._at >= 0 else 0.0
+        return (done + now) / total
+
+    @property
+    def gone(self) -> float:
+        """Seconds since the command, or without stages this one, began."""
+        return self.clock() - self._started
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that it still takes at this pace; None as long as nothing is done."""
+        done = self.fraction
+        if done <= 0:
+            return None
+        whole = (self._reported - self._started) / done
+        return max(0.0, whole - self.gone)
+
+    def __str__(self) -> str:
+        left = self.left
+        ahead = "" if left is None else f", about {span(left)} left"
+        return f"{self.label}: {self.fraction:.0%} done in {span(self.gone)}{ahead}"
+
+
+def span(seconds: float) -> str:
+    """Seconds as a reader says them: 40 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+@dataclass
+class Budget:
+    """Minutes that a command may take; None for as many as it needs."""
+
+    minutes: float | None
+    clock: Clock = time.monotonic
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left, infinity without a budget."""
+        if self.minutes is None:
+            return float("inf")
+        return max(0.0, 60 * self.minutes - (self.clock() - self.started))
+
+    def shared(self, parts: int) -> Budget:
+        """What is left, for one of so many parts."""
+        return Budget(None if self.minutes is None else self.left / 60 / parts, self.clock)
+
+    def room(self, name: str, prompts: int, rows: int, seconds: float) -> int:
+        """How many of these prompts a command has time for, at least LEAST of them.
+
+        rows  prompts that `verify` runs its tests on; seconds  of a plain pass over one prompt
+        """
+        passes = self.left / seconds
+        on_all = sum(work for stage, work in planned(name, 1, 1) if stage != "verify")
+        tested = WORK["verify"] if name in ("verify", "run") else 0.0
+        some = passes / (on_all + tested)
+        if some > rows:
+            some = (passes - rows * tested) / on_all
+        return min(prompts, max(LEAST, int(min(some, prompts))))
+
+    def __str__(self) -> str:
+        return f"the budget of {self.minutes:.3g} minutes"

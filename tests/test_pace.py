@@ -1,0 +1,97 @@
+"""How far a command is, what is said of it where there is no terminal, and what a budget takes."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+import sinkscope
+from sinkscope.cli.progress import _lines
+from sinkscope.observe.parity import token_prompts
+from sinkscope.observe.timing import seconds_a_prompt
+from sinkscope.pace import LEAST, WORK, Budget, Pace, planned, span
+from sinkscope.subject.load import Subject
+from sinkscope.subject.tiny import tiny_model
+
+
+class Hand:
+    """A clock that is set by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_pace_is_of_the_whole_command():
+    clock = Hand()
+    pace = Pace([("scan", 1.0), ("trace", 1.0), ("verify", 2.0)] * 2, clock)
+    assert pace.left is None
+    pace.update("scan (with BOS)", 0, 4)
+    clock.now = 2.0
+    pace.update("scan (with BOS)", 2, 4)
+    assert pace.fraction == pytest.approx(0.5 / 8)
+    assert pace.left == pytest.approx(30.0)
+    clock.now = 12.0  # nothing was reported since
+    assert pace.left == pytest.approx(20.0)
+    pace.update("verify (with BOS)", 13, 13)  # nothing of trace was reported
+    assert pace.fraction == pytest.approx(4 / 8)
+    pace.update("scan (without BOS)", 4, 4)
+    pace.update("trace", 0, 4)
+    assert pace.fraction == pytest.approx(5 / 8)
+    pace.update("something else", 1, 4)
+    assert pace.fraction < 6 / 8
+
+
+def test_pace_without_stages_is_of_the_one_that_is_reported():
+    clock = Hand()
+    pace = Pace((), clock)
+    pace.update("a", 5, 10)
+    clock.now = 4.0
+    pace.update("b", 0, 10)
+    clock.now = 6.0
+    pace.update("b", 1, 10)
+    assert pace.left == pytest.approx(18.0)
+    assert str(pace) == "b: 10% done in 2 s, about 18 s left"
+
+
+def test_span():
+    assert [span(x) for x in (3.4, 200, 7500)] == ["3 s", "3 min 20 s", "2 h 5 min"]
+
+
+def test_lines_are_written_where_there_is_no_terminal(capsys):
+    with _lines(Pace([("scan", 1.0)]), first=0.01, every=0.01) as step:
+        step("scan (without BOS)", 1, 2)
+        time.sleep(0.2)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 1
+    assert lines[-1].startswith("sinkscope: scan (without BOS): 50% done in 0 s, about 0 s left")
+    time.sleep(0.05)
+    assert capsys.readouterr().err == ""  # and none after it
+
+
+def test_a_budget_gives_room_to_as_many_prompts_as_there_is_time_for():
+    assert Budget(None).left == float("inf")
+    on_all = sum(work for stage, work in planned("run", 1, 1) if stage != "verify")
+    budget = Budget(1.0, Hand())
+    for prompts in (30, 10):  # more than the rows of verify, and fewer
+        seconds = 60 / (prompts * on_all + min(prompts, 12) * WORK["verify"])
+        assert budget.room("run", 64, 12, seconds * 0.999) == prompts
+    assert budget.room("run", 64, 12, 1e-9) == 64
+    assert budget.room("run", 64, 12, 1e9) == LEAST
+    assert budget.room("verify", 64, 64, 1.0) == max(LEAST, int(60 / (on_all + WORK["verify"])))
+    assert str(Budget(2.5)) == "the budget of 2.5 minutes"
+
+
+def test_a_run_takes_fewer_prompts_and_tests_where_its_budget_is_short_and_says_so():
+    subject = Subject.from_model(tiny_model("llama"), name="tiny")
+    ids = torch.randint(3, 100, (12, 32), generator=torch.Generator().manual_seed(0))
+    assert seconds_a_prompt(subject, token_prompts(ids)) > 0
+    result = sinkscope.run(
+        subject, kind="random", n=12, length=32, untrained=False, draws=1, budget=0.0
+    )
+    [scan] = result.summary.scan.values()
+    assert result.summary.prompts.n == LEAST
+    assert scan.notes[-1].startswith(f"Of 12 prompts {LEAST} were taken: the budget of 0 minutes")
