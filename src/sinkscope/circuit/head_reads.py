@@ -126,7 +126,7 @@ class HeadReads:
         more. By direction recognition alone is a rise, and without that nothing later is written.
         """
         start, stop = phase.rise[0], max(phase.rise[1], phase.block) + 1
-        added = self._behind(stop, self._between(self.curve[:, start + 1], self.curve[:, stop + 1]))
+        added = self._behind(stop, self.between(self.curve[:, start + 1], self.curve[:, stop + 1]))
         return np.fmax(added, self.without_block(phase.block)) if phase.by == "norm" else added
 
     def without_block(self, block: int) -> np.ndarray:
@@ -142,9 +142,9 @@ class HeadReads:
             return without.unsqueeze(1).to(hidden) if at == stop else hidden
 
         left = self.margins(edit, at=[stop])[0].median(0).values.double().numpy()
-        return self._behind(stop, self._between(left, self.curve[:, -1]))
+        return self._behind(stop, self.between(left, self.curve[:, -1]))
 
-    def _between(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    def between(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Part of each head's whole rise that lies between two margins, [heads].
 
         In nats, or in attention σ(m) where that is more: a head that is just drawn to P0 can lose
