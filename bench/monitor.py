@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     watched, plain = Run(options.rows, options.length), Run(options.rows, options.length)
-    monitor = SinkMonitor(watched.model, every=EVERY)
+    monitor = SinkMonitor(watched.model, every=EVERY, first_blocks=3)
     losses: dict[str, list[float]] = {"watched": [], "plain": []}
     steps, observations = [], []
     watched_first = monitor.observe(0)

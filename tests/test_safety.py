@@ -581,3 +581,14 @@ def test_a_configuration_far_beyond_its_weights_is_refused(folder, monkeypatch):
         (folder / "config.json").write_text(json.dumps(config | asked))
         with pytest.raises(InputError, match=said):
             load(folder)
+
+
+def test_a_killed_build_begins_anew(tmp_path, capsys):
+    left = tmp_path / "D" / f"{PART}x"
+    left.mkdir(parents=True)
+    (left / "config.json").write_text("{")
+    code, _, err = run(
+        capsys, "lab", "build", "--mechanism", "p0-two-block", "--out", tmp_path / "D"
+    )
+    assert code == 0, err
+    assert not left.exists()

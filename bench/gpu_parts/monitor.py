@@ -49,7 +49,7 @@ def overhead(run: Run) -> dict:
     """Stretches of ten steps with one observation, and without, in turn; the losses of both."""
     rows, length, stretches = (2, 32, 1) if run.tiny else (32, 512, 8)
     watched, plain = Loop(run, rows, length), Loop(run, rows, length)
-    monitor = SinkMonitor(watched.model, every=EVERY)
+    monitor = SinkMonitor(watched.model, every=EVERY, first_blocks=3)
     losses: dict[str, list[float]] = {"watched": [], "plain": []}
     seconds: dict[str, list[float]] = {"watched": [], "plain": []}
     observed, step = [], 0

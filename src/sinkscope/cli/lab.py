@@ -149,10 +149,10 @@ def build(
     logging.disable_progress_bar()
     if mechanism not in MECHANISMS:
         raise InputError(f"{mechanism!r} is not a mechanism; see sinkscope lab list.")
+    common.check(out)  # and what a killed one left is swept out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already: choose another --out or remove it.")
     given = {"family": family, "noise": noise, "carry": carry}
-    common.check(out)
     spec = draw_spec(mechanism, seed, **{k: v for k, v in given.items() if v is not None})
     typer.echo(f"Built {build_model(spec, out)}; the truth is in {out / 'truth.json'}.")
 
