@@ -190,11 +190,11 @@ def _recognised(circuit: Circuit, truth: Truth) -> bool | None:
 
     Nothing is not stated for position embeddings with noise: theirs tells P0 apart to a probe that
     has enough token ids to see it, which random tokens give and text may not. Nor is it where P0 is
-    one of several positions that are alike.
+    one of several positions that are alike, or the first of positions that change little by little.
     """
     points, found, stated = circuit.sites.points, circuit.recognition_point, truth.recognition_point
     if stated is None:
-        if truth.position == "position-ids":
+        if truth.position == "position-ids" or truth.mechanism == "position-ramp":
             return None
         return None if truth.family == "gpt2" and truth.noise else found is None
     return found is not None and abs(points.index(found) - points.index(stated)) <= 1

@@ -49,8 +49,8 @@ def grown():
 def test_what_moves_in_a_series_is_in_the_models(grown):
     model = grown.canvas.model
     ids = torch.randint(2, 258, (8, 48), generator=torch.Generator().manual_seed(0))
-    first = [(b, head) for b in grown.readers for head in grown.reading(0.0, b)]
-    other = [(b, head) for b in grown.readers for head in grown.reading(1.0, b)]
+    first = [(b, head) for b in grown.readers for head in grown.reading(b)]
+    other = [(b, head) for b in grown.readers for head in grown.reading(b, handed=True)]
     assert not set(first) & set(other)
     whole = State(4.0, 0.1, 0.0)
     for state, kept, gained in (
@@ -74,7 +74,7 @@ def test_series_that_never_settle_move_up_to_their_end():
     assert kinds["gone"].settled_at is None
     assert kinds["returned"].states[-1].size > 0
     assert kinds["returned"].settled_at is not None
-    for kind, field, end in (("rotation", "moved", 1.0), ("turning", "angle", 1.88)):
+    for kind, field, end in (("rotation", "moved", 0.8), ("turning", "angle", 1.88)):
         values = [getattr(state, field) for state in kinds[kind].states]
         assert values == sorted(values)
         assert values[-1] == pytest.approx(end, abs=0.01)
@@ -130,3 +130,12 @@ def test_the_page_is_that_of_the_kept_results():
     kept = json.loads((BENCH / "results" / "trust.json").read_text("utf-8"))
     written = (BENCH.parent / "docs" / "trust.md").read_text("utf-8")
     assert page(kept) == written
+
+
+def test_a_draw_of_the_bench_is_asked_and_judged():
+    """Of a kind whose random sets are fewer in one test than in the other."""
+    seed = families.KINDS.index("p0-unread-writers")
+    found = families.one(seed)
+    assert found["kind"] == "p0-unread-writers"
+    assert found["right"]["verdict"]
+    assert found["right"]["recognition"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -13,6 +12,7 @@ from sinkscope.known.constructed import Truth
 N, LENGTH = 24, 64
 FIRST_TOKENS = ("p0-part", "p0-real-tokens", "p0-small-vocabulary")
 UNDETERMINED = "undetermined"
+SAYING = {"missing", "verdict_detail", "what_would_change_it", "notes"}  # where numbers are advised
 NUMBER = re.compile(r"take (?:at least )?(\d+) prompts")
 
 
@@ -28,7 +28,7 @@ def ask(subject: Subject, n: int = N, **settings: Any) -> dict[str, Any]:
     scan, trace, verify = (
         next(iter(getattr(summary, name).values()), None) for name in ("scan", "trace", "verify")
     )
-    words = json.dumps([verify.missing, verify.verdict_detail, verify.notes]) if verify else ""
+    words = verify.model_dump_json(include=SAYING) if verify else ""
     numbers = [int(number) for number in NUMBER.findall(words)]
     return {
         "verdict": verify.verdict if verify else "not tested",

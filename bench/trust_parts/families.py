@@ -42,13 +42,20 @@ def one(seed: int) -> dict[str, Any]:
     }
 
 
+# What else is true: what carries a sink at another position than zero is not tested.
+ALSO = {"position-one": ("other",)}
+
+
 def judged(truth: Truth, said: dict[str, Any], due: dict[str, Any]) -> dict[str, bool]:
     """Which answers are right; one that the truth does not state is left out."""
-    right = {"verdict": said["verdict"] == due["verdict"]}
-    if truth.mechanism in (*CIRCUITS, *MIXTURES):
+    right = {"verdict": said["verdict"] in (due["verdict"], *ALSO.get(truth.mechanism, ()))}
+    if truth.mechanism in CIRCUITS:
         for answer in ("block", "neurons", "heads"):
             right[answer] = said[answer] == due[answer]
         right["circuit"] = all(right[answer] for answer in ("block", "neurons", "heads"))
+    if truth.mechanism in MIXTURES:  # without its neurons another carrier goes on: none is named
+        right["heads"] = said["heads"] == due["heads"]
+        right["none wrongly named"] = all(each in due["neurons"] for each in said["neurons"])
     if truth.recognition_point is not None:
         found = said["recognition"]
         right["recognition"] = (
@@ -61,12 +68,13 @@ def judged(truth: Truth, said: dict[str, Any], due: dict[str, Any]) -> dict[str,
 
 def _scanned(truth: Truth, sink: dict[str, Any]) -> bool:
     """Whether the scan says where the sink is, and how weak or rare."""
-    kind = "positions" if truth.at and truth.at != [0] else "p0"
-    if sink["kind"] != kind or (kind == "positions" and sink["positions"] != truth.at):
+    if truth.at not in ([], [0]):
+        kind = "p0" if 0 in truth.at else "positions"
+        return sink["kind"] == kind and sorted(sink["positions"]) == truth.at
+    if sink["kind"] != "p0":
         return False
     needed = {
         "p0-weak": "weak",
-        "p0-few-heads": "few heads",
         "p0-part": "part of the prompts",
     }.get(truth.mechanism)
     return needed is None or any(needed in word for word in sink["words"])

@@ -11,9 +11,9 @@ INTRO = """# How far to trust it
 Written by `python bench/trust.py --page` from `bench/results/trust.json`, which
 `python bench/trust.py --draws {draws} --jobs 2 --write` makes. Every model below is built so that
 the answer is known, by code that the tool does not use ([known-answers.md](known-answers.md) says
-how that is held); what each answer means stands in [measures.md](measures.md). No seed here has set
-a threshold.
-"""
+how that is held); what each answer means stands in [measures.md](measures.md).
+{note}"""
+UNSEEN = "No seed here has set a threshold.\n"
 TELLS = """By construction, and not by a lack of prompts:
 
 - A sink that needs both an unmixed position zero and one of certain tokens there (`p0-part`) is a
@@ -21,6 +21,10 @@ TELLS = """By construction, and not by a lack of prompts:
   nothing elsewhere; the scan says in how many of the prompts the sink is.
 - Where either of two carriers is enough (`p0-or-bos`), removing one changes nothing. Both are due,
   since removing both ends the sink.
+- What carries a sink at another position than zero (`position-one`) is not tested: such a sink is
+  `other`, with its positions, which counts as right.
+- Where two sinks stand side by side, the writing neurons of the circuit among them are named only
+  if the sink goes without them; that none is named wrongly is held, not that they are named.
 - Where prompts fill all positions of a model (`position-full`), ids cannot be shifted. Only
   swapping two of them is left to tell position ids from position zero.
 - An event after a calm longer than the settling signal waits for cannot be foreseen by anything
@@ -31,7 +35,7 @@ TELLS = """By construction, and not by a lack of prompts:
 def page(values: dict[str, Any]) -> str:
     """The whole page."""
     parts = [
-        INTRO.format(draws=values["draws"]),
+        INTRO.format(draws=values["draws"], note=values.get("note", UNSEEN)),
         _floors(values["values"]),
         _kinds(values["by_kind"]),
         _confusion(values["confusion"]),

@@ -47,6 +47,6 @@ def one(seed: int) -> dict[str, Any]:
         "found": None if found.emergence is None else [found.emergence.low, found.emergence.high],
         "settled": script.settled_at,
         "announced": given,
-        "foreseen": kind != "late",  # an event after a longer calm than any signal waits for
+        "foreseen": script.kind != "late",  # an event after a longer calm than any signal waits for
         "right": right,
     }

@@ -231,7 +231,7 @@ def verify_dataset(done: Verified) -> xarray.Dataset:
             add(f"{name}_necessity", ("layer",), _by_block(done, id), f"{id}: effect by block")
     for name, draws in (("n4_draws", _draws(tests)), ("s4_draws", done.kept and done.kept.draws)):
         if draws is not None:
-            add(name, ("draw",), draws, "sink kept or changed by each random set")
+            add(name, (name.removesuffix("s"),), draws, "sink kept or changed by each random set")
     if done.kept is not None:
         data |= _circuit_arrays(done, done.kept)
     return xarray.Dataset(data)

@@ -36,8 +36,11 @@ class Verdict:
     what_would_change_it: list[str] = field(default_factory=list)
 
 
-def without_p0_sink(sinks: Sinks) -> Verdict:
-    """No sink at P0: on a learned logit, elsewhere, nowhere, or out of sight."""
+def without_p0_sink(sinks: Sinks, by_ids: bool = False) -> Verdict:
+    """No sink at P0: on a learned logit, elsewhere, nowhere, or out of sight.
+
+    by_ids  whether a sink at other positions follows their ids (`elsewhere`)
+    """
     heads = int(sinks.elsewhere.sum())
     if sinks.kind == "learned":
         because = f"{heads} heads put more than {LEARNED:.0%} of their mass on a learned logit"
@@ -45,9 +48,10 @@ def without_p0_sink(sinks: Sinks) -> Verdict:
     if sinks.kind == "positions":
         places = ", ".join(map(str, sinks.positions))
         because = f"{heads} heads gather their late attention at the positions {places}"
+        moved = "; exchanged with another, their ids take it along" if by_ids else ""
         return Verdict(
-            "other",
-            f"Position zero alone is no sink; {because}, whatever stands there.",
+            "position-embedding" if by_ids else "other",
+            f"Position zero alone is no sink; {because}, whatever stands there{moved}.",
             {"carried_by": "positions", "positions": list(sinks.positions)},
         )
     if sinks.kind == "tokens":

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sinkscope.causal.elsewhere import follow_their_ids
 from sinkscope.causal.evidence import Test, judge
 from sinkscope.causal.families import (
     identity,
@@ -182,7 +183,12 @@ def _tried(
         verdict = with_p0_sink(tests, lab.sink_heads, prompts.bos, detail, settings.seed)
         screened = lab.screen.passes * rows.input_ids.numel() / prompts.input_ids.numel()
     else:
-        verdict = without_p0_sink(sinks_of(read_attention(subject, prompts, tokens=True)))
+        stats = read_attention(subject, prompts, tokens=True)
+        sinks = sinks_of(stats)
+        by_ids = sinks.kind == "positions" and follow_their_ids(
+            subject, rows, sinks, stats.blocks, settings.seed
+        )
+        verdict = without_p0_sink(sinks, by_ids)
         screened = 1.0
     return Verified(
         whole=prompts,

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit
 
 from sinkscope.circuit.induction import queries_of
 from sinkscope.circuit.keys import p0_keys
@@ -125,8 +126,7 @@ class HeadReads:
         more. By direction recognition alone is a rise, and without that nothing later is written.
         """
         start, stop = phase.rise[0], max(phase.rise[1], phase.block) + 1
-        added = (self.curve[:, stop + 1] - self.curve[:, start + 1]) / self.total
-        added = self._behind(stop, added)
+        added = self._behind(stop, self.between(self.curve[:, start + 1], self.curve[:, stop + 1]))
         return np.fmax(added, self.without_block(phase.block)) if phase.by == "norm" else added
 
     def without_block(self, block: int) -> np.ndarray:
@@ -142,12 +142,20 @@ class HeadReads:
             return without.unsqueeze(1).to(hidden) if at == stop else hidden
 
         left = self.margins(edit, at=[stop])[0].median(0).values.double().numpy()
-        return self._behind(stop, (self.curve[:, -1] - left) / self.total)
+        return self._behind(stop, self.between(left, self.curve[:, -1]))
 
-    @property
-    def total(self) -> np.ndarray:
-        """Each head's whole rise, in nats: [heads]."""
-        return np.maximum(self.curve[:, -1] - self.curve[:, 0], 1e-6)
+    def between(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Part of each head's whole rise that lies between two margins, [heads].
+
+        In nats, or in attention σ(m) where that is more: a head that is just drawn to P0 can lose
+        its share with a third of its margin, one that is far beyond loses half its margin first.
+        """
+        nats, share = self.curve, expit(self.curve)
+        parts = (
+            (high - low) / np.maximum(nats[:, -1] - nats[:, 0], 1e-6),
+            (expit(high) - expit(low)) / np.maximum(share[:, -1] - share[:, 0], 1e-6),
+        )
+        return np.fmax(*parts)
 
     def _behind(self, stop: int, values: np.ndarray) -> np.ndarray:
         return np.where([block >= stop for block, _ in self.heads], values, np.nan)

@@ -137,7 +137,7 @@ class Naming:
         if hooks is None:
             return 0.0
         left = self._running_on(hooks).median(0).values.numpy()
-        gone = (self.reads.curve[:, -1] - left) / self.reads.total
+        gone = self.reads.between(left, self.reads.curve[:, -1])
         return float(gone[self._rows].mean())
 
     def _share(self, margins: torch.Tensor) -> float:

@@ -45,7 +45,7 @@ class State:
     size   length of the write over that of the stream it is written to; 0: there is no circuit
     share  of it that EARLY writes
     angle  by which u has turned from where it began, in radians
-    moved  part of the reading heads whose place other heads have taken
+    moved  part of their logit that the reading heads have handed over to other heads
     logit  that reading heads give to position zero
     """
 
@@ -105,22 +105,20 @@ class Grown:
         early = written * state.share
         self._neurons(EARLY, early, 0.0, u)
         self._neurons(LATE, written - early, early, u)
-        gain = state.logit * math.sqrt(canvas.size) / plan.unit
         slow = circuit.slow(canvas)
-        for b in self.readers:
-            for head in self.reading(state.moved, b):
-                canvas.query(b, head)[slow] = 0.0
-                canvas.query(b, head)[slow[0]] = (
-                    gain * plan.base / (plan.unit * CONSTANT) * plan.constant
-                )
-                canvas.key(b, head)[slow] = torch.stack([u, torch.zeros_like(u)])
+        for part, handed in ((1 - state.moved, False), (state.moved, True)):
+            gain = part * state.logit * math.sqrt(canvas.size) / plan.unit
+            row = gain * plan.base / (plan.unit * CONSTANT) * plan.constant
+            for b in self.readers if part else ():
+                for head in self.reading(b, handed):
+                    canvas.query(b, head)[slow] = torch.stack([row, torch.zeros_like(row)])
+                    canvas.key(b, head)[slow] = torch.stack([u, torch.zeros_like(u)])
 
-    def reading(self, moved: float, b: int) -> list[int]:
-        """Heads of a block that read, a part of them moved to heads that did not."""
+    def reading(self, b: int, handed: bool = False) -> list[int]:
+        """Heads of a block that read at first, or those that they hand over to."""
         first = self.readers[b]
         others = [head for head in range(self.canvas.heads) if head not in first]
-        gone = round(moved * len(first))
-        return first[gone:] + others[:gone]
+        return others[: len(first)] if handed else first
 
     def _neurons(self, b: int, size: float, before: float, u: torch.Tensor) -> None:
         """Neurons that write u, `size` long in all, onto a stream that holds `before` of it."""

@@ -42,7 +42,6 @@ def ramp(canvas: Canvas, plan: Plan, truth: Truth) -> None:
     table -= torch.outer(table @ plan.mark, plan.mark)
     table -= SLOPE * torch.arange(len(table))[:, None] * plan.mark
     logit = STEP * plan.base / SLOPE
-    truth.recognition_point = "x0"
     truth.reading_heads = circuit.read_sink(canvas, plan, along=plan.mark, logit=logit)
     record.settle(plan, truth, "position-id-0", "position-embedding")
 
