@@ -16,7 +16,7 @@ from sinkscope.report.table import heading, print_stripped, print_tables, rich_t
 from sinkscope.report.text import typeset, visible
 from sinkscope.result import Result
 
-MOST = 22  # lines of answers: with the heading and the path of the report 25 at most
+MOST = 24  # lines: with the path of the report 25 at most
 LABEL = 9  # columns of the question
 LEAST = 24  # columns of the answers, however narrow the terminal
 WEAKNESSES = 3  # that are told; the rest is counted
@@ -43,6 +43,8 @@ def print_brief(result: Result, console: Console) -> None:
 
 def brief(result: Result, panels: dict[str, list[Findings]], width: int) -> list[Text]:
     """Heading and answers, a line each; a label stands before the first line of a question."""
+    model, about = (wrapped(line, width) for line in heading(result))
+    head = [*(Text(line, style="bold") for line in model), *(Text(line, "dim") for line in about)]
     several = len([panel for panel, found in panels.items() if panel and found]) > 1
     for longest in (3, 2, 1):
         told: list[Text] = []
@@ -52,10 +54,8 @@ def brief(result: Result, panels: dict[str, list[Findings]], width: int) -> list
             told += _answers(answers(found, BESIDE if several else QUESTIONS), width, longest)
         every = [one for found in panels.values() for one in found]
         told += _answers(weaknesses(every, 1 if several else WEAKNESSES), width, min(longest, 2))
-        if len(told) <= MOST:
+        if len(head) + len(told) <= MOST:
             break
-    model, about = (wrapped(line, width) for line in heading(result))
-    head = [*(Text(line, style="bold") for line in model), *(Text(line, "dim") for line in about)]
     return [*head, *told]
 
 
