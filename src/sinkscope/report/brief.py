@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sinkscope.report import commands, frames
-from sinkscope.report.compare import policies_compared
+from sinkscope.report.compare import Compared, policies_compared, runs_compared
 from sinkscope.report.parts import QUESTIONS, WEAK, Findings, Said
 from sinkscope.report.table import heading, print_stripped, print_tables, rich_table
 from sinkscope.report.text import typeset, visible
@@ -23,19 +23,26 @@ WEAKNESSES = 3  # that are told; the rest is counted
 BESIDE = ("Sink", "Proved", "Used")  # of two BOS policies, one sentence each; a table has the rest
 
 
-def print_brief(result: Result, console: Console) -> None:
-    """Print the answers of a result within the width of the console; all it has, without any."""
+def print_brief(result: Result, console: Console, *others: Result, verbose: bool = False) -> None:
+    """Print the answers of a result within the width of the console; all it has, without any.
+
+    others   runs that it is compared with
+    verbose  print every table instead of the answers
+    """
     found = {
         panel: commands.all_findings(result, panel) for panel in [*frames.policies(result), ""]
     }
-    if not any(one.answers for each in found.values() for one in each):
+    if verbose or not any(one.answers for each in found.values() for one in each):
         print_tables(result, console)
-        return
-    for line in brief(result, found, console.width):
-        console.print(line, soft_wrap=True)
-    compared = policies_compared(result)
-    if compared is not None:
-        table, sentence = compared
+    else:
+        for line in brief(result, found, console.width):
+            console.print(line, soft_wrap=True)
+    print_compared(runs_compared(result, *others) if others else policies_compared(result), console)
+
+
+def print_compared(compared: list[Compared], console: Console) -> None:
+    """Print small tables, each with what follows from it."""
+    for table, sentence in compared:
         print_stripped(rich_table(table).renderable, console)
         for text in wrapped(sentence, console.width):
             console.print(Text(text), soft_wrap=True)
