@@ -7,9 +7,10 @@ with the norms frozen, unit i of block b adds
     w_i = mean_h ⟨g_h, Δ^i_0 − mean_t Δ^i_t⟩ / P_h,   over heads h of blocks behind b,
 
 with g_h the gradient of the head's logit and P_h what all blocks that raise it add, so that a head
-with long keys counts no more than another. Heads that read different writers each bring their own.
-The named units are the fewest that make 90 % of it; units of a sublayer that write against each
-other, so that their difference is what is read, are named together.
+with long keys counts no more than another. The named units are the fewest that make 90 % of it, and
+the same of each group of heads that one block gives what they read: a tenth of the whole may be
+most of what the heads of one group need. Units of a sublayer that write against each other, so that
+their difference is what is read, are named together.
 
 Units that write along the sink direction and are read by no head are named too where the heads lose
 half of their rise without them, because later writes of P0 need them.
@@ -38,6 +39,7 @@ from sinkscope.circuit.components import (
 from sinkscope.circuit.head_reads import HeadReads
 from sinkscope.circuit.keys import SinkLogits
 from sinkscope.circuit.phase_parts import WRITER, PhaseParts
+from sinkscope.circuit.phase_reads import GROUP
 from sinkscope.circuit.phases import HALF
 from sinkscope.circuit.unit import HEAD, NEURON, Unit, by_block
 from sinkscope.circuit.writes import Key, Writes, dense_maps, written_along
@@ -68,7 +70,11 @@ class Named:
 
 
 class Naming:
-    """What the sink heads of one phase read, and who wrote it."""
+    """What the sink heads of one phase read, and who wrote it.
+
+    groups  masks over the heads: those that one block gives what they read, where there are several
+            such blocks and a tenth of the heads or more belongs to it
+    """
 
     def __init__(
         self,
@@ -90,22 +96,31 @@ class Naming:
         added = (gradient @ d.T) * earlier
         scale = added.clamp_min(0).sum(1, keepdim=True).clamp_min(1e-9)
         self._gradient, self._blocks = gradient / scale / len(chosen), blocks
-        self._embedding = float((added[:, :1] / scale).mean())
+        self._embedding = (added[:, 0] / scale[:, 0]) / len(chosen)
         self.stop = int(blocks.max())
         self.usual = usual
+        given = torch.from_numpy(reads.block)[self._rows]
+        groups = [given == block for block in given.unique()] if len(chosen) else []
+        large = [group for group in groups if group.sum() >= GROUP * len(chosen)]
+        self.groups = large if len(groups) > 1 else []
 
-    def written(self, tokens: torch.Tensor) -> Writes:
-        """What each unit adds to the logits with these tokens at P0, over elsewhere."""
+    def written(self, tokens: torch.Tensor, heads: torch.Tensor | None = None) -> Writes:
+        """What each unit adds to the logits with these tokens at P0, over elsewhere.
+
+        heads  one of `groups`, of which alone it is; of all by default
+        """
+        chosen = torch.ones(len(self._blocks), dtype=torch.bool) if heads is None else heads
 
         def along(block: int) -> torch.Tensor:
-            return self._gradient[self._blocks > block].sum(0)
+            return self._gradient[chosen & (self._blocks > block)].sum(0)
 
         found = written_along(self.subject, self.sites, tokens, along, self.stop, self.usual)
         total = dict(found.total)
         for name, units in found.units.items():
             shared = found.shared.get(name)
             total[name] = float(units.sum()) + (0.0 if shared is None else float(shared.sum()))
-        return replace(found, embedding=self._embedding, total=total, bias={})
+        embedding = float(self._embedding[chosen].sum())
+        return replace(found, embedding=embedding, total=total, bias={})
 
     def kept(self, units: Sequence[Unit]) -> float | None:
         """Part of their share that the heads keep without these units' writes; None: no telling.
@@ -199,6 +214,9 @@ def name_writers(
     """
     read = naming.written(tokens)
     found, writes = main_components(read), read
+    apart = {u for one in naming.groups for u in main_components(naming.written(tokens, one)).units}
+    if not apart <= {*found.units}:
+        found = replace(these_components(read, {*found.units, *apart}), whole=found.whole)
     needed = _needed(naming, found.units, along_u[0])
     if needed:
         writes = along_u[1]
