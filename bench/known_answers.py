@@ -56,7 +56,6 @@ from sinkscope.subject.prompts import Prompts, vocabulary
 
 FIRST_SEED = 90_000
 PROMPTS, LENGTH, POPULATION, SAMPLES = 24, 64, 256, 40
-FIRST_TOKENS = ("p0-part", "p0-real-tokens", "p0-small-vocabulary")
 AT_P0 = ("p0", "bos", "position-id-0")
 MEASURED = ("sink rate", "necessity", "sufficiency")  # what has intervals
 # floor name -> (bound, whether the value must be at least it)
@@ -98,7 +97,7 @@ def one_draw(first_seed: int, names: list[str], trace_only: bool, index: int) ->
 
 
 def _analysed(subject: Subject, truth: Truth, seed: int, trace_only: bool) -> dict[str, Any]:
-    bos = policy(truth)
+    bos = truth.bos
     windows = build_prompts(subject, n=PROMPTS + POPULATION, length=LENGTH, bos=bos, seed=seed)
     prompts, others = windows.take(slice(0, PROMPTS)), windows.take(slice(PROMPTS, None))
     found = find(subject, prompts, seed=seed)
@@ -153,11 +152,6 @@ def phases_differ(circuit: Circuit, truth: Truth) -> list[str]:
             f"{name} of phase {number}" for name, one in found.items() if one != stated[name]
         ]
     return differ
-
-
-def policy(truth: Truth) -> str:
-    """BOS policy of the prompts: none where the truth is about which token stands first."""
-    return "without" if truth.mechanism in FIRST_TOKENS else "with"
 
 
 def reads_p0(truth: Truth) -> bool:

@@ -62,23 +62,28 @@ def verified(mechanism: str, bos: str = "without"):
     return verify_one(subject, prompts, circuit, SMALL), truth
 
 
-CASES = [(name, "with" if name == "bos-token" else "without") for name in MECHANISMS]
-CASES += [("bos-token", "without"), ("p0-two-block", "with")]
+CASES = [(name, "without") for name in MECHANISMS]
+CASES += [(name, "with") for name in ("bos-token", "p0-and-bos", "p0-or-bos", "p0-two-block")]
+# Controls that do move the sink, by what was built: how far an unread spike drowns what is read
+# depends on the norm alone; any direction taken from a huge P0 disturbs a second recognition.
+UNSPECIFIC = {"p0-spike-before": "N2", "p0-head-groups": "N5"}
 
 
 @pytest.mark.parametrize(("mechanism", "bos"), CASES)
 def test_verdict_is_what_was_built(mechanism, bos):
     done, truth = verified(mechanism, bos)
-    wanted = "none" if (mechanism, bos) == ("bos-token", "without") else truth.verdict
+    wanted = truth.verdict_on(bos)
     assert done.verdict.verdict == wanted, done.verdict
-    assert done.verdict.verdict in VERDICTS
+    assert set(done.verdict.verdict.split("+")) <= set(VERDICTS)
     assert not done.verdict.missing
     summary = verify_summary(done)
     text = summary.model_dump_json()
     assert VerifySummary.model_validate_json(text).model_dump_json() == text
     assert summary.verdict_detail["because"]
     for test in done.tests:
-        if test.claim and test.control_p_holm is not None and test.id != "I1":
+        if test.claim and UNSPECIFIC.get(mechanism) == test.id:
+            assert (test.outcome, test.passed) == ("unspecific", False)
+        elif test.claim and test.control_p_holm is not None and test.id != "I1":
             assert test.control_p_holm > ALPHA or test.specificity < 0.5, test.edit
     if wanted == "p0-circuit":
         assert summary.faithfulness.value > 0.9

@@ -7,18 +7,11 @@ from typing import Any
 
 import sinkscope
 from sinkscope import Subject
-from sinkscope.known.constructed import Truth
 
 N, LENGTH = 24, 64
-FIRST_TOKENS = ("p0-part", "p0-real-tokens", "p0-small-vocabulary")
 UNDETERMINED = "undetermined"
 SAYING = {"missing", "verdict_detail", "what_would_change_it", "notes"}  # where numbers are advised
 NUMBER = re.compile(r"take (?:at least )?(\d+) prompts")
-
-
-def policy(truth: Truth) -> str:
-    """BOS policy of the prompts: none where the truth is about which token stands first."""
-    return "without" if truth.mechanism in FIRST_TOKENS else "with"
 
 
 def ask(subject: Subject, n: int = N, **settings: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sinkscope import Subject
 from sinkscope.known.constructed import Truth, build_in_memory, draw_spec
-from trust_parts.asking import ask, policy, read_point
+from trust_parts.asking import ask, read_point
 
 CIRCUITS = (
     "p0-weak", "p0-few-heads", "p0-part", "p0-head-groups", "p0-suppression", "p0-real-tokens",
@@ -24,7 +24,7 @@ def one(seed: int) -> dict[str, Any]:
     """One model, what is true of it, and what was said."""
     spec = draw_spec(KINDS[seed % len(KINDS)], seed)
     model, tokenizer, truth = build_in_memory(spec)
-    said = ask(Subject.from_model(model, tokenizer), bos=policy(truth), seed=seed)
+    said = ask(Subject.from_model(model, tokenizer), bos=truth.bos, seed=seed)
     due = {
         "verdict": truth.verdict,
         "block": truth.amplifying_blocks[0] if truth.amplifying_blocks else None,

@@ -6,7 +6,7 @@ from typing import Any
 
 from sinkscope import Subject
 from sinkscope.known.constructed import build_in_memory, draw_spec
-from trust_parts.asking import UNDETERMINED, ask, policy
+from trust_parts.asking import UNDETERMINED, ask
 
 KINDS = (
     "p0-two-block", "bos-token", "position-embedding", "query-bias", "learned-sink", "delimiter",
@@ -21,14 +21,12 @@ def one(seed: int) -> dict[str, Any]:
     kind, n = KINDS[seed % len(KINDS)], COUNTS[seed // len(KINDS) % len(COUNTS)]
     model, tokenizer, truth = build_in_memory(draw_spec(kind, seed))
     subject = Subject.from_model(model, tokenizer)
-    said = ask(subject, n, bos=policy(truth), seed=seed)
+    said = ask(subject, n, bos=truth.bos, seed=seed)
     right = {"not wrong": said["verdict"] in (truth.verdict, UNDETERMINED)}
     then = None
     if said["verdict"] == UNDETERMINED:
         right["says how many"] = said["take"] is not None
         if said["take"] is not None:
-            then = ask(subject, min(said["take"], MOST), bos=policy(truth), seed=seed + 1)[
-                "verdict"
-            ]
+            then = ask(subject, min(said["take"], MOST), bos=truth.bos, seed=seed + 1)["verdict"]
             right["that suffices"] = then == truth.verdict
     return {"kind": kind, "n": n, "due": truth.verdict, "said": said, "then": then, "right": right}

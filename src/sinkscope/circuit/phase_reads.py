@@ -52,7 +52,7 @@ def read_phases(
     for block, heads in groups.items():
         if len(heads) >= GROUP * len(reading.heads):
             phases.append(_of_group(block, heads, reads, logits, p0, others))
-    return sorted(phases, key=lambda phase: phase.point)
+    return sorted(phases, key=lambda phase: (phase.block, phase.point))
 
 
 def block_that_is_read(phase: Phase, block: int, reads: HeadReads, reading: SinkHeads) -> int:

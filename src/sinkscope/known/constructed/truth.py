@@ -12,6 +12,7 @@ from sinkscope.errors import InputError
 
 FILE = "truth.json"
 SCHEMA = 1
+FIRST_TOKENS = ("p0-part", "p0-real-tokens", "p0-small-vocabulary")  # about what stands first
 
 
 @dataclass
@@ -78,6 +79,16 @@ class Truth:
     groups: list[dict[str, Any]] = field(default_factory=list)
     unread: list[list[int]] = field(default_factory=list)
     schema: int = SCHEMA
+
+    @property
+    def bos(self) -> str:
+        """BOS policy of prompts that show it all; without where it is about other first tokens."""
+        return "without" if self.mechanism in FIRST_TOKENS else "with"
+
+    def verdict_on(self, bos: str) -> str:
+        """The verdict due on prompts of a BOS policy: without a BOS nothing is carried by it."""
+        parts = self.verdict.split("+")
+        return "+".join(part for part in parts if bos == "with" or part != "bos-token") or "none"
 
     def save(self, folder: Path) -> None:
         """Write `truth.json` into a folder."""
