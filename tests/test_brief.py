@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
-from scipy.stats import ttest_ind
 
 from sinkscope.report import commands
 from sinkscope.report.brief import brief, fitted, print_brief, weaknesses
-from sinkscope.report.compare import policies_compared
+from sinkscope.report.compare import policies_compared, runs_compared
 from sinkscope.report.parts import QUESTIONS, WEAK, Findings
 from sinkscope.report.table import print_tables, render_text
-from sinkscope.stats import unpaired_change
+from sinkscope.report.text import percent
+from sinkscope.result import Measured
+from sinkscope.stats import difference, t_interval
 from tests.circuit_fixture import build_circuit
 from tests.report_fixture import build_result
 from tests.timeline_fixture import build_timeline
@@ -99,40 +100,55 @@ def test_what_has_no_answers_is_shown_whole(tmp_path):
     assert printed(trained) == printed(trained, show=print_tables)
 
 
-@pytest.mark.parametrize(("gap", "said"), [(0.2, "20.0 points higher"), (0.0, "is not shown")])
-def test_two_policies_are_compared_in_a_table_and_a_sentence(gap, said):
-    result = build_result()
-    late = result.data["scan/without"]["p0_late"].values
-    for bos, more in (("without", 0.0), ("with", gap)):
-        data = result.data[f"scan/{bos}"].to_dataset()
-        data["p0_late"] = data["p0_late"].copy(data=late * 0 + noise(late) + more)
-        result.data[f"scan/{bos}"].dataset = data
-    table, sentence = policies_compared(result)
-    assert table.columns == ["", "With BOS", "Without BOS", "Difference"]
-    assert table.rows[0][0] == "Late share of P0"
-    assert said in sentence
-    assert "interval" in sentence
+@pytest.mark.parametrize(
+    ("gap", "said"),
+    [(0.2, "20.0 points higher"), (-0.2, "20.0 points lower"), (0.0, "is not shown")],
+)
+def test_what_is_compared_ends_with_a_table_and_a_sentence(gap, said):
+    result, other = build_result(), build_result()
+    scans = result.summary.scan
+    scans["without"].late_share = Measured(value=0.5, low=0.49, high=0.51)
+    scans["with"].late_share = Measured(value=0.5 + gap, low=0.49 + gap, high=0.51 + gap)
+    other.summary.scan["with"].late_share = scans["without"].late_share
+    for [(table, sentence), names] in (
+        (policies_compared(result)[0], ["With BOS", "Without BOS"]),
+        (runs_compared(result, other)[0], ["This run", "Other run"]),
+    ):
+        assert table.columns == ["", *names, "Difference"]
+        assert table.rows[0][:3] == ["Late share of P0", percent(0.5 + gap), percent(0.5)]
+        assert said in sentence
+        assert "interval" in sentence
+        assert sentence.split(" interval ")[1].split(" points")[0] == (
+            f"{100 * gap - 1.414:+.1f} to {100 * gap + 1.414:+.1f}".replace("-", "−")
+        )
 
 
-def noise(late):
-    return 0.5 + 0.01 * np.arange(len(late))[:, None, None]
+def test_two_runs_are_compared_in_the_terminal(circuit):
+    stream = io.StringIO()
+    print_brief(circuit, Console(file=stream, width=80, color_system=None), circuit)
+    assert "This run" in stream.getvalue()
+    assert "not shown to differ" in one_line(stream.getvalue())
+    assert "This run" not in "\n".join(printed(circuit))
 
 
 def test_one_policy_is_compared_with_nothing(circuit):
-    assert policies_compared(circuit) is None
-    assert "Compared" not in "\n".join(printed(circuit))
+    assert policies_compared(circuit) == []
+    assert "Difference" not in "\n".join(printed(circuit))
 
 
-def test_difference_of_two_samples_is_welchs():
-    rng = np.random.default_rng(3)
-    one, other = rng.normal(1, 1, 9), rng.normal(0, 3, 5)
-    found = unpaired_change(one, np.append(other, np.nan))
-    low, high = ttest_ind(one, other, equal_var=False).confidence_interval()
-    assert (found.value, found.low, found.high) == pytest.approx(
-        (one.mean() - other.mean(), low, high)
-    )
-    assert unpaired_change(one, other[:1]).low is None
-    assert unpaired_change(one, other[:0]).value is None
+def test_interval_of_a_difference_is_recovered_from_two():
+    one, other = Measured(value=3.0, low=2.0, high=6.0), Measured(value=1.0, low=-3.0, high=1.5)
+    found = difference(one, other)
+    assert (found.value, found.low, found.high) == pytest.approx((2, 2 - 1.25**0.5, 7))
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(300):
+        parts = [t_interval(rng.normal(0, size, 12)) for size in (1, 2)]
+        found = difference(*parts)
+        inside += found.low <= 0 <= found.high
+    assert 0.92 <= inside / 300 <= 0.99
+    assert difference(one, Measured(value=1.0)).low is None
+    assert difference(one, Measured(value=None)).value is None
 
 
 def test_panels_have_headings_where_there_are_two():

@@ -238,6 +238,10 @@ def test_help_is_quick_and_imports_no_torch():
     assert "scan" in done.stdout
 
 
+def test_commands_are_listed_with_whole_sentences(capsys):
+    assert "..." not in run(capsys, "--help")[1]
+
+
 def test_every_command_has_examples(capsys):
     for name in ("run", "scan", "report", "models", "doctor"):
         code, out, _ = run(capsys, name, "--help")

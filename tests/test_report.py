@@ -355,6 +355,16 @@ def test_block_table_has_a_row_a_block_with_null_and_stream(result):
     assert (unseen["Type"], unseen["Late share"], unseen["Highest"]) == ("sliding", "–", "–")
 
 
+def test_type_and_reader_of_a_block_stand_there_where_they_differ(result):
+    data = dataset(result)
+    table = tables.blocks_table(data)
+    assert table.columns[:3] == ["Block", "Type", "Reader"]
+    assert table.numeric == {0, *range(3, len(table.columns))}
+    alike = tables.blocks_table(data.isel(layer=[1, 2]))
+    assert alike.columns[:2] == ["Block", "Late share"]
+    assert alike.numeric == {*range(len(alike.columns))}
+
+
 def test_nulls_are_never_averaged_across_kinds_of_attention(result):
     data = dataset(result).copy(deep=True)
     data["uniform_received"][-1] = data["uniform_late"][-1] = 0.5

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -47,10 +48,15 @@ def _root(
     pass
 
 
+def _add(name: str, command: Callable[..., None], epilog: str) -> None:
+    """Add a command; its short help is given, since a sentence that is cut says nothing."""
+    app.command(name, epilog=epilog, short_help=command.__doc__)(command)
+
+
 for _name, _examples in commands.EXAMPLES.items():
-    app.command(_name, epilog=f"Examples:\n{_examples}")(getattr(commands, _name))
+    _add(_name, getattr(commands, _name), f"Examples:\n{_examples}")
 for _command in (report, models, doctor):
-    app.command(_command.__name__.rpartition(".")[2], epilog=_command.EPILOG)(_command.command)
+    _add(_command.__name__.rpartition(".")[2], _command.command, _command.EPILOG)
 app.add_typer(lab.app, name="lab")
 
 

@@ -162,8 +162,11 @@ def save_and_show(result: Result, showing: Showing) -> None:
     show(result, showing, None if folder is None else folder / "report.html")
 
 
-def show(result: Result, showing: Printing, page: Path | None) -> None:
-    """Print a result: its answers, the summary as JSON, or every table; and where its page is."""
+def show(result: Result, showing: Printing, page: Path | None, *others: Result) -> None:
+    """Print a result: its answers, the summary as JSON, or every table; and where its page is.
+
+    others  runs that it is compared with
+    """
     if showing.quiet:
         print(page or "", end="\n" if page else "")
         return
@@ -173,9 +176,8 @@ def show(result: Result, showing: Printing, page: Path | None) -> None:
         from rich.console import Console
 
         from sinkscope.report.brief import print_brief
-        from sinkscope.report.table import print_tables
 
-        (print_tables if showing.verbose else print_brief)(result, Console())
+        print_brief(result, Console(), *others, verbose=showing.verbose)
     if page is not None:
         print(f"Report: {page}", file=sys.stderr if showing.json else sys.stdout)
     elif not showing.json:

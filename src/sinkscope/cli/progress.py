@@ -38,7 +38,7 @@ def _bar(console, stages: Sequence[tuple[str, float]]) -> Iterator[Step]:
         def render(self, task: Task) -> Text:
             return Text(str(pace))
 
-    with Progress(BarColumn(), Said(), console=console, transient=True) as bar:
+    with Progress(BarColumn(20), Said(), console=console, transient=True) as bar:
         task = bar.add_task("", total=1.0)
 
         def step(label: str, done: int, total: int) -> None:

@@ -46,4 +46,4 @@ def command(
             from sinkscope.report.export import export_figures
 
             export_figures(result, figures)
-        common.show(result, showing, run_dir / name)
+        common.show(result, showing, run_dir / name, *others)

@@ -10,32 +10,39 @@ from rich.console import Console
 from rich.text import Text
 
 from sinkscope.report import commands, frames
-from sinkscope.report.compare import policies_compared
+from sinkscope.report.compare import Compared, policies_compared, runs_compared
 from sinkscope.report.parts import QUESTIONS, WEAK, Findings, Said
 from sinkscope.report.table import heading, print_stripped, print_tables, rich_table
 from sinkscope.report.text import typeset, visible
 from sinkscope.result import Result
 
-MOST = 22  # lines of answers: with the heading and the path of the report 25 at most
+MOST = 24  # lines: with the path of the report 25 at most
 LABEL = 9  # columns of the question
 LEAST = 24  # columns of the answers, however narrow the terminal
 WEAKNESSES = 3  # that are told; the rest is counted
 BESIDE = ("Sink", "Proved", "Used")  # of two BOS policies, one sentence each; a table has the rest
 
 
-def print_brief(result: Result, console: Console) -> None:
-    """Print the answers of a result within the width of the console; all it has, without any."""
+def print_brief(result: Result, console: Console, *others: Result, verbose: bool = False) -> None:
+    """Print the answers of a result within the width of the console; all it has, without any.
+
+    others   runs that it is compared with
+    verbose  print every table instead of the answers
+    """
     found = {
         panel: commands.all_findings(result, panel) for panel in [*frames.policies(result), ""]
     }
-    if not any(one.answers for each in found.values() for one in each):
+    if verbose or not any(one.answers for each in found.values() for one in each):
         print_tables(result, console)
-        return
-    for line in brief(result, found, console.width):
-        console.print(line, soft_wrap=True)
-    compared = policies_compared(result)
-    if compared is not None:
-        table, sentence = compared
+    else:
+        for line in brief(result, found, console.width):
+            console.print(line, soft_wrap=True)
+    print_compared(runs_compared(result, *others) if others else policies_compared(result), console)
+
+
+def print_compared(compared: list[Compared], console: Console) -> None:
+    """Print small tables, each with what follows from it."""
+    for table, sentence in compared:
         print_stripped(rich_table(table).renderable, console)
         for text in wrapped(sentence, console.width):
             console.print(Text(text), soft_wrap=True)
@@ -43,6 +50,8 @@ def print_brief(result: Result, console: Console) -> None:
 
 def brief(result: Result, panels: dict[str, list[Findings]], width: int) -> list[Text]:
     """Heading and answers, a line each; a label stands before the first line of a question."""
+    model, about = (wrapped(line, width) for line in heading(result))
+    head = [*(Text(line, style="bold") for line in model), *(Text(line, "dim") for line in about)]
     several = len([panel for panel, found in panels.items() if panel and found]) > 1
     for longest in (3, 2, 1):
         told: list[Text] = []
@@ -52,10 +61,8 @@ def brief(result: Result, panels: dict[str, list[Findings]], width: int) -> list
             told += _answers(answers(found, BESIDE if several else QUESTIONS), width, longest)
         every = [one for found in panels.values() for one in found]
         told += _answers(weaknesses(every, 1 if several else WEAKNESSES), width, min(longest, 2))
-        if len(told) <= MOST:
+        if len(head) + len(told) <= MOST:
             break
-    model, about = (wrapped(line, width) for line in heading(result))
-    head = [*(Text(line, style="bold") for line in model), *(Text(line, "dim") for line in about)]
     return [*head, *told]
 
 

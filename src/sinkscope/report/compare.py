@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from sinkscope.report import commands, frames
 from sinkscope.report.mixing import page as mixing_page
@@ -11,10 +11,12 @@ from sinkscope.report.parts import Headline, Part, Section, Table, Tables
 from sinkscope.report.scan import figures as scan_figures
 from sinkscope.report.text import NO_VALUE, bounds_of, percent, short, visible
 from sinkscope.result import Result
-from sinkscope.stats import nan_mean, unpaired_change
+from sinkscope.schema import Measured, ScanSummary
+from sinkscope.stats import difference
 
+Compared: TypeAlias = "tuple[Table, str]"  # and what follows from it
 BOTH = ("with", "without")
-# of the headline numbers, those of the small table of two BOS policies
+# of the headline numbers, those of the small tables in a terminal
 MATTER = ("Late share of P0", "Sink heads", "Emergence block", "Verdict", "Sink used")
 COST = "What BOS costs or saves in nats: sinkscope advise --questions bos."
 
@@ -25,14 +27,10 @@ def comparison(result: Result, *others: Result) -> Section:
     Runs that have mixed are also drawn over the depth of their models.
     """
     runs = [result, *others]
-    shared = [
-        bos
-        for bos in frames.policies(result)
-        if all(bos in frames.policies(other) for other in others)
-    ]
+    shared = _shared(result, *others)
     if all(run.summary.timeline for run in runs):
         shared.append("")
-    found = {bos: _of_runs(bos, runs) for bos in shared}
+    found = {bos: _of_runs(bos, runs, commands.headlines(runs, bos)) for bos in shared}
     filled = {bos: [table] for bos, table in found.items() if table.rows}
     two = len(others) == 1
     lead = f"This run beside {', '.join(map(run_name, others))}."
@@ -63,41 +61,58 @@ def run_name(result: Result) -> str:
     return f"{visible(model.id)}{revision} ({visible(result.summary.environment.dtype)})"
 
 
-def policies_compared(result: Result) -> tuple[Table, str] | None:
+def policies_compared(result: Result) -> list[Compared]:
     """One run under two BOS policies: the numbers that matter most, and a sentence on the sink."""
     if not {*BOTH} <= {*frames.policies(result)}:
-        return None
-    headlines = [
-        {name: all_[name] for name in MATTER if name in all_}
-        for all_ in (commands.headlines([result], bos)[0] for bos in BOTH)
-    ]
-    columns = [frames.label(bos) for bos in BOTH]
-    table = _table("With BOS and without", columns, headlines)
-    return table, _said(result)
+        return []
+    headlines = [_that_matter(commands.headlines([result], bos)[0]) for bos in BOTH]
+    table = _table("With BOS and without", [frames.label(bos) for bos in BOTH], headlines)
+    scans = result.summary.scan
+    said = _late_share(scans.get("with"), scans.get("without"), "With BOS", "without")
+    return [(table, f"{said} {COST}".strip())]
 
 
-def _said(result: Result) -> str:
-    """Whether position zero draws more or less with BOS; the prompts are others, so not paired."""
-    if len(result.summary.scan) < 2:
-        return COST
-    data = frames.datasets(result)
-    shares = [nan_mean(data[bos]["p0_late"].values, (1, 2)) for bos in BOTH]
-    change = unpaired_change(*shares)
+def runs_compared(result: Result, *others: Result) -> list[Compared]:
+    """Runs beside each other under each BOS policy they share, in the numbers that matter most."""
+    made = []
+    for bos in _shared(result, *others):
+        headlines = [*map(_that_matter, commands.headlines([result, *others], bos))]
+        table = _of_runs(bos, [result, *others], headlines)
+        scans = [run.summary.scan.get(bos) for run in (result, *others)]
+        said = _late_share(scans[0], scans[1], "In this run", "in the other")
+        made += [(table, said if len(others) == 1 else "")] if table.rows else []
+    return made
+
+
+def _that_matter(headline: Headline) -> Headline:
+    return {name: headline[name] for name in MATTER if name in headline}
+
+
+def _late_share(one: ScanSummary | None, other: ScanSummary | None, here: str, there: str) -> str:
+    """Whether position zero draws more or less here than there; empty where that is not known."""
+    change = Measured(value=None)
+    if one is not None and other is not None:
+        change = difference(one.late_share, other.late_share)
     if change.value is None:
-        return COST
+        return ""
     bounds = bounds_of(change)
     low, high = (f"{100 * bound:+.1f}".replace("-", "−") for bound in bounds or (0.0, 0.0))
     interval = f"95\u00a0% interval {low} to {high} points" if bounds else "without an interval"
     if bounds and bounds[0] <= 0 <= bounds[1]:
-        return f"That BOS changes the late share is not shown ({interval}). {COST}"
+        return f"{here} the late share is not shown to differ from that {there} ({interval})."
     size, way = f"{100 * abs(change.value):.1f} points", "higher" if change.value > 0 else "lower"
-    return f"With BOS the late share is {size} {way} than without ({interval}). {COST}"
+    return f"{here} the late share is {size} {way} than {there} ({interval})."
 
 
-def _of_runs(bos: str, runs: Sequence[Result]) -> Table:
+def _shared(result: Result, *others: Result) -> list[str]:
+    """BOS policies of all runs."""
+    found = frames.policies(result)
+    return [bos for bos in found if all(bos in frames.policies(other) for other in others)]
+
+
+def _of_runs(bos: str, runs: Sequence[Result], headlines: Sequence[Headline]) -> Table:
     others = ["Other run"] if len(runs) == 2 else [run_name(run) for run in runs[1:]]
-    title = frames.label(bos) or "Over training"
-    return _table(title, ["This run", *others], commands.headlines(runs, bos))
+    return _table(frames.label(bos) or "Over training", ["This run", *others], headlines)
 
 
 def _table(title: str, columns: list[str], headlines: Sequence[Headline]) -> Table:

@@ -90,12 +90,15 @@ def _highest_seed(data: Dataset, name: str) -> str:
 
 
 def blocks_table(data: Dataset) -> Table:
-    """One row a block: type, reader, late share, sink heads, nulls, learned mass, P0's stream."""
+    """One row a block: late share, sink heads, nulls, learned mass, P0's stream.
+
+    Type and reader stand there where they are not the same in every block.
+    """
     share = frames.late_share(data)
+    words = {"Type": frames.layer_types(data), "Reader": frames.readers(data)}
     columns = {
         "Block": [str(int(block)) for block in frames.blocks(data)],
-        "Type": [visible(kind) for kind in frames.layer_types(data)],
-        "Reader": [visible(reader) for reader in frames.readers(data)],
+        **{name: [*map(visible, held)] for name, held in words.items() if len(set(held)) > 1},
         "Late share": [percent(value) for value in nan_mean(share, axis=1)],
         "Highest": [percent(value) for value in _nanmax(share)],
         "Uniform": [percent(float(value)) for value in data["uniform_late"].values],
@@ -113,7 +116,7 @@ def blocks_table(data: Dataset) -> Table:
         cosine = np.asarray(data["p0_cosine"].values, dtype=np.float64)
         columns["P0 cosine"] = [f"{value:.2f}" for value in _at_input(data, cosine)]
     table = Table("By block", list(columns), [list(row) for row in zip(*columns.values())])
-    table.numeric = {0, *range(3, len(columns))}
+    table.numeric = {i for i, name in enumerate(columns) if name not in words}
     return table
 
 
