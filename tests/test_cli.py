@@ -271,7 +271,7 @@ def test_models_verify(capsys, tmp_path):
 def test_lab_builds_a_model_that_scan_reads(tmp_path, capsys):
     code, out, _ = run(capsys, "lab", "list", "--json")
     assert code == 0
-    assert len(json.loads(out)["mechanisms"]) == 17
+    assert len(json.loads(out)["mechanisms"]) == 37
     folder = tmp_path / "D"
     arguments = ["lab", "build", "--mechanism", "p0-two-block", "--seed", "7", "--out", folder]
     assert run(capsys, *arguments)[0] == 0
