@@ -66,7 +66,7 @@ def test_every_figure_has_a_spec_for_both_policies(page):
     figures = page_data(page)["figures"]
     drawn = set(re.findall(r'data-chart="([a-z-]+)"', page))
     assert drawn == set(figures)
-    groups = (["NULLS", "NORM", "COSINE", "RECEIVED"], ["MASSIVE", "READING", "ELSEWHERE"])
+    groups = (["NULLS", "RECEIVED", "NORM", "COSINE"], ["MASSIVE", "READING", "ELSEWHERE"])
     single = [getattr(scan_figures, name) for name in groups[0]]
     single += [one for name in groups[1] for one in getattr(scan_figures, name)]
     assert {plot.name for plot in single} | {"heat"} == drawn
@@ -358,8 +358,8 @@ def test_block_table_has_a_row_a_block_with_null_and_stream(result):
 def test_type_and_reader_of_a_block_stand_there_where_they_differ(result):
     data = dataset(result)
     table = tables.blocks_table(data)
-    assert table.columns[:3] == ["Block", "Type", "Reader"]
-    assert table.numeric == {0, *range(3, len(table.columns))}
+    assert table.columns[:3] == ["Block", "Type", "Late share"]
+    assert table.numeric == {0, *range(2, len(table.columns))}
     alike = tables.blocks_table(data.isel(layer=[1, 2]))
     assert alike.columns[:2] == ["Block", "Late share"]
     assert alike.numeric == {*range(len(alike.columns))}
