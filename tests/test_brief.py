@@ -74,6 +74,7 @@ def test_every_answer_is_a_sentence_of_the_tables(circuit):
 def test_what_is_cut_says_so():
     shown = ["one two three;", "four five six; …"]
     assert fitted("one two three; four five six; seven eight", 16, 2) == shown
+    assert fitted("one two. three four five six; seven eight", 12, 2) == ["one two. …"]
     assert fitted("one two three four five six", 9, 2) == ["one two", "three …"]
     assert fitted("一二三四五六", 8, 3) == ["一二三四", "五六"]
 

@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 import sinkscope
 from sinkscope.circuit.observed import Observed
 from sinkscope.cli.app import main
-from sinkscope.errors import Unsupported
+from sinkscope.errors import InputError, Unsupported
 from sinkscope.lab import train
 from sinkscope.lab.data import Data
 from sinkscope.lab.metrics import quick_figures
@@ -340,7 +340,7 @@ def test_a_kind_there_is_not_is_refused(tmp_path):
     saved(tmp_path / "model", attention="gated")
     file = tmp_path / "model" / "config.json"
     file.write_text(file.read_text().replace('"gated"', '"magic"'))
-    with pytest.raises(Unsupported, match="'magic' is not one of"):
+    with pytest.raises(InputError, match="'magic' is not one of"):
         sinkscope.load(tmp_path / "model")
 
 

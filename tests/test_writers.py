@@ -141,8 +141,7 @@ def test_the_read_curve_rises_with_the_write_that_is_read():
     reads = HeadReads(subject, found.circuit.sites, found.observed, truth.reading_heads)
     block = truth.writing_neurons[0][0]
     assert (reads.block == block).all()
-    rise = reads.curve[:, -1] - reads.curve[:, 0]
-    assert (reads.curve[:, block + 1] - reads.curve[:, 0] < 0.2 * rise).all()
+    assert (reads.between(reads.curve[:, 0], reads.curve[:, block + 1]) < 0.2).all()
     assert torch.allclose(reads.intact, reads.margins(lambda b, hidden: hidden)[0], atol=1e-3)
     own = found.logits.value[: len(reads.tokens)]
     rows = [found.logits.heads.index(tuple(head)) for head in reads.heads]

@@ -45,8 +45,17 @@ def one(seed: int) -> dict[str, Any]:
         "most": most,
         "known": most < MOST,
         "said": said,
-        "right": {"verdict": said["verdict"] == "none"},
+        "right": {"verdict": said["verdict"] in ("none", *_unseen(model))},
     }
+
+
+def _unseen(model: Any) -> tuple[str, ...]:
+    """What may be said beside none where no late query sees position zero."""
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None) or LENGTH
+    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
+    hidden = kinds == {"sliding_attention"} and window <= LENGTH // 2
+    return ("undetermined",) if hidden else ()
 
 
 @torch.no_grad()

@@ -13,8 +13,9 @@ import torch
 
 from sinkscope.advice.bench import Bench
 from sinkscope.advice.lines import lines
+from sinkscope.errors import NotFinite
 from sinkscope.intervene.edits.rounding import linear_maps
-from sinkscope.observe.attention import call_model, run_model
+from sinkscope.observe.attention import run_model
 from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.schema import Measured
@@ -103,21 +104,10 @@ def _first_not_finite(bench: Bench) -> str | None:
         return None
     model = copy.deepcopy(subject.model).half().eval()
     half = type(subject)(model, subject.tokenizer, subject.anatomy, subject.identity)
-    found: list[str] = []
-
-    def leave_of(index: int):
-        def leave(module, args, output):
-            hidden = output[0] if isinstance(output, tuple) else output
-            if not found and not bool(torch.isfinite(hidden).all()):
-                found.append(f"block {index}")
-
-        return leave
-
-    handles = [
-        block.register_forward_hook(leave_of(i))
-        for i, block in enumerate(subject.anatomy.modules(model))
-    ]
     rows = bench.prompts.take(slice(0, ROWS)).first_tokens(TOKENS)
-    with torch.no_grad(), hooks(handles):
-        call_model(half, {"input_ids": rows.input_ids.to(half.device), "use_cache": False}, False)
-    return found[0] if found else ""
+    try:
+        with torch.no_grad():
+            run_model(half, rows, logits=False)
+    except NotFinite as error:
+        return "the end" if error.block is None else f"block {error.block}"
+    return ""

@@ -167,8 +167,11 @@ def show(result: Result, showing: Printing, page: Path | None, *others: Result) 
 
     others  runs that it is compared with
     """
+    from sinkscope.report.text import visible
+
+    place = visible(page or "")  # a name may hold what would steer a terminal
     if showing.quiet:
-        print(page or "", end="\n" if page else "")
+        print(place, end="\n" if place else "")
         return
     if showing.json:
         sys.stdout.write(result.to_json() + "\n")
@@ -179,7 +182,7 @@ def show(result: Result, showing: Printing, page: Path | None, *others: Result) 
 
         print_brief(result, Console(), *others, verbose=showing.verbose)
     if page is not None:
-        print(f"Report: {page}", file=sys.stderr if showing.json else sys.stdout)
+        print(f"Report: {place}", file=sys.stderr if showing.json else sys.stdout)
     elif not showing.json:
         print("No report was written: --out FOLDER writes one.")
 

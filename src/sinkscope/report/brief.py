@@ -100,10 +100,11 @@ def fitted(text: str, width: int, longest: int) -> list[str]:
     """A sentence in at most `longest` lines; "…" stands for what had to be left out at its end."""
     lines = wrapped(text, width)
     while len(lines) > longest:
-        text, _, _ = text.rpartition("; ")
-        if not text:
+        end = max(text.rfind("; "), text.rfind(". "))
+        if end < 0:
             return [*lines[: longest - 1], f"{wrapped(lines[longest - 1], width - 2)[0]} …"]
-        lines = wrapped(f"{text}; …", width)
+        text = text[: end + 1]
+        lines = wrapped(f"{text} …", width)
     return lines
 
 

@@ -139,7 +139,8 @@ def read_lines(path: Path) -> list[Line]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: remove it and run again.") from error
     for number, line in enumerate(lines, 1):
-        validated(LINE_READERS[path.name], line, f"{path}, line {number}")
+        if path.name in LINE_READERS:
+            validated(LINE_READERS[path.name], line, f"{path}, line {number}")
         points = {len(each) for each in line.values() if isinstance(each, list)}
         if len(points) > 1 or (path.name == CURVES and not line["step"]):
             raise InputError(f"{path}, line {number}: its lists differ in length, or are empty.")
