@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from sinkscope.causal.carriers import depends_on_token
 from sinkscope.causal.elsewhere import follow_their_ids
 from sinkscope.causal.evidence import Test, judge
 from sinkscope.causal.families import (
@@ -233,9 +232,7 @@ def run_tests(
     if _in_time(lab, "N5"):
         tests += ran(necessity.direction(lab))
     if lab.ordinary().any():
-        tests += ran(sufficiency.self_only(lab))
-        if depends_on_token(tests):
-            tests.append(sufficiency.with_its_token(lab))
+        tests += ran(sufficiency.self_only(lab)) + sufficiency.with_its_token(lab, tests)
         tests += ran(sufficiency.variance(lab, necessity.strongest_block(first)))
         if _in_time(lab, "S3"):
             tests += ran(sufficiency.transplant(lab))
