@@ -52,7 +52,8 @@ def constructed(mechanism: str, bos: str = "without", **fields):
     spec = draw_spec(mechanism, 7, family=family, noise=0.05, **fields)
     model, tokenizer, truth = build_in_memory(spec)
     subject = Subject.from_model(model, tokenizer, mechanism)
-    prompts = build_prompts(subject, n=16, length=64, bos=bos)
+    n = 48 if mechanism == "p0-part" else 16  # a quarter of them hold its cause
+    prompts = build_prompts(subject, n=n, length=64, bos=bos)
     return subject, prompts, find_circuit(subject, prompts, untrained=False), truth
 
 
@@ -171,6 +172,18 @@ def test_a_backup_is_found_as_part_of_a_set():
         "mean-ablate the mlp output of block 1 at position 0; "
         "mean-ablate the mlp output of block 2 at position 0"
     )
+
+
+def test_a_circuit_that_depends_on_the_token_too_is_a_circuit():
+    """Another token takes its sink, and S1 says that the token does nothing where it is mixed."""
+    done, _ = verified("p0-part")
+    gone = next(t for t in done.tests if t.extra.get("role") == "token at P0")
+    assert -gone.size > 0.5
+    given = next(t for t in done.tests if t.id == "S1" and "token of P0" in t.note)
+    assert given.passed
+    assert given.size > 0.9
+    assert abs(given.specificity) < 0.1
+    assert "it depends on the token there too: another one takes 9" in done.verdict.because
 
 
 def lab_of(mechanism: str, rows: int = 4, draws: int = 3) -> CausalBench:

@@ -11,7 +11,9 @@ sink head is carried by
                 p, made to see itself alone (S1) or to look so (S2), gains INDUCED
     query bias  if it loses LOST without query biases: what asks, whatever is asked for
 
-More than one may hold. The mass of a carrier is the part of the sink that its heads have; its
+More than one may hold. But where no BOS is given to p, a head whose sink p gains by seeing itself
+alone is the mask's only: the token it depends on is a condition, for S1's control gives p that too.
+The mass of a carrier is the part of the sink that its heads have; its
 interval resamples prompts, and heads are assigned anew each time.
 """
 
@@ -84,6 +86,12 @@ def follows_ids(tests: Sequence[Test]) -> bool | None:
     return next((t.extra["follows_ids"] for t in tests if "follows_ids" in t.extra), None)
 
 
+def depends_on_token(tests: Sequence[Test]) -> bool:
+    """Whether another token at P0 takes LOST of a sink whose token no row gives to p (no BOS)."""
+    lost = any(-test.size >= LOST for test in of_role(tests, TOKEN))
+    return lost and not of_role(tests, TOKEN_GIVEN)
+
+
 def raising(tests: Sequence[Test]) -> list[Test]:
     """Rows of S1 and S2 that decide."""
     return [test for test in tests if test.id in ("S1", "S2") and test.claim]
@@ -113,10 +121,12 @@ def _sets(
     ids, moved = lost(POSITION), given(of_role(tests, POSITION_GIVEN))
     follows = follows_ids(tests)
     kept = ~lost(BOTH) if of_role(tests, BOTH) else none
+    raised = given(raising(tests))
+    token = lost(TOKEN) & ~raised if depends_on_token(tests) else lost(TOKEN)
     found = {
-        BY_TOKEN: lost(TOKEN) | given(of_role(tests, TOKEN_GIVEN)),
+        BY_TOKEN: token | given(of_role(tests, TOKEN_GIVEN)),
         BY_ID: (ids | moved) if follows else none,
-        BY_MASK: kept | given(raising(tests)),
+        BY_MASK: kept | raised,
         BY_DISTANCE: (ids & moved) if follows is False else none,
     }
     found[BY_NOTHING] = ~np.any(list(found.values()), 0)

@@ -23,6 +23,7 @@ from sinkscope.causal.carriers import (
     BY_TOKEN,
     Carrier,
     carriers,
+    depends_on_token,
     of_role,
     raising,
 )
@@ -197,6 +198,9 @@ def _circuit(evidence: Evidence, tests: Sequence[Test], carrier: Carrier) -> Fou
         top = max(raised, key=lambda test: test.size)
         said.append(f"{top.edit}: that position {gains(top)}")
         changes.append(would_change(top, INDUCED, f"gain less than {percent(INDUCED)} of the gap"))
+    if depends_on_token(tests):
+        most = max(-test.size for test in of_role(tests, TOKEN))
+        said.append(f"it depends on the token there too: another one takes {percent(most)} of it")
     for test in of_role(tests, BOTH):
         if -test.size < LOST:
             kept = f"{percent(1 + test.size)} of the sink"

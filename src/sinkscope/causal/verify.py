@@ -232,7 +232,7 @@ def run_tests(
     if _in_time(lab, "N5"):
         tests += ran(necessity.direction(lab))
     if lab.ordinary().any():
-        tests += ran(sufficiency.self_only(lab))
+        tests += ran(sufficiency.self_only(lab)) + sufficiency.with_its_token(lab, tests)
         tests += ran(sufficiency.variance(lab, necessity.strongest_block(first)))
         if _in_time(lab, "S3"):
             tests += ran(sufficiency.transplant(lab))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 import torch
 
+from sinkscope.causal.carriers import depends_on_token
 from sinkscope.causal.evidence import SUFFICIENCY, Test
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import INDUCED, NEGLIGIBLE
-from sinkscope.intervene.edits import MatchVariance, SelfOnly, Stream, Transplant
+from sinkscope.intervene.edits import MatchVariance, SelfOnly, Stream, TokenAt, Transplant
 from sinkscope.intervene.edits.base import Edit
 
 FIRST = "stage 1 -> stage 4"
@@ -39,6 +41,17 @@ def self_only(lab: CausalBench) -> list[Test]:
     narrow = [SelfOnly(lab.position, tuple(range(last + 1)), to=lab.position // 2)]
     note = "unmixed, but with another token's value: tells being unmixed from being itself"
     return [*tests, run(narrow, block=last, claim=False, note=note)]
+
+
+def with_its_token(lab: CausalBench, identity: Sequence[Test]) -> list[Test]:
+    """S1 where the sink depends on P0's token too: p is given that token, in edit and control."""
+    if not depends_on_token(identity):
+        return []
+    own = TokenAt(lab.position, tuple(lab.engine.prompts.input_ids[:, 0].tolist()))
+    last = max(lab.start - 1, 0)
+    edits: list[Edit] = [own, SelfOnly(lab.position, tuple(range(last + 1)))]
+    note = "in edit and control p holds the token of P0, which the sink depends on"
+    return [lab.test("S1", SUFFICIENCY, edits, [[own]], arrow=FIRST, block=last, note=note)]
 
 
 def variance(lab: CausalBench, block: int | None) -> list[Test]:
