@@ -57,6 +57,13 @@ class Bench:
         return ""
 
     @property
+    def sink_heads(self) -> tuple[tuple[int, int], ...]:
+        """(block, head) of the heads that sink at position zero."""
+        blocks = self.scan_data["block"].to_numpy()
+        at = self.scan_data["sinking"].to_numpy().astype(bool).nonzero()
+        return tuple((int(blocks[layer]), int(head)) for layer, head in zip(*at))
+
+    @property
     def layers(self) -> list[str]:
         """The kind of attention of each block."""
         return [block.layer_type for block in self.subject.anatomy.blocks]

@@ -44,7 +44,8 @@ def advise_half(bench: Bench) -> Advice:
         )
     else:
         tried = "" if broken is None else "; a pass in float16 stayed finite"
-        sentence = f"The largest activation is {size:,.0f} in {place}, of 65,504{tried}."
+        word = "It is" if answer == "safe" else "It is near the limit, so bfloat16 is safer"
+        sentence = f"{word}: the largest activation is {size:,.0f} of 65,504, in {place}{tried}."
     name = bench.subject.identity.get("id", "MODEL")
     return Advice(
         question=QUESTION,

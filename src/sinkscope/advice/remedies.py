@@ -13,12 +13,6 @@ from sinkscope.stats import bootstrap
 
 QUESTION = "What could be done about it?"
 ANSWERS = {"used": "keep it", "free": "it can go", "harmful": "it can go", None: "undetermined"}
-TRIED = {
-    "attention on position 0 removed and shared out": RemoveAttention(),
-    "half of it removed": RemoveAttention(dose=0.5),
-    "the value of position 0 removed, the attention left": RemoveValue(),
-    f"attention on position {OTHER} removed and shared out": RemoveAttention(position=OTHER),
-}
 
 
 def advise_remedies(bench: Bench) -> Advice:
@@ -30,15 +24,24 @@ def advise_remedies(bench: Bench) -> Advice:
             sentence="Too few heads sink at position zero for anything to be done about it.",
             facts={"sink-used": "no-sink"},
         )
-    costs = bench.cost(TRIED)
+    heads = bench.sink_heads
+    tried = {
+        "attention on position 0 removed and shared out": RemoveAttention(heads=heads),
+        "half of it removed": RemoveAttention(dose=0.5, heads=heads),
+        "the value of position 0 removed, the attention left": RemoveValue(heads=heads),
+        f"attention on position {OTHER} removed and shared out": RemoveAttention(
+            position=OTHER, heads=heads
+        ),
+    }
+    costs = bench.cost(tried)
     changes = {name: bootstrap(cost.ce) for name, cost in costs.items()}
     enough = not bench.too_little
     free = [
         name
-        for name in list(TRIED)[:3]
+        for name in list(tried)[:3]
         if enough and judged(changes[name], bench.within) in ("same", "less")
     ]
-    whole = changes[next(iter(TRIED))]
+    whole = changes[next(iter(tried))]
     used = judged(whole, bench.within) if enough else "unclear"
     word = {"more": "used", "same": "free", "less": "harmful", "unclear": None}[used]
     if free:
@@ -48,11 +51,12 @@ def advise_remedies(bench: Bench) -> Advice:
     return Advice(
         question=QUESTION,
         answer=ANSWERS[word],
-        sentence="Without attention on position zero the loss changes by "
+        sentence="Without attention on position zero in the sink heads the loss changes by "
         f"{whole.value:+.3f} nats a token. {said}",
         value=whole,
         facts={"sink-used": word},
         rows=[row_of(name, cost, control=str(OTHER) in name) for name, cost in costs.items()],
-        limits="In all heads. A model trained without a sink (gated attention, a learned sink, "
+        limits=f"In the {len(heads)} sink heads, as `mix` has it. A model trained without a sink "
+        "(gated attention, a learned sink, "
         "another softmax) is another model: this says nothing of it.",
     )  # fmt: skip
