@@ -86,10 +86,18 @@ def follows_ids(tests: Sequence[Test]) -> bool | None:
     return next((t.extra["follows_ids"] for t in tests if "follows_ids" in t.extra), None)
 
 
+HELD = "in edit and control p holds the token of P0"  # said of S1 where it does
+
+
 def depends_on_token(tests: Sequence[Test]) -> bool:
     """Whether another token at P0 takes LOST of a sink whose token no row gives to p (no BOS)."""
     lost = any(-test.size >= LOST for test in of_role(tests, TOKEN))
     return lost and not of_role(tests, TOKEN_GIVEN)
+
+
+def on_condition(tests: Sequence[Test]) -> bool:
+    """Whether it depends on the token, and S1 was tried with that token in edit and control."""
+    return depends_on_token(tests) and any(HELD in test.note for test in raising(tests))
 
 
 def raising(tests: Sequence[Test]) -> list[Test]:
@@ -122,7 +130,7 @@ def _sets(
     follows = follows_ids(tests)
     kept = ~lost(BOTH) if of_role(tests, BOTH) else none
     raised = given(raising(tests))
-    token = lost(TOKEN) & ~raised if depends_on_token(tests) else lost(TOKEN)
+    token = lost(TOKEN) & ~raised if on_condition(tests) else lost(TOKEN)
     found = {
         BY_TOKEN: token | given(of_role(tests, TOKEN_GIVEN)),
         BY_ID: (ids | moved) if follows else none,

@@ -23,8 +23,8 @@ from sinkscope.causal.carriers import (
     BY_TOKEN,
     Carrier,
     carriers,
-    depends_on_token,
     of_role,
+    on_condition,
     raising,
 )
 from sinkscope.causal.evidence import (
@@ -198,7 +198,7 @@ def _circuit(evidence: Evidence, tests: Sequence[Test], carrier: Carrier) -> Fou
         top = max(raised, key=lambda test: test.size)
         said.append(f"{top.edit}: that position {gains(top)}")
         changes.append(would_change(top, INDUCED, f"gain less than {percent(INDUCED)} of the gap"))
-    if depends_on_token(tests):
+    if on_condition(tests):
         most = max(-test.size for test in of_role(tests, TOKEN))
         said.append(f"it depends on the token there too: another one takes {percent(most)} of it")
     for test in of_role(tests, BOTH):

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from sinkscope.causal.carriers import depends_on_token
+from sinkscope.causal.carriers import HELD, depends_on_token
 from sinkscope.causal.evidence import SUFFICIENCY, Test
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import INDUCED, NEGLIGIBLE
@@ -50,7 +50,7 @@ def with_its_token(lab: CausalBench, identity: Sequence[Test]) -> list[Test]:
     own = TokenAt(lab.position, tuple(lab.engine.prompts.input_ids[:, 0].tolist()))
     last = max(lab.start - 1, 0)
     edits: list[Edit] = [own, SelfOnly(lab.position, tuple(range(last + 1)))]
-    note = "in edit and control p holds the token of P0, which the sink depends on"
+    note = f"{HELD}, which the sink depends on"
     return [lab.test("S1", SUFFICIENCY, edits, [[own]], arrow=FIRST, block=last, note=note)]
 
 
