@@ -11,7 +11,6 @@ import torch
 import sinkscope
 from sinkscope.advice import gates
 from sinkscope.advice.advise import QUESTIONS, questions
-from sinkscope.advice.bench import judged
 from sinkscope.advice.lines import lines, table
 from sinkscope.advice.repeats import onset
 from sinkscope.advice.streaming import KEPT, smallest
@@ -22,6 +21,7 @@ from sinkscope.mixing.dose import Cost
 from sinkscope.report.advise.card import model_card
 from sinkscope.result import load_result
 from sinkscope.schema import Measured
+from sinkscope.stats import judged
 from sinkscope.subject.load import Subject
 from tests.plain_reference import streamed
 

@@ -43,8 +43,7 @@ def prove_writable(folder: Path) -> None:
     with disk_errors(folder):
         made = _make(folder)
         try:
-            finish(folder)
-            sweep_out(folder)
+            _tidy(folder)
             with tempfile.TemporaryFile(prefix=PART, dir=folder) as probe:
                 probe.write(b"\0" * PROBE)
                 probe.flush()
@@ -78,8 +77,7 @@ def fill_folder(folder: Path, fill: Callable[[Path], Any], gone: Iterable[str] =
     with disk_errors(folder):
         made = _make(folder)
         try:
-            finish(folder)
-            sweep_out(folder)
+            _tidy(folder)
             with _staging(folder) as staging:
                 fill(staging)
                 names = {file.name for file in staging.iterdir()}
@@ -102,6 +100,12 @@ def _commit(staging: Path, folder: Path) -> None:
     except BaseException:  # Ctrl-C between two moves
         finish(folder)
         raise
+
+
+def _tidy(folder: Path) -> None:
+    """Deal with what a killed process left in a folder."""
+    finish(folder)
+    sweep_out(folder)
 
 
 def finish(folder: Path) -> None:

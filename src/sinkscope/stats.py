@@ -110,6 +110,30 @@ def drawn_share(hits: int, drawn: int, of: int) -> Measured:
     return Measured(value=share, low=min(middle - half, share), high=max(middle + half, share))
 
 
+def judged(change: Measured, within: float) -> str:
+    """On which side of a bound a change lies: more, less or same, where its interval says so.
+
+    more  the whole interval lies above `within`; less  below −within; same  between the two
+    Anything else, and a change without an interval, is unclear: that is no evidence of sameness.
+    """
+    if change.low is None or change.high is None:
+        return "unclear"
+    if change.low > within:
+        return "more"
+    if change.high < -within:
+        return "less"
+    return "same" if -within < change.low and change.high < within else "unclear"
+
+
+def at_most(change: Measured, within: float) -> bool | None:
+    """Whether a rise is within the bound; None where the interval lies across it."""
+    if change.high is None or change.low is None:
+        return None
+    if change.high <= within:
+        return True
+    return False if change.low > within else None
+
+
 def t_interval(values: Sequence[float], low: float = -np.inf, high: float = np.inf) -> Measured:
     """Mean of a few independent runs with its 95 % t interval, cut off at `low` and `high`.
 

@@ -73,6 +73,8 @@ def advise(
     command = {"name": "advise", **dataclasses.asdict(settings)}
     summary = new_summary(subject, [prompts], command, settings.seed)
     summary.advise = {name: QUESTIONS[name](bench) for name in asked}
+    for one in summary.advise.values():
+        one.limits = " ".join(filter(None, [one.limits, bench.about_text]))
     data = xarray.DataTree.from_dict({"advise": advise_dataset(bench)})
     return result.merge(Result(summary, data))
 

@@ -16,7 +16,7 @@ from sinkscope.observe.sites import Sites
 from sinkscope.schema import Measured, ScanSummary
 from sinkscope.schema.advise import AdviceRow
 from sinkscope.settings import AdviseSettings
-from sinkscope.stats import bootstrap, paired_change
+from sinkscope.stats import LEAST_UNITS, bootstrap, paired_change
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -55,6 +55,16 @@ class Bench:
         if length < SHORTEST:
             return f"Texts of {length} tokens are too short; {SHORTEST} are needed."
         return ""
+
+    @property
+    def about_text(self) -> str:
+        """What the intervals rest on, where several texts are windows of one document."""
+        documents = self.prompts.documents
+        count = len(self.prompts) if documents is None else len(documents.unique())
+        if count >= min(LEAST_UNITS, len(self.prompts)):
+            return ""
+        of = "one document" if count == 1 else f"{count} documents"
+        return f"The texts are windows of {of}: the intervals speak of no others."
 
     @property
     def sink_heads(self) -> tuple[tuple[int, int], ...]:
@@ -106,26 +116,3 @@ def row_of(what: str, cost: Cost, control: bool = False) -> AdviceRow:
 def saved(plain: Cost, better: Cost) -> Measured:
     """How much of a cost is saved, nats a token, paired by prompt."""
     return paired_change(plain.ce, better.ce)
-
-
-def judged(change: Measured, within: float) -> str:
-    """more, less or same, where the interval says so; else unclear.
-
-    more  the whole interval lies above `within`; less  below −within; same  between the two
-    """
-    if change.low is None or change.high is None:
-        return "unclear"
-    if change.low > within:
-        return "more"
-    if change.high < -within:
-        return "less"
-    return "same" if -within < change.low and change.high < within else "unclear"
-
-
-def at_most(change: Measured, within: float) -> bool | None:
-    """Whether a rise is within the bound; None where the interval lies across it."""
-    if change.high is None or change.low is None:
-        return None
-    if change.high <= within:
-        return True
-    return False if change.low > within else None

@@ -10,16 +10,15 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-import torch
 
-from sinkscope.advice.bench import Bench, judged
+from sinkscope.advice.bench import Bench
 from sinkscope.advice.lines import lines
 from sinkscope.circuit.reading import sinks_on
 from sinkscope.errors import InputError
-from sinkscope.mixing.dropped import text_loss, without_first
+from sinkscope.mixing.dropped import text_loss, with_first, without_first
 from sinkscope.schema import Measured
 from sinkscope.schema.advise import Advice, AdviceRow
-from sinkscope.stats import nan_mean, paired_change
+from sinkscope.stats import judged, nan_mean, paired_change
 from sinkscope.subject.load import Subject
 from sinkscope.subject.opening import bos_id, resolve_bos
 from sinkscope.subject.prompts import Prompts, build_prompts
@@ -48,7 +47,7 @@ def advise_bos(bench: Bench) -> Advice:
     losses = {
         "with": text_loss(subject, with_it, CONTEXT + 1),
         "without": text_loss(subject, without_first(with_it), CONTEXT),
-        "twice": text_loss(subject, _twice(with_it, token), CONTEXT + 2),
+        "twice": text_loss(subject, with_first(with_it, token), CONTEXT + 2),
     }
     change = paired_change(losses["without"], losses["with"])
     double = paired_change(losses["twice"], losses["with"])
@@ -73,14 +72,6 @@ def _with(bench: Bench) -> Prompts:
 
 
 _PROMPTS = ("text", "kind", "n", "seed", "chat_template")
-
-
-def _twice(prompts: Prompts, token: int) -> Prompts:
-    """The same rows with the token before them once more; the last token of each falls out."""
-    first = torch.full((len(prompts), 1), token)
-    return dataclasses.replace(
-        prompts, input_ids=torch.cat([first, prompts.input_ids], 1), lengths=prompts.lengths + 1
-    )
 
 
 def _row(what: str, change: Measured) -> AdviceRow:

@@ -11,21 +11,22 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import torch
 
 from sinkscope.advice.bench import FEWEST, Bench
 from sinkscope.errors import InputError
 from sinkscope.intervene.cost import divergences
 from sinkscope.mixing.conditions import run
 from sinkscope.mixing.dose import LOGITS
+from sinkscope.mixing.dropped import with_first
 from sinkscope.schema.advise import Advice
-from sinkscope.stats import bootstrap, paired_change
+from sinkscope.stats import bootstrap, judged, paired_change
 from sinkscope.subject.opening import bos_id
 from sinkscope.subject.prompts import Prompts, vocabulary
 from sinkscope.subject.tokens import token_text
 
 QUESTION = "Do the first words weigh more than others?"
 SPAN = 8
+ALIKE = 0.1  # part of the later words' effect within which the two are alike
 
 
 def advise_first_words(bench: Bench) -> Advice:
@@ -37,7 +38,8 @@ def advise_first_words(bench: Bench) -> Advice:
         return Advice(question=QUESTION, answer="undetermined", sentence=few)
     spare = _spare(bench)
     found: dict[str, np.ndarray] = {}
-    for name, rows in (("as it is", prompts), ("spare", put_first(prompts, spare))):
+    moved = with_first(prompts, spare).first_tokens(prompts.length)
+    for name, rows in (("as it is", prompts), ("spare", moved)):
         start = 1 if name == "spare" or prompts.bos == "with" else 0
         for place, at in (("first", start), ("later", length // 4)):
             found[f"{place}, {name}"] = _moved(bench, rows, at, length // 2)
@@ -48,10 +50,11 @@ def advise_first_words(bench: Bench) -> Advice:
     less = ratio.high is not None and ratio.high < 0
     helps = relief.high is not None and relief.high < 0
     means = {name: float(values.mean()) for name, values in found.items()}
+    alike = judged(ratio, ALIKE * means["later, as it is"]) == "same"
     token = repr(token_text(bench.subject.tokenizer, spare))
     return Advice(
         question=QUESTION,
-        answer="yes" if more else "no" if less or _within(ratio, means) else "undetermined",
+        answer="yes" if more else "no" if less or alike else "undetermined",
         sentence=f"Other first words move late predictions by {means['first, as it is']:.4f} nats "
         f"(KL), other words a quarter into the text by {means['later, as it is']:.4f}; with "
         f"{token} put first, the first words move them by {means['first, spare']:.4f}"
@@ -69,12 +72,6 @@ def advise_first_words(bench: Bench) -> Advice:
     )  # fmt: skip
 
 
-def _within(ratio, means: dict[str, float]) -> bool:
-    """Whether the two differ by no more than a tenth of the later words' effect."""
-    bound = 0.1 * means["later, as it is"]
-    return ratio.low is not None and -bound < ratio.low and ratio.high < bound
-
-
 def _where(name: str, bos: bool) -> str:
     place, rows = name.split(", ")
     where = ("behind BOS" if bos else "first") if place == "first" else "a quarter into the text"
@@ -87,13 +84,6 @@ def _spare(bench: Bench) -> int:
         return bos_id(bench.subject)
     except InputError:
         return int(bench.prompts.input_ids.flatten().mode().values)
-
-
-def put_first(prompts: Prompts, token: int) -> Prompts:
-    """The same rows with a token before them; the last token of each falls out."""
-    first = torch.full((len(prompts), 1), token)
-    ids = torch.cat([first, prompts.input_ids[:, :-1]], 1)
-    return dataclasses.replace(prompts, input_ids=ids)
 
 
 def exchanged(prompts: Prompts, start: int) -> Prompts:

@@ -11,13 +11,13 @@ from collections import defaultdict
 
 import numpy as np
 
-from sinkscope.advice.bench import Bench, judged, row_of
+from sinkscope.advice.bench import Bench, row_of
 from sinkscope.detect.heads import NO_OP, NOT_A_SINK
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import Edit, Heads
 from sinkscope.observe.sites import find_sites
 from sinkscope.schema.advise import Advice
-from sinkscope.stats import bootstrap
+from sinkscope.stats import bootstrap, judged
 
 QUESTION = "Which heads do nothing?"
 IDLE = 0.9  # late share of P0

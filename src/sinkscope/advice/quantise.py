@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 
-from sinkscope.advice.bench import OTHER, Bench, at_most, row_of, saved
+from sinkscope.advice.bench import OTHER, Bench, row_of, saved
 from sinkscope.advice.lines import lines, without
 from sinkscope.advice.outliers import outliers
 from sinkscope.intervene.edits import Edit, RoundCache, RoundInputs
 from sinkscope.mixing.dose import Cost
 from sinkscope.schema.advise import Advice, AdviceLine, Outlier
-from sinkscope.stats import bootstrap
+from sinkscope.stats import at_most, bootstrap
 
 QUESTION = "What must quantisation leave alone?"
 # scheme -> the edit with these positions in full precision

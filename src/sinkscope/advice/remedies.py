@@ -6,10 +6,10 @@ would lose.
 
 from __future__ import annotations
 
-from sinkscope.advice.bench import OTHER, Bench, judged, row_of
+from sinkscope.advice.bench import OTHER, Bench, row_of
 from sinkscope.intervene.edits import RemoveAttention, RemoveValue
 from sinkscope.schema.advise import Advice
-from sinkscope.stats import bootstrap
+from sinkscope.stats import bootstrap, judged
 
 QUESTION = "What could be done about it?"
 ANSWERS = {"used": "keep it", "free": "it can go", "harmful": "it can go", None: "undetermined"}

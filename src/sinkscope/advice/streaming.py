@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from sinkscope.advice.bench import Bench, at_most, row_of
+from sinkscope.advice.bench import Bench, row_of
 from sinkscope.advice.cache_heads import streaming_heads
 from sinkscope.advice.lines import lines, without
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import SlidingCache
 from sinkscope.mixing.dose import Cost
 from sinkscope.schema.advise import Advice, AdviceLine, AdviceRow
-from sinkscope.stats import bootstrap, paired_change
+from sinkscope.stats import at_most, bootstrap, paired_change
 
 QUESTION = "How many first tokens must a short cache keep?"
 KEPT = (0, 1, 2, 4, 8)

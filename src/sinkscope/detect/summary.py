@@ -72,9 +72,10 @@ def _enough(scan: Scan) -> list[str]:
     if count >= needed or len(shares) < 2:
         return []
     what, how = ("prompts", "n") if units is None or count == len(shares) else ("documents", "text")
+    rest = f"{count} {what}, which are" if count > 1 else f"one {what[:-1]}, which is"
     return [
-        f"Intervals rest on {count} {what}, which are too few for what they are to cover: take "
-        f"{needed} or more ({how})."
+        f"Intervals rest on {rest} too few for what they are to cover: take {needed} or more "
+        f"({how})."
     ]
 
 

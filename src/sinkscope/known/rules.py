@@ -29,13 +29,20 @@ OWN_STREAM = (
 )  # fmt: skip
 
 
+def _amplified(check: Check) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines to the direction behind the last amplifying block: of every plain item at P0, and of
+    the other positions.
+    """
+    after = max(check.truth.amplifying_blocks) + 1
+    states = p0_states(check.subject, plain_tokens(check.truth))[:, after]
+    cosine = torch.nn.functional.normalize(states, dim=-1) @ check.direction
+    return cosine, check.seen.cosine(~check.first, check.direction)[after]
+
+
 def _any_first_token(check: Check) -> None:
     """Every plain vocabulary item at P0 ends on the sink's side; repeats share what it gets."""
     truth = check.truth
-    after = max(truth.amplifying_blocks) + 1
-    states = p0_states(check.subject, plain_tokens(truth))[:, after]
-    cosine = torch.nn.functional.normalize(states, dim=-1) @ check.direction
-    others = check.seen.cosine(~check.first, check.direction)[after]
+    cosine, others = _amplified(check)
     check.expect(cosine.min() > others.max() + 0.1, "a vocabulary item at P0 is not recognised")
     if truth.massive_at is not None:
         check.expect(cosine.min() > ALIGNED, "a vocabulary item at P0 is not amplified")
@@ -219,10 +226,7 @@ def _uniform(check: Check) -> None:
 def _unread(check: Check) -> None:
     """What makes the norm can go; what heads read cannot, whatever the token is."""
     truth = check.truth
-    after = max(truth.amplifying_blocks) + 1
-    states = p0_states(check.subject, plain_tokens(truth))[:, after]
-    cosine = torch.nn.functional.normalize(states, dim=-1) @ check.direction
-    others = check.seen.cosine(~check.first, check.direction)[after]
+    cosine, others = _amplified(check)
     check.expect(cosine.min() > others.max(), "a vocabulary item at P0 is not amplified")
     ratio, start = check.seen.norm_ratio(check.first), truth.massive_from
     check.expect((ratio[start:] > MASSIVE).all(), f"a norm ratio of only {ratio.min():.2f}")

@@ -25,6 +25,7 @@ from sinkscope.mixing.conditions import INTACT, Condition, run
 from sinkscope.mixing.thresholds import PREDICTIONS, USED
 from sinkscope.observe.sites import Sites
 from sinkscope.result import Measured
+from sinkscope.stats import judged
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import TOKENS_PER_BATCH, Prompts, vocabulary
 
@@ -140,13 +141,14 @@ def use_of(effect: Measured, control: Measured, kl: Measured, kl_control: Measur
     present, not needed  the loss stays within USED on both sides, and the KL below PREDICTIONS
     undetermined         anything else: the whole interval must lie on one side of each bound
     """
-    if effect.low is None or effect.high is None:
+    side = judged(effect, USED)
+    if effect.low is None or effect.high is None or side == "unclear":
         return UNDETERMINED
-    if effect.low > USED and (control.high is None or effect.low > control.high):
+    if side == "more" and (control.high is None or effect.low > control.high):
         return "used"
-    if effect.high < -USED and (control.low is None or effect.high < control.low):
+    if side == "less" and (control.low is None or effect.high < control.low):
         return "harmful"
-    if max(-effect.low, effect.high) >= USED or kl.low is None or kl.high is None:
+    if side != "same" or kl.low is None or kl.high is None:
         return UNDETERMINED
     if kl.low > PREDICTIONS and (kl_control.high is None or kl.low > kl_control.high):
         return "changes predictions"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import torch
 
 from sinkscope.intervene.cost import losses
 from sinkscope.mixing.conditions import Condition, run
@@ -38,6 +39,14 @@ def without_first(prompts: Prompts) -> Prompts:
     """The prompts without their first token."""
     return dataclasses.replace(
         prompts, input_ids=prompts.input_ids[:, 1:], lengths=prompts.lengths - 1, bos="without"
+    )
+
+
+def with_first(prompts: Prompts, token: int) -> Prompts:
+    """The prompts with a token before their first."""
+    first = torch.full((len(prompts), 1), token)
+    return dataclasses.replace(
+        prompts, input_ids=torch.cat([first, prompts.input_ids], 1), lengths=prompts.lengths + 1
     )
 
 

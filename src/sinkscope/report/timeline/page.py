@@ -208,10 +208,14 @@ def _sentences(one: RunSummary) -> list[str]:
     elif one.present_from_start:
         said = [f"the sink is present at the first checkpoint, {unit} {sink['step']:,}."]
     else:
-        low = "before the first checkpoint" if sink["low"] is None else short(sink["low"])
+        came = (
+            f"before {unit} {short(sink['high'])}"
+            if sink["low"] is None
+            else f"between {unit}s {short(sink['low'])} and {short(sink['high'])}"
+        )
         said = [
-            f"the sink emerged at {unit} {sink['step']:,} (95 % interval: {low} to "
-            f"{short(sink['high'])})."
+            f"the sink is first seen at the checkpoint of {unit} {sink['step']:,}; it emerged "
+            f"{came} (95 %)."
         ]
     later = [f"{stage['low']:,} and {stage['high']:,}" for stage in one.stages[1:]]
     if later:
