@@ -28,6 +28,7 @@ from transformers.utils import logging
 
 import sinkscope
 from sinkscope.causal.verify import VerifySettings, verify
+from sinkscope.circuit.observed import observed_on
 from sinkscope.circuit.trace import TraceSettings, trace_one
 from sinkscope.circuit.vocabulary import scan_vocabulary
 from sinkscope.detect.scan import ScanSettings, scan
@@ -59,10 +60,13 @@ def cost(model: str | None, n: int, length: int) -> dict[str, Any]:
     plain()
     passes = [timed(plain)[0] for _ in range(3)]
     seconds: dict[str, float] = {}
-    seconds["scan"], scanned = timed(lambda: scan(subject, ScanSettings(**same), prompts=prompts))
+    seconds["observed"], observed = timed(lambda: observed_on(subject, prompts))
+    seconds["scan"], scanned = timed(
+        lambda: scan(subject, ScanSettings(**same), prompts=prompts, other_mean=observed.input_mean)
+    )
     passes.append(timed(plain)[0])
     seconds["trace"], traced = timed(
-        lambda: trace_one(subject, prompts, TraceSettings(**same), scanned)
+        lambda: trace_one(subject, prompts, TraceSettings(**same), scanned, observed=observed)
     )
     passes.append(timed(plain)[0])
     seconds["verify"], verified = timed(

@@ -37,7 +37,7 @@ POINT = 2  # read point of directions where no room has chosen one
 def scan_direction(subject: Subject, prompts: Prompts) -> np.ndarray:
     """[point, d] the sink direction by which `scan` finds secondary sinks."""
     settings = scanning.ScanSettings(untrained=False)
-    one = scanning._scan_one(subject, prompts, settings, lambda *_: None)
+    one = scanning._scan_one(subject, prompts, settings, None, lambda *_: None)
     return one.residual.direction.numpy()
 
 

@@ -1,10 +1,12 @@
 """The exact sums of `trace` over families, and its parts beside slow references."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import xarray
 
 from sinkscope.circuit.amplification import crossing, longest_run, norm_amplification
 from sinkscope.circuit.concentration import concentration, log_norm_share, step_down
@@ -20,13 +22,17 @@ from sinkscope.circuit.unmixed import cones
 from sinkscope.circuit.vocabulary import affordable, scan_vocabulary
 from sinkscope.circuit.weights import input_maps
 from sinkscope.circuit.writes import written_along
+from sinkscope.detect.scan import scan
 from sinkscope.errors import Unsupported
-from sinkscope.observe.attention import observe
+from sinkscope.observe.attention import observe, run_model
+from sinkscope.observe.layout import layout_of
 from sinkscope.observe.p0_stream import one_token_pass
 from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.reads import Want
+from sinkscope.observe.registry import hooks
+from sinkscope.observe.residual import residual_hooks
 from sinkscope.observe.sites import find_sites
-from sinkscope.observe.stream import mean_cosine
+from sinkscope.observe.stream import OthersMean, mean_cosine
 from sinkscope.subject.load import Subject
 from sinkscope.subject.tiny import tiny_model
 
@@ -393,3 +399,20 @@ def test_input_rows_of_neurons(family, names):
     assert all(rows.shape == shape for _, rows in maps.values())
     if family == "llama":
         assert maps["gate"][0] == "mlp.gate_proj"
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+def test_a_scan_finds_the_same_with_the_mean_that_a_trace_has_read(family):
+    """`run` lets the scan take it from the trace's pass, which saves a plain pass."""
+    _, _, seen = observed(family)
+    alone = scan(seen.subject, prompts=seen.prompts, untrained=False)
+    given = scan(seen.subject, prompts=seen.prompts, untrained=False, other_mean=seen.input_mean)
+    assert given.to_json() == alone.to_json()
+    name = f"scan/{seen.prompts.bos}"
+    one, other = (each.data[name].to_dataset() for each in (given, alone))
+    xarray.testing.assert_allclose(one, other)
+    plain = OthersMean()
+    layout = layout_of(seen.prompts, torch.device("cpu"))
+    with torch.no_grad(), hooks(residual_hooks(seen.subject, partial(plain.add, layout=layout))()):
+        run_model(seen.subject, seen.prompts, logits=False)
+    torch.testing.assert_close(seen.input_mean, plain.mean, atol=1e-5, rtol=0)

@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 from sinkscope.causal.verify import verify
+from sinkscope.circuit.observed import observed_on
 from sinkscope.circuit.trace import trace_one, traced_result
 from sinkscope.detect.scan import scan
 from sinkscope.errors import InputError, Unsupported
@@ -49,11 +50,21 @@ def _one(
 ) -> Result:
     """Everything on the prompts of one BOS policy, as far as model, prompts and budget allow."""
     rows, note = _affordable(subject, rows, settings, budget)
-    result = scan(subject, part_of(settings, ScanSettings), prompts=rows, progress=progress)
+    try:  # the pass of the trace comes first: the scan needs its mean of the other positions
+        observed = observed_on(subject, rows, settings.reader, settings.seed, progress=progress)
+    except Unsupported:  # said below, where the trace meets it again
+        observed = None
+    result = scan(
+        subject,
+        part_of(settings, ScanSettings),
+        prompts=rows,
+        other_mean=None if observed is None else observed.input_mean,
+        progress=progress,
+    )
     result.summary.scan[rows.bos].notes += note
     tracing = part_of(settings, TraceSettings)
     try:
-        traced = trace_one(subject, rows, tracing, result, progress)
+        traced = trace_one(subject, rows, tracing, result, progress, observed)
     except Unsupported as error:
         result.summary.scan[rows.bos].notes.append(
             f"The circuit was neither traced nor tested: {error}"

@@ -42,7 +42,7 @@ from sinkscope.circuit.induction import read_gradients
 from sinkscope.circuit.keys import SinkLogits
 from sinkscope.circuit.model import Circuit
 from sinkscope.circuit.null import untrained_ratio
-from sinkscope.circuit.observed import Observed
+from sinkscope.circuit.observed import Observed, observed_on
 from sinkscope.circuit.phase_parts import all_parts, most_read, sink_heads
 from sinkscope.circuit.phase_reads import (
     block_that_is_read,
@@ -60,7 +60,6 @@ from sinkscope.circuit.writes import Writes, written_along
 from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.frame import Progress, silent
 from sinkscope.observe.p0_stream import first_tokens, prompt_tokens
-from sinkscope.observe.sites import find_sites
 from sinkscope.observe.stream import sink_direction
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
@@ -123,12 +122,17 @@ def find(
     untrained: bool = True,
     scan: Result | None = None,
     progress: Progress = silent,
+    observed: Observed | None = None,
 ) -> FoundCircuit:
-    """`find_circuit` with everything that was measured on the way (numbers: steps above)."""
-    sites = find_sites(subject, prompts)  # 1
-    blocks = len(sites.blocks)
+    """`find_circuit` with everything that was measured on the way (numbers: steps above).
+
+    observed  the pass of step 2 over the same prompts, where it was made already
+    """
     same = scan is not None and scan.summary.prompts.sha256.get(prompts.bos) == prompts.sha256
-    observed = Observed(subject, sites, prompts, seed, stats=not same).run(reader, progress)  # 2
+    if observed is None:
+        observed = observed_on(subject, prompts, reader, seed, not same, progress)  # 1, 2
+    sites = observed.sites
+    blocks = len(sites.blocks)
     if same:  # 3
         assert scan is not None
         reading = reading_from_scan(scan, prompts.bos, blocks)

@@ -16,14 +16,14 @@ from sinkscope.circuit.routing import Routing
 from sinkscope.circuit.streams import stream_hooks
 from sinkscope.detect.attention import AttentionStats
 from sinkscope.errors import Unsupported
-from sinkscope.frame import silent
+from sinkscope.frame import Progress, silent
 from sinkscope.observe.attention import observe
 from sinkscope.observe.columns import Scores, p0_scores
 from sinkscope.observe.late import late_seeing, mean_over
 from sinkscope.observe.layout import layout_of
 from sinkscope.observe.reads import AttentionCall, AttentionRead, Want
-from sinkscope.observe.sites import Sites, Sublayer
-from sinkscope.observe.softmax import attend, attend_without_first
+from sinkscope.observe.sites import Sites, Sublayer, find_sites
+from sinkscope.observe.softmax import attend, attend_without_first, squared_lse
 from sinkscope.observe.stream import OthersMean, norm_ratio, unit
 from sinkscope.observe.tap import SIGMOID, fold_learned
 from sinkscope.subject.load import Subject
@@ -233,6 +233,12 @@ class Observed:
         return self._others.mean
 
     @property
+    def input_mean(self) -> torch.Tensor:
+        """The same at the inputs of the blocks, and behind the last: [L + 1, d]."""
+        blocks = range(len(self.sites.blocks) + 1)
+        return self.other_mean[[self.sites.points.index(f"x{block}") for block in blocks]]
+
+    @property
     def first_rows(self) -> torch.Tensor | None:
         """P0's states within the first prompts, [rows, points, d]; None for packed rows."""
         return torch.stack(self._first_rows, 1) if self._first_rows else None
@@ -261,6 +267,23 @@ class Observed:
         return {b: (rows / max(self._curve_rows, 1)).numpy() for b, rows in self._curves.items()}
 
 
+def observed_on(
+    subject: Subject,
+    prompts: Prompts,
+    reader: str = "auto",
+    seed: int = 0,
+    stats: bool = False,
+    progress: Progress = silent,
+) -> Observed:
+    """The one pass over the prompts, once it is proved where every block writes.
+
+    stats  keep the statistics of attention that a scan would keep
+    Raises Unsupported for a model whose residual identity does not hold.
+    """
+    sites = find_sites(subject, prompts)
+    return Observed(subject, sites, prompts, seed, stats).run(reader, progress)
+
+
 def _width(subject: Subject) -> int:
     """Channels of the stream; a nested configuration may not say."""
     weight = subject.model.get_input_embeddings().weight
@@ -270,20 +293,3 @@ def _width(subject: Subject) -> int:
 def _first_mixer(sublayers: tuple[Sublayer, ...]) -> int | None:
     """Index of the first write of a block that is not an MLP's."""
     return next((i for i, s in enumerate(sublayers) if s.kind != "mlp"), None)
-
-
-def squared_lse(s: Scores, values: torch.Tensor) -> torch.Tensor:
-    """log Σ_j exp(2·s_tj), so that Σ_j A_tj² = exp(it − 2·log-sum-exp): [B, H, T], fp32."""
-    if s.softcap is not None:  # tanh(x/c)·c doubled: the cap is on the score, not on its double
-        return _doubled_chunks(s)
-    twice = Scores(s.q, s.k, s.mask, s.causal, 2 * s.scale)
-    return attend(twice, values)[1].float()
-
-
-def _doubled_chunks(s: Scores) -> torch.Tensor:
-    k, rows = s.expand(s.k), []
-    for start in range(0, s.q.shape[2], 128):
-        stop = min(start + 128, s.q.shape[2])
-        scores, _ = s.chunk(start, stop, k)
-        rows.append(torch.logsumexp(2 * scores, -1))
-    return torch.cat(rows, 2)

@@ -25,6 +25,7 @@ import torch
 from sinkscope.circuit.arrays import trace_dataset
 from sinkscope.circuit.find import FoundCircuit, find, find_circuit
 from sinkscope.circuit.induction import induction
+from sinkscope.circuit.observed import Observed
 from sinkscope.circuit.record import Traced
 from sinkscope.circuit.routing import Routing
 from sinkscope.circuit.streams import p0_points
@@ -80,11 +81,17 @@ def trace_one(
     settings: TraceSettings,
     scan: Result | None = None,
     progress: Progress = silent,
+    observed: Observed | None = None,
 ) -> Traced:
-    """Trace one set of prompts; the circuit that `verify` takes is in `found.circuit`."""
+    """Trace one set of prompts; the circuit that `verify` takes is in `found.circuit`.
+
+    observed  the pass over these prompts, where it was made already
+    """
     found = find(
-        subject, prompts, settings.reader, settings.seed, settings.untrained, scan, progress
-    )
+        subject, prompts, settings.reader, settings.seed, settings.untrained, scan, progress,
+        observed,
+    )  # fmt: skip
+
     circuit = found.circuit
     return Traced(
         subject=subject,

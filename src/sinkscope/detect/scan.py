@@ -42,6 +42,7 @@ def scan(
     settings: ScanSettings | None = None,
     *,
     prompts: Prompts | None = None,
+    other_mean: torch.Tensor | None = None,
     progress: Progress = silent,
     **changes: Any,
 ) -> Result:
@@ -49,6 +50,8 @@ def scan(
 
     settings, changes  a ScanSettings, or its fields as keywords: scan(subject, n=16, bos="both")
     prompts            ready-made Prompts instead of what the settings describe
+    other_mean         [point, d] mean unit vector of their other positions at the inputs of blocks,
+                       where a pass has read it already (`circuit.observed`)
     progress           called as progress(label, done, total)
 
     Returns a Result with one group for each BOS policy. Raises InputError and Unsupported.
@@ -56,18 +59,22 @@ def scan(
     settings = dataclasses.replace(settings or ScanSettings(), **changes)
     check_reader(settings.reader)
     chosen = chosen_prompts(subject, settings, prompts)
-    scans = [_scan_one(subject, each, settings, progress) for each in chosen]
+    scans = [_scan_one(subject, each, settings, other_mean, progress) for each in chosen]
     return result_of("scan", subject, settings, chosen, scans, scan_summary, scan_dataset)
 
 
 def _scan_one(
-    subject: Subject, prompts: Prompts, settings: ScanSettings, progress: Progress
+    subject: Subject,
+    prompts: Prompts,
+    settings: ScanSettings,
+    other_mean: torch.Tensor | None,
+    progress: Progress,
 ) -> Scan:
     label = f"scan ({prompts.bos} BOS)"
     pilot = prompts.take(slice(0, PILOT))
     progress(label, 0, 3 * len(prompts))
     proof = prove_residual(subject, _short(pilot))
-    residual, cosine, no_residual = _residual(subject, prompts, settings, progress)
+    residual, cosine, no_residual = _residual(subject, prompts, settings, other_mean, progress)
     attention = AttentionStats(vocabulary(subject), prompts)
     heads = HeadStats()
     want = Want(entropy=True, inspect=(heads.inspect,))
@@ -101,7 +108,11 @@ def _scan_one(
 
 
 def _residual(
-    subject: Subject, prompts: Prompts, settings: ScanSettings, progress: Progress
+    subject: Subject,
+    prompts: Prompts,
+    settings: ScanSettings,
+    other_mean: torch.Tensor | None,
+    progress: Progress,
 ) -> tuple[ResidualStats | None, np.ndarray | None, str]:
     """Statistics of the residual stream, P0's cosine by read point; or why there are none."""
     if subject.anatomy.several_streams:
@@ -109,7 +120,9 @@ def _residual(
     states = p0_states(subject, first_tokens(subject, prompts, settings.seed))
     if states.shape[1] != len(subject.anatomy.blocks) + 1:
         return None, None, "not every block runs on text alone"
-    direction = sink_direction(states, _others_mean(subject, prompts, progress))
+    if other_mean is None:
+        other_mean = _others_mean(subject, prompts, progress)
+    direction = sink_direction(states, other_mean)
     size = subject.anatomy.hidden_size
     return ResidualStats(states.shape[1], size, direction), mean_cosine(states).numpy(), ""
 

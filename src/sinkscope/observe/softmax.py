@@ -57,3 +57,20 @@ def attend_without(
     one = s.q.new_ones(*s.q.shape[:3], 1)
     cut = Scores(torch.cat([s.q, one], -1), torch.cat([s.k, low], -1), s.mask, s.causal, s.scale)
     return attend(cut, values)
+
+
+def squared_lse(s: Scores, values: torch.Tensor) -> torch.Tensor:
+    """log Σ_j exp(2·s_tj), so that Σ_j A_tj² = exp(it − 2·log-sum-exp): [B, H, T], fp32."""
+    if s.softcap is not None:  # tanh(x/c)·c doubled: the cap is on the score, not on its double
+        return _doubled_chunks(s)
+    twice = Scores(s.q, s.k, s.mask, s.causal, 2 * s.scale)
+    return attend(twice, values)[1].float()
+
+
+def _doubled_chunks(s: Scores) -> torch.Tensor:
+    k, rows = s.expand(s.k), []
+    for start in range(0, s.q.shape[2], 128):
+        stop = min(start + 128, s.q.shape[2])
+        scores, _ = s.chunk(start, stop, k)
+        rows.append(torch.logsumexp(2 * scores, -1))
+    return torch.cat(rows, 2)
