@@ -35,7 +35,7 @@ from sinkscope.detect.scan import ScanSettings, scan
 from sinkscope.observe.attention import run_model
 from sinkscope.observe.p0_stream import BATCH
 
-FLOOR = 60.0
+FLOOR = 20.0
 SECONDS = 60.0
 ITEMS, BLOCKS, WIDTH = 32_000, 4, 512
 
