@@ -63,9 +63,7 @@ class HeadStats:
     @property
     def stable_rank(self) -> list[np.ndarray]:
         """Stable rank of the update with and without P0's part: one [2, head] for each layer."""
-        return [
-            nan_mean(np.concatenate(rows)) if rows else np.empty((2, 0)) for rows in self._rank
-        ]
+        return [nan_mean(np.concatenate(rows)) if rows else np.empty((2, 0)) for rows in self._rank]
 
 
 def value_norm_ratio(values: torch.Tensor, layout: Layout) -> torch.Tensor:
