@@ -20,7 +20,7 @@ MOST = 10_000_000  # bytes of the wheel
 
 
 def built(folder, project, target="wheel"):
-    """The file that `python -m build` would make of a project, without an environment of its own."""
+    """The file that `python -m build` makes of a project, without an environment of its own."""
     import hatchling.builders.sdist
     import hatchling.builders.wheel
 
