@@ -104,7 +104,7 @@ def with_p0_sink(
     if prompts < LEAST:
         lack = (
             f"prompts: {prompts} cannot bring p below {ALPHA} in {MOST_ROWS} rows that decide "
-            f"together, which takes {LEAST}; take {ADVISED}"
+            f"together, which takes {LEAST}; take {ADVISED} prompts"
         )
         return Verdict("undetermined", "So few prompts decide nothing.", detail, [lack])
     evidence = Evidence(tests, heads, bos)
