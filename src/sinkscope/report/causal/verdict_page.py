@@ -79,7 +79,7 @@ def findings(result: Result, bos: str) -> Findings | None:
         *((WEAK, f"Missing: {visible(one)}.") for one in verified.missing),
     ]
     found.sentences += [
-        typeset(said) for one in verified.stages if (said := _not_shown(one, verified))
+        typeset(why) for one in verified.stages if (why := _not_shown(one, verified))
     ]
     found.tables = [
         causal_tables.stages_table(verified),
