@@ -28,7 +28,6 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-import numpy as np
 import torch
 
 from sinkscope.causal.elsewhere import follow_their_ids
@@ -53,8 +52,9 @@ from sinkscope.causal.verdict import without_p0_sink
 from sinkscope.causal.words import other_paths
 from sinkscope.circuit.find import find_circuit
 from sinkscope.circuit.model import Circuit
+from sinkscope.circuit.reading import held_part, in_part
 from sinkscope.detect.attention import read_attention
-from sinkscope.detect.decision import PART, sinks_of
+from sinkscope.detect.decision import sinks_of
 from sinkscope.errors import InputError
 from sinkscope.frame import Progress, chosen_prompts, result_of, silent
 from sinkscope.intervene.edits.hold import Intact, Record
@@ -118,13 +118,10 @@ def verify_one(
     circuit = circuit or find_circuit(subject, prompts, seed=settings.seed)
     passes = 0.0
     settings, notes = _affordable(subject, prompts, settings, budget)
-    held = np.flatnonzero(circuit.sinking_prompts)
-    if circuit.sinks and 2 <= len(held) < PART * len(prompts):
-        notes.append(
-            f"Position zero sinks in {len(held)} of {len(prompts)} prompts; all is said of those."
-        )
+    held = held_part(circuit.sinking_prompts) if circuit.sinks else None
+    if held is not None:
+        notes.append(in_part(len(held), len(prompts)))
         prompts = prompts.take(torch.from_numpy(held))
-        circuit = find_circuit(subject, prompts, seed=settings.seed)
     if circuit.sinks and settings.rows < LEAST <= len(prompts):
         notes.append(
             f"{MOST_ROWS} rows that decide together need at least {LEAST} prompts: {LEAST} were "

@@ -6,7 +6,8 @@ by prompt, sums over prompts, and the states of a random sample of other positio
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,13 @@ class HeadRead:
     unit_square: torch.Tensor | None = None
     unit_values: int = 0
     counted: int = 0
+
+    def of(self, rows: torch.Tensor) -> HeadRead:
+        """The same of some prompts [k] alone; the sums stay those of all."""
+        query, others, logit = (
+            torch.cat(each)[rows] for each in (self.query, self.others, self.logit)
+        )
+        return replace(self, query=[query], others=[others], logit=[logit])
 
 
 class Observed:
@@ -222,6 +230,15 @@ class Observed:
         head.unit_values += unit_values.shape[0] * unit_values.shape[2]
         head.counted += unit_values.shape[0]
 
+    def of(self, rows: np.ndarray) -> Observed:
+        """The same of some prompts [k] alone; sums over prompts stay those of all."""
+        held, seen = copy(self), torch.from_numpy(rows)
+        held.prompts = self.prompts.take(seen)
+        held._log_ratio = [[torch.cat(point)[seen]] for point in self._log_ratio]
+        held.heads = {block: head.of(seen) for block, head in self.heads.items()}
+        held._first_rows = [point[seen[seen < len(point)]] for point in self._first_rows]
+        return held
+
     @property
     def log_ratio(self) -> np.ndarray:
         """Log norm ratio of P0: [n, points]."""
@@ -241,7 +258,8 @@ class Observed:
     @property
     def first_rows(self) -> torch.Tensor | None:
         """P0's states within the first prompts, [rows, points, d]; None for packed rows."""
-        return torch.stack(self._first_rows, 1) if self._first_rows else None
+        first = self._first_rows
+        return torch.stack(first, 1) if first and len(first[0]) else None
 
     @property
     def sample(self) -> torch.Tensor:

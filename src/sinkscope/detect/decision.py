@@ -16,7 +16,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sinkscope.detect.attention import LEAST, OVER_UNIFORM, SINK, WEAK, AttentionStats
+from sinkscope.detect.attention import (
+    LEAST,
+    MIN_QUERIES,
+    OVER_UNIFORM,
+    SINK,
+    WEAK,
+    AttentionStats,
+)
 from sinkscope.detect.nulls import random_target_p99
 from sinkscope.detect.token_mass import TokenMass
 from sinkscope.stats import nan_mean
@@ -154,11 +161,22 @@ class _Found:
         return passed, known & (binom.sf(passed - 1, prompts, chance) * known.sum() < CHANCE)
 
     def beside(self, heads: np.ndarray) -> tuple[int, ...]:
-        """Positions that hold the sink of these heads: P0, and others with more than WEAK."""
+        """Positions that hold the sink of these heads: P0, and others with more than WEAK.
+
+        Those of the first half by their late share in both halves of the prompts; those behind,
+        which late queries see one after the other, by alpha, while enough queries do.
+        """
         curve = nan_mean(np.where(heads[..., None], self.curves, np.nan), (1, 2)).min(0)
+        behind = nan_mean(np.where(heads[..., None], self.stats.curve, np.nan), (0, 1))
+        behind[max(0, len(behind) + 1 - MIN_QUERIES) :] = np.nan
+        curve = np.append(curve, np.full(len(behind) - len(curve), np.nan))
+        even = np.cumsum(1 / np.arange(len(behind), 0, -1)) / np.arange(1, len(behind) + 1)
         uniform = nan_mean(np.where(heads, self.uniform, np.nan), (0, 1))
+        uniform = OVER_UNIFORM * np.where(
+            np.isfinite(curve), uniform, np.maximum(uniform, even[::-1])
+        )
         with np.errstate(invalid="ignore"):
-            held = curve > max(WEAK, OVER_UNIFORM * uniform)
+            held = np.where(np.isfinite(curve), curve, behind) > np.maximum(WEAK, uniform)
         return (0, *(int(k) for k in np.flatnonzero(held) if k))
 
     def learned(self) -> tuple[np.ndarray, tuple[int, ...]]:
