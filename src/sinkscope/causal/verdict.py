@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sinkscope.causal.power import LEAST, RARE, SEEN, prompts_that_hold
 from sinkscope.detect.attention import SINK
 from sinkscope.detect.decision import ELSEWHERE, LEARNED, WEAK, Sinks
 from sinkscope.schema.verify import VerdictDetail
@@ -69,6 +70,13 @@ def without_p0_sink(sinks: Sinks, by_ids: bool = False) -> Verdict:
             missing=lack,
             what_would_change_it=lack,
         )
+    if len(sinks.prompts) < SEEN:
+        number = prompts_that_hold(LEAST, 0, 0)
+        lack = [
+            f"prompts: {len(sinks.prompts)} may miss a sink that one in {1 / RARE:.0f} has, "
+            f"{SEEN} would not; take {number} prompts"
+        ]
+        return Verdict("undetermined", "No head sinks in these few prompts.", {}, lack, lack)
     change = [
         f"a head whose late queries put more than {SINK:.0%} of their attention on position zero "
         f"({WEAK:.0%} for a weak sink) or on a few positions, more than {LEARNED:.0%} on a learned "
