@@ -37,10 +37,11 @@ class Verdict:
     what_would_change_it: list[str] = field(default_factory=list)
 
 
-def without_p0_sink(sinks: Sinks, by_ids: bool = False) -> Verdict:
+def without_p0_sink(sinks: Sinks, prompts: int, by_ids: bool = False) -> Verdict:
     """No sink at P0: on a learned logit, elsewhere, nowhere, or out of sight.
 
-    by_ids  whether a sink at other positions follows their ids (`elsewhere`)
+    prompts  how many were looked at: that there is no sink, few of them cannot say
+    by_ids   whether a sink at other positions follows their ids (`elsewhere`)
     """
     heads = int(sinks.elsewhere.sum())
     if sinks.kind == "learned":
@@ -70,13 +71,17 @@ def without_p0_sink(sinks: Sinks, by_ids: bool = False) -> Verdict:
             missing=lack,
             what_would_change_it=lack,
         )
-    if len(sinks.prompts) < SEEN:
-        number = prompts_that_hold(LEAST, 0, 0)
+    if prompts < SEEN:
         lack = [
-            f"prompts: {len(sinks.prompts)} may miss a sink that one in {1 / RARE:.0f} has, "
-            f"{SEEN} would not; take {number} prompts"
+            f"prompts: {prompts} may miss a sink that one in {1 / RARE:.0f} has, {SEEN} would not; "
+            f"take {prompts_that_hold(LEAST, 0, 0)} prompts"
         ]
-        return Verdict("undetermined", "No head sinks in these few prompts.", {}, lack, lack)
+        return Verdict(
+            "undetermined",
+            f"No head is seen to sink in {prompts} prompts.",
+            missing=lack,
+            what_would_change_it=lack,
+        )
     change = [
         f"a head whose late queries put more than {SINK:.0%} of their attention on position zero "
         f"({WEAK:.0%} for a weak sink) or on a few positions, more than {LEARNED:.0%} on a learned "
