@@ -69,10 +69,7 @@ class Opened:
 
 @dataclass
 class _Parts:
-    """Inputs and outputs, within one block, of every module that could be a last map.
-
-    stream [B, T, d] is the block's input; outputs [.., d] and read [B·T, d] are of its modules.
-    """
+    """Inputs and outputs, within one block, of every module that could be a last map."""
 
     stream: torch.Tensor | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
