@@ -39,7 +39,7 @@ def try_case(case: Case, base: Path, place: Path) -> tuple[str, Ended]:
     clear(place)
     guard = place.parent / GUARD
     guard.mkdir(parents=True, exist_ok=True)
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     for name in set(os.listdir(base)) & set(case.run):
         whole = base / name
         if whole.is_dir():

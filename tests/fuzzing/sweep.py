@@ -42,18 +42,19 @@ class Sweep:
     def run(self, kind: Any, count: int, first: int = 0) -> None:
         """Draw and try so many cases of a kind. first: seed of the draw."""
         cases = drawn(kind(self.base), count, first)
-        place = self.folder / "cases" / "case"
-        place.parent.mkdir(exist_ok=True)
+        place, apart = (self.folder / name / "case" for name in ("cases", "alone"))
         trials = [functools.partial(try_case, case, self.base, place) for case in cases]
-        for case, trial, found in zip(cases, trials, in_processes(trials, BATCH), strict=True):
+        for case, found in zip(cases, in_processes(trials, BATCH), strict=True):
             how, ended = found
-            if how != "answered":
+            if how != "answered":  # the other process goes on meanwhile
+                trial = functools.partial(try_case, case, self.base, apart)
                 alone, ended = next(in_processes([trial], 1))
                 how = how if alone == how else f"{how} among others, {alone} alone"
                 last = (ended.err.strip().splitlines() or [""])[-1][:300]
                 self.bad.append(f"{how} ({ended.code}): {case.kind}: {case.what[:200]}: {last}")
             self.counts[case.kind, how, ended.code] += 1
         clear(place)
+        clear(apart)
 
 
 def drawn(kind: Any, count: int, first: int) -> list[Case]:
@@ -89,8 +90,8 @@ def main() -> None:
         for kind in kinds:
             sweep.run(kind, options.count // len(kinds), options.seed)
             total, took = sum(sweep.counts.values()), time.perf_counter() - began
-            print(f"{kind.__name__} {total} cases, {len(sweep.bad)} bad, {total / took:.1f} a second",
-                  file=sys.stderr)  # fmt: skip
+            said = f"{total} cases, {len(sweep.bad)} bad, {total / took:.1f} a second"
+            print(kind.__name__, said, file=sys.stderr)
             print(*sweep.bad[shown:], sep="\n", flush=True)
             shown = len(sweep.bad)
     rows = [[*key, count] for key, count in sorted(sweep.counts.items())]

@@ -6,6 +6,7 @@ one. What was not answered among others is tried again in a process of its own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import resource
@@ -109,10 +110,8 @@ def _ended(child: int) -> int | None:
 
 def _kill(child: int) -> None:
     for kill in (os.killpg, os.kill):  # a group there is only once it has made one
-        try:
+        with contextlib.suppress(ProcessLookupError):
             kill(child, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     os.waitpid(child, 0)
 
 
