@@ -30,7 +30,7 @@ class Affine:
     bias: torch.Tensor | None
 
     def part(self, x: torch.Tensor) -> torch.Tensor:
-        """The output up to its scale, without the bias."""
+        """The output on x [.., d] up to its scale, without the bias: [.., d]."""
         return self.gain * (x - x.mean(-1, keepdim=True) if self.centred else x)
 
 
@@ -113,7 +113,7 @@ def _plain(args: tuple, output) -> bool:
 
 
 def affine_form(module: nn.Module, like: torch.Tensor) -> Affine:
-    """Find the affine form from the norm of zeros, of ones and of alternating ones."""
+    """The affine form, by the norm of zeros, ones and alternating ones like `like` [1, .., d]."""
     with torch.no_grad():
         ones = torch.ones_like(like)
         bias = module.forward(torch.zeros_like(like)).float()

@@ -97,7 +97,7 @@ def recognition(subject: Subject, sites: Sites, prompts: Prompts, seed: int) -> 
 
 
 def first_that_stays(apart: np.ndarray, sites: Sites) -> int | None:
-    """Number of the first read point from which `apart` holds for two blocks, or to the end."""
+    """Number of the first point from which apart [points] holds for two blocks, or to the end."""
     inputs = [sites.points.index(f"x{block}") for block in range(len(sites.blocks) + 1)]
     for number in np.flatnonzero(apart):
         block = int(np.searchsorted(inputs, number, side="right")) - 1

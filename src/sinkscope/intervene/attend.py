@@ -49,7 +49,7 @@ class Call:
         return Scores(self.query, self.key, mask, mask is None, scale, self.kwargs.get("softcap"))
 
     def heads(self, x: torch.Tensor) -> torch.Tensor:
-        """Key heads repeated so that there is one for each query head."""
+        """Key heads repeated, one for each query head: [B, G, T, D] → [B, H, T, D]."""
         groups = self.query.shape[1] // x.shape[1]
         return x if groups == 1 else x.repeat_interleave(groups, 1)
 
@@ -167,7 +167,11 @@ def _at(x: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
 
 
 def additive(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor:
-    """A mask in the form that eager attention adds to its scores."""
+    """A mask as eager attention adds it to its scores: 0 where visible, else the dtype's least.
+
+    mask [B or 1, 1 or H, T, T], boolean or already additive; None is plain causal, [1, 1, T, T].
+    query [B, H, T, D] gives length and dtype.
+    """
     if mask is not None and mask.dtype != torch.bool:
         return mask
     length = query.shape[2]

@@ -163,7 +163,7 @@ class ReadoutTap(EditTap):
             self.found[name][:, :, block, chosen] = mean.transpose(0, 1).cpu()
 
     def readout(self, ce: torch.Tensor | None, kl: torch.Tensor | None) -> Readout:
-        """Everything that was read, as arrays."""
+        """Everything that was read, as arrays; ce and kl [B] in nats, where they were asked for."""
         late = self.layout.late.sum(1, keepdim=True).cpu() * max(1, len(self.heads))
         found: dict[str, np.ndarray | None] = {name: x.numpy() for name, x in self.found.items()}
         received = self.found["received"].sum(1) / late

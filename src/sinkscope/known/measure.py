@@ -88,7 +88,7 @@ def late_share(subject: Subject, ids: torch.Tensor) -> torch.Tensor:
 
 
 def plain_tokens(truth: Truth) -> torch.Tensor:
-    """The ids that nothing singles out: no special, marked or delimiting tokens."""
+    """The ids [k] that nothing singles out: no special, marked or delimiting tokens."""
     marked = {BOS, EOS, *truth.tokens, *((truth.secondary or {}).get("tokens", []))}
     return torch.tensor([i for i in range(truth.spec["vocab"]) if i not in marked])
 

@@ -86,7 +86,7 @@ def spectrum(x: torch.Tensor) -> torch.Tensor:
 
 
 def matrix_entropy(squares: torch.Tensor) -> float:
-    """Entropy in nats of squared singular values, as shares of their sum."""
+    """−Σ p_j log p_j in nats of squared singular values [r], p_j being shares of their sum."""
     shares = squares / squares.sum().clamp_min(1e-300)
     return float(torch.special.entr(shares).sum())
 
