@@ -33,7 +33,7 @@ class Bench:
 
     prompts  right-padded rows as the tokenizer makes them
     scan     what a scan of the same rows found; scan_data its arrays
-    arrays   what questions leave for the record: name -> array (labels in `advise.arrays`)
+    arrays   what questions leave for the record: name -> [...] (labels in `advice.arrays`)
     """
 
     subject: Subject
