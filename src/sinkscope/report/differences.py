@@ -40,10 +40,10 @@ def done_differently(result: Result, other: Result) -> str:
         here, there = (visible(each.get(name, "not set")) for each in held)
         if here != there:
             told.append(f"{name} ({here} and {there})")
-    for name, here in mine.environment.model_dump().items():
-        there = getattr(theirs.environment, name, None)
-        if here != there and name not in ("platform", "seed"):
-            told.append(f"{name} ({visible(here)} and {visible(there)})")
+    used = [each.environment.model_dump() for each in (mine, theirs)]
+    for name, value in used[0].items():
+        if value != used[1].get(name) and name not in ("platform", "seed"):
+            told.append(f"{name} ({visible(value)} and {visible(used[1].get(name))})")
     same = "The two runs are of the same model, prompts and settings."
     return f"The two runs differ in {', '.join(told)}." if told else same
 

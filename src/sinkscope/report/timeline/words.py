@@ -11,7 +11,7 @@ from sinkscope.schema import RunSummary
 MOST_RUNS = 8  # that a terminal names by itself
 
 
-def of_several(runs: dict[str, RunSummary]) -> str:
+def of_several(runs: Mapping[str, RunSummary]) -> str:
     """One sentence on all runs."""
     emerged = sum(one.emergence.get("sink") is not None for one in runs.values())
     settled = sum(one.settled_step is not None for one in runs.values())
