@@ -72,7 +72,10 @@ def test_even_attention_is_no_sink():
     answer = found(uniform_maps())
     assert answer.kind == "none"
     assert answer.of == LAYERS * HEADS
-    assert without_p0_sink(answer).verdict == "none"
+    assert without_p0_sink(answer, 16).verdict == "none"
+    few = without_p0_sink(answer, 6)
+    assert few.verdict == "undetermined"
+    assert "6 cannot show that no head sinks; take 16 prompts" in few.missing[0]
 
 
 def test_a_sink_at_position_zero():
@@ -90,7 +93,7 @@ def test_all_mass_on_position_one():
     assert answer.positions == (1,)
     assert not answer.heads.any()
     assert answer.elsewhere.all()
-    verdict = without_p0_sink(answer)
+    verdict = without_p0_sink(answer, 16)
     assert verdict.verdict == "other"
     assert verdict.detail["positions"] == [1]
 
@@ -151,7 +154,7 @@ def test_position_zero_out_of_sight():
     answer = found(maps, mask=mask)
     assert answer.kind == "not visible"
     assert answer.of == 0
-    assert without_p0_sink(answer).verdict == "undetermined"
+    assert without_p0_sink(answer, 16).verdict == "undetermined"
 
 
 def token_maps(ids, token, share=0.9):
@@ -176,7 +179,7 @@ def test_a_sink_at_tokens():
     answer = found(token_maps(ids, 1), ids=ids)
     assert answer.kind == "tokens"
     assert answer.tokens == (1,)
-    assert without_p0_sink(answer).detail["tokens"] == [1]
+    assert without_p0_sink(answer, 16).detail["tokens"] == [1]
 
 
 def test_tokens_are_judged_on_prompts_that_did_not_choose_them():

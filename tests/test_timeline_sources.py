@@ -84,6 +84,12 @@ def test_what_is_refused(tmp_path):
         find_runs(["bundled:nothing"])
 
 
+def test_an_install_without_the_series_says_how_to_have_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("sinkscope.training_runs.sources.SERIES", tmp_path)
+    with pytest.raises(InputError, match=r"pip install 'sinkscope\[series\]'"):
+        find_runs(["bundled"])
+
+
 def _hub(monkeypatch, branches, tags=None, files=()):
     def refs(self, repo):
         def entries(named):

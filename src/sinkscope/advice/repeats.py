@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sinkscope.advice.bench import Bench, row_of
+from sinkscope.advice.bench import Bench
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.cost import losses
 from sinkscope.intervene.edits import Edit
@@ -22,7 +22,7 @@ from sinkscope.observe.sites import Sites, find_sites
 from sinkscope.observe.stream import others_median
 from sinkscope.replications.edits import NeuronsOff
 from sinkscope.schema.advise import Advice, AdviceRow
-from sinkscope.stats import bootstrap, paired_change
+from sinkscope.stats import bootstrap
 from sinkscope.subject.prompts import Prompts, build_prompts
 
 QUESTION = "Does a repeated token take over the sink?"
@@ -62,7 +62,10 @@ def advise_repeats(bench: Bench) -> Advice:
 
 
 def onset(curve: np.ndarray) -> int | None:
-    """The number of repeats from which all later ones are like position zero; None for never."""
+    """The number of repeats from which all later ones are like position zero; None for never.
+
+    curve [T] norm of each repeat over that of position zero.
+    """
     alike = curve >= ALIKE
     if not alike[-1]:
         return None
@@ -126,11 +129,11 @@ def _taken_over(bench: Bench, repeats: Prompts, point, curve, logits, start: int
     else:
         after, patched = _norms(bench, repeats, point, patch, sites=sites)
         before_loss, after_loss = (losses(x, repeats).numpy() for x in (logits, patched))
-        change = paired_change(after_loss, before_loss)
+        change = bootstrap(after_loss - before_loss)
         clean = bench.cost({f"clean text, {patch}": patch}, sites=sites)
         rows.append({"what": f"repeats, {patch}", "ce_change": change, "control": False})
-        rows += [row_of(name, cost, control=True) for name, cost in clean.items()]
-        cost = bootstrap(next(iter(clean.values())).ce)
+        rows += [bench.row(name, cost, control=True) for name, cost in clean.items()]
+        cost = bench.mean(next(iter(clean.values())).ce)
         undone = onset(after.mean(0)) is None
         facts["patch"] = "works" if undone else "fails"
         said += (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sinkscope.causal.power import ADVISED, LEAST
 from sinkscope.detect.attention import SINK
 from sinkscope.detect.decision import ELSEWHERE, LEARNED, WEAK, Sinks
 from sinkscope.schema.verify import VerdictDetail
@@ -36,10 +37,11 @@ class Verdict:
     what_would_change_it: list[str] = field(default_factory=list)
 
 
-def without_p0_sink(sinks: Sinks, by_ids: bool = False) -> Verdict:
+def without_p0_sink(sinks: Sinks, prompts: int, by_ids: bool = False) -> Verdict:
     """No sink at P0: on a learned logit, elsewhere, nowhere, or out of sight.
 
-    by_ids  whether a sink at other positions follows their ids (`elsewhere`)
+    prompts  how many were looked at: that there is no sink, few of them cannot say
+    by_ids   whether a sink at other positions follows their ids (`elsewhere`)
     """
     heads = int(sinks.elsewhere.sum())
     if sinks.kind == "learned":
@@ -66,6 +68,14 @@ def without_p0_sink(sinks: Sinks, by_ids: bool = False) -> Verdict:
         return Verdict(
             "undetermined",
             "No late query sees position zero, and no other sink is seen.",
+            missing=lack,
+            what_would_change_it=lack,
+        )
+    if prompts < LEAST:
+        lack = [f"prompts: {prompts} cannot show that no head sinks; take {ADVISED} prompts"]
+        return Verdict(
+            "undetermined",
+            f"No head is seen to sink in {prompts} prompts.",
             missing=lack,
             what_would_change_it=lack,
         )

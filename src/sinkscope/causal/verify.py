@@ -188,7 +188,7 @@ def _tried(
         by_ids = sinks.kind == "positions" and follow_their_ids(
             subject, rows, sinks, stats.blocks, settings.seed
         )
-        verdict = without_p0_sink(sinks, by_ids)
+        verdict = without_p0_sink(sinks, len(prompts), by_ids)
         screened = 1.0
     return Verified(
         whole=prompts,

@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that is no UTF-8 must not end the output
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, prog_name="sinkscope", standalone_mode=False)
         if code == INTERRUPTED:  # the framework turns Ctrl-C into an exit of its own
             code, sentence = _interruption()
     except SystemExit:

@@ -13,6 +13,7 @@ import torch
 from sinkscope.observe.layout import Layout
 from sinkscope.observe.reads import AttentionCall, AttentionRead
 from sinkscope.observe.stream import eigenvalues, norm_ratio
+from sinkscope.stats import nan_mean
 
 NOT_A_SINK, NO_OP, BROADCAST, UNDECIDED = range(4)
 CLASS_MEANINGS = "not_a_sink no_op broadcast undecided"
@@ -57,14 +58,12 @@ class HeadStats:
     @property
     def value_ratio(self) -> list[np.ndarray]:
         """Norm of P0's value over the median of the others: one [key head] for each layer."""
-        return [np.nanmean(np.concatenate(rows), 0) for rows in self._value]
+        return [nan_mean(np.concatenate(rows)) for rows in self._value]
 
     @property
     def stable_rank(self) -> list[np.ndarray]:
         """Stable rank of the update with and without P0's part: one [2, head] for each layer."""
-        return [
-            np.nanmean(np.concatenate(rows), 0) if rows else np.empty((2, 0)) for rows in self._rank
-        ]
+        return [nan_mean(np.concatenate(rows)) if rows else np.empty((2, 0)) for rows in self._rank]
 
 
 def value_norm_ratio(values: torch.Tensor, layout: Layout) -> torch.Tensor:
@@ -94,7 +93,12 @@ def _ranks(call: AttentionCall, read: AttentionRead, layout: Layout, rows: slice
 
 
 def classify(sinks: np.ndarray, value_ratio: np.ndarray, rank: np.ndarray) -> np.ndarray:
-    """Class of each head: [layer, head]. value_ratio has been spread over the query heads."""
+    """Class of each head, from [layer, head] figures: [layer, head].
+
+    sinks        whether it sinks at P0
+    value_ratio  ‖v_0‖ over the others' median, spread over the query heads
+    rank         stable rank of its update
+    """
     found = np.full(sinks.shape, UNDECIDED, dtype=np.int8)
     low, high = BROADCAST_VALUES
     with np.errstate(invalid="ignore"):

@@ -1,7 +1,7 @@
 """What is trained: shape, data, schedule and demand of one run, and how they are read from YAML."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from sinkscope.errors import InputError
 from sinkscope.lab.demand import Demand
+from sinkscope.settings import refuse_beyond
 from sinkscope.subject.variants.configuration import FUSED
 from sinkscope.yaml_files import read_yaml, validated, yaml_names
 
@@ -153,6 +154,8 @@ def recipe_from(settings: Any, where: str) -> TrainingRecipe:
 
 def _complaint(recipe: TrainingRecipe) -> str:
     """What is wrong with the settings taken together, or nothing."""
+    for name in (each.name for each in fields(recipe)):
+        refuse_beyond(name, getattr(recipe, name))
     demand = recipe.demand
     sizes = ("vocabulary", "blocks", "width", "heads", "hidden", "context", "tokens_per_step")
     if small := [name for name in sizes if getattr(recipe, name) < 1]:

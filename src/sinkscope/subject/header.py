@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from sinkscope.errors import InputError
 
+ORDINARY = ("F64", "F32", "F16", "BF16")
 LARGEST_HEADER = 100_000_000  # bytes: the limit of the format itself
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -63,6 +64,16 @@ def refuse_no_numbers(tensors: dict[str, dict[str, Any]], where: str) -> None:
                 f"{where}: weight {name} is stored as {dtype}, where floating-point numbers are "
                 "expected."
             )
+
+
+def stored_plainly(tensors: dict[str, dict[str, Any]]) -> bool:
+    """Whether all are ordinary floating-point numbers, packed and scaled by nobody."""
+    return all(about.get("dtype") in ORDINARY for about in tensors.values())
+
+
+def eight_bits(tensors: dict[str, dict[str, Any]]) -> list[str]:
+    """Names of the tensors that are stored as floating-point numbers of eight bits or fewer."""
+    return [name for name, about in tensors.items() if str(about.get("dtype")).startswith("F8")]
 
 
 def elements(tensors: dict[str, dict[str, Any]]) -> int:

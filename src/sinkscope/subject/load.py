@@ -13,7 +13,7 @@ from sinkscope.errors import InputError
 from sinkscope.subject import adapters, gguf
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
 from sinkscope.subject.folder import bundled_model, check_folder, check_weights, refuse_bad_id
-from sinkscope.subject.identity import identity_of, say
+from sinkscope.subject.identity import identity_of, say, stored_as
 from sinkscope.subject.memory import refuse_too_large
 from sinkscope.subject.offline import hub_forbidden
 from sinkscope.subject.probe import refuse_no_finite, try_out
@@ -135,8 +135,9 @@ def load(
         stored = quantisation(config)  # loading may take the entry away
         room_for = None if device_map else dtype
         if local and packed is None:
-            check_weights(path, plain, room_for)
+            tensors = check_weights(path, plain, room_for) or {}
         else:
+            tensors = {}
             refuse_too_large(plain, None, room_for, where)
         options = {**common, **gguf.weight_options(packed)}
         model, unused = load_weights(
@@ -156,8 +157,8 @@ def load(
     file = packed.path if packed else path if local else None
     identity = identity_of(model, name, revision, file)
     said = [text_only, unused]
-    if stored and packed is None:
-        said.append(f"Its weights are stored as {stored} and compute in {identity['dtype']}.")
+    if packed is None:
+        said.append(stored_as(stored, tensors, identity["dtype"]))
     if weights is not None:
         identity["weights"] = weights
         said.append(

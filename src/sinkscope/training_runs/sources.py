@@ -21,6 +21,7 @@ from sinkscope.training_runs.revisions import (
 )
 
 BUNDLED = "bundled"
+SERIES = Path(__file__).resolve().parent.parent / "assets" / "series"
 
 
 def find_runs(
@@ -110,15 +111,17 @@ def _folders(paths: list[Path], pattern: str | None) -> TrainingRun:
 
 
 def _bundled(name: str) -> list[TrainingRun]:
-    folder = Path(__file__).resolve().parent.parent / "assets" / "series"
-    found = sorted({path.parent for path in folder.glob("*/checkpoint-*")})
+    found = sorted({path.parent for path in SERIES.glob("*/checkpoint-*")})
+    if not found:
+        raise InputError(
+            "the bundled series is not in the wheel: pip install 'sinkscope[series]' adds it, and "
+            "a clone or the sdist has it."
+        )
     if name:
         found = [path for path in found if path.name == name]
     runs = [run for path in found if (run := _run_folder(path, None, None)) is not None]
     if not runs:
-        raise InputError(
-            f"there is no bundled series {name!r}." if name else "no series is bundled here."
-        )
+        raise InputError(f"there is no bundled series {name!r}.")
     return runs
 
 

@@ -142,7 +142,10 @@ def rerun_rows(
 
 
 def with_row(output: Any, new: torch.Tensor, context: Context, position: int) -> Any:
-    """A module's output with the row of one position replaced."""
+    """A module's output with the row of one position replaced by new [B, d] or [B, 1, d].
+
+    Raises Unsupported for an output that has no row for each token.
+    """
     hidden = hidden_of(output)
     whole = at_positions(hidden, context)
     if whole is None:

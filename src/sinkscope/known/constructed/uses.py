@@ -19,7 +19,7 @@ from sinkscope.subject.documents import read_documents
 USES = ("used", "harmful", "changes predictions", "only there")
 SIZE = 4.0  # of what all reading heads together add to a stream
 RARE = (250, 251)  # ids that the bundled text never has
-LIKELY = 9.3  # logit of both where the sink does not tell them apart
+LIKELY = 4.5  # logit of both where the sink does not tell them apart: two fifths of the mass
 
 
 def build_use(use: str, seed: int) -> tuple[Any, Any, Truth]:

@@ -87,9 +87,10 @@ def depth_chart(rows: Sequence[SweepRow]) -> Chart | None:
 def _bars(row: SweepRow) -> list[frames.Row]:
     """A bar for each part of each phase; what the embedding holds is raised before block 0."""
     bars: list[frames.Row] = []
-    for number, phase in enumerate(row.phases if row.blocks else (), 1):
+    blocks = row.blocks or 0
+    for number, phase in enumerate(row.phases if blocks else (), 1):
         start, stop = max(phase["rise"][0], 0), phase["rise"][1] + 1
-        end, last = phase["fall"] or (row.blocks, -1)
+        end, last = phase["fall"] or (blocks, -1)
         for series, first, behind in (
             (RAISED, start, stop),
             (STANDS, stop, end),
@@ -99,10 +100,10 @@ def _bars(row: SweepRow) -> list[frames.Row]:
                 bars += frames.rows(
                     row=[label_of(row)],
                     phase=[str(number)],
-                    start=[first / row.blocks],
-                    stop=[behind / row.blocks],
+                    start=[first / blocks],
+                    stop=[behind / blocks],
                     series=[series],
-                    said=[f"phase {number}: {_blocks(first, behind - 1)} of {row.blocks}"],
+                    said=[f"phase {number}: {_blocks(first, behind - 1)} of {blocks}"],
                 )
     return bars
 

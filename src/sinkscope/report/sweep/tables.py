@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from sinkscope.report.parts import Cell, Index, Table, table_of
+from sinkscope.report.listing import Cell, Index
+from sinkscope.report.parts import Table, table_of
 from sinkscope.report.sweep.columns import EMBEDDING, columns_of
 from sinkscope.report.text import NO_VALUE, number_of, percent, visible
 from sinkscope.schema.sweep import SweepRow, SweepSummary
