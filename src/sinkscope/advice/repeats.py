@@ -23,6 +23,7 @@ from sinkscope.observe.stream import others_median
 from sinkscope.replications.edits import NeuronsOff
 from sinkscope.schema.advise import Advice, AdviceRow
 from sinkscope.stats import bootstrap
+from sinkscope.subject.on_disk import weights_of
 from sinkscope.subject.prompts import Prompts, build_prompts
 
 QUESTION = "Does a repeated token take over the sink?"
@@ -159,7 +160,8 @@ def _patch(bench: Bench, sites: Sites, point: int) -> NeuronsOff:
         sublayer = sites.mlp(block)
         if sublayer is None or sublayer.projection is None or sublayer.experts is not None:
             continue
-        columns = sublayer.projection.columns(module).float()
+        with weights_of(module):
+            columns = sublayer.projection.columns(module).float()
         given = inputs[block, "mlp"].float()
         size = float((given @ columns).norm(dim=-1).mean())
         if best is None or size > best[0]:
