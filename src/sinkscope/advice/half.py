@@ -11,7 +11,7 @@ import copy
 
 import torch
 
-from sinkscope.advice.bench import COPIED, Bench
+from sinkscope.advice.bench import Bench
 from sinkscope.advice.lines import lines
 from sinkscope.errors import NotFinite
 from sinkscope.intervene.edits.rounding import linear_maps
@@ -100,7 +100,7 @@ def _largest(bench: Bench) -> tuple[float, str, int, str]:
 def _first_not_finite(bench: Bench) -> str | None:
     """The first block whose output is not finite in float16; "" for none, None if not tried."""
     subject = bench.subject
-    if sum(p.numel() for p in subject.model.parameters()) > COPIED:
+    if bench.large:
         return None
     model = copy.deepcopy(subject.model).half().eval()
     half = type(subject)(model, subject.tokenizer, subject.anatomy, subject.identity)
