@@ -20,6 +20,7 @@ from sinkscope.schema.advise import AdviceRow
 from sinkscope.settings import AdviseSettings
 from sinkscope.stats import LEAST_UNITS, at_most, bootstrap
 from sinkscope.subject.load import Subject
+from sinkscope.subject.on_disk import lies_on_disk
 from sinkscope.subject.prompts import Prompts, vocabulary
 
 FEWEST, SHORTEST = 4, 16  # documents, and tokens in a text, below which no answer is given
@@ -34,7 +35,7 @@ class Bench:
 
     prompts  right-padded rows as the tokenizer makes them
     scan     what a scan of the same rows found; scan_data its arrays
-    arrays   what questions leave for the record: name -> array (labels in `advise.arrays`)
+    arrays   what questions leave for the record: name -> [...] (labels in `advice.arrays`)
     """
 
     subject: Subject
@@ -122,9 +123,13 @@ class Bench:
         return mass is not None and float(np.nanmax(mass.to_numpy())) > LEARNED
 
     @property
-    def large(self) -> bool:
-        """Whether the model is too large for a second copy of its weights."""
-        return sum(p.numel() for p in self.subject.model.parameters()) > COPIED
+    def no_copy(self) -> str:
+        """Why no second copy of the weights is made; empty where it can be."""
+        if any(map(lies_on_disk, self.subject.anatomy.modules(self.subject.model))):
+            return "the model's weights lie on disk"
+        if sum(p.numel() for p in self.subject.model.parameters()) > COPIED:
+            return "the model is too large for a second copy"
+        return ""
 
     @property
     def layers(self) -> list[str]:

@@ -44,9 +44,7 @@ def _refusal(bench: Bench) -> str:
         return "torchao is not installed"
     if not all(isinstance(module, nn.Linear) for _, module in linear_maps(bench.subject)):
         return "torchao quantises nn.Linear only"
-    if bench.large:
-        return "the model is too large for a second copy"
-    return ""
+    return bench.no_copy
 
 
 def quantised(subject: Subject) -> Subject:

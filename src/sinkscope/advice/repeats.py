@@ -56,7 +56,10 @@ def advise_repeats(bench: Bench) -> Advice:
 
 
 def onset(curve: np.ndarray) -> int | None:
-    """The number of repeats from which all later ones are like position zero; None for never."""
+    """The number of repeats from which all later ones are like position zero; None for never.
+
+    curve [T] norm of each repeat over that of position zero.
+    """
     alike = curve >= ALIKE
     if not alike[-1]:
         return None

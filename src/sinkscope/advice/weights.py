@@ -8,6 +8,7 @@ from sinkscope.advice.bench import Bench
 from sinkscope.advice.writers import STANDS_OUT, Writers, norm_writers, where_p0_stands_out
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import RoundWeights
+from sinkscope.intervene.edits.rounding import linear_maps
 from sinkscope.mixing.dose import Cost
 from sinkscope.observe.sites import find_sites
 
@@ -22,8 +23,8 @@ def rounded_weights(bench: Bench) -> tuple[dict[str, Cost], str]:
     Returns the costs, named by NAMES and the ends WRITERS and OTHERS, and why the writers were not
     tried, if so.
     """
-    if bench.large:
-        return {}, "Weights were not rounded: the model is too large for a second copy."
+    if bench.no_copy or not linear_maps(bench.subject):
+        return {}, f"Weights were not rounded: {bench.no_copy or 'no linear map holds them'}."
     costs = bench.cost({NAMES[each]: RoundWeights(bits) for each, bits in BITS.items()})
     point, ratio = where_p0_stands_out(bench)
     if ratio < STANDS_OUT:

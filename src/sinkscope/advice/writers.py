@@ -13,6 +13,7 @@ from sinkscope.intervene.one_token import projection_inputs
 from sinkscope.mixing.conditions import Condition, run
 from sinkscope.observe.sites import Sites
 from sinkscope.observe.stream import others_median
+from sinkscope.subject.on_disk import weights_of
 from sinkscope.subject.prompts import Prompts
 
 STANDS_OUT = 3.0  # norm of P0 over the median of text, below which there is nothing to speak of
@@ -74,7 +75,8 @@ def norm_writers(bench: Bench, sites: Sites, point: int) -> Writers:
         sublayer = sites.mlp(block)
         if sublayer is None or sublayer.projection is None or sublayer.experts is not None:
             continue
-        columns = sublayer.projection.columns(module).float()
+        with weights_of(module):
+            columns = sublayer.projection.columns(module).float()
         given = inputs[block, "mlp"].float()
         size = float((given @ columns).norm(dim=-1).mean())
         if best is None or size > best[0]:
