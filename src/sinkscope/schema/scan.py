@@ -19,6 +19,17 @@ class SinkFinding(TypedDict):
     tokens: list[str]  # texts of the tokens that hold it, most mass first
 
 
+UNKNOWN: SinkFinding = {
+    "kind": "",
+    "words": [],
+    "heads": 0,
+    "of": 0,
+    "prompts": 0,
+    "positions": [],
+    "tokens": [],
+}
+
+
 class ScanNull(TypedDict, total=False):
     """What the sink is held against. In detect/nulls."""
 
@@ -86,7 +97,7 @@ class ScanSummary(Open):
 
     # whether the model has a sink at P0; None where the prompts are too short to say
     p0_sink: bool | None  # [detect/decision]
-    sink: SinkFinding | None = None  # where it sinks, and how; None in an older result
+    sink: SinkFinding = UNKNOWN  # where it sinks, and how; kind is empty in an older result
     sink_rate: dict[str, Measured]  # bound -> heads whose alpha of P0 exceeds it [share]
     sink_rate_after_2: dict[str, Measured] = {}  # the same without the first two blocks [share]
     sink_rate_by_type: dict[str, dict[str, Measured]] = {}  # the same by layer type [share]

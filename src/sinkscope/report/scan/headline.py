@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from sinkscope.detect.attention import SINK
 from sinkscope.report.text import number_of, percent, percent_interval, ranges, short, visible
 from sinkscope.result import ScanSummary
-from sinkscope.schema.scan import SinkFinding
 
 
 @dataclass(frozen=True)
@@ -33,23 +32,16 @@ LIMITS = Thresholds()
 ELSEWHERE = ("learned", "positions", "tokens")  # kinds of sink that are not at P0
 
 
-def sink_of(scan: ScanSummary) -> SinkFinding:
-    """Where it sinks; an older result says no more than how many heads do."""
-    heads = scan.sink_head_count or 0
-    unknown = SinkFinding(kind="", words=[], heads=heads, of=0, prompts=0, positions=[], tokens=[])
-    return scan.sink or unknown
-
-
 def strength(scan: ScanSummary) -> str:
     """One of `sink`, `few` (in a few heads), `elsewhere`, `more` (than even), `none`, `unknown`."""
     share, uniform = number_of(scan.late_share), scan.uniform_late_share
-    if sink_of(scan)["kind"] in ELSEWHERE:
+    if scan.sink["kind"] in ELSEWHERE:
         return "elsewhere"
     if share is None or not uniform:
         return "unknown"
     times = share / uniform
     if scan.p0_sink:
-        few = "few heads" in sink_of(scan)["words"] or times < LIMITS.times_uniform
+        few = "few heads" in scan.sink["words"] or times < LIMITS.times_uniform
         return "few" if few else "sink"
     return "more" if times >= LIMITS.times_more else "none"
 
@@ -85,7 +77,7 @@ def _how(scan: ScanSummary) -> str:
     """What must be said beside it: weak, in part of the prompts, with other positions."""
     if not scan.p0_sink:
         return ""
-    found, parts = sink_of(scan), []
+    found, parts = scan.sink, []
     if "weak" in found["words"]:
         parts.append(f"a weak one (no head gives it more than {round_percent(SINK)})")
     if "part of the prompts" in found["words"]:
@@ -98,7 +90,7 @@ def _how(scan: ScanSummary) -> str:
 
 
 def _held_elsewhere(scan: ScanSummary) -> str:
-    found = sink_of(scan)
+    found = scan.sink
     heads = f"{found['heads']} heads sink" if found["heads"] > 1 else "one head sinks"
     if found["kind"] == "learned":
         return f"{heads} on a learned logit, which is no position"

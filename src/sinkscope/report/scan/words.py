@@ -12,7 +12,7 @@ from xarray import Dataset
 
 from sinkscope.detect.attention import SINK
 from sinkscope.report import frames
-from sinkscope.report.scan.headline import LIMITS, headline, plural, round_percent, sink_of
+from sinkscope.report.scan.headline import LIMITS, headline, plural, round_percent
 from sinkscope.report.text import number_of, percent, ranges, short, visible
 from sinkscope.result import ScanSummary
 from sinkscope.stats import nan_mean
@@ -109,7 +109,7 @@ def where(scan: ScanSummary, data: Dataset) -> str:
     least = f"more than {round_percent(SINK)} of its late attention"
     if not found:
         return f"No head sinks at it (gives it {least}, and more than its nulls)."
-    if {"weak", "part of the prompts"} & set(sink_of(scan)["words"]):
+    if {"weak", "part of the prompts"} & set(scan.sink["words"]):
         least = f"more than {round_percent(found[-1][2])} of its late attention"
     in_blocks = ranges([block for block, _, _ in found])
     return (
