@@ -78,7 +78,8 @@ def researcher(names, said, folder):
     assert "(2, 0)" in said.replace("np.int64", "") or "(5, 1)" in said.replace("np.int64", "")
     assert names["scan"].late_share.low > 0.3
     assert names["result"].summary.verify["without"].verdict == "p0-circuit"
-    assert (folder / "figures").is_dir() and (folder / "late-share.svg").exists()
+    assert (folder / "figures").is_dir()
+    assert (folder / "late-share.svg").exists()
 
 
 def pretraining(names, said, folder):
@@ -95,7 +96,8 @@ def inference(names, said, folder):
 
 
 def saved(names, said, folder):
-    assert "/trace/without" in said and "p0-circuit" in said
+    assert "/trace/without" in said
+    assert "p0-circuit" in said
 
 
 def start(names, said, folder):
@@ -113,13 +115,44 @@ TRUE = {
 }
 
 
+FRAGMENTS = {  # page -> what a reader fills in, and what is made smaller here
+    "../README.md": {
+        '"path/or/hub-id", dtype="bfloat16"': "",
+        "n=64, length=256": "n=8, length=32, untrained=False, vocabulary=False",
+    },
+    "advise.md": {"n=8, length=256": "n=4, length=64, questions='streaming'"},
+    "replications.md": {"n=300": "n=2"},
+    "timeline.md": {
+        "path/to/tokenizer": str(bundled_model()),
+        "text.txt": "my.txt",
+        "max_steps=2000, per_device_train_batch_size=8": "max_steps=1, use_cpu=True",
+    },
+}
+
+
+@pytest.mark.parametrize("page", FRAGMENTS)
+def test_a_fragment_runs_with_what_a_reader_fills_in(page, tmp_path, monkeypatch):
+    import sinkscope
+
+    monkeypatch.chdir(tmp_path)
+    excerpt = (bundled_model().parent / "excerpt.txt").read_text("utf-8")
+    (tmp_path / "my.txt").write_text(excerpt[:4_000], encoding="utf-8")
+    code = "\n".join(text for language, text in blocks(DOCS / page) if language == "python")
+    for given, small in FRAGMENTS[page].items():
+        assert given in code
+        code = code.replace(given, small)
+    subject = sinkscope.load()
+    exec(compile(code, page, "exec"), {"sinkscope": sinkscope, "subject": subject})
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("measure/")])
 def test_a_page_of_a_measure_has_all_its_parts(page):
     text = (DOCS / page).read_text("utf-8")
     assert re.findall(r"^## (.*)$", text, re.M) == SECTIONS
     assert re.search(r"!\[[^]]+\]\(([^)]+\.png)\)", text)
     ending = text.rstrip().split("\n\n")[-1]
-    assert ending.startswith("In the result: ") and "Command" in ending
+    assert ending.startswith("In the result: ")
+    assert "Command" in ending
 
 
 def test_what_a_page_of_a_measure_names_is_there():

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from tests.docs_runner import DOCS, ROOT, sinkscope
 
 ANSWERS = {  # number -> what must be said
     1: r"Position zero is an attention sink: later queries give it \d+(\.\d+)? % of",
-    2: r"Heads, neurons and experts that do\s+Block\s+Unit\s+Share(\s+─+)?\s+\d+\s+(head|neuron) \d+",
+    2: r"Heads, neurons and experts that do\s+Block\s+Unit\s+Share(\s+─+)?\s+\d\s+(head|neuron) \d",
     3: r"Sink heads, which read it\s+Block\s+Heads(\s+─+)?\s+2\s+0–1",
     4: r"BOS.*?nats a token",
     5: r"[Hh]ow many first tokens must a short cache keep|first tokens?",
@@ -41,7 +42,7 @@ def said(tmp_path_factory):
 
     def run(command):
         if command not in kept:
-            with contextlib.chdir(cache) if sys.version_info >= (3, 11) else inside(cache):
+            with inside(cache):
                 kept[command] = printed(command)
         return kept[command]
 
@@ -50,8 +51,6 @@ def said(tmp_path_factory):
 
 @contextlib.contextmanager
 def inside(folder):
-    import os
-
     before = os.getcwd()
     os.chdir(folder)
     try:
