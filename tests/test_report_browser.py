@@ -38,7 +38,7 @@ def browser():
     path = chromium()
     if path is None:
         pytest.skip(
-            "the page in a browser: no Chromium here; install it (apt install chromium, brew install"
+            "the page in a browser: no Chromium here; have it (apt install chromium, brew install"
             " --cask chromium), or give its path in SINKSCOPE_CHROMIUM"
         )
     api = pytest.importorskip("playwright.sync_api")
