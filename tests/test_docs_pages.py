@@ -68,14 +68,13 @@ def test_a_page_runs_as_it_stands(page, tmp_path, monkeypatch, capsys):
     names = {}
     run_page(DOCS / page, names)
     said = capsys.readouterr().out
-    assert said or not [language for language, _ in blocks(DOCS / page) if language]
     TRUE.get(page, lambda *_: None)(names, said, tmp_path)
 
 
 def researcher(names, said, folder):
     before, after = (float(n) for n in re.findall(r"at position [05] (\d\.\d\d)", said))
     assert before < 0.5 < after
-    assert "(2, 0)" in said.replace("np.int64", "") or "(5, 1)" in said.replace("np.int64", "")
+    assert re.search(r"^\[(\([2-5], [01]\) ?){3}\]$", said, re.M)
     assert names["scan"].late_share.low > 0.3
     assert names["result"].summary.verify["without"].verdict == "p0-circuit"
     assert (folder / "figures").is_dir()
@@ -85,7 +84,7 @@ def researcher(names, said, folder):
 def pretraining(names, said, folder):
     shares = re.findall(r"^(\d+) sink/late_share (\d\.\d+)", said, re.M)
     assert [int(step) for step, _ in shares] == [0, 20, 40, 60]
-    assert "emerged between" in said
+    assert "emerged between" in " ".join(said.split())
     assert (folder / "timeline" / "report.html").exists()
 
 
