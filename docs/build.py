@@ -208,7 +208,7 @@ def replications_page() -> str:
         "```",
         "",
         "```python",
-        "from sinkscope.causal import replications",
+        "from sinkscope import replications",
         "",
         'result = replications.run("ran-milo-2026", subject, n=300)',
         "print(result.table())",
