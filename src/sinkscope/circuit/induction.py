@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from sinkscope.circuit.keys import SinkLogits, p0_keys, sink_logits
-from sinkscope.circuit.observed import HeadRead, Observed
+from sinkscope.circuit.observed import Observed
+from sinkscope.circuit.observed_heads import HeadRead
 from sinkscope.detect.qk import qk_split
 from sinkscope.errors import Missing, Unsupported
 from sinkscope.observe.sites import Sites
@@ -79,7 +80,7 @@ def induction(
     observed: Observed,
     u: torch.Tensor | None,
 ) -> Induction:
-    """Margins of all heads, and what they rest on."""
+    """Margins of all heads, and what they rest on; u [d] the sink direction, where there is one."""
     blocks = len(sites.blocks)
     if not observed.heads:
         empty = np.full((len(prompts), blocks, 1), np.nan)
