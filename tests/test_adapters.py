@@ -111,13 +111,56 @@ def test_its_own_tokenizer_goes_before_the_bases(folder, tmp_path):
      ({"base_model_name_or_path": None}, "does not name its base; merge it"),
      ({"peft_type": "IA3"}, r"of type IA3\); merge it"),
      ({"use_dora": True}, r"with use_dora\); merge it"),
-     ({"init_lora_weights": "pissa"}, "begun with pissa, which changes the base")],
+     ({"init_lora_weights": "pissa"}, "begun with pissa, which changes the base"),
+     ({"target_parameters": ["experts.down_proj"]}, "with target_parameters"),
+     ({"lora_alpha": "x"}, "its lora_alpha is 'x', where a number is expected"),
+     ({"alpha_pattern": [1]}, "its alpha_pattern is no JSON object"),
+     ({"alpha_pattern": {"q_proj": None}}, "its q_proj is None"),
+     ({"alpha_pattern": {"(": 1}}, r"alpha_pattern holds '\(', which is no pattern")],
 )  # fmt: skip
 def test_what_cannot_be_merged_is_told(folder, tmp_path, changes, match):
     path = adapter(tmp_path / "adapter", folder, **changes)
     with pytest.raises(InputError, match=match) as caught:
         load(path, offline=True)
     assert "merge_and_unload" in str(caught.value)
+
+
+@pytest.mark.parametrize("bases", [["."], ["../b", "../a"]])
+def test_an_adapter_that_rests_on_itself(folder, tmp_path, bases):
+    for name, base in zip("ab", bases, strict=False):
+        adapter(tmp_path / name, folder, base_model_name_or_path=base)
+    with pytest.raises(InputError, match="names an adapter as base that rests on it"):
+        load(tmp_path / "a")
+
+
+def test_an_adapter_on_an_adapter_is_merged_into_both(folder, tmp_path):
+    adapter(tmp_path / "a", folder, seed=1)
+    both = load(adapter(tmp_path / "b", folder, seed=2, base_model_name_or_path="../a"))
+    alone = [load(tmp_path / "a"), load(adapter(tmp_path / "c", folder, seed=2)), load(folder)]
+    name = "model.layers.1.self_attn.q_proj.weight"
+    first, second, base = (each.model.get_parameter(name) for each in alone)
+    assert torch.allclose(both.model.get_parameter(name), first + second - base, atol=1e-6)
+
+
+def test_names_with_the_adapters_own_name_in_them(folder, tmp_path):
+    """A state dict that was saved by hand has `lora_A.default.weight`."""
+    path = adapter(tmp_path / "adapter", folder)
+    plain = load(path).model.state_dict()
+    held = load_file(path / "adapter_model.safetensors")
+    longer = {key.replace(".weight", ".default.weight"): value for key, value in held.items()}
+    save_file(longer, path / "adapter_model.safetensors")
+    assert all(torch.equal(plain[k], v) for k, v in load(path).model.state_dict().items())
+
+
+def test_adapters_of_mlx_and_pickled_ones_are_named(folder, tmp_path):
+    path = adapter(tmp_path / "adapter", folder)
+    (path / "adapter_model.safetensors").rename(path / "adapter_model.bin")
+    with pytest.raises(InputError, match=r"without adapter_model.safetensors but a pickle"):
+        load(path)
+    (path / "adapter_model.bin").rename(path / "adapters.safetensors")
+    (path / "adapter_config.json").write_text('{"fine_tune_type": "lora", "model": "x/y"}')
+    with pytest.raises(InputError, match=r"an adapter of MLX; fuse it with mlx_lm.fuse"):
+        load(path)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from sinkscope.stats import judged
 from sinkscope.subject.load import Subject
 from tests.plain_reference import streamed
 
-N, LENGTH = 4, 64
+N, LENGTH = 6, 64
 
 
 def constructed(mechanism: str, **overrides) -> Subject:

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sinkscope
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, Unsupported
 from sinkscope.subject.load import load
+from sinkscope.subject.probe import try_out
 from sinkscope.subject.tiny import tiny_model
 from sinkscope.training_runs.partial import load_first_blocks
 
@@ -171,3 +172,139 @@ def test_what_training_frameworks_leave_is_named_with_its_converter(folder, tmp_
     assert any("checkpoint-40 was skipped" in n and "no weights" in n for n in found.notes)
     with pytest.raises(InputError, match="accelerate merge-weights"):
         load(run / "checkpoint-10")
+
+
+# --- what lies in a folder beside, below or instead of a model
+
+
+@pytest.mark.parametrize(
+    ("file", "match"),
+    [("model.onnx", "a model of ONNX"), ("tf_model.h5", "a model of TensorFlow"),
+     ("openvino_model.xml", "of OpenVINO"), ("rank0.engine", "compiled by TensorRT"),
+     ("ggml-model.bin", "in the format before GGUF"), ("model.tar.gz", "in an archive"),
+     ("flax_model.msgpack", "a model of Flax"), ("tokenizer.json", "a tokenizer and no model"),
+     ("", "is empty")],
+)  # fmt: skip
+def test_weights_of_other_tools_are_named(tmp_path, file, match):
+    if file:
+        (tmp_path / file).write_bytes(b"x")
+    refused(tmp_path, match)
+
+
+def test_weights_of_other_tools_beside_a_configuration(folder):
+    (folder / "model.safetensors").rename(folder / "model.onnx")
+    refused(folder, "holds no weights .* a model of ONNX")
+
+
+@pytest.mark.parametrize("below", ["snapshots/0a1b", "model"])
+def test_a_model_further_down_is_named(folder, tmp_path, below):
+    """The cache of the Hub keeps a model two folders below its name."""
+    shutil.copytree(folder, tmp_path / "up" / below)
+    refused(tmp_path / "up", f"lies below it: give .*{below}")
+
+
+def test_a_run_in_the_place_of_a_model_names_its_checkpoints(folder, tmp_path):
+    for name in ("checkpoint-1", "checkpoint-2"):
+        shutil.copytree(folder, tmp_path / "run" / name)
+    refused(tmp_path / "run", "holds 2 models: .*checkpoint-1, .*sinkscope timeline")
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [("consolidated.safetensors", "Mistral's own layout"), ("weights.safetensors", "neither")],
+)
+def test_weights_under_a_name_that_is_not_read(folder, name, match):
+    (folder / "model.safetensors").rename(folder / name)
+    refused(folder, match)
+
+
+# --- configurations that say what is not so
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [({"num_attention_heads": 8}, r"another shape .*o_proj.weight: \[64, 64\], where \[64, 128\]"),
+     ({"vocab_size": 50}, r"another shape .*lm_head.weight: \[128, 64\], where \[50, 64\]"),
+     ({"hidden_act": "nosuch"}, "hidden_act is 'nosuch'"),
+     ({"dtype": "float99"}, "dtype is 'float99'"),
+     ({"rms_norm_eps": -1.0}, "not finite, though no weight is beyond .*config.json"),
+     ({"rope_parameters": {"rope_type": "nosuch", "rope_theta": 1.0}}, "rope_type is 'nosuch'"),
+     ({"rope_parameters": {"rope_type": "default", "rope_theta": "x"}}, "rope_theta is 'x'"),
+     ({"rope_parameters": {"rope_type": "default", "rope_theta": 0}}, "rope_theta is 0"),
+     ({"rope_scaling": [1]}, "rope_scaling is .* no JSON object"),
+     ({"sliding_window": 0}, "sliding_window is 0"),
+     ({"layers": [{"window": 10**400}]}, "layers.0.window is a whole number beyond 64 bits"),
+     ({"quantization_config": {"bits": 4}}, "no quant_method"),
+     ({"quantization_config": "awq"}, "quantization_config is 'awq'")],
+)  # fmt: skip
+def test_a_wrong_value_is_told_with_its_entry(folder, changes, match):
+    configure(folder, **changes)
+    with pytest.raises(InputError, match=match) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_without_a_head_over_the_vocabulary(folder):
+    configure(folder, architectures=["LlamaForSequenceClassification"])
+    rename(folder, lambda held: {k: v for k, v in held.items() if k != "lm_head.weight"})
+    with pytest.raises(InputError, match="saved as LlamaForSequenceClassification, without a head"):
+        load(folder)
+
+
+def test_an_encoder_with_its_decoder_is_no_causal_model(tmp_path):
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    shape = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 60}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    wide = {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": 64}
+    config = BartConfig(**shape, **heads, **wide)
+    BartForConditionalGeneration(config).save_pretrained(tmp_path)
+    with pytest.raises(Unsupported, match="an encoder and a decoder"):
+        load(tmp_path)
+
+
+def test_blocks_that_carry_further_positions_are_refused(llama, monkeypatch):
+    """ProphetNet puts streams for further tokens behind the others."""
+    block = type(llama.anatomy.modules(llama.model)[0])
+    plain = block.forward
+
+    def longer(self, hidden_states, *args, **kwargs):
+        out = plain(self, hidden_states, *args, **kwargs)
+        return torch.cat([out, out], 1) if self is last else out
+
+    last = llama.anatomy.modules(llama.model)[-1]
+    monkeypatch.setattr(block, "forward", longer)
+    with pytest.raises(Unsupported, match="carries 4 positions for two tokens"):
+        try_out(llama.model, llama.anatomy, "a model")
+
+
+# --- how weights are stored
+
+
+def test_weights_packed_by_mlx_or_modelopt_are_named(folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    configure(folder, quantization={"group_size": 64, "bits": 4})
+    refused(folder, "quantised by MLX", Unsupported)
+    (other / "hf_quant_config.json").write_text("{}")
+    refused(other, "quantised by ModelOpt", Unsupported)
+
+
+def test_a_quantisation_that_is_not_there_is_not_claimed(folder):
+    configure(folder, quantization_config={"quant_method": "fp8"})
+    assert "its files hold plain numbers" in load(folder).identity["note"].lower()
+
+
+def test_eight_bits_without_a_scale_are_said(folder):
+    rename(folder, lambda held: {
+        k: v.to(torch.float8_e4m3fn) if "down_proj" in k else v for k, v in held.items()
+    })  # fmt: skip
+    assert "4 of its weights are stored in eight bits" in load(folder).identity["note"]
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("float16", "6.6e.04"), ("float32", "3.4e.38")])
+def test_numbers_beyond_a_dtype_are_no_fault_of_the_file(folder, dtype, most):
+    large = torch.tensor(1e5 if dtype == "float16" else 1e60, dtype=torch.float64)
+    name = "model.layers.1.mlp.down_proj.weight"
+    rename(folder, lambda held: held | {name: held[name].sign().double() * large})
+    with pytest.raises(InputError, match=f"{name} holds NaN, infinity or numbers beyond {most}"):
+        load(folder, dtype=dtype)

@@ -221,7 +221,9 @@ def test_the_same_weights_are_read_in_formats_of_more_range(overflowing):
 
 def test_sums_that_overflow_float32_are_named_too(llama):
     llama.model.model.layers[2].mlp.down_proj.weight.data.fill_(3e38)
-    with pytest.raises(NotFinite, match="float32 from block 2 on; its weights are too large"):
+    with pytest.raises(
+        NotFinite, match=r"float32 from block 2 on; .* its weights reach .* too large"
+    ):
         sinkscope.scan(llama, **FEW)
 
 

@@ -1,11 +1,15 @@
 """Prompts and the BOS policy."""
 
+import json
+
 import pytest
 import torch
 
 from sinkscope.errors import InputError
+from sinkscope.settings import ScanSettings
 from sinkscope.subject.load import load
 from sinkscope.subject.prompts import build_prompts, read_documents
+from tests.conftest import WORDS
 
 
 @pytest.fixture
@@ -138,3 +142,58 @@ def test_slices_keep_what_belongs_to_the_rows(subject):
     parts = list(prompts.batches(2))
     assert [len(part) for part in parts] == [2, 2, 1]
     assert torch.equal(torch.cat([p.input_ids for p in parts]), prompts.input_ids)
+
+
+# --- files as people have them
+
+
+def scanned(subject, path, **options):
+    return build_prompts(subject, text=str(path), n=2, length=16, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("list.json", lambda rows: json.dumps(rows)), ("one.json", lambda rows: json.dumps(rows[0])),
+     ("lines.json", lambda rows: "\n".join(map(json.dumps, rows))),
+     ("rows.ndjson", lambda rows: "\n".join(map(json.dumps, rows))),
+     ("rows.jsonl", lambda rows: "\r\n".join(map(json.dumps, rows)))],
+)  # fmt: skip
+def test_json_is_read_as_json_whatever_its_layout(subject, tmp_path, name, write):
+    rows = [{"text": " ".join(WORDS * 8)}] * 3
+    (tmp_path / name).write_text(write(rows), encoding="utf-8")
+    (tmp_path / "plain.txt").write_text(rows[0]["text"], encoding="utf-8")
+    plain = scanned(subject, tmp_path / "plain.txt", bos="without")
+    found = scanned(subject, tmp_path / name, bos="without")
+    tokens = {int(t) for t in plain.input_ids.unique()}
+    assert {int(t) for t in found.input_ids.unique()} <= tokens  # no brace, no name of a field
+
+
+def test_a_mark_of_byte_order_is_no_token(subject, tmp_path):
+    text = " ".join(WORDS * 8)
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "b.txt").write_text(text, encoding="utf-8-sig")
+    one, other = (scanned(subject, tmp_path / name) for name in ("a.txt", "b.txt"))
+    assert torch.equal(one.input_ids, other.input_ids)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.jsonl.gz", "a.pdf"])
+def test_what_is_no_plain_text_is_refused(subject, tmp_path, name):
+    (tmp_path / name).write_text("text\nthe of", encoding="utf-8")
+    with pytest.raises(InputError, match="is no plain text; --text wants"):
+        scanned(subject, tmp_path / name)
+
+
+def test_a_line_in_another_layout_is_told_by_its_fields(subject, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"conversations": [], "id": 3}')
+    with pytest.raises(InputError, match='line 1, has no "text" field, only conversations, id'):
+        scanned(subject, tmp_path / "a.jsonl")
+
+
+def test_a_text_that_cannot_be_read_is_told(subject):
+    with pytest.raises(InputError, match="/proc/self/mem cannot be read: "):
+        scanned(subject, "/proc/self/mem")
+
+
+def test_numbers_beyond_64_bits_are_refused():
+    with pytest.raises(InputError, match="seed is a whole number beyond 64 bits"):
+        ScanSettings(seed=10**30)

@@ -23,7 +23,9 @@ FLAGS = [
     "--disable-sync",
     "--no-first-run",
 ]
-DRAWN = "document.documentElement.dataset.charts === 'drawn'"
+DRAWN = """document.documentElement.dataset.charts === 'drawn' &&
+  [...document.querySelectorAll('[data-chart]')].every((one) => one.closest('.part:not([open])') ||
+    one.childElementCount || one.textContent)"""
 MAPPED = "document.documentElement.dataset.map === 'drawn'"
 
 
@@ -54,9 +56,9 @@ def address(tmp_path_factory):
 
 
 class Opened:
-    """A page with everything it said and asked for."""
+    """A page with all parts open, with everything it said and asked for."""
 
-    def __init__(self, browser, address, **options):
+    def __init__(self, browser, address, folded=False, **options):
         self.said: list[str] = []
         self.asked: list[str] = []
         self.page = browser.new_page(**options)
@@ -67,6 +69,9 @@ class Opened:
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(address)
         self.page.wait_for_function(DRAWN)
+        if not folded:
+            self.page.locator("#fold").click()
+            self.page.wait_for_function(DRAWN)
 
     def text(self, selector: str) -> str:
         return self.page.locator(selector).inner_text()

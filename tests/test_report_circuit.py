@@ -325,7 +325,7 @@ def test_a_section_that_a_command_adds_is_on_the_page(result, monkeypatch):
     def added(held):
         return [Section("mine", "Mine", "A lead.", [Tables({"": []})])]
 
-    monkeypatch.setattr(commands, "SECTIONS", (*commands.SECTIONS, added))
+    monkeypatch.setattr(commands, "SECTIONS", (*commands.SECTIONS, ("Asked", added)))
     assert '<section id="mine">' in render_page(result)
 
 
@@ -376,7 +376,7 @@ def test_the_drawing_is_exported_in_the_colours_of_paper(tmp_path, monkeypatch):
         Section(s.name, s.title, s.lead, [p for p in s.parts if isinstance(p, Drawing)])
         for s in commands.all_sections(result)
     ]
-    monkeypatch.setattr("sinkscope.report.export.all_sections", lambda held: only)
+    monkeypatch.setattr("sinkscope.report.export.page_sections", lambda held: only)
     written = export_figures(result, tmp_path)
     assert {path.name for path in written} == {
         f"circuit-without.{f}" for f in ("png", "svg", "pdf")

@@ -17,9 +17,16 @@ from typing import Any, TypeVar
 from sinkscope.errors import InputError, OutOfResources
 
 BUILTIN = "builtin"
+MOST = 2**63 - 1  # of a whole number
 MOST_TOKENS = 1 << 28  # of prompts that are drawn, whose number a text does not bound
 BOS_POLICIES = ("as-is", "with", "without", "both")
 Settings = TypeVar("Settings")
+
+
+def refuse_beyond(name: str, value: Any) -> None:
+    """Raise InputError for a whole number that libraries have no room for."""
+    if isinstance(value, int) and abs(value) > MOST:
+        raise InputError(f"{name} is a whole number beyond 64 bits.")
 
 
 def option(default: Any, **about: Any) -> Any:
@@ -63,6 +70,7 @@ class LoadSettings:
     dtype              dtype to compute in: float32, bfloat16 or float16
     device             where to run, such as cpu, cuda, cuda:1 or mps
     device_map         spread over devices, such as auto (needs accelerate)
+    stream             hold one block in memory at a time, read from the folder when it runs
     offline            never touch the network
     gguf_file          GGUF file in that folder or Hub repository
     allow_pickle       read pickle weights, which can run code
@@ -74,6 +82,7 @@ class LoadSettings:
     dtype: str = "float32"
     device: str = "cpu"
     device_map: str | None = None
+    stream: bool = False
     offline: bool = False
     gguf_file: str | None = None
     allow_pickle: bool = False
@@ -111,6 +120,7 @@ class PromptSettings:
             value, least = getattr(self, each.name), each.metadata.get("at_least")
             if least is not None and value is not None and value < least:
                 raise InputError(f"{each.name} is {value!r}; the least is {least}.")
+            refuse_beyond(each.name, value)
         if self.kind in ("random", "repeat") and self.n * self.length > MOST_TOKENS:
             raise OutOfResources(
                 f"{self.n:,} prompts of {self.length:,} tokens are more than the {MOST_TOKENS:,} "

@@ -55,8 +55,9 @@ def _by_unit(
 def units_needed(values: np.ndarray, units: np.ndarray | None = None) -> int:
     """How many units (prompts, or documents) the interval of `bootstrap` needs to cover 95 %.
 
-    At least LEAST_UNITS, and PER_SKEWNESS times the squared skewness over units: a figure that few
-    of them make large has a skewed mean. What no unit shows cannot be told from it.
+    values, units [n] as there. At least LEAST_UNITS, and PER_SKEWNESS times the squared skewness of
+    the units' means: a figure that few of them make large has a skewed mean. What no unit shows
+    cannot be told from these.
     """
     values = np.asarray(values, dtype=np.float64)
     sums, counts = _by_unit(values, np.isfinite(values), units)
@@ -179,10 +180,11 @@ def widened_tail(n: int, tail: float = 0.025) -> float:
 
 
 def sign_flip_p(differences: np.ndarray, seed: int = 0) -> float | None:
-    """One-sided p that paired differences lie above zero, by flipping their signs at random.
+    """One-sided p of paired differences [n] being above zero, by flipping their signs.
 
-    Exact for up to 12 prompts, else 20,000 flips (the observed one counted in). None without any
-    prompt. Differences of zero everywhere give 1.
+    The share of sign flips whose sum reaches the observed one. Exact for up to 12 prompts, else
+    over 20,000 random flips (the observed one counted in). NaN entries are left out; None without
+    any prompt. Differences of zero everywhere give 1.
     """
     values = np.asarray(differences, dtype=np.float64)
     values = values[np.isfinite(values)]
@@ -221,13 +223,19 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 
 def nan_mean(values: np.ndarray, axis: int | tuple[int, ...] | None = 0) -> np.ndarray:
-    """Mean over axes without NaN entries; NaN, without a warning, where all are."""
+    """Mean of values [...] over axes without NaN entries: [...] less these axes.
+
+    NaN, without a warning, where all are.
+    """
     count = np.isfinite(values).sum(axis)
     return np.where(count > 0, np.nansum(values, axis) / np.maximum(count, 1), np.nan)
 
 
 def first_sustained(above: np.ndarray, sustained: int = SUSTAINED) -> int | None:
-    """Index of the first of `sustained` True in a row; at the end fewer are not enough."""
+    """Index in a boolean curve [n] of the first of `sustained` True in a row; None for none.
+
+    At the end fewer are not enough.
+    """
     run = 0
     for i, is_above in enumerate(above):
         run = run + 1 if is_above else 0

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.fuzzing.worker import HANG, Ended, run_case
+from tests.fuzzing.worker import Ended, run_here
 
 DONE, INPUT, UNSUPPORTED, RESOURCES = 0, 2, 3, 4
 ANSWERS = frozenset({DONE, INPUT, UNSUPPORTED, RESOURCES})
+GUARD = "guard"  # beside the folder of a case: what is found in it was put there by foreign code
 
 
 @dataclass(frozen=True)
@@ -33,31 +34,36 @@ class Case:
     right: frozenset[int]
 
 
-def verdict(case: Case, base: Path, place: Path) -> tuple[str, Ended]:
-    """How a case ended, in a word: answered, or what is wrong with the answer."""
-    guard = place.parent / "guard"
+def try_case(case: Case, base: Path, place: Path) -> tuple[str, Ended]:
+    """Run a case in this process: how it ended, in a word. Only what it names is copied."""
+    clear(place)
+    guard = place.parent / GUARD
     guard.mkdir(parents=True, exist_ok=True)
-    try:
-        shutil.copytree(base, place, symlinks=True)
-        case.make(place)
-        before = set(os.listdir(place.parent))
-        ended = run_case(list(case.run), place)
-        strays = set(os.listdir(place.parent)) - before or set(os.listdir(guard))
-        hidden = list(place.rglob(".part-*")) if ended.code in ANSWERS else []
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(exist_ok=True)
+    for name in set(os.listdir(base)) & set(case.run):
+        whole = base / name
+        if whole.is_dir():
+            shutil.copytree(whole, place / name, symlinks=True)
+        else:
+            shutil.copyfile(whole, place / name)
+    case.make(place)
+    before = set(os.listdir(place.parent))
+    ended = run_here(list(case.run), place)
+    strays = set(os.listdir(place.parent)) - before or set(os.listdir(guard))
+    hidden = list(place.rglob(".part-*")) if ended.code in ANSWERS else []
     if strays:
         return "wrote outside", ended
-    if hidden:
-        return "left something", ended
-    return _judged(case, ended), ended
+    return "left something" if hidden else judged(case, ended), ended
 
 
-def _judged(case: Case, ended: Ended) -> str:
-    if ended.code == HANG:
-        return "hang"
-    if ended.code < 0:
-        return "signal"
+def clear(place: Path) -> None:
+    """Take away what a case left."""
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(place.parent / GUARD, ignore_errors=True)
+
+
+def judged(case: Case, ended: Ended) -> str:
+    """How a case ended, in a word, by its exit code and by what it said."""
     if "Traceback" in ended.err:
         return "traceback"
     if ended.code == 70:

@@ -6,22 +6,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from xarray import Dataset
 
 from sinkscope.frame import Progress
+from sinkscope.intervene.cost import divergences, losses
 from sinkscope.intervene.edits import Edit
-from sinkscope.mixing.conditions import Condition
-from sinkscope.mixing.dose import Cost, costs
+from sinkscope.mixing.conditions import INTACT, Condition, run
+from sinkscope.mixing.dose import LOGITS, Cost, costs
 from sinkscope.observe.sites import Sites
 from sinkscope.schema import Measured, ScanSummary
 from sinkscope.schema.advise import AdviceRow
 from sinkscope.settings import AdviseSettings
-from sinkscope.stats import LEAST_UNITS, bootstrap, paired_change
+from sinkscope.stats import LEAST_UNITS, bootstrap
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts
+from sinkscope.subject.prompts import Prompts, vocabulary
 
-FEWEST, SHORTEST = 4, 16  # texts, and tokens in each, below which nothing is worth an answer
+FEWEST, SHORTEST = 4, 16  # documents, and tokens in a text, below which no answer is given
 OTHER = 5  # position whose treatment is the control of P0's
+COPIED = 2_000_000_000  # parameters up to which a second copy of the model is made
 
 
 @dataclass
@@ -30,7 +33,7 @@ class Bench:
 
     prompts  right-padded rows as the tokenizer makes them
     scan     what a scan of the same rows found; scan_data its arrays
-    arrays   what questions leave for the record: name -> array (labels in `advise.arrays`)
+    arrays   what questions leave for the record: name -> [...] (labels in `advice.arrays`)
     """
 
     subject: Subject
@@ -50,21 +53,48 @@ class Bench:
     def too_little(self) -> str:
         """Why this text is not enough for an answer; empty where it is."""
         length = int(self.prompts.lengths.min())
-        if len(self.prompts) < FEWEST:
-            return f"{len(self.prompts)} texts are too few for an interval; {FEWEST} are needed."
+        if self.count < FEWEST:
+            return f"{self.texts} are too few for an interval; {FEWEST} are needed."
         if length < SHORTEST:
             return f"Texts of {length} tokens are too short; {SHORTEST} are needed."
         return ""
 
     @property
+    def units(self) -> np.ndarray | None:
+        """[n] the document of each text, over which intervals are taken; None where texts are."""
+        return units_of(self.prompts)
+
+    @property
+    def count(self) -> int:
+        """How many documents the intervals rest on, or texts."""
+        return len(self.prompts) if self.units is None else len(np.unique(self.units))
+
+    @property
+    def texts(self) -> str:
+        """What the intervals rest on, in words."""
+        if self.count == len(self.prompts):
+            return f"{self.count} texts"
+        return f"Windows of {self.count} document{'s' * (self.count != 1)}"
+
+    @property
     def about_text(self) -> str:
-        """What the intervals rest on, where several texts are windows of one document."""
-        documents = self.prompts.documents
-        count = len(self.prompts) if documents is None else len(documents.unique())
-        if count >= min(LEAST_UNITS, len(self.prompts)):
+        """What is to be said of the intervals, where they rest on few documents."""
+        if self.count >= LEAST_UNITS:
             return ""
-        of = "one document" if count == 1 else f"{count} documents"
-        return f"The texts are windows of {of}: the intervals speak of no others."
+        return f"{self.texts} are few: intervals of fewer than {LEAST_UNITS} are a little narrow."
+
+    def mean(self, values: np.ndarray) -> Measured:
+        """Mean of a figure of each text [n], with its interval over documents."""
+        return bootstrap(values, units=self.units)
+
+    def saved(self, plain: Cost, better: Cost) -> Measured:
+        """How much of a cost is saved, nats a token, paired by text."""
+        return self.mean(plain.ce - better.ce)
+
+    def row(self, what: str, cost: Cost, control: bool = False) -> AdviceRow:
+        """What an edit costs, as a row of the summary."""
+        ce, kl = self.mean(cost.ce), self.mean(cost.kl)
+        return {"what": what, "ce_change": ce, "kl": kl, "control": control}
 
     @property
     def sink_heads(self) -> tuple[tuple[int, int], ...]:
@@ -102,17 +132,23 @@ class Bench:
         found = costs(self.subject, self.prompts, asked, progress=step, first=first, sites=sites)
         return dict(zip(edits, found, strict=True))
 
+    def cost_of(self, other: Subject) -> Cost:
+        """Loss and KL of another form of the model, such as a quantised copy, by text."""
+        size = max(1, LOGITS // vocabulary(self.subject) // self.prompts.length)
+        found = []
+        for rows in self.prompts.batches(size):
+            intact, changed = (
+                run(each, rows, logits=True).logits for each in (self.subject, other)
+            )
+            assert intact is not None
+            assert changed is not None
+            rise = losses(changed, rows) - losses(intact, rows)
+            found.append((rise, divergences(intact, changed, rows)))
+        ce, kl = (torch.cat(column).numpy() for column in zip(*found))
+        none = np.full(len(ce), np.nan)
+        return Cost(INTACT, ce, kl, none, none)
 
-def row_of(what: str, cost: Cost, control: bool = False) -> AdviceRow:
-    """What an edit costs, as a row of the summary."""
-    return {
-        "what": what,
-        "ce_change": bootstrap(cost.ce),
-        "kl": bootstrap(cost.kl),
-        "control": control,
-    }
 
-
-def saved(plain: Cost, better: Cost) -> Measured:
-    """How much of a cost is saved, nats a token, paired by prompt."""
-    return paired_change(plain.ce, better.ce)
+def units_of(prompts: Prompts) -> np.ndarray | None:
+    """[n] the document that each text was cut from; None where they are apart."""
+    return None if prompts.documents is None else prompts.documents.numpy()

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from sinkscope.advice.bench import Bench
+from sinkscope.advice.bench import Bench, units_of
 from sinkscope.advice.lines import lines
 from sinkscope.circuit.reading import sinks_on
 from sinkscope.errors import InputError
 from sinkscope.mixing.dropped import text_loss, with_first, without_first
 from sinkscope.schema import Measured
-from sinkscope.schema.advise import Advice, AdviceRow
-from sinkscope.stats import judged, nan_mean, paired_change
+from sinkscope.schema.advise import Advice, AdviceLine, AdviceRow
+from sinkscope.stats import bootstrap, judged, nan_mean
 from sinkscope.subject.load import Subject
 from sinkscope.subject.opening import bos_id, resolve_bos
 from sinkscope.subject.prompts import Prompts, build_prompts
@@ -49,8 +49,9 @@ def advise_bos(bench: Bench) -> Advice:
         "without": text_loss(subject, without_first(with_it), CONTEXT),
         "twice": text_loss(subject, with_first(with_it, token), CONTEXT + 2),
     }
-    change = paired_change(losses["without"], losses["with"])
-    double = paired_change(losses["twice"], losses["with"])
+    units = units_of(with_it)
+    change = bootstrap(losses["without"] - losses["with"], units=units)
+    double = bootstrap(losses["twice"] - losses["with"], units=units)
     answer = ANSWERS[judged(change, bench.within)]
     does = resolve_bos(subject, "as-is") == "with"
     return Advice(
@@ -87,7 +88,7 @@ def _sentence(
         "needed": f"Put {name} first: without it the loss rises by {change.value:.3f} nats a token",
         "harmful": f"Leave {name} out: with it the loss is {-(change.value or 0):.3f} nats higher",
         "harmless": f"{name} makes no difference beyond {bench.within:g} nats a token",
-        "undetermined": f"{len(bench.prompts)} texts cannot say whether {name} is needed",
+        "undetermined": f"{bench.texts} cannot say whether {name} is needed",
     }[answer]
     habit = "puts it first" if does else "does not put it first"
     return (
@@ -136,5 +137,11 @@ def _lines(subject: Subject, answer: str, does: bool) -> list:
     if answer == "undetermined":
         return []
     wanted = {"needed": True, "harmful": False}.get(answer, does)
+    return bos_lines(subject.identity.get("id", "MODEL"), wanted)
+
+
+def bos_lines(model: str, wanted: bool) -> list[AdviceLine]:
+    """A line for each tool that puts BOS first, or does not."""
+    text = "tokenizer.bos_token + text" if wanted else "text"
     flag = str(wanted)
-    return lines("bos", model=subject.identity.get("id", "MODEL"), flag=flag, lower=flag.lower())
+    return lines("bos", model=model, flag=flag, lower=flag.lower(), text=text)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sinkscope.advice.bench import Bench, row_of
+from sinkscope.advice.bench import Bench
 from sinkscope.detect.attention import stacked
 from sinkscope.intervene.edits import SlidingCache
 from sinkscope.observe.attention import observe
@@ -50,7 +50,7 @@ def streaming_heads(
         drawn = tuple(sorted(others[i] for i in order[: len(chosen)]))
         edits[f"{len(drawn)} other heads with a short cache"] = SlidingCache(window, keep, drawn)
     costs = bench.cost(edits, first=window)
-    rows = [row_of(name, cost, control="other" in name) for name, cost in costs.items()]
+    rows = [bench.row(name, cost, control="other" in name) for name, cost in costs.items()]
     return heads, rows, about
 
 

@@ -19,7 +19,7 @@ from sinkscope.mixing.conditions import run
 from sinkscope.mixing.dose import LOGITS
 from sinkscope.mixing.dropped import with_first
 from sinkscope.schema.advise import Advice
-from sinkscope.stats import bootstrap, judged, paired_change
+from sinkscope.stats import judged
 from sinkscope.subject.opening import bos_id
 from sinkscope.subject.prompts import Prompts, vocabulary
 from sinkscope.subject.tokens import token_text
@@ -33,8 +33,8 @@ def advise_first_words(bench: Bench) -> Advice:
     """The effect of the first words against that of later ones, with a spare token and without."""
     prompts = bench.prompts
     length = int(prompts.lengths.min())
-    if len(prompts) < FEWEST or length < 8 * SPAN:
-        few = f"{len(prompts)} texts of {length} tokens are too few or too short for this question."
+    if bench.count < FEWEST or length < 8 * SPAN:
+        few = f"{bench.texts} of {length} tokens are too few or too short for this question."
         return Advice(question=QUESTION, answer="undetermined", sentence=few)
     spare = _spare(bench)
     found: dict[str, np.ndarray] = {}
@@ -44,8 +44,8 @@ def advise_first_words(bench: Bench) -> Advice:
         for place, at in (("first", start), ("later", length // 4)):
             found[f"{place}, {name}"] = _moved(bench, rows, at, length // 2)
     bos = prompts.bos == "with"
-    ratio = paired_change(found["first, as it is"], found["later, as it is"])
-    relief = paired_change(found["first, spare"], found["first, as it is"])
+    ratio = bench.mean(found["first, as it is"] - found["later, as it is"])
+    relief = bench.mean(found["first, spare"] - found["first, as it is"])
     more = ratio.low is not None and ratio.low > 0
     less = ratio.high is not None and ratio.high < 0
     helps = relief.high is not None and relief.high < 0
@@ -63,7 +63,7 @@ def advise_first_words(bench: Bench) -> Advice:
         facts={"first-words": "more" if more else "not-more" if less else None,
                "spare-token": "helps" if helps else "not-shown"},
         rows=[
-            {"what": f"{SPAN} other words {_where(name, bos)}", "kl": bootstrap(values),
+            {"what": f"{SPAN} other words {_where(name, bos)}", "kl": bench.mean(values),
              "control": name.startswith("later")}
             for name, values in found.items()
         ],

@@ -11,7 +11,7 @@ import copy
 
 import torch
 
-from sinkscope.advice.bench import Bench
+from sinkscope.advice.bench import COPIED, Bench
 from sinkscope.advice.lines import lines
 from sinkscope.errors import NotFinite
 from sinkscope.intervene.edits.rounding import linear_maps
@@ -26,7 +26,6 @@ QUESTION = "Is float16 safe?"
 LARGEST = 65504.0
 NEAR = 4.0  # other texts have larger values; a factor of four is kept in hand
 ROWS, TOKENS = 2, 64
-COPIED = 2_000_000_000  # parameters up to which a second copy in float16 is made
 
 
 def advise_half(bench: Bench) -> Advice:

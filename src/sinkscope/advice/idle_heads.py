@@ -11,13 +11,13 @@ from collections import defaultdict
 
 import numpy as np
 
-from sinkscope.advice.bench import Bench, row_of
+from sinkscope.advice.bench import Bench
 from sinkscope.detect.heads import NO_OP, NOT_A_SINK
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import Edit, Heads
 from sinkscope.observe.sites import find_sites
 from sinkscope.schema.advise import Advice
-from sinkscope.stats import bootstrap, judged
+from sinkscope.stats import judged
 
 QUESTION = "Which heads do nothing?"
 IDLE = 0.9  # late share of P0
@@ -44,7 +44,7 @@ def advise_heads(bench: Bench) -> Advice:
         costs = list(bench.cost(asked, sites=sites).values())
     except Unsupported as error:
         return Advice(question=QUESTION, answer="does not apply", sentence=str(error))
-    change = bootstrap(costs[0].ce)
+    change = bench.mean(costs[0].ce)
     enough = not bench.too_little
     verdict = judged(change, bench.within) if enough else "unclear"
     what = {
@@ -64,7 +64,7 @@ def advise_heads(bench: Bench) -> Advice:
         value=change,
         facts={"idle-heads": None if verdict == "unclear" else float(len(idle))
                if verdict == "same" else 0.0},
-        rows=[row_of(name, cost, control="other" in name) for name, cost in zip(asked, costs)],
+        rows=[bench.row(name, cost, control="other" in name) for name, cost in zip(asked, costs)],
         heads=[{"block": b, "head": h, "mass": share} for b, h, share in _shares(bench, idle)],
         limits="On the texts of this run; a head can be idle on prose and busy in code.",
     )  # fmt: skip

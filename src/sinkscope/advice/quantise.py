@@ -8,15 +8,15 @@ in full precision, and beside a control that keeps another position.
 
 from __future__ import annotations
 
-import re
-
-from sinkscope.advice.bench import OTHER, Bench, row_of, saved
+from sinkscope.advice.bench import OTHER, Bench
+from sinkscope.advice.kernels import beside
 from sinkscope.advice.lines import lines, without
+from sinkscope.advice.module_lines import lines_that_ignore
 from sinkscope.advice.outliers import outliers
 from sinkscope.intervene.edits import Edit, RoundCache, RoundInputs
 from sinkscope.mixing.dose import Cost
 from sinkscope.schema.advise import Advice, AdviceLine, Outlier
-from sinkscope.stats import at_most, bootstrap
+from sinkscope.stats import at_most
 
 QUESTION = "What must quantisation leave alone?"
 # scheme -> the edit with these positions in full precision
@@ -46,19 +46,23 @@ def advise_quantisation(bench: Bench) -> Advice:
     costs = bench.cost({**{name: make(()) for name, make in SCHEMES.items()}, **PARTS})
     names = tuple(one["module"] for one in found)
     costs |= bench.cost(_protected(bench, costs, names))
+    real, why = beside(bench)
+    costs |= real
     facts = {short: _within(bench, costs[name]) for short, name in FACTS.items()}
     return Advice(
         question=QUESTION,
         answer=_answer(bench, costs),
         sentence=_sentence(bench, costs, found),
-        value=bootstrap(costs[TENSOR].ce),
+        value=bench.mean(costs[TENSOR].ce),
         facts={**facts, "p0-outlier": "yes" if any(o["position"] == 0 for o in found) else "no"},
-        rows=[row_of(name, cost, control=name.endswith(CONTROL)) for name, cost in costs.items()],
-        lines=[*_cache_lines(bench, costs), *(_module_lines(bench, names, costs) if names else [])],
+        rows=[
+            bench.row(name, cost, control=name.endswith(CONTROL)) for name, cost in costs.items()
+        ],
+        lines=[*_cache_lines(bench, costs), *_module_lines(bench, names, costs)],
         without=without("skip_layers"),
         outliers=found,
         limits="Simulated by rounding in the model's own dtype with scales from the text itself; "
-        "an engine that calibrates its scales elsewhere, or sums in another order, differs.",
+        f"an engine that calibrates its scales elsewhere, or sums in another order, differs. {why}",
     )
 
 
@@ -86,15 +90,15 @@ def _protected(bench: Bench, costs: dict[str, Cost], names: tuple[str, ...]) -> 
 
 def _within(bench: Bench, cost: Cost) -> str | None:
     """fine, costly, or None where the interval lies across the bound."""
-    return {True: "fine", False: "costly", None: None}[at_most(bootstrap(cost.ce), bench.within)]
+    return {True: "fine", False: "costly", None: None}[at_most(bench.mean(cost.ce), bench.within)]
 
 
 def helps(bench: Bench, costs: dict[str, Cost], name: str) -> bool:
     """Whether P0 in full precision saves more than `within`, and more than the control does."""
     if name + P0 not in costs:
         return False
-    gain = saved(costs[name], costs[name + P0])
-    other = saved(costs[name], costs[name + CONTROL])
+    gain = bench.saved(costs[name], costs[name + P0])
+    other = bench.saved(costs[name], costs[name + CONTROL])
     clear = gain.low is not None and gain.low > bench.within
     return clear and other.high is not None and (gain.low or 0.0) > other.high
 
@@ -110,11 +114,11 @@ def _sentence(bench: Bench, costs: dict[str, Cost], found: list[Outlier]) -> str
     parts = []
     for name in SCHEMES:
         if helps(bench, costs, name):
-            alone, kept = (bootstrap(costs[name + end].ce).value for end in ("", P0))
+            alone, kept = (bench.mean(costs[name + end].ce).value for end in ("", P0))
             parts.append(f"{name}: {alone:.3f} nats a token, {kept:.3f} with position 0 exact")
     if parts:
         return f"Keep position zero in full precision. {'; '.join(parts)}."
-    plain = bootstrap(costs[TENSOR].ce)
+    plain = bench.mean(costs[TENSOR].ce)
     where = (
         f"{len(found)} linear maps are given outliers" if found else "no map is given an outlier"
     )
@@ -125,11 +129,15 @@ def _sentence(bench: Bench, costs: dict[str, Cost], found: list[Outlier]) -> str
 
 
 def _cache_lines(bench: Bench, costs: dict[str, Cost]) -> list[AdviceLine]:
-    """The smallest cache that is fine."""
+    """The smallest cache that is fine; quanto, the backend of transformers, has no 8 bits."""
     if _within(bench, costs[FACTS["int4-cache"]]) == "fine":
-        return lines("cache_bits", vllm="int4_per_token_head", k="q4_0", v="q4_0")
+        return lines(
+            "cache_bits", vllm="int4_per_token_head", k="q4_0", v="q4_0", bits=4, backend="quanto"
+        )
     if _within(bench, costs[FACTS["int8-cache"]]) == "fine":
-        return lines("cache_bits", vllm="int8_per_token_head", k="q8_0", v="q8_0")
+        return lines(
+            "cache_bits", vllm="int8_per_token_head", k="q8_0", v="q8_0", bits=8, backend="hqq"
+        )
     return []
 
 
@@ -137,36 +145,5 @@ def _module_lines(bench: Bench, names: tuple[str, ...], costs: dict[str, Cost]) 
     """Lines that leave the maps with outliers alone, where that was seen to help."""
     if WITHOUT not in costs:
         return []
-    gain = saved(costs[TENSOR], costs[WITHOUT])
-    if gain.low is None or gain.low <= bench.within:
-        return []
-    escaped = [re.escape(name) for name in names]
-    values = {
-        "regexes": ", ".join(f'"re:{name}$"' for name in escaped),
-        "dynamic": ", ".join(f'r"-:{name}": {{}}' for name in escaped),
-        "torchao": ", ".join(f'"re:{name}": None' for name in escaped),
-        "names": ", ".join(f'"{name}"' for name in names),
-    }
-    tensors = [tensor for name in names if (tensor := _tensor_of(name))]
-    if len(tensors) == len(names):
-        values["tensors"] = " ".join(f'--tensor-type "{t}=q8_0"' for t in tensors)
-    return lines("ignore", **values)
-
-
-_GGUF = {
-    "mlp.down_proj": "ffn_down",
-    "mlp.up_proj": "ffn_up",
-    "mlp.gate_proj": "ffn_gate",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-}
-
-
-def _tensor_of(name: str) -> str:
-    """The name of a map's weight in a GGUF file, as a pattern; empty where it is not known."""
-    found = re.search(r"layers\.(\d+)\.(\w+\.\w+)$", name)
-    if not found or found[2] not in _GGUF:
-        return ""
-    return rf"blk\.{found[1]}\.{_GGUF[found[2]]}"
+    gain = bench.saved(costs[TENSOR], costs[WITHOUT])
+    return lines_that_ignore(names) if gain.low is not None and gain.low > bench.within else []

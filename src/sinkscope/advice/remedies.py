@@ -6,10 +6,10 @@ would lose.
 
 from __future__ import annotations
 
-from sinkscope.advice.bench import OTHER, Bench, row_of
+from sinkscope.advice.bench import OTHER, Bench
 from sinkscope.intervene.edits import RemoveAttention, RemoveValue
 from sinkscope.schema.advise import Advice
-from sinkscope.stats import bootstrap, judged
+from sinkscope.stats import judged
 
 QUESTION = "What could be done about it?"
 ANSWERS = {"used": "keep it", "free": "it can go", "harmful": "it can go", None: "undetermined"}
@@ -34,7 +34,7 @@ def advise_remedies(bench: Bench) -> Advice:
         ),
     }
     costs = bench.cost(tried)
-    changes = {name: bootstrap(cost.ce) for name, cost in costs.items()}
+    changes = {name: bench.mean(cost.ce) for name, cost in costs.items()}
     enough = not bench.too_little
     free = [
         name
@@ -55,7 +55,7 @@ def advise_remedies(bench: Bench) -> Advice:
         f"{whole.value:+.3f} nats a token. {said}",
         value=whole,
         facts={"sink-used": word},
-        rows=[row_of(name, cost, control=str(OTHER) in name) for name, cost in costs.items()],
+        rows=[bench.row(name, cost, control=str(OTHER) in name) for name, cost in costs.items()],
         limits=f"In the {len(heads)} sink heads, as `mix` has it. A model trained without a sink "
         "(gated attention, a learned sink, "
         "another softmax) is another model: this says nothing of it.",

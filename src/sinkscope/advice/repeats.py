@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sinkscope.advice.bench import Bench, row_of
+from sinkscope.advice.bench import Bench
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.cost import losses
 from sinkscope.intervene.edits import Edit
@@ -22,7 +22,8 @@ from sinkscope.observe.sites import Sites, find_sites
 from sinkscope.observe.stream import others_median
 from sinkscope.replications.edits import NeuronsOff
 from sinkscope.schema.advise import Advice, AdviceRow
-from sinkscope.stats import bootstrap, paired_change
+from sinkscope.stats import bootstrap
+from sinkscope.subject.on_disk import weights_of
 from sinkscope.subject.prompts import Prompts, build_prompts
 
 QUESTION = "Does a repeated token take over the sink?"
@@ -62,7 +63,10 @@ def advise_repeats(bench: Bench) -> Advice:
 
 
 def onset(curve: np.ndarray) -> int | None:
-    """The number of repeats from which all later ones are like position zero; None for never."""
+    """The number of repeats from which all later ones are like position zero; None for never.
+
+    curve [T] norm of each repeat over that of position zero.
+    """
     alike = curve >= ALIKE
     if not alike[-1]:
         return None
@@ -126,11 +130,11 @@ def _taken_over(bench: Bench, repeats: Prompts, point, curve, logits, start: int
     else:
         after, patched = _norms(bench, repeats, point, patch, sites=sites)
         before_loss, after_loss = (losses(x, repeats).numpy() for x in (logits, patched))
-        change = paired_change(after_loss, before_loss)
+        change = bootstrap(after_loss - before_loss)
         clean = bench.cost({f"clean text, {patch}": patch}, sites=sites)
         rows.append({"what": f"repeats, {patch}", "ce_change": change, "control": False})
-        rows += [row_of(name, cost, control=True) for name, cost in clean.items()]
-        cost = bootstrap(next(iter(clean.values())).ce)
+        rows += [bench.row(name, cost, control=True) for name, cost in clean.items()]
+        cost = bench.mean(next(iter(clean.values())).ce)
         undone = onset(after.mean(0)) is None
         facts["patch"] = "works" if undone else "fails"
         said += (
@@ -156,7 +160,8 @@ def _patch(bench: Bench, sites: Sites, point: int) -> NeuronsOff:
         sublayer = sites.mlp(block)
         if sublayer is None or sublayer.projection is None or sublayer.experts is not None:
             continue
-        columns = sublayer.projection.columns(module).float()
+        with weights_of(module):
+            columns = sublayer.projection.columns(module).float()
         given = inputs[block, "mlp"].float()
         size = float((given @ columns).norm(dim=-1).mean())
         if best is None or size > best[0]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from sinkscope.advice.bench import Bench, row_of
+from sinkscope.advice.bench import Bench
 from sinkscope.advice.cache_heads import streaming_heads
 from sinkscope.advice.lines import lines, without
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import SlidingCache
 from sinkscope.mixing.dose import Cost
 from sinkscope.schema.advise import Advice, AdviceLine, AdviceRow
-from sinkscope.stats import at_most, bootstrap, paired_change
+from sinkscope.stats import at_most, bootstrap
 
 QUESTION = "How many first tokens must a short cache keep?"
 KEPT = (0, 1, 2, 4, 8)
@@ -44,22 +44,22 @@ def advise_streaming(bench: Bench) -> Advice:
         costs = {window: _costs(bench, window) for window in windows}
     except Unsupported as error:
         return Advice(question=QUESTION, answer="does not apply", sentence=str(error))
-    keep, sure = smallest(costs, bench.within)
+    keep, sure = smallest(costs, bench.within, bench.units)
     found = Advice(
         question=QUESTION,
         answer=_answer(keep, sure),
         sentence=_sentence(bench, costs, keep, sure),
         facts={"kv-keep": None if keep == KEPT[-1] and not sure else float(keep)},
-        rows=[row for window, each in costs.items() for row in _rows(window, each)],
+        rows=[row for window, each in costs.items() for row in _rows(bench, window, each)],
         without=without("keep"),
         limits=f"Texts of {length} tokens, so the cache was full for {length - windows[0]} tokens "
         "at most; longer streams were not tried.",
     )
     window = windows[-1]
-    found.value = paired_change(costs[window][keep].ce, costs[window][KEPT[-1]].ce)
+    found.value = bench.saved(costs[window][keep], costs[window][KEPT[-1]])
     if keep < KEPT[-1]:
         # keeping the sink costs one token of the cache, and other texts may need it
-        found.lines = _lines(max(keep, int(bool(bench.scan.p0_sink))), window)
+        found.lines = lines_that_keep(max(keep, int(bool(bench.scan.p0_sink))), window)
         found.heads, rows, about = streaming_heads(bench, max(keep, 1), windows[0])
         found.rows += rows
         found.limits += f" {about}"
@@ -90,14 +90,19 @@ def _costs(bench: Bench, window: int) -> dict[int, Cost]:
     return dict(zip(KEPT, bench.cost(edits, first=window).values(), strict=True))
 
 
-def smallest(costs: dict[int, dict[int, Cost]], within: float) -> tuple[int, bool]:
+def smallest(
+    costs: dict[int, dict[int, Cost]], within: float, units: np.ndarray | None = None
+) -> tuple[int, bool]:
     """The smallest kept number that is shown to do in every window, and whether fewer will not.
 
     costs  window -> kept number -> cost, the largest kept number among them
+    units  [n] the document of each text, over which intervals are taken
     """
     unclear = False
     for keep in KEPT:
-        change = [paired_change(each[keep].ce, each[KEPT[-1]].ce) for each in costs.values()]
+        change = [
+            bootstrap(each[keep].ce - each[KEPT[-1]].ce, units=units) for each in costs.values()
+        ]
         verdicts = [at_most(one, within) for one in change]
         if all(verdicts):
             return keep, not unclear
@@ -113,16 +118,16 @@ def _answer(keep: int, sure: bool) -> str:
 
 def _sentence(bench: Bench, costs: dict[int, dict[int, Cost]], keep: int, sure: bool) -> str:
     window = max(costs)
-    bare = bootstrap(costs[window][0].ce)
-    full = bootstrap(costs[window][KEPT[-1]].ce)
+    bare = bench.mean(costs[window][0].ce)
+    full = bench.mean(costs[window][KEPT[-1]].ce)
     facts = (
         f"at a window of {window}, keeping none costs {bare.value:.3f} nats a token against the "
         f"whole cache, keeping {KEPT[-1]} costs {full.value:.3f}"
     )
     if keep == KEPT[-1] and not sure:
-        return f"{len(bench.prompts)} texts cannot tell how many first tokens suffice: {facts}."
+        return f"{bench.texts} cannot tell how many first tokens suffice: {facts}."
     what = "No first token has" if keep == 0 else f"The first {_tokens(keep)}"
-    fewer = "" if sure else f" Whether fewer do, {len(bench.prompts)} texts cannot tell."
+    fewer = "" if sure else f" Whether fewer do, {bench.texts.lower()} cannot tell."
     return f"{what} to stay: {facts}.{fewer}"
 
 
@@ -130,14 +135,14 @@ def _tokens(keep: int) -> str:
     return "token has" if keep == 1 else f"{keep} tokens have"
 
 
-def _rows(window: int, costs: dict[int, Cost]) -> list[AdviceRow]:
+def _rows(bench: Bench, window: int, costs: dict[int, Cost]) -> list[AdviceRow]:
     return [
-        row_of(f"a cache of {window} that keeps {keep} first tokens", cost, control=keep == 0)
+        bench.row(f"a cache of {window} that keeps {keep} first tokens", cost, control=keep == 0)
         for keep, cost in costs.items()
     ]
 
 
-def _lines(keep: int, window: int) -> list[AdviceLine]:
+def lines_that_keep(keep: int, window: int) -> list[AdviceLine]:
     """Lines that keep the first tokens; none where nothing has to be kept."""
     if not keep:
         return []

@@ -40,7 +40,10 @@ def decide(lab: CausalBench, planned: Sequence[Planned], pick: Pick) -> list[Tes
 
 
 def strongest(sizes: np.ndarray) -> list[int]:
-    """The edit that takes most, another that takes half, and of many one that takes nothing."""
+    """Indices of the edits that are confirmed, from sizes [plans], negative where the sink shrinks.
+
+    The one that takes most, another that takes half, and of many one that takes nothing.
+    """
     order = np.argsort(sizes, kind="stable")
     able = [int(i) for i in order if -sizes[i] >= NECESSARY][:STRONGEST]
     chosen = able or [int(i) for i in order[:1]]

@@ -87,11 +87,11 @@ class Evidence:
     bos: str
 
     def on(self, chosen: np.ndarray) -> list[Test]:
-        """All rows on some heads, judged again."""
+        """All rows on some heads (chosen [k], boolean), judged again."""
         return judge([self.heads.on(test, chosen) for test in self.tests])
 
     def asks(self, chosen: np.ndarray) -> Test | None:
-        """The row without query biases, where these heads lose their sink by it."""
+        """The row without query biases, where heads (chosen [k]) lose their sink by it."""
         rows = [self.heads.on(test, chosen) for test in of_role(self.tests, QUERY_BIAS)]
         return next((test for test in rows if -test.size >= LOST), None)
 

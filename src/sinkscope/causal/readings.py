@@ -48,6 +48,6 @@ def all_of(effects: list[np.ndarray | None]) -> np.ndarray | None:
 
 
 def median_draw(effects: np.ndarray) -> int:
-    """The draw whose mean effect is the median one."""
+    """Index of the draw whose mean effect is the median one, of effects [draws, n]."""
     order = np.argsort(np.nanmean(effects, 1), kind="stable")
     return int(order[len(order) // 2])

@@ -24,11 +24,11 @@ class SinkHeads:
     gap: np.ndarray
 
     def scale_of(self, chosen: np.ndarray | slice = slice(None)) -> float:
-        """Mean intact share: what an effect on the sink is relative to."""
+        """Mean intact share of heads (chosen [k]): what an effect on the sink is relative to."""
         return max(float(nan_mean(nan_mean(self.share[:, chosen], 1))), 1e-9)
 
     def gap_of(self, chosen: np.ndarray | slice = slice(None)) -> float:
-        """Mean gap in nats: what an effect on the margin is relative to."""
+        """Mean gap of heads (chosen [k]), in nats: what an effect on the margin is relative to."""
         return max(float(nan_mean(self.gap[chosen])), 1e-6)
 
     def unit(self, kind: str) -> float:

@@ -260,7 +260,7 @@ class CausalBench:
         }
 
     def share_change(self, effect: np.ndarray) -> Measured:
-        """An effect relative to the mean intact sink, prompts resampled together."""
+        """An effect [n] relative to the mean intact sink, which is resampled with it by prompts."""
         change = effect * self._scale
         return paired_change(change, 0 * change, self.intact_sink, self.seed)
 

@@ -25,7 +25,13 @@ APART, DIRECTION_RISE = 3.0, 0.15
 
 @dataclass(frozen=True)
 class Norm:
-    """The norm curve: log r at x0..xL, its plateau (first, last point), and where it emerges."""
+    """The norm curve, and where it emerges.
+
+    curve    [L+1] log r at x0..xL, nats
+    plateau  first and last read point; None where nothing rises
+    block    emergence block; −1 the embedding, None where nothing rises
+    ratio    largest r; null: that of the untrained model, None where it was not run
+    """
 
     curve: np.ndarray
     plateau: tuple[int, int] | None
@@ -36,7 +42,14 @@ class Norm:
 
 @dataclass(frozen=True)
 class Direction:
-    """The direction curve: a_l at x0..xL, in units of the sphere and of the others' deviation."""
+    """The direction curves, each [L+1] at x0..xL.
+
+    curve    a_l on the unit sphere
+    apart    a_l over the standard deviation of ⟨x̂_t, u⟩
+    cosine   mean pairwise cosine of P0 over first tokens
+    aligned  mean ⟨x̂_0, u⟩ over first tokens
+    block    emergence block; −1 the embedding, None where nothing rises
+    """
 
     curve: np.ndarray
     apart: np.ndarray
@@ -48,7 +61,7 @@ class Direction:
 def norm_amplification(
     log_ratio: np.ndarray, null: float | None = None, within: tuple[int, int] | None = None
 ) -> Norm:
-    """From log r at x0..xL (mean over prompts).
+    """Plateau and emergence block of the norm, from log r [L+1] at x0..xL (mean over prompts).
 
     null    largest ratio of the untrained model
     within  first and last point of the phase that counts, where there are several
@@ -66,7 +79,7 @@ def norm_amplification(
 
 
 def longest_run(flags: np.ndarray) -> tuple[int, int]:
-    """First and last index of the longest run of true entries (the first of equal ones)."""
+    """First and last index of the longest run of True in flags [n]; the first of equal ones."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
     starts, stops = edges[::2], edges[1::2]
     best = int(np.argmax(stops - starts))
@@ -74,7 +87,7 @@ def longest_run(flags: np.ndarray) -> tuple[int, int]:
 
 
 def crossing(curve: np.ndarray, last: int) -> int:
-    """Block after whose write the curve has crossed half of its value at `last`, and stays there.
+    """Block whose write takes a curve [L+1] over half of its value at `last`, to stay there.
 
     The rise counts from zero (no difference between P0 and the others), so that what the embedding
     already holds gives −1.

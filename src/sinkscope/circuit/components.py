@@ -122,7 +122,7 @@ def unit_writes(writes: Writes) -> list[tuple[Unit, float]]:
 
 
 def neuron_writes(writes: Writes) -> dict[int, np.ndarray]:
-    """Block -> write of each neuron of its first MLP along u, summed over experts."""
+    """Block -> writes [neurons] of its first MLP along u, summed over experts."""
     found = {}
     for block, _, name in writes.sites.writes:
         if name in writes.units and name == f"{block}.mlp":

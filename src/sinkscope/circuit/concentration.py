@@ -11,7 +11,10 @@ LATER = 0.1  # a later block amplifies again if it writes at least this share of
 
 
 def concentration(block_writes: np.ndarray) -> dict[str, float]:
-    """C_k = Σ_{l<k} max(0, w_l) / Σ_l max(0, w_l), with w_l = ⟨Δ^l_0, u⟩ of block l; k = 1..4."""
+    """C_k = Σ_{l<k} max(0, w_l) / Σ_l max(0, w_l), k = 1..4; empty where nothing is written.
+
+    block_writes [L]: w_l = ⟨Δ^l_0, u⟩ of block l.
+    """
     positive = np.clip(block_writes, 0.0, None)
     total = positive.sum()
     if total <= 0:
@@ -20,7 +23,10 @@ def concentration(block_writes: np.ndarray) -> dict[str, float]:
 
 
 def log_norm_share(log_ratio: np.ndarray) -> dict[str, float]:
-    """(log r_k − log r_0) / (max_l log r_l − log r_0), k = 1..4; empty where nothing rises."""
+    """(log r_k − log r_0) / (max_l log r_l − log r_0), k = 1..4, of log r [L+1] at x0..xL.
+
+    Empty where nothing rises.
+    """
     rise = log_ratio.max() - log_ratio[0]
     if rise <= 1e-6:
         return {}
@@ -46,7 +52,8 @@ def step_down(
 ) -> StepDown | None:
     """Where the norm is taken away again: the block behind the plateau that writes most against u.
 
-    None where the plateau lasts to the end.
+    log_ratio [L+1] log r at x0..xL; block_writes [L] of each block along u; plateau: its first and
+    last point. None where it lasts to the end.
     """
     last = plateau[1]
     if last >= len(log_ratio) - 1:

@@ -72,7 +72,8 @@ class FoundCircuit:
 
     at        numbers of the block inputs x0..xL among `sites.points`
     tokens    first tokens [k] that P0 was averaged over
-    p0        [k, points, d] P0's stream for them; here: for the prompts' own first tokens
+    p0        [k, points, d] P0's stream for them
+    here      [n, points, d] P0's stream for the prompts' own first tokens
     named     how the writers were checked; None where nothing reads, or keys are not at hand
     null      largest norm ratio of P0 in the same architecture untrained
     """

@@ -23,14 +23,17 @@ CLOSE = 1e-3  # relative; far above rounding, far below what another kind of nor
 
 @dataclass
 class Affine:
-    """What a norm is when its scale is frozen: y = scale·gain·(x − mean x, if centred) + bias."""
+    """What a norm is when its scale is frozen: y = scale·gain·(x − mean x, if centred) + bias.
+
+    gain, bias  [1, .., d], as of one row of its input; no bias is None
+    """
 
     centred: bool
     gain: torch.Tensor
     bias: torch.Tensor | None
 
     def part(self, x: torch.Tensor) -> torch.Tensor:
-        """The output up to its scale, without the bias."""
+        """The output on x [.., d] up to its scale, without the bias: [.., d]."""
         return self.gain * (x - x.mean(-1, keepdim=True) if self.centred else x)
 
 
@@ -113,7 +116,7 @@ def _plain(args: tuple, output) -> bool:
 
 
 def affine_form(module: nn.Module, like: torch.Tensor) -> Affine:
-    """Find the affine form from the norm of zeros, of ones and of alternating ones."""
+    """The affine form, by the norm of zeros, ones and alternating ones like `like` [1, .., d]."""
     with torch.no_grad():
         ones = torch.ones_like(like)
         bias = module.forward(torch.zeros_like(like)).float()

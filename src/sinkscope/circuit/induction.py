@@ -79,7 +79,7 @@ def induction(
     observed: Observed,
     u: torch.Tensor | None,
 ) -> Induction:
-    """Margins of all heads, and what they rest on."""
+    """Margins of all heads, and what they rest on; u [d] the sink direction, where there is one."""
     blocks = len(sites.blocks)
     if not observed.heads:
         empty = np.full((len(prompts), blocks, 1), np.nan)

@@ -81,7 +81,7 @@ class Phase:
 
 
 def norm_phases(log_ratio: np.ndarray, null: float | None = None) -> list[Phase]:
-    """Phases from log r at x0..xL (mean over prompts), in order of depth.
+    """Phases from log r [L+1] at x0..xL (mean over prompts), in order of depth.
 
     null  largest ratio of the untrained architecture, which a phase must exceed
     """
@@ -116,7 +116,10 @@ def direction_phases(p0: torch.Tensor, others: torch.Tensor) -> list[Phase]:
 
 
 def direction_phase(curve: np.ndarray, peak: int, block: int) -> Phase:
-    """The phase that emerges in a block and is read at `peak`, from P0's gap along a direction."""
+    """The phase that emerges in a block and is read at `peak`, from P0's gap along a direction.
+
+    curve [L+1] the gap at x0..xL.
+    """
     rise = EMBEDDING if block < 0 else (block, block)
     if curve[peak] <= 0:  # what is read there is no part of the mean difference
         return Phase("direction", peak, float(curve[peak]), block, rise, None, (block + 1, peak))
@@ -129,7 +132,10 @@ def direction_phase(curve: np.ndarray, peak: int, block: int) -> Phase:
 def find_phases(
     log_ratio: np.ndarray, p0: torch.Tensor, others: torch.Tensor, null: float | None = None
 ) -> list[Phase]:
-    """Phases of the norm, or of the direction where the norm has none."""
+    """Phases of the norm, or of the direction where the norm has none.
+
+    log_ratio [L+1]; p0 [n, L+1, d], others [m, L+1, d]: see `norm_phases`, `direction_phases`.
+    """
     return norm_phases(log_ratio, null) or direction_phases(p0, others)
 
 

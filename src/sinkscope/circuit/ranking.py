@@ -41,7 +41,7 @@ def units_by_logit(
 ) -> tuple[Unit, ...] | Missing:
     """Units that raise the reading heads' logits on P0, those that raise them most first.
 
-    usual  `usual_inputs` below the last reading block
+    usual  key -> [in], the `usual_inputs` below the last reading block
     Where the logits are missing, so is the ranking, for the same reason.
     """
     if isinstance(logits, Missing):

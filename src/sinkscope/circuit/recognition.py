@@ -37,7 +37,7 @@ STATE_BYTES = 1 << 30  # of states held at a time; more read points take another
 class Recognition:
     """Separability by read point, and the point from which P0 is recognised.
 
-    curves        measure -> AUROC at every read point of `sites.points`; NaN not measured
+    curves        measure -> [points] AUROC at each of `sites.points`; NaN not measured
     point         name of the recognition point, None where there is none
     measures      the measures that tell P0 apart there
     positions     other positions that were taken, from `texts` prompts, with `tokens` different ids
@@ -97,7 +97,7 @@ def recognition(subject: Subject, sites: Sites, prompts: Prompts, seed: int) -> 
 
 
 def first_that_stays(apart: np.ndarray, sites: Sites) -> int | None:
-    """Number of the first read point from which `apart` holds for two blocks, or to the end."""
+    """Number of the first point from which apart [points] holds for two blocks, or to the end."""
     inputs = [sites.points.index(f"x{block}") for block in range(len(sites.blocks) + 1)]
     for number in np.flatnonzero(apart):
         block = int(np.searchsorted(inputs, number, side="right")) - 1

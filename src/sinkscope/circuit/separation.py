@@ -42,7 +42,10 @@ class Rows:
 
     @classmethod
     def grouped(cls, token: torch.Tensor, text: torch.Tensor) -> Rows:
-        """Folds by token id and by text at once; ids are dealt out by how frequent they are."""
+        """Folds by token id and by text at once; ids are dealt out by how frequent they are.
+
+        token [m] index of each negative's id among the positives; text [m] its prompt.
+        """
         rank = token.bincount().argsort(descending=True, stable=True).argsort()
         by_token, by_text = rank[token] % FOLDS, text % FOLDS
         folds = [((by_token != k) & (by_text != k), (by_token == k) & (by_text == k))
@@ -55,7 +58,7 @@ class Rows:
         return Rows(self.token.to(device), folds)
 
     def weights(self, negatives: torch.Tensor) -> torch.Tensor:
-        """How often each positive's token id stands among these negatives."""
+        """How often each positive's token id stands among the negatives in the mask [m]: [k]."""
         count = int(self.token.max()) + 1
         return self.token[negatives].bincount(minlength=count).float()
 
@@ -112,7 +115,10 @@ def _probe(positive, fit, held, fitted, scored) -> list[float]:
 
 
 def auroc(positive: torch.Tensor, negative: torch.Tensor, weight: torch.Tensor) -> float:
-    """Chance that a positive, drawn by weight, scores above a negative; ties count half."""
+    """Chance that a positive, drawn by weight, scores above a negative; ties count half.
+
+    Scores positive [k], with their weights [k], and negative [m].
+    """
     ordered = negative.contiguous().sort().values
     below = torch.searchsorted(ordered, positive.contiguous())
     upto = torch.searchsorted(ordered, positive.contiguous(), right=True)

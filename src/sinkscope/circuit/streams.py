@@ -18,8 +18,10 @@ def stream_hooks(
     point: Callable[[int, torch.Tensor], None],
     write: Callable[[int, int, torch.Tensor], None] | None = None,
 ) -> Taps:
-    """A hook factory: point(number, hidden) at each of `sites.points`, and optionally
-    write(block, index, delta) at each write."""
+    """A hook factory: point(number, hidden) at each of `sites.points`, hidden [B, T, d].
+
+    write, where given, is called as write(block, index, delta) at each write, delta [B, T, d].
+    """
     number = {name: i for i, name in enumerate(sites.points)}
     at = [number[f"x{block}"] for block in range(len(sites.blocks) + 1)]
     stream: list[torch.Tensor] = []
@@ -41,5 +43,5 @@ def stream_hooks(
 def p0_points(
     subject: Subject, sites: Sites, tokens: torch.Tensor, stop: int | None = None
 ) -> torch.Tensor:
-    """P0's stream at every read point of `sites.points`, for each token: [n, points, d], fp32."""
+    """P0's stream at each of `sites.points` for each of tokens [n]: [n, points, d], fp32."""
     return p0_states(subject, tokens, lambda keep: stream_hooks(subject, sites, keep), stop)

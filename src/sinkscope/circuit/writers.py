@@ -105,9 +105,10 @@ class Naming:
         self.groups = large if len(groups) > 1 else []
 
     def written(self, tokens: torch.Tensor, heads: torch.Tensor | None = None) -> Writes:
-        """What each unit adds to the logits with these tokens at P0, over elsewhere.
+        """What each unit adds to the logits with these tokens at P0, over elsewhere: the w_i.
 
-        heads  one of `groups`, of which alone it is; of all by default
+        tokens  [n] first tokens, over which it is the mean
+        heads   one of `groups`, a mask over the heads that alone count; all by default
         """
         chosen = torch.ones(len(self._blocks), dtype=torch.bool) if heads is None else heads
 
@@ -210,7 +211,8 @@ def name_writers(
     """The units behind what the heads read.
 
     along_u     who writes along the sink direction, and all that is written along it
-    tokens      first tokens of the prompts; vocabulary: such as are drawn evenly, to compare with
+    tokens      [n] first tokens of the prompts
+    vocabulary  [m] such as are drawn evenly from the vocabulary, to compare with
     """
     read = naming.written(tokens)
     found, writes = main_components(read), read

@@ -95,12 +95,15 @@ def train(
     from sinkscope.lab.state import check_out
     from sinkscope.lab.summary import summary
     from sinkscope.lab.train import train as train_model
+    from sinkscope.settings import refuse_beyond
 
     logging.disable_progress_bar()
     torch.set_num_threads(threads)
     chosen = read_recipe(recipe)
     chosen = chosen if steps is None else chosen.shortened(steps)
-    chosen = chosen if seed is None else replace(chosen, seed=seed)
+    if seed is not None:
+        refuse_beyond("--seed", seed)
+        chosen = replace(chosen, seed=seed)
     common.check_device(device)
     out = Path(Path(recipe).stem) if out is None else out
     check_out(out, resume)

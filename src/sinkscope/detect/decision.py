@@ -112,7 +112,7 @@ class _Found:
         self.curves = self.stats.late_curves
 
     def at_p0(self) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Heads that sink at P0, and how."""
+        """Heads [layer, head] that sink at P0, and what must be said beside it."""
         with np.errstate(invalid="ignore"):
             over = (self.late > OVER_UNIFORM * self.uniform) & (
                 self.late > random_target_p99(self.stats)
@@ -129,7 +129,7 @@ class _Found:
         return (weak, ("weak",)) if weak.sum() > 1 else (np.zeros_like(weak), ())
 
     def in_part(self) -> np.ndarray:
-        """Heads that pass SINK at P0 in more prompts than chance would let a random key."""
+        """Heads [layer, head] that pass SINK at P0 in more prompts than chance would allow."""
         passed, rare = self._often(SINK)
         return (passed[..., 0] > 1) & rare[..., 0] & (OVER_UNIFORM * self.uniform < SINK)
 
@@ -154,7 +154,7 @@ class _Found:
         return passed, known & (binom.sf(passed - 1, prompts, chance) * known.sum() < CHANCE)
 
     def beside(self, heads: np.ndarray) -> tuple[int, ...]:
-        """Positions that hold the sink of these heads: P0, and others with more than WEAK."""
+        """Positions that hold the sink of heads [layer, head]: P0, and any with more than WEAK."""
         curve = nan_mean(np.where(heads[..., None], self.curves, np.nan), (1, 2)).min(0)
         uniform = nan_mean(np.where(heads, self.uniform, np.nan), (0, 1))
         with np.errstate(invalid="ignore"):
@@ -162,7 +162,7 @@ class _Found:
         return (0, *(int(k) for k in np.flatnonzero(held) if k))
 
     def learned(self) -> tuple[np.ndarray, tuple[int, ...]]:
-        """Heads that sink on a learned logit."""
+        """Heads [layer, head] that sink on a learned logit, and no places."""
         learned = self.stats.mean("learned")
         heads = np.zeros_like(self.late, dtype=bool)
         if learned is not None:
@@ -170,7 +170,7 @@ class _Found:
         return heads, ()
 
     def positions(self) -> tuple[np.ndarray, tuple[int, ...]]:
-        """Heads that sink at a run of positions, whatever stands there, and these positions."""
+        """Heads [layer, head] that sink at a run of positions whatever stands there; the places."""
         uniform = OVER_UNIFORM * self.uniform[..., None]
         with np.errstate(invalid="ignore"):
             chosen = (self.curves > np.maximum(uniform, LEAST)).all(0) & self._often(LEAST)[1]
@@ -180,7 +180,7 @@ class _Found:
         return heads, tuple(int(k) for k in np.flatnonzero(run[heads].any(0)))
 
     def tokens(self) -> tuple[np.ndarray, tuple[int, ...]]:
-        """Heads that sink at a few kinds of token wherever they stand, and these tokens.
+        """Heads [layer, head] that sink at a few kinds of token wherever they stand, and their ids.
 
         What a head puts on them is held against the queries that can see one of them.
         """

@@ -49,7 +49,7 @@ class Call:
         return Scores(self.query, self.key, mask, mask is None, scale, self.kwargs.get("softcap"))
 
     def heads(self, x: torch.Tensor) -> torch.Tensor:
-        """Key heads repeated so that there is one for each query head."""
+        """Key heads repeated, one for each query head: [B, G, T, D] → [B, H, T, D]."""
         groups = self.query.shape[1] // x.shape[1]
         return x if groups == 1 else x.repeat_interleave(groups, 1)
 
@@ -141,7 +141,10 @@ def check_shares_out(call: Call) -> None:
 def own_mass(
     call: Call, weights: torch.Tensor, keys: torch.Tensor, seen: torch.Tensor
 ) -> torch.Tensor:
-    """[B, H, T] mass on one key of each row as the family's own map has it."""
+    """[B, H, T] mass on one key of each row as the family's own map has it.
+
+    weights [B, H, T, T] the map; keys [B]; seen [B, 1, T] which queries see the key, as of `sees`.
+    """
     if call.kwargs.get("s_aux") is not None:
         weights, _ = share_with_learned(weights, call.scores(), call.value, call.kwargs["s_aux"])
     index = keys.view(-1, 1, 1, 1).expand(-1, weights.shape[1], weights.shape[2], 1)
@@ -149,7 +152,7 @@ def own_mass(
 
 
 def sees(call: Call, keys: torch.Tensor) -> torch.Tensor:
-    """[B, 1, T] which queries see the key of their row."""
+    """[B, 1, T] which queries see the key of their row, keys [B]."""
     length = call.query.shape[2]
     seen = (keys.unsqueeze(1) <= torch.arange(length, device=keys.device)).unsqueeze(1)
     mask = boolean_mask(call.mask)
@@ -167,7 +170,11 @@ def _at(x: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
 
 
 def additive(mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor:
-    """A mask in the form that eager attention adds to its scores."""
+    """A mask as eager attention adds it to its scores: 0 where visible, else the dtype's least.
+
+    mask [B or 1, 1 or H, T, T], boolean or already additive; None is plain causal, [1, 1, T, T].
+    query [B, H, T, D] gives length and dtype.
+    """
     if mask is not None and mask.dtype != torch.bool:
         return mask
     length = query.shape[2]

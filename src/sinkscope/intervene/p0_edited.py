@@ -215,7 +215,7 @@ class _Listener:
         self.streams: dict[int, torch.Tensor] = {}
 
     def stream(self, point: int, hidden: torch.Tensor) -> None:
-        """P0's residual stream at one read point."""
+        """Keep P0's residual stream at one read point, hidden [rows, 1, d]."""
         if point >= self.start:
             self.streams[point] = hidden[:, 0]
 

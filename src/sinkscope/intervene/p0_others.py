@@ -67,7 +67,8 @@ class OtherPositions:
 
     seeds  those of the edits that resample
 
-    mean    site -> [n, c] mean; the mean stream, and the mean unit stream, too
+    mean    site -> [n, c] mean of what stands there, c channels
+    unit    point -> [n, d] mean unit vector of the stream
     picked  (site, seed) -> [n, c] the position that is resampled
     norm    point -> [n] median norm of the stream
     spread  block -> [n] median variance over channels of the attention write
@@ -152,7 +153,7 @@ class OtherPositions:
         self._kept.setdefault((what, key), []).append(value.detach())
 
     def get(self, what: str, key: Any) -> torch.Tensor:
-        """A statistic of all prompts.
+        """A statistic of all prompts by its name and key, [n] or [n, c]: see the class.
 
         Raises InputError for a seed that was not kept, Unsupported for units inside experts, which
         would need what every other position is routed to.

@@ -79,7 +79,7 @@ class _Note:
     context: RowsContext
 
     def widened(self, value: Any, rows: int, hidden: torch.Tensor, other: torch.Tensor | None):
-        """An argument cut down to the own rows, with the stand-in as a second position."""
+        """An argument [rows, ..] cut to the own rows, with the stand-in as a second position."""
         if isinstance(value, (tuple, list)):
             return type(value)([self.widened(v, rows, hidden, other) for v in value])
         if not isinstance(value, torch.Tensor) or not value.dim() or value.shape[0] != rows:
@@ -91,7 +91,7 @@ class _Note:
         return torch.stack([own, second], 1).flatten(0, 1)
 
     def put(self, into: torch.Tensor, new: torch.Tensor) -> None:
-        """Write the first of the two positions back."""
+        """Write the first of the two positions in `new` back into the own rows of [rows, ..]."""
         own = into[self.context.span.rows]
         new = new.reshape(len(own), 2, *own.shape[1:] if own.dim() < 3 else own.shape[2:])[:, 0]
         into[self.context.span.rows] = new.reshape(own.shape).to(own)

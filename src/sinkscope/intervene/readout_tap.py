@@ -26,7 +26,10 @@ EPSILON = 2.0**-24  # a mass this close to 1 is 1 in fp32
 
 @dataclass
 class ReadoutTap(EditTap):
-    """The tap of a causal pass: reduces each attention call at once and holds no map."""
+    """The tap of a causal pass: reduces each attention call at once and holds no map.
+
+    direction  [d] sink direction, or None
+    """
 
     positions: tuple[int, ...] = (0,)
     heads: tuple[tuple[int, int], ...] = ()
@@ -163,7 +166,7 @@ class ReadoutTap(EditTap):
             self.found[name][:, :, block, chosen] = mean.transpose(0, 1).cpu()
 
     def readout(self, ce: torch.Tensor | None, kl: torch.Tensor | None) -> Readout:
-        """Everything that was read, as arrays."""
+        """Everything that was read, as arrays; ce and kl [B] in nats, where they were asked for."""
         late = self.layout.late.sum(1, keepdim=True).cpu() * max(1, len(self.heads))
         found: dict[str, np.ndarray | None] = {name: x.numpy() for name, x in self.found.items()}
         received = self.found["received"].sum(1) / late

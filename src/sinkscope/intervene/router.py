@@ -82,7 +82,7 @@ class _Router:
         context.capture = self.capture
 
     def capture(self, call: Callable[[], Any]) -> torch.Tensor:
-        """Run a function that calls an attention module; the query it comes up with."""
+        """Run a function that calls an attention module; the query [B, H, T, D] that it gives."""
         self._capturing = True
         try:
             call()

@@ -60,14 +60,14 @@ class Check:
         return there
 
     def expect(self, holds: bool | torch.Tensor, sentence: str) -> None:
-        """Note a sentence as failed unless it holds."""
+        """Note a sentence as failed unless it holds (a bool, or a tensor [] of one)."""
         if not bool(holds):
             self.failures.append(sentence)
 
     def sink(
         self, seen: ObservedPass | None = None, target: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Late mass on the sink in each reading head."""
+        """Late mass on the sink in each reading head, [readers]; target [n, T] marks its keys."""
         seen = seen or self.seen
         if self.truth.position == "learned":
             return seen.late_learned()[self.readers]
@@ -76,7 +76,10 @@ class Check:
     def expect_sink(
         self, sentence: str, seen: ObservedPass, target: torch.Tensor | None = None
     ) -> None:
-        """Every reading head has nearly all of its mass there, or what it was made for."""
+        """Every reading head has nearly all of its mass there, or what it was made for.
+
+        target  [n, T] the keys that count; the sink's if None
+        """
         found, made = self.sink(seen, target), self.truth.share
         low, high = float(found.min()), float(found.max())
         self.expect(
@@ -87,7 +90,7 @@ class Check:
     def expect_gone(
         self, sentence: str, seen: ObservedPass, target: torch.Tensor | None = None
     ) -> None:
-        """No reading head has much on the sink's position any more."""
+        """No reading head has much left on the sink, or on the keys that target [n, T] marks."""
         high = float(self.sink(seen, target).max())
         count = int((self.target if target is None else target)[0].sum())
         limit = GONE * uniform_late_share(LENGTH) * max(1, count)

@@ -99,7 +99,7 @@ def draw_series(seed: int) -> Series:
 
 
 def draw_grid(g: np.random.Generator) -> np.ndarray:
-    """Checkpoints as they are kept: every so often, or doubling at first."""
+    """Steps [c] of checkpoints as they are kept: every so often, or doubling at first."""
     if g.random() < 0.5:
         every = int(g.choice([50, 100, 500, 1000]))
         return np.arange(0, g.integers(24, 60) + 1) * every
@@ -160,7 +160,7 @@ def _late(weights, heights, place: np.ndarray, slow: bool) -> np.ndarray:
 
 
 def step_at(steps: np.ndarray, place: float) -> float:
-    """Step at a place between two checkpoints, on the log axis."""
+    """Step at a place between two of steps [c], on the log axis; places are indices."""
     return float(np.expm1(np.interp(place, np.arange(len(steps)), np.log1p(steps))))
 
 

@@ -52,7 +52,7 @@ class Backcopy:
         self.triggers = torch.tensor([place[c] for c in TRIGGERS])
 
     def draw(self, count: int, length: int, generator: torch.Generator, bos: int | None) -> Tensor:
-        """`(count, length + 1)` tokens of fresh text, behind `bos` where there is one."""
+        """Token ids [count, length + 1] of fresh text, behind `bos` where there is one."""
         total = length + (bos is None)
         x = torch.empty(count, total, dtype=torch.long)
         x[:, 0] = torch.multinomial(self.unigram, count, True, generator=generator)
@@ -64,9 +64,10 @@ class Backcopy:
         return x if bos is None else torch.nn.functional.pad(x, (1, 0), value=bos)
 
     def packed(self, count: int, generator: torch.Generator, bos: bool = False) -> Tensor:
-        """`count` documents as one stream, an EOS after each and, with `bos`, a BOS before.
+        """`count` documents as one stream [tokens], int32, an EOS after each.
 
-        Their lengths are drawn from SHORTEST to LONGEST characters, each as likely.
+        With `bos` a BOS stands before each. Lengths are drawn from SHORTEST to LONGEST characters,
+        each as likely.
         """
         first = self.tokenizer.bos_token_id if bos else None
         lengths = torch.randint(SHORTEST, LONGEST + 1, (count, 1), generator=generator) + bos

@@ -40,7 +40,10 @@ class Data:
     sha256: str
 
     def batch(self, recipe: TrainingRecipe, generator: torch.Generator) -> Tensor:
-        """One training step's windows; their length is drawn anew for each batch."""
+        """One training step's windows of token ids, [count, length + 1].
+
+        The length is drawn anew for each batch, and count is tokens_per_step // length.
+        """
         length = draw_length(recipe.lengths, generator)
         windows = self.draw(recipe.tokens_per_step // length, length, generator)
         if recipe.first == "any":
@@ -50,7 +53,7 @@ class Data:
         return windows
 
     def validation(self, count: int, length: int) -> Tensor:
-        """The same windows of held-out text at every call."""
+        """The same windows [count, length + 1] of held-out text at every call."""
         return validation_windows(self.draw_validation, count, length)
 
 
@@ -100,7 +103,7 @@ def held_out(
 
 
 def validation_windows(draw: Draw, count: int, length: int) -> Tensor:
-    """The same windows at every call."""
+    """The same windows [count, length + 1] at every call."""
     return draw(count, length, torch.Generator().manual_seed(VALIDATION_SEED))
 
 

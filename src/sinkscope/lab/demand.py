@@ -72,7 +72,11 @@ class Demand:
         return self.until is None or step < self.until
 
     def penalty(self, log_share: Tensor, log_ratio: Tensor | None, step: int) -> Tensor:
-        """The auxiliary loss of a step: `weight · D + norm_weight · N`."""
+        """The auxiliary loss of a step, [] in nats: `weight · D + norm_weight · N`.
+
+        log_share [] is −D; log_ratio [block, batch] is log r, of which N is the mean. Zero once
+        the demand is withdrawn.
+        """
         if not self.holds_at(step):
             return torch.zeros_like(log_share)
         penalty = -self.weight * log_share
@@ -144,7 +148,7 @@ class Supervised:
         return shares.sum() / seen.sum().clamp(min=1)
 
     def log_share(self) -> Tensor:
-        """Mean log share over the blocks of the last forward pass, in nats."""
+        """Mean log share over the blocks of the last forward pass, in nats: []."""
         if not self.log_shares:
             raise RuntimeError("No attention was seen: does the model use the attention interface?")
         return torch.stack(list(self.log_shares.values())).mean()
@@ -165,7 +169,10 @@ def _causal(query: Tensor, key: Tensor) -> Tensor:
 
 
 def delimiter_ids(tokenizer, characters: str) -> Tensor:
-    """Ids of the tokens that consist of nothing but the given characters."""
+    """Ids [k] of the tokens that consist of nothing but the given characters.
+
+    Raises InputError where there is none.
+    """
     texts = [tokenizer.decode([i]) for i in range(len(tokenizer))]
     ids = [i for i, text in enumerate(texts) if text and set(text) <= set(characters)]
     if not ids:
@@ -179,7 +186,7 @@ def supervising(
 ) -> Iterator[Supervised]:
     """Route the model's attention through an `Supervised`; on exit everything is as before.
 
-    delimiters: ids of the target tokens, where the demand is for delimiters.
+    delimiters: ids [k] of the target tokens, where the demand is for delimiters.
     """
     supervised = Supervised(demand)
     handles = []

@@ -22,7 +22,10 @@ MAPS = Want(received=False, maps=True)  # small models: the maps of a batch are 
 
 
 def distinct_windows(stream: Tensor, count: int, length: int, seed: int = 0) -> Tensor:
-    """Windows `(count, length + 1)` from random places, no two with the same first token."""
+    """Windows [count, length + 1] from random places of a stream [tokens], no first token twice.
+
+    Raises ValueError where the stream has fewer different tokens.
+    """
     generator = torch.Generator().manual_seed(seed)
     found: dict[int, Tensor] = {}
     for start in torch.randint(len(stream) - length, (100 * count,), generator=generator).tolist():
@@ -41,8 +44,8 @@ def measure(
 ) -> dict:
     """All figures of one model on the same windows, as plain data.
 
-    watched: the (block, head) pairs of the demand. delimiters: token ids that stand in for
-    position zero where they are the target.
+    windows: token ids [n, T + 1]. watched: the (block, head) pairs of the demand. delimiters: ids
+    [k] that stand in for position zero where they are the target.
     loss: cross-entropy in nats per token. late_share: mean attention of the queries t >= T/2 to
     position zero (or all delimiters), by block and head and as means over groups of heads.
     uniform_late_share: the same of uniform attention. late_share_p99: 99th percentile over 500
@@ -79,7 +82,10 @@ def measure(
 
 @torch.no_grad()
 def quick_figures(model: PreTrainedModel, windows: Tensor, watched: list) -> dict:
-    """A few numbers to follow a run by: loss, late share of position zero, largest norm ratio."""
+    """A few numbers to follow a run by: loss, late share of position zero, largest norm ratio.
+
+    windows: token ids [n, T + 1]. loss: nats per token.
+    """
     loss, late, _, _, _, ratio = _passes(Subject(model, None, find_anatomy(model)), windows)
     share = late[..., 0].mean(0)
     figures = {
@@ -102,7 +108,8 @@ def vocabulary_share(
 ) -> float:
     """Share of all vocabulary items that, put first, leave the watched heads' late share above it.
 
-    Each item stands at position zero of one of the windows, in turn.
+    Each item stands at position zero of one of the windows [n, T + 1], in turn; `above` is that
+    share. delimiters: ids [k] that are the target in place of position zero.
     """
     shares = []
     subject = Subject(model, None, find_anatomy(model))

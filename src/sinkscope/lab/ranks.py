@@ -52,7 +52,10 @@ def wait() -> None:
 
 
 def share(batch: Tensor) -> Tensor:
-    """This process' rows of a batch. Errors: InputError where the rows cannot be shared evenly."""
+    """This process' rows of a batch [n, ..]: every world-th, [n / world, ..].
+
+    Errors: InputError where the rows cannot be shared evenly.
+    """
     if len(batch) % world():
         raise InputError(
             f"A step has {len(batch)} windows, which {world()} processes cannot share evenly."

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sinkscope.errors import InputError
 from sinkscope.lab.demand import Demand
+from sinkscope.settings import refuse_beyond
 from sinkscope.subject.variants.configuration import FUSED
 
 CONFIGS = files("sinkscope.lab") / "configs"
@@ -224,6 +225,8 @@ def _first_complaint(error: Exception) -> str:
 
 def _complaint(recipe: TrainingRecipe) -> str:
     """What is wrong with the settings taken together, or nothing."""
+    for name in (each.name for each in fields(recipe)):
+        refuse_beyond(name, getattr(recipe, name))
     demand = recipe.demand
     sizes = ("vocabulary", "blocks", "width", "heads", "hidden", "context", "tokens_per_step")
     if small := [name for name in sizes if getattr(recipe, name) < 1]:

@@ -49,7 +49,7 @@ def character_tokenizer(characters: str) -> PreTrainedTokenizerFast:
 
 
 def encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast, bos: bool = False) -> Tensor:
-    """All documents as one stream of token ids, an EOS after each and, with `bos`, a BOS before."""
+    """All documents as one stream [tokens], int32: an EOS after each, with `bos` a BOS before."""
     return torch.from_numpy(np.concatenate([*encoded_pieces(texts, tokenizer, bos)]))
 
 
@@ -74,7 +74,7 @@ def _chunks(text: str) -> list[str]:
 def draw_windows(
     stream: Tensor, count: int, length: int, generator: torch.Generator, bos: int | None = None
 ) -> Tensor:
-    """`(count, length + 1)` tokens from random places of the stream; the last is a target only.
+    """Ids [count, length + 1] from random places of a stream [tokens]; the last is a target only.
 
     A window starts anywhere, so that any token can come first, unless `bos` is put in front.
     """

@@ -181,7 +181,10 @@ def _demand(training: Training):
 
 
 def model_inputs(ids: Tensor, training: Training) -> dict[str, Tensor]:
-    """What the model is called with: the ids, and for packed paragraphs where each begins."""
+    """What the model is called with: ids [B, T], and for packed paragraphs position ids [B, T].
+
+    These count from 0 in each paragraph.
+    """
     if training.recipe.packing != "paragraphs":
         return {"input_ids": ids}
     eos = training.data.tokenizer.eos_token_id

@@ -86,7 +86,7 @@ def spectrum(x: torch.Tensor) -> torch.Tensor:
 
 
 def matrix_entropy(squares: torch.Tensor) -> float:
-    """Entropy in nats of squared singular values, as shares of their sum."""
+    """−Σ p_j log p_j in nats of squared singular values [r], p_j being shares of their sum."""
     shares = squares / squares.sum().clamp_min(1e-300)
     return float(torch.special.entr(shares).sum())
 
@@ -114,7 +114,7 @@ def measures(x: torch.Tensor) -> tuple[dict[str, float], torch.Tensor]:
 
 
 def theorem(x: torch.Tensor, squares: torch.Tensor | None = None) -> Theorem:
-    """Slack of the bounds on a stream x [T, d]; `squares` spares the spectrum."""
+    """Slack of the bounds on a stream x [T, d]; its `squares`, if known, spare the spectrum."""
     x = x.double()
     squares = spectrum(x) if squares is None else squares
     norms = x.square().sum(1)

@@ -39,6 +39,7 @@ class Spread:
     shares   [n, layer, H] late share of the key acted on (P0 by default), as read in the originals
     removed  [n, layer, H] mass that late queries lost there
     kinds    names of the variants
+    last     [n] last position that was edited
     """
 
     change: np.ndarray
@@ -137,7 +138,10 @@ class _Collect:
         self.p0_norm: list[torch.Tensor] = []
 
     def consume(self, point: int, hidden: torch.Tensor) -> None:
-        """D of all rows at one read point."""
+        """D of all pairs at one read point, from hidden [n·(1 + kinds), T, d].
+
+        An original and its variants stand together.
+        """
         x = hidden.view(-1, self.each, *hidden.shape[1:])
         base = x[:, 0].float()
         norm = base.norm(dim=-1)
@@ -150,7 +154,7 @@ class _Collect:
         self.norm.append(((norm * later).sum(1) / later.sum(1).clamp_min(1)).cpu())
 
     def spread(self, shares: torch.Tensor, removed: torch.Tensor) -> Spread:
-        """Everything of this batch."""
+        """The Spread of this batch; shares and removed [n, layer, H] of its originals."""
         change = torch.stack(self.change, 2)  # [n, kind, point, T]
         index = self.last.view(-1, 1, 1, 1).expand(*change.shape[:3], 1)
         at_edit = change.gather(3, index).squeeze(3)

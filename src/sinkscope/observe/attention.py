@@ -23,6 +23,7 @@ from sinkscope.observe.registry import attention_functions, evaluation, hooks
 from sinkscope.observe.tap import OUTSIDE, Tap, own_map_hooks
 from sinkscope.subject.anatomy import NOT_CAUSAL
 from sinkscope.subject.load import Subject
+from sinkscope.subject.probe import why_not_finite
 from sinkscope.subject.prompts import Prompts
 
 READERS = ("auto", "exact", "lean")
@@ -160,8 +161,9 @@ def refuse_overflow(subject: Subject, target: Any, inputs: dict[str, Any], out: 
         target(**inputs)
     where = f"from block {begins[0]}" if begins else "behind the last block"
     dtype = str(subject.dtype).removeprefix("torch.")
-    then = "use --dtype bfloat16" if dtype == "float16" else "its weights are too large to add up"
-    sentence = f"the activations are not finite in {dtype} {where} on; {then}."
+    half = "use --dtype bfloat16."
+    then = half if dtype == "float16" else f"what it gives {why_not_finite(subject.model)}"
+    sentence = f"the activations are not finite in {dtype} {where} on; {then}"
     raise NotFinite(sentence, begins[0] if begins else None)
 
 

@@ -33,7 +33,8 @@ WIDEST = 256  # head size up to which the kernel's tiles fit on the chip
 class Scores:
     """What defines the scores of one attention call: inputs, mask, scale, cap.
 
-    mask None with `causal` means plain causal attention; None without it, no mask at all.
+    q [B, H, T, D]; k [B, G, T, D]; mask boolean [B or 1, 1, T, T], True = visible. None with
+    `causal` means plain causal attention; None without it, no mask at all.
     """
 
     q: torch.Tensor
@@ -44,14 +45,15 @@ class Scores:
     softcap: float | None = None
 
     def expand(self, x: torch.Tensor) -> torch.Tensor:
-        """Repeat key heads so that there is one for each query head."""
+        """Key heads repeated, one for each query head: [B, G, T, D] → [B, H, T, D]."""
         groups = self.q.shape[1] // x.shape[1]
         return x if groups == 1 else x.repeat_interleave(groups, dim=1)
 
     def chunk(self, start: int, stop: int, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores of queries start..stop in fp32 (masked ones at NEVER), and their mask.
+        """Scores of queries start..stop in fp32 (masked ones at NEVER), and where they are visible.
 
-        Under plain causality only the keys up to `stop` are computed.
+        k [B, H, T, D], expanded. Scores [B, H, stop − start, K]: K = stop under plain causality,
+        where later keys are not computed, else T. The mask is boolean and broadcasts to them.
         """
         keys = stop if self.mask is None and self.causal else k.shape[2]
         scores = self.q[:, :, start:stop].float() @ k[:, :, :keys].float().transpose(-1, -2)
@@ -109,10 +111,10 @@ def received_problem(device: str, dtype: torch.dtype) -> str | None:
 
 
 def reversed_key_sums(s: Scores, lse: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Column sums by the reversed fused pass (plain causal attention only).
+    """`key_sums` by the reversed fused pass (plain causal attention only): [B, H, T], fp32.
 
-    In half precision −lse/scale is split into summands over extra columns, so that no bits of it
-    are lost.
+    lse [B, H, T], valid [B, T]. In half precision −lse/scale is split into summands over extra
+    columns, so that no bits of it are lost.
     """
     nothing = -min(1e4 / s.scale, HALF_MAX)  # beyond it float16 has only infinity, and then NaN
     weight = torch.where(valid.unsqueeze(1), -lse / s.scale, nothing)
@@ -126,7 +128,10 @@ def reversed_key_sums(s: Scores, lse: torch.Tensor, valid: torch.Tensor) -> torc
 
 
 def chunked_key_sums(s: Scores, lse: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Column sums over chunks of queries, in plain torch: the reference."""
+    """`key_sums` over chunks of queries, in plain torch: the reference; [B, H, T], fp32.
+
+    Σ_i exp(s_ij − lse_i) over the valid queries; lse [B, H, T], valid [B, T].
+    """
     k = s.expand(s.k)
     sums = torch.zeros(k.shape[:3], dtype=torch.float32, device=k.device)
     for start in range(0, s.q.shape[2], CHUNK):
@@ -152,7 +157,10 @@ def row_entropy(s: Scores, lse: torch.Tensor) -> torch.Tensor:
 
 
 def chunked_row_entropy(s: Scores, lse: torch.Tensor) -> torch.Tensor:
-    """Row entropy over chunks of queries, in plain torch: the reference."""
+    """`row_entropy` over chunks of queries, in plain torch: the reference; [B, H, T], fp32.
+
+    −Σ_j A_ij log A_ij in nats, with log A_ij = s_ij − lse_i; lse [B, H, T].
+    """
     k = s.expand(s.k)
     rows = []
     for start in range(0, s.q.shape[2], CHUNK):

@@ -23,7 +23,7 @@ def late_seeing(layout: Layout, visible: Visibility) -> torch.Tensor:
 
 
 def mean_of(sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Sums over counts; NaN where nothing was counted."""
+    """Sums [...] over counts, which broadcast to them: [...]; NaN where nothing was counted."""
     return torch.where(counts > 0, sums / counts.clamp_min(1), torch.nan)
 
 

@@ -13,7 +13,7 @@ from sinkscope.observe.layout import Layout
 
 
 def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
-    """Of the next token, in fp32."""
+    """Log-softmax over the vocabulary, in nats and fp32: logits [.., V] → [.., V]."""
     return logits.float().log_softmax(-1)
 
 

@@ -42,6 +42,8 @@ def one_token_pass(
 ) -> None:
     """Run every token as a sequence of its own: all that position zero ever sees.
 
+    tokens     [n] token ids, run as one batch: hooks see streams [n, 1, d]
+    taps       makes the hooks of the pass
     stop       run only the blocks below it (their outputs are read as the input of block `stop`)
     attention  attention function to use instead of the model's own (registry families)
     grad       let gradients be taken inside hooks; parameters never ask for one
@@ -85,7 +87,7 @@ def p0_states(
     read: Callable[[Callable[[int, torch.Tensor], None]], Taps] | None = None,
     stop: int | None = None,
 ) -> torch.Tensor:
-    """P0's residual stream for each token: [n, points, d], fp32, on the CPU.
+    """P0's residual stream for each of tokens [n]: [n, points, d], fp32, on the CPU.
 
     read  makes the hooks that call a function with each point and its stream; by default those of
           the inputs of the blocks and of the last block's output
@@ -103,7 +105,10 @@ def p0_states(
 
 
 def first_tokens(subject: Subject, prompts: Prompts, seed: int) -> torch.Tensor:
-    """Tokens to put at P0: BOS alone where every prompt begins with it, else a random sample."""
+    """Token ids [n] to put at P0: BOS alone where every prompt begins with it, else a sample.
+
+    The sample is drawn evenly from the vocabulary, without replacement: n = FIRST_TOKENS at most.
+    """
     if prompts.bos == "with":
         at_p0 = prompts.input_ids[layout_of(prompts, prompts.input_ids.device).is_p0].unique()
         if len(at_p0) == 1:
@@ -113,7 +118,10 @@ def first_tokens(subject: Subject, prompts: Prompts, seed: int) -> torch.Tensor:
 
 
 def prompt_tokens(prompts: Prompts) -> torch.Tensor:
-    """Tokens that the prompts have at P0, as often as they have them; one that all share, once."""
+    """Token ids [n] that the prompts have at P0, as often as they have them, n ≤ FIRST_TOKENS.
+
+    One that all of these share is given once.
+    """
     at_p0 = prompts.input_ids[layout_of(prompts, prompts.input_ids.device).is_p0][:FIRST_TOKENS]
     return at_p0[:1] if bool((at_p0 == at_p0[0]).all()) else at_p0
 

@@ -23,20 +23,20 @@ KEPT = ("p0", "received", "late", "columns", "learned")
 
 
 def token_prompts(ids: torch.Tensor) -> Prompts:
-    """Whole rows of token ids as Prompts."""
+    """Whole rows of token ids [B, T] as Prompts."""
     lengths = torch.full((ids.shape[0],), ids.shape[1])
     return Prompts(ids, lengths, "ids", "without")
 
 
 def left_padded(ids: torch.Tensor, padding: int = 5) -> Prompts:
-    """The same rows with `padding` pad tokens before the second half of them."""
+    """Rows [B, T] as Prompts: in the second half of the rows the first tokens are padding."""
     mask = torch.ones_like(ids)
     mask[ids.shape[0] // 2 :, :padding] = 0
     return Prompts(ids, mask.sum(1), "ids", "without", attention_mask=mask)
 
 
 def packed(ids: torch.Tensor) -> Prompts:
-    """Each row as two packed segments: positions start again in the middle."""
+    """Rows [B, T] as Prompts of two packed segments: positions start again in the middle."""
     half = ids.shape[1] // 2
     positions = torch.cat([torch.arange(half), torch.arange(ids.shape[1] - half)])
     lengths = torch.full((ids.shape[0],), ids.shape[1])
@@ -46,7 +46,7 @@ def packed(ids: torch.Tensor) -> Prompts:
 
 
 def plain_logits(subject: Subject, prompts: Prompts) -> torch.Tensor:
-    """Logits of the untouched model under its own eager attention."""
+    """Logits [B, T, V] of the untouched model under its own eager attention."""
     model = subject.model
     saved = [(c, c._attn_implementation_internal) for c in configurations(model)]
     try:

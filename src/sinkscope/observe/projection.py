@@ -135,7 +135,7 @@ def _width(parts: _Parts) -> int:
 
 
 def deltas(form: BlockForm, parts: _Parts) -> list[torch.Tensor]:
-    """What each write of a block added."""
+    """What each write of a block added to the stream, in order: a [B, T, d] for each."""
     assert parts.stream is not None
     stream, found = parts.stream, []
     for (write, scale), inside in zip(form.writes, form.inside):

@@ -54,6 +54,7 @@ class AttentionRead:
     received  [B, H, T] attention each key receives, summed over valid queries
     late      [B, H, T] the same, summed over late queries
     learned   [B, H, T] mass on a learned sink logit, or None where there is none
+    entropy   [B, H, T] of each row in nats; columns [B, H, T, k]; map [B, H, T, T]
     """
 
     block: int
@@ -79,7 +80,11 @@ def read_lean(
     block: int,
     reader: str,
 ) -> AttentionRead:
-    """Reduce scores and log-sum-exp to an AttentionRead. `total` includes a learned sink."""
+    """Reduce scores to an AttentionRead: A_ij = exp(s_ij − total_i).
+
+    lse    [B, H, T] log-sum-exp over the keys alone
+    total  [B, H, T] the same with a learned sink logit in it; `lse` itself where there is none
+    """
     valid = layout.valid
     seen = visible.p0_seen.unsqueeze(1)
     p0 = torch.where(seen, (p0_scores(s, layout.p0) - total).exp(), 0.0)

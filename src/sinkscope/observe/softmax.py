@@ -27,7 +27,10 @@ def attend(s: Scores, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def attend_without_first(s: Scores, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`attend` over the keys 1.. of queries 1..; query 0 is left with nothing: 0 and −inf."""
+    """`attend` over keys 1.. for queries 1..; query 0 is left with nothing: 0 and −inf.
+
+    Output [B, H, T, Dv] and log-sum-exp [B, H, T], as of all queries.
+    """
     mask = None if s.mask is None else s.mask[..., 1:, 1:]
     short = Scores(s.q[:, :, 1:], s.k[:, :, 1:], mask, s.causal, s.scale, s.softcap)
     out, lse = attend(short, values[:, :, 1:])

@@ -19,7 +19,7 @@ TINY = 1e-12  # least norm that is divided by
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:
-    """Rows scaled to length one."""
+    """Rows x [.., d] scaled to length one: x / ‖x‖, [.., d]; rows of zeros stay so."""
     return x / x.norm(dim=-1, keepdim=True).clamp_min(TINY)
 
 
@@ -52,7 +52,7 @@ def norm_ratio(norms: torch.Tensor, others: torch.Tensor | None = None) -> torch
 
 
 def sink_direction(p0: torch.Tensor, other_mean: torch.Tensor) -> torch.Tensor:
-    """u [.., d] from P0's states [n, .., d] over first tokens and the others' mean unit vector."""
+    """u [.., d] from P0's states [n, .., d] over first tokens and the others' mean unit [.., d]."""
     return unit(unit(p0).mean(0) - other_mean)
 
 
@@ -91,7 +91,10 @@ class OthersMean:
 
 
 def first_hidden(args: tuple, kwargs: dict) -> torch.Tensor:
-    """The hidden states among a block's arguments."""
+    """The hidden states [B, T, d] among a block's arguments: by name, or the first floats.
+
+    Raises Unsupported where there are none.
+    """
     if "hidden_states" in kwargs:
         return kwargs["hidden_states"]
     for value in args:
@@ -101,12 +104,12 @@ def first_hidden(args: tuple, kwargs: dict) -> torch.Tensor:
 
 
 def hidden_of(output: Any) -> torch.Tensor:
-    """The hidden states in a block's output, which is a tensor or begins with one."""
+    """The hidden states [B, T, d] in a block's output, which is a tensor or begins with one."""
     return output if isinstance(output, torch.Tensor) else output[0]
 
 
 def put_hidden(args: tuple, kwargs: dict, hidden: torch.Tensor) -> tuple[tuple, dict]:
-    """A block's arguments with its hidden states replaced."""
+    """A block's arguments with its hidden states replaced by `hidden` [B, T, d]."""
     if "hidden_states" in kwargs:
         return args, {**kwargs, "hidden_states": hidden}
     old = first_hidden(args, kwargs)
@@ -114,7 +117,7 @@ def put_hidden(args: tuple, kwargs: dict, hidden: torch.Tensor) -> tuple[tuple, 
 
 
 def with_hidden(output: Any, hidden: torch.Tensor) -> Any:
-    """A block's output with its hidden states replaced."""
+    """A block's output with its hidden states replaced by `hidden` [B, T, d]."""
     if isinstance(output, torch.Tensor):
         return hidden
     return type(output)([hidden, *output[1:]])

@@ -152,7 +152,10 @@ def is_sigmoid(kwargs: dict) -> bool:
 
 
 def as_shares(weights: torch.Tensor) -> torch.Tensor:
-    """Each row of unnormalised weights divided by its sum (Gu et al., 2410.10781), fp32."""
+    """Unnormalised weights [B, H, T, T] over the sum of their row, fp32, [B, H, T, T].
+
+    As Gu et al. (arXiv 2410.10781) read sigmoid attention.
+    """
     weights = weights.float()
     return weights / weights.sum(-1, keepdim=True).clamp_min(1e-30)
 
@@ -164,7 +167,10 @@ def is_causal(module: nn.Module, kwargs: dict) -> bool:
 
 
 def why_not_lean(kwargs: dict, query: torch.Tensor, mask: torch.Tensor | None) -> str:
-    """Why the lean reader must not read this call; empty where it may."""
+    """Why the lean reader must not read this call; empty where it may.
+
+    query [B, H, T, D]; mask [B or 1, 1 or H, T, T], boolean or additive.
+    """
     unknown = sorted(k for k, v in kwargs.items() if k not in UNDERSTOOD and v is not None)
     if unknown:
         return f"unknown keyword {', '.join(unknown)}"
@@ -182,13 +188,13 @@ def why_not_lean(kwargs: dict, query: torch.Tensor, mask: torch.Tensor | None) -
 
 
 def scale_of(kwargs: dict, query: torch.Tensor) -> float:
-    """Factor between the dot product and the score."""
+    """Factor between dot product and score: the call's own, else 1/√D; query [B, H, T, D]."""
     scale = kwargs.get("scaling")
     return float(scale) if scale is not None else query.shape[-1] ** -0.5
 
 
 def boolean_mask(mask: torch.Tensor | None) -> torch.Tensor | None:
-    """A mask as True = visible, whether it came boolean or additive."""
+    """A mask [B or 1, 1 or H, T, T], boolean or additive, as True = visible, of the same shape."""
     if mask is None or mask.dtype == torch.bool:
         return mask
     return mask > torch.finfo(mask.dtype).min / 2
@@ -197,7 +203,10 @@ def boolean_mask(mask: torch.Tensor | None) -> torch.Tensor | None:
 def fold_learned(
     lse: torch.Tensor, s_aux: torch.Tensor | None, query: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Fold a learned sink logit per head into the log-sum-exp; also its mass [B, H, T]."""
+    """Fold a learned sink logit s_aux [H] into the log-sum-exp [B, H, T]; and its mass [B, H, T].
+
+    Without one the log-sum-exp stays and there is no mass.
+    """
     if s_aux is None:
         return lse, None
     logit = s_aux.float().reshape(1, -1, 1).to(lse.device)
@@ -208,8 +217,9 @@ def fold_learned(
 def share_with_learned(
     weights: torch.Tensor, s: Scores, value: torch.Tensor, s_aux: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The map as shares beside the learned sink, and the sink's own share.
+    """The map [B, H, T, T] as shares beside the learned sink, and the sink's own [B, H, T].
 
+    weights [B, H, T, T] the family's own map; value [B, G, T, Dv]; s_aux [H] sink logits.
     Some families return the map before the sink takes its share, others after it; the row sums
     tell which.
     """

@@ -130,12 +130,12 @@ class Bench:
 
 
 def spread(values: np.ndarray, seed: int = 0, percent: bool = False) -> Measured:
-    """Mean over prompts with its interval, in percent if asked."""
+    """Mean of values [n] over prompts with its interval, in percent if asked."""
     return bootstrap(np.asarray(values, dtype=np.float64) * (100.0 if percent else 1.0), seed)
 
 
 def part_of(values: np.ndarray, base: np.ndarray, seed: int = 0) -> Measured:
-    """Mean of values over mean of base, in percent, prompts resampled together."""
+    """Mean of values [n] over that of base [n], in percent, prompts resampled together."""
     return paired_change(100.0 * values, 0.0 * values, base, seed)
 
 

@@ -19,6 +19,8 @@ from sinkscope.result import Result
 MOST = 24  # lines: with the path of the report 25 at most
 LABEL = 9  # columns of the question
 LEAST = 24  # columns of the answers, however narrow the terminal
+SHORT = (WEAK, "Unless")  # are shortened before the others are
+PANEL = ""  # the question of what is no answer but the name of a BOS policy
 WEAKNESSES = 3  # that are told; the rest is counted
 BESIDE = ("Sink", "Proved", "Used")  # of two BOS policies, one sentence each; a table has the rest
 
@@ -53,17 +55,14 @@ def brief(result: Result, panels: dict[str, list[Findings]], width: int) -> list
     model, about = (wrapped(line, width) for line in heading(result))
     head = [*(Text(line, style="bold") for line in model), *(Text(line, "dim") for line in about)]
     several = len([panel for panel, found in panels.items() if panel and found]) > 1
-    for longest in (3, 2, 1):
-        told: list[Text] = []
-        for panel, found in panels.items():
-            if several and panel and found:
-                told.append(Text(frames.label(panel), style="bold"))
-            told += _answers(answers(found, BESIDE if several else QUESTIONS), width, longest)
-        every = [one for found in panels.values() for one in found]
-        told += _answers(weaknesses(every, 1 if several else WEAKNESSES), width, min(longest, 2))
-        if len(head) + len(told) <= MOST:
-            break
-    return [*head, *told]
+    said: list[Said] = []
+    for panel, found in panels.items():
+        if several and panel and found:
+            said.append((PANEL, frames.label(panel)))
+        said += answers(found, BESIDE if several else QUESTIONS)
+    every = [one for found in panels.values() for one in found]
+    said += weaknesses(every, 1 if several else WEAKNESSES)
+    return [*head, *_answers(said, width, MOST - len(head))]
 
 
 def answers(found: list[Findings], questions: tuple[str, ...]) -> list[Said]:
@@ -86,12 +85,23 @@ def weaknesses(found: list[Findings], most: int) -> list[Said]:
     return [(WEAK, text) for text in told]
 
 
-def _answers(said: list[Said], width: int, longest: int) -> list[Text]:
+def _answers(said: list[Said], width: int, room: int) -> list[Text]:
+    """The answers in so many lines: the longest is shortened first, of equal ones the last."""
+    wide = max(LEAST, width - LABEL)
+    told = [fitted(typeset(text), wide, 2 if label == WEAK else 3) for label, text in said]
+    while sum(map(len, told)) > room and max(map(len, told)) > 1:
+        at = max(range(len(told)), key=lambda i: (len(told[i]) + (said[i][0] in SHORT), i))
+        told[at] = fitted(typeset(said[at][1]), wide, len(told[at]) - 1)
     lines, before = [], ""
-    for label, text in said:
-        for number, line in enumerate(fitted(typeset(text), max(LEAST, width - LABEL), longest)):
-            shown = label if number == 0 and label != before else ""
-            lines.append(Text.assemble((f"{shown:{LABEL}}", "bold"), line))
+    for (label, text), answer in zip(said, told):
+        if label == PANEL:
+            lines.append(Text(text, style="bold"))
+        else:
+            shown = [label if label != before else "", *[""] * (len(answer) - 1)]
+            lines += [
+                Text.assemble((f"{question:{LABEL}}", "bold"), line)
+                for question, line in zip(shown, answer)
+            ]
         before = label
     return lines
 

@@ -21,16 +21,16 @@ from sinkscope.report.scan import page as scan_page
 from sinkscope.report.timeline import page as timeline_page
 from sinkscope.result import Result
 
-# Sections of the page, in reading order: result -> sections; none where there is nothing to show.
+# Question and what answers it on the page, in reading order: result -> sections, or none.
 SECTIONS = (
-    advise_page.sections,
-    verdict_page.sections,
-    circuit_page.sections,
-    causal_page.sections,
-    replication_page.sections,
-    scan_page.sections,
-    timeline_page.sections,
-    mixing_page.sections,
+    ("What to do", advise_page.sections),
+    ("Is that proved", verdict_page.sections),
+    ("How it is built", circuit_page.sections),
+    ("What the tests showed", causal_page.sections),
+    ("Published experiments", replication_page.sections),
+    ("The sink itself", scan_page.sections),
+    ("Over training", timeline_page.sections),
+    ("What it is for", mixing_page.sections),
 )
 # Words and tables in a terminal: (result, panel) -> findings, or None.
 FINDINGS = (
@@ -62,8 +62,12 @@ MAIN_CHARTS = {
 
 
 def all_sections(result: Result) -> list[Section]:
-    """Every section that this result can fill, in reading order."""
-    return [section for sections in SECTIONS for section in sections(result)]
+    """Every section that this result can fill, in reading order, the first of a group named so."""
+    found = [(group, sections(result)) for group, sections in SECTIONS]
+    for group, some in found:
+        for section in some[:1]:
+            section.group = group
+    return [section for _, some in found for section in some]
 
 
 def all_findings(result: Result, panel: str) -> list[Findings]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from sinkscope.errors import InputError
 from sinkscope.report import embed, theme
-from sinkscope.report.commands import all_sections
+from sinkscope.report.first import page_sections
 from sinkscope.report.parts import Drawing, Figure, Section
 from sinkscope.report.renderer import Job, draw
 from sinkscope.result import Result
@@ -36,7 +36,7 @@ def export_figures(
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown:
         raise InputError(f"{unknown[0]!r} is not a format; choose from {', '.join(FORMATS)}.")
-    pictures = [one for section in all_sections(result) for one in _pictures(section)]
+    pictures = [one for section in page_sections(result) for one in _pictures(section)]
     jobs = {f"{name}.{form}": make(form=form) for name, make in pictures for form in formats}
     written = fill_folder(Path(folder), lambda place: draw(jobs, place))
     return [written / name for name in jobs]

@@ -101,7 +101,7 @@ def _cell(value: Any) -> Any:
 
 
 def blocks(data: Dataset) -> np.ndarray:
-    """Block index of every softmax attention layer."""
+    """[layer] block index of every softmax attention layer."""
     return np.asarray(data["block"].values if "block" in data.coords else data["layer"].values)
 
 
@@ -134,14 +134,14 @@ def has(data: Dataset, *names: str) -> bool:
 
 
 def nanmedian(values: np.ndarray, axis: int) -> np.ndarray:
-    """Median without NaN entries; NaN, silently, where nothing is left."""
+    """Median of values [...] over one axis, without NaN entries; NaN where nothing is left."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return np.asarray(np.nanmedian(np.asarray(values, dtype=np.float64), axis=axis))
 
 
 def nanmax(values: np.ndarray) -> float:
-    """Largest finite value, or NaN."""
+    """Largest finite value of an array [...], or NaN."""
     finite = values[np.isfinite(values)]
     return float(finite.max()) if finite.size else float("nan")
 

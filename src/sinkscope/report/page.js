@@ -24,7 +24,7 @@
   addEventListener("beforeprint", () => {
     printing = true;
     paintMap();
-    for (const folded of document.querySelectorAll(".tables details")) folded.open = true;
+    for (const folded of document.querySelectorAll(".part[open] .tables details, section > .tables details")) folded.open = true;
   });
   addEventListener("afterprint", () => { printing = false; paintMap(); });
 
@@ -79,13 +79,22 @@
     }
   };
   const elements = [...document.querySelectorAll("[data-chart]")];
-  let turn = 0;
+  const waiting = new Set();
+  let drawing = false;
   const drawAll = async (some) => {
-    const mine = ++turn;
-    root.dataset.charts = "drawing";
     for (const element of some) {
-      if (mine !== turn) return; // a newer request draws everything again
-      await draw(element);
+      if (!element.closest(".part:not([open])")) waiting.add(element); // what is folded has no width
+    }
+    root.dataset.charts = "drawing";
+    if (drawing) return;
+    drawing = true;
+    try {
+      for (const element of waiting) { // what is added meanwhile is drawn too
+        waiting.delete(element);
+        await draw(element);
+      }
+    } finally {
+      drawing = false;
     }
     root.dataset.charts = "drawn";
   };
@@ -114,8 +123,34 @@
   const redraw = () => {
     showTheme();
     paintMap();
+    for (const [element, result] of views) { // what is folded now is drawn anew when it is opened
+      if (element.closest(".part:not([open])")) { result.finalize(); views.delete(element); }
+    }
     return drawAll(elements);
   };
+
+  // ---- parts that fold ---------------------------------------------------
+  const parts = [...document.querySelectorAll(".part")];
+  const fold = byId("fold");
+  const folded = () => parts.some((part) => !part.open);
+  const showFold = () => { fold.textContent = folded() ? "Open all parts" : "Fold all parts"; };
+  for (const part of parts) {
+    part.addEventListener("toggle", () => {
+      showFold();
+      drawAll([...part.querySelectorAll("[data-chart]")].filter((element) => !views.has(element)));
+    });
+  }
+  fold.hidden = !parts.length;
+  fold.addEventListener("click", () => {
+    const open = folded();
+    for (const part of parts) part.open = open;
+  });
+  const follow = () => {
+    const target = location.hash && byId(decodeURIComponent(location.hash.slice(1)));
+    const part = target && target.querySelector(".part");
+    if (part) { part.open = true; target.scrollIntoView(); }
+  };
+  addEventListener("hashchange", follow);
 
   // ---- attention maps ----------------------------------------------------
   const SVG = "http://www.w3.org/2000/svg";
@@ -257,7 +292,10 @@
     } else if (data) {
       byId("map-read").textContent = "The page holds no map of block " + block + ", head " + head + ".";
     }
-    if (data) byId("maps").scrollIntoView();
+    if (data) {
+      byId("maps").querySelector(".part").open = true;
+      byId("maps").scrollIntoView();
+    }
   };
   const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
   const startMaps = async () => {
@@ -325,6 +363,8 @@
   addEventListener("keydown", (event) => { if (event.key === "Escape") silence(); });
 
   showTheme();
+  showFold();
+  follow();
   startMaps();
   drawAll(elements);
 })();

@@ -15,8 +15,8 @@ import jinja2
 from markupsafe import Markup
 
 from sinkscope.report import embed, frames, theme
-from sinkscope.report.commands import all_sections
 from sinkscope.report.compare import comparison
+from sinkscope.report.first import page_sections
 from sinkscope.report.parts import Maps, Part, Section, Table, Tables
 from sinkscope.report.text import visible
 from sinkscope.result import Result
@@ -33,7 +33,7 @@ class Heading:
 
 def render_page(result: Result, *against: Result) -> str:
     """The whole report as one HTML string; `against` adds a comparison with other runs."""
-    shown = all_sections(result)
+    shown = page_sections(result)
     empty = not shown
     if against:
         shown.append(comparison(result, *against))
@@ -85,7 +85,10 @@ def render_sections(
 def _settings(result: Result) -> Section:
     parts: list[Part] = [Tables({"": _settings_tables(result)})]
     lead = "Everything these numbers depend on."
-    return Section("settings", "Settings and provenance", lead, parts)
+    model, used = result.summary.model, result.summary.environment
+    said = f"sinkscope {visible(used.sinkscope)} on weights {model.weights_sha256[:12]}."
+    group = "Where the numbers come from"
+    return Section("settings", "Settings and provenance", lead, parts, {"": said}, group)
 
 
 def _settings_tables(result: Result) -> list[Table]:

@@ -22,7 +22,10 @@ from sinkscope.report.text import typeset
 # A question and a sentence that answers it, for the end of a command (`brief.py`)
 Said: TypeAlias = tuple[str, str]
 WEAK = "Weak"
-QUESTIONS = ("Sink", "Where", "Since", "Made by", "Read by", "Proved", "Used", "To do", WEAK)
+QUESTIONS = (
+    *("Sink", "Where", "Since", "Made by", "Read by", "Proved", "Unless", "Used", "To do"),
+    WEAK,
+)
 
 # label -> kind (share, count, ratio or word) and value: what two runs are compared by
 Headline: TypeAlias = dict[str, tuple[str, Any]]
@@ -122,6 +125,7 @@ class Stage:
 
     state  shown, failed, undetermined, untested, or seen (observed by a trace, not tested)
     rows   what it rests on: label, value, interval
+    why    why it is not shown, where it is not
     """
 
     number: int
@@ -129,6 +133,7 @@ class Stage:
     state: str
     words: str
     rows: list[tuple[str, str, str]] = field(default_factory=list)
+    why: str = ""
 
 
 @dataclass
@@ -207,12 +212,26 @@ Part: TypeAlias = Words | Tables | Drawing | Strip | Figure | Maps
 
 @dataclass
 class Section:
-    """A heading, a sentence on what the section is about, and its parts in reading order."""
+    """A heading, a sentence on what the section is about, and its parts in reading order.
+
+    concluded  what it comes to, by panel; a section that comes to something is folded under that
+    group      the question it belongs to; it stands above the first section of a group
+    unfolded   it stands open from the start
+    """
 
     name: str
     title: str
     lead: str
     parts: list[Part] = field(default_factory=list)
+    concluded: Mapping[str, str] = field(default_factory=dict)
+    group: str = ""
+    unfolded: bool = False
+
+    @property
+    def conclusions(self) -> list[tuple[str, str]]:
+        """(panel, conclusion), once where all panels come to the same."""
+        told = [(panel, typeset(said)) for panel, said in self.concluded.items() if said]
+        return told[:1] if len({said for _, said in told}) == 1 < len(told) else told
 
     @property
     def figures(self) -> list[Figure]:
@@ -250,6 +269,11 @@ def plots(panels: Mapping[str, Any], *planned: Plot) -> list[Figure]:
 
 def _held(one: Any) -> tuple[Any, ...]:
     return one if isinstance(one, tuple) else (one,)
+
+
+def concluded(conclude: Callable[..., str], panels: Mapping[str, Any]) -> dict[str, str]:
+    """What each panel comes to; a panel holds one argument of `conclude`, or a tuple of them."""
+    return {panel: conclude(*_held(one)) for panel, one in panels.items()}
 
 
 def tables(

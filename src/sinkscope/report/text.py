@@ -74,8 +74,8 @@ def percent(value: float | None) -> str:
 
 
 def typeset(sentence: str) -> str:
-    """A sentence of a result with percentages as `percent` writes them: 93% is `93 %`."""
-    return re.sub(r"(?<=\d)%", "\u00a0%", sentence)
+    """A sentence of a result with numbers as `percent` writes them: -93% is `−93 %`."""
+    return re.sub(r"(?<=\d)%", "\u00a0%", re.sub(r"(?<![\w.-])-(?=\d)", "−", sentence))
 
 
 def multiple(value: float | None) -> str:

@@ -20,10 +20,13 @@ from torch import nn
 from sinkscope.errors import InputError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PICKLED, MLX = "adapter_model.bin", "adapters.safetensors"
 HELP = "merge it with merge_and_unload() of peft, save the model and look at that folder"
 # Starting values that change the base too, so that base and adapter alone are not the model.
 _CHANGES_BASE = re.compile(r"pissa|olora|loftq|corda|lora_ga")
-_PART = re.compile(r"^(?P<module>.+)\.lora_(?P<kind>embedding_)?(?P<side>[AB])(\.weight)?$")
+_PART = re.compile(
+    r"^(?P<module>.+)\.lora_(?P<kind>embedding_)?(?P<side>[AB])(\.default)?(\.weight)?$"
+)
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,12 @@ def find_adapter(folder: Path) -> Adapter | None:
         return None
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as JSON ({error}).") from None
     if not isinstance(config, dict):
         raise InputError(f"{file} is not a JSON object.")
+    if "peft_type" not in config and (folder / MLX).is_file():
+        raise InputError(f"{folder} is an adapter of MLX; fuse it with mlx_lm.fuse into its base.")
     others = [f.name for f in folder.glob("*.safetensors") if not f.name.startswith("adapter_")]
     others += [f.name for f in folder.glob("pytorch_model*.bin")]
     if others:
@@ -77,12 +82,31 @@ def find_adapter(folder: Path) -> Adapter | None:
     adapter = Adapter(folder, config)
     if not adapter.base:
         raise InputError(f"{folder} is a PEFT adapter that does not name its base; {HELP}.")
-    if not (folder / WEIGHTS).is_file():
-        raise InputError(f"{folder} is a PEFT adapter for {adapter.base} without {WEIGHTS}.")
     reason = _cannot(config)
     if reason:
         raise InputError(f"{folder} is a PEFT adapter for {adapter.base} ({reason}); {HELP}.")
+    if not (folder / WEIGHTS).is_file():
+        there = " but a pickle of them" if (folder / PICKLED).is_file() else ""
+        raise InputError(f"{folder} is a PEFT adapter for {adapter.base} without {WEIGHTS}{there}.")
+    _refuse_circle(adapter)
     return adapter
+
+
+def _refuse_circle(adapter: Adapter) -> None:
+    """Refuse an adapter that is in the end its own base."""
+    seen = {adapter.folder.resolve()}
+    below = Path(adapter.base)
+    while (below / CONFIG).is_file():
+        if below.resolve() in seen:
+            raise InputError(
+                f"{adapter.folder / CONFIG} names an adapter as base that rests on it."
+            )
+        seen.add(below.resolve())
+        try:
+            config = json.loads((below / CONFIG).read_text(encoding="utf-8"))
+            below = Path(Adapter(below, dict(config)).base)
+        except (OSError, ValueError, TypeError, RecursionError):
+            return  # told when the base is loaded
 
 
 def _cannot(config: dict[str, Any]) -> str:
@@ -92,9 +116,26 @@ def _cannot(config: dict[str, Any]) -> str:
     start = config.get("init_lora_weights")
     if isinstance(start, str) and _CHANGES_BASE.match(start):
         return f"begun with {start}, which changes the base too"
-    odd = ("use_dora", "layer_replication", "trainable_token_indices", "alora_invocation_tokens")
+    odd = ("use_dora", "layer_replication", "trainable_token_indices", "alora_invocation_tokens",
+           "target_parameters")  # fmt: skip
     used = [name for name in odd if config.get(name)]
-    return f"with {used[0]}" if used else ""
+    return f"with {used[0]}" if used else _malformed(config)
+
+
+def _malformed(config: dict[str, Any]) -> str:
+    """Which entry that the scale is made of is not what it should be; empty where none is."""
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        return "its alpha_pattern is no JSON object"
+    for name, value in {"lora_alpha": config.get("lora_alpha", 8), **patterns}.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return f"its {name} is {value!r}, where a number is expected"
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error:
+            return f"its alpha_pattern holds {pattern!r}, which is no pattern"
+    return ""
 
 
 @torch.no_grad()

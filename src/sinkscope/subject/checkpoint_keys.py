@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, Unsupported
 from sinkscope.subject.anatomy import find_anatomy
 
 _ADAPTER = re.compile(r"(^|[._])(lora|lokr|loha|hada|ia3|oft|vera|boft)_|\.base_layer\.")
@@ -66,6 +66,12 @@ def refuse_or_tell(where: str, model: Any, unused: Iterable[str], part: Part) ->
         then = "and its config.json has no quantization_config that says how to read them"
         _refuse(where, packed, "of quantised weights", then)
     anatomy = find_anatomy(model)
+    reads = [name for name in names if re.search(r"(^|\.)encoder\.", name)]
+    if reads and "decoder." in anatomy.blocks[0].name:
+        raise Unsupported(
+            f"{where} is an encoder and a decoder ({model.config.model_type}): its decoder reads "
+            "what the encoder makes of another text, which a causal language model does not."
+        )
     stack = anatomy.blocks[0].name.rpartition(".")[0].rpartition(".")[2]
     loaded, count = part or (len(anatomy.blocks),) * 2
     at = {name: _block_of(name, stack) for name in names}
@@ -91,6 +97,34 @@ def refuse_or_tell(where: str, model: Any, unused: Iterable[str], part: Part) ->
     if towers:
         told = f"{towers} tensors of its other towers (images, audio) are not used. {told}".strip()
     return told
+
+
+def refuse_missing(where: str, config: Any, missing: Iterable[str]) -> None:
+    """Refuse a checkpoint that lacks weights of the model."""
+    names = sorted(missing)
+    if not names:
+        return
+    saved = ", ".join(map(str, getattr(config, "architectures", None) or []))
+    if names == ["lm_head.weight"] and saved and "CausalLM" not in saved:
+        raise InputError(
+            f"{where} was saved as {saved}, without a head over the vocabulary (it lacks "
+            "lm_head.weight); sinkscope.Subject.from_model looks at the model without its head."
+        )
+    raise InputError(
+        f"{where} lacks {len(names)} weight{'s' if len(names) > 1 else ''}, such as {names[0]}; a "
+        "model with random parts would give meaningless numbers."
+    )
+
+
+def refuse_other_shapes(where: str, mismatched: Iterable[tuple]) -> None:
+    """Refuse weights of another shape: (name, shape in the file, shape by the configuration)."""
+    found = sorted(mismatched, key=str)
+    if found:
+        name, held, wanted = found[0]
+        raise InputError(
+            f"{where} holds {_count([each[0] for each in found])} of another shape than "
+            f"config.json asks for, such as {name}: {list(held)}, where {list(wanted)} is expected."
+        )
 
 
 def _refuse(where: str, names: list[str], what: str, then: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 from sinkscope.errors import InputError
 from sinkscope.settings import BUILTIN
 
+JSON = (".jsonl", ".ndjson", ".json")
+TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".gz", ".xz", ".zst", ".zip", ".pdf", ".docx")
 Render = Callable[[Any], str]  # messages of a chat -> its text
 
 
 def read_documents(text: str, render: Render | None = None) -> tuple[list[str], str]:
-    """Read documents from "builtin", a .txt or .jsonl file, or "hub:NAME".
+    """Read documents from "builtin", a .txt, .jsonl or .json file, or "hub:NAME".
 
     render  turns the field "messages" of a .jsonl line into text (see `chat_renderer`)
     """
@@ -24,18 +27,20 @@ def read_documents(text: str, render: Render | None = None) -> tuple[list[str], 
     if text.startswith("hub:"):
         return _nonempty(list(_hub_documents(text[4:])), text), text
     path = Path(text).expanduser()
+    if path.suffix in TABLES:
+        raise InputError(
+            f"{text} is no plain text; --text wants .txt, or .jsonl with a field text."
+        )
     if not path.is_file():
         raise InputError(f"No such text file: {text}.")
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")  # some editors put a mark first
     except UnicodeDecodeError:
         raise InputError(f"{text} is not UTF-8 text.") from None
-    if path.suffix == ".jsonl":
-        documents = [
-            _text_of(line, text, i, render)
-            for i, line in enumerate(content.split("\n"), 1)
-            if line.strip()
-        ]
+    except OSError as error:
+        raise InputError(f"{text} cannot be read: {error.strerror or error}.") from None
+    if path.suffix in JSON:
+        documents = [_text_of(entry, where, render) for where, entry in _entries(content, path)]
     else:
         documents = content.split("\f")
     return _nonempty(documents, text), path.name
@@ -48,29 +53,40 @@ def chat_renderer(tokenizer: Any) -> Render:
     return lambda messages: tokenizer.apply_chat_template(messages, tokenize=False)
 
 
-def _text_of(line: str, source: str, number: int, render: Render | None) -> str:
-    try:
-        entry: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        raise InputError(f"{source}, line {number}, is not JSON.") from None
+def _entries(content: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """The entries of a JSON file, with where they stand: one a line, or those of one list."""
+    if path.suffix == ".json":
+        with contextlib.suppress(ValueError, RecursionError):
+            whole = json.loads(content)
+            held = whole if isinstance(whole, list) else [whole]
+            yield from ((f"{path}, entry {i}", entry) for i, entry in enumerate(held, 1))
+            return
+    for i, line in enumerate(content.split("\n"), 1):
+        if line.strip():
+            try:
+                yield f"{path}, line {i}", json.loads(line)
+            except (ValueError, RecursionError):
+                raise InputError(f"{path}, line {i}, is not JSON.") from None
+
+
+def _text_of(entry: Any, where: str, render: Render | None) -> str:
     fields = entry if isinstance(entry, dict) else {}
     if "messages" in fields and render is not None:
         try:
             return render(fields["messages"])
         except Exception as error:  # noqa: BLE001 - a template is a program that comes with the model
-            raise InputError(
-                f"{source}, line {number}: the chat template refuses it ({error})."
-            ) from None
+            raise InputError(f"{where}: the chat template refuses it ({error}).") from None
     if isinstance(fields.get("text"), str):
         if any("\ud800" <= c <= "\udfff" for c in fields["text"]):
-            raise InputError(f"{source}, line {number}, holds half a character (a surrogate).")
+            raise InputError(f"{where}, holds half a character (a surrogate).")
         return fields["text"]
     if "messages" in fields:
         raise InputError(
-            f"{source}, line {number}, is a chat: --chat-template renders it with the tokenizer's "
-            "template."
+            f"{where}, is a chat: --chat-template renders it with the tokenizer's template."
         )
-    raise InputError(f'{source}, line {number}, has no "text" field.')
+    there = ", ".join(map(str, list(fields)[:5]))
+    only = f", only {there[:200]}; a chat is expected as messages" if fields else ""
+    raise InputError(f'{where}, has no "text" field{only}.')
 
 
 def _hub_documents(name: str) -> Iterator[str]:

@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sinkscope.errors import InputError
-from sinkscope.subject.header import declared, refuse_no_numbers
+from sinkscope.errors import InputError, Unsupported
+from sinkscope.subject.blame import refuse_wrong_values
+from sinkscope.subject.header import INDEX, WHOLE, declared, refuse_no_numbers
 from sinkscope.subject.incomplete import left_by_training, refuse_pieces
 from sinkscope.subject.memory import refuse_too_large
 
@@ -45,10 +46,25 @@ def check_weights(
     Refuses weights that are no floating-point numbers, and what `refuse_too_large` does.
     """
     tensors = declared(path) or None
-    if tensors and "quantization_config" not in config:
+    if tensors and not config.get("quantization_config"):
+        _refuse_packed(path, config)
         refuse_no_numbers(tensors, str(path))
     refuse_too_large(config, tensors, dtype, str(path))
     return tensors
+
+
+def _refuse_packed(path: Path, config: dict[str, Any]) -> None:
+    """Refuse what says in its own way that it is quantised, and that transformers does not read."""
+    if isinstance(config.get("quantization"), dict) and "bits" in config["quantization"]:
+        raise Unsupported(
+            f"{path} is quantised by MLX, which transformers cannot read: give the model that it "
+            "was made from, or write one with mlx_lm.convert --dequantize."
+        )
+    if (path / "hf_quant_config.json").is_file():
+        raise Unsupported(
+            f"{path} is quantised by ModelOpt (hf_quant_config.json), which transformers cannot "
+            "read: give the model that it was made from."
+        )
 
 
 def check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> dict[str, Any]:
@@ -73,11 +89,13 @@ def check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> dic
     if not isinstance(config, dict):
         raise InputError(f"{config_file} is not a JSON object.")
     refuse_foreign_code(config, str(path))
+    refuse_wrong_values(config, str(path))
     refuse_too_large(config, None, None, str(path))  # before transformers lays it out
     if "auto_map" in config and not trust_remote_code and not config.get("model_type"):
         raise InputError(f"{path} needs its own code; pass --trust-remote-code if you trust it.")
     files = [f for f in path.iterdir() if f.is_file()]
     if any(f.suffix == ".safetensors" for f in files):
+        _refuse_odd_names(path, files)
         return config
     pickles = [f.name for f in files if f.suffix in PICKLE_SUFFIXES]
     if pickles and not allow_pickle:
@@ -86,8 +104,21 @@ def check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> dic
             "convert them to safetensors or pass --allow-pickle if you trust the source."
         )
     if not pickles:
-        raise InputError(f"{path} holds no weights (no .safetensors file).")
+        other = left_by_training(path)
+        raise InputError(f"{path} holds no weights (no .safetensors file). {other}".rstrip())
     return config
+
+
+def _refuse_odd_names(path: Path, files: list[Path]) -> None:
+    """Refuse safetensors files of which none bears the name that is looked for."""
+    names = sorted(file.name for file in files)
+    if WHOLE not in names and INDEX not in names:
+        there = next(name for name in names if name.endswith(".safetensors"))
+        own = " (Mistral's own layout)" if there.startswith("consolidated") else ""
+        raise InputError(
+            f"{path} holds {there}{own}, and neither {WHOLE} nor the index of shards, "
+            f"{INDEX}, that transformers reads."
+        )
 
 
 def refuse_foreign_code(config: Any, where: str) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from sinkscope.subject.folder import PICKLE_SUFFIXES
+from sinkscope.subject.header import eight_bits, stored_plainly
+from sinkscope.subject.plan import LoadPlan
 
 SIGMOID = (
     "Its attention is a sigmoid, whose rows do not add up to one: shares are taken after each row "
@@ -31,6 +33,22 @@ def identity_of(model: Any, name: str, revision: str | None, place: Path | None)
     }
 
 
+def planned_identity(
+    plan: LoadPlan, name: str, sha256: str, dtype: str, device: str, config: Any
+) -> dict[str, Any]:
+    """The same of a model of which a part is loaded: class and size are those of the whole."""
+    return {
+        "id": name,
+        "revision": None,
+        "architecture": plan.architecture,
+        "weights_sha256": sha256,
+        "parameters": plan.parameters,
+        "dtype": dtype,
+        "device": device,
+        **reading_note(config),
+    }
+
+
 def say(identity: dict[str, Any], *sentences: str) -> None:
     """Put sentences before what an identity already says."""
     told = " ".join(filter(None, [*sentences, identity.get("note")]))
@@ -41,6 +59,24 @@ def say(identity: dict[str, Any], *sentences: str) -> None:
 def reading_note(config: Any) -> dict[str, str]:
     """What must be known of a model to read its results rightly: {"note": ..} or nothing."""
     return {"note": SIGMOID} if getattr(config, "attention", None) == "sigmoid" else {}
+
+
+def stored_as(method: str, tensors: dict[str, dict[str, Any]], dtype: str) -> str:
+    """A sentence on weights that are stored otherwise than they compute, or "".
+
+    method   the quantisation that the configuration names, "" for none
+    tensors  what the weight files declare; nothing where that is not known
+    """
+    if method and tensors and stored_plainly(tensors):
+        return f"Its config.json speaks of {method}, and its files hold plain numbers."
+    if method:
+        return f"Its weights are stored as {method} and compute in {dtype}."
+    if bare := eight_bits(tensors):
+        return (
+            f"{len(bare)} of its weights are stored in eight bits without a scale, such as "
+            f"{bare[0]}, and were read as they are."
+        )
+    return ""
 
 
 def _hash_files(place: Path) -> str:

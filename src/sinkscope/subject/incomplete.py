@@ -9,6 +9,14 @@ from sinkscope.errors import InputError
 
 LFS = b"version https://git-lfs"
 INDEX = "model.safetensors.index.json"
+# Weights that only other tools read.
+OTHER_FORMATS = {
+    "*.onnx": "of ONNX", "onnx/*.onnx": "of ONNX", "*.h5": "of TensorFlow",
+    "*.xml": "of OpenVINO", "*.engine": "compiled by TensorRT", "*.mlpackage": "of Core ML",
+    "*.mlmodel": "of Core ML", "*.tflite": "of LiteRT", "*.ot": "of rust-bert",
+    "*ggml*.bin": "in the format before GGUF", "*.pte": "of ExecuTorch", "*.q4f16*": "of MLC",
+    "params_shard_*.bin": "of MLC", "*.tar*": "in an archive", "*.zip": "in an archive",
+}  # fmt: skip
 # What a folder without config.json is told by, and what makes a model folder of it.
 LEFT_BY_TRAINING = (
     ("pytorch_model_fsdp_*/*.distcp", "shards of FSDP", "accelerate merge-weights"),
@@ -30,13 +38,38 @@ LEFT_BY_TRAINING = (
 
 
 def left_by_training(path: Path) -> str:
-    """What a folder without config.json is, and what to do about it; "" for what is not known."""
+    """What a folder without a model is, and what to do about it; "" for what is not known."""
     for pattern, what, converter in LEFT_BY_TRAINING:
         if next(path.glob(pattern), None) is not None:
             return (
                 f"{path} is {what}, not a Hugging Face model folder; convert it with {converter}."
             )
-    return ""
+    return _below(path) or _of_another_tool(path)
+
+
+def _below(path: Path) -> str:
+    """What of a model lies in the folders below, and is to be given instead of this one."""
+    models = ("*/config.json", "*/*/config.json", "*/adapter_config.json")
+    found = list(dict.fromkeys(f.parent for p in models for f in sorted(path.glob(p))))
+    if not found:
+        return ""
+    few = ", ".join(str(each) for each in found[:3]) + (" .." if len(found) > 3 else "")
+    if len(found) == 1:
+        return f"{path} has no config.json; the model lies below it: give {few}."
+    return (
+        f"{path} has no config.json and holds {len(found)} models: give one of them ({few}), or "
+        "follow them with sinkscope timeline."
+    )
+
+
+def _of_another_tool(path: Path) -> str:
+    """What a folder is whose only weights are in a format that transformers does not read."""
+    for pattern, what in OTHER_FORMATS.items():
+        if next(path.glob(pattern), None) is not None:
+            return f"{path} is a model {what}; give the folder of safetensors it was made from."
+    if (path / "tokenizer.json").is_file() or (path / "tokenizer_config.json").is_file():
+        return f"{path} holds a tokenizer and no model."
+    return "" if any(path.iterdir()) else f"{path} is empty: it has no config.json."
 
 
 def refuse_pieces(path: Path) -> None:

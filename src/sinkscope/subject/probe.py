@@ -9,20 +9,28 @@ import torch
 from sinkscope.errors import InputError, OutOfResources, Unsupported, is_out_of_memory
 from sinkscope.subject.anatomy import Anatomy
 
+ORDINARY = 1e4  # weights below do not overflow float32 in any model of ordinary size
 LARGEST_WEIGHT = 1e12  # of a weight that means something; squares of larger ones soon overflow
 
 
 def refuse_no_finite(model: Any, where: str) -> None:
-    """Raise InputError where a weight is not finite, or so large that sums over it overflow."""
+    """Raise InputError where a weight is not finite, or so large that sums over it overflow.
+
+    A number in a file that is beyond the range of the dtype it is read in is infinite here.
+    """
     for name, parameter in model.named_parameters():
-        if parameter.device.type == "meta" or not parameter.numel():
-            continue  # offloaded by device_map; checked when it is read
-        if not parameter.dtype.is_floating_point:
-            continue  # packed by a quantiser
+        if not _held(parameter):
+            continue  # offloaded (and checked when it is read), empty, or packed by a quantiser
         low, high = (float(end) for end in torch.aminmax(parameter.detach().float()))
         largest = max(-low, high)
         if not largest <= torch.finfo(torch.float32).max:
-            raise InputError(f"{where}: weight {name} holds NaN or infinity.")
+            most = torch.finfo(parameter.dtype).max
+            half = parameter.dtype == torch.float16
+            then = "; where it is the latter, use --dtype bfloat16" if half else ""
+            raise InputError(
+                f"{where}: weight {name} holds NaN, infinity or numbers beyond {most:.2g}, the "
+                f"most of {str(parameter.dtype).removeprefix('torch.')}{then}."
+            )
         if largest > LARGEST_WEIGHT:
             raise InputError(
                 f"{where}: weight {name} reaches {largest:.0e}, so that sums over what it gives "
@@ -36,10 +44,13 @@ def try_out(model: Any, anatomy: Anatomy, where: str) -> None:
     In float32 and bfloat16 also where a block gives what is not finite, with the block's number.
     """
     outputs: list[bool] = []
+    lengths: set[int] = set()
 
     def watch(module: Any, args: Any, output: Any) -> None:
         first = output[0] if isinstance(output, tuple) else output
         outputs.append(not torch.is_tensor(first) or bool(torch.isfinite(first).all()))
+        if torch.is_tensor(first) and first.dim() == 3:
+            lengths.add(first.shape[1])
 
     handles = [block.register_forward_hook(watch) for block in anatomy.modules(model)]
     embedding = model.get_input_embeddings()
@@ -62,11 +73,30 @@ def try_out(model: Any, anatomy: Anatomy, where: str) -> None:
     finally:
         for handle in handles:
             handle.remove()
+    if lengths - {2} and not anatomy.several_streams:
+        raise Unsupported(
+            f"{where}: a block carries {max(lengths)} positions for two tokens, so that position "
+            "zero is not one of them."
+        )
     if model.dtype != torch.float16 and not all(outputs):
         raise InputError(
-            f"{where}: what block {outputs.index(False)} gives is not finite; its weights are too "
-            "large."
+            f"{where}: what block {outputs.index(False)} gives {why_not_finite(model)}"
         )
+
+
+def why_not_finite(model: Any) -> str:
+    """The end of a sentence on what is not finite, which rests on the largest of the weights."""
+    largest = max(float(w.detach().float().abs().max()) for w in model.parameters() if _held(w))
+    if largest < ORDINARY:
+        return (
+            f"is not finite, though no weight is beyond {largest:.2g}: a number in config.json "
+            "does not suit them, such as the epsilon of a norm or the base of the rotary positions."
+        )
+    return f"is not finite: its weights reach {largest:.2g}, which is too large to add up."
+
+
+def _held(weight: torch.Tensor) -> bool:
+    return weight.device.type != "meta" and weight.numel() > 0 and weight.dtype.is_floating_point
 
 
 def _line(error: BaseException) -> str:

@@ -100,7 +100,7 @@ class Prompts:
         )
 
     def take(self, rows: slice | torch.Tensor) -> Prompts:
-        """The given rows as a Prompts of their own."""
+        """The given rows, a slice or indices or a mask [n], as a Prompts of their own."""
 
         def cut(tensor: torch.Tensor | None) -> torch.Tensor | None:
             return None if tensor is None else tensor[rows]

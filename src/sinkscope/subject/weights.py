@@ -16,6 +16,7 @@ from sinkscope.errors import (
     is_panic,
 )
 from sinkscope.subject import checkpoint_keys as keys
+from sinkscope.subject.blame import first_line, named_value
 from sinkscope.subject.folder import refuse_foreign_code
 from sinkscope.subject.towers import sees_images
 
@@ -46,7 +47,9 @@ def load_config(where: str, common: dict) -> Any:
                 f"{where}: the configuration is not one this transformers knows "
                 f"({first_line(error)})"
             ) from None
-        raise InputError(f"{where}: config.json will not do: {first_line(error)}") from None
+        raise InputError(
+            f"{where}: config.json will not do: {named_value(where, error)}{first_line(error)}"
+        ) from None
     refuse_foreign_code(config.to_dict(), where)
     if isinstance(config, SinkscopeLabConfig):
         import sinkscope.subject.variants.modeling  # noqa: F401  registers the model
@@ -55,11 +58,22 @@ def load_config(where: str, common: dict) -> Any:
     known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if not known and not sees_images(config) and not hasattr(config, "auto_map"):
         raise Unsupported(
-            f"{where} is a {config.model_type!r} model, not a causal language model; a text "
-            "decoder inside it can be looked at with "
-            "sinkscope.Subject.from_model(model.language_model, tokenizer)."
+            f"{where} is a {config.model_type!r} model, not a causal language model"
+            + _and_inside(config)
         )
     return config
+
+
+def _and_inside(config: Any) -> str:
+    """What can be done with a model that is not causal as a whole, as the end of a sentence."""
+    if getattr(config, "is_encoder_decoder", False):
+        return ": its decoder reads an encoder beside the text before it."
+    if not hasattr(config, "text_config"):
+        return "."
+    return (
+        "; a text decoder inside it can be looked at with "
+        "sinkscope.Subject.from_model(model.language_model, tokenizer)."
+    )
 
 
 def load_weights(
@@ -96,12 +110,7 @@ def load_weights(
     if mapping:
         model, info = _from_pretrained(kind, where, {**options, "key_mapping": mapping})
     note = keys.refuse_or_tell(where, model, info["unexpected_keys"], part)
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise InputError(
-            f"{where} lacks {len(missing)} weights, such as {missing[0]}; a model "
-            "with random parts would give meaningless numbers."
-        )
+    keys.refuse_missing(where, config, info["missing_keys"])
     if mapping:
         note = f"Names of training wrappers were taken off its weights' names. {note}".strip()
     return model, note
@@ -124,12 +133,19 @@ def _from_pretrained(kind: Any, where: str, options: dict) -> tuple[Any, dict[st
         raise InputError(
             f"{where} is quantised ({method}); reading it needs a package that is not here: {why}"
         ) from None
+    except NotImplementedError as error:
+        raise Unsupported(f"{where} cannot be loaded: {first_line(error)}") from None
     except Exception as error:  # as above
         if is_out_of_memory(error):
             raise OutOfResources(_NO_MEMORY.format(where)) from None
+        if "ignore_mismatched_sizes" in str(error) and "ignore_mismatched_sizes" not in options:
+            _, info = _from_pretrained(kind, where, {**options, "ignore_mismatched_sizes": True})
+            keys.refuse_other_shapes(where, info["mismatched_keys"])
         if not kind.__name__.startswith("Auto") and isinstance(error, AttributeError):
             raise  # a class of the caller's own, who knows what that means
-        raise InputError(f"{where} cannot be loaded: {first_line(error)}") from None
+        raise InputError(
+            f"{where} cannot be loaded: {named_value(where, error)}{first_line(error)}"
+        ) from None
 
 
 def quantisation(config: Any) -> str:
@@ -146,6 +162,11 @@ def refuse_unknown_format(where: str, config: Any) -> None:
     from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
     method = quantisation(config)
+    if method in ("", "None") and getattr(config, "quantization_config", None) is not None:
+        raise InputError(
+            f"{where}: quantization_config in config.json has no quant_method, so that nobody "
+            "knows how its weights are stored."
+        )
     if method and not any(
         name == method or name.startswith(f"{method}_") for name in AUTO_QUANTIZER_MAPPING
     ):
@@ -206,11 +227,3 @@ def load_tokenizer(where: str, common: dict, local: bool) -> Any:
             f"{where}: the tokenizer makes {grown:,} tokens of {len(SAMPLE)} characters."
         )
     return tokenizer
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, as the end of a sentence; a heading takes the next too."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    lines = lines or [type(error).__name__]
-    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return said[:400].rstrip(".") + "."

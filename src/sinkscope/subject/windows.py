@@ -117,9 +117,10 @@ def _lengths(
     short = sum(len(stream) < body for stream in streams)
     used = [len(row) for row in cut if len(row) < body]
     if used:
+        are = "are whole documents" if len(used) > 1 else "is a whole document"
         span = str(min(used)) if min(used) == max(used) else f"{min(used)} to {max(used)}"
         notes.append(
-            f"{len(used)} of {len(cut)} prompts are whole documents shorter than {length} tokens "
+            f"{len(used)} of {len(cut)} prompts {are} shorter than {length} tokens "
             f"({span} tokens of text)."
         )
     if short > len(used):
@@ -128,7 +129,7 @@ def _lengths(
             f"{length} tokens and were not used."
         )
     if len(cut) < n:
-        notes.append(f"The text gave {len(cut)} prompts, not {n}.")
+        notes.append(f"The text gave {len(cut)} prompt{'s' * (len(cut) != 1)}, not {n}.")
     return notes
 
 

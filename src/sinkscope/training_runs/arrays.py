@@ -65,7 +65,7 @@ LABELS: Labels = {
 def run_arrays(
     checkpoints: list[Checkpoint], lights: list[CheckpointMetrics], pilot: Pilot
 ) -> dict[str, np.ndarray]:
-    """Every number of a run by the names of LABELS, without stages and logs."""
+    """Every number of a run but stages and logs: name -> [step, ..], as in LABELS."""
     point = pilot.view.point
     low, high = zip(*(_bounds(light.write) for light in lights), strict=True)
     arrays = {
@@ -138,7 +138,7 @@ def _bounds(write: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def curves_of(
     checkpoints: list[Checkpoint], arrays: dict[str, np.ndarray], lights: list[CheckpointMetrics]
 ) -> Curves:
-    """What a run is judged by, from its arrays."""
+    """What a run is judged by, from its arrays: name -> [step, ..], as in LABELS."""
     return Curves(
         steps=[one.step for one in checkpoints],
         sink=arrays["sink_by_prompt"],
@@ -154,7 +154,7 @@ def curves_of(
 def run_dataset(
     checkpoints: list[Checkpoint], arrays: dict[str, np.ndarray], attributes: dict[str, Any]
 ) -> xarray.Dataset:
-    """The labelled arrays of a run."""
+    """The arrays of a run, name -> [step, ..], labelled by LABELS."""
     import xarray
 
     coordinates = {

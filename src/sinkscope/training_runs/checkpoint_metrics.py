@@ -1,4 +1,4 @@
-"""The light set: stages 1 to 4 of the circuit in one forward pass and one pass of single tokens.
+"""One checkpoint: stages 1 to 4 of the circuit in one forward pass and one of single tokens.
 
 What is looked at is fixed for a whole run (prompts, first tokens, horizon, read point), so that
 checkpoints can be compared. With read points l = input of block l, everything within the first
@@ -79,7 +79,7 @@ class CheckpointMetrics:
     loss: np.ndarray
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays by name."""
+        """Name -> array [...], shaped as the field."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 

@@ -86,7 +86,7 @@ def log_margin(values: np.ndarray, null: np.ndarray) -> np.ndarray:
 
 
 def spans(above: np.ndarray) -> tuple[tuple[int, int], ...]:
-    """First and last index of every run of two or more checkpoints at which the sink stands.
+    """First and last index of every run of two or more True in above [c]: where the sink stands.
 
     One checkpoint alone counts where it is the last: what comes after it is not known.
     """
@@ -98,8 +98,8 @@ def spans(above: np.ndarray) -> tuple[tuple[int, int], ...]:
 def standing(above: np.ndarray) -> list[bool]:
     """For each checkpoint, whether a sustained crossing began at it or before and still holds.
 
-    It is asked by the settling signal for a stretch of at least LEAST checkpoints, by the end of
-    which the crossing has been seen to last.
+    above [c], boolean: whether the sink is above its null. The settling signal asks this of a
+    stretch of at least LEAST checkpoints, by the end of which the crossing has been seen to last.
     """
     found = first_sustained(above)
     return [found is not None and i >= found and bool(above[i]) for i in range(len(above))]

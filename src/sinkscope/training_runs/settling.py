@@ -85,9 +85,9 @@ def calm_now(
     stands: Sequence[bool],
     calm: Sequence[bool],
 ) -> bool:
-    """Whether the circuit is calm at the last checkpoint; arguments as for `settling`.
+    """Whether the circuit is calm at the last of c checkpoints; arguments as for `settling`.
 
-    calm  the answers for the checkpoints before it
+    calm  [c − 1] the answers for the checkpoints before it
     """
     i = len(steps) - 1
     start = stretch(steps, i)
@@ -119,7 +119,7 @@ def stretch(steps: Sequence[int], i: int) -> int | None:
 def is_calm(signals: dict[str, np.ndarray], directions: np.ndarray, x: np.ndarray) -> bool:
     """Whether every signal's change within one stretch is below its tolerance, and its rate.
 
-    x [c] log steps
+    signals name -> [c], heads [c, head]; directions [c, d]; x [c] log steps.
     """
     return _within(changes(signals, directions)) and _within(rates(signals, directions, x))
 
@@ -131,6 +131,7 @@ def _within(moved: dict[str, float]) -> bool:
 def changes(signals: dict[str, np.ndarray], directions: np.ndarray) -> dict[str, float]:
     """How much each signal moved over one stretch: between the means of its thirds, and in turn.
 
+    signals name -> [c], heads [c, head]; directions [c, d]; over the checkpoints of the stretch.
     The largest difference between any two thirds, relative to the mean, so that a bump in the
     middle counts; for heads the part of the mass that lies in others; for directions 1 − cos
     between the mean directions of thirds.
@@ -144,6 +145,7 @@ def rates(
 ) -> dict[str, float]:
     """How much each signal would move over two stretches, at the rate of this one.
 
+    Arguments as for `changes`; x [c] log steps.
     By the slope of a straight line over log steps; for directions by the angle between the means
     of the first and the last third, of which the middles lie two thirds of a stretch apart.
     """

@@ -103,5 +103,5 @@ def jaccard(a: set, b: set) -> float:
 
 
 def rows(array: np.ndarray) -> set[tuple[int, ...]]:
-    """Rows of an integer array as a set of tuples; entries of a vector as one-tuples."""
+    """Rows of integers [n, k] as a set of tuples; entries of a vector [n] as one-tuples."""
     return {tuple(int(x) for x in np.atleast_1d(row)) for row in array}

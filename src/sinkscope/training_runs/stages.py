@@ -61,7 +61,10 @@ def find_stages(signals: np.ndarray) -> Stages:
 
 
 def standardised(signals: np.ndarray) -> np.ndarray:
-    """Each signal around its mean in units of its noise; signals that never move are dropped."""
+    """Signals [c, signal] around their means in units of their noise: [c, moving].
+
+    Signals that never move are dropped.
+    """
     columns = []
     for column in signals.T:
         spread = float(column.max() - column.min())
@@ -97,7 +100,10 @@ def segment_costs(curve: np.ndarray) -> np.ndarray:
 
 
 def best_cuts(cost: np.ndarray, most: int) -> list[tuple[float, tuple[int, ...]]]:
-    """For 1 .. `most` segments: the least total cost, and where the segments start."""
+    """For 1 .. `most` segments: the least total cost, and where the segments start.
+
+    cost [c+1, c+1] as `segment_costs` gives it. What cannot be cut so is left out.
+    """
     count = len(cost) - 1
     best, back = [cost[0]], [np.zeros(count + 1, dtype=int)]
     for _ in range(1, most):

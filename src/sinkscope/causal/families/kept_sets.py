@@ -134,7 +134,7 @@ class KeptSets:
 
 
 def relative(lab: CausalBench, share: np.ndarray, intact: np.ndarray) -> Measured:
-    """What is kept of the sink, over intact."""
+    """What is kept of the sink, share [n], over intact [n]: ratio of their means."""
     return paired_change(share, 0 * share, intact, lab.seed)
 
 

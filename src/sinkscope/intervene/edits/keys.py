@@ -99,7 +99,7 @@ class RemoveAttention(Remove):
     what = "the attention on {} removed and renormalised"
 
     def mass(self, context: Context, block: int, mass: torch.Tensor) -> torch.Tensor:
-        """(1 − dose)·mass."""
+        """(1 − dose)·mass, [B, H, T]."""
         return self._left(block, mass) * mass
 
 
@@ -114,7 +114,7 @@ class RemoveValue(Remove):
     what = "the value of {} removed where later queries read it"
 
     def factor(self, block: int, mass: torch.Tensor) -> torch.Tensor | float:
-        """1 − dose."""
+        """1 − dose: [H, 1] where only some heads are edited, else a number."""
         return self._left(block, mass)
 
 
@@ -142,7 +142,7 @@ class RecordAttention(_Masses):
         return f"the attention on {_named(self.position)} written down"
 
     def mass(self, context: Context, block: int, mass: torch.Tensor) -> torch.Tensor:
-        """What it is."""
+        """The attention [B, H, T] as it is, written down."""
         for prompt, rows in _rows_of(context):
             self._store()[block, prompt] = mass[rows].detach().cpu()
         return mass
@@ -156,7 +156,7 @@ class ClampAttention(_Masses):
         return f"the attention on {_named(self.position)} held at what it is in another pass"
 
     def mass(self, context: Context, block: int, mass: torch.Tensor) -> torch.Tensor:
-        """What was written down."""
+        """The attention [B, H, T] that was written down. Raises InputError where none fits."""
         found = [self._store().get((block, prompt)) for prompt, _ in _rows_of(context)]
         if any(one is None for one in found):
             raise InputError(f"the attention on {_named(self.position)} was not written down.")

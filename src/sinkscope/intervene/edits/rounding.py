@@ -13,6 +13,7 @@ from sinkscope.errors import InputError
 from sinkscope.intervene.edits.base import Context, Edit, at_positions
 from sinkscope.intervene.edits.cache import but
 from sinkscope.intervene.rounding import rounded, rounded_rows
+from sinkscope.subject.on_disk import refuse_edit
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class RoundWeights(Edit):
         ]
         if not chosen:
             raise InputError(f"no linear map is called {', '.join(self.modules or ())}.")
+        for block in context.subject.anatomy.modules(context.subject.model):
+            refuse_edit(block, str(self))
         saved: list[tuple[Any, Any]] = [(module, module.weight.data) for module in chosen]
         try:
             for module, weight in saved:

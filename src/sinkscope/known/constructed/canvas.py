@@ -92,47 +92,47 @@ class Canvas:
         return self.model.model.layers[b]
 
     def query(self, b: int, head: int) -> torch.Tensor:
-        """Query rows of a head."""
+        """Query rows of a head, [s, d]."""
         return self._rows(self._attention(b)[0], head)
 
     def key(self, b: int, group: int) -> torch.Tensor:
-        """Key rows of a key head."""
+        """Key rows of a key head, [s, d]."""
         return self._rows(self._attention(b)[1], group)
 
     def value(self, b: int, group: int) -> torch.Tensor:
-        """Value rows of a key head."""
+        """Value rows of a key head, [s, d]."""
         return self._rows(self._attention(b)[2], group)
 
     def out(self, b: int, head: int) -> torch.Tensor:
-        """Output columns of a head."""
+        """Output columns of a head, [d, s]."""
         return self._rows(self._attention(b)[3], head).T
 
     def query_bias(self, b: int, head: int) -> torch.Tensor | None:
-        """Query bias of a head."""
+        """Query bias of a head, [s]; None in a family without one."""
         return None
 
     def learned(self, b: int) -> torch.Tensor | None:
-        """Learned sink logits of a block."""
+        """Learned sink logits of a block, [heads]; None in a family without them."""
         return None
 
     def router(self, b: int) -> torch.Tensor | None:
-        """Router rows of a block."""
+        """Router rows of a block, [experts, d]; None in a dense family."""
         return None
 
     def gate(self, b: int, expert: int = 0) -> torch.Tensor:
-        """Gate rows, or input rows where the MLP is not gated."""
+        """Gate rows, or input rows where the MLP is not gated, [neurons, d]."""
         return self.block(b).mlp.gate_proj.weight.data
 
     def up(self, b: int, expert: int = 0) -> torch.Tensor | None:
-        """Up rows."""
+        """Up rows, [neurons, d]; None without a gated MLP."""
         return self.block(b).mlp.up_proj.weight.data
 
     def down(self, b: int, expert: int = 0) -> torch.Tensor:
-        """Output columns of the neurons."""
+        """Output columns of the neurons, [d, neurons]."""
         return self.block(b).mlp.down_proj.weight.data
 
     def activate(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        """What a neuron sends to its output column: here silu(gate)·up."""
+        """What neurons send to their output columns: here silu(gate)·up, [...] each."""
         return nn.functional.silu(gate) * up
 
     def clear(self) -> None:

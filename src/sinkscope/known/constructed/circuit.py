@@ -109,7 +109,7 @@ def write_neuron(
     up: torch.Tensor,
     down: torch.Tensor,
 ) -> None:
-    """Set one neuron; `up` is left out where the MLP has no gate."""
+    """Set one neuron's gate, up and down [d]; `up` is left out where the MLP has no gate."""
     canvas.gate(b, expert)[neuron] = gate
     rows = canvas.up(b, expert)
     if rows is not None:
@@ -130,6 +130,7 @@ def amplify_flag(
 ) -> list[list[int]]:
     """Neurons of block b that write the sink direction, `size` long, where the flag is up.
 
+    direction      [d] what they write instead of it
     held, written  squares of what else P0's stream holds, from its embedding on, and since
     chosen         the neurons, drawn where they are not given
     """
@@ -162,7 +163,7 @@ def amplify_again(
 def take_back(
     canvas: Canvas, plan: Plan, b: int, size: float, along: torch.Tensor
 ) -> list[list[int]]:
-    """Neurons of block b that write −`size` along a direction where as much was written before.
+    """Neurons of block b that write −`size` along `along` [d] where as much was written along it.
 
     Behind the pre-norm a long stream shows its length only in how short the shared constant has
     become: r = base/‖stream‖ against the cosine c to the direction. With gate c − 2r and up
@@ -191,7 +192,11 @@ def writers(
     direction: torch.Tensor | None = None,
     chosen: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """A few neurons with one gate that share the write unevenly; their up row reads one."""
+    """Neurons of block b with one gate [d] that share a write along `direction` [d] unevenly.
+
+    Their up row reads one: off the shared constant, in a stream of norm `stream`, or where that is
+    0 off the first half of the sink direction.
+    """
     if stream:
         up = stream / (plan.unit * CONSTANT) * plan.constant
     else:
@@ -245,9 +250,9 @@ def read_sink(
     chosen: Sequence[Sequence[int]] | None = None,
     logit: float = LOGIT,
 ) -> list[list[int]]:
-    """Let heads of some blocks (of all from `from_block` on, or the chosen ones) attend to a
-    direction (the second half of the sink's); returns them.
+    """Let heads attend to `along` [d], the second half of the sink direction by default.
 
+    Those chosen, else some drawn in each of `blocks` (all from `from_block` on); returns them.
     Query: the shared constant (or the query bias), key: the stream's part along the sink; logit
     `logit` where the stream's cosine to what is read is `cosine`. Both lie in the two dimensions of
     a head that rotary positions turn least. The values of all heads are blind to the sink, and

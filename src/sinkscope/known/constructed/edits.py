@@ -44,7 +44,7 @@ def heads_off(canvas: Canvas, heads: list[list[int]]) -> None:
 
 
 def embedding_without(canvas: Canvas, token: int, direction: torch.Tensor) -> None:
-    """Remove a direction from one token's embedding."""
+    """Remove a unit direction [d] from one token's embedding: e − ⟨e, u⟩u."""
     row = canvas.embedding[token]
     canvas.embedding[token] = row - (row @ direction) * direction
 

@@ -44,11 +44,11 @@ class Gpt2Canvas(Canvas):
         return self.model.transformer.h[b]
 
     def query_bias(self, b: int, head: int) -> torch.Tensor:
-        """Query bias of a head."""
+        """Query bias of a head, [s]."""
         return self._rows(self.block(b).attn.c_attn.bias.data, head)
 
     def gate(self, b: int, expert: int = 0) -> torch.Tensor:
-        """Input rows of the neurons."""
+        """Input rows of the neurons, [neurons, d]."""
         return self.block(b).mlp.c_fc.weight.data.T
 
     def up(self, b: int, expert: int = 0) -> None:
@@ -56,11 +56,11 @@ class Gpt2Canvas(Canvas):
         return None
 
     def down(self, b: int, expert: int = 0) -> torch.Tensor:
-        """Output columns of the neurons."""
+        """Output columns of the neurons, [d, neurons]."""
         return self.block(b).mlp.c_proj.weight.data.T
 
     def activate(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        """gelu(gate)."""
+        """gelu(gate), [...]; there is no `up`."""
         return nn.functional.gelu(gate, approximate="tanh")
 
     def _attention(self, b: int) -> tuple[torch.Tensor, ...]:

@@ -27,31 +27,34 @@ class GptOssCanvas(Canvas):
         return cls(GptOssForCausalLM(config))
 
     def query_bias(self, b: int, head: int) -> torch.Tensor:
-        """Query bias of a head."""
+        """Query bias of a head, [s]."""
         return self._rows(self.block(b).self_attn.q_proj.bias.data, head)
 
     def learned(self, b: int) -> torch.Tensor:
-        """Learned sink logits of a block."""
+        """Learned sink logits of a block, [heads]."""
         return self.block(b).self_attn.sinks.data
 
     def router(self, b: int) -> torch.Tensor:
-        """Router rows."""
+        """Router rows, [experts, d]."""
         return self.block(b).mlp.router.weight.data
 
     def gate(self, b: int, expert: int = 0) -> torch.Tensor:
-        """Gate rows of an expert."""
+        """Gate rows of an expert, [neurons, d]."""
         return self.block(b).mlp.experts.gate_up_proj.data[expert, :, ::2].T
 
     def up(self, b: int, expert: int = 0) -> torch.Tensor:
-        """Up rows of an expert."""
+        """Up rows of an expert, [neurons, d]."""
         return self.block(b).mlp.experts.gate_up_proj.data[expert, :, 1::2].T
 
     def down(self, b: int, expert: int = 0) -> torch.Tensor:
-        """Output columns of an expert's neurons."""
+        """Output columns of an expert's neurons, [d, neurons]."""
         return self.block(b).mlp.experts.down_proj.data[expert].T
 
     def activate(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        """gate·sigmoid(1.702·gate)·up, with gate and up clamped; see `clear` for the one."""
+        """gate·sigmoid(1.702·gate)·up, [...], gate clamped from above.
+
+        The family's `up + 1` is undone in `clear`; its clamp of up is left out.
+        """
         gate = gate.clamp(max=self.config.swiglu_limit)
         return gate * torch.sigmoid(self.config.swiglu_alpha * gate) * up
 

@@ -27,19 +27,19 @@ class MixtralCanvas(Canvas):
         return cls(MixtralForCausalLM(config))
 
     def gate(self, b: int, expert: int = 0) -> torch.Tensor:
-        """Gate rows of an expert."""
+        """Gate rows of an expert, [neurons, d]."""
         return self._gate_up(b, expert).chunk(2)[0]
 
     def up(self, b: int, expert: int = 0) -> torch.Tensor:
-        """Up rows of an expert."""
+        """Up rows of an expert, [neurons, d]."""
         return self._gate_up(b, expert).chunk(2)[1]
 
     def down(self, b: int, expert: int = 0) -> torch.Tensor:
-        """Output columns of an expert's neurons."""
+        """Output columns of an expert's neurons, [d, neurons]."""
         return self.block(b).mlp.experts.down_proj.data[expert]
 
     def router(self, b: int) -> torch.Tensor:
-        """Router rows."""
+        """Router rows, [experts, d]."""
         return self.block(b).mlp.gate.weight.data
 
     def _gate_up(self, b: int, expert: int) -> torch.Tensor:

@@ -57,7 +57,7 @@ class Plan:
         return math.sqrt(self.spec.width)
 
     def normal(self, *shape: int) -> torch.Tensor:
-        """Standard normal numbers from the plan's own generator."""
+        """Standard normal numbers [*shape] from the plan's own generator."""
         return torch.randn(shape, generator=self.generator)
 
     def pick(self, count: int, of: int) -> list[int]:

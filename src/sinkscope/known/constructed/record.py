@@ -65,6 +65,6 @@ def all_experts(canvas: Canvas) -> list[int]:
 
 
 def first_position(canvas: Canvas) -> torch.Tensor:
-    """The embedding of position id 0."""
+    """The embedding [d] of position id 0."""
     assert canvas.positions is not None
     return canvas.positions[0]

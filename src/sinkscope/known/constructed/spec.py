@@ -19,6 +19,7 @@ from sinkscope.known.constructed.choices import (
     SPLIT,
 )
 from sinkscope.known.constructed.codes import LARGEST, LENGTH
+from sinkscope.settings import refuse_beyond
 
 SMALLEST_VOCABULARY = 258  # 256 bytes, <s>, </s>
 LONGEST = 512  # positions up to which the truth is promised
@@ -90,6 +91,7 @@ def draw_spec(mechanism: str, seed: int = 0, **overrides: Any) -> Spec:
     """
     if mechanism not in MECHANISMS:
         raise InputError(f"mechanism {mechanism!r} is not one of {', '.join(MECHANISMS)}.")
+    refuse_beyond("the seed", seed)
     known = {field.name for field in dataclasses.fields(Spec)} - {"mechanism", "seed"}
     if unknown := sorted(set(overrides) - known):
         raise InputError(f"a specification has no field {unknown[0]!r}.")

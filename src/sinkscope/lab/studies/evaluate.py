@@ -64,14 +64,17 @@ def text_rows(
 
 
 def prompts_of(subject: Subject, rows: Tensor, bos: str) -> Prompts:
-    """The rows as prompts, with BOS put first (and the last token left out) or as they are."""
+    """Rows [n, T] as prompts, with BOS put first (and the last token left out) or as they are."""
     if bos == "with":
         rows = nn.functional.pad(rows[:, :-1], (1, 0), value=bos_id(subject))
     return Prompts(rows, torch.full((len(rows),), rows.shape[1]), "ids", bos)
 
 
 def quick_evaluation(subject: Subject, rows: Tensor, bos: str) -> dict[str, float]:
-    """Loss, sink rates and late share, in one pass: a point of the curve."""
+    """Loss, sink rates and late share of rows [n, T], in one pass: a point of the curve.
+
+    As in `evaluation`; the loss in nats per token.
+    """
     stats, losses = AttentionStats(vocabulary(subject)), []
     start = 1 if bos == "with" else 0
     done = 0
@@ -91,7 +94,7 @@ def quick_evaluation(subject: Subject, rows: Tensor, bos: str) -> dict[str, floa
 
 
 def evaluation(subject: Subject, rows: Tensor, bos: str) -> dict[str, Any]:
-    """All figures of a trained model under one BOS policy, as plain data.
+    """All figures of a trained model on rows [n, T] under one BOS policy, as plain data.
 
     loss: nats per token. sink_rate_EPS: share of windows and heads whose first key receives more
     than EPS of all queries' attention (Gu et al., arXiv 2410.10781). late_share: mean attention of

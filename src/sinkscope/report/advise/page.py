@@ -35,7 +35,8 @@ def sections(result: Result) -> list[Section]:
 
 def _section(name: str, one: Advice) -> Section:
     answer = "" if one.answer in OPEN else f" {one.answer.capitalize()}."
-    words = Words({"": Findings(visible(one.sentence), limit=visible(one.limits))})
+    said = visible(one.sentence)
+    words = Words({"": Findings(said, limit=visible(one.limits))})
     parts: list[Part] = [words]
     cost = Plot(
         f"advise-{name}",
@@ -48,7 +49,7 @@ def _section(name: str, one: Advice) -> Section:
     found = [table for table in tables(one) if table.rows]
     if found:
         parts.append(Tables({"": found}, stacked=True))
-    return Section(f"advise-{name}", f"{one.question}{answer}", LEAD, parts)
+    return Section(f"advise-{name}", f"{one.question}{answer}", LEAD, parts, {"": said})
 
 
 def tables(one: Advice) -> list[Table]:

@@ -8,6 +8,7 @@ from typing import Any
 import altair as alt
 
 from sinkscope.report import frames
+from sinkscope.report.causal.names import name_of, short_edit
 from sinkscope.report.charts import (
     WIDE,
     Chart,
@@ -200,7 +201,7 @@ def _kept(measured: Any) -> dict[str, Any]:
 
 def _pair(test: TestRow, both: Both, label: str = "", **more: Any) -> list[frames.Row]:
     """Rows of an edit and of its control."""
-    more = {"test": label, "edit": visible(test.edit, 90), **more}
+    more = {"test": label, "edit": short_edit(test.edit, 90), **more}
     edit, control = both(test)
     return [
         *measured_rows(edit, series=EDIT, **more),
@@ -209,13 +210,7 @@ def _pair(test: TestRow, both: Both, label: str = "", **more: Any) -> list[frame
 
 
 def _label(test: TestRow) -> str:
-    return f"{visible(test.id)}  {short_edit(test.edit)}"
-
-
-def short_edit(edit: str, limit: int = 100) -> str:
-    """An edit as one line: of several parts the first, and how many more there are."""
-    first, *more = edit.split("; ")
-    return visible(first, limit) + (f" (and {len(more)} more)" if more else "")
+    return f"{name_of(test.id)}: {short_edit(test.edit)}"
 
 
 def _tips(percent: bool) -> list[alt.Tooltip]:

@@ -1,11 +1,12 @@
-"""The codes of the causal tests in the field's words, for tables and pages."""
+"""Codes and edits of the causal tests in the field's words, for tables and pages."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sinkscope.report.text import visible
+from sinkscope.report.text import ranges, visible
 
 NAMES = {
     "N1": "attention output of P0 resampled",
@@ -29,6 +30,36 @@ NAMES = {
 def name_of(id: str) -> str:
     """A code with its name: N1 attention output of P0 resampled."""
     return f"{visible(id)} {NAMES[id]}" if id in NAMES else visible(id)
+
+
+def with_names(sentence: str) -> str:
+    """A sentence that begins with a code, with the name of the code."""
+    code, colon, rest = sentence.partition(":")
+    return f"{name_of(code)}{colon}{rest}" if colon and code in NAMES else sentence
+
+
+def edit_parts(edit: str) -> list[str]:
+    """The parts of an edit; those that differ in their block alone are one, over its blocks."""
+    blocks: dict[str, list[int]] = {}
+    for each in edit.split("; "):
+        found = re.findall(r"\bblock (\d+)", each)
+        form = re.sub(r"\bblock \d+", "block \0", each) if len(found) == 1 else each
+        blocks.setdefault(form, []).extend(map(int, found[:1] if form != each else []))
+    return [
+        form.replace("block \0", f"block{'s' if len(set(at)) > 1 else ''} {ranges(at)}")
+        for form, at in blocks.items()
+    ]
+
+
+def edit_words(edit: str) -> str:
+    """An edit as one line."""
+    return visible("; ".join(edit_parts(edit)))
+
+
+def short_edit(edit: str, limit: int = 100) -> str:
+    """An edit as one short line: of several parts the first, and how many more there are."""
+    first, *more = edit_parts(edit)
+    return visible(first, limit) + (f" (and {len(more)} more)" if more else "")
 
 
 def under_names(

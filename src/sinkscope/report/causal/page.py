@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from sinkscope.report.causal import tables as causal_tables
 from sinkscope.report.causal.charts import (
     blocks_chart,
@@ -13,9 +15,10 @@ from sinkscope.report.causal.charts import (
     paired_chart,
     sink_changes,
 )
+from sinkscope.report.causal.conclusions import counted, deciding, shown_by
 from sinkscope.report.causal.names import name_of
 from sinkscope.report.charts import Chart
-from sinkscope.report.parts import Plot, Section, plots
+from sinkscope.report.parts import Plot, Section, concluded, plots
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.result import Result, TestRow, VerifySummary
 
@@ -47,6 +50,7 @@ def sections(result: Result) -> list[Section]:
             "through the other positions stands in the table of all tests. Each edit stands beside "
             "its control, which should do nothing; lines are 95\u00a0% intervals over prompts.",
             [*plots(verified, *NECESSITY, *_doses("necessity"))],
+            concluded(partial(shown_by, kind="necessity"), verified),
         ),
         Section(
             "sufficiency",
@@ -55,6 +59,7 @@ def sections(result: Result) -> list[Section]:
             "shown is what its sink margin (the log-odds of attending to it) gains with position "
             "zero left out of the keys. Or everything but the circuit is mean-ablated.",
             [*plots(verified, *SUFFICIENCY, *_doses("sufficiency"))],
+            concluded(partial(shown_by, kind="sufficiency"), verified),
         ),
         Section(
             "identity",
@@ -63,6 +68,7 @@ def sections(result: Result) -> list[Section]:
             "zero, only the mask. And its stages follow from each other: where the next stage is "
             "frozen as it was (path patching), the effect of an edit before it is undone.",
             [*plots(verified, *IDENTITY)],
+            concluded(partial(shown_by, kind="identity"), verified),
         ),
         Section(
             "tests",
@@ -80,17 +86,18 @@ def sections(result: Result) -> list[Section]:
                     folded=True,
                 ),
             ],
+            concluded(counted, verified),
         ),
     ]
     return [section for section in planned if section.parts]
 
 
 def _necessity_tests(one: VerifySummary) -> Chart | None:
-    return paired_chart(_deciding(one, "necessity"), sink_changes, SINK, percent=True)
+    return paired_chart(deciding(one, "necessity"), sink_changes, SINK, percent=True)
 
 
 def _sufficiency_tests(one: VerifySummary) -> Chart | None:
-    return paired_chart(_deciding(one, "sufficiency"), margin_changes, MARGIN, percent=False)
+    return paired_chart(deciding(one, "sufficiency"), margin_changes, MARGIN, percent=False)
 
 
 def _identity_tests(one: VerifySummary) -> Chart | None:
@@ -194,17 +201,6 @@ def _of(verified: VerifySummary, id: str, kind: str) -> list[TestRow]:
         for test in verified.tests
         if test.id == id and test.kind == kind and test.dose is not None
     ]
-
-
-def _deciding(verified: VerifySummary, kind: str) -> list[TestRow]:
-    """Rows that decide; of several doses of a test the largest alone."""
-    chosen: dict[tuple, TestRow] = {}
-    for test in verified.tests:
-        if test.claim and test.kind == kind:
-            key = (test.id,) if test.dose is not None else (test.id, test.edit)
-            if key not in chosen or (test.dose or 0) >= (chosen[key].dose or 0):
-                chosen[key] = test
-    return list(chosen.values())
 
 
 def main_chart(result: Result, bos: str) -> Chart | None:

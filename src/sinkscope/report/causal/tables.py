@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sinkscope.report.causal.charts import short_edit
 from sinkscope.report.causal.fold import Entry, Fold, folded
-from sinkscope.report.causal.names import under_names
+from sinkscope.report.causal.names import edit_words, short_edit, under_names, with_names
 from sinkscope.report.parts import Table
-from sinkscope.report.text import NO_VALUE, bounds_of, number_of, percent, token_text, visible
+from sinkscope.report.text import (
+    NO_VALUE,
+    bounds_of,
+    number_of,
+    percent,
+    token_text,
+    typeset,
+    visible,
+)
 from sinkscope.result import StageSummary, TestRow, VerifySummary
 
 RESULTS = {
@@ -43,7 +50,7 @@ def effects_table(verified: VerifySummary) -> Table:
         if isinstance(test, Fold):
             return [test.words, NO_VALUE, percent(test.largest), *[NO_VALUE] * 6]
         return [
-            visible(test.edit),
+            edit_words(test.edit),
             _result(test),
             change(test.key_change),
             change(test.others_change),
@@ -65,7 +72,7 @@ def aftermath_table(verified: VerifySummary) -> Table:
 
     def cells(test: TestRow) -> list[str]:
         return [
-            visible(test.edit),
+            edit_words(test.edit),
             nats(test.ce_change, 2),
             nats(test.kl, 2, sign=False),
             _plain(test.p0_norm),
@@ -163,7 +170,7 @@ def _kept(stage: StageSummary) -> str:
 def changes_table(verified: VerifySummary) -> Table:
     """What would change the verdict."""
     table = Table("What would change it", ["Were this so, the verdict would be another"])
-    table.rows = [[visible(one)] for one in verified.what_would_change_it]
+    table.rows = [[typeset(with_names(visible(one)))] for one in verified.what_would_change_it]
     return table
 
 

@@ -5,10 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from sinkscope.report.causal import tables as causal_tables
-from sinkscope.report.causal.charts import areas_of, short_edit
+from sinkscope.report.causal.charts import areas_of
+from sinkscope.report.causal.names import name_of, short_edit, with_names
+from sinkscope.report.causal.reasons import why_not
+from sinkscope.report.circuit.words import AMPLIFIED
 from sinkscope.report.parts import WEAK, Findings, Headline, Part, Section, Stage, Strip, Words
 from sinkscope.report.parts import tables as tables_of
-from sinkscope.report.text import bounds_of, multiple, number_of, percent, percent_interval, visible
+from sinkscope.report.text import (
+    bounds_of,
+    multiple,
+    number_of,
+    percent,
+    percent_interval,
+    typeset,
+    visible,
+)
 from sinkscope.result import Result, StageSummary, VerifySummary
 from sinkscope.schema.verify import PhaseNeed
 
@@ -45,12 +56,14 @@ def sections(result: Result) -> list[Section]:
     verified = result.summary.verify
     if not verified:
         return []
+    found = {bos: _findings(one) for bos, one in verified.items()}
+    said = {bos: one.headline for bos, one in found.items()}
     parts: list[Part] = [
-        Words({bos: _findings(one) for bos, one in verified.items()}),
+        Words(found),
         Strip({bos: _stages(one) for bos, one in verified.items()}),
         *tables_of(verified, lambda one: [causal_tables.changes_table(one)], stacked=True),
     ]
-    return [Section("verdict", "Verdict", "", parts)]
+    return [Section("verdict", "Verdict", "", parts, said, unfolded=True)]
 
 
 def findings(result: Result, bos: str) -> Findings | None:
@@ -62,7 +75,11 @@ def findings(result: Result, bos: str) -> Findings | None:
     said = [found.headline, *(_because(verified) or _details(verified)[:1])]
     found.answers = [
         *(("Proved", sentence) for sentence in said),
+        *(("Unless", with_names(one)) for one in map(visible, verified.what_would_change_it[:1])),
         *((WEAK, f"Missing: {visible(one)}.") for one in verified.missing),
+    ]
+    found.sentences += [
+        typeset(why) for one in verified.stages if (why := _not_shown(one, verified))
     ]
     found.tables = [
         causal_tables.stages_table(verified),
@@ -71,6 +88,13 @@ def findings(result: Result, bos: str) -> Findings | None:
     changes = causal_tables.changes_table(verified)
     found.tables += [changes] if changes.rows else []
     return found
+
+
+def _not_shown(stage: StageSummary, verified: VerifySummary) -> str:
+    """Why a stage is not shown, in a sentence."""
+    why = why_not(stage, verified.tests)
+    said = {True: "", False: "is not shown", None: "is undetermined"}[stage.passed]
+    return f"Stage {stage.stage}, {visible(stage.name)}, {said}: {why}." if why else ""
 
 
 def _findings(verified: VerifySummary) -> Findings:
@@ -99,13 +123,12 @@ def _sentence(verified: VerifySummary) -> str:
         text += f" that {' and '.join(filter(None, (', '.join(verbs[:-1]), verbs[-1])))}"
     detail = verified.verdict_detail
     extra = [visible(detail[name]) for name in ("blocks",) if detail.get(name)]
-    if detail.get("amplification"):
-        extra.append(f"amplified in {_amplified(str(detail['amplification']))}")
+    if detail.get("amplification") and any(
+        one.stage == 2 and one.passed for one in verified.stages
+    ):
+        how = str(detail["amplification"])
+        extra.append(f"amplified in {AMPLIFIED.get(how, visible(how))}")
     return f"{text} ({', '.join(extra)})" if extra else text
-
-
-def _amplified(how: str) -> str:
-    return {"both": "norm and direction"}.get(how, visible(how))
 
 
 def _because(verified: VerifySummary) -> list[str]:
@@ -197,6 +220,7 @@ def _stages(verified: VerifySummary) -> list[Stage]:
             state[one.passed] if one.outcome != "undetermined" else "undetermined",
             MEANINGS.get(one.stage, ""),
             stage_rows(one),
+            why_not(one, verified.tests),
         )
         for one in verified.stages
     ]
@@ -247,7 +271,7 @@ def headline(result: Result, bos: str) -> Headline:
         "Faithfulness": ("share", number_of(verified.faithfulness)),
         "Completeness": ("share", number_of(verified.completeness)),
         **{
-            f"{test.id}, sink without: {short_edit(test.edit, 60)}": (
+            f"{name_of(test.id)}, sink without: {short_edit(test.edit, 60)}": (
                 "share",
                 number_of(test.sink_change),
             )

@@ -12,7 +12,16 @@ from sinkscope.report.circuit import tables as circuit_tables
 from sinkscope.report.circuit import words as circuit_words
 from sinkscope.report.circuit.drawing import draw
 from sinkscope.report.circuit.picture import picture_of
-from sinkscope.report.parts import Drawing, Findings, Headline, Part, Section, Words, plots
+from sinkscope.report.parts import (
+    Drawing,
+    Findings,
+    Headline,
+    Part,
+    Section,
+    Words,
+    concluded,
+    plots,
+)
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.text import number_of
 from sinkscope.result import Result
@@ -35,9 +44,21 @@ def sections(result: Result) -> list[Section]:
         return []
     held = {bos: (one, frames.group(result, "trace", bos)) for bos, one in traced.items()}
     planned = [
-        Section("circuit", "The circuit", "", _circuit(result)),
+        Section(
+            "circuit",
+            "The circuit",
+            "",
+            _circuit(result),
+            {bos: circuit_words.sentences(one)[0] for bos, one in traced.items()},
+        ),
         *(
-            Section(name, title, lead, [*plots(held, *planned)])
+            Section(
+                name,
+                title,
+                lead,
+                [*plots(held, *planned)],
+                concluded(circuit_words.CONCLUDED[name], traced),
+            )
             for name, title, lead, planned in circuit_figures.SECTIONS
         ),
     ]

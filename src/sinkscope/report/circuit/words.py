@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sinkscope.report.parts import Said
 from sinkscope.report.phases import phase_lines, written_by
-from sinkscope.report.text import number_of, percent, ranges
+from sinkscope.report.text import number_of, percent, ranges, short, visible
 from sinkscope.result import TraceSummary
 
 NOT_SHOWN = (
@@ -16,6 +16,7 @@ HOW = {
     "direction": "by its direction",
     "both": "by its direction and then by its length",
 }
+AMPLIFIED = {"norm": "norm", "direction": "direction", "both": "norm and direction"}
 
 MEASURES = {
     "norm": "its norm",
@@ -117,6 +118,48 @@ def _spike(trace: TraceSummary) -> str:
         share = trace.vocabulary["ratio"]
         of += f" drawn from {all_items:,} ({percent(share.low)} to {percent(share.high)} of all)"
     return f"Placed at position zero, {percent(ratio)}{of} end on the sink’s side of the direction."
+
+
+def _recognition(trace: TraceSummary) -> str:
+    """Where it is recognised, or that it is not."""
+    reason = trace.recognition.get("reason")
+    if reason:
+        return f"Whether it is recognised was not measured: {visible(reason)}."
+    return _recognised(trace) or "No measure separates position zero whatever the tokens are."
+
+
+def _amplification(trace: TraceSummary) -> str:
+    """In what it is amplified, how far, and how much of that is written early."""
+    how = trace.amplification
+    said = f"Amplified in {AMPLIFIED.get(how, visible(how))}" if how else "Not amplified"
+    ratio = (trace.emergence.get("norm") or {}).get("largest_ratio")
+    if ratio is not None:
+        said += f"; its norm is at most {short(ratio)} times the others’"
+    early = number_of(trace.concentration.get("2"))
+    if early is not None:
+        said += f"; the first two blocks make {percent(early)} of the positive output (C₂)"
+    return f"{said}."
+
+
+def _routing(trace: TraceSummary) -> str:
+    """Which expert position zero is sent to most, beside the other positions."""
+    for block, found in trace.routing.items():
+        share = found["p0"]["share"]
+        expert = max(range(len(share)), key=lambda one: share[one])
+        others = percent(found["others"]["share"][expert])
+        return (
+            f"In block {block} position zero goes to expert {expert} in {percent(share[expert])} "
+            f"of the prompts, other positions in {others}."
+        )
+    return ""
+
+
+CONCLUDED = {
+    "recognition": _recognition,
+    "amplification": _amplification,
+    "induction": _readers,
+    "routing": _routing,
+}
 
 
 def key_figures(trace: TraceSummary) -> list[tuple[str, str, str]]:

@@ -10,7 +10,13 @@ from xarray import Dataset
 from sinkscope.report import frames
 from sinkscope.report.charts import Chart
 from sinkscope.report.mixing import charts, curves
-from sinkscope.report.mixing.words import condition_tables, findings_of
+from sinkscope.report.mixing.words import (
+    collapse_said,
+    condition_tables,
+    findings_of,
+    spread_said,
+    sweeps_said,
+)
 from sinkscope.report.parts import (
     Figure,
     Findings,
@@ -20,6 +26,7 @@ from sinkscope.report.parts import (
     Section,
     Variant,
     Words,
+    concluded,
     plots,
 )
 from sinkscope.report.parts import tables as tables_of
@@ -145,6 +152,7 @@ def sections(result: Result) -> list[Section]:
                 *plots(mixed, *DOSES),
                 *tables_of(mixed, condition_tables, stacked=True),
             ],
+            {bos: findings_of(one).headline for bos, one in mixed.items()},
         ),
         Section(
             "spread",
@@ -156,6 +164,7 @@ def sections(result: Result) -> list[Section]:
                 *plots(mixed, MEDIATION),
                 *plots(data, *JACOBIANS),
             ],
+            concluded(spread_said, mixed),
         ),
         Section(
             "collapse",
@@ -163,6 +172,7 @@ def sections(result: Result) -> list[Section]:
             "The stream of a prompt as a matrix, a row a token. One massive row can be the whole "
             "matrix, so every figure is also given without the row of position zero.",
             [*_collapse(data), *plots(data, *ROWS)],
+            concluded(collapse_said, mixed),
         ),
         Section(
             "mixing-sweeps",
@@ -170,6 +180,7 @@ def sections(result: Result) -> list[Section]:
             "The same texts cut after more and more tokens; and attention to position zero removed "
             "in one block at a time.",
             [*plots(mixed, *SWEEPS)],
+            concluded(sweeps_said, mixed),
         ),
     ]
     return [section for section in planned if section.parts] if mixed else []

@@ -62,6 +62,31 @@ def _verdicts(one: MixSummary) -> list[str]:
     ]
 
 
+def spread_said(one: MixSummary) -> str:
+    """Whether a change travels further without the sink."""
+    said = _verdicts(one)
+    return said[-1] if len(said) > 1 else "Without a sink there is nothing to take away."
+
+
+def collapse_said(one: MixSummary) -> str:
+    """The effective rank of the stream with the sink and without it."""
+    told = [
+        f"{short(rank)} {words}"
+        for name, words in (("intact", "with the sink"), ("redistributed", "without it"))
+        if number_of(rank := one.effective_rank.get(name)) is not None
+    ]
+    return f"Effective rank, mean over depth: {', '.join(told)}." if told else ""
+
+
+def sweeps_said(one: MixSummary) -> str:
+    """What the sink does to the spread at the shortest and at the longest length."""
+    if len(one.length) < 2:
+        return "One block at a time."
+    ends = [one.length[0], one.length[-1]]
+    told = [f"{_change(row['spread_change'])} at {row['length']:,} tokens" for row in ends]
+    return f"Without the sink the spread changes by {' and by '.join(told)}."
+
+
 def _nats(measured: Any) -> str:
     if number_of(measured) is None:
         return "an unknown amount"
@@ -181,10 +206,6 @@ def condition_tables(one: MixSummary) -> list[Table]:
 def _or_change(row: MixRow, value: Any, change: Any, show: Callable[[Any], str]) -> str:
     """The value of the intact model, or what a condition changes of it."""
     return short(value) if row.name == "intact" else show(change)
-
-
-def _use(row: MixRow) -> str:
-    return "out of distribution" if row.out_of_distribution else (row.use or NO_VALUE)
 
 
 def _change(measured: Any) -> str:

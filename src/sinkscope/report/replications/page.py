@@ -23,6 +23,8 @@ def sections(result: Result) -> list[Section]:
             f"Replication {visible(name)}",
             f"{visible(one.title)}. {visible(one.paper)}.",
             [Words({"": _words(one)}), Tables({"": [rows_table(one)]}, quiet=True)],
+            {"": _done(one)},
+            unfolded=True,
         )
         for name, one in result.summary.replication.items()
     ]
@@ -103,16 +105,25 @@ def plain(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
+def _done(one: ReplicationSummary) -> str:
+    """How many rows were measured, how many stand beside a number published of this model."""
+    done = [row for row in one.rows if not row["refused"]]
+    beside = sum(any(each["this_model"] for each in row["published"]) for row in done)
+    said = f"{len(done)} of {len(one.rows)} rows were measured on this model"
+    return (
+        f"{said}; {beside or 'none'} of them stands beside a number published of it."
+        if beside < 2
+        else f"{said}; {beside} of them stand beside numbers published of it."
+    )
+
+
 def _words(one: ReplicationSummary) -> Findings:
-    refused = [row for row in one.rows if row["refused"]]
     sentences = [
         f"{one.metric}",
         f"Measured on {one.prompts} prompts of {one.length} tokens, {one.bos} BOS at "
         "position zero.",
     ]
-    if refused:
-        count = "One row" if len(refused) == 1 else f"{len(refused)} rows"
-        sentences.append(f"{count} of {len(one.rows)} cannot be done on this model.")
+    sentences.append(_done(one))
     return Findings(
         visible(one.about),
         [visible(sentence) for sentence in sentences],

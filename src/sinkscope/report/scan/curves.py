@@ -91,7 +91,7 @@ def received_chart(data: Dataset) -> Chart:
 
 
 def binned(curve: np.ndarray) -> tuple[list[int], list[float]]:
-    """A curve over positions as bin starts and the highest value in each bin.
+    """A curve [T] over positions as bin starts and the highest value in each bin; NaN for 0.
 
     The first positions have a bin each; later bins are evenly wide on a log scale. The highest
     value, since a mean would hide a sink at a single later position.

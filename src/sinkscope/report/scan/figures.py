@@ -8,7 +8,7 @@ from sinkscope.report import embed, frames
 from sinkscope.report.charts import Chart
 from sinkscope.report.parts import Figure, Maps, Plot, Section, Variant, with_tables
 from sinkscope.report.parts import tables as tables_of
-from sinkscope.report.scan import charts, curves, depth, tables
+from sinkscope.report.scan import charts, conclusions, curves, depth, tables
 from sinkscope.result import Result
 
 NULLS = Plot(
@@ -119,7 +119,7 @@ ELSEWHERE = (
 )
 
 
-def heads_section(data: dict[str, Dataset]) -> Section:
+def heads_section(data: dict[str, Dataset], concluded: dict[str, str]) -> Section:
     """The block × head heat map with its selector, and the strongest heads."""
     variants = []
     for measure in charts.MEASURES:
@@ -139,7 +139,7 @@ def heads_section(data: dict[str, Dataset]) -> Section:
         lead += f" A letter under a block marks attention that is not full: {kinds}."
     heat = [Figure("heat", "Heads, block by block", variants, wide=True)] if variants else []
     strongest = tables_of(data, lambda one: [tables.heads_table(one)])
-    return Section("heads", "Which heads", lead, with_tables(heat, strongest))
+    return Section("heads", "Which heads", lead, with_tables(heat, strongest), concluded)
 
 
 def _heads(data: Dataset, name: str) -> Chart | None:
@@ -153,7 +153,8 @@ def maps_section(data: dict[str, Dataset]) -> Section:
         "filled first column."
     )
     found = {bos: packed for bos, one in data.items() if (packed := embed.maps_of(one))}
-    return Section("maps", "Attention maps", lead, [Maps(found)] if found else [])
+    told = {bos: conclusions.maps(packed) for bos, packed in found.items()}
+    return Section("maps", "Attention maps", lead, [Maps(found)] if found else [], told)
 
 
 def comparison(result: Result, against: Result) -> tuple[list[Figure], str]:

@@ -12,6 +12,7 @@ from sinkscope.report.parts import (
     Headline,
     Section,
     Words,
+    concluded,
     plots,
     present,
     turned,
@@ -19,7 +20,7 @@ from sinkscope.report.parts import (
 )
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.phases import phases_of
-from sinkscope.report.scan import charts, figures, tables
+from sinkscope.report.scan import charts, conclusions, figures, tables
 from sinkscope.report.scan.words import heads_above_random, verdict_so_far, where
 from sinkscope.report.text import number_of, percent, percent_interval, short, visible
 from sinkscope.result import Result, ScanSummary
@@ -53,20 +54,23 @@ def sections(result: Result) -> list[Section]:
                 ),
                 *plots(data, figures.NULLS),
             ],
+            concluded(conclusions.rate, both),
         ),
-        figures.heads_section(data),
+        figures.heads_section(data, concluded(conclusions.heads, both)),
         figures.maps_section(data),
         Section(
             "position-zero",
             "What becomes of position zero",
             "How its residual stream departs from that of the other tokens along the depth.",
             [*plots(along, figures.NORM), *plots(data, figures.COSINE)],
+            concluded(conclusions.position_zero, data),
         ),
         Section(
             "received",
             "Attention by position",
             "Whether it is position zero alone that draws attention.",
             [*plots(data, figures.RECEIVED)],
+            concluded(conclusions.received, data),
         ),
         Section(
             "massive",
@@ -76,18 +80,21 @@ def sections(result: Result) -> list[Section]:
                 plots(data, *figures.MASSIVE),
                 tables_of(scans, lambda scan: [tables.massive_table(scan)], quiet=True),
             ),
+            concluded(conclusions.massive, scans),
         ),
         Section(
             "reading",
             "What heads read there",
             "The value they get from position zero, and why its key matches their queries.",
             [*plots(data, *figures.READING)],
+            concluded(conclusions.reading, data),
         ),
         Section(
             "elsewhere",
             "Where else attention sinks",
             "Sinks need not sit at position zero, nor at a position at all.",
             with_tables(plots(data, *figures.ELSEWHERE), tables_of(scans, tables.elsewhere_tables)),
+            concluded(conclusions.elsewhere_mass, data),
         ),
         Section(
             "blocks",
@@ -95,6 +102,7 @@ def sections(result: Result) -> list[Section]:
             "Late share: mean and highest over the heads of a block. Uniform: what even attention "
             "would give there. P0 norm and cosine are taken at the block’s input.",
             [*tables_of(data, lambda one: [tables.blocks_table(one)], stacked=True, quiet=True)],
+            concluded(conclusions.blocks, data),
         ),
     ]
     return [section for section in planned if section.parts]
@@ -103,9 +111,10 @@ def sections(result: Result) -> list[Section]:
 def _verdict(result: Result, data: dict[str, Dataset]) -> Section:
     """What the scan shows in words; the verdict so far, where nothing more was tested."""
     found = {bos: _findings(result, bos, one) for bos, one in data.items()}
+    said = {bos: one.headline for bos, one in found.items()}
     if result.summary.verify:
-        return Section("scan", "What the scan shows", "", [Words(found)])
-    return Section("verdict", "Verdict so far", "", [Words(found)])
+        return Section("scan", "What the scan shows", "", [Words(found)], said)
+    return Section("verdict", "Verdict so far", "", [Words(found)], said, unfolded=True)
 
 
 def findings(result: Result, bos: str) -> Findings | None:

@@ -63,9 +63,9 @@ def verdict_so_far(scan_summary: ScanSummary, dataset: Dataset) -> list[str]:
         _nulls(dataset),
         where(scan_summary, dataset),
         _what_sits_there(scan_summary),
-        _stream(dataset),
-        _elsewhere(dataset),
-        _classes(dataset),
+        stream(dataset),
+        elsewhere(dataset),
+        classes(dataset),
         _unread(dataset),
         _unmeasured(scan_summary),
         NOT_SHOWN,
@@ -129,7 +129,8 @@ def _what_sits_there(scan: ScanSummary) -> str:
     return f"Prompts have different tokens at position zero, most often {names}."
 
 
-def _stream(data: Dataset) -> str:
+def stream(data: Dataset) -> str:
+    """Norm and direction of position zero's residual stream."""
     parts = []
     if frames.has(data, "norm_ratio"):
         parts.append(_norm(data))
@@ -172,7 +173,8 @@ def _at(point: int, last: int) -> str:
     return "at the output of the last block" if point == last else f"at the input of block {point}"
 
 
-def _elsewhere(data: Dataset) -> str:
+def elsewhere(data: Dataset) -> str:
+    """What sinks away from position zero hold, where it is worth a sentence."""
     parts: list[str] = []
     labels = {
         "elsewhere_mass": "of the attention goes to sinks away from position zero",
@@ -187,7 +189,8 @@ def _elsewhere(data: Dataset) -> str:
     return _sentence("; ".join(parts))
 
 
-def _classes(data: Dataset) -> str:
+def classes(data: Dataset) -> str:
+    """What the sink heads read at position zero; empty without any, or where it is not known."""
     if not frames.has(data, "head_class"):
         return ""
     classes = np.asarray(data["head_class"].values, dtype=int)

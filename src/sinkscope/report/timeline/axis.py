@@ -29,7 +29,7 @@ class Axis:
         return f"{self.by}-{'log' if self.log else 'linear'}"
 
     def places(self, data: Dataset) -> np.ndarray:
-        """Where the checkpoints of a run lie."""
+        """[checkpoint] where those of a run lie, in the unit of `by`."""
         return data[self.by].values
 
     def place(self, data: Dataset, step: float) -> float:

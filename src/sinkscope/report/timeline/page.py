@@ -23,9 +23,10 @@ from sinkscope.report.parts import (
     present,
     table_of,
 )
-from sinkscope.report.text import NO_VALUE, number_of, percent, percent_interval, short, visible
+from sinkscope.report.text import NO_VALUE, number_of, percent, visible
 from sinkscope.report.timeline import charts
 from sinkscope.report.timeline.axis import STEPS, Axis, Runs, axes_of
+from sinkscope.report.timeline.words import of_several, sentences, step, unit_of, written
 from sinkscope.result import Result
 from sinkscope.schema import RunSummary
 
@@ -64,7 +65,8 @@ def sections(result: Result) -> list[Section]:
     if not runs:
         return []
     data = {name: frames.group(result, "timeline", name) for name in runs}
-    parts: list[Part] = [Words({PANEL: _findings(result)}), Tables({PANEL: _tables(result)})]
+    found = _findings(result)
+    parts: list[Part] = [Words({PANEL: found}), Tables({PANEL: _tables(result)})]
     axes = axes_of(data)
     parts += _course(data, runs, axes)
     parts += _loss(data, runs, axes)
@@ -80,8 +82,14 @@ def sections(result: Result) -> list[Section]:
     ]  # fmt: skip
     lead = "Metrics of the circuit’s four stages, one forward pass and one point a checkpoint."
     planned = [
-        Section("timeline", "Over training", lead, parts),
-        Section("timeline-inside", "Where, and how much turns over", "", inside),
+        Section("timeline", "When it formed", lead, parts, {PANEL: found.headline}, unfolded=True),
+        Section(
+            "timeline-inside",
+            "Where, and how much turns over",
+            "",
+            inside,
+            {PANEL: " ".join(written(run, one, len(runs)) for run, one in runs.items())},
+        ),
     ]
     return [section for section in planned if section.parts]
 
@@ -101,9 +109,9 @@ def headline(result: Result, bos: str) -> Headline:
     if not found:
         return {}
     return {
-        "Emergence step": ("word", _step(found.emergence_step)),
+        "Emergence step": ("word", step(found.emergence_step)),
         "Stages": ("count", len(found.stages)),
-        "Settled at step": ("word", _step(found.settled_step)),
+        "Settled at step": ("word", step(found.settled_step)),
         "C_2 at the end": ("share", number_of(found.concentration["2"])),
         "Late share at the end": ("share", number_of(found.first_blocks_late_share)),
     }
@@ -178,68 +186,20 @@ def _findings(result: Result) -> Findings:
     ]
     if len(runs) == 1:
         [(run, one)] = runs.items()
-        when, *others = _sentences(one)
+        when, *others = sentences(one)
         return Findings(f"{visible(run)}: {when}", others, _keys(one), LIMIT, notes)
-    said = [f"{visible(run)}: {' '.join(_sentences(one))}" for run, one in runs.items()]
-    return Findings(_of_several(runs), said, [], LIMIT, notes)
+    said = [f"{visible(run)}: {' '.join(sentences(one))}" for run, one in runs.items()]
+    return Findings(of_several(runs), said, [], LIMIT, notes)
 
 
 def _keys(one: RunSummary) -> list[tuple[str, str, str]]:
     """The numbers at the top."""
     return [
-        (_step(one.emergence_step), "emerged", _unit(one)),
+        (step(one.emergence_step), "emerged", unit_of(one)),
         (str(len(one.stages)), "stages", "by change points"),
-        (_step(one.settled_step), "settled", _unit(one)),
+        (step(one.settled_step), "settled", unit_of(one)),
         (percent(number_of(one.concentration["2"])), "C₂ at the end", "of what is written"),
     ]
-
-
-def _of_several(runs: dict[str, RunSummary]) -> str:
-    """One sentence on all runs."""
-    emerged = sum(one.emergence.get("sink") is not None for one in runs.values())
-    settled = sum(one.settled_step is not None for one in runs.values())
-    return f"A sink emerged in {emerged} of {len(runs)} runs; {settled or 'none'} settled."
-
-
-def _sentences(one: RunSummary) -> list[str]:
-    unit, sink = _unit(one), one.emergence.get("sink")
-    if sink is None:
-        said = [f"no sink emerged over {len(one.steps)} checkpoints."]
-    elif one.present_from_start:
-        said = [f"the sink is present at the first checkpoint, {unit} {sink['step']:,}."]
-    else:
-        came = (
-            f"before {unit} {short(sink['high'])}"
-            if sink["low"] is None
-            else f"between {unit}s {short(sink['low'])} and {short(sink['high'])}"
-        )
-        said = [
-            f"the sink is first seen at the checkpoint of {unit} {sink['step']:,}; it emerged "
-            f"{came} (95 %)."
-        ]
-    later = [f"{stage['low']:,} and {stage['high']:,}" for stage in one.stages[1:]]
-    if later:
-        said.append(
-            f"Training shows {len(later) + 1} stages; later ones begin between {unit}s "
-            f"{', then between '.join(later)}."
-        )
-    else:
-        said.append("Training shows one stage.")
-    standing, announced = one.settled_step, one.settled["announced"]
-    if standing is not None:
-        said.append(f"The circuit has settled: the signal was given at {unit} {standing:,}.")
-    elif announced is not None:
-        said.append(f"It seemed to have settled at {unit} {announced:,}, but moved again.")
-    elif one.vanished_step is not None:
-        said.append(f"It vanished: from {unit} {one.vanished_step:,} on there is no sink.")
-    elif sink is not None:
-        said.append("It has not settled within these checkpoints.")
-    concentration = one.concentration["2"]
-    said.append(
-        f"At the end the first two blocks write {percent(number_of(concentration))} of what is "
-        f"written along the sink direction ({percent_interval(concentration) or NO_VALUE})."
-    )
-    return said
 
 
 def _tables(result: Result) -> list[Table]:
@@ -250,9 +210,9 @@ def _tables(result: Result) -> list[Table]:
         {
             "Run": lambda run, one: visible(run),
             "Points": lambda run, one: str(len(one.steps)),
-            "Emerged": lambda run, one: _step(one.emergence_step),
+            "Emerged": lambda run, one: step(one.emergence_step),
             "Stages": lambda run, one: str(len(one.stages)),
-            "Settled": lambda run, one: _step(one.settled_step),
+            "Settled": lambda run, one: step(one.settled_step),
             "C₂": lambda run, one: percent(number_of(one.concentration["2"])),
             "Late share": lambda run, one: percent(number_of(one.first_blocks_late_share)),
             "Blocks": lambda run, one: "{first_blocks} of {blocks}".format(**one.looked_at),
@@ -276,11 +236,3 @@ def _tables(result: Result) -> list[Table]:
 
 def _number(value: float | None) -> str:
     return NO_VALUE if value is None else f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
-
-
-def _step(value: int | None) -> str:
-    return NO_VALUE if value is None else f"{value:,}"
-
-
-def _unit(one: RunSummary) -> str:
-    return str(one.unit)
