@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import platform
+import shlex
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +14,7 @@ import torch
 
 import sinkscope
 from sinkscope.result import Environment, ModelInfo, PromptInfo, Summary
+from sinkscope.schema import Made
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -44,6 +48,33 @@ def new_summary(
         environment=environment(subject.identity, seed),
         command=command,
     )
+
+
+def made(started: float, arguments: Sequence[str]) -> Made:
+    """What repeats a command, and what it took.
+
+    started    seconds since the epoch
+    arguments  of the command line, without the program
+    """
+    date = datetime.datetime.fromtimestamp(started, datetime.timezone.utc)
+    gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    return Made(
+        date=date.isoformat(timespec="seconds"),
+        seconds=round(time.time() - started, 1),
+        peak_memory=_peak(),
+        peak_gpu_memory=gpu,
+        command=shlex.join(["sinkscope", *arguments]),
+    )
+
+
+def _peak() -> int | None:
+    """Most memory that this process held, bytes; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def environment(identity: dict[str, Any], seed: int) -> Environment:

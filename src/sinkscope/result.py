@@ -75,6 +75,22 @@ class Result:
         self.summary = summary
         self.data = data
 
+    def __repr__(self) -> str:
+        """Which model and prompts, what was run, and the groups of arrays."""
+        model, prompts = self.summary.model, self.summary.prompts
+        held = [name for name in COMMANDS if getattr(self.summary, name)]
+        groups = [path.lstrip("/") for path in _groups(self.data)]
+        return (
+            f"<sinkscope.Result of {model.id}: {', '.join(held) or 'nothing'}; {prompts.n} prompts "
+            f"of {prompts.length} tokens; arrays {', '.join(groups) or 'none'}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """The report in a frame of its own, so that several fit into one notebook."""
+        from sinkscope.report.page import framed
+
+        return framed(self)
+
     def table(self) -> str:
         """The findings as plain text."""
         from sinkscope.report.table import render_text
@@ -90,6 +106,16 @@ class Result:
         from sinkscope.report.commands import main_chart
 
         return main_chart(self, bos)
+
+    def figures(self) -> dict[str, Any]:
+        """Every picture of the report by name: Altair charts, and drawings as SVG.
+
+        The names are those of the files that `sinkscope report --figures` writes, such as
+        `heads-p0-late-with`, the BOS policy last.
+        """
+        from sinkscope.report.export import figures_of
+
+        return figures_of(self)
 
     def merge(self, other: Result) -> Result:
         """Both results as one, such as a scan and a trace of the same model on the same prompts.

@@ -6,13 +6,14 @@ import errno
 import io
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 import sinkscope
-from sinkscope.cli import commands, doctor, lab, models, report, sweep
+from sinkscope.cli import commands, common, doctor, lab, models, report, sweep
 from sinkscope.cli.ending import INTERRUPTED, TERMINATED, terminated
 from sinkscope.errors import Interrupted, SinkscopeError, is_out_of_memory, is_panic
 from sinkscope.files import disk_is_full, written
@@ -65,6 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     sentence = ""
     written.clear()
+    common.begun[:] = [(time.time(), arguments)]
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that is no UTF-8 must not end the output
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

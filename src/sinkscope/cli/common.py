@@ -35,6 +35,7 @@ VERDICTS = (  # what verify can be held against; the classes are those of causal
     *("p0-circuit", "bos-token", "position-embedding", "learned-sink", "query-bias"),
     *("rotary-distance", "other", "none", "undetermined"),
 )
+begun: list[tuple[float, list[str]]] = []  # when this command line began, and its arguments
 WHOLE = ("none", "undetermined")  # the others may be joined: p0-circuit+bos-token
 
 
@@ -158,6 +159,9 @@ def drawn_from(folder: Path) -> Iterator[None]:
 
 def save_and_show(result: Result, showing: Showing) -> None:
     """Save a result where a folder is given, and print it."""
+    from sinkscope.provenance import made
+
+    result.summary.made = made(*begun[-1]) if begun else None
     folder = result.save(showing.out) if showing.out is not None else None
     show(result, showing, None if folder is None else folder / "report.html")
 

@@ -6,15 +6,14 @@ They are drawn by vl-convert, with no browser and no network.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError
 from sinkscope.report import embed, theme
 from sinkscope.report.first import page_sections
-from sinkscope.report.parts import Drawing, Figure, Section
+from sinkscope.report.parts import Drawing, Figure
 from sinkscope.report.renderer import Job, draw
 from sinkscope.result import Result
 
@@ -36,25 +35,29 @@ def export_figures(
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown:
         raise InputError(f"{unknown[0]!r} is not a format; choose from {', '.join(FORMATS)}.")
-    pictures = [one for section in page_sections(result) for one in _pictures(section)]
-    jobs = {f"{name}.{form}": make(form=form) for name, make in pictures for form in formats}
+    pictures = figures_of(result).items()
+    jobs = {f"{name}.{form}": _job(one, form) for name, one in pictures for form in formats}
     written = fill_folder(Path(folder), lambda place: draw(jobs, place))
     return [written / name for name in jobs]
 
 
-def _pictures(section: Section) -> list[tuple[str, Callable[..., Job]]]:
-    """File name of every picture of a section, and what makes the job of drawing it."""
-    found: list[tuple[str, Callable[..., Job]]] = []
-    for part in section.parts:
+def figures_of(result: Result) -> dict[str, Any]:
+    """File name -> chart, or drawing as SVG, of every picture of a result."""
+    found: dict[str, Any] = {}
+    for part in (part for section in page_sections(result) for part in section.parts):
         if isinstance(part, Figure):
             for variant in part.variants:
                 for panel, chart in variant.charts.items():
-                    name = _file_name(variant.name or part.name, panel)
-                    found.append((name, partial(chart_job, spec=chart.to_dict())))
+                    found[_file_name(variant.name or part.name, panel)] = chart
         elif isinstance(part, Drawing):
-            for panel, svg in part.panels.items():
-                found.append((_file_name(part.name, panel), partial(_svg_job, svg=svg)))
+            found |= {_file_name(part.name, panel): svg for panel, svg in part.panels.items()}
     return found
+
+
+def _job(picture: Any, form: str) -> Job:
+    if isinstance(picture, str):
+        return _svg_job(picture, form)
+    return chart_job(picture.to_dict(), form)
 
 
 def _file_name(name: str, panel: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from sinkscope.pace import span
 from sinkscope.report import embed, frames, theme
 from sinkscope.report.compare import comparison
 from sinkscope.report.first import page_sections
@@ -21,6 +22,7 @@ from sinkscope.report.listing import Index
 from sinkscope.report.parts import Maps, Part, Section, Table, Tables
 from sinkscope.report.text import visible
 from sinkscope.result import Result
+from sinkscope.schema import Made
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,14 @@ def render_page(result: Result, *against: Result) -> str:
     policies = frames.policies(result)
     version = result.summary.environment.sinkscope
     return render_sections(heading, shown, version, policies, empty=empty)
+
+
+def framed(result: Result, height: int = 900) -> str:
+    """The report as a frame for a notebook: its style, names and scripts stay inside it."""
+    return Markup(
+        '<iframe title="sinkscope report" srcdoc="{}" sandbox="allow-scripts allow-downloads" '
+        'style="width:100%;height:{}px;border:0"></iframe>'
+    ).format(render_page(result), height)
 
 
 def _facts(result: Result) -> str:
@@ -89,7 +99,9 @@ def _settings(result: Result) -> Section:
     parts: list[Part] = [Tables({"": _settings_tables(result)})]
     lead = "Everything these numbers depend on."
     model, used = result.summary.model, result.summary.environment
-    said = f"sinkscope {visible(used.sinkscope)} on weights {model.weights_sha256[:12]}."
+    said = f"sinkscope {visible(used.sinkscope)} on weights {model.weights_sha256[:12]}"
+    made = result.summary.made
+    said += f", {made.date[:10]}, in {span(made.seconds)}." if made else "."
     group = "Where the numbers come from"
     return Section("settings", "Settings and provenance", lead, parts, {"": said}, group)
 
@@ -101,10 +113,11 @@ def _settings_tables(result: Result) -> list[Table]:
         "Model": summary.model.model_dump(),
         "Prompts": summary.prompts.model_dump(),
         "Environment": summary.environment.model_dump(),
-        "Command": summary.command,
+        "Asked for": summary.command,
+        "Made": {} if summary.made is None else _made(summary.made),
     }
     for bos, scan in summary.scan.items():
-        known = {"null": scan.null, "residual_identity": scan.residual_identity}
+        known: dict[str, Any] = {"null": scan.null, "residual_identity": scan.residual_identity}
         groups[f"Scan, {frames.label(bos)}"] = {"reader": scan.reader, **known}
     for bos, verified in summary.verify.items():
         groups[f"Cost of verify, {frames.label(bos)}"] = verified.cost
@@ -117,13 +130,27 @@ def settings_table(title: str, group: dict[str, Any]) -> Table:
     return Table(title, ["Setting", "Value"], rows)
 
 
+def _made(made: Made) -> dict[str, Any]:
+    """Date, duration, memory and the command that repeats it, as people read them."""
+    memory = {"memory": made.peak_memory, "GPU memory": made.peak_gpu_memory}
+    held = {f"peak {name}": f"{size / 1e9:.2f} GB" for name, size in memory.items() if size}
+    return {"date": made.date, "duration": span(made.seconds), **held, "command": made.command}
+
+
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
     if isinstance(value, dict):
         items = [(f"{prefix}.{key}" if prefix else str(key), item) for key, item in value.items()]
         return [pair for key, item in items for pair in _flat(item, key)]
     if isinstance(value, (list, tuple)):
-        value = ", ".join(str(item) for item in value)
-    return [] if value is None or value == "" else [(prefix, value)]
+        value = ", ".join(_plain(item) for item in value)
+    return [] if value is None or value == "" else [(prefix, _plain(value))]
+
+
+def _plain(value: Any) -> str:
+    """A setting as text: numbers in six figures, lists as their items."""
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(_plain, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _data(shown: list[Section]) -> dict[str, Any]:

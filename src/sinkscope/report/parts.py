@@ -118,6 +118,7 @@ class Drawing:
     title: str
     caption: str
     panels: dict[str, Markup]
+    narrow: dict[str, Markup] = field(default_factory=dict)  # the same for a narrow screen
     kind: ClassVar[str] = "drawing"
 
 

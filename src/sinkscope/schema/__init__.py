@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from sinkscope.schema.advise import Advice
-from sinkscope.schema.base import Environment, Measured, ModelInfo, Open, PromptInfo
+from sinkscope.schema.base import Environment, Made, Measured, ModelInfo, Open, PromptInfo
 from sinkscope.schema.mix import MixRow, MixSummary
 from sinkscope.schema.replication import ReplicationSummary
 from sinkscope.schema.scan import ScanSummary
@@ -24,6 +24,7 @@ __all__ = [
     "SCHEMA",
     "Advice",
     "Environment",
+    "Made",
     "Measured",
     "MixRow",
     "MixSummary",
@@ -51,6 +52,7 @@ class Summary(Open):
     prompts: PromptInfo  # which tokens were looked at
     environment: Environment  # versions and settings that the numbers depend on
     command: dict[str, Any] = {}  # name and settings of each command
+    made: Made | None = None  # date, duration, memory and command line
     scan: dict[str, ScanSummary] = {}  # BOS policy -> what `scan` found
     trace: dict[str, TraceSummary] = {}  # BOS policy -> what `trace` found
     verify: dict[str, VerifySummary] = {}  # BOS policy -> what `verify` found

@@ -63,6 +63,16 @@ class PromptInfo(Open):
     positions: dict[str, list[list[str]]] = {}
 
 
+class Made(Open):
+    """When and how a result was made, where a command line made it. In cli/common."""
+
+    date: str  # start, in UTC
+    seconds: float  # duration, loading of the model included [s]
+    peak_memory: int | None = None  # most memory the process held [byte]
+    peak_gpu_memory: int | None = None  # most memory torch held on a GPU [byte]
+    command: str  # the command line that repeats it
+
+
 class Environment(Open):
     """Versions and settings that the numbers depend on. In provenance."""
 

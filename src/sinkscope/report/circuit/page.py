@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from markupsafe import Markup
 
 from sinkscope.report import frames
@@ -10,8 +12,8 @@ from sinkscope.report.circuit import charts as circuit_charts
 from sinkscope.report.circuit import figures as circuit_figures
 from sinkscope.report.circuit import tables as circuit_tables
 from sinkscope.report.circuit import words as circuit_words
-from sinkscope.report.circuit.drawing import draw
-from sinkscope.report.circuit.picture import picture_of
+from sinkscope.report.circuit.drawing import draw, draw_narrow
+from sinkscope.report.circuit.picture import Picture, picture_of
 from sinkscope.report.parts import (
     Drawing,
     Findings,
@@ -70,11 +72,19 @@ def _circuit(result: Result) -> list[Part]:
     parts: list[Part] = [Words({bos: _findings(result, bos) for bos in traced})]
     drawn = drawings(result)
     if drawn:
-        parts.append(Drawing("circuit", "How position zero becomes a sink", CAPTION, drawn))
+        parts.append(
+            Drawing(
+                "circuit",
+                "How position zero becomes a sink",
+                CAPTION,
+                drawn,
+                drawings(result, draw_narrow),
+            )
+        )
     return [*parts, *tables_of(traced, circuit_tables.writers_tables)]
 
 
-def drawings(result: Result) -> dict[str, Markup]:
+def drawings(result: Result, draw: Callable[[Picture, str], Markup] = draw) -> dict[str, Markup]:
     """The drawing of every BOS policy that has something to draw."""
     pictures = {bos: picture_of(result, bos) for bos in result.summary.trace}
     return {
