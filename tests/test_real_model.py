@@ -11,6 +11,7 @@ import pytest
 import sinkscope
 from sinkscope.circuit.recognition import recognition
 from sinkscope.observe.sites import find_sites
+from tests.contradictions import contradictions
 
 pytestmark = pytest.mark.real
 
@@ -57,3 +58,8 @@ def test_its_norm_rises_twice_and_two_neurons_write_what_most_heads_read(smollm2
     assert {unit.place for unit in circuit.of("neuron")} == {(11, 1229), (11, 1487)}
     first, second = ({block for block, _ in one.readers} for one in circuit.phases[:2])
     assert (min(first), max(first), min(second)) == (3, 9, 12)
+
+
+def test_what_is_said_of_it_follows_from_its_numbers(smollm2):
+    seen = sinkscope.run(smollm2, n=7, rows=7, length=24, untrained=False, vocabulary=False)
+    assert contradictions(seen) == []
