@@ -338,3 +338,109 @@ def test_timeline_is_drawn_over_the_axis_that_is_chosen(browser, trained):
     assert opened.said == []
     assert opened.asked == [trained]
     page.close()
+
+
+# ---- every page at both widths and in both themes -----------------------------------------------
+
+
+SCREENS = [(width, scheme) for width in (1280, 400) for scheme in ("light", "dark")]
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_no_part_overflows_or_is_empty(browser, circuit, width, scheme):
+    options = {"color_scheme": scheme, "viewport": {"width": width, "height": 900}}
+    opened = Opened(browser, circuit, **options)
+    page = opened.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    empty = page.evaluate(
+        """[...document.querySelectorAll('[data-chart]')].filter((one) => !one.querySelector('svg')
+          || one.getBoundingClientRect().height < 80).map((one) => one.dataset.chart)"""
+    )
+    assert empty == []
+    cut = page.evaluate(  # numbers that lie outside the screen and outside what scrolls
+        """[...document.querySelectorAll('td.number')].filter((one) => {
+          const box = one.getBoundingClientRect();
+          return box.width && box.right > innerWidth + 1 && innerWidth < 500;
+        }).map((one) => one.textContent)"""
+    )
+    assert cut == []
+    shown = ["circuit", "circuit-narrow"][width < 560]
+    assert page.locator(f"svg.{shown}").is_visible()
+    size = page.evaluate(
+        f"""Math.min(...[...document.querySelectorAll('svg.{shown} text')].map((one) =>
+          one.getBoundingClientRect().height))"""
+    )
+    assert size > 9  # px: small, and still read
+    assert opened.said == []
+    page.close()
+
+
+def test_a_page_opens_folded_and_short(browser, circuit):
+    opened = Opened(browser, circuit, folded=True, viewport={"width": 1280, "height": 900})
+    page = opened.page
+    assert page.evaluate("document.documentElement.scrollHeight") < 12_000
+    first = page.locator("#answer").bounding_box()
+    assert first["y"] < 300
+    assert page.locator("#answer .keys dd.value").count() == 4
+    assert page.locator("#answer svg.circuit").is_visible()
+    summary = page.locator("#necessity summary").first
+    assert page.locator("#necessity [data-chart]").first.is_hidden()
+    summary.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function(DRAWN)
+    assert page.locator("#necessity [data-chart] svg").first.is_visible()
+    page.keyboard.press("Enter")
+    assert page.locator("#necessity [data-chart]").first.is_hidden()
+    assert opened.said == []
+    page.close()
+
+
+def test_a_link_opens_the_part_it_leads_to(browser, circuit):
+    page = Opened(browser, f"{circuit}#tests", folded=True).page
+    assert page.locator("#tests > .part").get_attribute("open") is not None
+    assert page.locator("#sufficiency > .part").get_attribute("open") is None
+    page.close()
+
+
+def test_two_results_stand_in_one_notebook(browser, tmp_path):
+    frames = "".join(result._repr_html_() for result in (build_result(), build_circuit()))
+    path = tmp_path / "notebook.html"
+    path.write_text(f"<!DOCTYPE html><p id=own>mine</p>{frames}", encoding="utf-8")
+    page = browser.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(path.as_uri())
+    for frame in page.frames[1:]:
+        frame.wait_for_function(DRAWN)
+        assert frame.locator("#answer").is_visible()
+    assert len(page.frames) == 3
+    assert page.locator("body > *").count() == 3  # nothing of the reports leaves its frame
+    assert page.evaluate("getComputedStyle(document.querySelector('#own')).fontFamily") != ""
+    assert said == []
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """The accessibility checker axe-core, from the file that SINKSCOPE_AXE names."""
+    path = os.environ.get("SINKSCOPE_AXE", "node_modules/axe-core/axe.min.js")
+    if not os.path.isfile(path):
+        pytest.skip("axe-core was not found: npm install axe-core, or name it in SINKSCOPE_AXE")
+    with open(path, encoding="utf-8") as source:
+        return source.read()
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+@pytest.mark.parametrize("which", ["circuit", "trained", "address"])
+def test_axe_finds_nothing_serious(request, browser, axe, which, width, scheme):
+    options = {"color_scheme": scheme, "viewport": {"width": width, "height": 900}}
+    opened = Opened(browser, request.getfixturevalue(which), bypass_csp=True, **options)
+    opened.page.add_script_tag(content=axe)
+    found = opened.page.evaluate("axe.run()")["violations"]
+    serious = [one for one in found if one["impact"] in ("serious", "critical")]
+    told = [
+        (one["id"], one["help"], [n["html"][:150] for n in one["nodes"][:3]]) for one in serious
+    ]
+    assert told == []
+    opened.page.close()

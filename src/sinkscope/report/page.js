@@ -70,6 +70,8 @@
       config: page.themes[current()].config,
     });
     views.set(element, result);
+    const menu = element.querySelector("summary");
+    if (menu) menu.setAttribute("aria-label", "Save this chart");
     if (element.dataset.chart === "heat") {
       result.view.addEventListener("click", (_, item) => {
         if (item && item.datum && "head" in item.datum) {
