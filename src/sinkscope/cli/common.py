@@ -69,7 +69,13 @@ def measure(
     check(showing.out, expect, known)
     subject = opened(loading, showing)
     rows = getattr(settings, "rows", settings.n)
-    stages = planned(name, settings.n, rows, policies=2 if settings.bos == "both" else 1)
+    stages = planned(
+        name,
+        settings.n,
+        rows,
+        policies=2 if settings.bos == "both" else 1,
+        advise=getattr(settings, "advise", False),
+    )
     with watched(showing, stages) as progress:
         result = getattr(sinkscope, name)(subject, settings, progress=progress)
     save_and_show(result, showing)
