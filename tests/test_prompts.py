@@ -204,5 +204,5 @@ def test_a_template_that_does_not_end_is_refused(subject, tmp_path, monkeypatch)
     loop = "{% for i in range(99999) %}"
     subject.tokenizer.chat_template = f"{loop}{loop}{{% endfor %}}{{% endfor %}}"
     (tmp_path / "a.jsonl").write_text('{"messages": [{"role": "user", "content": "the"}]}')
-    with pytest.raises(InputError, match="the chat template refuses it .it does not end within"):
+    with pytest.raises(InputError, match=r"the chat template refuses it .it does not end within"):
         scanned(subject, tmp_path / "a.jsonl", chat_template=True)

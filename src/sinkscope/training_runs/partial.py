@@ -72,7 +72,7 @@ def plan_blocks(config: Any, blocks: int | None = None) -> LoadPlan:
     if blocks is not None and blocks < 1:
         raise InputError("at least one block must be loaded.")
     base, causal = model_classes(config)
-    whole = _laid_out(causal, config)
+    whole = laid_out(config)
     chosen, layout = causal, whole
     if base is not None and blocks is not None:  # a whole model keeps its head
         bare = _laid_out(base, config)
@@ -117,7 +117,7 @@ def load_first_blocks(
     check_folder(folder, allow_pickle, False)
     common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
     config = load_config(str(folder), common)
-    check_weights(folder, config.to_dict(), None)
+    check_weights(folder, config.to_dict(), None, blocks)
     plan = plan_blocks(config, blocks)
     try:
         with quiet():  # transformers reports every tensor that is left in the file
@@ -223,6 +223,11 @@ def _refuse_loops(model: Any, plan: LoadPlan) -> None:
         )
     if calls != [1] * plan.blocks:
         raise Unsupported(_NOT_ALONE.format(model.config.model_type))
+
+
+def laid_out(config: Any) -> Any:
+    """The causal model of a configuration, without memory (on the meta device)."""
+    return _laid_out(model_classes(config)[1], config)
 
 
 def _laid_out(model_class: Any, config: Any) -> Any:
