@@ -44,9 +44,10 @@ def one(way: str, folder: Path) -> None:
 
     from sinkscope.observe.attention import observe  # noqa: F401
     from sinkscope.subject.load import load
+    from sinkscope.subject.plan import quiet
     from sinkscope.subject.prompts import Prompts
     from sinkscope.training_runs.checkpoint_metrics import light
-    from sinkscope.training_runs.partial import load_first_blocks, quiet
+    from sinkscope.training_runs.partial import load_first_blocks
     from sinkscope.training_runs.store import encode
     from sinkscope.training_runs.view import View
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from sinkscope.errors import InputError, OutOfResources
+from sinkscope.subject.plan import plan_blocks
 from sinkscope.subject.tiny import tiny_model
 from sinkscope.training_runs.checkpoint import Checkpoint
 from sinkscope.training_runs.hub import fetch_first_blocks
-from sinkscope.training_runs.partial import plan_blocks
 from sinkscope.training_runs.tensors import read_header
 from sinkscope.training_runs.timeline import timeline
 from tests.hub_server import Hub, serving

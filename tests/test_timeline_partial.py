@@ -15,9 +15,10 @@ from sinkscope.observe.p0_stream import p0_states
 from sinkscope.observe.reads import Want
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.subject.load import load
+from sinkscope.subject.plan import plan_blocks
 from sinkscope.subject.prompts import Prompts
 from sinkscope.subject.tiny import tiny_model
-from sinkscope.training_runs.partial import first_blocks, load_first_blocks, plan_blocks
+from sinkscope.training_runs.partial import first_blocks, load_first_blocks
 from sinkscope.training_runs.tensors import copy_tensors, hash_tensors, tensor_names
 
 # a plain one, one without RoPE, two with experts, learned sinks, windows, and one that scales its

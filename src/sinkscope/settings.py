@@ -70,6 +70,7 @@ class LoadSettings:
     dtype              dtype to compute in: float32, bfloat16 or float16
     device             where to run, such as cpu, cuda, cuda:1 or mps
     device_map         spread over devices, such as auto (needs accelerate)
+    stream             hold one block in memory at a time, read from the folder when it runs
     offline            never touch the network
     gguf_file          GGUF file in that folder or Hub repository
     allow_pickle       read pickle weights, which can run code
@@ -81,6 +82,7 @@ class LoadSettings:
     dtype: str = "float32"
     device: str = "cpu"
     device_map: str | None = None
+    stream: bool = False
     offline: bool = False
     gguf_file: str | None = None
     allow_pickle: bool = False

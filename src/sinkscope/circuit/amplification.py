@@ -25,7 +25,13 @@ APART, DIRECTION_RISE = 3.0, 0.15
 
 @dataclass(frozen=True)
 class Norm:
-    """The norm curve: log r at x0..xL, its plateau (first, last point), and where it emerges."""
+    """The norm curve, and where it emerges.
+
+    curve    [L+1] log r at x0..xL, nats
+    plateau  first and last read point; None where nothing rises
+    block    emergence block; −1 the embedding, None where nothing rises
+    ratio    largest r; null: that of the untrained model, None where it was not run
+    """
 
     curve: np.ndarray
     plateau: tuple[int, int] | None
@@ -36,7 +42,14 @@ class Norm:
 
 @dataclass(frozen=True)
 class Direction:
-    """The direction curve: a_l at x0..xL, in units of the sphere and of the others' deviation."""
+    """The direction curves, each [L+1] at x0..xL.
+
+    curve    a_l on the unit sphere
+    apart    a_l over the standard deviation of ⟨x̂_t, u⟩
+    cosine   mean pairwise cosine of P0 over first tokens
+    aligned  mean ⟨x̂_0, u⟩ over first tokens
+    block    emergence block; −1 the embedding, None where nothing rises
+    """
 
     curve: np.ndarray
     apart: np.ndarray

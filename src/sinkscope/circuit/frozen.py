@@ -23,7 +23,10 @@ CLOSE = 1e-3  # relative; far above rounding, far below what another kind of nor
 
 @dataclass
 class Affine:
-    """What a norm is when its scale is frozen: y = scale·gain·(x − mean x, if centred) + bias."""
+    """What a norm is when its scale is frozen: y = scale·gain·(x − mean x, if centred) + bias.
+
+    gain, bias  [1, .., d], as of one row of its input; no bias is None
+    """
 
     centred: bool
     gain: torch.Tensor

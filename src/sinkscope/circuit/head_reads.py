@@ -145,7 +145,7 @@ class HeadReads:
         return self._behind(stop, self.between(left, self.curve[:, -1]))
 
     def between(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Part of each head's whole rise that lies between two margins, [heads].
+        """Part of each head's whole rise that lies between two margins [heads], in nats: [heads].
 
         In nats, or in attention σ(m) where that is more: a head that is just drawn to P0 can lose
         its share with a third of its margin, one that is far beyond loses half its margin first.

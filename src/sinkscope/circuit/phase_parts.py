@@ -111,7 +111,7 @@ def all_parts(
     """The parts of every phase.
 
     tokens      [n] first tokens of the prompts; here: P0's stream at x0..xL for them [n, L+1, d]
-    p0          that for the first tokens over which directions are taken
+    p0          [k, L+1, d] that for the first tokens over which directions are taken
     other_mean  [points, d] mean unit vector of the other positions there
     main, u     the most read phase, and its direction [d] where the circuit has taken one
     """

@@ -37,7 +37,7 @@ STATE_BYTES = 1 << 30  # of states held at a time; more read points take another
 class Recognition:
     """Separability by read point, and the point from which P0 is recognised.
 
-    curves        measure -> AUROC at every read point of `sites.points`; NaN not measured
+    curves        measure -> [points] AUROC at each of `sites.points`; NaN not measured
     point         name of the recognition point, None where there is none
     measures      the measures that tell P0 apart there
     positions     other positions that were taken, from `texts` prompts, with `tokens` different ids

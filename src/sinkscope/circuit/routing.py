@@ -23,7 +23,11 @@ P0, OTHERS = 0, 1
 
 @dataclass
 class _Block:
-    """Sums over P0 and over the others: how often each expert is chosen, its weight, the margin."""
+    """Sums over P0 and over the others: how often each expert is chosen, its weight, the margin.
+
+    chosen, weight          [2, experts]
+    margin, count, margins  [2] sum of the margins; tokens, and those of known margin
+    """
 
     chosen: torch.Tensor
     weight: torch.Tensor

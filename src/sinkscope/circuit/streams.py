@@ -43,5 +43,5 @@ def stream_hooks(
 def p0_points(
     subject: Subject, sites: Sites, tokens: torch.Tensor, stop: int | None = None
 ) -> torch.Tensor:
-    """P0's stream at every read point of `sites.points`, for each token: [n, points, d], fp32."""
+    """P0's stream at each of `sites.points` for each of tokens [n]: [n, points, d], fp32."""
     return p0_states(subject, tokens, lambda keep: stream_hooks(subject, sites, keep), stop)

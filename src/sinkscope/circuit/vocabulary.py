@@ -68,7 +68,7 @@ def scan_vocabulary(
     least_norm: float,
     progress: Progress = silent,
 ) -> Vocabulary:
-    """Put items [k], out of `of`, at P0 and read them at the input of block `point`."""
+    """Put items [k], out of `of`, at P0 and read them along u [d] at the input of block `point`."""
     size = len(items)
     along, norm = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.float32)
     at = slice(0, 0)

@@ -25,6 +25,7 @@ from sinkscope.observe.sites import Sites
 from sinkscope.observe.stream import first_hidden
 from sinkscope.schema.trace import Quadratic, WeightView
 from sinkscope.subject.load import Subject
+from sinkscope.subject.on_disk import weights_of
 
 MOST = 16  # neurons shown for each block
 
@@ -49,11 +50,14 @@ def weight_view(
         chosen = neurons[:MOST]
         if sublayer is None or sublayer.projection is None or sublayer.experts is not None:
             continue
-        maps = input_maps(module, sublayer.projection)
-        if not maps:
-            continue
+        with weights_of(module):
+            maps = input_maps(module, sublayer.projection)
+            if not maps:
+                continue
+            own = {name: weight[chosen].float().cpu() for name, (_, weight) in maps.items()}
+            columns = sublayer.projection.columns(module)[chosen].float().cpu()
         gain = _gain_before(subject, block, maps)
-        inputs = {name: weight[chosen].float().cpu() * gain for name, (_, weight) in maps.items()}
+        inputs = {name: weight * gain for name, weight in own.items()}
         row: WeightView = {"block": block, "neurons": chosen}
         for signal, vector in signals[block].items():
             row[signal] = {  # type: ignore[literal-required]
@@ -61,7 +65,6 @@ def weight_view(
                 for name, weight in inputs.items()
             }
         if len(inputs) == 2:
-            columns = sublayer.projection.columns(module)[chosen].float().cpu()
             row["quadratic"] = _quadratic(columns, inputs, signals[block], u)
         rows.append(row)
     return rows

@@ -99,6 +99,7 @@ class _Pass:
         self.along, self.rows, self.weight, self.stop = along, rows, weight, stop
         self.blocks = subject.anatomy.modules(subject.model)[:stop]
         self.leaves: dict[Key, torch.Tensor] = {}
+        self.parameters: dict[tuple[int, int, str], nn.Parameter] = {}
         self.usual: Mapping[Key, torch.Tensor] = {}
 
     def run(self, batch: torch.Tensor) -> None:
@@ -113,32 +114,30 @@ class _Pass:
         with norms.recording():
             one_token_pass(self.subject, batch, self._taps(), self.stop, grad=True)
 
-    def _linear_parameters(self) -> dict[tuple[int, int, str], nn.Parameter]:
-        """Parameters in which writes are linear: down maps of fused experts, and biases."""
+    def _linear_parameters(self, b: int) -> dict[tuple[int, int, str], nn.Parameter]:
+        """Parameters of a block in which writes are linear: down maps of fused experts, biases."""
         found: dict[tuple[int, int, str], nn.Parameter] = {}
-        for b, block in enumerate(self.blocks):
-            for i, sublayer in enumerate(self.sites.blocks[b]):
-                for projection in (sublayer.projection, sublayer.shared):
-                    if projection is None:
-                        continue
-                    owner = projection.owner(block)
-                    if projection is sublayer.projection and sublayer.experts is not None:
-                        found[b, i, "experts"] = projection.weight(block)
-                        bias = getattr(owner, f"{projection.parameter}_bias", None)
-                    else:
-                        bias = getattr(owner, "bias", None)
-                    if isinstance(bias, nn.Parameter):
-                        key = "shared bias" if projection is sublayer.shared else "bias"
-                        found[b, i, key] = bias
-                after = block.get_submodule(sublayer.write)
-                bias = getattr(after, "bias", None)
-                if sublayer.write != sublayer.source and isinstance(bias, nn.Parameter):
-                    found[b, i, "norm bias"] = bias
+        block = self.blocks[b]
+        for i, sublayer in enumerate(self.sites.blocks[b]):
+            for projection in (sublayer.projection, sublayer.shared):
+                if projection is None:
+                    continue
+                owner = projection.owner(block)
+                if projection is sublayer.projection and sublayer.experts is not None:
+                    found[b, i, "experts"] = projection.weight(block)
+                    bias = getattr(owner, f"{projection.parameter}_bias", None)
+                else:
+                    bias = getattr(owner, "bias", None)
+                if isinstance(bias, nn.Parameter):
+                    key = "shared bias" if projection is sublayer.shared else "bias"
+                    found[b, i, key] = bias
+            after = block.get_submodule(sublayer.write)
+            bias = getattr(after, "bias", None)
+            if sublayer.write != sublayer.source and isinstance(bias, nn.Parameter):
+                found[b, i, "norm bias"] = bias
         return found
 
     def _taps(self) -> Taps:
-        self.parameters = self._linear_parameters()
-
         def embedding(point: int, hidden: torch.Tensor) -> None:
             if point == 0:
                 u = self._direction(-1, hidden)
@@ -147,13 +146,26 @@ class _Pass:
         read = residual_hooks(self.subject, embedding)
         wrote = write_hooks(self.subject, self.sites, self._written)
 
-        def make() -> list[Any]:
-            # the pass has switched all others off, and puts every one back as it was
-            for parameter in self.parameters.values():
-                parameter.requires_grad_(True)
-            return [*read(), *self._leaf_hooks(), *wrote(), *self._cut_hooks()]
+        return lambda: [
+            *self._ask_hooks(), *read(), *self._leaf_hooks(), *wrote(), *self._cut_hooks()
+        ]  # fmt: skip
 
-        return make
+    def _ask_hooks(self) -> list[Any]:
+        """Ask for the gradients of a block's parameters when it begins: it may just be read.
+
+        The pass has switched all others off, and puts every one back as it was.
+        """
+
+        def ask(b: int) -> Callable:
+            def hook(module, args):
+                own = self._linear_parameters(b)
+                for parameter in own.values():
+                    parameter.requires_grad_(True)
+                self.parameters.update(own)
+
+            return hook
+
+        return [block.register_forward_pre_hook(ask(b)) for b, block in enumerate(self.blocks)]
 
     def _leaf_hooks(self) -> list[Any]:
         """The input of every last map becomes a leaf of its own."""
@@ -212,6 +224,9 @@ class _Pass:
             kind: self.leaves.pop((block, f"{index}{kind}")) for kind, _ in dense_maps(sublayer)
         }
         own = {k: p for (b, i, k), p in self.parameters.items() if (b, i) == (block, index)}
+        if any(parameter.device.type == "meta" for parameter in own.values()):
+            self.found.without_units[name] = "its weights lie on disk"
+            return
         wanted = [*leaves.values(), *own.values()]
         if not wanted or not along.requires_grad:
             self.found.without_units[name] = "its write does not depend on its last map"

@@ -93,7 +93,12 @@ def _ranks(call: AttentionCall, read: AttentionRead, layout: Layout, rows: slice
 
 
 def classify(sinks: np.ndarray, value_ratio: np.ndarray, rank: np.ndarray) -> np.ndarray:
-    """Class of each head: [layer, head]. value_ratio has been spread over the query heads."""
+    """Class of each head, from [layer, head] figures: [layer, head].
+
+    sinks        whether it sinks at P0
+    value_ratio  ‖v_0‖ over the others' median, spread over the query heads
+    rank         stable rank of its update
+    """
     found = np.full(sinks.shape, UNDECIDED, dtype=np.int8)
     low, high = BROADCAST_VALUES
     with np.errstate(invalid="ignore"):

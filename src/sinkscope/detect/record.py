@@ -18,7 +18,13 @@ from sinkscope.subject.prompts import Prompts, PromptSettings
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """What was measured under one BOS policy."""
+    """What was measured under one BOS policy.
+
+    p0_cosine  [point] mean pairwise cosine of P0 over first tokens
+    null       received and late of untrained copies, each [seed, layer, head]
+    qk         figure -> [layer, head], see `detect.qk`
+    maps       [layer, head, T, T] of a few prompts, as 0..255; map_tokens: their text
+    """
 
     subject: Subject
     prompts: Prompts

@@ -141,7 +141,10 @@ def check_shares_out(call: Call) -> None:
 def own_mass(
     call: Call, weights: torch.Tensor, keys: torch.Tensor, seen: torch.Tensor
 ) -> torch.Tensor:
-    """[B, H, T] mass on one key of each row as the family's own map has it."""
+    """[B, H, T] mass on one key of each row as the family's own map has it.
+
+    weights [B, H, T, T] the map; keys [B]; seen [B, 1, T] which queries see the key, as of `sees`.
+    """
     if call.kwargs.get("s_aux") is not None:
         weights, _ = share_with_learned(weights, call.scores(), call.value, call.kwargs["s_aux"])
     index = keys.view(-1, 1, 1, 1).expand(-1, weights.shape[1], weights.shape[2], 1)
@@ -149,7 +152,7 @@ def own_mass(
 
 
 def sees(call: Call, keys: torch.Tensor) -> torch.Tensor:
-    """[B, 1, T] which queries see the key of their row."""
+    """[B, 1, T] which queries see the key of their row, keys [B]."""
     length = call.query.shape[2]
     seen = (keys.unsqueeze(1) <= torch.arange(length, device=keys.device)).unsqueeze(1)
     mask = boolean_mask(call.mask)

@@ -47,7 +47,11 @@ CHECK_TOKENS = 24
 
 @dataclass
 class Batch:
-    """Some of the prompts, and what the intact pass left behind for them."""
+    """Some of the prompts, and what the intact pass left behind for them.
+
+    outputs   block -> its output, from which an edited pass goes on
+    logits    [B, T, V]; received [B, L, T]: sums over reading heads and late queries
+    """
 
     context: Context
     outputs: dict[int, Any] = field(default_factory=dict)

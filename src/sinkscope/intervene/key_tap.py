@@ -19,7 +19,8 @@ class KeyTap(EditTap):
 
     The key is that of the key edits, P0 where there are none.
 
-    logits  of the pass, where they were asked for
+    logits    [B, T, V] of the pass, where they were asked for
+    by_block  block -> (late share, mass that was taken), each [B, H]
     """
 
     logits: torch.Tensor | None = None

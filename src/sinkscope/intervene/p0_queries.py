@@ -25,7 +25,7 @@ ELEMENTS = 1 << 25  # scores held at a time
 class BlockQueries:
     """Late queries of one softmax block, for n prompts and Q late positions.
 
-    heads    those kept; group the key head of each
+    heads    the h that are kept; group [h] the key head of each
     query    [n, h, Q, D]; own [n, h, Q] its score on the intact key of P0 (nats)
     others   [n, h, Q] log-sum-exp over the other keys, without a learned sink
     seen     [n, Q] the query is late and sees P0

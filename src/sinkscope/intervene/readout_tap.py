@@ -26,7 +26,10 @@ EPSILON = 2.0**-24  # a mass this close to 1 is 1 in fp32
 
 @dataclass
 class ReadoutTap(EditTap):
-    """The tap of a causal pass: reduces each attention call at once and holds no map."""
+    """The tap of a causal pass: reduces each attention call at once and holds no map.
+
+    direction  [d] sink direction, or None
+    """
 
     positions: tuple[int, ...] = (0,)
     heads: tuple[tuple[int, int], ...] = ()

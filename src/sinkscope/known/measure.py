@@ -56,12 +56,12 @@ class ObservedPass:
         return self.maps.sum(-2) / torch.arange(length, 0, -1)
 
     def norm_ratio(self, keys: torch.Tensor) -> torch.Tensor:
-        """Norm at the marked positions over the median norm elsewhere: [L + 1], mean of ratios."""
+        """Mean norm at the marked positions [n, T] over the median norm elsewhere: [L + 1]."""
         norms = self.stream.norm(dim=-1).flatten(1)
         return norm_ratio(norms, ~keys.flatten())[:, keys.flatten()].mean(1)
 
     def cosine(self, keys: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
-        """Cosine to a direction at the marked positions: [L + 1, marked]."""
+        """Cosine to a direction [d] at the marked positions [n, T]: [L + 1, marked]."""
         return torch.nn.functional.normalize(self.stream, dim=-1)[:, keys] @ direction
 
 
@@ -81,7 +81,7 @@ def look(
 
 
 def late_share(subject: Subject, ids: torch.Tensor) -> torch.Tensor:
-    """Mean mass of late queries on key 0, without keeping maps: [L, H]."""
+    """Mean mass of late queries on key 0 of rows ids [n, T], without keeping maps: [L, H]."""
     reads, _, _ = observe(subject, token_prompts(ids), Want(received=False))
     late = first_late(ids.shape[1])
     return torch.stack([read.p0[..., late:].mean((0, 2)) for read in reads])

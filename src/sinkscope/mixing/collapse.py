@@ -114,7 +114,7 @@ def measures(x: torch.Tensor) -> tuple[dict[str, float], torch.Tensor]:
 
 
 def theorem(x: torch.Tensor, squares: torch.Tensor | None = None) -> Theorem:
-    """Slack of the bounds on a stream x [T, d]; `squares` spares the spectrum."""
+    """Slack of the bounds on a stream x [T, d]; its `squares`, if known, spare the spectrum."""
     x = x.double()
     squares = spectrum(x) if squares is None else squares
     norms = x.square().sum(1)

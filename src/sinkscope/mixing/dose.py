@@ -49,8 +49,9 @@ LOGITS = 1 << 26  # logits held at once
 class Cost:
     """What a condition costs, for each prompt [n].
 
-    ce, kl  as above; left [n] late share left on the key acted on, mean over the heads asked for
-    removed mass that late queries lost there, mean over the same heads
+    ce, kl   [n] nats, as above
+    left     [n] late share left on the key acted on, mean over the heads asked for
+    removed  [n] mass that late queries lost there, mean over the same heads
     """
 
     condition: Condition

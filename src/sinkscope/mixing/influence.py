@@ -29,7 +29,7 @@ class Influence:
     """Norms [condition, prompt, target, source], influence [condition, prompt].
 
     targets  positions j; keys [prompt] the control's key
-    low, high  95 % intervals of the norms; None where they are exact
+    low, high  95 % intervals of the norms, shaped as these; None where they are exact
     """
 
     names: list[str]

@@ -54,7 +54,7 @@ class Graph:
     last: torch.Tensor
 
     def pull(self, cotangent: torch.Tensor) -> torch.Tensor:
-        """vjp: gradient [R, T, d] at the first read point of ⟨last, cotangent⟩."""
+        """vjp: gradient [R, T, d] at the first read point of ⟨last, cotangent [R, T, d]⟩."""
         (found,) = torch.autograd.grad(
             self.last, self.first, cotangent, retain_graph=True, materialize_grads=True
         )

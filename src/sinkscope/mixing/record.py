@@ -24,7 +24,10 @@ from sinkscope.subject.prompts import Prompts
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """Path-sum bound [T, T] on the frozen-attention norms of one prompt, and those norms."""
+    """Path-sum bound on the frozen-attention Jacobian norms of one prompt, and those norms.
+
+    bound, frozen  [T, T] ‖∂x^L_j/∂x^0_i‖_F at (j, i)
+    """
 
     bound: np.ndarray
     frozen: np.ndarray
@@ -38,6 +41,8 @@ class Mixed:
                 sink (`detect.decision`), and the attention conditions act on every head
     spreads     condition -> Spread; `dropped` the spread without BOS, on the same text
     costs       condition -> Cost at each dose
+    maps        name -> [n, 2, layer] with P0 and without it, see `mixing.entropy`
+    depth       block -> [n] final spread with the sink taken away in that block alone
     """
 
     subject: Subject

@@ -35,7 +35,12 @@ class BlockForm:
 
 @dataclass
 class Recording:
-    """Inputs and outputs of a block and of the modules in it, in order of completion."""
+    """Inputs and outputs of a block and of the modules in it, in order of completion.
+
+    x_in, x_out  [B, T, d] the block's own
+    steps        (module, input or None, output), each [B, T, d]
+    norms        which of the modules are norms
+    """
 
     x_in: torch.Tensor | None = None
     x_out: torch.Tensor | None = None

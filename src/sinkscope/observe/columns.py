@@ -33,7 +33,8 @@ WIDEST = 256  # head size up to which the kernel's tiles fit on the chip
 class Scores:
     """What defines the scores of one attention call: inputs, mask, scale, cap.
 
-    mask None with `causal` means plain causal attention; None without it, no mask at all.
+    q [B, H, T, D]; k [B, G, T, D]; mask boolean [B or 1, 1, T, T], True = visible. None with
+    `causal` means plain causal attention; None without it, no mask at all.
     """
 
     q: torch.Tensor

@@ -87,7 +87,7 @@ def p0_states(
     read: Callable[[Callable[[int, torch.Tensor], None]], Taps] | None = None,
     stop: int | None = None,
 ) -> torch.Tensor:
-    """P0's residual stream for each token: [n, points, d], fp32, on the CPU.
+    """P0's residual stream for each of tokens [n]: [n, points, d], fp32, on the CPU.
 
     read  makes the hooks that call a function with each point and its stream; by default those of
           the inputs of the blocks and of the last block's output

@@ -54,6 +54,7 @@ class AttentionRead:
     received  [B, H, T] attention each key receives, summed over valid queries
     late      [B, H, T] the same, summed over late queries
     learned   [B, H, T] mass on a learned sink logit, or None where there is none
+    entropy   [B, H, T] of each row in nats; columns [B, H, T, k]; map [B, H, T, T]
     """
 
     block: int

@@ -52,7 +52,7 @@ def norm_ratio(norms: torch.Tensor, others: torch.Tensor | None = None) -> torch
 
 
 def sink_direction(p0: torch.Tensor, other_mean: torch.Tensor) -> torch.Tensor:
-    """u [.., d] from P0's states [n, .., d] over first tokens and the others' mean unit vector."""
+    """u [.., d] from P0's states [n, .., d] over first tokens and the others' mean unit [.., d]."""
     return unit(unit(p0).mean(0) - other_mean)
 
 

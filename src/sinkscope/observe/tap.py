@@ -203,7 +203,10 @@ def boolean_mask(mask: torch.Tensor | None) -> torch.Tensor | None:
 def fold_learned(
     lse: torch.Tensor, s_aux: torch.Tensor | None, query: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Fold a learned sink logit per head into the log-sum-exp; also its mass [B, H, T]."""
+    """Fold a learned sink logit s_aux [H] into the log-sum-exp [B, H, T]; and its mass [B, H, T].
+
+    Without one the log-sum-exp stays and there is no mass.
+    """
     if s_aux is None:
         return lse, None
     logit = s_aux.float().reshape(1, -1, 1).to(lse.device)

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,9 +42,34 @@ def declared(folder: Path) -> dict[str, dict[str, Any]]:
     Raises InputError for a damaged header or index.
     """
     found: dict[str, dict[str, Any]] = {}
+    for _, header, _ in _headers(folder):
+        found |= header
+    return found
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies: its file, and the first byte in it and the one behind the last."""
+
+    file: Path
+    start: int
+    stop: int
+
+
+def places(folder: Path) -> dict[str, Place]:
+    """Tensor name -> where it lies, over the same files."""
+    return {
+        name: Place(path, base + about["data_offsets"][0], base + about["data_offsets"][1])
+        for path, header, base in _headers(folder)
+        for name, about in header.items()
+    }
+
+
+def _headers(folder: Path) -> Iterator[tuple[Path, dict[str, dict[str, Any]], int]]:
+    """Each file, the tensors in it, and where their data begins."""
     for path in _files(folder):
         with path.open("rb") as file:
-            header, _ = read_header(file, path.name)
+            header, base = read_header(file, path.name)
             size = path.stat().st_size
         header.pop("__metadata__", None)
         for tensor, about in header.items():
@@ -51,8 +78,7 @@ def declared(folder: Path) -> dict[str, dict[str, Any]]:
                     f"{path}: the safetensors file is corrupt, or cut short: {tensor} is said to "
                     f"lie at {about.get('data_offsets')} with shape {about.get('shape')}."
                 )
-        found |= header
-    return found
+        yield path, header, base
 
 
 def refuse_no_numbers(tensors: dict[str, dict[str, Any]], where: str) -> None:

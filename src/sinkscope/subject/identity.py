@@ -10,6 +10,7 @@ import torch
 
 from sinkscope.subject.folder import PICKLE_SUFFIXES
 from sinkscope.subject.header import eight_bits, stored_plainly
+from sinkscope.subject.plan import LoadPlan
 
 SIGMOID = (
     "Its attention is a sigmoid, whose rows do not add up to one: shares are taken after each row "
@@ -29,6 +30,22 @@ def identity_of(model: Any, name: str, revision: str | None, place: Path | None)
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "device": str(next(model.parameters()).device),
         **reading_note(model.config),
+    }
+
+
+def planned_identity(
+    plan: LoadPlan, name: str, sha256: str, dtype: str, device: str, config: Any
+) -> dict[str, Any]:
+    """The same of a model of which a part is loaded: class and size are those of the whole."""
+    return {
+        "id": name,
+        "revision": None,
+        "architecture": plan.architecture,
+        "weights_sha256": sha256,
+        "parameters": plan.parameters,
+        "dtype": dtype,
+        "device": device,
+        **reading_note(config),
     }
 
 

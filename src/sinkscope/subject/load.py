@@ -13,10 +13,11 @@ from sinkscope.errors import InputError
 from sinkscope.subject import adapters, gguf
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
 from sinkscope.subject.folder import bundled_model, check_folder, check_weights, refuse_bad_id
-from sinkscope.subject.identity import identity_of, say, stored_as
+from sinkscope.subject.identity import identity_of, planned_identity, say, stored_as
 from sinkscope.subject.memory import refuse_too_large
 from sinkscope.subject.offline import hub_forbidden
 from sinkscope.subject.probe import refuse_no_finite, try_out
+from sinkscope.subject.streamed import header_hash, streamed_model
 from sinkscope.subject.towers import text_decoder
 from sinkscope.subject.weights import (
     load_config,
@@ -50,8 +51,9 @@ class Subject:
     def device(self) -> torch.device:
         """Device of the input embeddings, where token ids must be put."""
         embedding = self.model.get_input_embeddings()
-        if embedding.weight.device.type == "meta":  # offloaded; accelerate brings it in to run
-            return torch.device(embedding._hf_hook.execution_device)
+        if embedding.weight.device.type == "meta":  # on disk, and brought in to run
+            hook = getattr(embedding, "_hf_hook", None)
+            return torch.device(hook.execution_device) if hook else embedding.rows_on
         return embedding.weight.device
 
     @property
@@ -90,6 +92,7 @@ def load(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     gguf_file: str | None = None,
+    stream: bool = False,
 ) -> Subject:
     """Load a local folder, a GGUF file or a Hub id as a Subject.
 
@@ -98,6 +101,7 @@ def load(
     gguf_file   name of a GGUF file in that folder or Hub repository, which is unpacked
     dtype       float32 (default), bfloat16 or float16; always explicit, never "auto"
     device_map  passed to transformers (needs accelerate); `device` is then ignored
+    stream      hold one block at a time, read from the folder when it runs (`subject.streamed`)
     Only safetensors are read unless `allow_pickle`; no remote code unless `trust_remote_code`.
 
     Raises InputError (missing, corrupt, pickle-only or NaN weights), Unsupported (not a decoder),
@@ -108,6 +112,8 @@ def load(
     path = bundled_model() if source in (None, BUNDLED) else Path(str(source)).expanduser()
     local = _exists(path)
     packed = gguf.find_gguf(path, gguf_file)
+    if stream:
+        return _streamed(path, dtype, device, local and path.is_dir() and packed is None)
     if not local:
         refuse_bad_id(str(source), offline)
     where: str = packed.where if packed else str(path) if local else str(source)
@@ -170,6 +176,27 @@ def load(
         )
     say(identity, *said)
     return Subject(model, tokenizer, anatomy, identity)
+
+
+def _streamed(folder: Path, dtype: str, device: str, is_folder: bool) -> Subject:
+    """A folder whose blocks stay on disk, and are read when they run."""
+    if not is_folder:
+        raise InputError(f"{folder} is no folder of safetensors; only those are read in blocks.")
+    if adapters.find_adapter(folder) is not None:
+        raise InputError("An adapter is not merged into weights on disk: merge it first.")
+    check_folder(folder, False, False)
+    common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
+    config = load_config(str(folder), common)
+    check_weights(folder, config.to_dict(), None)
+    model, plan, _ = streamed_model(folder, config, DTYPES[dtype], torch.device(device))
+    identity = planned_identity(plan, folder.name, header_hash(folder), dtype, device, config)
+    say(
+        identity,
+        "Its blocks were read from disk one at a time, each whenever it ran; its hash is of the "
+        "names, shapes and places of its weights, not of their values.",
+    )
+    tokenizer = load_tokenizer(str(folder), common, True)
+    return Subject(model, tokenizer, plan.anatomy, identity)
 
 
 def _exists(path: Path) -> bool:

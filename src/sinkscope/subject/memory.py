@@ -49,7 +49,8 @@ def refuse_too_large(
     if free is not None and needed > free:
         raise OutOfResources(
             f"{where} needs at least {needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB "
-            "are free; a smaller --dtype or --device-map auto may help."
+            "are free; a smaller --dtype or --device-map auto may help, and --stream holds one "
+            "block of a folder at a time."
         )
     there = blocks_named(tensors) if tensors else MOST_BLOCKS
     if blocks > (4 * there + 16 if tensors else there):

@@ -24,8 +24,8 @@ from sinkscope.errors import InputError
 from sinkscope.subject.checkpoint_keys import key_mapping, renamed
 from sinkscope.subject.header import WHOLE
 from sinkscope.subject.memory import refuse_too_large
+from sinkscope.subject.plan import LoadPlan, laid_out, model_classes, plan_blocks
 from sinkscope.subject.weights import load_config
-from sinkscope.training_runs.partial import LoadPlan, plan_blocks
 
 CONFIG, METADATA, SHARD = "config.json", ".metadata", ".distcp"
 SMALL = (".json", ".model", ".txt", ".jinja")  # files beside weights: configuration, tokenizer
@@ -158,9 +158,7 @@ def _write(parts: Path, place: Path, blocks: int | None) -> None:
 
 def _parameters(plan: LoadPlan, config: Any) -> tuple[dict, dict]:
     """Name -> shape of the weights that are needed, and of those that are tied to them."""
-    from sinkscope.training_runs.partial import laid_out
-
-    model = laid_out(config)
+    model = laid_out(model_classes(config)[1], config)
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     shapes = {n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)}
     needed = {name: shape for name, shape in shapes.items() if plan.keeps(name)}

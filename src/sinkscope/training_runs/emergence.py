@@ -85,7 +85,8 @@ def noise(values: np.ndarray, error: np.ndarray | float = 0.0, quantile: float =
 
     values [c]; second differences of a smooth course vanish, those of white noise of deviation s
     have the deviation √6·s; a quantile of their absolute values ignores jumps and bends, the more
-    of them the lower it is. Never below the median of the standard errors over prompts.
+    of them the lower it is. Never below the median of `error` [c], standard
+    errors over prompts.
     """
     values = np.asarray(values, float)
     least = float(np.nanmedian(np.asarray(error, float)))

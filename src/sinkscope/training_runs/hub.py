@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError, OutOfResources
+from sinkscope.subject.plan import LoadPlan, plan_blocks
 from sinkscope.subject.weights import load_config
 from sinkscope.training_runs.checkpoint import Checkpoint
-from sinkscope.training_runs.partial import LoadPlan, plan_blocks
 from sinkscope.training_runs.tensors import CHUNK, copy_tensors, kept_bytes
 
 SMALL = (".json", ".txt", ".model", ".jinja")  # configuration and tokenizer

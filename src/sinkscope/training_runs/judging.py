@@ -40,7 +40,7 @@ class Judged:
 
 
 def remaining_loss(loss: np.ndarray) -> np.ndarray:
-    """Loss still to come: loss minus the loss of the last checkpoint. [c]"""
+    """Loss still to come, [c] in nats: loss [c] minus that of the last checkpoint."""
     return loss - loss[-1]
 
 

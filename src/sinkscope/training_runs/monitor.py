@@ -55,7 +55,10 @@ NAMES = (
 
 @dataclass
 class Past:
-    """What was observed so far, as far as the settling signal asks for it."""
+    """What was observed so far, as far as the settling signal asks for it: an entry a checkpoint.
+
+    directions  [d] each, the sink direction
+    """
 
     steps: list[int] = field(default_factory=list)
     curves: dict[str, list[float]] = field(

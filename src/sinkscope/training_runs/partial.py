@@ -8,96 +8,25 @@ scale their residual stream by the number of blocks that the configuration names
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from sinkscope.errors import InputError, Unsupported
+from sinkscope.errors import Unsupported
 from sinkscope.observe.registry import hooks
-from sinkscope.subject.anatomy import Anatomy, find_anatomy
 from sinkscope.subject.folder import check_folder, check_weights
-from sinkscope.subject.identity import reading_note, say
+from sinkscope.subject.identity import planned_identity, say
 from sinkscope.subject.load import DTYPES, Subject
+from sinkscope.subject.plan import NOT_ALONE, LoadPlan, plan_blocks, quiet
 from sinkscope.subject.probe import refuse_no_finite
 from sinkscope.subject.weights import load_config, load_tokenizer, load_weights
 from sinkscope.training_runs.tensors import hash_tensors, tensor_names
-
-_NOT_ALONE = "the first blocks of a {!r} model cannot be loaded alone; load all."
-
-
-@dataclass(frozen=True)
-class LoadPlan:
-    """What of a model is loaded.
-
-    model       class that is loaded: the causal model, or for first blocks the base model where it
-                is what the causal model wraps
-    blocks      the first blocks that are loaded
-    of          blocks of the full model
-    stack       path of the block list in the base model, such as "layers"
-    parameters  of the full model
-    skip        names of tensors that are not needed although they belong to no block
-    """
-
-    model: Any
-    blocks: int
-    of: int
-    stack: str
-    parameters: int
-    architecture: str
-    anatomy: Anatomy
-    skip: tuple[str, ...] = ()
-
-    def keeps(self, name: str) -> bool:
-        """Whether a tensor of that name in the checkpoint is needed."""
-        if name in self.skip:
-            return False
-        match = re.search(rf"(?:^|\.){re.escape(self.stack)}\.(\d+)\.", name)
-        return match is None or int(match.group(1)) < self.blocks
-
-
-def plan_blocks(config: Any, blocks: int | None = None) -> LoadPlan:
-    """Plan to load the first `blocks` blocks of the model of a configuration (None: all of it).
-
-    The model is laid out without memory (on the meta device). Raises Unsupported where it has no
-    stack of blocks, InputError where `blocks` is not at least 1.
-    """
-    if blocks is not None and blocks < 1:
-        raise InputError("at least one block must be loaded.")
-    base, causal = model_classes(config)
-    whole = laid_out(config)
-    chosen, layout = causal, whole
-    if base is not None and blocks is not None:  # a whole model keeps its head
-        bare = _laid_out(base, config)
-        if bare.state_dict().keys() <= whole.base_model.state_dict().keys():
-            chosen, layout = base, bare
-    anatomy = find_anatomy(layout)
-    of = len(anatomy.blocks)
-    count = of if blocks is None else min(blocks, of)
-    head = whole.get_output_embeddings()
-    tied = bool(getattr(config.get_text_config(decoder=True), "tie_word_embeddings", True))
-    skip = [
-        name
-        for name, module in whole.named_modules()
-        if head is not None and module is head and not tied and chosen is not causal
-    ]
-    return LoadPlan(
-        model=chosen,
-        blocks=count,
-        of=of,
-        stack=anatomy.blocks[0].name.rpartition(".")[0],
-        parameters=sum(p.numel() for p in whole.parameters()),
-        architecture=causal.__name__,
-        anatomy=replace(anatomy, blocks=anatomy.blocks[:count]),
-        skip=tuple(f"{name}.{leaf}" for name in skip for leaf in ("weight", "bias")),
-    )
 
 
 def load_first_blocks(
@@ -126,20 +55,12 @@ def load_first_blocks(
                 _cut_class(plan), (plan.blocks, plan.of),
             )  # fmt: skip
     except AttributeError:  # a constructor that goes on to use the blocks that were cut off
-        raise Unsupported(_NOT_ALONE.format(config.model_type)) from None
+        raise Unsupported(NOT_ALONE.format(config.model_type)) from None
     refuse_no_finite(model, str(folder))
     model = model.to(torch.device(device)).eval()
     _refuse_loops(model, plan)
-    identity = {
-        "id": name or folder.name,
-        "revision": None,
-        "architecture": plan.architecture,
-        "weights_sha256": content_hash(folder, plan),
-        "parameters": plan.parameters,
-        "dtype": dtype,
-        "device": str(next(model.parameters()).device),
-        **reading_note(config),
-    }
+    sha256, where = content_hash(folder, plan), str(next(model.parameters()).device)
+    identity = planned_identity(plan, name or folder.name, sha256, dtype, where, config)
     say(identity, unused)
     tokenizer = load_tokenizer(str(folder), common, True)
     return Subject(model, tokenizer, plan.anatomy, identity)
@@ -159,22 +80,6 @@ def content_hash(folder: Path, plan: LoadPlan) -> str:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """No remarks and no progress bars from transformers, for the time being."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-@contextmanager
 def first_blocks(subject: Subject, blocks: int) -> Iterator[Subject]:
     """A view of a subject whose stack ends behind the first `blocks` blocks, for the time being.
 
@@ -189,20 +94,6 @@ def first_blocks(subject: Subject, blocks: int) -> Iterator[Subject]:
         yield Subject(subject.model, subject.tokenizer, anatomy, subject.identity)
     finally:
         stack._modules = whole
-
-
-def model_classes(config: Any) -> tuple[Any, Any]:
-    """(base model or None, causal model) of a configuration."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
-
-    try:
-        causal = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    except KeyError:
-        raise Unsupported(_NOT_ALONE.format(config.model_type)) from None
-    try:
-        return MODEL_MAPPING[type(config)], causal
-    except KeyError:
-        return None, causal
 
 
 def _refuse_loops(model: Any, plan: LoadPlan) -> None:
@@ -222,17 +113,7 @@ def _refuse_loops(model: Any, plan: LoadPlan) -> None:
             input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False
         )
     if calls != [1] * plan.blocks:
-        raise Unsupported(_NOT_ALONE.format(model.config.model_type))
-
-
-def laid_out(config: Any) -> Any:
-    """The causal model of a configuration, without memory (on the meta device)."""
-    return _laid_out(model_classes(config)[1], config)
-
-
-def _laid_out(model_class: Any, config: Any) -> Any:
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        return model_class(copy.deepcopy(config))
+        raise Unsupported(NOT_ALONE.format(model.config.model_type))
 
 
 def _cut_class(plan: LoadPlan) -> type[nn.Module]:

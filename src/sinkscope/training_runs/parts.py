@@ -41,7 +41,7 @@ class P0Parts:
         return cls()
 
     def chosen(self, u: torch.Tensor, point: int) -> tuple[np.ndarray, np.ndarray]:
-        """k90 neurons along u over the blocks before `point`, and experts: both [n, 2] int64."""
+        """k90 neurons along u [d] in the blocks before `point`, and experts: both [n, 2] int64."""
         found = [
             (act * (columns @ u), block)
             for block, (act, columns) in sorted(self.active.items())

@@ -17,7 +17,7 @@ class RunRecord:
     """One run after its sweep.
 
     checkpoints  those that could be measured; every array has a row for each
-    arrays       by the names of `arrays.LABELS`
+    arrays       name -> [step, ..], by `arrays.LABELS`
     broken       name of a checkpoint -> what is wrong with it
     remarks      name of a checkpoint -> what is to be remarked about how it was loaded
     model        id, revision, architecture, hash, .. of the last checkpoint

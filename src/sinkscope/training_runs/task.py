@@ -16,16 +16,15 @@ from sinkscope.errors import OutOfResources, SinkscopeError, is_out_of_memory, i
 from sinkscope.subject.adapters import find_adapter
 from sinkscope.subject.folder import check_folder, check_weights
 from sinkscope.subject.load import Subject, load
+from sinkscope.subject.plan import plan_blocks, quiet
 from sinkscope.subject.weights import load_config
 from sinkscope.training_runs.assembled import assembled, content, needs_assembly, note
 from sinkscope.training_runs.checkpoint import Checkpoint
 from sinkscope.training_runs.checkpoint_metrics import light
 from sinkscope.training_runs.hub import fetch_first_blocks
-from sinkscope.training_runs.partial import content_hash, load_first_blocks, plan_blocks, quiet
+from sinkscope.training_runs.partial import content_hash, load_first_blocks
 from sinkscope.training_runs.pilot import Pilot
 from sinkscope.training_runs.store import encode
-
-Results = Iterator[tuple[int, bytes | None, str]]
 
 
 @dataclass(frozen=True)

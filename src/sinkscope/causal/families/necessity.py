@@ -19,6 +19,7 @@ from sinkscope.circuit.unit import NEURON, Unit, by_block
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import MatchVariance, Neurons, SetWrite, Stream
 from sinkscope.intervene.edits.base import Edit
+from sinkscope.subject.on_disk import weights_of
 
 FIRST = "stage 1 -> stage 4"
 SECOND = "stage 2 -> stage 4"
@@ -217,8 +218,10 @@ def _pool(lab: CausalBench, block: int, own: list[int]) -> list[int]:
     free = [n for n in range(columns.shape[-2]) if n not in taken]
     if sublayer.experts is not None:
         return free
-    active = engine.clean(block, "mlp").float().abs().mean(0).to(columns.device)
-    size = (active * columns.float().norm(dim=-1)).clamp_min(1e-12).log().cpu()
+    with weights_of(module):
+        length = sublayer.projection.columns(module).float().norm(dim=-1)
+    active = engine.clean(block, "mlp").float().abs().mean(0).to(length.device)
+    size = (active * length).clamp_min(1e-12).log().cpu()
     near: set[int] = set()
     for neuron in own:
         near.update(sorted(free, key=lambda n: abs(float(size[n] - size[neuron])))[:10])

@@ -37,7 +37,7 @@ class Context:
     rows       index of each row among all prompts, so that draws do not depend on batches
     direction  [d] sink direction u, or None
     calls      arguments of modules in flight, by id, for edits that call one again
-    capture    runs a function that calls an attention module, and gives the query it came up with
+    capture    runs a function that calls an attention module; gives the query [B, H, T, D]
 
     Raises InputError for left-padded or packed prompts.
     """

@@ -11,6 +11,7 @@ import torch
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.edits.base import Context, Edit, at_positions
 from sinkscope.observe.stream import hidden_of, with_hidden
+from sinkscope.subject.on_disk import refuse_edit
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,7 @@ def without_columns(context: Context, block: int, neurons: tuple[int, ...], expe
     """Zero what the neurons of an expert (or of all of them) write, for the time being."""
     projection = context.sublayer(block, "mlp").projection
     assert projection is not None
+    refuse_edit(context.block(block), f"block {block}")
     weight = projection.weight(context.block(block))
     units = weight.transpose(1, 2) if projection.layout == "expert_out_in" else weight
     _check_units(neurons, units.shape[1], block)

@@ -1,0 +1,119 @@
+"""A model read block by block is the model that is loaded whole, and holds one block at a time."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sinkscope.circuit.writes import written_along
+from sinkscope.cli import main
+from sinkscope.errors import InputError, Unsupported
+from sinkscope.intervene.edits import RoundWeights
+from sinkscope.intervene.engine import Engine
+from sinkscope.observe.parity import token_prompts
+from sinkscope.observe.sites import find_sites
+from sinkscope.subject.load import load
+from sinkscope.subject.on_disk import weights_of
+from sinkscope.subject.tiny import HIDDEN, VOCAB, tiny_model
+
+FAMILIES = ("llama", "gpt2", "mixtral", "gpt_oss", "gemma3_text")  # dense, fused, routed, scaled
+IDS = torch.randint(VOCAB, (3, 12), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def make(kind="llama", **options):
+        tiny_model(kind).save_pretrained(tmp_path / kind, **options)
+        return tmp_path / kind
+
+    return make
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_logits_and_writes_are_those_of_the_model_in_memory(folder, kind):
+    path = folder(kind, max_shard_size="100KB")  # a block may lie in several files
+    assert len(list(path.glob("*.safetensors"))) > 1
+    whole, streamed = load(path), load(path, stream=True)
+    with torch.no_grad():
+        torch.testing.assert_close(streamed.model(IDS).logits, whole.model(IDS).logits)
+    u = torch.randn(HIDDEN, generator=torch.Generator().manual_seed(1))
+    found = []
+    for subject in (whole, streamed):
+        sites = find_sites(subject, token_prompts(IDS))
+        found.append(written_along(subject, sites, IDS[:, 0], lambda block: u, 4))
+    assert found[0].units.keys() == found[1].units.keys() != set()
+    for name, units in found[0].units.items():
+        torch.testing.assert_close(found[1].units[name], units)
+    assert found[1].error < 1e-4
+
+
+def test_one_block_is_held_at_a_time(folder):
+    subject = load(folder(), stream=True)
+    blocks = subject.anatomy.modules(subject.model)
+    held = []
+
+    def count(module, args):
+        held.append([i for i, each in enumerate(blocks) if not all_on_disk(each)])
+
+    for block in blocks:
+        block.register_forward_pre_hook(count)
+    with torch.no_grad():
+        subject.model(IDS)
+    assert held == [[0], [1], [2], [3]]
+    embedding, head = subject.model.get_input_embeddings(), subject.model.lm_head
+    # the head took the last block's place
+    assert all(all_on_disk(module) for module in (embedding, head, *blocks))
+
+
+def test_weights_outside_a_pass_are_read_where_they_lie(folder):
+    path = folder()
+    whole, streamed = load(path), load(path, stream=True)
+    for one, other in zip(*(s.anatomy.modules(s.model) for s in (whole, streamed)), strict=True):
+        with weights_of(other):
+            torch.testing.assert_close(other.mlp.up_proj.weight, one.mlp.up_proj.weight)
+
+
+def test_edits_of_weights_on_disk_are_refused(folder):
+    subject = load(folder(), stream=True)
+    engine = Engine(subject, token_prompts(IDS))
+    with pytest.raises(Unsupported, match="lie on disk"):
+        engine.run([RoundWeights(4)])
+
+
+def test_a_block_that_lacks_a_weight_is_refused_when_it_is_read(folder):
+    path = folder()
+    file = path / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.layers.2.mlp.up_proj.weight"]
+    save_file(tensors, file)
+    subject = load(path, stream=True)
+    with pytest.raises(Unsupported, match="block 2 lacks"), torch.no_grad():
+        subject.model(IDS)
+
+
+def test_what_cannot_be_streamed_is_refused(folder, tmp_path):
+    with pytest.raises(InputError, match="is no folder"):
+        load("some/model", stream=True)
+    path = folder()
+    config = json.loads((path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Unsupported, match="quantised"):
+        load(path, stream=True)
+
+
+def test_the_command_line_streams_and_says_so(folder, capsys):
+    few = ("--n", "4", "--length", "16", "--prompts", "random", "--no-untrained", "--json")
+    with pytest.raises(SystemExit) as ended:
+        main(["scan", str(folder()), "--stream", *few])
+    assert ended.value.code == 0
+    (scan,) = json.loads(capsys.readouterr().out)["scan"].values()
+    assert any("read from disk one at a time" in note for note in scan["notes"])
+
+
+def all_on_disk(module):
+    return all(p.device.type == "meta" for p in module.parameters())
