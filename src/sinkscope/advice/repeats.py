@@ -23,7 +23,7 @@ from sinkscope.observe.stream import others_median
 from sinkscope.replications.edits import NeuronsOff
 from sinkscope.schema.advise import Advice, AdviceRow
 from sinkscope.stats import bootstrap
-from sinkscope.subject.on_disk import weights_of
+from sinkscope.subject.at_hand import weights_of
 from sinkscope.subject.prompts import Prompts, build_prompts
 
 QUESTION = "Does a repeated token take over the sink?"
