@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find src -name '*.py' -o -name '*.j2' -o -name '*.css' -o -name '*.js')
 
-.PHONY: demo real test fuzz gpu lint docs bench clean
+.PHONY: demo real test tools fuzz gpu lint docs bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,14 @@ real: $(VENV)/installed-real
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto
+
+# The tools that `advise` prints lines for, beside the environment: their own dependencies would
+# bring another torch, and transformers imports torchao wherever it finds it.
+$(VENV)/tools: tests/tools.txt $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ -r tests/tools.txt
+
+tools: $(VENV)/tools
+	PYTHONPATH=$(VENV)/tools $(BIN)/python -m pytest tests/test_advice_lines.py tests/test_advice_kernels.py
 
 # Mutated inputs by the thousand: make fuzz COUNT=5000 SEED=7
 COUNT ?= 2000

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
 
 from sinkscope.schema import Measured, Summary
+from sinkscope.schema.sweep import SweepSummary
 
 os.environ.update(COLUMNS="88", TERM="dumb", NO_COLOR="1")
 
 DOCS = Path(__file__).resolve().parent
 COMMANDS = (
     *(("run",), ("scan",), ("trace",), ("verify",), ("timeline",), ("mix",), ("advise",)),
-    *(("report",), ("models",), ("doctor",)),
+    *(("sweep",), ("report",), ("models",), ("doctor",)),
     *(("lab",), ("lab", "list"), ("lab", "build"), ("lab", "train")),
     *(("lab", "run"), ("lab", "study")),
 )
@@ -230,7 +231,11 @@ def summary_page() -> str:
         "",
         "Units: " + "; ".join(f"*{unit}*, {meaning}" for unit, meaning in UNITS.items()) + ".",
     ]
-    return "\n".join([*parts, *_keys("", Summary, set())]) + "\n"
+    sweep = ["", "# summary.json of a sweep", "", "Of `sinkscope sweep`; see [sweep](sweep.md)."]
+    return (
+        "\n".join([*parts, *_keys("", Summary, set()), *sweep, *_keys("", SweepSummary, set())])
+        + "\n"
+    )
 
 
 def _keys(path: str, kind: type, shown: set[type]) -> list[str]:

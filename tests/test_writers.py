@@ -135,6 +135,27 @@ def test_no_writer_that_one_group_of_heads_needs_is_left_out(family, seed):
     assert found.circuit.emergence_block == truth.amplifying_blocks[0]
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_sink_in_part_of_the_prompts_is_traced_on_those(family):
+    subject, prompts, truth = constructed("p0-part", family=family, noise=0.0)
+    prompts.input_ids[::4, 0] = torch.tensor(truth.tokens[: len(prompts.input_ids[::4])])
+    marked = torch.isin(prompts.input_ids[:, 0], torch.tensor(truth.tokens))
+    summary = sinkscope.trace(subject, prompts=prompts, untrained=False).summary.trace["without"]
+    assert summary.emergence_block == truth.amplifying_blocks[0]
+    assert pairs(summary.writing_neurons) == pairs(truth.writing_neurons)
+    assert pairs(summary.reading_heads) == pairs(truth.reading_heads)
+    assert f"in {int(marked.sum())} of {len(marked)} prompts" in " ".join(summary.notes)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_where_the_others_are_suppressed_the_block_is_that_of_the_suppression(family):
+    subject, prompts, truth = constructed("p0-suppression", family=family, noise=0.02)
+    found = find(subject, prompts)
+    assert found.circuit.emergence_block == truth.amplifying_blocks[0]
+    (main,) = (part.phase.block for part in found.circuit.phases if part.most_read)
+    assert main == truth.amplifying_blocks[0]
+
+
 def test_the_read_curve_rises_with_the_write_that_is_read():
     subject, prompts, truth = constructed("p0-deeper", family="llama", noise=0.05)
     found = find(subject, prompts)

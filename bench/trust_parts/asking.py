@@ -9,6 +9,7 @@ import sinkscope
 from sinkscope import Subject
 
 N, LENGTH = 24, 64
+MOST = 256  # prompts that are still taken
 UNDETERMINED = "undetermined"
 SAYING = {"missing", "verdict_detail", "what_would_change_it", "notes"}  # where numbers are advised
 NUMBER = re.compile(r"take (?:at least )?(\d+) prompts")
@@ -33,6 +34,16 @@ def ask(subject: Subject, n: int = N, **settings: Any) -> dict[str, Any]:
         "heads": _pairs(trace.reading_heads) if trace else [],
         "recognition": trace.recognition_point if trace else None,
     }
+
+
+def ask_as_advised(
+    subject: Subject, n: int = N, seed: int = 0, **settings: Any
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What was said first, and then on as many prompts as were asked for; None where none were."""
+    first = ask(subject, n, seed=seed, **settings)
+    if first["verdict"] != UNDETERMINED or first["take"] is None:
+        return first, None
+    return first, ask(subject, min(first["take"], MOST), seed=seed + 1, **settings)
 
 
 def _pairs(places: list) -> list[list[int]]:

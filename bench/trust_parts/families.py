@@ -6,7 +6,7 @@ from typing import Any
 
 from sinkscope import Subject
 from sinkscope.known.constructed import Truth, build_in_memory, draw_spec
-from trust_parts.asking import ask, read_point
+from trust_parts.asking import ask_as_advised, read_point
 
 CIRCUITS = (
     "p0-weak", "p0-few-heads", "p0-part", "p0-head-groups", "p0-suppression", "p0-real-tokens",
@@ -21,10 +21,12 @@ KINDS = (*CIRCUITS, *DECOYS, *MIXTURES, *DECOYS)  # decoys twice: half of a thou
 
 
 def one(seed: int) -> dict[str, Any]:
-    """One model, what is true of it, and what was said."""
+    """One model, what is true of it, and what was said: on more prompts where it asked for them."""
     spec = draw_spec(KINDS[seed % len(KINDS)], seed)
     model, tokenizer, truth = build_in_memory(spec)
-    said = ask(Subject.from_model(model, tokenizer), bos=truth.bos, seed=seed)
+    subject = Subject.from_model(model, tokenizer)
+    first, again = ask_as_advised(subject, bos=truth.bos, seed=seed)
+    said = again or first
     due = {
         "verdict": truth.verdict,
         "block": truth.amplifying_blocks[0] if truth.amplifying_blocks else None,
@@ -38,6 +40,7 @@ def one(seed: int) -> dict[str, Any]:
         "noise": truth.noise,
         "due": due,
         "said": said,
+        "asked again": first["take"] if again else None,
         "right": judged(truth, said, due),
     }
 

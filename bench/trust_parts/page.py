@@ -13,6 +13,9 @@ Written by `python bench/trust.py --page` from `bench/results/trust.json`, which
 the answer is known, by code that the tool does not use ([known-answers.md](known-answers.md) says
 how that is held); what each answer means stands in [measures.md](measures.md).
 {note}"""
+AGAIN = """The families were asked on 24 prompts. Where the verdict was *undetermined* and named a
+number of prompts, as in {count} of these draws, the answer on so many (256 at most) counts.
+"""
 UNSEEN = "No seed here has set a threshold.\n"
 TELLS = """By construction, and not by a lack of prompts:
 
@@ -37,6 +40,7 @@ def page(values: dict[str, Any]) -> str:
     parts = [
         INTRO.format(draws=values["draws"], note=values.get("note", UNSEEN)),
         _floors(values["values"]),
+        *([AGAIN.format(count=values["asked_again"])] if "asked_again" in values else []),
         _kinds(values["by_kind"]),
         _confusion(values["confusion"]),
         _mistaken(values["confusion"]),

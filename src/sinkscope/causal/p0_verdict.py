@@ -10,7 +10,7 @@ sink without a carrier, leave the verdict undetermined.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,6 +42,8 @@ from sinkscope.causal.power import (
     ADVISED,
     LEAST,
     MOST_ROWS,
+    UNDETERMINED,
+    prompts_that_hold,
 )
 from sinkscope.causal.sink_heads import SinkHeads
 from sinkscope.causal.thresholds import ALPHA, INDUCED, LOST, MINOR, NECESSARY, PART
@@ -57,6 +59,7 @@ from sinkscope.causal.words import (
     without_carrier,
     would_change,
 )
+from sinkscope.circuit.model import Circuit
 from sinkscope.schema.verify import VerdictDetail, VerdictPart
 
 NEEDED = ("N1", "N2", "N3", "N3s", "N4", "N6")  # ids that show a write of P0's to be necessary
@@ -135,6 +138,28 @@ def with_p0_sink(
     )
     changes = [change for part, *_ in parts for change in part.changes]
     return Verdict("+".join(names), because, detail, [], changes)
+
+
+def in_whole(verdict: Verdict, held: int, of: int) -> Verdict:
+    """The verdict on `held` of all prompts, with how many of all would do where it is open."""
+    if verdict.verdict != UNDETERMINED:
+        return verdict
+    needed = ADVISED if held < LEAST else 2 * held
+    lack = (
+        f"prompts: {held} of {of} hold the sink, and {needed} such prompts are wanted; "
+        f"take {prompts_that_hold(needed, held, of)} prompts"
+    )
+    return replace(verdict, missing=[*verdict.missing, lack])
+
+
+def detail_of(circuit: Circuit) -> VerdictDetail:
+    """Where the circuit lies, to stand beside the verdict."""
+    block = circuit.emergence_block
+    return {
+        "blocks": None if block is None else "two-block" if block <= 1 else "deeper",
+        "emergence_block": block,
+        "amplification": circuit.amplification,
+    }
 
 
 def holds(carrier: Carrier) -> bool | None:

@@ -23,6 +23,7 @@ POWER = 0.95  # chance with which the prompts that are asked for settle a row
 MOST_ROWS = 6  # rows of one id that decide, at most
 ADVISED = 16  # prompts that are asked for at least: what `verify` takes by itself
 TOO_MANY = 100_000
+RARE = 0.25  # of the prompts: a sink that fewer hold may be missed
 
 SHOWN, ABSENT, PART = "shown", "absent", "in part"
 UNSPECIFIC, UNDETERMINED = "unspecific", "undetermined"
@@ -61,6 +62,20 @@ def prompts_for(tests: int) -> int:
 
 
 LEAST = prompts_for(MOST_ROWS)  # below that no verdict is given
+
+
+def prompts_that_hold(needed: int, held: int, of: int) -> int:
+    """Prompts of which so many hold the sink (POWER), where `held` of `of` do.
+
+    Their share is taken as (held + 1) / (of + 1/RARE): a few prompts say little of it.
+    """
+    from scipy.stats import nbinom
+
+    return needed + int(nbinom.ppf(POWER, needed, (held + 1) / (of + 1 / RARE)))
+
+
+# Prompts from which one sink at least is seen (POWER) that RARE of them hold
+SEEN = next(n for n in count(1) if (1 - RARE) ** n < 1 - POWER)
 
 
 def prompts_to_settle(values: np.ndarray, bound: float, tests: int = 1) -> int | None:

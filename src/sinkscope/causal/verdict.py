@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sinkscope.causal.power import ADVISED, LEAST
+from sinkscope.causal.power import LEAST, RARE, SEEN, prompts_that_hold
 from sinkscope.detect.attention import SINK
 from sinkscope.detect.decision import ELSEWHERE, LEARNED, WEAK, Sinks
 from sinkscope.schema.verify import VerdictDetail
@@ -71,8 +71,11 @@ def without_p0_sink(sinks: Sinks, prompts: int, by_ids: bool = False) -> Verdict
             missing=lack,
             what_would_change_it=lack,
         )
-    if prompts < LEAST:
-        lack = [f"prompts: {prompts} cannot show that no head sinks; take {ADVISED} prompts"]
+    if prompts < SEEN:
+        lack = [
+            f"prompts: {prompts} may miss a sink that one in {1 / RARE:.0f} has, {SEEN} would not; "
+            f"take {prompts_that_hold(LEAST, 0, 0)} prompts"
+        ]
         return Verdict(
             "undetermined",
             f"No head is seen to sink in {prompts} prompts.",

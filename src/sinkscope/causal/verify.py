@@ -28,7 +28,6 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-import numpy as np
 import torch
 
 from sinkscope.causal.elsewhere import follow_their_ids
@@ -43,7 +42,7 @@ from sinkscope.causal.families import (
 )
 from sinkscope.causal.families.faithfulness import Kept, keep_circuit
 from sinkscope.causal.families.write_sets import write_sets
-from sinkscope.causal.p0_verdict import hidden_circuit, with_p0_sink
+from sinkscope.causal.p0_verdict import detail_of, hidden_circuit, in_whole, with_p0_sink
 from sinkscope.causal.phase_needs import need_rows
 from sinkscope.causal.power import LEAST, MOST_ROWS, UNDETERMINED
 from sinkscope.causal.record import Verified
@@ -53,8 +52,9 @@ from sinkscope.causal.verdict import without_p0_sink
 from sinkscope.causal.words import other_paths
 from sinkscope.circuit.find import find_circuit
 from sinkscope.circuit.model import Circuit
+from sinkscope.circuit.reading import held_part, in_part
 from sinkscope.detect.attention import read_attention
-from sinkscope.detect.decision import PART, sinks_of
+from sinkscope.detect.decision import sinks_of
 from sinkscope.errors import InputError
 from sinkscope.frame import Progress, chosen_prompts, result_of, silent
 from sinkscope.intervene.edits.hold import Intact, Record
@@ -63,7 +63,6 @@ from sinkscope.observe.attention import uses_registry
 from sinkscope.observe.timing import seconds_a_prompt
 from sinkscope.pace import Budget
 from sinkscope.result import Result
-from sinkscope.schema.verify import VerdictDetail
 from sinkscope.settings import VerifySettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
@@ -118,31 +117,36 @@ def verify_one(
     circuit = circuit or find_circuit(subject, prompts, seed=settings.seed)
     passes = 0.0
     settings, notes = _affordable(subject, prompts, settings, budget)
-    held = np.flatnonzero(circuit.sinking_prompts)
-    if circuit.sinks and 2 <= len(held) < PART * len(prompts):
-        notes.append(
-            f"Position zero sinks in {len(held)} of {len(prompts)} prompts; all is said of those."
-        )
+    held = held_part(circuit.sinking_prompts) if circuit.sinks else None
+    of = len(prompts)
+    if held is not None:
+        notes.append(in_part(len(held), of))
         prompts = prompts.take(torch.from_numpy(held))
-        circuit = find_circuit(subject, prompts, seed=settings.seed)
     if circuit.sinks and settings.rows < LEAST <= len(prompts):
         notes.append(
             f"{MOST_ROWS} rows that decide together need at least {LEAST} prompts: {LEAST} were "
             f"taken instead of {settings.rows}."
         )
         settings = dataclasses.replace(settings, rows=LEAST)
+
+    def whole(done: Verified, passes: float) -> Verified:
+        verdict = done.verdict
+        if held is not None:
+            verdict = in_whole(verdict, len(held), of)
+        return dataclasses.replace(done, verdict=verdict, passes=passes, notes=notes + done.notes)
+
     while True:
         began = budget.clock()
         rows = _rows(prompts, settings)
         done = _tried(subject, prompts, rows, circuit, settings, budget, progress)
         passes += done.passes
         if len(rows) == len(prompts) or not _wants_more(done):
-            return dataclasses.replace(done, passes=passes, notes=notes + done.notes)
+            return whole(done, passes)
         settings = dataclasses.replace(settings, rows=2 * len(rows))
         more = min(settings.rows, len(prompts))
         if budget.left < 2 * (budget.clock() - began):
             notes.append(f"{more} prompts could settle the verdict; {budget} has no time for them.")
-            return dataclasses.replace(done, passes=passes, notes=notes + done.notes)
+            return whole(done, passes)
         notes.append(f"{len(rows)} prompts left the verdict undetermined: it is of {more} prompts.")
 
 
@@ -179,7 +183,7 @@ def _tried(
     kept, screened, needs = None, 0.0, []
     if circuit.sinks:
         tests, kept = run_tests(lab, lambda done, total: progress(label, done, total))
-        needs, detail = need_rows(lab), _detail(circuit)
+        needs, detail = need_rows(lab), detail_of(circuit)
         verdict = with_p0_sink(tests, lab.sink_heads, prompts.bos, detail, settings.seed)
         screened = lab.screen.passes * rows.input_ids.numel() / prompts.input_ids.numel()
     else:
@@ -289,12 +293,3 @@ def _rows(prompts: Prompts, settings: VerifySettings) -> Prompts:
             f"needed, and position {settings.position} must lie in their first half behind P0."
         )
     return prompts.take(slice(0, settings.rows))
-
-
-def _detail(circuit: Circuit) -> VerdictDetail:
-    block = circuit.emergence_block
-    return {
-        "blocks": None if block is None else "two-block" if block <= 1 else "deeper",
-        "emergence_block": block,
-        "amplification": circuit.amplification,
-    }

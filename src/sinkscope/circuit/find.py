@@ -3,6 +3,7 @@
 1. Prove on data where every block writes into the residual stream (`observe.sites`).
 2. One pass over the prompts: attention, norms, other positions' states, late queries (`observed`).
 3. Sink heads by the rule of `detect`, and the first block that has enough of them (`reading`).
+   Where P0 sinks in part of the prompts, all that follows is of that part, but for recognition.
 4. P0 sees only itself, so its stream depends on its token alone: one-token sequences of many first
    tokens give it at every read point (`streams.p0_points`).
 5. Amplification: where ‖x_0‖ over the others' median norm, and P0's part along the sink direction
@@ -141,9 +142,12 @@ def find(
         assert observed.attention is not None
         reading = reading_of(observed.attention, blocks)
     at = [sites.points.index(f"x{block}") for block in range(blocks + 1)]
-    tokens = first_tokens(subject, prompts, seed)
+    part = reading.part if len(reading.prompts) == len(prompts) else None  # packed: not by row
+    if part is not None:
+        observed = observed.of(part)
+    own, drawn = prompt_tokens(observed.prompts), first_tokens(subject, prompts, seed)
+    tokens = drawn if part is None else own
     p0 = p0_points(subject, sites, tokens)  # 4
-    own = prompt_tokens(prompts)
     here = p0_points(subject, sites, own)
     sample = observed.sample[:, at]
     log_ratio = observed.log_ratio[:, at].mean(0)
@@ -197,7 +201,7 @@ def find(
             _contrast(here[:, at], sample),
         )  # fmt: skip
         assert writes is not None
-        named = name_writers(naming, (components, writes), own, tokens)
+        named = name_writers(naming, (components, writes), own, drawn)
         components = named.components
         parts = tuple(with_named(part, named) for part in parts)
     progress("circuit", 2, 3)
@@ -217,7 +221,7 @@ def find(
         reading_heads=reading.heads,
         reading_block=reading.block,
         phases=parts,
-        ranking=units_by_logit(subject, sites, prompts, logits, usual),  # 8
+        ranking=units_by_logit(subject, sites, observed.prompts, logits, usual),  # 8
         recognition_point=recognised.point,
         late=reading.late,
         uniform_late=reading.uniform_late,

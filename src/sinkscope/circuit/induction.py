@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from sinkscope.circuit.keys import SinkLogits, p0_keys, sink_logits
-from sinkscope.circuit.observed import HeadRead, Observed
+from sinkscope.circuit.observed import Observed
+from sinkscope.circuit.observed_heads import HeadRead
 from sinkscope.detect.qk import qk_split
 from sinkscope.errors import Missing, Unsupported
 from sinkscope.observe.sites import Sites

@@ -6,26 +6,27 @@ by prompt, sums over prompts, and the states of a random sample of other positio
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from copy import copy
 from typing import Any
 
 import numpy as np
 import torch
 
+from sinkscope.circuit.observed_heads import HeadRead
 from sinkscope.circuit.routing import Routing
 from sinkscope.circuit.streams import stream_hooks
 from sinkscope.detect.attention import AttentionStats
 from sinkscope.errors import Unsupported
 from sinkscope.frame import Progress, silent
 from sinkscope.observe.attention import observe
-from sinkscope.observe.columns import Scores, p0_scores
+from sinkscope.observe.columns import p0_scores
 from sinkscope.observe.late import late_seeing, mean_over
 from sinkscope.observe.layout import layout_of
 from sinkscope.observe.reads import AttentionCall, AttentionRead, Want
 from sinkscope.observe.sites import Sites, Sublayer, find_sites
-from sinkscope.observe.softmax import attend, attend_without_first, squared_lse
-from sinkscope.observe.stream import OthersMean, norm_ratio, unit
-from sinkscope.observe.tap import SIGMOID, fold_learned
+from sinkscope.observe.softmax import attend_without_first
+from sinkscope.observe.stream import OthersMean, norm_ratio
+from sinkscope.observe.tap import SIGMOID
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, vocabulary
 
@@ -33,31 +34,6 @@ SAMPLE = 512  # other positions whose states are kept
 SAMPLE_BYTES = 1 << 27  # and the most memory they may take
 UNMIXED_ROWS = 16  # prompts on which unmixedness and the cone are measured
 FIRST_ROWS = 8  # prompts whose P0 is compared with the same token alone
-
-
-@dataclass
-class HeadRead:
-    """What is kept of one softmax block.
-
-    query     [n, H, D] mean late query of each prompt
-    others    [n, H] mean over late queries of logsumexp over the keys other than P0
-    logit     [n, H] mean over late queries of the score on P0
-    unmixed   [T, H] c_t = Σ_j A_tj² (sum over prompts); `counted` prompts
-    mixed_norm  [T, H] ‖o_t‖² when every value has length one (sum over prompts)
-    unit_value, unit_square  [G, D], [G, D, D] sums of unit values and of their outer products
-    """
-
-    scale: float = 1.0
-    softcap: float | None = None
-    query: list[torch.Tensor] = field(default_factory=list)
-    others: list[torch.Tensor] = field(default_factory=list)
-    logit: list[torch.Tensor] = field(default_factory=list)
-    unmixed: torch.Tensor | None = None
-    mixed_norm: torch.Tensor | None = None
-    unit_value: torch.Tensor | None = None
-    unit_square: torch.Tensor | None = None
-    unit_values: int = 0
-    counted: int = 0
 
 
 class Observed:
@@ -190,37 +166,16 @@ class Observed:
         head.logit.append(mean_over(p0_scores(s, layout.p0), late).cpu())
         head.others.append(mean_over(attend_without_first(s, call.values)[1], late).cpu())
         if self._rows_done < UNMIXED_ROWS and bool(layout.valid.all()):
-            self._unmixed(head, call, read.learned, slice(0, UNMIXED_ROWS - self._rows_done))
+            head.add_unmixed(call, read.learned, slice(0, UNMIXED_ROWS - self._rows_done))
 
-    def _unmixed(
-        self, head: HeadRead, call: AttentionCall, mass: torch.Tensor | None, rows: slice
-    ) -> None:
-        s = call.scores
-        mask = s.mask if s.mask is None or s.mask.shape[0] == 1 else s.mask[rows]
-        one = Scores(s.q[rows], s.k[rows], mask, s.causal, s.scale, s.softcap)
-        unit_values = unit(call.values[rows].float()).to(call.values.dtype)
-        out, total = attend(one, unit_values)
-        if call.s_aux is not None:
-            learned, _ = fold_learned(total, call.s_aux, s.q)
-            out = out * (total - learned).exp().unsqueeze(-1).to(out.dtype)
-            total = learned
-        elif mass is not None:  # a learned key whose logit depends on the query
-            kept = (1.0 - mass[rows]).clamp_min(1e-30)
-            out = out * kept.unsqueeze(-1).to(out.dtype)
-            total = total - kept.log()
-        twice = squared_lse(one, unit_values)
-        unmixed = (twice - 2 * total).exp().sum(0).transpose(0, 1).cpu()
-        mixed = out.float().square().sum(-1).sum(0).transpose(0, 1).cpu()
-        values = unit_values.float().sum((0, 2)).cpu()
-        square = torch.einsum("bgtd,bgte->gde", unit_values.float(), unit_values.float()).cpu()
-        new = {"unmixed": unmixed, "mixed_norm": mixed, "unit_value": values, "unit_square": square}
-        if head.unmixed is not None and head.unmixed.shape != unmixed.shape:
-            return
-        for name, value in new.items():
-            old = getattr(head, name)
-            setattr(head, name, value if old is None else old + value)
-        head.unit_values += unit_values.shape[0] * unit_values.shape[2]
-        head.counted += unit_values.shape[0]
+    def of(self, rows: np.ndarray) -> Observed:
+        """The same of some prompts [k] alone; sums over prompts stay those of all."""
+        held, seen = copy(self), torch.from_numpy(rows)
+        held.prompts = self.prompts.take(seen)
+        held._log_ratio = [[torch.cat(point)[seen]] for point in self._log_ratio]
+        held.heads = {block: head.of(seen) for block, head in self.heads.items()}
+        held._first_rows = [point[seen[seen < len(point)]] for point in self._first_rows]
+        return held
 
     @property
     def log_ratio(self) -> np.ndarray:
@@ -241,7 +196,8 @@ class Observed:
     @property
     def first_rows(self) -> torch.Tensor | None:
         """P0's states within the first prompts, [rows, points, d]; None for packed rows."""
-        return torch.stack(self._first_rows, 1) if self._first_rows else None
+        first = self._first_rows
+        return torch.stack(first, 1) if first and len(first[0]) else None
 
     @property
     def sample(self) -> torch.Tensor:

@@ -43,6 +43,7 @@ def read_phases(
     p0 [n, L+1, d], others [m, L+1, d]: streams at the inputs of blocks.
     """
     phases = [_marked(phase, reads) for phase in found]
+    phases = [_placed(one, reads, reading) if one.by == "direction" else one for one in phases]
     phases = [one for one in phases if one.by == "norm" or sink_heads(one, reading)]
     read = {head for phase in phases for head in sink_heads(phase, reading)}
     groups: dict[int, list[tuple[int, int]]] = {}
@@ -78,6 +79,18 @@ def _marked(phase: Phase, reads: HeadReads) -> Phase:
     part = reads.part_of(phase)
     unread = [head for head, share in zip(reads.heads, part) if not share >= HALF]
     return replace(phase, unread=frozenset(unread))
+
+
+def _placed(phase: Phase, reads: HeadReads, reading: SinkHeads) -> Phase:
+    """A phase of the direction, in the block of its rise that gives most sink heads what they read.
+
+    P0's direction differs from the others' by everything, so its curve may cross half with the mark
+    of recognition, which no head reads.
+    """
+    heads = sink_heads(phase, reading)
+    own = Counter(int(block) for head, block in zip(reads.heads, reads.block) if head in heads)
+    (block, _), *_ = own.most_common(1) or [(phase.block, 0)]
+    return replace(phase, block=block) if phase.rise[0] <= block <= phase.rise[1] else phase
 
 
 def _of_group(

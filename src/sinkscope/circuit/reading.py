@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sinkscope.detect.attention import AttentionStats, read_attention
-from sinkscope.detect.decision import sinks_of
+from sinkscope.detect.decision import PART, sinks_of
 from sinkscope.result import Result
 from sinkscope.stats import nan_mean
 from sinkscope.subject.load import Subject
@@ -19,7 +19,8 @@ class SinkHeads:
     """Heads that sink at P0.
 
     sinking       boolean [blocks, heads] over all blocks of the model
-    late          [blocks, heads] mean late share, NaN without softmax attention
+    late          [blocks, heads] mean late share, NaN without softmax attention; where P0 sinks in
+                  part of the prompts, over that part
     uniform_late  [blocks]
     block         first block whose sinking heads put on P0 at least half of what those of the
                   blocks from there on do, on the mean
@@ -41,6 +42,21 @@ class SinkHeads:
     def heads(self) -> tuple[tuple[int, int], ...]:
         """(block, head) in order."""
         return tuple((int(b), int(h)) for b, h in zip(*np.nonzero(self.sinking)))
+
+    @property
+    def part(self) -> np.ndarray | None:
+        """The prompts in which P0 sinks, where that is not all: the circuit is theirs."""
+        return held_part(self.prompts) if self.p0_sink else None
+
+
+def held_part(prompts: np.ndarray) -> np.ndarray | None:
+    """Indices of the prompts that are true, where they are some, but fewer than PART of all [n]."""
+    return np.flatnonzero(prompts) if 0 < prompts.mean() < PART else None
+
+
+def in_part(held: int, of: int) -> str:
+    """What must be said where the circuit is that of part of the prompts."""
+    return f"Position zero sinks in {held} of {of} prompts; all is said of those."
 
 
 def reading_of(stats: AttentionStats, blocks: int) -> SinkHeads:
@@ -64,7 +80,8 @@ def reading_from_scan(result: Result, bos: str, blocks: int) -> SinkHeads:
 
 def _reading(at: list[int], late, uniform_late, layers, prompts, blocks: int) -> SinkHeads:
     """Spread the softmax layers over the blocks; a block with several keeps its strongest."""
-    mean_late = nan_mean(late)
+    part = held_part(prompts) if layers.any() else None
+    mean_late = nan_mean(late if part is None else late[part])
     heads = layers.shape[1]
     sinking = np.zeros((blocks, heads), dtype=bool)
     spread = np.full((blocks, heads), np.nan)

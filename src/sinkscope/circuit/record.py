@@ -21,12 +21,14 @@ from sinkscope.subject.prompts import Prompts
 class Traced:
     """What was measured under one BOS policy.
 
+    whole     all prompts; prompts: those of them that the circuit was traced on
     seed      of intervals
     read      writes along the mean gradient of the reading heads' logits, for attribution
     routing   of P0's first tokens, in routed families; that of the prompts is in found.observed
     """
 
     subject: Subject
+    whole: Prompts
     prompts: Prompts
     seed: int
     found: FoundCircuit

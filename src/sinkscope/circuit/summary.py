@@ -15,6 +15,7 @@ from sinkscope.circuit.concentration import (
     step_down,
 )
 from sinkscope.circuit.phase_parts import PhaseParts
+from sinkscope.circuit.reading import in_part
 from sinkscope.circuit.recognition import APART
 from sinkscope.circuit.record import Traced
 from sinkscope.circuit.routing import OTHERS, P0
@@ -83,7 +84,7 @@ def trace_summary(traced: Traced) -> TraceSummary:
         if block_writes is None or emergence is None
         else later_amplification(block_writes, emergence),
         notes=_notes(traced),
-        p0_sink=circuit.sinks if traced.prompts.enough else None,
+        p0_sink=circuit.sinks if traced.whole.enough else None,
         read_point=None if circuit.direction is None else f"x{circuit.read_point}",
         writing_shared_neurons=components.rows(SHARED),
         writing_whole=[[name, share] for name, share in components.whole],
@@ -311,6 +312,8 @@ def _vocabulary(traced: Traced) -> VocabularyScan:
 def _notes(traced: Traced) -> list[str]:
     found, circuit = traced.found, traced.found.circuit
     notes = opening_notes(traced.subject, traced.prompts)
+    if len(traced.prompts) < len(traced.whole):
+        notes.append(in_part(len(traced.prompts), len(traced.whole)))
     if traced.prompts.length < SHORT:
         notes.append(
             f"The prompts have {traced.prompts.length} tokens: below {SHORT}, late queries and "

@@ -95,10 +95,13 @@ def trace_one(
     circuit = found.circuit
     return Traced(
         subject=subject,
-        prompts=prompts,
+        whole=prompts,
+        prompts=found.observed.prompts,
         seed=settings.seed,
         found=found,
-        induction=induction(subject, circuit.sites, prompts, found.observed, circuit.direction),
+        induction=induction(
+            subject, circuit.sites, found.observed.prompts, found.observed, circuit.direction
+        ),
         read=_read_writes(subject, found),
         cones=cones(found.observed),
         vocabulary=_vocabulary(subject, found, settings, progress),
@@ -178,7 +181,7 @@ def _text_cosine(subject: Subject, found: FoundCircuit) -> float | None:
 
 def traced_result(subject: Subject, settings: TraceSettings, traced: list[Traced]) -> Result:
     """The result of one trace for each BOS policy."""
-    prompts = [each.prompts for each in traced]
+    prompts = [each.whole for each in traced]
     result = result_of("trace", subject, settings, prompts, traced, trace_summary, trace_dataset)
     _compare_policies(result.summary, traced)
     return result

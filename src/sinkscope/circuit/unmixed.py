@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sinkscope.circuit.observed import HeadRead, Observed
+from sinkscope.circuit.observed import Observed
+from sinkscope.circuit.observed_heads import HeadRead
 from sinkscope.observe.stream import eigenvalues
 
 

@@ -4,7 +4,8 @@ Position zero comes first. A head sinks there if its late queries put more than 
 than three times what uniform attention would, and more than the 99th percentile of random keys that
 the same queries see (`nulls.random_target_p99`). Where no head passes SINK on the mean, heads count
 that pass it in part of the prompts, oftener than chance would have it; where there is none of them
-either, two heads or more that pass WEAK in nearly all of them. Only then is it asked whether the
+either, two heads or more that pass WEAK in nearly all of them; and last, heads that pass SINK in a
+prompt or two, where no other key does. Only then is it asked whether the
 model sinks elsewhere: on a learned logit, at other positions, at tokens wherever they stand.
 Positions and tokens must pass in both halves of the prompts, so that none is chosen and judged on
 the same ones.
@@ -16,13 +17,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sinkscope.detect.attention import LEAST, OVER_UNIFORM, SINK, WEAK, AttentionStats
+from sinkscope.detect.attention import (
+    LEAST,
+    MIN_QUERIES,
+    OVER_UNIFORM,
+    SINK,
+    WEAK,
+    AttentionStats,
+)
 from sinkscope.detect.nulls import random_target_p99
 from sinkscope.detect.token_mass import TokenMass
 from sinkscope.stats import nan_mean
 
 FEW = 0.01  # of the heads that see P0; below that the sink is one of a few heads
 PART = 0.9  # of the prompts; below that the sink is one of part of the prompts
+ALONE = 3.0  # times the hits of any other key, that P0 has where a few prompts may hold a sink
 CHANCE = 1e-5  # over all heads, that random keys would pass in as many prompts
 LEARNED = 0.3  # mass on a learned logit from which a head sinks there (Gu et al.)
 ELSEWHERE = 0.5  # mass on a few kinds of token: each stands at many places, so the larger part
@@ -126,12 +135,27 @@ class _Found:
         # one such head, or a mean that a few prompts make, is what any peaked head may show
         even = (self.stats.late > np.maximum(WEAK / 2, OVER_UNIFORM * self.uniform)).mean(0)
         weak &= even >= PART
-        return (weak, ("weak",)) if weak.sum() > 1 else (np.zeros_like(weak), ())
+        if weak.sum() > 1:
+            return weak, ("weak",)
+        rare = self.in_a_few()
+        return rare, ("part of the prompts",) if rare.any() else ()
 
     def in_part(self) -> np.ndarray:
         """Heads [layer, head] that pass SINK at P0 in more prompts than chance would allow."""
         passed, rare = self._often(SINK)
         return (passed[..., 0] > 1) & rare[..., 0] & (OVER_UNIFORM * self.uniform < SINK)
+
+    def in_a_few(self) -> np.ndarray:
+        """Heads [layer, head] that pass SINK at P0 in too few prompts to tell from chance.
+
+        Two or more, and P0 holds ALONE times the hits of all heads on any other key of the first
+        half: random keys are alike, so that P0 would be the first of them once in as many.
+        """
+        passed, _ = self._often(SINK)
+        heads = passed[..., 0] > 0
+        total = passed.sum((0, 1))
+        alone = total[0] >= ALONE * max(1.0, total[1:].max(initial=0.0)) and heads.sum() > 1
+        return heads & (OVER_UNIFORM * self.uniform < SINK) & alone
 
     def _often(self, bound: float) -> tuple[np.ndarray, np.ndarray]:
         """In how many prompts each key passes a bound, and whether that is no chance.
@@ -154,11 +178,22 @@ class _Found:
         return passed, known & (binom.sf(passed - 1, prompts, chance) * known.sum() < CHANCE)
 
     def beside(self, heads: np.ndarray) -> tuple[int, ...]:
-        """Positions that hold the sink of heads [layer, head]: P0, and any with more than WEAK."""
+        """Positions that hold the sink of heads [layer, head]: P0, and any with more than WEAK.
+
+        Those of the first half by their late share in both halves of the prompts; those behind,
+        which late queries see one after the other, by alpha, while enough queries do.
+        """
         curve = nan_mean(np.where(heads[..., None], self.curves, np.nan), (1, 2)).min(0)
+        behind = nan_mean(np.where(heads[..., None], self.stats.curve, np.nan), (0, 1))
+        behind[max(0, len(behind) + 1 - MIN_QUERIES) :] = np.nan
+        curve = np.append(curve, np.full(len(behind) - len(curve), np.nan))
+        even = np.cumsum(1 / np.arange(len(behind), 0, -1)) / np.arange(1, len(behind) + 1)
         uniform = nan_mean(np.where(heads, self.uniform, np.nan), (0, 1))
+        uniform = OVER_UNIFORM * np.where(
+            np.isfinite(curve), uniform, np.maximum(uniform, even[::-1])
+        )
         with np.errstate(invalid="ignore"):
-            held = curve > max(WEAK, OVER_UNIFORM * uniform)
+            held = np.where(np.isfinite(curve), curve, behind) > np.maximum(WEAK, uniform)
         return (0, *(int(k) for k in np.flatnonzero(held) if k))
 
     def learned(self) -> tuple[np.ndarray, tuple[int, ...]]:

@@ -61,7 +61,8 @@ def sink_neurons(bench: Bench, block: int) -> tuple[int, ...]:
     if sublayer is None or sublayer.projection is None or sublayer.experts is not None:
         raise Unsupported(f"the neurons of block {block} lie in experts or out of reach.")
     module = bench.subject.anatomy.modules(bench.subject.model)[block]
-    size = sublayer.projection.columns(module).float().norm(dim=-1)
+    with weights_of(module):
+        size = sublayer.projection.columns(module).float().norm(dim=-1)
     seen: list[torch.Tensor] = []
 
     def enter(module, args):

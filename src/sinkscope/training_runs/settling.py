@@ -119,7 +119,7 @@ def stretch(steps: Sequence[int], i: int) -> int | None:
 def is_calm(signals: dict[str, np.ndarray], directions: np.ndarray, x: np.ndarray) -> bool:
     """Whether every signal's change within one stretch is below its tolerance, and its rate.
 
-    Arguments as for `rates`.
+    signals name -> [c], heads [c, head]; directions [c, d]; x [c] log steps.
     """
     return _within(changes(signals, directions)) and _within(rates(signals, directions, x))
 

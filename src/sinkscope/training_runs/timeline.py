@@ -24,7 +24,8 @@ from sinkscope.training_runs.record import RunRecord
 from sinkscope.training_runs.sources import find_runs
 from sinkscope.training_runs.store import Store
 from sinkscope.training_runs.summary import timeline_summary
-from sinkscope.training_runs.sweep import at_once, sweep
+from sinkscope.training_runs.sweep import sweep
+from sinkscope.workers.pool import at_once
 
 
 def default_cache() -> Path:

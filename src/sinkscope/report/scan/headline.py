@@ -81,7 +81,8 @@ def _how(scan: ScanSummary) -> str:
     if "weak" in found["words"]:
         parts.append(f"a weak one (no head gives it more than {round_percent(SINK)})")
     if "part of the prompts" in found["words"]:
-        parts.append(f"in {found['prompts']} prompts only")
+        count = found["prompts"]
+        parts.append(f"in {count} prompts only" if count != 1 else "in one prompt only")
     others = [place for place in found["positions"] if place]
     if others:
         parts.append(f"together with {plural('position', ranges(others))} {ranges(others)}")
