@@ -16,6 +16,10 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
+$(VENV)/installed-docs: $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	touch $@
+
 demo: $(VENV)/installed
 	$(BIN)/sinkscope run --offline
 
@@ -55,8 +59,11 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-docs: $(VENV)/installed-dev
+# Generated pages, then the site, into site/. A warning ends it.
+docs: $(VENV)/installed-docs
 	$(BIN)/python docs/build.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "Open site/index.html"
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python bench/readers.py
@@ -66,4 +73,4 @@ gpu:
 	PYTHONPATH=src $(PYTHON) bench/gpu.py --out bench/results $(ARGS)
 
 clean:
-	rm -rf $(VENV) sinkscope-run-bundled sinkscope-real .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site dist sinkscope-run-bundled sinkscope-real .pytest_cache .mypy_cache .ruff_cache

@@ -26,6 +26,7 @@ LAST_BLOCK, NEURONS = 15, 2
 ALIKE = 0.1  # what the end of repeats must have of what P0 has
 BLOCK, FIRST, SECOND = "block", "neuron 1", "neuron 2"
 P0, REPEAT = "norm of P0, ×", "norm of the last repeat, ×"
+from sinkscope.subject.at_hand import weights_of
 
 
 def sink_block(bench: Bench) -> int:

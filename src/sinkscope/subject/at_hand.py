@@ -44,6 +44,11 @@ def _together(block: nn.Module) -> Iterator[None]:
             parameters.update(own)
 
 
+def lies_elsewhere(block: nn.Module) -> bool:
+    """Whether a block's weights are not those that an edit of them would reach."""
+    return hasattr(block, BRING) or _on_disk(block) or is_spread(block)
+
+
 def refuse_edit(block: nn.Module, what: str) -> None:
     """Raise Unsupported where a change of a block's weights would be lost, or reach a part only."""
     if hasattr(block, BRING) or _on_disk(block):
