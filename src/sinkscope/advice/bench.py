@@ -126,7 +126,7 @@ class Bench:
     def no_copy(self) -> str:
         """Why no second copy of the weights is made; empty where it can be."""
         if any(map(lies_elsewhere, self.subject.anatomy.modules(self.subject.model))):
-            return "the model's weights lie on disk"
+            return "the model's weights lie on disk, or in several processes"
         if sum(p.numel() for p in self.subject.model.parameters()) > COPIED:
             return "the model is too large for a second copy"
         return ""

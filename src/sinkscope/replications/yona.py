@@ -21,12 +21,12 @@ from sinkscope.replications.base import RowResult, read_replication
 from sinkscope.replications.bench import Bench, spread
 from sinkscope.replications.edits import NeuronsOff
 from sinkscope.result import Measured
+from sinkscope.subject.at_hand import weights_of
 
 LAST_BLOCK, NEURONS = 15, 2
 ALIKE = 0.1  # what the end of repeats must have of what P0 has
 BLOCK, FIRST, SECOND = "block", "neuron 1", "neuron 2"
 P0, REPEAT = "norm of P0, ×", "norm of the last repeat, ×"
-from sinkscope.subject.at_hand import weights_of
 
 
 def sink_block(bench: Bench) -> int:
