@@ -8,6 +8,7 @@ result. Nothing heavy is imported here, so that `--help` answers at once.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,17 +39,18 @@ def field_docs(kind: type) -> dict[str, str]:
     """Field -> meaning, from the field lists in the docstrings of a class and of its bases.
 
     A field list has one field a line, or several that share a meaning: `name, name  meaning`, two
-    spaces or more before the meaning. Lines that are indented further go on with it.
+    spaces or more before the meaning. Lines that are indented further go on with it. Python 3.13
+    strips the margin of a docstring, earlier ones do not.
     """
     found: dict[str, str] = {}
     for each in reversed(kind.__mro__):
         names: list[str] = []
-        for line in (vars(each).get("__doc__") or "").splitlines():
-            entry = re.match(r" {4}(\w+(?:, \w+)*) {2,}(\S.*)", line)
+        for line in inspect.cleandoc(vars(each).get("__doc__") or "").splitlines():
+            entry = re.match(r"(\w+(?:, \w+)*) {2,}(\S.*)", line)
             if entry:
                 names = entry[1].split(", ")
                 found |= dict.fromkeys(names, entry[2].strip())
-            elif names and line.startswith(" " * 6):
+            elif names and line.startswith("  "):
                 found |= dict.fromkeys(names, f"{found[names[0]]} {line.strip()}")
             else:
                 names = []
@@ -71,6 +73,7 @@ class LoadSettings:
     device             where to run, such as cpu, cuda, cuda:1 or mps
     device_map         spread over devices, such as auto (needs accelerate)
     stream             hold one block in memory at a time, read from the folder when it runs
+    tensor_parallel    spread every block over the processes of torchrun
     offline            never touch the network
     gguf_file          GGUF file in that folder or Hub repository
     allow_pickle       read pickle weights, which can run code
@@ -83,6 +86,7 @@ class LoadSettings:
     device: str = "cpu"
     device_map: str | None = None
     stream: bool = False
+    tensor_parallel: bool = False
     offline: bool = False
     gguf_file: str | None = None
     allow_pickle: bool = False
@@ -168,7 +172,12 @@ class VerifySettings(PromptSettings):
 
 @dataclass(frozen=True)
 class RunSettings(VerifySettings, TraceSettings):
-    """What to run with: the settings of `scan`, `trace` and `verify`."""
+    """What to run with: the settings of `scan`, `trace` and `verify`.
+
+    advise  answer what `advise` answers too, on the first prompts
+    """
+
+    advise: bool = False
 
 
 @dataclass(frozen=True)

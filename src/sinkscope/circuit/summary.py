@@ -9,6 +9,7 @@ import torch
 
 from sinkscope.circuit.components import main_components, raised
 from sinkscope.circuit.concentration import (
+    by_number,
     concentration,
     later_amplification,
     log_norm_share,
@@ -62,8 +63,8 @@ def trace_summary(traced: Traced) -> TraceSummary:
         amplification=circuit.amplification,
         recognition_point=circuit.recognition_point,
         recognition=_recognition(traced),
-        concentration={} if block_writes is None else dict(concentration(block_writes)),
-        concentration_log_norm=log_norm_share(log_ratio),
+        concentration={} if block_writes is None else dict(by_number(concentration(block_writes))),
+        concentration_log_norm=by_number(log_norm_share(log_ratio)),
         writing_neurons=[list(unit.place) for unit in circuit.of(NEURON)],
         writing_neuron_shares=[share for _, _, share in components.rows(NEURON)],
         writing_heads=components.rows(HEAD),
