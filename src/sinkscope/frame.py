@@ -10,6 +10,7 @@ import numpy as np
 from sinkscope.provenance import new_summary
 from sinkscope.result import Result
 from sinkscope.settings import PromptSettings
+from sinkscope.stats import units_needed
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, prompts_of, with_positions
 
@@ -44,6 +45,23 @@ def opening_notes(subject: Subject, prompts: Prompts) -> list[str]:
     if len(prompts) == 1:
         notes.append(f"One prompt only, of {prompts.length} tokens: no interval can be given.")
     return notes
+
+
+def too_few(values: np.ndarray, units: np.ndarray | None, what: str, how: str) -> list[str]:
+    """A sentence where the interval of a figure rests on fewer units than it needs to cover 95 %.
+
+    values, units  [n] as in `stats.units_needed`
+    what, how      what a unit is, in the plural, and the option that gives more of them
+    """
+    count = len(values) if units is None else len(np.unique(units))
+    needed = units_needed(values, units)
+    if count >= needed or len(values) < 2:
+        return []
+    rest = f"{count} {what}, which are" if count > 1 else f"one {what[:-1]}, which is"
+    return [
+        f"Intervals rest on {rest} too few for what they are to cover: take {needed} or more "
+        f"({how})."
+    ]
 
 
 def result_of(

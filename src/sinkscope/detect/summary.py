@@ -10,10 +10,10 @@ from sinkscope.detect.attention import SINK
 from sinkscope.detect.nulls import random_target_p99
 from sinkscope.detect.record import Scan
 from sinkscope.errors import NOT_ASKED, Missing
-from sinkscope.frame import opening_notes
+from sinkscope.frame import opening_notes, too_few
 from sinkscope.result import Measured, ScanSummary
 from sinkscope.schema.scan import Massive, ResidualIdentity, ScanNull, Secondary, SinkFinding
-from sinkscope.stats import bootstrap, nan_mean, units_needed
+from sinkscope.stats import bootstrap, nan_mean
 from sinkscope.subject.prompts import token_text
 
 EPS = (0.2, 0.3, 0.5, 0.8)
@@ -67,16 +67,8 @@ def _units(scan: Scan) -> np.ndarray | None:
 def _enough(scan: Scan) -> list[str]:
     """A sentence where the interval of the late share rests on too little."""
     units, shares = _units(scan), _per_prompt(scan.attention.late)
-    count = len(shares) if units is None else len(np.unique(units))
-    needed = units_needed(shares, units)
-    if count >= needed or len(shares) < 2:
-        return []
-    what, how = ("prompts", "n") if units is None or count == len(shares) else ("documents", "text")
-    rest = f"{count} {what}, which are" if count > 1 else f"one {what[:-1]}, which is"
-    return [
-        f"Intervals rest on {rest} too few for what they are to cover: take {needed} or more "
-        f"({how})."
-    ]
+    together = units is not None and len(np.unique(units)) < len(shares)
+    return too_few(shares, units, *(("documents", "text") if together else ("prompts", "n")))
 
 
 def sink_rates(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sinkscope.errors import NOT_ASKED, Missing
-from sinkscope.frame import opening_notes
+from sinkscope.frame import opening_notes, too_few
 from sinkscope.intervene.readout import over_heads
 from sinkscope.mixing.collapse import ROUNDING as DOUBLE
 from sinkscope.mixing.conditions import INTACT, OTHER_KEY, REDISTRIBUTED, VALUE_ZEROED
@@ -71,7 +71,7 @@ def _notes(found: Mixed, rows: dict[str, MixRow]) -> list[str]:
     if isinstance(found.bound, Missing) and found.bound != NOT_ASKED:
         said.append(f"No path-sum bound: {found.bound.reason}")
     said += [each for each in [weak_control(rows)] if each]
-    return said
+    return said + too_few(found.spreads[INTACT.name].final, None, "prompts", "pairs")
 
 
 def weak_control(rows: dict[str, MixRow]) -> str:

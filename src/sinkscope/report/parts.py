@@ -25,6 +25,7 @@ Said: TypeAlias = tuple[str, str]
 WEAK = "Weak"
 QUESTIONS = (
     *("Sink", "Where", "Since", "Made by", "Read by", "Proved", "Unless", "Used", "To do"),
+    *("Formed", "Stages", "Settled", "Written", "Beside", "Row"),
     WEAK,
 )
 
