@@ -10,6 +10,7 @@ import numpy as np
 from sinkscope.provenance import new_summary
 from sinkscope.result import Result
 from sinkscope.settings import PromptSettings
+from sinkscope.stats import units_needed
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, prompts_of, with_positions
 
@@ -44,6 +45,23 @@ def opening_notes(subject: Subject, prompts: Prompts) -> list[str]:
     if len(prompts) == 1:
         notes.append(f"One prompt only, of {prompts.length} tokens: no interval can be given.")
     return notes
+
+
+def too_few(values: np.ndarray, units: np.ndarray | None) -> list[str]:
+    """A sentence where the interval of values [n] rests on too few prompts, or documents.
+
+    units [n]  the document of each prompt, where several come from one
+    """
+    count = len(values) if units is None else len(np.unique(units))
+    needed = units_needed(values, units)
+    if count >= needed or len(values) < 2:
+        return []
+    what, how = ("prompts", "n") if units is None else ("documents", "text")
+    rest = f"{count} {what}, which are" if count > 1 else f"one {what[:-1]}, which is"
+    return [
+        f"Intervals rest on {rest} too few for what they are to cover: take {needed} or more "
+        f"({how})."
+    ]
 
 
 def result_of(

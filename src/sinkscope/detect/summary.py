@@ -10,10 +10,10 @@ from sinkscope.detect.attention import SINK
 from sinkscope.detect.nulls import random_target_p99
 from sinkscope.detect.record import Scan
 from sinkscope.errors import NOT_ASKED, Missing
-from sinkscope.frame import opening_notes
+from sinkscope.frame import opening_notes, too_few
 from sinkscope.result import Measured, ScanSummary
 from sinkscope.schema.scan import Massive, ResidualIdentity, ScanNull, Secondary, SinkFinding
-from sinkscope.stats import bootstrap, nan_mean, units_needed
+from sinkscope.stats import bootstrap, nan_mean
 from sinkscope.subject.prompts import token_text
 
 EPS = (0.2, 0.3, 0.5, 0.8)
@@ -58,25 +58,8 @@ def scan_summary(scan: Scan) -> ScanSummary:
 
 def _units(scan: Scan) -> np.ndarray | None:
     """The document of each prompt; None where prompts are apart, or hold several segments."""
-    documents = scan.prompts.documents
-    if documents is None or len(documents) != len(scan.attention.late):
-        return None
-    return documents.numpy()
-
-
-def _enough(scan: Scan) -> list[str]:
-    """A sentence where the interval of the late share rests on too little."""
-    units, shares = _units(scan), _per_prompt(scan.attention.late)
-    count = len(shares) if units is None else len(np.unique(units))
-    needed = units_needed(shares, units)
-    if count >= needed or len(shares) < 2:
-        return []
-    what, how = ("prompts", "n") if units is None or count == len(shares) else ("documents", "text")
-    rest = f"{count} {what}, which are" if count > 1 else f"one {what[:-1]}, which is"
-    return [
-        f"Intervals rest on {rest} too few for what they are to cover: take {needed} or more "
-        f"({how})."
-    ]
+    units = scan.prompts.units
+    return units if units is not None and len(units) == len(scan.attention.late) else None
 
 
 def sink_rates(
@@ -199,7 +182,8 @@ def _identity(scan: Scan) -> ResidualIdentity:
 
 def _notes(scan: Scan) -> list[str]:
     """What a reader must know to read the numbers rightly."""
-    notes = opening_notes(scan.subject, scan.prompts) + _enough(scan)
+    notes = opening_notes(scan.subject, scan.prompts)
+    notes += too_few(_per_prompt(scan.attention.late), _units(scan))
     if len(scan.prompts) < 2:
         notes.append(
             "Sinks away from position zero are not looked for on one prompt: none can be found on "
