@@ -106,7 +106,8 @@ class Draw:
     """How intervals over some prompts are drawn.
 
     units  [n] document of each prompt, or None where prompts are apart; of values of the first
-           prompts alone, the first are taken
+           prompts alone, the first are taken. Windows of one document alone are drawn one by one:
+           the interval then speaks of that document
     """
 
     units: np.ndarray | None = None
@@ -123,7 +124,8 @@ class Draw:
         return paired_change(edited, intact, scale, self.seed, self._first(intact))
 
     def _first(self, values: np.ndarray) -> np.ndarray | None:
-        return None if self.units is None else self.units[: len(values)]
+        first = None if self.units is None else self.units[: len(values)]
+        return None if first is None or len(np.unique(first)) < 2 else first
 
 
 def drawn_share(hits: int, drawn: int, of: int) -> Measured:
