@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find src -name '*.py' -o -name '*.j2' -o -name '*.css' -o -name '*.js')
 
-.PHONY: demo real test fuzz gpu lint docs bench clean
+.PHONY: demo real test tools fuzz gpu lint docs bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -14,6 +14,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	touch $@
 
 demo: $(VENV)/installed
@@ -35,6 +39,14 @@ real: $(VENV)/installed-real
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto
 
+# The tools that `advise` prints lines for, beside the environment: their own dependencies would
+# bring another torch, and transformers imports torchao wherever it finds it.
+$(VENV)/tools: tests/tools.txt $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ -r tests/tools.txt
+
+tools: $(VENV)/tools
+	PYTHONPATH=$(VENV)/tools $(BIN)/python -m pytest tests/test_advice_lines.py tests/test_advice_kernels.py
+
 # Mutated inputs by the thousand: make fuzz COUNT=5000 SEED=7
 COUNT ?= 2000
 SEED ?= 0
@@ -47,8 +59,11 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-docs: $(VENV)/installed-dev
+# Generated pages, then the site, into site/. A warning ends it.
+docs: $(VENV)/installed-docs
 	$(BIN)/python docs/build.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "Open site/index.html"
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python bench/readers.py
@@ -58,4 +73,4 @@ gpu:
 	PYTHONPATH=src $(PYTHON) bench/gpu.py --out bench/results $(ARGS)
 
 clean:
-	rm -rf $(VENV) sinkscope-run-bundled sinkscope-real .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site dist sinkscope-run-bundled sinkscope-real .pytest_cache .mypy_cache .ruff_cache

@@ -1,7 +1,7 @@
 """Make the pictures of the docs' pages and the outputs of the notebook.
 
 python docs/pictures.py             all of them, a few minutes on a laptop
-python docs/pictures.py circuit     one page only: circuit, mixing, or notebook
+python docs/pictures.py circuit     one page only: circuit, mixing, measure, or notebook
 python docs/pictures.py real RUN    those of docs/real-models.md, from a run folder of that model
 
 Nothing is downloaded. The notebook's cells are run in order in one namespace; what they print and
@@ -90,6 +90,31 @@ def real(run: str) -> None:
             shutil.copy(f"{folder}/figures/{name}-without.png", DOCS / "real" / f"{name}.png")
 
 
+MEASURES = (  # command on what is bundled, and a figure of it -> its name in docs/measure
+    ("scan", "heads-late-share-without", "late-share"),
+    ("scan", "received-without", "received"),
+    ("scan", "ranked-without", "nulls"),
+    ("timeline", "timeline-sink-step-log", "emergence"),
+)
+
+
+def measures() -> None:
+    """The pictures of pages of measures that no other page has."""
+    from sinkscope.cli.app import main
+
+    with tempfile.TemporaryDirectory() as folder, inside(folder):
+        for arguments in (
+            ["scan", "--n", "8", "--length", "64", "--out", "scan"],
+            ["timeline", "bundled", "--n", "4", "--length", "64", "--out", "timeline"],
+            ["report", "scan", "--figures", "scan-figures"],
+            ["report", "timeline", "--figures", "timeline-figures"],
+        ):
+            with contextlib.suppress(SystemExit):
+                main(arguments)
+        for command, figure, name in MEASURES:
+            shutil.copy(f"{command}-figures/{figure}.png", DOCS / "measure" / f"{name}.png")
+
+
 def execute(path: Path) -> None:
     """Run a notebook's cells and store what they give."""
     book = json.loads(path.read_text(encoding="utf-8"))
@@ -142,9 +167,10 @@ def shown(value: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    asked = sys.argv[1:] or [*PAGES, "notebook"]
+    asked = sys.argv[1:] or [*PAGES, "measure", "notebook"]
     if asked[0] == "real":
         real(asked[1])
         asked = []
+    others = {"notebook": lambda: execute(NOTEBOOK), "measure": measures}
     for what in asked:
-        execute(NOTEBOOK) if what == "notebook" else pictures(what)
+        others.get(what, lambda what=what: pictures(what))()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -18,6 +19,17 @@ logging.disable_progress_bar()
 SENTENCE = "the a of and to in sink token zero head block key query value norm . ,"
 WORDS = SENTENCE.split()
 WORDS.append("\n")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What was skipped, a line a reason; the reasons say how to have it."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple)
+    )
+    for reason, tests in reasons.items():
+        terminalreporter.write_line(f"{tests} skipped: {reason}")
 
 
 @pytest.fixture

@@ -72,11 +72,14 @@ def mean(values: np.ndarray) -> np.ndarray:
     return np.where(count > 0, np.nansum(values, 0) / np.maximum(count, 1), np.nan)
 
 
-def streamed(subject: Subject, ids: torch.Tensor, window: int, keep: int) -> torch.Tensor:
+def streamed(
+    subject: Subject, ids: torch.Tensor, window: int, keep: int, extra: tuple[int, ...] = ()
+) -> torch.Tensor:
     """Logits [T, V] of one row as a server gives them, token by token, for any family.
 
     What a block gives a token follows from the inputs of the block at the tokens that are still
     there: so these inputs are the cache, and the block is run on them at positions 0, 1, ..
+    The first `keep` tokens stay, and those at the positions `extra`.
     """
     blocks = subject.anatomy.modules(subject.model)
     given: list[tuple[torch.Tensor, dict]] = []
@@ -93,13 +96,17 @@ def streamed(subject: Subject, ids: torch.Tensor, window: int, keep: int) -> tor
     [(x0, kwargs)] = given
     kwargs = {k: v for k, v in kwargs.items() if k not in ("attention_mask", "past_key_values")}
     held: list[list[torch.Tensor]] = [[] for _ in blocks]
-    found = []
+    found, there = [], []
     for t in range(len(ids)):
         x = x0[:, t : t + 1]
+        there.append(t)
+        gone = next((i for i, at in enumerate(there) if at >= keep and at not in extra), 0)
+        if len(there) > window:
+            del there[gone]
         for block, inputs in zip(blocks, held, strict=True):
             inputs.append(x)
             if len(inputs) > window:
-                del inputs[keep]
+                del inputs[gone]
             n = len(inputs)
             cos, sin = kwargs["position_embeddings"]
             mask = torch.full((1, 1, n, n), -1e30).triu(1)

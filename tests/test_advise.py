@@ -12,8 +12,10 @@ import sinkscope
 from sinkscope.advice import gates
 from sinkscope.advice.advise import QUESTIONS, questions
 from sinkscope.advice.lines import lines, table
+from sinkscope.advice.prefix import PREFIX
 from sinkscope.advice.repeats import onset
 from sinkscope.advice.streaming import KEPT, smallest
+from sinkscope.advice.weights import NAMES, OTHERS, WRITERS
 from sinkscope.errors import InputError
 from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.mixing.conditions import INTACT
@@ -101,6 +103,87 @@ def test_the_cost_of_a_short_cache_is_that_of_a_server(circuit, whole):
                 ]
                 changes.append(float(losses[0] - losses[1]))
         assert row["ce_change"].value == pytest.approx(np.mean(changes), abs=1e-4)
+
+
+def test_a_sink_on_a_delimiter_is_kept_beside_the_first_tokens():
+    """The rows against a server that keeps the delimiter's first occurrence, token by token."""
+    subject = constructed("delimiter", carry=1.0)
+    one = advised(subject, "streaming").summary.advise["streaming"]
+    prompts = sinkscope.build_prompts(subject, n=N, length=LENGTH)
+    window, token = LENGTH // 4, 48
+    assert subject.tokenizer.decode([token]) == "."
+    [row] = [row for row in one.rows if "first '.' kept" in row["what"]]
+    keep = int(re.findall(r"first (\d+) tokens", row["what"])[0])
+    changes = []
+    with torch.no_grad():
+        for ids in prompts.input_ids:
+            at = [i for i, each in enumerate(ids[:-1].tolist()) if each == token and i >= keep][:1]
+            short = streamed(subject, ids, window, keep, tuple(at))
+            whole = subject.model(ids.unsqueeze(0)).logits[0]
+            losses = [
+                torch.nn.functional.cross_entropy(x[window:-1], ids[window + 1 :])
+                for x in (short, whole)
+            ]
+            changes.append(float(losses[0] - losses[1]))
+    assert row["ce_change"].value == pytest.approx(np.mean(changes), abs=1e-4)
+    assert "Heads also sink on '.'" in one.sentence
+
+
+def test_what_a_prefix_costs_by_plain_rounding(circuit):
+    """A token put first, its own inputs exact, all others in int8 with one scale a map."""
+    found = advised(circuit, "quantisation", within=0.0).summary.advise["quantisation"]
+    rows = {row["what"]: row["ce_change"].value for row in found.rows}
+    ids = sinkscope.build_prompts(circuit, n=N, length=LENGTH).input_ids
+    longer = torch.cat([torch.full((N, 1), circuit.tokenizer.bos_token_id), ids], 1)
+
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        each = -logits.log_softmax(-1)[:, :-1].gather(2, ids[:, 1:, None]).squeeze(2)
+        return each[:, 1:].mean(1)
+
+    def enter(module, args):
+        x = args[0].clone()
+        step = x[:, 1:].abs().amax((1, 2), keepdim=True) / 127
+        x[:, 1:] = (x[:, 1:] / step).round() * step
+        return (x,)
+
+    with torch.no_grad():
+        plain, alone = loss(circuit.model(ids).logits), loss(circuit.model(longer).logits[:, 1:])
+        handles = [
+            module.register_forward_pre_hook(enter)
+            for name, module in circuit.model.named_modules()
+            if isinstance(module, torch.nn.Linear) and "layers" in name
+        ]
+        exact = loss(circuit.model(longer).logits[:, 1:])
+    for handle in handles:
+        handle.remove()
+    assert rows[PREFIX[2]] == pytest.approx(float((alone - plain).mean()), abs=1e-4)
+    assert rows[PREFIX[0]] == pytest.approx(float((exact - plain).mean()), abs=1e-4)
+    assert {name + end for name in NAMES.values() for end in (WRITERS, OTHERS)} & set(rows)
+    assert found.facts["prefix"] in ("helps", "not-shown")
+
+
+def test_idle_heads_are_told_by_document(circuit, whole):
+    one = whole.summary.advise["heads"]
+    documents = sinkscope.build_prompts(circuit, n=N, length=LENGTH).documents
+    rows = [row for row in one.rows if "document" in row["what"]]
+    assert len(rows) == len(documents.unique())
+    weights = [int((documents == i).sum()) for i in documents.unique()]
+    mean = np.average([row["ce_change"].value for row in rows], weights=weights)
+    assert mean == pytest.approx(one.value.value, abs=1e-9)
+    several = [row["ce_change"].low is not None for row in rows]
+    assert several == [count > 1 for count in weights]
+
+
+def test_windows_of_few_documents_are_no_texts(circuit, tmp_path):
+    """Eight windows of three documents: no answer, however many they are."""
+    text = "\f".join(f"{word} and then some words more. " * 60 for word in ("one", "two", "three"))
+    (tmp_path / "a.txt").write_text(text)
+    found = sinkscope.advise(
+        circuit, n=8, length=LENGTH, text=str(tmp_path / "a.txt"), questions="quantisation,bos"
+    )
+    for one in found.summary.advise.values():
+        assert one.answer == "undetermined"
+        assert one.sentence.startswith("Windows of ")
 
 
 def cost(values: list[float]) -> Cost:

@@ -96,9 +96,23 @@ def test_tables_are_not_padded_in_a_pipe(circuit):
     assert not [line for line in lines if line != line.rstrip()]
 
 
-def test_what_has_no_answers_is_shown_whole(tmp_path):
-    trained = build_timeline(tmp_path)
-    assert printed(trained) == printed(trained, show=print_tables)
+@pytest.mark.parametrize("runs", [1, 3, 12])
+def test_a_timeline_ends_with_its_answers(tmp_path, runs):
+    lines = printed(build_timeline(tmp_path, runs=runs))
+    assert len(lines) < 25
+    assert max(map(cell_len, lines)) <= 80
+    asked = [line[:9].strip() for line in lines[2:] if line[:9].strip()]
+    assert asked[0] == "Formed"
+    if runs == 1:
+        whole = ["Formed", "Stages", "Settled", "Written", WEAK]
+        assert asked == [question for question in whole if question in asked]
+        assert len(asked) >= 4
+    assert (f"{runs - 8} more runs: --verbose." in one_line(" ".join(lines))) == (runs > 8)
+
+
+def test_what_has_no_answers_is_shown_whole():
+    bare = build_result(policies=())
+    assert printed(bare) == printed(bare, show=print_tables)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +144,34 @@ def test_two_runs_are_compared_in_the_terminal(circuit):
     assert "This run" in stream.getvalue()
     assert "not shown to differ" in one_line(stream.getvalue())
     assert "This run" not in "\n".join(printed(circuit))
+
+
+def test_differences_beyond_noise_are_named_and_those_within_are_counted():
+    result, other = build_circuit(policies=("without",)), build_circuit(policies=("without",))
+    assert "No difference lies beyond noise" in runs_compared(result, other)[-1][1]
+    scan = other.summary.scan["without"]
+    scan.late_share = Measured(value=0.9, low=0.89, high=0.91)
+    share = result.summary.scan["without"].late_share
+    share.low, share.high = share.value - 0.01, share.value + 0.01
+    table, said = runs_compared(result, other)[-1]
+    assert [row[0] for row in table.rows] == ["scan: late share"]
+    assert table.rows[0][1:3] == [percent(share.value), percent(0.9)]
+    assert "1 differs beyond noise" in said
+    assert "same model, prompts and settings" in said
+    other.summary.model.weights_sha256 = "another"
+    other.summary.command["n"] = 99
+    said = runs_compared(result, other)[-1][1]
+    assert "differ in model (" in said
+    assert "99)" in said
+
+
+def test_of_many_figures_without_a_difference_none_is_called_one():
+    rng = np.random.default_rng(0)
+    pair = [build_circuit(policies=("without",)) for _ in range(2)]
+    for result in pair:
+        rates = {str(i): t_interval(rng.normal(0.5, 0.1, 24)) for i in range(200)}
+        result.summary.scan["without"].sink_rate = rates
+    assert runs_compared(*pair)[-1][0].rows == []
 
 
 def test_one_policy_is_compared_with_nothing(circuit):

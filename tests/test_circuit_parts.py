@@ -9,7 +9,7 @@ import torch
 import xarray
 
 from sinkscope.circuit.amplification import crossing, longest_run, norm_amplification
-from sinkscope.circuit.concentration import concentration, log_norm_share, step_down
+from sinkscope.circuit.concentration import by_number, concentration, log_norm_share, step_down
 from sinkscope.circuit.frozen import FrozenNorms, affine_form
 from sinkscope.circuit.induction import queries_of
 from sinkscope.circuit.keys import sink_logits
@@ -250,13 +250,14 @@ def test_crossings_and_plateaus():
 
 def test_concentration_and_step_down():
     writes = np.array([1.0, 7.0, 0.0, 2.0, -9.0])
-    assert concentration(writes) == {"1": 0.1, "2": 0.8, "3": 0.8, "4": 1.0}
+    assert by_number(concentration(writes)) == {"1": 0.1, "2": 0.8, "3": 0.8, "4": 1.0}
     curve = np.log([1.0, 2.0, 16.0, 16.0, 20.0, 1.5])
-    share = log_norm_share(curve)
+    share = by_number(log_norm_share(curve))
     assert share["2"] == pytest.approx(math.log(16) / math.log(20))
     assert step_down(curve, writes, (2, 4))["block"] == 4
     assert step_down(curve, writes, (2, 5)) is None
-    assert concentration(-writes[1:2]) == {}
+    assert by_number(concentration(-writes[1:2])) == {}
+    assert by_number(log_norm_share(curve[:3])) == {"1": pytest.approx(1 / 4), "2": 1.0}
 
 
 def states(seed=0, tokens=60, texts=12, each=40, width=24):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import re
 import subprocess
@@ -189,6 +190,14 @@ def test_every_setting_is_an_option_and_its_help_is_the_docstring(name, kinds, c
 @pytest.mark.parametrize("kind", [*SETTINGS, TrainingRecipe], ids=lambda kind: kind.__name__)
 def test_every_setting_is_explained_in_one_line_of_its_class(kind):
     assert {each.name for each in dataclasses.fields(kind)} <= set(field_docs(kind))
+
+
+def test_meanings_are_read_from_docstrings_with_and_without_their_margin():
+    """The compiler of Python 3.13 strips it."""
+    stripped = type("Stripped", (), {"__doc__": inspect.cleandoc(ScanSettings.__doc__)})
+    own = {name: field_docs(ScanSettings)[name] for name in field_docs(stripped)}
+    assert own
+    assert field_docs(stripped) == own
 
 
 def test_run_takes_the_settings_of_verify(model, tmp_path, capsys):

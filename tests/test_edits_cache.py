@@ -52,6 +52,15 @@ def test_one_pass_is_what_a_server_gives_token_by_token(family, window, keep):
             torch.testing.assert_close(row, streamed(subject, ids, window, keep), atol=1e-4, rtol=0)
 
 
+def test_tokens_in_the_middle_that_are_kept_are_as_a_server_keeps_them(llama):
+    prompts = rows_of(llama, 3)
+    extra = ((6,), (17, 20), ())
+    edited = logits(llama, prompts, SlidingCache(12, 2, extra=extra))
+    with torch.no_grad():
+        for row, ids, kept in zip(edited, prompts.input_ids, extra, strict=True):
+            torch.testing.assert_close(row, streamed(llama, ids, 12, 2, kept), atol=1e-4, rtol=0)
+
+
 def test_only_the_named_heads_have_a_short_cache(llama):
     prompts = rows_of(llama)
     count = llama.model.config.num_key_value_heads
@@ -128,3 +137,39 @@ def test_a_rounded_cache_rounds_keys_and_values_apart(llama):
     assert not torch.allclose(values, coarse, atol=1e-4)
     everywhere = RoundCache(3, exact=tuple(range(LENGTH)))
     torch.testing.assert_close(logits(llama, prompts, everywhere), intact, atol=1e-5, rtol=0)
+
+
+def test_the_weights_of_some_neurons_stay_as_they_are(llama):
+    """Outputs of gate and up and inputs of down are exact, and set no scale."""
+    from sinkscope.observe.sites import find_sites
+
+    prompts = rows_of(llama)
+    neurons = [1, 5]
+    down = llama.model.model.layers[1].mlp.down_proj
+    with torch.no_grad():
+        down.weight[:, 5] *= 50  # so that it would set the scale of every output
+    before = {name: x.clone() for name, x in llama.model.state_dict().items()}
+    edit = RoundWeights(4, neurons=(1, tuple(neurons)))
+    seen: dict[str, torch.Tensor] = {}
+    layer = llama.model.model.layers[1].mlp
+    handle = layer.register_forward_hook(
+        lambda *_: seen.update(
+            {n: x.weight.clone() for n, x in layer.named_children() if n[0] != "a"}
+        )
+    )
+    run(llama, prompts, Condition("e", (edit,)), sites=find_sites(llama, prompts), logits=True)
+    handle.remove()
+    assert all(torch.equal(x, before[name]) for name, x in llama.model.state_dict().items())
+    own = {name: before[f"model.layers.1.mlp.{name}.weight"] for name in seen}
+    for name in ("gate_proj", "up_proj"):
+        plain = torch.stack(
+            [row if i in neurons else (row / row.abs().max() * 7).round() * row.abs().max() / 7
+             for i, row in enumerate(own[name])]
+        )  # fmt: skip
+        torch.testing.assert_close(seen[name], plain)
+    rest = own["down_proj"].clone()
+    rest[:, neurons] = 0.0
+    step = rest.abs().amax(1, keepdim=True) / 7
+    plain = (rest / step).round() * step
+    plain[:, neurons] = own["down_proj"][:, neurons]
+    torch.testing.assert_close(seen["down_proj"], plain)

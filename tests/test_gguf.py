@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from sinkscope.detect.scan import scan
 from sinkscope.errors import InputError, Unsupported
+from sinkscope.job import run
 from sinkscope.subject.folder import bundled_model
 from sinkscope.subject.load import load
 
@@ -87,14 +87,18 @@ def test_a_packed_file_gives_what_its_unpacked_folder_gives_and_says_what_it_was
     packed = load(write_gguf(tmp_path / "model-Q8_0.gguf", "Q8_0"))
     packed.model.save_pretrained(tmp_path / "folder")
     packed.tokenizer.save_pretrained(tmp_path / "folder")
-    options = {"n": 4, "length": 32, "untrained": False}
-    one, other = scan(packed, **options), scan(load(tmp_path / "folder"), **options)
+    options = {"n": 7, "length": 32, "untrained": False}
+    one, other = run(packed, **options), run(load(tmp_path / "folder"), **options)
     assert one.summary.model.weights.label == "Q8_0"
     assert one.summary.model.weights_sha256 != other.summary.model.weights_sha256
     assert "unpacked from GGUF (Q8_0)" in one.summary.scan["without"].notes[0]
-    first, second = (r.summary.scan["without"].model_dump() for r in (one, other))
-    first.pop("notes"), second.pop("notes")
-    assert first == second
+    assert one.summary.verify["without"].verdict == "p0-circuit"
+    for part in ("scan", "trace", "verify"):
+        first, second = (
+            getattr(each.summary, part)["without"].model_dump(exclude={"notes"})
+            for each in (one, other)
+        )
+        assert first == second, part
 
 
 def test_a_folder_with_one_file_is_that_file(exact):

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import sinkscope
-from sinkscope.cli.progress import _lines
 from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.timing import seconds_a_prompt
 from sinkscope.pace import LEAST, WORK, Budget, Pace, planned, span
+from sinkscope.progress import _lines, progress_bar, shown
 from sinkscope.subject.load import Subject
 from sinkscope.subject.tiny import tiny_model
 
@@ -54,7 +54,55 @@ def test_pace_without_stages_is_of_the_one_that_is_reported():
     clock.now = 6.0
     pace.update("b", 1, 10)
     assert pace.left == pytest.approx(18.0)
-    assert str(pace) == "b: 10% done in 2 s, about 18 s left"
+    assert str(pace) == "b: 10 % done in 2 s, about 18 s left"
+    pace.update("c", 1, 100)
+    assert pace.left is None  # its pace says nothing yet
+
+
+def test_a_step_is_named_and_counted():
+    clock = Hand()
+    pace = Pace([("scan", 1.0), ("verify", 3.0)], clock)
+    assert str(pace) == "starting, 0 s"
+    clock.now = 8.0
+    pace.update("verify (with BOS)", 1, 3)
+    assert str(pace) == "step 2 of 2, verify (with BOS): 50 % done in 8 s, about 8 s left"
+    clock.now = 20.0  # it takes longer than was thought, and no more is promised
+    assert str(pace).endswith("50 % done in 20 s")
+
+
+@pytest.mark.parametrize("name", ["scan", "trace", "verify", "run"])
+def test_stages_come_in_the_order_in_which_they_are_reported(name):
+    subject = Subject.from_model(tiny_model("llama"), name="tiny")
+    said: list[str] = []
+
+    def note(label, done, total):
+        said.append(label.split(" ")[0])
+
+    getattr(sinkscope, name)(subject, n=8, length=24, kind="random", progress=note)
+    stages = [stage for stage, _ in planned(name, 8, 8)]
+    reported = list(dict.fromkeys(said))
+    assert reported == [stage for stage in stages if stage in reported]
+
+
+def test_python_shows_a_bar_in_a_terminal_and_nothing_elsewhere(monkeypatch):
+    from rich.console import Console
+
+    given: list = []
+
+    @shown
+    def scan(progress=None):
+        given.append(progress)
+
+    scan()
+    monkeypatch.setattr(Console, "is_terminal", True)
+    scan()
+    scan(progress=len)
+    with progress_bar():
+        scan()  # it has no bar within another
+    assert given.pop() is None
+    assert given[0] is None
+    assert callable(given[1])
+    assert given[2] is len
 
 
 def test_span():
@@ -67,7 +115,7 @@ def test_lines_are_written_where_there_is_no_terminal(capsys):
         time.sleep(0.2)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) > 1
-    assert lines[-1].startswith("sinkscope: scan (without BOS): 50% done in 0 s, about 0 s left")
+    assert lines[-1].startswith("sinkscope: scan (without BOS): 50 % done in 0 s")
     time.sleep(0.05)
     assert capsys.readouterr().err == ""  # and none after it
 

@@ -39,7 +39,10 @@ def chromium() -> str | None:
 def browser():
     path = chromium()
     if path is None:
-        pytest.skip(f"no Chromium found: looked for {', '.join(NAMES)} on PATH")
+        pytest.skip(
+            "the page in a browser: no Chromium here; have it (apt install chromium, brew install"
+            " --cask chromium), or give its path in SINKSCOPE_CHROMIUM"
+        )
     api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=path, args=FLAGS)

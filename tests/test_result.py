@@ -11,6 +11,16 @@ from sinkscope.detect.scan import scan
 from sinkscope.errors import InputError, OutOfResources
 from sinkscope.files import write_folder
 from sinkscope.result import Result, TraceSummary, load_result
+from tests.circuit_fixture import build_circuit
+
+NEEDED = {  # without these nothing can be said
+    "scan": {"p0_sink", "sink_rate", "late_share", "uniform_late_share", "position_zero"},
+    "trace": {
+        *("emergence_block", "amplification", "recognition_point", "reading_heads"),
+        *("writing_neurons", "writing_heads", "writing_experts"),
+    },
+    "verify": {"verdict"},
+}
 
 
 @pytest.fixture
@@ -99,6 +109,22 @@ def test_damaged_run_folder(result, tmp_path, name):
     (folder / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match="damaged"):
         load_result(folder)
+
+
+@pytest.mark.parametrize("command", ["scan", "trace", "verify"])
+def test_an_older_result_is_shown_without_what_it_lacks(tmp_path, command):
+    folder = build_circuit(policies=("without",)).save(tmp_path / "run")
+    whole = json.loads((folder / "summary.json").read_text())
+    for key in whole[command]["without"]:
+        content = json.loads(json.dumps(whole))
+        del content[command]["without"][key]
+        (folder / "summary.json").write_text(json.dumps(content))
+        if key in NEEDED[command]:
+            with pytest.raises(InputError, match=f"older version .* lacks {command}.without.{key}"):
+                load_result(folder)
+        else:
+            text = " ".join(load_result(folder).table().split())
+            assert f"Not in this older result: {key.replace('_', ' ')}." in text
 
 
 def test_another_schema_is_refused(result, tmp_path):

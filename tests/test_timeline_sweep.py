@@ -14,7 +14,6 @@ import torch
 from sinkscope.errors import InputError
 from sinkscope.subject.load import load
 from sinkscope.subject.tiny import tiny_model
-from sinkscope.training_runs import on_ray
 from sinkscope.training_runs import sweep as sweeping
 from sinkscope.training_runs.checkpoint import Checkpoint, TrainingRun
 from sinkscope.training_runs.pilot import Pilot, TimelineSettings, run_pilot, view_hash
@@ -22,6 +21,7 @@ from sinkscope.training_runs.sources import find_runs
 from sinkscope.training_runs.store import Store, decode, encode
 from sinkscope.training_runs.sweep import sweep
 from sinkscope.training_runs.task import Task
+from sinkscope.workers.pool import results_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 from sweep_kill import kill_and_resume, snapshot
@@ -114,10 +114,9 @@ def test_processes_give_the_same_bytes(run, pilot, tmp_path, serial):
     assert snapshot(Store(tmp_path)) == serial
 
 
-def test_a_task_that_kills_its_worker_is_reported(monkeypatch):
-    monkeypatch.setattr(sweeping, "measure", _die_or_answer)
+def test_a_task_that_kills_its_worker_is_reported():
     tasks = [Task(i, Checkpoint(str(i), i, ""), {}, "", "", 1, 0) for i in range(4)]
-    found = sorted(sweeping._in_processes(iter(tasks), 2))
+    found = sorted(results_of(iter(tasks), _die_or_answer, 2))
     assert [index for index, content, _ in found if content is None] == [1]
     assert "died three times" in found[1][2]
     assert [content for _, content, _ in found] == [b"0", None, b"2", b"3"]
@@ -147,7 +146,7 @@ def test_ray_with_a_worker_killed(run, pilot, tmp_path, serial, monkeypatch):
 
         return measure(task)
 
-    monkeypatch.setattr(on_ray, "measure", killed_once)
+    monkeypatch.setattr(sweeping, "measure", killed_once)
     ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         found = sweep(run, pilot, Store(tmp_path / "store"), workers="ray", threads=1)

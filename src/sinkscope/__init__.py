@@ -32,6 +32,7 @@ _PUBLIC = {
     "AdviseSettings": "sinkscope.settings",
     "timeline": "sinkscope.training_runs.timeline",
     "TimelineSettings": "sinkscope.settings",
+    "sweep": "sinkscope.model_runs.sweep",
     "SinkMonitor": "sinkscope.training_runs.monitor",
     "Result": "sinkscope.result",
     "load_result": "sinkscope.result",

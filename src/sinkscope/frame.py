@@ -47,21 +47,26 @@ def opening_notes(subject: Subject, prompts: Prompts) -> list[str]:
     return notes
 
 
-def too_few(values: np.ndarray, units: np.ndarray | None) -> list[str]:
-    """A sentence where the interval of values [n] rests on too few prompts, or documents.
+def too_few(values: np.ndarray, units: np.ndarray | None, what: str, how: str) -> list[str]:
+    """A sentence where the interval of a figure rests on fewer units than it needs to cover 95 %.
 
-    units [n]  the document of each prompt, where several come from one
+    values, units  [n] as in `stats.units_needed`
+    what, how      what a unit is, in the plural, and the option that gives more of them
     """
     count = len(values) if units is None else len(np.unique(units))
     needed = units_needed(values, units)
     if count >= needed or len(values) < 2:
         return []
-    what, how = ("prompts", "n") if units is None else ("documents", "text")
     rest = f"{count} {what}, which are" if count > 1 else f"one {what[:-1]}, which is"
     return [
         f"Intervals rest on {rest} too few for what they are to cover: take {needed} or more "
         f"({how})."
     ]
+
+
+def few_documents(values: np.ndarray, units: np.ndarray | None) -> list[str]:
+    """The same of prompts that come from documents; nothing where each is apart. values [n]."""
+    return [] if units is None else too_few(values, units, "documents", "text")
 
 
 def result_of(

@@ -14,12 +14,14 @@ from sinkscope.errors import InputError, Unsupported
 from sinkscope.frame import Progress, silent
 from sinkscope.observe.timing import seconds_a_prompt
 from sinkscope.pace import Budget
+from sinkscope.progress import shown
 from sinkscope.result import Result
 from sinkscope.settings import RunSettings, ScanSettings, TraceSettings, VerifySettings, part_of
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, prompts_of
 
 
+@shown
 def run(
     subject: Subject,
     settings: RunSettings | None = None,
@@ -30,7 +32,7 @@ def run(
     """Scan a model, trace the circuit of its sink and test it.
 
     settings, changes  a RunSettings, or its fields as keywords: run(subject, n=16, bos="both")
-    progress           called as progress(label, done, total)
+    progress           called as progress(label, done, total); by default a bar
 
     A model whose circuit cannot be traced or tested is still scanned; its notes say why the rest is
     missing. A budget takes fewer prompts where it must, and the notes say so. Raises InputError and

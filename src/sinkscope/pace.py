@@ -12,6 +12,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 WORK = {"scan": 1.8, "nulls": 0.6, "trace": 1.2, "circuit": 1.4, "vocabulary": 0.5, "verify": 34.0}
+STAGES = {  # of each command, in the order in which they come
+    "scan": ("scan", "nulls"),
+    "trace": ("trace", "circuit", "vocabulary"),
+    "verify": ("trace", "circuit", "vocabulary", "verify"),
+    "run": ("trace", "scan", "nulls", "circuit", "vocabulary", "verify"),
+}
+# parts of the time of commands whose work is not counted in passes
+SHARES = {
+    "mix": {"conditions": 3, "spread": 5, "loss": 2, "Jacobian": 14, "lengths": 20, "depth": 4},
+    "timeline": {"pilot": 5, "checkpoints": 14},
+}
+EARLY = 0.05  # of the work: before, its pace says nothing of the rest
 LEAST = 8  # prompts, whatever the budget
 Clock = Callable[[], float]
 
@@ -21,12 +33,9 @@ def planned(name: str, prompts: int, rows: int, policies: int = 1) -> list[tuple
 
     rows  prompts that `verify` runs its tests on
     """
-    looked = ("scan", "nulls") if name in ("scan", "run") else ()
-    traced = ("trace", "circuit", "vocabulary") if name in ("trace", "verify", "run") else ()
-    tested = ("verify",) if name in ("verify", "run") else ()
     share = min(rows, prompts) / max(prompts, 1)
-    work = WORK | {"verify": WORK["verify"] * share}
-    return [(stage, work[stage]) for stage in (*looked, *traced, *tested)] * policies
+    work = WORK | {"verify": WORK["verify"] * share} | SHARES.get(name, {})
+    return [(stage, work[stage]) for stage in STAGES.get(name, SHARES.get(name, ()))] * policies
 
 
 @dataclass
@@ -78,17 +87,20 @@ class Pace:
 
     @property
     def left(self) -> float | None:
-        """Seconds that it still takes at this pace; None as long as nothing is done."""
+        """Seconds that it still takes at this pace; None as long as next to nothing is done."""
         done = self.fraction
-        if done <= 0:
+        if done < EARLY:
             return None
         whole = (self._reported - self._started) / done
         return max(0.0, whole - self.gone)
 
     def __str__(self) -> str:
         left = self.left
-        ahead = "" if left is None else f", about {span(left)} left"
-        return f"{self.label}: {self.fraction:.0%} done in {span(self.gone)}{ahead}"
+        ahead = "" if left is None or left < 1 else f", about {span(left)} left"
+        step = f"step {self._at + 1} of {len(self.stages)}, " if len(self.stages) > 1 else ""
+        if not self.label:
+            return f"starting, {span(self.gone)}"
+        return f"{step}{self.label}: {100 * self.fraction:.0f} % done in {span(self.gone)}{ahead}"
 
 
 def span(seconds: float) -> str:

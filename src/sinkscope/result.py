@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from sinkscope.errors import InputError, SinkscopeError
 from sinkscope.files import finish, latest, storable, write_folder
 from sinkscope.netcdf import read_arrays
@@ -215,6 +217,24 @@ def _groups(tree: xarray.DataTree) -> dict[str, xarray.Dataset]:
     return {path: data for path, data in tree.to_dict().items() if data.variables}
 
 
+def older(summary: Summary) -> Summary:
+    """The summary, with a note in each part that lacks keys which newer versions write."""
+    for name in COMMANDS:
+        held = getattr(summary, name)
+        parts = [*held.values()] if isinstance(held, dict) else [held] if held else []
+        for one in [*parts, *(run for part in parts for run in getattr(part, "runs", {}).values())]:
+            absent = sorted(type(one).model_fields.keys() - one.model_fields_set)
+            if absent and "notes" in type(one).model_fields:
+                keys = ", ".join(key.replace("_", " ") for key in absent)
+                one.notes = [*one.notes, f"Not in this older result: {keys}."]
+    return summary
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return InputError(f"{path} is damaged: {first.rstrip('.')}.")
+
+
 def load_result(folder: str | Path) -> Result:
     """Read a run folder back.
 
@@ -229,13 +249,22 @@ def load_result(folder: str | Path) -> Result:
         raise InputError(f"{path} is not a run folder: it lacks {SUMMARY} or {ARRAYS}.")
     try:
         content = json.loads(files[0].read_text(encoding="utf-8"))
-        summary = Summary.model_validate(content)
+        summary = older(Summary.model_validate(content))
         data = read_arrays(files[1])
     except SinkscopeError:
         raise
+    except ValidationError as error:
+        absent = [
+            at for each in error.errors() if each["type"] == "missing" for at in [each["loc"]]
+        ]
+        if len(absent) < error.error_count():
+            raise _damaged(path, error) from None
+        keys = ", ".join(".".join(map(str, at)) for at in absent[:3])
+        raise InputError(
+            f"{path} is of an older version of sinkscope: it lacks {keys}. Measure it again."
+        ) from None
     except Exception as error:  # noqa: BLE001 - whatever the readers of JSON and HDF5 say of damaged files
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} is damaged: {first.rstrip('.')}.") from None
+        raise _damaged(path, error) from None
     if summary.schema_version != SCHEMA:
         raise InputError(
             f"{path} has schema {summary.schema_version}; this version reads {SCHEMA}."

@@ -8,6 +8,7 @@ result. Nothing heavy is imported here, so that `--help` answers at once.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,17 +39,18 @@ def field_docs(kind: type) -> dict[str, str]:
     """Field -> meaning, from the field lists in the docstrings of a class and of its bases.
 
     A field list has one field a line, or several that share a meaning: `name, name  meaning`, two
-    spaces or more before the meaning. Lines that are indented further go on with it.
+    spaces or more before the meaning. Lines that are indented further go on with it. Python 3.13
+    strips the margin of a docstring, earlier ones do not.
     """
     found: dict[str, str] = {}
     for each in reversed(kind.__mro__):
         names: list[str] = []
-        for line in (vars(each).get("__doc__") or "").splitlines():
-            entry = re.match(r" {4}(\w+(?:, \w+)*) {2,}(\S.*)", line)
+        for line in inspect.cleandoc(vars(each).get("__doc__") or "").splitlines():
+            entry = re.match(r"(\w+(?:, \w+)*) {2,}(\S.*)", line)
             if entry:
                 names = entry[1].split(", ")
                 found |= dict.fromkeys(names, entry[2].strip())
-            elif names and line.startswith(" " * 6):
+            elif names and line.startswith("  "):
                 found |= dict.fromkeys(names, f"{found[names[0]]} {line.strip()}")
             else:
                 names = []

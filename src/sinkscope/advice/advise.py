@@ -19,6 +19,7 @@ from sinkscope.advice.streaming import advise_streaming
 from sinkscope.detect.scan import scan
 from sinkscope.errors import InputError
 from sinkscope.frame import Progress, silent
+from sinkscope.progress import shown
 from sinkscope.provenance import new_summary
 from sinkscope.result import Result
 from sinkscope.schema.advise import Advice
@@ -38,6 +39,7 @@ QUESTIONS: dict[str, Callable[[Bench], Advice]] = {
 }
 
 
+@shown
 def advise(
     subject: Subject,
     settings: AdviseSettings | None = None,
@@ -48,7 +50,7 @@ def advise(
     """Answer what users of a model ask because of its sink, each by trying it.
 
     settings, changes  an AdviseSettings, or its fields as keywords: advise(subject, n=16)
-    progress           called as progress(label, done, total)
+    progress           called as progress(label, done, total); by default a bar
 
     Returns a Result with an entry for each question, and the scan it rests on. Raises InputError
     for an unknown question, Unsupported for a model whose attention cannot be reached.

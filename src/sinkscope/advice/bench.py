@@ -18,12 +18,14 @@ from sinkscope.observe.sites import Sites
 from sinkscope.schema import Measured, ScanSummary
 from sinkscope.schema.advise import AdviceRow
 from sinkscope.settings import AdviseSettings
-from sinkscope.stats import LEAST_UNITS, bootstrap
+from sinkscope.stats import LEAST_UNITS, at_most, bootstrap
 from sinkscope.subject.load import Subject
+from sinkscope.subject.on_disk import lies_on_disk
 from sinkscope.subject.prompts import Prompts, vocabulary
 
 FEWEST, SHORTEST = 4, 16  # documents, and tokens in a text, below which no answer is given
 OTHER = 5  # position whose treatment is the control of P0's
+LEARNED = 0.1  # mass on a learned logit from which it counts as one
 COPIED = 2_000_000_000  # parameters up to which a second copy of the model is made
 
 
@@ -91,6 +93,17 @@ class Bench:
         """How much of a cost is saved, nats a token, paired by text."""
         return self.mean(plain.ce - better.ce)
 
+    def affordable(self, cost: Cost) -> bool | None:
+        """Whether a cost is within the bound; None where its interval lies across it."""
+        return at_most(self.mean(cost.ce), self.within)
+
+    def helps(self, plain: Cost, better: Cost, control: Cost) -> bool:
+        """Whether one thing saves clearly more than `within`, and more than its control does."""
+        gain, other = self.saved(plain, better), self.saved(plain, control)
+        if gain.low is None or other.high is None:
+            return False
+        return gain.low > max(self.within, other.high)
+
     def row(self, what: str, cost: Cost, control: bool = False) -> AdviceRow:
         """What an edit costs, as a row of the summary."""
         ce, kl = self.mean(cost.ce), self.mean(cost.kl)
@@ -102,6 +115,21 @@ class Bench:
         blocks = self.scan_data["block"].to_numpy()
         at = self.scan_data["sinking"].to_numpy().astype(bool).nonzero()
         return tuple((int(blocks[layer]), int(head)) for layer, head in zip(*at))
+
+    @property
+    def learned(self) -> bool:
+        """Whether the sink is a learned logit: a head puts more than LEARNED on one."""
+        mass = self.scan_data.get("learned_mass")
+        return mass is not None and float(np.nanmax(mass.to_numpy())) > LEARNED
+
+    @property
+    def no_copy(self) -> str:
+        """Why no second copy of the weights is made; empty where it can be."""
+        if any(map(lies_on_disk, self.subject.anatomy.modules(self.subject.model))):
+            return "the model's weights lie on disk"
+        if sum(p.numel() for p in self.subject.model.parameters()) > COPIED:
+            return "the model is too large for a second copy"
+        return ""
 
     @property
     def layers(self) -> list[str]:

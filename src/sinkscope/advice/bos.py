@@ -69,7 +69,9 @@ def advise_bos(bench: Bench) -> Advice:
 
 def _with(bench: Bench) -> Prompts:
     asked = {k: v for k, v in dataclasses.asdict(bench.settings).items() if k in _PROMPTS}
-    return build_prompts(bench.subject, **{**asked, "bos": "with", "length": bench.prompts.length})
+    most = bench.subject.max_length or bench.prompts.length + 1
+    length = min(bench.prompts.length, most - 1)  # a second BOS has to fit
+    return build_prompts(bench.subject, **{**asked, "bos": "with", "length": length})
 
 
 _PROMPTS = ("text", "kind", "n", "seed", "chat_template")

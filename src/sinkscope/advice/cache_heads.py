@@ -73,7 +73,7 @@ def cache_mass(bench: Bench, prompts: Prompts, keep: int, window: int) -> np.nda
             at = torch.arange(scores.shape[-1], device=scores.device)
             query = torch.arange(start, stop, device=scores.device).unsqueeze(1)
             held = (at < keep) | (query - at < window - keep)
-            whole, _ = fold_learned(scores.logsumexp(-1), call.s_aux, s.q)
+            whole, _ = fold_learned(scores.logsumexp(-1), call.s_aux)
             share = (scores.masked_fill(~held, -torch.inf).logsumexp(-1) - whole).exp()
             rows = valid[:, None, start:stop].to(share.dtype)
             total = total + (share * rows).sum((0, 2))

@@ -13,14 +13,13 @@ import dataclasses
 import numpy as np
 
 from sinkscope.advice.bench import FEWEST, Bench
-from sinkscope.errors import InputError
+from sinkscope.advice.prefix import spare_token
 from sinkscope.intervene.cost import divergences
 from sinkscope.mixing.conditions import run
 from sinkscope.mixing.dose import LOGITS
 from sinkscope.mixing.dropped import with_first
 from sinkscope.schema.advise import Advice
 from sinkscope.stats import judged
-from sinkscope.subject.opening import bos_id
 from sinkscope.subject.prompts import Prompts, vocabulary
 from sinkscope.subject.tokens import token_text
 
@@ -36,7 +35,7 @@ def advise_first_words(bench: Bench) -> Advice:
     if bench.count < FEWEST or length < 8 * SPAN:
         few = f"{bench.texts} of {length} tokens are too few or too short for this question."
         return Advice(question=QUESTION, answer="undetermined", sentence=few)
-    spare = _spare(bench)
+    spare = spare_token(bench)
     found: dict[str, np.ndarray] = {}
     moved = with_first(prompts, spare).first_tokens(prompts.length)
     for name, rows in (("as it is", prompts), ("spare", moved)):
@@ -76,14 +75,6 @@ def _where(name: str, bos: bool) -> str:
     place, rows = name.split(", ")
     where = ("behind BOS" if bos else "first") if place == "first" else "a quarter into the text"
     return where + (", with a spare token before the text" if rows == "spare" else "")
-
-
-def _spare(bench: Bench) -> int:
-    """BOS where there is one, else the most frequent token of the texts."""
-    try:
-        return bos_id(bench.subject)
-    except InputError:
-        return int(bench.prompts.input_ids.flatten().mode().values)
 
 
 def exchanged(prompts: Prompts, start: int) -> Prompts:

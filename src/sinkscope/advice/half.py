@@ -11,7 +11,7 @@ import copy
 
 import torch
 
-from sinkscope.advice.bench import COPIED, Bench
+from sinkscope.advice.bench import Bench
 from sinkscope.advice.lines import lines
 from sinkscope.errors import NotFinite
 from sinkscope.intervene.edits.rounding import linear_maps
@@ -55,7 +55,7 @@ def advise_half(bench: Bench) -> Advice:
         lines=lines("dtype", dtype="bfloat16", model=name) if answer != "safe" else [],
         limits="The range was read on all texts, in the dtype the model was loaded in; the pass in "
         f"float16 took {ROWS} of them."
-        + ("" if broken is not None else " No copy in float16 was made: the model is too large."),
+        + ("" if broken is not None else f" No copy in float16 was made: {bench.no_copy}."),
     )
 
 
@@ -100,7 +100,7 @@ def _largest(bench: Bench) -> tuple[float, str, int, str]:
 def _first_not_finite(bench: Bench) -> str | None:
     """The first block whose output is not finite in float16; "" for none, None if not tried."""
     subject = bench.subject
-    if sum(p.numel() for p in subject.model.parameters()) > COPIED:
+    if bench.no_copy:
         return None
     model = copy.deepcopy(subject.model).half().eval()
     half = type(subject)(model, subject.tokenizer, subject.anatomy, subject.identity)

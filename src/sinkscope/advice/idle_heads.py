@@ -15,12 +15,16 @@ from sinkscope.advice.bench import Bench
 from sinkscope.detect.heads import NO_OP, NOT_A_SINK
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import Edit, Heads
+from sinkscope.mixing.dose import Cost
 from sinkscope.observe.sites import find_sites
-from sinkscope.schema.advise import Advice
-from sinkscope.stats import judged
+from sinkscope.schema.advise import Advice, AdviceRow
+from sinkscope.stats import bootstrap, judged
+from sinkscope.subject.tokens import token_text
 
 QUESTION = "Which heads do nothing?"
 IDLE = 0.9  # late share of P0
+DOCUMENTS = 12  # that have a row each
+SHOWN = 4  # tokens a document is called by
 
 
 def advise_heads(bench: Bench) -> Advice:
@@ -53,21 +57,47 @@ def advise_heads(bench: Bench) -> Advice:
         "less": "look idle, and the loss falls without them",
         "unclear": "look idle; these texts cannot say whether they are used",
     }[verdict]
-    worst = int(np.nanargmax(costs[0].ce))
+    texts = by_document(bench, costs[0])
+    worst = max(texts, key=lambda row: row["ce_change"].value or 0.0)
     return Advice(
         question=QUESTION,
         answer=f"{len(idle)} heads" if verdict == "same" else "undetermined"
         if verdict == "unclear" else "none",
         sentence=f"{len(idle)} heads {what}: switched off together they change the loss by "
-        f"{change.value:+.3f} nats a token, by {costs[0].ce[worst]:+.3f} on text {worst}, where it "
-        "is most.",
+        f"{change.value:+.3f} nats a token, most on {worst['what'].partition(': ')[2]}: "
+        f"{worst['ce_change'].value:+.3f}.",
         value=change,
         facts={"idle-heads": None if verdict == "unclear" else float(len(idle))
                if verdict == "same" else 0.0},
-        rows=[bench.row(name, cost, control="other" in name) for name, cost in zip(asked, costs)],
+        rows=[
+            *(bench.row(name, cost, control="other" in name) for name, cost in zip(asked, costs)),
+            *(texts if len(texts) <= DOCUMENTS else []),
+        ],
         heads=[{"block": b, "head": h, "mass": share} for b, h, share in _shares(bench, idle)],
         limits="On the texts of this run; a head can be idle on prose and busy in code.",
     )  # fmt: skip
+
+
+def by_document(bench: Bench, cost: Cost) -> list[AdviceRow]:
+    """A row for each document of the text: its domain, with an interval over its windows."""
+    units = bench.units
+    if units is None:
+        units = np.arange(len(bench.prompts))
+    rows: list[AdviceRow] = []
+    for unit in np.unique(units):
+        texts = np.flatnonzero(units == unit)
+        ids = bench.prompts.input_ids[int(texts[0])].tolist()
+        start = 1 if bench.prompts.bos == "with" else 0
+        words = "".join(token_text(bench.subject.tokenizer, i) for i in ids[start : start + SHOWN])
+        rows.append(
+            {
+                "what": f"idle heads off: document {unit} ({words.strip()!r} ..)",
+                "ce_change": bootstrap(cost.ce[texts]),
+                "kl": bootstrap(cost.kl[texts]),
+                "control": False,
+            }
+        )
+    return rows
 
 
 def off(heads: list[tuple[int, int]]) -> tuple[Edit, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from sinkscope.advice.bench import COPIED, Bench
+from sinkscope.advice.bench import Bench
 from sinkscope.intervene.edits import RoundInputs, RoundWeights
 from sinkscope.intervene.edits.rounding import linear_maps
 from sinkscope.mixing.dose import Cost
@@ -26,7 +26,7 @@ SIMULATED = "int8 weights and activations, a scale a token"
 
 def beside(bench: Bench) -> tuple[dict[str, Cost], str]:
     """What int8 costs in the simulation and in torchao; without torchao nothing, and why."""
-    reason = _refusal(bench.subject)
+    reason = _refusal(bench)
     if reason:
         return {}, f"No kernel was run beside the simulation: {reason}."
     costs = bench.cost({SIMULATED: (RoundInputs(8, "token"), RoundWeights(8))})
@@ -38,15 +38,13 @@ def beside(bench: Bench) -> tuple[dict[str, Cost], str]:
     return costs, ""
 
 
-def _refusal(subject: Subject) -> str:
+def _refusal(bench: Bench) -> str:
     """Why torchao is not asked; empty where it is."""
     if find_spec("torchao") is None:
         return "torchao is not installed"
-    if not all(isinstance(module, nn.Linear) for _, module in linear_maps(subject)):
+    if not all(isinstance(module, nn.Linear) for _, module in linear_maps(bench.subject)):
         return "torchao quantises nn.Linear only"
-    if sum(p.numel() for p in subject.model.parameters()) > COPIED:
-        return "the model is too large for a second copy"
-    return ""
+    return bench.no_copy
 
 
 def quantised(subject: Subject) -> Subject:

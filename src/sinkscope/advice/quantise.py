@@ -13,10 +13,12 @@ from sinkscope.advice.kernels import beside
 from sinkscope.advice.lines import lines, without
 from sinkscope.advice.module_lines import lines_that_ignore
 from sinkscope.advice.outliers import outliers
+from sinkscope.advice.prefix import PREFIX, prefixed
+from sinkscope.advice.weights import NAMES, OTHERS, WRITERS, rounded_weights
 from sinkscope.intervene.edits import Edit, RoundCache, RoundInputs
 from sinkscope.mixing.dose import Cost
 from sinkscope.schema.advise import Advice, AdviceLine, Outlier
-from sinkscope.stats import at_most
+from sinkscope.stats import judged
 
 QUESTION = "What must quantisation leave alone?"
 # scheme -> the edit with these positions in full precision
@@ -45,24 +47,31 @@ def advise_quantisation(bench: Bench) -> Advice:
     found = outliers(bench)
     costs = bench.cost({**{name: make(()) for name, make in SCHEMES.items()}, **PARTS})
     names = tuple(one["module"] for one in found)
-    costs |= bench.cost(_protected(bench, costs, names))
-    real, why = beside(bench)
-    costs |= real
-    facts = {short: _within(bench, costs[name]) for short, name in FACTS.items()}
+    costs |= _protected(bench, costs, names)
+    weights, no_writers = rounded_weights(bench)
+    real, no_kernel = beside(bench)
+    costs |= weights | real
+    facts = {short: _word(bench, costs[name]) for short, name in FACTS.items() if name in costs}
     return Advice(
         question=QUESTION,
         answer=_answer(bench, costs),
         sentence=_sentence(bench, costs, found),
         value=bench.mean(costs[TENSOR].ce),
-        facts={**facts, "p0-outlier": "yes" if any(o["position"] == 0 for o in found) else "no"},
+        facts={
+            **facts,
+            "p0-outlier": "yes" if any(o["position"] == 0 for o in found) else "no",
+            "prefix": _shown(costs, prefix_helps(bench, costs), PREFIX[0]),
+            "writers-exact": _shown(costs, bool(writers_help(bench, costs)), WRITERS),
+        },
         rows=[
-            bench.row(name, cost, control=name.endswith(CONTROL)) for name, cost in costs.items()
+            bench.row(name, cost, control=name.endswith(CONTROLS)) for name, cost in costs.items()
         ],
         lines=[*_cache_lines(bench, costs), *_module_lines(bench, names, costs)],
         without=without("skip_layers"),
         outliers=found,
         limits="Simulated by rounding in the model's own dtype with scales from the text itself; "
-        f"an engine that calibrates its scales elsewhere, or sums in another order, differs. {why}",
+        "an engine that calibrates its scales elsewhere, or sums in another order, differs. "
+        f"{no_writers} {no_kernel}".strip(),
     )
 
 
@@ -74,67 +83,107 @@ FACTS = {
     "int8-token": "int8 activations, a scale a token",
     "int8-cache": "int8 cache, a scale a token and head",
     "int4-cache": "int4 cache, a scale a token and head",
+    "int8-weights": NAMES["int8"],
+    "int4-weights": NAMES["int4"],
 }
+CONTROLS = (CONTROL, OTHERS, *PREFIX[1:])
 
 
-def _protected(bench: Bench, costs: dict[str, Cost], names: tuple[str, ...]) -> dict[str, Edit]:
-    """What might help a scheme that is not fine as it is: P0, a control, the maps left alone."""
+def _protected(bench: Bench, costs: dict[str, Cost], names: tuple[str, ...]) -> dict[str, Cost]:
+    """What might help a scheme that is not fine: P0, a control, a prefix, the maps left alone."""
     edits: dict[str, Edit] = {}
     for name, make in SCHEMES.items():
-        if _within(bench, costs[name]) != "fine":
+        if not bench.affordable(costs[name]):
             edits |= {name + P0: make((0,)), name + CONTROL: make((OTHER,))}
-    if names and _within(bench, costs[TENSOR]) != "fine":
+    if bench.affordable(costs[TENSOR]):
+        return bench.cost(edits)
+    if names:
         edits[WITHOUT] = RoundInputs(8, "tensor", without=names)
-    return edits
+    return bench.cost(edits) | (prefixed(bench) if bench.prompts.bos != "with" else {})
 
 
-def _within(bench: Bench, cost: Cost) -> str | None:
+def _word(bench: Bench, cost: Cost) -> str | None:
     """fine, costly, or None where the interval lies across the bound."""
-    return {True: "fine", False: "costly", None: None}[at_most(bench.mean(cost.ce), bench.within)]
+    return {True: "fine", False: "costly", None: None}[bench.affordable(cost)]
 
 
-def helps(bench: Bench, costs: dict[str, Cost], name: str) -> bool:
-    """Whether P0 in full precision saves more than `within`, and more than the control does."""
-    if name + P0 not in costs:
-        return False
-    gain = bench.saved(costs[name], costs[name + P0])
-    other = bench.saved(costs[name], costs[name + CONTROL])
-    clear = gain.low is not None and gain.low > bench.within
-    return clear and other.high is not None and (gain.low or 0.0) > other.high
+def _shown(costs: dict[str, Cost], helped: bool, tried: str) -> str:
+    if not any(name.endswith(tried) for name in costs):
+        return "not-tried"
+    return "helps" if helped else "not-shown"
+
+
+def p0_helps(bench: Bench, costs: dict[str, Cost]) -> list[str]:
+    """The schemes in which P0 in full precision clearly saves something."""
+    tried = [name for name in SCHEMES if name + P0 in costs]
+    return [n for n in tried if bench.helps(costs[n], costs[n + P0], costs[n + CONTROL])]
+
+
+def prefix_helps(bench: Bench, costs: dict[str, Cost]) -> bool:
+    """Whether a token put first and kept exact does."""
+    exact, inexact, _ = PREFIX
+    return exact in costs and bench.helps(costs[TENSOR], costs[exact], costs[inexact])
+
+
+def writers_help(bench: Bench, costs: dict[str, Cost]) -> list[str]:
+    """The bits of weights at which those of P0's writers in full precision do."""
+    tried = [name for name in NAMES.values() if name + WRITERS in costs]
+    return [n for n in tried if bench.helps(costs[n], costs[n + WRITERS], costs[n + OTHERS])]
 
 
 def _answer(bench: Bench, costs: dict[str, Cost]) -> str:
-    kept = [name for name in SCHEMES if helps(bench, costs, name)]
-    if kept:
+    if bench.learned:
+        return "no token"
+    if p0_helps(bench, costs):
         return "position zero"
-    return "nothing" if _within(bench, costs[TENSOR]) == "fine" else "not position zero"
+    return "nothing" if bench.affordable(costs[TENSOR]) else "not position zero"
 
 
 def _sentence(bench: Bench, costs: dict[str, Cost], found: list[Outlier]) -> str:
-    parts = []
-    for name in SCHEMES:
-        if helps(bench, costs, name):
-            alone, kept = (bench.mean(costs[name + end].ce).value for end in ("", P0))
-            parts.append(f"{name}: {alone:.3f} nats a token, {kept:.3f} with position 0 exact")
-    if parts:
-        return f"Keep position zero in full precision. {'; '.join(parts)}."
-    plain = bench.mean(costs[TENSOR].ce)
-    where = (
-        f"{len(found)} linear maps are given outliers" if found else "no map is given an outlier"
-    )
+    def loss(name: str) -> str:
+        return f"{costs[name].ce.mean():.3f}"
+
+    if bench.learned:
+        return _of_learned(bench, costs)
+    kept = p0_helps(bench, costs)
+    if not kept:
+        maps = {0: "no map is", 1: "one map is"}.get(len(found), f"{len(found)} maps are")
+        said = (
+            f"Keeping position zero exact saves nothing beyond {bench.within:g} nats a token: int8 "
+            f"activations with one scale cost {loss(TENSOR)}, and {maps} given outliers."
+        )
+    else:
+        parts = [f"{n}: {loss(n)} nats a token, {loss(n + P0)} with it exact" for n in kept]
+        said = f"Keep position zero in full precision. {'; '.join(parts)}."
+    if prefix_helps(bench, costs):
+        said += f" A token put before every text and kept exact leaves {loss(PREFIX[0])}."
+    for name in writers_help(bench, costs):
+        said += f" {name}: {loss(name)}, {loss(name + WRITERS)} with P0's writers exact."
+    return said
+
+
+def _of_learned(bench: Bench, costs: dict[str, Cost]) -> str:
+    """For a learned sink: no token holds it, so what may be sensitive is the keys or the values."""
+    keys, values = (costs[name] for name in PARTS)
+    side = {
+        "more": "keys are the sensitive part",
+        "less": "values are the sensitive part",
+        "same": f"neither is more sensitive by {bench.within:g}",
+        "unclear": "which of them is more sensitive is open",
+    }[judged(bench.mean(keys.ce - values.ce), bench.within)]
     return (
-        f"Keeping position zero exact saves nothing beyond {bench.within:g} nats a token: int8 "
-        f"activations with one scale cost {plain.value:.3f}, and {where}."
+        "The sink is a learned logit, so there is no token to keep: int4 keys alone cost "
+        f"{keys.ce.mean():.3f} nats a token, int4 values alone {values.ce.mean():.3f}; {side}."
     )
 
 
 def _cache_lines(bench: Bench, costs: dict[str, Cost]) -> list[AdviceLine]:
     """The smallest cache that is fine; quanto, the backend of transformers, has no 8 bits."""
-    if _within(bench, costs[FACTS["int4-cache"]]) == "fine":
+    if bench.affordable(costs[FACTS["int4-cache"]]):
         return lines(
             "cache_bits", vllm="int4_per_token_head", k="q4_0", v="q4_0", bits=4, backend="quanto"
         )
-    if _within(bench, costs[FACTS["int8-cache"]]) == "fine":
+    if bench.affordable(costs[FACTS["int8-cache"]]):
         return lines(
             "cache_bits", vllm="int8_per_token_head", k="q8_0", v="q8_0", bits=8, backend="hqq"
         )

@@ -10,33 +10,26 @@ but the first, on repeats and on clean text.
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from sinkscope.advice.bench import Bench
+from sinkscope.advice.writers import STANDS_OUT, norm_writers, run_norms, where_p0_stands_out
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.cost import losses
 from sinkscope.intervene.edits import Edit
-from sinkscope.intervene.one_token import projection_inputs
-from sinkscope.mixing.conditions import Condition, run
 from sinkscope.observe.sites import Sites, find_sites
-from sinkscope.observe.stream import others_median
 from sinkscope.replications.edits import NeuronsOff
 from sinkscope.schema.advise import Advice, AdviceRow
 from sinkscope.stats import bootstrap
-from sinkscope.subject.on_disk import weights_of
 from sinkscope.subject.prompts import Prompts, build_prompts
 
 QUESTION = "Does a repeated token take over the sink?"
-STANDS_OUT = 3.0  # norm of P0 over the median of text, below which there is nothing to take over
 ALIKE = 0.5  # part of P0's norm from which a repeat counts as like it
 ROWS = 8
-NEURONS = 2  # as in the paper; more where these write less than MOST of the norm
-MOST, LARGEST = 0.9, 16
 
 
 def advise_repeats(bench: Bench) -> Advice:
     """From which length on repeats look like position zero, and whether the patch undoes it."""
-    point, ratio = _place(bench)
+    point, ratio = where_p0_stands_out(bench)
     if ratio < STANDS_OUT:
         return Advice(
             question=QUESTION,
@@ -73,41 +66,6 @@ def onset(curve: np.ndarray) -> int | None:
     return int(len(alike) - np.argmin(alike[::-1])) + 1 if not alike.all() else 2
 
 
-def _place(bench: Bench) -> tuple[int, float]:
-    """The read point at which P0 stands out most, and its norm over the median there."""
-    state = run_norms(bench, bench.prompts.take(slice(0, ROWS)))[0]
-    ratios = (state[:, :, 0] / others_median(state[:, :, 1:])).mean(1)
-    point = int(ratios.argmax())
-    return point, float(ratios[point])
-
-
-def run_norms(
-    bench: Bench, prompts: Prompts, edits: tuple[Edit, ...] = (), sites: Sites | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Norms of the stream [point, B, T], and logits [B, T, V]."""
-    found: list[list[torch.Tensor]] = []
-    logits = []
-    for batch in prompts.batches():
-        norms: list[torch.Tensor] = []
-
-        def consume(point: int, hidden: torch.Tensor, norms=norms) -> None:
-            norms.append(hidden.float().norm(dim=-1).cpu())
-
-        done = run(
-            bench.subject,
-            batch,
-            Condition("repeats", edits),
-            consume=consume,
-            logits=True,
-            sites=sites,
-        )
-        assert done.logits is not None
-        found.append(norms)
-        logits.append(done.logits)
-    by_point = [torch.cat([each[i] for each in found]) for i in range(len(found[0]))]
-    return torch.stack(by_point), torch.cat(logits)
-
-
 def _norms(bench: Bench, repeats: Prompts, point: int, *edits: Edit, sites: Sites | None = None):
     """[B, T] norm of each repeat over P0's, and the logits."""
     norms, logits = run_norms(bench, repeats, tuple(edits), sites)
@@ -124,10 +82,11 @@ def _taken_over(bench: Bench, repeats: Prompts, point, curve, logits, start: int
     limits = "Rows of one token alone; what an attacker would mix in was not tried."
     try:
         sites = find_sites(bench.subject, bench.prompts)
-        patch = _patch(bench, sites, point)
+        writers = norm_writers(bench, sites, point)
     except Unsupported as error:
         said += f". No patch was tried: {error}"
     else:
+        patch = NeuronsOff(writers.block, writers.neurons, but_first=True)
         after, patched = _norms(bench, repeats, point, patch, sites=sites)
         before_loss, after_loss = (losses(x, repeats).numpy() for x in (logits, patched))
         change = bootstrap(after_loss - before_loss)
@@ -149,27 +108,3 @@ def _taken_over(bench: Bench, repeats: Prompts, point, curve, logits, start: int
         rows=rows,
         limits=limits,
     )
-
-
-def _patch(bench: Bench, sites: Sites, point: int) -> NeuronsOff:
-    """The neurons that write most of P0's norm before the read point, off at later positions."""
-    first = bench.prompts.input_ids[:, 0].unique()
-    inputs = projection_inputs(bench.subject, sites, first.to(bench.subject.device))
-    best: tuple[float, int, torch.Tensor] | None = None
-    for block, module in enumerate(bench.subject.anatomy.modules(bench.subject.model)[:point]):
-        sublayer = sites.mlp(block)
-        if sublayer is None or sublayer.projection is None or sublayer.experts is not None:
-            continue
-        with weights_of(module):
-            columns = sublayer.projection.columns(module).float()
-        given = inputs[block, "mlp"].float()
-        size = float((given @ columns).norm(dim=-1).mean())
-        if best is None or size > best[0]:
-            best = size, block, given.abs().mean(0) * columns.norm(dim=-1)
-    if best is None:
-        raise Unsupported("no block has MLP neurons within reach before that point.")
-    _, block, written = best
-    order = written.argsort(descending=True)
-    share = written[order].square().cumsum(0) / written.square().sum()
-    count = max(NEURONS, int((share < MOST).sum()) + 1)
-    return NeuronsOff(block, tuple(order[: min(count, LARGEST)].tolist()), but_first=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from sinkscope.advice.bench import Bench
 from sinkscope.advice.cache_heads import streaming_heads
+from sinkscope.advice.elsewhere import tokens_that_stay
 from sinkscope.advice.lines import lines, without
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import SlidingCache
@@ -20,7 +21,6 @@ from sinkscope.stats import at_most, bootstrap
 
 QUESTION = "How many first tokens must a short cache keep?"
 KEPT = (0, 1, 2, 4, 8)
-LEARNED = 0.1
 PARTS = (2, 4)  # windows: a half and a quarter of the text
 OPENVINO_BLOCK = 32
 
@@ -29,7 +29,7 @@ def advise_streaming(bench: Bench) -> Advice:
     """The smallest number of first tokens that costs no more than `within`."""
     length = int(bench.prompts.lengths.min())
     windows = sorted({length // part for part in PARTS})
-    if _learned(bench) > LEARNED:
+    if bench.learned:
         return Advice(
             question=QUESTION,
             answer="no token",
@@ -57,19 +57,18 @@ def advise_streaming(bench: Bench) -> Advice:
     )
     window = windows[-1]
     found.value = bench.saved(costs[window][keep], costs[window][KEPT[-1]])
+    stay, said, rows = tokens_that_stay(bench, windows[0], keep, costs[windows[0]][keep])
+    found.rows += rows
+    found.facts["keep-tokens"] = stay
+    found.sentence = f"{found.sentence} {said}".strip()
     if keep < KEPT[-1]:
         # keeping the sink costs one token of the cache, and other texts may need it
-        found.lines = lines_that_keep(max(keep, int(bool(bench.scan.p0_sink))), window)
+        at = max(bench.scan.sink.get("positions") or [0]) + 1 if bench.scan.p0_sink else 0
+        found.lines = lines_that_keep(max(keep, at), window)
         found.heads, rows, about = streaming_heads(bench, max(keep, 1), windows[0])
         found.rows += rows
         found.limits += f" {about}"
     return found
-
-
-def _learned(bench: Bench) -> float:
-    """The largest mean mass that a head puts on a learned sink logit."""
-    mass = bench.scan_data["learned_mass"].to_numpy() if "learned_mass" in bench.scan_data else [0]
-    return float(np.nanmax(mass))
 
 
 def _refusal(bench: Bench, length: int) -> str:

@@ -14,7 +14,7 @@ from sinkscope.causal.power import SHOWN, UNDETERMINED
 from sinkscope.causal.record import Verified
 from sinkscope.causal.thresholds import thresholds
 from sinkscope.circuit.unit import name_of
-from sinkscope.frame import opening_notes, too_few
+from sinkscope.frame import few_documents, opening_notes
 from sinkscope.result import Measured
 from sinkscope.schema import StageSummary, TestRow, VerifySummary
 from sinkscope.schema.verify import CircuitCurve, CircuitSize, TriedSet
@@ -60,9 +60,9 @@ def verify_summary(done: Verified) -> VerifySummary:
 def _notes(done: Verified) -> list[str]:
     notes = opening_notes(done.engine.subject, done.prompts)
     notes += list(dict.fromkeys(done.notes))
-    units = done.prompts.units
-    if units is not None and done.circuit.sinks:
-        notes += too_few(done.engine.intact.on(done.circuit.reading_heads), units)
+    if done.circuit.sinks:
+        sink = done.engine.intact.on(done.circuit.reading_heads)
+        notes += few_documents(sink, done.prompts.units)
     if not done.engine.suffix:
         notes.append("Blocks could not be skipped in this family, so every edited pass was whole.")
     return notes

@@ -62,6 +62,7 @@ from sinkscope.intervene.engine import Engine
 from sinkscope.observe.attention import uses_registry
 from sinkscope.observe.timing import seconds_a_prompt
 from sinkscope.pace import Budget
+from sinkscope.progress import shown
 from sinkscope.result import Result
 from sinkscope.settings import VerifySettings
 from sinkscope.subject.load import Subject
@@ -73,6 +74,7 @@ SCORED = 64  # predictions of each prompt whose loss and KL an edit is charged w
 SHORTEST = 24  # tokens; below that there is no room for an ordinary position and late queries
 
 
+@shown
 def verify(
     subject: Subject,
     settings: VerifySettings | None = None,
@@ -87,7 +89,7 @@ def verify(
     settings, changes  a VerifySettings, or its fields as keywords: verify(subject, rows=8)
     prompts            ready-made Prompts instead of what the settings describe
     circuit            what `circuit.find.find_circuit` gave for the same prompts; found if missing
-    progress           called as progress(label, done, total)
+    progress           called as progress(label, done, total); by default a bar
 
     Returns a Result with `summary.verify[bos]`. Raises InputError (short or padded prompts), and
     Unsupported for a model whose residual identity does not hold.

@@ -6,34 +6,39 @@ import numpy as np
 
 from sinkscope.schema.trace import LaterWrite, StepDown
 
-FIRST = 4  # C_1 .. C_4
+FIRST = (1, 2, 3, 4)  # k of C_k
 LATER = 0.1  # a later block amplifies again if it writes at least this share of the total
+NO_RISE = 1e-6  # of the log norm ratio
 
 
-def concentration(block_writes: np.ndarray) -> dict[str, float]:
-    """C_k = Σ_{l<k} max(0, w_l) / Σ_l max(0, w_l), k = 1..4; empty where nothing is written.
+def concentration(block_writes: np.ndarray) -> np.ndarray:
+    """C_k = Σ_{l<k} max(0, w_l) / Σ_l max(0, w_l), k = 1..4: [L] → [4].
 
-    block_writes [L]: w_l = ⟨Δ^l_0, u⟩ of block l.
+    block_writes: w_l = ⟨Δ^l_0, u⟩ of the blocks that were looked at. NaN where none writes along u.
     """
-    positive = np.clip(block_writes, 0.0, None)
+    positive = np.clip(np.asarray(block_writes, float), 0.0, None)
     total = positive.sum()
-    if total <= 0:
-        return {}
-    return {str(k): float(positive[:k].sum() / total) for k in range(1, FIRST + 1)}
+    return np.array([positive[:k].sum() / total if total > 0 else np.nan for k in FIRST])
 
 
-def log_norm_share(log_ratio: np.ndarray) -> dict[str, float]:
-    """(log r_k − log r_0) / (max_l log r_l − log r_0), k = 1..4, of log r [L+1] at x0..xL.
+def log_norm_share(log_ratio: np.ndarray) -> np.ndarray:
+    """(log r_k − log r_0) / (max_l log r_l − log r_0), k = 1..4, of log r at x0..xL: [L+1] → [4].
 
-    Empty where nothing rises.
+    NaN where the norm never rises, and for points that were not looked at.
     """
     rise = log_ratio.max() - log_ratio[0]
-    if rise <= 1e-6:
-        return {}
-    last = len(log_ratio) - 1
-    return {
-        str(k): float((log_ratio[min(k, last)] - log_ratio[0]) / rise) for k in range(1, FIRST + 1)
-    }
+    points = len(log_ratio)
+    return np.array(
+        [
+            (log_ratio[k] - log_ratio[0]) / rise if rise > NO_RISE and k < points else np.nan
+            for k in FIRST
+        ]
+    )
+
+
+def by_number(shares: np.ndarray) -> dict[str, float]:
+    """Shares [4] under the number k of their first blocks; without those that are NaN."""
+    return {str(k): float(share) for k, share in zip(FIRST, shares) if np.isfinite(share)}
 
 
 def later_amplification(block_writes: np.ndarray, emergence: int) -> list[LaterWrite]:

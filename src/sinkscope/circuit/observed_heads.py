@@ -52,7 +52,7 @@ class HeadRead:
         unit_values = unit(call.values[rows].float()).to(call.values.dtype)
         out, total = attend(one, unit_values)
         if call.s_aux is not None:
-            learned, _ = fold_learned(total, call.s_aux, s.q)
+            learned, _ = fold_learned(total, call.s_aux)
             out = out * (total - learned).exp().unsqueeze(-1).to(out.dtype)
             total = learned
         elif mass is not None:  # a learned key whose logit depends on the query

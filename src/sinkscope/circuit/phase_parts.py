@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sinkscope.circuit.components import Components, main_components
-from sinkscope.circuit.concentration import concentration
+from sinkscope.circuit.concentration import by_number, concentration
 from sinkscope.circuit.phases import EMBEDDING, Phase
 from sinkscope.circuit.reading import SinkHeads
 from sinkscope.circuit.writes import Writes, written_along
@@ -131,7 +131,7 @@ def all_parts(
                 phase_writes(subject, sites, tokens, along, phase),
                 heads,
                 sink_heads(phase, reading),
-                concentration(written),
+                by_number(concentration(written)),
                 phase is main,
             )
         )

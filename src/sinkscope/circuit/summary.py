@@ -9,6 +9,7 @@ import torch
 
 from sinkscope.circuit.components import main_components, raised
 from sinkscope.circuit.concentration import (
+    by_number,
     concentration,
     later_amplification,
     log_norm_share,
@@ -22,7 +23,7 @@ from sinkscope.circuit.routing import OTHERS, P0
 from sinkscope.circuit.unit import EXPERT, HEAD, NEURON, SHARED
 from sinkscope.circuit.unmixed import asymmetry
 from sinkscope.errors import NOT_ASKED, Missing
-from sinkscope.frame import opening_notes, too_few
+from sinkscope.frame import few_documents, opening_notes
 from sinkscope.result import Measured, TraceSummary
 from sinkscope.schema.trace import (
     Attribution,
@@ -62,8 +63,8 @@ def trace_summary(traced: Traced) -> TraceSummary:
         amplification=circuit.amplification,
         recognition_point=circuit.recognition_point,
         recognition=_recognition(traced),
-        concentration={} if block_writes is None else dict(concentration(block_writes)),
-        concentration_log_norm=log_norm_share(log_ratio),
+        concentration={} if block_writes is None else dict(by_number(concentration(block_writes))),
+        concentration_log_norm=by_number(log_norm_share(log_ratio)),
         writing_neurons=[list(unit.place) for unit in circuit.of(NEURON)],
         writing_neuron_shares=[share for _, _, share in components.rows(NEURON)],
         writing_heads=components.rows(HEAD),
@@ -319,9 +320,7 @@ def _notes(traced: Traced) -> list[str]:
             f"The prompts have {traced.prompts.length} tokens: below {SHORT}, late queries and "
             "curves over positions say little."
         )
-    units = traced.prompts.units
-    if units is not None:
-        notes += too_few(np.nan_to_num(traced.found.observed.log_ratio[:, -1]), units)
+    notes += few_documents(found.observed.log_ratio[:, -1], traced.prompts.units)
     if not circuit.reading_heads:
         notes.append("No head sinks at position zero, so there is nothing that reads it.")
     elif not circuit.sinks:

@@ -40,6 +40,7 @@ from sinkscope.frame import Progress, chosen_prompts, result_of, silent
 from sinkscope.observe.attention import check_reader
 from sinkscope.observe.p0_stream import one_token_pass, usable_vocabulary
 from sinkscope.observe.stream import unit
+from sinkscope.progress import shown
 from sinkscope.result import Result
 from sinkscope.schema.trace import WeightView
 from sinkscope.settings import TraceSettings
@@ -49,6 +50,7 @@ from sinkscope.subject.prompts import Prompts
 __all__ = ["TraceSettings", "Traced", "find_circuit", "trace", "trace_one", "traced_result"]
 
 
+@shown
 def trace(
     subject: Subject,
     settings: TraceSettings | None = None,
@@ -63,7 +65,7 @@ def trace(
     settings, changes  a TraceSettings, or its fields as keywords: trace(subject, n=16, bos="both")
     prompts            ready-made Prompts instead of what the settings describe
     scan               a scan of the same prompts: its sinking heads are taken as they are
-    progress           called as progress(label, done, total)
+    progress           called as progress(label, done, total); by default a bar
 
     Returns a Result with one group for each BOS policy. Raises InputError, and Unsupported for a
     model whose residual identity does not hold.

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import sinkscope
-from sinkscope.cli import commands, doctor, lab, models, report
+from sinkscope.cli import commands, doctor, lab, models, report, sweep
 from sinkscope.cli.ending import INTERRUPTED, TERMINATED, terminated
 from sinkscope.errors import Interrupted, SinkscopeError, is_out_of_memory, is_panic
 from sinkscope.files import disk_is_full, written
@@ -21,9 +21,9 @@ from sinkscope.report.text import visible
 app = typer.Typer(
     name="sinkscope",
     help="Find attention sinks in language models, trace how they are built, and prove it.",
-    epilog="Exit codes: 0 done; 1 an --expect not met; 2 bad usage or input; 3 model not "
-    "supported; 4 out of memory or disk; 70 an error in sinkscope itself; 130 interrupted; "
-    "143 terminated.",
+    epilog="Exit codes: 0 done; 1 an --expect not met, or a run of a sweep failed; 2 bad usage or "
+    "input; 3 model not supported; 4 out of memory or disk; 70 an error in sinkscope itself; "
+    "130 interrupted; 143 terminated.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -55,7 +55,7 @@ def _add(name: str, command: Callable[..., None], epilog: str) -> None:
 
 for _name, _examples in commands.EXAMPLES.items():
     _add(_name, getattr(commands, _name), f"Examples:\n{_examples}")
-for _command in (report, models, doctor):
+for _command in (sweep, report, models, doctor):
     _add(_command.__name__.rpartition(".")[2], _command.command, _command.EPILOG)
 app.add_typer(lab.app, name="lab")
 

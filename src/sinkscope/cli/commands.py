@@ -12,6 +12,7 @@ import typer
 from sinkscope.cli import common
 from sinkscope.cli.options import Showing, options
 from sinkscope.errors import InputError
+from sinkscope.pace import planned
 from sinkscope.settings import (
     AdviseSettings,
     LoadSettings,
@@ -164,7 +165,7 @@ def timeline(
     common.stay_offline(sweeping.offline)
     from sinkscope.training_runs.timeline import timeline as follow
 
-    with common.watched(showing) as progress:
+    with common.watched(showing, planned("timeline", 1, 1, len(sources))) as progress:
         result = follow(sources, settings, sweeping, progress=progress)
     common.save_and_show(result, showing)
 

@@ -19,10 +19,10 @@ from sinkscope.cli.options import Debug as Debug
 from sinkscope.cli.options import Json as Json
 from sinkscope.cli.options import Printing, Showing
 from sinkscope.cli.options import Seed as Seed
-from sinkscope.cli.progress import progress_bar as progress_bar
 from sinkscope.errors import InputError, SinkscopeError, is_out_of_memory
 from sinkscope.files import disk_is_full, prove_writable
 from sinkscope.pace import planned
+from sinkscope.progress import progress_bar as progress_bar
 from sinkscope.settings import LoadSettings, PromptSettings
 
 if TYPE_CHECKING:

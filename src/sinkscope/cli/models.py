@@ -50,7 +50,7 @@ def command(
     if json:
         sys.stdout.write(jsonlib.dumps(matrix, indent=1) + "\n")
     else:
-        _table(matrix)
+        _show(matrix)
 
 
 def _verify(types: list[str] | None) -> dict:
@@ -69,20 +69,17 @@ def _verify(types: list[str] | None) -> dict:
         return verify_types(types or all_types(), progress)
 
 
-def _table(matrix: dict) -> None:
+def _show(matrix: dict) -> None:
+    """Families by reader; those of which something was not verified, with what and why."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
-    from sinkscope.report.support import COLUMNS, support_rows, support_totals
+    from sinkscope.report.brief import wrapped
+    from sinkscope.report.support import support_lines
 
-    table = Table(
-        title=f"Checked {matrix['date']} with transformers {matrix['transformers']}, "
-        f"torch {matrix['torch']}"
-    )
-    for name, _ in COLUMNS:
-        table.add_column(name)
-    for row in support_rows(matrix):
-        table.add_row(*row)
     console = Console()
-    console.print(table)
-    console.print(support_totals(matrix))
+    for line in support_lines(matrix):
+        indent = "  " if line.startswith("  ") else ""
+        first, *more = wrapped(line.strip(), console.width - 6)
+        for piece in (indent + first, *(f"{indent}    {each}" for each in more)):
+            console.print(Text(piece), soft_wrap=True)

@@ -27,6 +27,7 @@ from sinkscope.observe.reads import AttentionRead, Want
 from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.residual import prove_residual, residual_hooks
 from sinkscope.observe.stream import OthersMean, mean_cosine, sink_direction
+from sinkscope.progress import shown
 from sinkscope.result import Result
 from sinkscope.settings import ScanSettings
 from sinkscope.subject.load import Subject
@@ -37,6 +38,7 @@ MAPS = 2  # prompts whose maps are kept for the report
 MAP_TOKENS = 48
 
 
+@shown
 def scan(
     subject: Subject,
     settings: ScanSettings | None = None,
@@ -52,7 +54,7 @@ def scan(
     prompts            ready-made Prompts instead of what the settings describe
     other_mean         [point, d] mean unit vector of their other positions at the inputs of blocks,
                        where a pass has read it already (`circuit.observed`)
-    progress           called as progress(label, done, total)
+    progress           called as progress(label, done, total); by default a bar
 
     Returns a Result with one group for each BOS policy. Raises InputError and Unsupported.
     """

@@ -62,6 +62,13 @@ def _units(scan: Scan) -> np.ndarray | None:
     return units if units is not None and len(units) == len(scan.attention.late) else None
 
 
+def _enough(scan: Scan) -> list[str]:
+    """A sentence where the interval of the late share rests on too little."""
+    units, shares = _units(scan), _per_prompt(scan.attention.late)
+    unit = ("prompts", "n") if units is None else ("documents", "text")
+    return too_few(shares, units, *unit)
+
+
 def sink_rates(
     alpha0: np.ndarray, layers: np.ndarray, seed: int, units: np.ndarray | None = None
 ) -> dict[str, Measured]:
@@ -183,7 +190,7 @@ def _identity(scan: Scan) -> ResidualIdentity:
 def _notes(scan: Scan) -> list[str]:
     """What a reader must know to read the numbers rightly."""
     notes = opening_notes(scan.subject, scan.prompts)
-    notes += too_few(_per_prompt(scan.attention.late), _units(scan))
+    notes += _enough(scan)
     if len(scan.prompts) < 2:
         notes.append(
             "Sinks away from position zero are not looked for on one prompt: none can be found on "

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from sinkscope.errors import Unsupported
-from sinkscope.observe.columns import Scores, p0_scores
+from sinkscope.observe.columns import Scores, p0_scores, repeat_heads
 from sinkscope.observe.softmax import attend, attend_without
 from sinkscope.observe.tap import (
     boolean_mask,
@@ -50,8 +50,7 @@ class Call:
 
     def heads(self, x: torch.Tensor) -> torch.Tensor:
         """Key heads repeated, one for each query head: [B, G, T, D] → [B, H, T, D]."""
-        groups = self.query.shape[1] // x.shape[1]
-        return x if groups == 1 else x.repeat_interleave(groups, 1)
+        return repeat_heads(x, self.query.shape[1])
 
     def own(self, hidden: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Output [B, T, H, D] and map of the family's own attention.
@@ -106,7 +105,7 @@ def take_apart(call: Call, keys: torch.Tensor, own: bool) -> Parts:
     s = call.scores()
     rest, lse = attend_without(s, call.value, keys)
     scores = p0_scores(s, keys.unsqueeze(1).expand(-1, call.query.shape[2]))
-    total, _ = fold_learned(lse, call.kwargs.get("s_aux"), call.query)
+    total, _ = fold_learned(lse, call.kwargs.get("s_aux"))
     if total is not lse:
         rest = rest * (lse - total).exp().unsqueeze(-1).to(rest.dtype)
     return Parts(torch.where(seen, torch.sigmoid(scores - total), 0.0), seen, value, rest)
@@ -123,7 +122,7 @@ def intact(
         return out, own_mass(call, weights, keys, seen), seen
     s = call.scores()
     out, lse = attend(s, call.value)
-    total, learned = fold_learned(lse, call.kwargs.get("s_aux"), call.query)
+    total, learned = fold_learned(lse, call.kwargs.get("s_aux"))
     if learned is not None:
         out = out * (lse - total).exp().unsqueeze(-1).to(out.dtype)
     mass = (p0_scores(s, keys.unsqueeze(1).expand(-1, call.query.shape[2])) - total).exp()

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sinkscope.errors import InputError
+from sinkscope.observe.columns import repeat_heads
 from sinkscope.observe.registry import attention_functions, hooks
 from sinkscope.observe.stream import others_median
 
@@ -114,9 +115,9 @@ class Supervised:
         refused = [name for name in REFUSED if options.get(name) is not None]
         if refused:
             raise ValueError(f"The demand cannot train attention that uses {', '.join(refused)}.")
-        groups = query.shape[1] // key.shape[1]
         # Always in float32, whatever the precision of the rest: the demand is a small difference.
-        query, key, wide = query.float(), *(_repeat(x.float(), groups) for x in (key, value))
+        heads = query.shape[1]
+        query, key, wide = query.float(), *(repeat_heads(x.float(), heads) for x in (key, value))
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
         with torch.autocast(query.device.type, enabled=False):
             block = int(module.layer_idx)  # type: ignore[arg-type]
@@ -156,10 +157,6 @@ class Supervised:
     def log_ratio(self) -> Tensor | None:
         """log r of the last forward pass, [block, batch]; None where no ratio was demanded."""
         return torch.stack(list(self.log_ratios.values())) if self.log_ratios else None
-
-
-def _repeat(heads: Tensor, groups: int) -> Tensor:
-    return heads.repeat_interleave(groups, dim=1) if groups > 1 else heads
 
 
 def _causal(query: Tensor, key: Tensor) -> Tensor:

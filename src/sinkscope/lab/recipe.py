@@ -1,25 +1,20 @@
 """What is trained: shape, data, schedule and demand of one run, and how they are read from YAML."""
 
-import json
 import math
-import re
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
 from sinkscope.errors import InputError
 from sinkscope.lab.demand import Demand
 from sinkscope.settings import refuse_beyond
 from sinkscope.subject.variants.configuration import FUSED
+from sinkscope.yaml_files import read_yaml, validated, yaml_names
 
 CONFIGS = files("sinkscope.lab") / "configs"
 BUNDLED_VOCABULARY = 2048
-LARGEST = 1_000_000  # bytes of a YAML file, and values in it
-PLAIN_NAME = r"\w[\w.+=-]{0,79}"  # of what becomes the name of a folder or file: never a path
 Attention = Literal[
     "softmax",
     "gated",
@@ -140,11 +135,6 @@ def recipe_names() -> list[str]:
     return yaml_names(CONFIGS)
 
 
-def yaml_names(folder: Any) -> list[str]:
-    """Names of the YAML files in a folder."""
-    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if _is_yaml(p.name))
-
-
 def read_recipe(name: str) -> TrainingRecipe:
     """The recipe of that name, or of a YAML file at that path.
 
@@ -154,73 +144,12 @@ def read_recipe(name: str) -> TrainingRecipe:
     return recipe_from(read_yaml(CONFIGS, name, "recipe", "see sinkscope lab list, or give"), name)
 
 
-def read_yaml(folder: Any, name: str, kind: str, hint: str) -> Any:
-    """What the YAML file of that name in a folder holds, or the one at that path, as plain data.
-
-    Errors: InputError, with the kind of thing that was looked for, if there is none, or no YAML.
-    """
-    source: Any = folder / f"{name}.yaml"
-    if name not in yaml_names(folder):
-        if not _is_yaml(name):
-            raise InputError(f"{name!r} is no {kind}; {hint} a .yaml file.")
-        source = Path(name)
-        if not source.is_file():
-            raise InputError(f"No {kind} at {name}.")
-    try:
-        if not isinstance(source, Path) or source.stat().st_size <= LARGEST:
-            held = yaml.safe_load(source.read_text(encoding="utf-8"))
-            if _size(held, {}) <= LARGEST:
-                return held
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise InputError(f"{name} cannot be read as YAML: {first}.") from error
-    raise InputError(f"{name} is too large for a {kind}.")
-
-
-def _size(held: Any, seen: dict[int, float]) -> float:
-    """Values in plain data, an alias counted wherever it stands; infinite where it holds itself."""
-    if not isinstance(held, (dict, list)):
-        return 1
-    if id(held) not in seen:
-        seen[id(held)] = math.inf
-        parts = [*held, *held.values()] if isinstance(held, dict) else held
-        seen[id(held)] = 1 + sum(_size(part, seen) for part in parts)
-    return seen[id(held)]
-
-
 def recipe_from(settings: Any, where: str) -> TrainingRecipe:
     """A recipe from plain data; what is not given is as in `Recipe`. Unknown keys are refused."""
     recipe = validated(_READER, settings, where)
     if complaint := _complaint(recipe):
         raise InputError(f"{where}: {complaint}.")
     return recipe
-
-
-def validated(reader: TypeAdapter, settings: Any, where: str) -> Any:
-    """Plain data as what a reader reads. Errors: InputError with the first thing that is wrong."""
-    try:
-        # By way of JSON, which pydantic reads strictly and yet takes lists for tuples.
-        return reader.validate_json(json.dumps(settings), strict=True)
-    except (ValidationError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{where}: {_first_complaint(error)}.") from error
-
-
-def refuse_path(name: Any, where: str) -> None:
-    """Raise InputError for a name that is no plain one: files are written under it."""
-    if not isinstance(name, str) or not re.fullmatch(PLAIN_NAME, name):
-        raise InputError(
-            f"{where}: {str(name)[:80]!r} is no plain name; use letters, digits and - _ . + =."
-        )
-
-
-def _first_complaint(error: Exception) -> str:
-    """The first thing that pydantic finds wrong, as the end of a sentence."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    if first["type"] == "unexpected_keyword_argument":
-        return f"{'.'.join(map(str, first['loc']))} is not a setting"
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 def _complaint(recipe: TrainingRecipe) -> str:
@@ -263,10 +192,6 @@ def _complaint(recipe: TrainingRecipe) -> str:
         and recipe.packing != "windows",
     }
     return next((rule for rule, broken in rules.items() if broken), "")
-
-
-def _is_yaml(name: str) -> bool:
-    return name.endswith((".yaml", ".yml"))
 
 
 _READER = TypeAdapter(TrainingRecipe)

@@ -61,6 +61,7 @@ def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress:
         file = settings.paraphrases
         rewritten = read_paraphrases(subject, file, prompts.bos, prompts.length)
     prompts = prompts.take(slice(0, settings.pairs))
+    step("conditions", 0, 1)
     pairs = swapped(subject, prompts, settings.swaps, settings.seed)
     keys = earlier_keys(prompts, pairs.first, settings.seed)
     intact = perturb(subject, pairs)

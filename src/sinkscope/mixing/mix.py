@@ -9,12 +9,14 @@ from sinkscope.frame import Progress, chosen_prompts, result_of, silent
 from sinkscope.mixing.arrays import mix_dataset
 from sinkscope.mixing.measured import measure
 from sinkscope.mixing.summary import mix_summary
+from sinkscope.progress import shown
 from sinkscope.result import Result
 from sinkscope.settings import MixSettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
 
+@shown
 def mix(
     subject: Subject,
     settings: MixSettings | None = None,
@@ -27,7 +29,7 @@ def mix(
 
     settings, changes  a MixSettings, or its fields as keywords: mix(subject, pairs=16, bos="both")
     prompts            ready-made Prompts instead of what the settings describe
-    progress           called as progress(label, done, total)
+    progress           called as progress(label, done, total); by default a bar
 
     Returns a Result with one group for each BOS policy. Raises InputError, and Unsupported for a
     model whose attention cannot be reached.

@@ -57,7 +57,6 @@ def mix_summary(found: Mixed) -> MixSummary:
         thresholds=thresholds(),
         notes=[
             *opening_notes(found.subject, found.prompts),
-            *_few_documents(found),
             *found.notes,
             *_notes(found, by_name),
         ],
@@ -65,14 +64,6 @@ def mix_summary(found: Mixed) -> MixSummary:
         reach={name: found.draw.mean(each.reach) for name, each in found.spreads.items()},
         paraphrases=_paraphrases(found),
     )
-
-
-def _few_documents(found: Mixed) -> list[str]:
-    """A sentence where the prompts come from too few documents for their intervals."""
-    units = found.prompts.units
-    if units is None:
-        return []
-    return too_few(found.spreads[INTACT.name].final, units)
 
 
 def _by_name(rows: list[MixRow], figure: str) -> dict[str, Measured]:
@@ -88,7 +79,8 @@ def _notes(found: Mixed, rows: dict[str, MixRow]) -> list[str]:
     if isinstance(found.bound, Missing) and found.bound != NOT_ASKED:
         said.append(f"No path-sum bound: {found.bound.reason}")
     said += [each for each in [weak_control(rows)] if each]
-    return said
+    unit = ("prompts", "pairs") if found.draw.units is None else ("documents", "text")
+    return said + too_few(found.spreads[INTACT.name].final, found.draw.units, *unit)
 
 
 def weak_control(rows: dict[str, MixRow]) -> str:

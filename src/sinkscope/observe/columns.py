@@ -29,6 +29,12 @@ HALF_MAX = 6e4  # below the largest float16
 WIDEST = 256  # head size up to which the kernel's tiles fit on the chip
 
 
+def repeat_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """Key heads repeated, one for each of `heads` query heads: [B, G, T, D] → [B, H, T, D]."""
+    groups = heads // x.shape[1]
+    return x if groups == 1 else x.repeat_interleave(groups, dim=1)
+
+
 @dataclass
 class Scores:
     """What defines the scores of one attention call: inputs, mask, scale, cap.
@@ -46,8 +52,7 @@ class Scores:
 
     def expand(self, x: torch.Tensor) -> torch.Tensor:
         """Key heads repeated, one for each query head: [B, G, T, D] → [B, H, T, D]."""
-        groups = self.q.shape[1] // x.shape[1]
-        return x if groups == 1 else x.repeat_interleave(groups, dim=1)
+        return repeat_heads(x, self.q.shape[1])
 
     def chunk(self, start: int, stop: int, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores of queries start..stop in fp32 (masked ones at NEVER), and where they are visible.

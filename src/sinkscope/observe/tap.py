@@ -105,7 +105,7 @@ class Tap:
         scores = Scores(query, key, mask, causal, scale_of(kwargs, query), kwargs.get("softcap"))
         out, lse = attend(scores, value)
         reader = "lean" if is_fused(scores) else "lean (chunked)"
-        total, learned = fold_learned(lse, kwargs.get("s_aux"), query)
+        total, learned = fold_learned(lse, kwargs.get("s_aux"))
         if learned is not None:
             out = out * (lse - total).exp().unsqueeze(-1).to(out.dtype)
         layout = self.layout.on(query.device)
@@ -201,7 +201,7 @@ def boolean_mask(mask: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def fold_learned(
-    lse: torch.Tensor, s_aux: torch.Tensor | None, query: torch.Tensor
+    lse: torch.Tensor, s_aux: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Fold a learned sink logit s_aux [H] into the log-sum-exp [B, H, T]; and its mass [B, H, T].
 
@@ -224,7 +224,7 @@ def share_with_learned(
     tell which.
     """
     _, lse = chunked_attention(s, value)
-    total, learned = fold_learned(lse, s_aux, s.q)
+    total, learned = fold_learned(lse, s_aux)
     assert learned is not None
     kept = (lse - total).exp()
     sums = weights.float().sum(-1)

@@ -1,6 +1,7 @@
 """Published experiments as replications that run on any model.
 
-from sinkscope import replications as replications
+from sinkscope import replications
+
 result = replications.run("ran-milo-2026", subject)
 print(result.table())
 """

@@ -21,6 +21,7 @@ LABEL = 9  # columns of the question
 LEAST = 24  # columns of the answers, however narrow the terminal
 SHORT = (WEAK, "Unless")  # are shortened before the others are
 PANEL = ""  # the question of what is no answer but the name of a BOS policy
+LONGEST = 3  # lines of an answer
 WEAKNESSES = 3  # that are told; the rest is counted
 BESIDE = ("Sink", "Proved", "Used")  # of two BOS policies, one sentence each; a table has the rest
 
@@ -45,7 +46,8 @@ def print_brief(result: Result, console: Console, *others: Result, verbose: bool
 def print_compared(compared: list[Compared], console: Console) -> None:
     """Print small tables, each with what follows from it."""
     for table, sentence in compared:
-        print_stripped(rich_table(table).renderable, console)
+        if table.rows:
+            print_stripped(rich_table(table).renderable, console)
         for text in wrapped(sentence, console.width):
             console.print(Text(text), soft_wrap=True)
 
@@ -88,7 +90,7 @@ def weaknesses(found: list[Findings], most: int) -> list[Said]:
 def _answers(said: list[Said], width: int, room: int) -> list[Text]:
     """The answers in so many lines: the longest is shortened first, of equal ones the last."""
     wide = max(LEAST, width - LABEL)
-    told = [fitted(typeset(text), wide, 2 if label == WEAK else 3) for label, text in said]
+    told = [fitted(typeset(text), wide, LONGEST) for _, text in said]
     while sum(map(len, told)) > room and max(map(len, told)) > 1:
         at = max(range(len(told)), key=lambda i: (len(told[i]) + (said[i][0] in SHORT), i))
         told[at] = fitted(typeset(said[at][1]), wide, len(told[at]) - 1)

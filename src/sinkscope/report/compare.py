@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from sinkscope.report import commands, frames
+from sinkscope.report.differences import beyond_noise, done_differently
 from sinkscope.report.mixing import page as mixing_page
 from sinkscope.report.parts import Headline, Part, Section, Table, Tables
 from sinkscope.report.scan import figures as scan_figures
@@ -37,7 +38,7 @@ def comparison(result: Result, *others: Result) -> Section:
     maps: list[Part] = []
     no_maps = ""
     if two:
-        lead += " Differences are this run minus the other."
+        lead += f" Differences are this run minus the other. {done_differently(result, *others)}"
         drawn, no_maps = scan_figures.comparison(result, others[0])
         maps = [*drawn]
     which = "The two runs" if two else "These runs"
@@ -49,8 +50,17 @@ def comparison(result: Result, *others: Result) -> Section:
         lead += f" {no_maps}"
     maps += mixing_page.comparison([(visible(run.summary.model.id), run) for run in runs])
     parts: list[Part] = [Tables(filled), *maps] if filled else []
+    noise, said = beyond_noise(result, others[0]) if two else (Table("", []), "")
+    if noise.rows:
+        parts.insert(1, Tables({"": [noise]}))
     return Section(
-        "compare", f"Compared with {'another run' if two else 'other runs'}", lead, parts
+        "compare",
+        f"Compared with {'another run' if two else 'other runs'}",
+        lead,
+        parts,
+        {"": said or f"{len(runs)} runs side by side."} if parts else {},
+        "Beside another run",
+        unfolded=True,
     )
 
 
@@ -81,6 +91,9 @@ def runs_compared(result: Result, *others: Result) -> list[Compared]:
         scans = [run.summary.scan.get(bos) for run in (result, *others)]
         said = _late_share(scans[0], scans[1], "In this run", "in the other")
         made += [(table, said if len(others) == 1 else "")] if table.rows else []
+    if len(others) == 1:
+        table, said = beyond_noise(result, *others)
+        made.append((table, f"{said} {done_differently(result, *others)}"))
     return made
 
 
@@ -96,12 +109,18 @@ def _late_share(one: ScanSummary | None, other: ScanSummary | None, here: str, t
     if change.value is None:
         return ""
     bounds = bounds_of(change)
-    low, high = (f"{100 * bound:+.1f}".replace("-", "−") for bound in bounds or (0.0, 0.0))
+    low, high = (_points(bound) for bound in bounds or (0.0, 0.0))
     interval = f"95\u00a0% interval {low} to {high} points" if bounds else "without an interval"
     if bounds and bounds[0] <= 0 <= bounds[1]:
         return f"{here} the late share is not shown to differ from that {there} ({interval})."
     size, way = f"{100 * abs(change.value):.1f} points", "higher" if change.value > 0 else "lower"
     return f"{here} the late share is {size} {way} than {there} ({interval})."
+
+
+def _points(share: float) -> str:
+    """A share in points with its sign, which zero has none of."""
+    shown = f"{100 * share:+.1f}"
+    return "0.0" if float(shown) == 0 else shown.replace("-", "−")
 
 
 def _shared(result: Result, *others: Result) -> list[str]:

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from sinkscope.report import embed, frames, theme
 from sinkscope.report.compare import comparison
 from sinkscope.report.first import page_sections
+from sinkscope.report.listing import Index
 from sinkscope.report.parts import Maps, Part, Section, Table, Tables
 from sinkscope.report.text import visible
 from sinkscope.result import Result
@@ -66,6 +67,8 @@ def render_sections(
 ) -> str:
     """A page of sections. policies: BOS policies that stand side by side; empty: says so."""
     script = _asset("page.js")
+    if any(isinstance(part, Index) for section in shown for part in section.parts):
+        script += _asset("index.js")
     runtime = embed.vega_runtime()
     return _template().render(
         top=heading,
@@ -105,11 +108,13 @@ def _settings_tables(result: Result) -> list[Table]:
         groups[f"Scan, {frames.label(bos)}"] = {"reader": scan.reader, **known}
     for bos, verified in summary.verify.items():
         groups[f"Cost of verify, {frames.label(bos)}"] = verified.cost
-    return [
-        Table(title, ["Setting", "Value"], [[visible(k), visible(v)] for k, v in _flat(group)])
-        for title, group in groups.items()
-        if group
-    ]
+    return [settings_table(title, group) for title, group in groups.items() if group]
+
+
+def settings_table(title: str, group: dict[str, Any]) -> Table:
+    """Settings below each other; what is nested is joined by dots."""
+    rows = [[visible(name), visible(value)] for name, value in _flat(group)]
+    return Table(title, ["Setting", "Value"], rows)
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:

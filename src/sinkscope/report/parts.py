@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from sinkscope.report.charts import Chart
 from sinkscope.report.embed import share_scales, spec_of
+from sinkscope.report.listing import Index
 from sinkscope.report.text import typeset
 
 # A question and a sentence that answers it, for the end of a command (`brief.py`)
@@ -24,6 +25,7 @@ Said: TypeAlias = tuple[str, str]
 WEAK = "Weak"
 QUESTIONS = (
     *("Sink", "Where", "Since", "Made by", "Read by", "Proved", "Unless", "Used", "To do"),
+    *("Formed", "Stages", "Settled", "Written", "Beside", "Row"),
     WEAK,
 )
 
@@ -207,7 +209,7 @@ class Maps:
     kind: ClassVar[str] = "maps"
 
 
-Part: TypeAlias = Words | Tables | Drawing | Strip | Figure | Maps
+Part: TypeAlias = Words | Tables | Index | Drawing | Strip | Figure | Maps
 
 
 @dataclass

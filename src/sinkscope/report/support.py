@@ -35,6 +35,28 @@ def support_rows(matrix: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def support_lines(matrix: dict[str, Any]) -> list[str]:
+    """The matrix for a terminal: whole families by reader, then a line for each of the others."""
+    whole: dict[str, list[str]] = {}
+    lacking: list[str] = []
+    for name, row in sorted(matrix["types"].items()):
+        marks = verified(row)
+        lacks = [label for (label, _), key in zip(COLUMNS[2:9], _KEYS) if not marks[key]]
+        if not lacks:
+            whole.setdefault(_reader(row), []).append(name)
+        elif len(lacks) == len(_KEYS):
+            lacking.append(f"  {name}: nothing; {_reason(row, marks) or 'no reason given'}")
+        else:
+            lacking.append(f"  {name}: not {', '.join(lacks)}; {_reason(row, marks)}".rstrip("; "))
+    lines = [
+        f"Checked {matrix['date']} with transformers {matrix['transformers']}, torch "
+        f"{matrix['torch']}: {support_totals(matrix)}."
+    ]
+    for reader, names in whole.items():
+        lines += [f"All of it verified, read by {reader} ({len(names)}):", f"  {', '.join(names)}"]
+    return lines + ([f"Not all of it ({len(lacking)}):"] if lacking else []) + lacking
+
+
 def support_totals(matrix: dict[str, Any]) -> str:
     """How many types each property was verified for."""
     marks = [verified(row) for row in matrix["types"].values()]

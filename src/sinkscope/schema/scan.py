@@ -19,6 +19,17 @@ class SinkFinding(TypedDict):
     tokens: list[str]  # texts of the tokens that hold it, most mass first
 
 
+UNKNOWN: SinkFinding = {
+    "kind": "",
+    "words": [],
+    "heads": 0,
+    "of": 0,
+    "prompts": 0,
+    "positions": [],
+    "tokens": [],
+}
+
+
 class ScanNull(TypedDict, total=False):
     """What the sink is held against. In detect/nulls."""
 
@@ -86,22 +97,22 @@ class ScanSummary(Open):
 
     # whether the model has a sink at P0; None where the prompts are too short to say
     p0_sink: bool | None  # [detect/decision]
-    sink: SinkFinding  # where it sinks, and how
+    sink: SinkFinding = UNKNOWN  # where it sinks, and how; kind is empty in an older result
     sink_rate: dict[str, Measured]  # bound -> heads whose alpha of P0 exceeds it [share]
-    sink_rate_after_2: dict[str, Measured]  # the same without the first two blocks [share]
-    sink_rate_by_type: dict[str, dict[str, Measured]]  # the same by layer type [share]
+    sink_rate_after_2: dict[str, Measured] = {}  # the same without the first two blocks [share]
+    sink_rate_by_type: dict[str, dict[str, Measured]] = {}  # the same by layer type [share]
     # mean attention on P0 by queries of the second half, over heads [share, detect/attention]
     late_share: Measured
-    late_share_by_type: dict[str, Measured]  # the same by layer type [share]
+    late_share_by_type: dict[str, Measured] = {}  # the same by layer type [share]
     uniform_late_share: float | None  # the same under uniform attention [share, detect/attention]
-    reader: dict[str, int]  # attention reader -> blocks it read
+    reader: dict[str, int] = {}  # attention reader -> blocks it read
     position_zero: list[str]  # what stands at P0, with counts
     # [block, head, late share] of each sinking head, largest first, at most 200
-    sink_heads: list[list[int | float]]
-    sink_head_count: int  # number of sinking heads [detect/decision]
-    null: ScanNull  # what the sink is held against
-    delimiters: list[Delimiter]  # tokens away from P0 that receive much
-    massive: Massive  # massive activations
-    secondary: Secondary  # later tokens that lie along the sink direction
-    residual_identity: ResidualIdentity  # whether the residual stream adds up
-    notes: list[str]  # what a reader must know to read the numbers rightly
+    sink_heads: list[list[int | float]] = []
+    sink_head_count: int | None = None  # number of sinking heads [detect/decision]
+    null: ScanNull = {}  # what the sink is held against
+    delimiters: list[Delimiter] = []  # tokens away from P0 that receive much
+    massive: Massive = {}  # massive activations
+    secondary: Secondary = {}  # later tokens that lie along the sink direction
+    residual_identity: ResidualIdentity = {}  # whether the residual stream adds up
+    notes: list[str] = []  # what a reader must know to read the numbers rightly

@@ -67,9 +67,11 @@ class RunSummary(Open):
     unit: str  # what steps count: step, index, epoch or tokens [training_runs/sources]
     # when the sink emerged; None too where the first checkpoint has it [step, training_runs/course]
     emergence_step: int | None
-    present_from_start: bool  # whether the first checkpoint has the sink
-    sink_spans: list[list[int]]  # [first, last] checkpoint of every stretch with the sink [step]
-    vanished_step: int | None  # first checkpoint without it, where it is gone at the end [step]
+    present_from_start: bool | None = None  # whether the first checkpoint has the sink
+    # [first, last] checkpoint of every stretch with the sink [step]
+    sink_spans: list[list[int]] = []
+    # first checkpoint without it, where it is gone at the end [step]
+    vanished_step: int | None = None
     emergence: dict[str, EmergencePoint | None]  # when the sink, the norm and the direction emerged
     stages: list[TrainingStage]  # stages of training
     # BIC for each number of stages, from one on [1, training_runs/stages]
@@ -88,12 +90,13 @@ class RunSummary(Open):
     # 99th percentile of each signal over untrained models, or why there is none
     # [training_runs/pilot]
     null: dict[str, float] | str
-    broken: dict[str, str]  # checkpoint -> what is wrong with it [training_runs/sweep]
-    notes: list[str]  # what a reader must know to read the numbers rightly
+    broken: dict[str, str] = {}  # checkpoint -> what is wrong with it [training_runs/sweep]
+    notes: list[str] = []  # what a reader must know to read the numbers rightly
 
 
 class TimelineSummary(RunSummary):
     """What `timeline` found: the first run's keys, and beside them every run's."""
 
     runs: dict[str, RunSummary]  # run -> what was found in it
-    judgement: Judgement  # how well each signal tells the loss that remains [training_runs/judging]
+    # how well each signal tells the loss that remains [training_runs/judging]
+    judgement: Judgement | None = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sinkscope.circuit.concentration import FIRST, concentration, log_norm_share
 from sinkscope.errors import Missing
 from sinkscope.frame import Labels, labelled
 from sinkscope.stats import nan_mean
@@ -78,11 +79,11 @@ def run_arrays(
         "log_norm": np.stack([light.log_ratio.mean(0) for light in lights]),
         "along": np.stack([light.p0_along.mean(0) - light.others_along[0] for light in lights]),
         "distance": np.array([signals.distance(light, point) for light in lights]),
-        "concentration": np.stack([signals.concentration(x.write.mean(0)) for x in lights]),
+        "concentration": np.stack([concentration(x.write.mean(0)) for x in lights]),
         "concentration_low": np.stack(low),
         "concentration_high": np.stack(high),
         "concentration_log_norm": np.stack(
-            [signals.concentration_log_norm(light.log_ratio.mean(0)) for light in lights]
+            [log_norm_share(light.log_ratio.mean(0)) for light in lights]
         ),
         "to_last": np.array([1.0 - signals.turn(light, lights[-1]) for light in lights]),
         "emergence_block": np.array([signals.emergence_block(x, point) for x in lights], float),
@@ -127,7 +128,7 @@ def _bounds(write: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     means = np.maximum(write[picks].mean(1), 0.0)
     total = means.sum(1, keepdims=True)
     shares = np.divide(means.cumsum(1), total, out=np.full_like(means, np.nan), where=total > 0)
-    at = [min(k, means.shape[1]) - 1 for k in signals.FIRST]
+    at = [min(k, means.shape[1]) - 1 for k in FIRST]
     if np.isnan(shares).all():
         empty = np.full(len(at), np.nan)
         return empty, empty
@@ -161,6 +162,6 @@ def run_dataset(
         "step": ("step", np.array([one.step for one in checkpoints], dtype=np.int64)),
         "checkpoint": ("step", [one.name for one in checkpoints]),
         "commit": ("step", [one.commit or "" for one in checkpoints]),
-        "first": ("first", list(signals.FIRST)),
+        "first": ("first", list(FIRST)),
     }
     return xarray.Dataset(labelled(LABELS, arrays, double=True), coordinates, attributes)

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sinkscope.circuit.concentration import FIRST, concentration
 from sinkscope.errors import InputError, NotFinite
 from sinkscope.observe.p0_stream import first_tokens
 from sinkscope.ranks import rank
@@ -152,7 +153,7 @@ class SinkMonitor:
     def _names(self) -> list[str]:
         """Every key of an observation."""
         blocks = [f"sink/norm_ratio/{i}" for i in range(self._view.horizon)]
-        return [*NAMES, *(f"sink/concentration_{k}" for k in signals.FIRST), *blocks]
+        return [*NAMES, *(f"sink/concentration_{k}" for k in FIRST), *blocks]
 
     def _ids(self, inner: Any) -> torch.Tensor:
         ids = self.prompts
@@ -193,7 +194,7 @@ class SinkMonitor:
     def _metrics(self, step: int, found: CheckpointMetrics) -> dict[str, float]:
         point = self._view.point
         share = float(signals.sink_share(found).mean())
-        concentration = signals.concentration(found.write.mean(0))
+        c = concentration(found.write.mean(0))
         log_norm = float(found.log_ratio[:, point].mean())
         uniform = float(nan_mean(found.uniform))
         null = max(signals.random_target_p99(found), OVER_UNIFORM * uniform)
@@ -206,15 +207,13 @@ class SinkMonitor:
             "sink/distance": signals.distance(found, point),
             "sink/emergence_block": float(signals.emergence_block(found, point)),
             "sink/cosine": float(found.cosine[point]),
-            **{f"sink/concentration_{k}": float(c) for k, c in zip(signals.FIRST, concentration)},
+            **{f"sink/concentration_{k}": float(share) for k, share in zip(FIRST, c)},
         }
         if before is not None:
             heads = [signals.rows(np.argwhere(each.sinks)) for each in (found, before)]
             metrics["sink/turn"] = signals.turn(found, before)
             metrics["sink/head_jaccard"] = signals.jaccard(*heads)
-        self._past.add(
-            step, share, bool(found.sinks.any()), float(concentration[1]), log_norm, found
-        )
+        self._past.add(step, share, bool(found.sinks.any()), float(c[1]), log_norm, found)
         metrics["sink/settled"] = float(self._past.settled)
         ratios = np.exp(found.log_ratio[:, 1:].mean(0))
         metrics |= {f"sink/norm_ratio/{i}": float(each) for i, each in enumerate(ratios)}

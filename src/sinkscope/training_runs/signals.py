@@ -10,8 +10,6 @@ from sinkscope.detect.attention import SINK, WEAK
 from sinkscope.stats import nan_mean
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
 
-FIRST = (1, 2, 3, 4)  # k of C_k
-
 
 def sink_share(found: CheckpointMetrics) -> np.ndarray:
     """Mean late share over the heads within the horizon: [prompt]."""
@@ -51,30 +49,6 @@ def sink_rate(found: CheckpointMetrics) -> float:
     """Share of heads with a late share above 0.3: thresholded for each prompt, then averaged."""
     seen = np.isfinite(found.late)
     return float((found.late[seen] > SINK).mean()) if seen.any() else float("nan")
-
-
-def concentration(write: np.ndarray) -> np.ndarray:
-    """C_k = Σ_{l<k} max(0, ⟨Δ^l, u⟩) / Σ_l max(0, ⟨Δ^l, u⟩), k = 1..4. write [block] -> [4].
-
-    The sum in the denominator goes over the blocks that were looked at. NaN where none writes
-    along u.
-    """
-    positive = np.maximum(np.asarray(write, float), 0.0)
-    total = positive.sum()
-    return np.array([positive[:k].sum() / total if total > 0 else np.nan for k in FIRST])
-
-
-def concentration_log_norm(log_ratio: np.ndarray) -> np.ndarray:
-    """(log r_k − log r_0) / (max log r − log r_0), k = 1..4. log_ratio [point] -> [4].
-
-    NaN where the norm never rises, or where fewer blocks were looked at.
-    """
-    rise = log_ratio.max() - log_ratio[0]
-    found = np.full(len(FIRST), np.nan)
-    for i, k in enumerate(FIRST):
-        if rise > 0 and k < len(log_ratio):
-            found[i] = (log_ratio[k] - log_ratio[0]) / rise
-    return found
 
 
 def emergence_block(found: CheckpointMetrics, point: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sinkscope.circuit.concentration import FIRST
 from sinkscope.errors import Missing
 from sinkscope.schema.base import Measured
 from sinkscope.schema.timeline import (
@@ -23,7 +24,6 @@ from sinkscope.training_runs.emergence import STRAIGHT, Emergence, emergence, no
 from sinkscope.training_runs.judging import baselines, judge, remaining_loss
 from sinkscope.training_runs.record import RunRecord
 from sinkscope.training_runs.settling import BOUNDS, HOLD, LEAST, QUIET
-from sinkscope.training_runs.signals import FIRST
 
 
 def timeline_summary(records: list[RunRecord]) -> TimelineSummary:

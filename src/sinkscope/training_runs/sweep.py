@@ -2,21 +2,14 @@
 
 A task is idempotent: its result depends on the checkpoint's content and on the view alone. What was
 measured is stored whole or not at all by the process that runs the sweep, so a sweep that was
-killed goes on where it was. A broken checkpoint is reported and skipped. Tasks run here, in local
-processes, or on Ray.
+killed goes on where it was. A broken checkpoint is reported and skipped. Tasks run as `workers` has
+it.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 
 import torch
 
@@ -24,14 +17,10 @@ from sinkscope.errors import InputError, SinkscopeError
 from sinkscope.frame import Progress, silent
 from sinkscope.training_runs.checkpoint import TrainingRun
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
-from sinkscope.training_runs.on_ray import ray_results
 from sinkscope.training_runs.pilot import Pilot, view_hash
 from sinkscope.training_runs.store import Store, conditions, key_of
-from sinkscope.training_runs.task import Results, Task, content_of, measure
-
-ATTEMPTS = 3  # a worker that dies (memory) takes its task with it; the task is tried again
-DISK_BUDGET = 20.0  # GB
-WATCH = 1.0  # seconds between a worker's looks at whether its parent still lives
+from sinkscope.training_runs.task import Task, content_of, measure
+from sinkscope.workers.pool import at_once, results_of
 
 
 @dataclass
@@ -57,7 +46,7 @@ def sweep(
     dtype: str = "float32",
     device: str = "cpu",
     threads: int | None = None,
-    disk_budget: float = DISK_BUDGET,
+    disk_budget: float = 20.0,
     progress: Progress = silent,
 ) -> Swept:
     """Measure the checkpoints of a run that are not stored yet, and return all of them.
@@ -99,105 +88,17 @@ def sweep(
             yield Task(index, checkpoint, plain, dtype, device, count, budget)
 
     progress(label, 0, total)
-    with _runner(workers) as results:
-        for index, content, said in results(tasks()):
-            done += 1
-            if content is None:
-                swept.broken[run.checkpoints[index].name] = said
-            else:
-                if said:
-                    swept.notes[run.checkpoints[index].name] = said
-                store.write(keys[index], content)
-                swept.lights[index] = store.read(keys[index])
-            progress(label, done, total)
+    for index, content, said in results_of(tasks(), measure, workers):
+        done += 1
+        if content is None:
+            swept.broken[run.checkpoints[index].name] = said
+        else:
+            if said:
+                swept.notes[run.checkpoints[index].name] = said
+            store.write(keys[index], content)
+            swept.lights[index] = store.read(keys[index])
+        progress(label, done, total)
     if not any(found is not None for found in swept.lights):
         first = next(iter(swept.broken.values()), "there are none.")
         raise InputError(f"no checkpoint of {run.name} could be measured: {first}")
     return swept
-
-
-@contextmanager
-def _runner(workers: int | str) -> Iterator[Callable[[Iterator[Task]], Results]]:
-    if _is_ray(workers):
-        yield lambda tasks: ray_results(tasks, str(workers))
-    elif at_once(workers) == 1:
-        yield _in_this_process
-    else:
-        yield lambda tasks: _in_processes(tasks, at_once(workers))
-
-
-def _is_ray(workers: int | str) -> bool:
-    return isinstance(workers, str) and workers.startswith("ray")
-
-
-def at_once(workers: int | str) -> int:
-    """How many tasks may run at once; on Ray as many as this machine has processors."""
-    if _is_ray(workers):
-        return os.cpu_count() or 1
-    try:
-        count = int(workers)
-    except ValueError:
-        count = 0
-    if count < 1:
-        raise InputError(f"--workers {workers!r} is neither a number, ray nor ray://address.")
-    return count
-
-
-def _in_this_process(tasks: Iterator[Task]) -> Results:
-    threads = torch.get_num_threads()
-    try:
-        for task in tasks:
-            yield measure(task)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _in_processes(tasks: Iterator[Task], count: int) -> Results:
-    """Keep `count` processes busy; a pool that lost a worker is made anew."""
-    queue: list[tuple[Task, int]] = []
-    exhausted = retrying = False
-    while True:
-        lost: list[tuple[Task, int]] = []
-        with ProcessPoolExecutor(
-            count, get_context("spawn"), _follow_parent, (os.getpid(),)
-        ) as pool:
-            running: dict[Future, tuple[Task, int]] = {}
-            while not lost:
-                # after a loss one at a time, so that the task that kills its worker stands alone
-                most = 1 if queue or retrying else 2 * count
-                while len(running) < most and (queue or not exhausted):
-                    entry = queue.pop(0) if queue else None
-                    if entry is None:
-                        task = next(tasks, None)
-                        if task is None:
-                            exhausted = True
-                            break
-                        entry = (task, 1)
-                    retrying = entry[1] > 1
-                    running[pool.submit(measure, entry[0])] = entry
-                if not running:
-                    return
-                ended, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    entry = running.pop(future)
-                    try:
-                        yield future.result()
-                    except BrokenProcessPool:
-                        lost.append(entry)
-            lost += list(running.values())
-        for task, attempts in lost:
-            if attempts < ATTEMPTS:
-                queue.append((task, attempts + 1))
-            else:
-                yield task.index, None, "its worker died three times, perhaps for want of memory."
-
-
-def _follow_parent(parent: int) -> None:
-    """A worker must not outlive a sweep that was killed."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -25,8 +25,6 @@ from sinkscope.training_runs.partial import content_hash, load_first_blocks
 from sinkscope.training_runs.pilot import Pilot
 from sinkscope.training_runs.store import encode
 
-Results = Iterator[tuple[int, bytes | None, str]]
-
 
 @dataclass(frozen=True)
 class Task:

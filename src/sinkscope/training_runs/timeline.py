@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sinkscope.frame import Progress, silent
+from sinkscope.progress import shown
 from sinkscope.provenance import environment
 from sinkscope.result import Result
 from sinkscope.schema import ModelInfo, PromptInfo, Summary
@@ -24,7 +25,8 @@ from sinkscope.training_runs.record import RunRecord
 from sinkscope.training_runs.sources import find_runs
 from sinkscope.training_runs.store import Store
 from sinkscope.training_runs.summary import timeline_summary
-from sinkscope.training_runs.sweep import at_once, sweep
+from sinkscope.training_runs.sweep import sweep
+from sinkscope.workers.pool import at_once
 
 
 def default_cache() -> Path:
@@ -32,6 +34,7 @@ def default_cache() -> Path:
     return Path(os.environ.get("SINKSCOPE_CACHE", "~/.cache/sinkscope")).expanduser() / "timeline"
 
 
+@shown
 def timeline(
     sources: str | Path | Sequence[str | Path],
     settings: TimelineSettings | None = None,
@@ -47,7 +50,7 @@ def timeline(
     settings  what is measured in every checkpoint
     sweeping  which checkpoints, and how the sweep gets through them; it goes on where it stopped
     changes   fields of either: timeline(D, first_blocks="all", workers=2)
-    progress  called as progress(label, done, total)
+    progress  called as progress(label, done, total); by default a bar
 
     Returns a Result with a group for each run. Raises InputError, Unsupported, OutOfResources.
     """

@@ -17,32 +17,37 @@ from sinkscope.observe.tap import boolean_mask, scale_of
 
 @dataclass(frozen=True)
 class SlidingCache(Edit):
-    """A cache of `window` tokens: the first `keep` of the text, and the latest.
+    """A cache of `window` tokens: the first `keep` of the text, others that are named, the latest.
 
-    Query t sees keys 0 .. keep − 1 and the last window − keep, its own included. Positions count
-    within the cache, as in StreamingLLM (Xiao et al., arXiv 2309.17453): the distance to a recent
-    key is its own, that to kept key j is min(t, window − 1) − j. One pass gives what a server gives
-    token by token, since what is evicted stays evicted in every block.
+    The oldest token that is not kept goes first: query t, with e = max(0, t + 1 − window) tokens
+    gone, sees the kept keys and the others but their first e. Positions count within the cache, as
+    in StreamingLLM (Xiao et al., arXiv 2309.17453): the distance to a recent key is its own, that
+    to a kept key s, with r tokens before it that are not kept, is t − s − max(0, e − r). One pass
+    gives what a server gives token by token, since what is gone stays gone in every block.
 
     heads  (block, key head) with such a cache, the others keep everything; None for all
+    extra  for each prompt the positions of tokens that are kept beside the first
 
     Rotary positions only (Unsupported elsewhere): q·R(p) of the kept keys is read from the
     attention module, called again with the rotation of other positions. Scores of recent and kept
-    keys are one dot product, [q_t, q′_t]·[k_s, 0] or ·[0, k_j].
+    keys are one dot product, [q_t, q′_t, ..]·[k_s, 0, ..] or ·[0, k_j, ..].
     """
 
     window: int
     keep: int = 0
     heads: tuple[tuple[int, int], ...] | None = None
+    extra: tuple[tuple[int, ...], ...] = ()
     acts_on_attention = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.keep < self.window:
-            raise InputError(f"a cache of {self.window} tokens cannot keep {self.keep} first ones.")
+        most = self.keep + max(map(len, self.extra), default=0)
+        if self.keep < 0 or not most < self.window:
+            raise InputError(f"a cache of {self.window} tokens cannot keep {most} of them.")
 
     def __str__(self) -> str:
         where = "" if self.heads is None else f", in {len(self.heads)} key-value heads"
-        return f"a cache of {self.window} tokens, the first {self.keep} among them{where}"
+        more = " and others" if self.extra else ""
+        return f"a cache of {self.window} tokens, the first {self.keep}{more} among them{where}"
 
     def first_block(self) -> int:
         """The first block with such a cache."""
@@ -69,17 +74,44 @@ class SlidingCache(Edit):
         if length <= self.window or (held is not None and not held.any()):
             return call
         at = torch.arange(length, device=call.query.device)
-        kept = at < self.keep
-        seen = (at[None, :] <= at[:, None]) & (
-            kept[None, :] | (at[:, None] - at[None, :] < self.window - self.keep)
+        gone = (at + 1 - self.window).clamp_min(0)
+        places = self._places(context, at)
+        kept = torch.zeros(len(context.prompts), length, dtype=torch.bool, device=at.device)
+        for place in places:
+            kept |= at[None] == place[:, None]
+        before = (~kept).long().cumsum(1) - (~kept).long()  # tokens that are not kept before each
+        seen = (at[None, :] <= at[:, None])[None] & (
+            kept[:, None, :] | (before[:, None, :] >= gone[None, :, None])
         )
-        mask = seen[None, None]
+        mask = seen[:, None]
         if held is not None:
             everything = (at[None, :] <= at[:, None])[None, None]
             mask = torch.where(held[None, :, None, None], mask, everything)
         given = boolean_mask(call.mask)
         call = dataclasses.replace(call, mask=mask if given is None else mask & given)
-        return self._rotated(context, call, kept, held) if self.keep else call
+        groups = self._groups(places, before, at, gone)
+        return self._rotated(context, call, groups, held) if groups else call
+
+    def _places(self, context: Context, at: torch.Tensor) -> list[torch.Tensor]:
+        """[B] position of each kept token, −1 where a prompt has none."""
+        rows = len(context.prompts)
+        first = [torch.full((rows,), place, device=at.device) for place in range(self.keep)]
+        given = [self.extra[row] for row in context.rows] if self.extra else []
+        count = max(map(len, given), default=0)
+        named = [[*each, *(-1,) * (count - len(each))] for each in given]
+        return [*first, *torch.tensor(named, device=at.device).reshape(rows, count).unbind(1)]
+
+    def _groups(self, places, before, at, gone) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys [B, T] that share a query, and the positions [B, T] that it has for them."""
+        groups = []
+        first = (at < self.keep).expand(len(before), -1)
+        if self.keep:
+            groups.append((first, (at - gone).expand_as(before)))
+        for place in places[self.keep :]:
+            key = at[None] == place[:, None]
+            rank = before.gather(1, place.clamp_min(0)[:, None])
+            groups.append((key & ~first, at - (gone - rank).clamp_min(0)))
+        return groups
 
     def _held(self, block: int, call: Call) -> torch.Tensor | None:
         """[H] query heads whose keys are in such a cache; None for all."""
@@ -90,20 +122,20 @@ class SlidingCache(Edit):
         held[[head for at, head in self.heads if at == block]] = True
         return held.repeat_interleave(groups)
 
-    def _rotated(
-        self, context: Context, call: Call, kept: torch.Tensor, held: torch.Tensor | None
-    ) -> Call:
-        positions = torch.arange(len(kept), device=kept.device).clamp_max(self.window - 1)
-        other = query_at(context, call, positions)
-        if held is not None:
-            other = torch.where(held[None, :, None, None], other, call.query)
-        chosen = kept[None, None, :, None]
+    def _rotated(self, context: Context, call: Call, groups, held: torch.Tensor | None) -> Call:
+        queries, rest = [call.query], torch.ones_like(groups[0][0])
+        keys = []
         nothing = torch.zeros((), dtype=call.key.dtype, device=call.key.device)
-        key = torch.cat(
-            [torch.where(chosen, nothing, call.key), torch.where(chosen, call.key, nothing)], -1
-        )
+        for chosen, positions in groups:
+            other = query_at(context, call, positions)
+            if held is not None:
+                other = torch.where(held[None, :, None, None], other, call.query)
+            queries.append(other)
+            keys.append(torch.where(chosen[:, None, :, None], call.key, nothing))
+            rest = rest & ~chosen
+        keys = [torch.where(rest[:, None, :, None], call.key, nothing), *keys]
         kwargs = call.kwargs | {"scaling": scale_of(call.kwargs, call.query)}
-        query = torch.cat([call.query, other], -1)
+        query, key = torch.cat(queries, -1), torch.cat(keys, -1)
         return dataclasses.replace(call, query=query, key=key, kwargs=kwargs)
 
 
@@ -144,7 +176,7 @@ def but(exact: tuple[int, ...]) -> str:
 
 
 def query_at(context: Context, call: Call, positions: torch.Tensor) -> torch.Tensor:
-    """The query of a call [B, H, T, D] as it were with the rotary embedding of other positions [T].
+    """The query of a call [B, H, T, D] with the rotary embedding of other positions [B, T].
 
     Raises Unsupported where positions do not come as rotary embeddings.
     """
@@ -155,6 +187,8 @@ def query_at(context: Context, call: Call, positions: torch.Tensor) -> torch.Ten
             f"{context.subject.anatomy.model_type} has no rotary positions that could count within "
             "the cache."
         )
-    moved = {**kwargs, "position_embeddings": tuple(x[..., positions, :] for x in rotary)}
+    rows = torch.arange(len(positions), device=positions.device)[:, None]
+    embedded = tuple(x.expand(len(positions), -1, -1)[rows, positions] for x in rotary)
+    moved = {**kwargs, "position_embeddings": embedded}
     assert context.capture is not None
     return context.capture(lambda: call.module.forward(*args, **moved))

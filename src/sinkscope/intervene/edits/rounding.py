@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.edits.base import Context, Edit, at_positions
 from sinkscope.intervene.edits.cache import but
 from sinkscope.intervene.rounding import rounded, rounded_rows
@@ -57,20 +58,26 @@ class RoundWeights(Edit):
     """Weights of some linear maps rounded to a few bits, a scale for each output.
 
     modules  path endings, such as layers.1.mlp.down_proj; None for all maps of all blocks
+    neurons  a block and MLP neurons of it: what they read and write by stays in full precision,
+             and sets no scale
     """
 
     bits: int = 4
     modules: tuple[str, ...] | None = None
+    neurons: tuple[int, tuple[int, ...]] | None = None
 
     def __str__(self) -> str:
         what = "all linear maps" if self.modules is None else ", ".join(self.modules)
-        return f"weights of {what} in {self.bits} bits"
+        left = ""
+        if self.neurons:
+            left = f", but {len(self.neurons[1])} neurons of block {self.neurons[0]}"
+        return f"weights of {what} in {self.bits} bits{left}"
 
     @contextmanager
     def weights(self, context: Context) -> Iterator[None]:
         """Round them, and put the old ones back."""
         chosen = [
-            module
+            (name, module)
             for name, module in linear_maps(context.subject)
             if self.modules is None or name.endswith(self.modules)
         ]
@@ -78,16 +85,47 @@ class RoundWeights(Edit):
             raise InputError(f"no linear map is called {', '.join(self.modules or ())}.")
         for block in context.subject.anatomy.modules(context.subject.model):
             refuse_edit(block, str(self))
-        saved: list[tuple[Any, Any]] = [(module, module.weight.data) for module in chosen]
+        exact = self._exact(context)
+        saved: list[tuple[Any, Any]] = [(module, module.weight.data) for _, module in chosen]
         try:
-            for module, weight in saved:
+            for name, module in chosen:
+                weight: torch.Tensor = module.weight.data  # type: ignore[union-attr, assignment]
                 turned = not isinstance(module, nn.Linear)  # a Conv1D holds [in, out]
-                new = rounded_rows(weight.T if turned else weight, self.bits)
+                new = self._rounded(weight.T if turned else weight, *exact.get(name, ((), ())))
                 module.weight.data = new.T.contiguous() if turned else new
             yield
         finally:
             for module, weight in saved:
                 module.weight.data = weight
+
+    def _rounded(self, weight: torch.Tensor, outputs, inputs) -> torch.Tensor:
+        """A weight [out, in] rounded, but for these outputs and inputs."""
+        inputs, outputs = list(inputs), list(outputs)
+        others = weight.clone()
+        others[:, inputs] = 0.0
+        new = rounded_rows(others, self.bits)
+        new[:, inputs], new[outputs] = weight[:, inputs], weight[outputs]
+        return new
+
+    def _exact(self, context: Context) -> dict[str, tuple[list[int], list[int]]]:
+        """Path of a map -> its outputs and its inputs that belong to the neurons."""
+        if self.neurons is None:
+            return {}
+        at, neurons = self.neurons
+        sublayer = context.sublayer(at, "mlp")
+        if sublayer.projection is None or sublayer.experts is not None:
+            raise Unsupported(f"the neurons of block {at} are out of reach.")
+        count = len(sublayer.projection.columns(context.block(at)))
+        writes = f"{context.subject.anatomy.blocks[at].name}.{sublayer.projection.module}"
+        found: dict[str, tuple[list[int], list[int]]] = {writes: ([], list(neurons))}
+        for name, module in linear_maps(context.subject):
+            weight: Any = module.weight
+            outputs = weight.shape[0 if isinstance(module, nn.Linear) else 1]
+            beside = name.rpartition(".")[0] == writes.rpartition(".")[0] and name != writes
+            if beside and outputs % count == 0:  # a fused map holds gate and up one after another
+                rows = [n + count * part for part in range(outputs // count) for n in neurons]
+                found[name] = (rows, [])
+        return found
 
 
 def linear_maps(subject: Any) -> list[tuple[str, nn.Module]]:

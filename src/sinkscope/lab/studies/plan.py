@@ -8,14 +8,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter
 
 from sinkscope.errors import InputError
-from sinkscope.lab.recipe import (
-    TrainingRecipe,
-    read_yaml,
-    recipe_from,
-    refuse_path,
-    validated,
-    yaml_names,
-)
+from sinkscope.lab.recipe import TrainingRecipe, recipe_from
+from sinkscope.yaml_files import read_yaml, refuse_path, validated, yaml_names
 
 CONFIGS = files("sinkscope.lab.studies") / "configs"
 SIZES = ("smoke", "small", "paper")

@@ -17,8 +17,8 @@ from typing_extensions import TypedDict
 from sinkscope.errors import InputError
 from sinkscope.files import write_whole
 from sinkscope.lab.corpus import texts_sha256
-from sinkscope.lab.recipe import refuse_path, validated
 from sinkscope.lab.studies.plan import StudyPlan
+from sinkscope.yaml_files import refuse_path, validated
 
 ASKED, RESULTS, CURVES = "experiment.json", "results.jsonl", "curves.jsonl"
 CHANGED = {  # what to call a difference

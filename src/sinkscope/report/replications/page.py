@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sinkscope.report.parts import Findings, Section, Table, Tables, Words
+from sinkscope.report.parts import Findings, Said, Section, Table, Tables, Words
 from sinkscope.report.text import NO_VALUE, bounds_of, number_of, visible
 from sinkscope.result import Result
 from sinkscope.schema.replication import ReplicatedRow, ReplicationSummary
 
+MOST_ROWS = 12  # that a terminal shows by itself
 MARKS = (
     "Marks of published numbers: [S] the paper, [2nd] notes of others on it, [COMM] an independent "
     "replication, [CODE] the authors' code, [MEM] from memory, [INF] inferred."
@@ -40,11 +41,33 @@ def findings(result: Result, panel: str) -> Findings | None:
     found.headline = "; ".join(
         f"{visible(name)}: {visible(one.title)}" for name, one in held.items()
     )
+    found.answers = [said for one in held.values() for said in _answers(one)]
     for name, one in held.items():
         table = rows_table(one)
         table.title = visible(name)
         found.tables.append(table)
     return found
+
+
+def _answers(one: ReplicationSummary) -> list[Said]:
+    """What a terminal shows by itself: what this is beside, and the rows that were measured."""
+    rows = [row for row in one.rows if not row["refused"]]
+    known = sorted(rows, key=lambda row: not any(each["this_model"] for each in row["published"]))
+    told = [_row_said(row) for row in known[:MOST_ROWS]]
+    left = len(rows) - len(told)
+    return [
+        ("Beside", f"{visible(one.title)}: {visible(one.about)}"),
+        ("Beside", _done(one)),
+        *(("Row", said) for said in told),
+        *([("Row", f"{left} more rows: --verbose.")] if left else []),
+    ]
+
+
+def _row_said(row: ReplicatedRow) -> str:
+    """The first quantity of a row, measured and as it was published."""
+    quantity, value, known = _lines(row)[0]
+    beside = "" if known == NO_VALUE else f"; published {known}"
+    return f"{visible(row['key'])} {visible(row['name'])}: {quantity} {value}{beside}."
 
 
 def rows_table(one: ReplicationSummary) -> Table:

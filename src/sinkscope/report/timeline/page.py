@@ -26,7 +26,7 @@ from sinkscope.report.parts import (
 from sinkscope.report.text import NO_VALUE, number_of, percent, visible
 from sinkscope.report.timeline import charts
 from sinkscope.report.timeline.axis import STEPS, Axis, Runs, axes_of
-from sinkscope.report.timeline.words import of_several, sentences, step, unit_of, written
+from sinkscope.report.timeline.words import answers, of_several, sentences, step, unit_of, written
 from sinkscope.result import Result
 from sinkscope.schema import RunSummary
 
@@ -99,6 +99,7 @@ def findings(result: Result, panel: str) -> Findings | None:
     if panel != PANEL or not _runs(result):
         return None
     found = _findings(result)
+    found.answers = answers(_runs(result))
     found.tables = _tables(result)
     return found
 

@@ -2,53 +2,91 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from sinkscope.report.parts import Said
 from sinkscope.report.text import NO_VALUE, number_of, percent, percent_interval, short, visible
 from sinkscope.schema import RunSummary
 
+MOST_RUNS = 8  # that a terminal names by itself
 
-def of_several(runs: dict[str, RunSummary]) -> str:
+
+def of_several(runs: Mapping[str, RunSummary]) -> str:
     """One sentence on all runs."""
     emerged = sum(one.emergence.get("sink") is not None for one in runs.values())
     settled = sum(one.settled_step is not None for one in runs.values())
     return f"A sink emerged in {emerged} of {len(runs)} runs; {settled or 'none'} settled."
 
 
+def answers(runs: Mapping[str, RunSummary]) -> list[Said]:
+    """What a terminal shows by itself: the answers of one run, or a sentence a run."""
+    if len(runs) > 1:
+        told = [f"{visible(run)}: {' '.join(sentences(one)[:1])}" for run, one in runs.items()]
+        left = len(told) - MOST_RUNS
+        more = [f"{left} more runs: --verbose."] if left > 0 else []
+        return [("Formed", said) for said in (of_several(runs), *told[:MOST_RUNS], *more)]
+    return [
+        (question, f"{said[0].upper()}{said[1:]}")
+        for one in runs.values()
+        for question, said in _asked(one)
+        if said
+    ]
+
+
 def sentences(one: RunSummary) -> list[str]:
     """When the sink came, in how many stages, whether it settled, where it is written."""
+    return [said for _, said in _asked(one) if said]
+
+
+def _asked(one: RunSummary) -> list[Said]:
+    return [
+        ("Formed", _formed(one)),
+        ("Stages", _stages(one)),
+        ("Settled", _settled(one)),
+        ("Written", _concentrated(one)),
+    ]
+
+
+def _formed(one: RunSummary) -> str:
     unit, sink = unit_of(one), one.emergence.get("sink")
     if sink is None:
-        said = [f"no sink emerged over {len(one.steps)} checkpoints."]
-    elif one.present_from_start:
-        said = [f"the sink is present at the first checkpoint, {unit} {sink['step']:,}."]
-    else:
-        came = (
-            f"before {unit} {short(sink['high'])}"
-            if sink["low"] is None
-            else f"between {unit}s {short(sink['low'])} and {short(sink['high'])}"
-        )
-        said = [
-            f"the sink is first seen at the checkpoint of {unit} {sink['step']:,}; it emerged "
-            f"{came} (95 %)."
-        ]
+        return f"no sink emerged over {len(one.steps)} checkpoints."
+    if one.present_from_start:
+        return f"the sink is present at the first checkpoint, {unit} {sink['step']:,}."
+    came = (
+        f"before {unit} {short(sink['high'])}"
+        if sink["low"] is None
+        else f"between {unit}s {short(sink['low'])} and {short(sink['high'])}"
+    )
+    return (
+        f"the sink is first seen at the checkpoint of {unit} {sink['step']:,}; it emerged "
+        f"{came} (95 %)."
+    )
+
+
+def _stages(one: RunSummary) -> str:
     later = [f"{stage['low']:,} and {stage['high']:,}" for stage in one.stages[1:]]
-    if later:
-        said.append(
-            f"Training shows {len(later) + 1} stages; later ones begin between {unit}s "
-            f"{', then between '.join(later)}."
-        )
-    else:
-        said.append("Training shows one stage.")
-    standing, announced = one.settled_step, one.settled["announced"]
+    if not later:
+        return "Training shows one stage."
+    return (
+        f"Training shows {len(later) + 1} stages; later ones begin between {unit_of(one)}s "
+        f"{', then between '.join(later)}."
+    )
+
+
+def _settled(one: RunSummary) -> str:
+    unit, standing, announced = unit_of(one), one.settled_step, one.settled["announced"]
     if standing is not None:
-        said.append(f"The circuit has settled: the signal was given at {unit} {standing:,}.")
-    elif announced is not None:
-        said.append(f"It seemed to have settled at {unit} {announced:,}, but moved again.")
-    elif one.vanished_step is not None:
-        said.append(f"It vanished: from {unit} {one.vanished_step:,} on there is no sink.")
-    elif sink is not None:
-        said.append("It has not settled within these checkpoints.")
-    said.append(_concentrated(one))
-    return said
+        return f"The circuit has settled: the signal was given at {unit} {standing:,}."
+    if announced is not None:
+        return f"It seemed to have settled at {unit} {announced:,}, but moved again."
+    if one.vanished_step is not None:
+        return f"It vanished: from {unit} {one.vanished_step:,} on there is no sink."
+    return (
+        ""
+        if one.emergence.get("sink") is None
+        else ("It has not settled within these checkpoints.")
+    )
 
 
 def _concentrated(one: RunSummary) -> str:

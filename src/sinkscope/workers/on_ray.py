@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sinkscope.errors import InputError
-from sinkscope.training_runs.task import Results, Task, measure
+from sinkscope.workers.task import Outcome, Task
 
 AHEAD = 2  # tasks in flight for each processor of the cluster, so that none waits for the driver
 RETRIES = 3  # a worker that dies takes its task with it; Ray starts it again
 
 
-def ray_results(tasks: Iterator[Task], address: str) -> Results:
+def ray_results(
+    tasks: Iterator[Task], work: Callable[[Task], Outcome], address: str
+) -> Iterator[Outcome]:
     """Run tasks on the Ray that runs already, on the one at ray://.., or on one started here.
 
-    Folders of checkpoints must lie at the same place on every machine; results come back to the
+    Folders of models must lie at the same place on every machine; results come back to the
     process that asked, which alone stores them.
     """
     try:
@@ -26,7 +28,7 @@ def ray_results(tasks: Iterator[Task], address: str) -> Results:
     if started:
         _connect(ray, address)
     try:
-        yield from _run(ray, tasks)
+        yield from _run(ray, tasks, work)
     finally:
         if started:
             ray.shutdown()
@@ -47,8 +49,8 @@ def _connect(ray: Any, address: str) -> None:
         raise InputError(f"Ray at {address} does not answer: {first.rstrip('.')}.") from None
 
 
-def _run(ray: Any, tasks: Iterator[Task]) -> Results:
-    remote = ray.remote(max_retries=RETRIES, num_cpus=1)(measure)
+def _run(ray: Any, tasks: Iterator[Task], work: Callable[[Task], Outcome]) -> Iterator[Outcome]:
+    remote = ray.remote(max_retries=RETRIES, num_cpus=1)(work)
     most = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
     running: dict[Any, Task] = {}
     exhausted = False

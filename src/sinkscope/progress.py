@@ -1,16 +1,20 @@
-"""What a command shows on stderr while it works: a bar, or where no terminal is, lines of text."""
+"""What a command shows while it works: a bar, or where no terminal is, lines of text."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
-from sinkscope.pace import Pace
+from sinkscope.pace import Pace, planned
 
 Step = Callable[[str, int, int], None]
+Command = TypeVar("Command", bound=Callable[..., Any])
 
+showing: list[Pace] = []  # one display at a time: a command within another has none of its own
 FIRST, EVERY = 5.0, 30.0  # seconds until the first line, and from one line to the next
 
 
@@ -27,6 +31,33 @@ def progress_bar(stages: Sequence[tuple[str, float]] = ()) -> Iterator[Step]:
         yield step
 
 
+def shown(command: Command) -> Command:
+    """The command with a bar of its own, in a terminal or a notebook, where it is given none."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **given: Any) -> Any:
+        if "progress" in given or showing:
+            return command(*arguments, **given)
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        if not (console.is_terminal or console.is_jupyter):
+            return command(*arguments, **given)
+        with _bar(console, planned(command.__name__, 1, 1)) as step:
+            return command(*arguments, progress=step, **given)
+
+    return run  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def _showing(pace: Pace) -> Iterator[None]:
+    showing.append(pace)
+    try:
+        yield
+    finally:
+        showing.remove(pace)
+
+
 @contextlib.contextmanager
 def _bar(console, stages: Sequence[tuple[str, float]]) -> Iterator[Step]:
     from rich.progress import BarColumn, Progress, ProgressColumn, Task
@@ -38,7 +69,7 @@ def _bar(console, stages: Sequence[tuple[str, float]]) -> Iterator[Step]:
         def render(self, task: Task) -> Text:
             return Text(str(pace))
 
-    with Progress(BarColumn(20), Said(), console=console, transient=True) as bar:
+    with _showing(pace), Progress(BarColumn(20), Said(), console=console, transient=True) as bar:
         task = bar.add_task("", total=1.0)
 
         def step(label: str, done: int, total: int) -> None:
@@ -61,7 +92,8 @@ def _lines(pace: Pace, first: float = FIRST, every: float = EVERY) -> Iterator[S
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()
     try:
-        yield pace.update
+        with _showing(pace):
+            yield pace.update
     finally:
         done.set()
         teller.join()

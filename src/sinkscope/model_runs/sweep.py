@@ -1,0 +1,224 @@
+"""`sweep`: many models under many settings, a run each, on one page.
+
+A run is kept in a folder of its own under OUT/runs, written whole or not at all by the process that
+sweeps, with the key of what it was measured on. So a sweep that was killed goes on where it was,
+measures nothing twice, and ends with the same bytes. A run that fails is a row with its reason; it
+is tried again by the next sweep.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import sinkscope
+from sinkscope.errors import InputError, SinkscopeError
+from sinkscope.files import latest, write_folder
+from sinkscope.frame import Progress, silent
+from sinkscope.model_runs.content import content_of, text_content
+from sinkscope.model_runs.plan import PlannedRun, SweepPlan, read_plan
+from sinkscope.model_runs.task import ROW, RunTask, measure
+from sinkscope.pace import span
+from sinkscope.report.sweep.page import RUNS, render_sweep
+from sinkscope.result import REPORT, SUMMARY
+from sinkscope.schema.sweep import FailedRun, SweepRow, SweepSummary
+from sinkscope.training_runs.store import conditions
+from sinkscope.workers.pool import at_once, results_of
+
+VERSION = "1"  # of what is kept of a run; a new one makes every kept run stale
+INDEX, TIMES = "index.csv", "times.csv"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What came of a sweep.
+
+    seconds   run -> what it took when it was measured
+    measured  how many runs were measured now; the others were kept from before
+    """
+
+    summary: SweepSummary
+    seconds: dict[str, float]
+    measured: int
+
+    @property
+    def spent(self) -> str:
+        """What was measured now, and what all runs took, in a sentence."""
+        kept = len(self.seconds) - self.measured
+        said = f"Measured now: {self.measured}" + (f", kept from before: {kept}" if kept else "")
+        return f"{said}. All runs together took {span(sum(self.seconds.values()))} (times.csv)."
+
+
+def sweep(
+    file: str | Path,
+    out: str | Path,
+    *,
+    workers: int | str = 1,
+    threads: int | None = None,
+    offline: bool = False,
+    anew: bool = False,
+    progress: Progress = silent,
+) -> Sweep:
+    """Run what a file describes, but for what `out` holds already; write page, summary and index.
+
+    file     see `plan`
+    out      OUT/runs holds a folder a run, as `Result.save` writes it; report.html, summary.json
+             and index.csv beside it are of all, the same bytes however often it was interrupted;
+             times.csv has the seconds
+    workers  1: in this process; N: local processes; "ray" or "ray://..": on Ray
+    threads  torch threads of each run; by default all threads of this process
+    offline  never touch the network
+    anew     measure what is kept too
+
+    Raises InputError for a file that will not do and an `out` that holds something else,
+    OutOfResources where the disk is full.
+    """
+    plan, out = read_plan(file), Path(out).expanduser()
+    at_once(workers)
+    _refuse_other(out)
+    count = torch.get_num_threads() if threads is None else threads
+    found: list[dict[str, Any] | None] = [None] * len(plan.runs)
+    measured = 0
+    failed: dict[int, str] = {}
+    label, total = f"runs of {plan.name}", len(plan.runs)
+
+    def done() -> int:
+        return len(failed) + sum(one is not None for one in found)
+
+    def tasks() -> Iterator[RunTask]:
+        for index, planned in enumerate(plan.runs):
+            try:
+                key = _key(plan, planned, count, offline)
+            except SinkscopeError as error:
+                failed[index] = str(error)
+                progress(label, done(), total)
+                continue
+            folder = planned.folder(key)
+            found[index] = None if anew else _kept(out / RUNS / folder, key)
+            if found[index] is None:
+                yield RunTask(index, planned, plan.do, folder, key, count, offline)
+            progress(label, done(), total)
+
+    progress(label, 0, total)
+    for index, files, said in results_of(tasks(), measure, workers):
+        if files is None:
+            failed[index] = said
+        else:
+            row, measured = json.loads(files[ROW]), measured + 1
+            write_folder(out / RUNS / row["rows"][0]["run"], {n: _put(c) for n, c in files.items()})
+            found[index] = row
+        progress(label, done(), total)
+    seconds = {one["rows"][0]["run"]: one["seconds"] for one in found if one is not None}
+    summary = _summary(plan, found, failed, count)
+    _write(out, summary, seconds)
+    return Sweep(summary, seconds, measured)
+
+
+def _write(out: Path, summary: SweepSummary, seconds: dict[str, float]) -> None:
+    """Page, summary, index and times, all in one step."""
+    times = [f"{run},{took}" for run, took in seconds.items()]
+    texts = {
+        SUMMARY: summary.model_dump_json(indent=2) + "\n",
+        INDEX: index_csv(summary.rows),
+        REPORT: render_sweep(summary),
+        TIMES: "\n".join(["run,seconds", *times, ""]),
+    }
+    files = {name: _put(text.encode("utf-8", "replace")) for name, text in texts.items()}
+    write_folder(out, files)
+
+
+def _refuse_other(out: Path) -> None:
+    """Raise InputError where a folder holds a result that is no sweep's."""
+    place = latest(out, SUMMARY)
+    if not place.is_file():
+        return
+    try:
+        held = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        held = {}
+    if not isinstance(held, dict) or not {"rows", "do"} <= held.keys():
+        raise InputError(f"{out} holds the result of another command: choose another --out.")
+
+
+def index_csv(rows: list[SweepRow]) -> str:
+    """The rows as a table: settings in columns of their own, intervals in two."""
+    settings = list(dict.fromkeys(name for row in rows for name in row.settings))
+    plain = [name for name in SweepRow.model_fields if name not in ("settings", "late_share")]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    shares = ["late_share", "late_share_low", "late_share_high"]
+    writer.writerow([*plain[:4], *settings, *plain[4:], *shares])
+    for row in rows:
+        held = row.model_dump(mode="json")
+        measured = held["late_share"] or {"value": None, "low": None, "high": None}
+        cells = [_cell(held[name]) for name in plain]
+        varied = [_cell(row.settings.get(name)) for name in settings]
+        writer.writerow([*cells[:4], *varied, *cells[4:], *measured.values()])
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, (list, dict)) else value
+
+
+def _put(content: bytes) -> Callable[[Path], Any]:
+    return partial(Path.write_bytes, data=content)
+
+
+def _key(plan: SweepPlan, planned: PlannedRun, threads: int, offline: bool) -> str:
+    """Hash of all that the files of a run depend on."""
+    settings, entry = planned.settings, planned.entry
+    how = conditions(settings["dtype"], settings["device"], threads)
+    parts = [VERSION, sinkscope.__version__, plan.do, entry.called, settings, planned.varied, how]
+    parts += [content_of(entry, offline), text_content(settings["text"])]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _kept(folder: Path, key: str) -> dict[str, Any] | None:
+    """The row of a run that was kept under this key; None where there is none, or it is damaged."""
+    try:
+        row = json.loads(latest(folder, ROW).read_text(encoding="utf-8"))
+        for each in row["rows"]:
+            SweepRow.model_validate(each)
+        float(row["seconds"])
+        return row if row["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _summary(
+    plan: SweepPlan, found: list[dict[str, Any] | None], failed: dict[int, str], threads: int
+) -> SweepSummary:
+    varied = {name for planned in plan.runs for name in planned.varied}
+    alike = {k: v for k, v in plan.runs[0].settings.items() if k not in varied}
+    failures: list[FailedRun] = [
+        {
+            "model": plan.runs[index].entry.called,
+            "settings": plan.runs[index].varied,
+            "reason": reason,
+        }
+        for index, reason in sorted(failed.items())
+    ]
+    return SweepSummary(
+        sinkscope=sinkscope.__version__,
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        name=plan.name,
+        do=plan.do,
+        threads=threads,
+        models=list(dict.fromkeys(planned.entry.called for planned in plan.runs)),
+        runs=len(plan.runs),
+        settings=alike,
+        rows=[SweepRow(**row) for one in found if one is not None for row in one["rows"]],
+        failed=failures,
+    )

@@ -1,0 +1,154 @@
+"""What two results differ in: first what was done, then the figures that differ beyond noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sinkscope.causal.thresholds import ALPHA
+from sinkscope.report import frames
+from sinkscope.report.causal.names import name_of, short_edit
+from sinkscope.report.parts import Table
+from sinkscope.report.text import bounds_of, percent, short, visible
+from sinkscope.result import COMMANDS, Result
+from sinkscope.schema import Measured
+from sinkscope.stats import difference, holm
+
+Key = tuple[str, ...]  # a key of the summary, level by level, in words
+NATS = ("ce change", "kl", "margin", "nats", "logit")  # figures that are no shares, by their key
+SHARES = (  # figures that are shown as percentages
+    *("share", "rate", "change", "faithfulness", "completeness", "necessity", "left", "total"),
+    *("curve", "concentration"),
+)
+# of a list, what tells its rows apart; lists of other rows are not compared
+ROW_KEYS = (("id", "edit"), ("name",), ("stage",), ("length",), ("block",), ("components",))
+MOST = 12  # rows
+
+
+def done_differently(result: Result, other: Result) -> str:
+    """What of model, prompts, settings and environment is not the same, in one sentence."""
+    mine, theirs = result.summary, other.summary
+    told: list[str] = []
+    if mine.model.weights_sha256 != theirs.model.weights_sha256:
+        told.append(f"model ({visible(mine.model.id)} and {visible(theirs.model.id)})")
+    shared = [bos for bos in mine.prompts.sha256 if bos in theirs.prompts.sha256]
+    changed = [bos for bos in shared if mine.prompts.sha256[bos] != theirs.prompts.sha256[bos]]
+    if changed or not shared:
+        told.append("prompts")
+    held = (_settings(mine.command), _settings(theirs.command))
+    for name in dict.fromkeys([*held[0], *held[1]]):
+        here, there = (visible(each.get(name, "not set")) for each in held)
+        if here != there:
+            told.append(f"{name} ({here} and {there})")
+    used = [each.environment.model_dump() for each in (mine, theirs)]
+    for name, value in used[0].items():
+        if value != used[1].get(name) and name not in ("platform", "seed"):
+            told.append(f"{name} ({visible(value)} and {visible(used[1].get(name))})")
+    same = "The two runs are of the same model, prompts and settings."
+    return f"The two runs differ in {', '.join(told)}." if told else same
+
+
+def _settings(command: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run by name; of several merged commands the first that has one."""
+    found: dict[str, Any] = {}
+    for name, value in command.items():
+        if isinstance(value, dict):
+            found = _settings(value) | found
+        elif name != "name":
+            found.setdefault(name, value)
+    return found
+
+
+def beyond_noise(result: Result, other: Result) -> tuple[Table, str]:
+    """Figures whose difference lies beyond noise, largest first, and how many were compared.
+
+    A difference has the interval of `stats.difference`. Of N figures some differ by chance, so its
+    p (normal, from that interval) is adjusted over all of them (Holm) and held against ALPHA.
+    """
+    mine, theirs = (dict(figures(one)) for one in (result, other))
+    shared = [key for key in mine if key in theirs]
+    changes = {key: difference(mine[key], theirs[key]) for key in shared}
+    known = [key for key in shared if changes[key].low is not None]
+    adjusted = dict(zip(known, holm([_p(changes[key]) for key in known])))
+    told = [key for key in known if (adjusted[key] or 0.0) < ALPHA]
+    told.sort(key=lambda key: _p(changes[key]))
+    table = Table("Differences beyond noise", ["Figure", "This run", "Other run", "Difference"])
+    table.numeric = {1, 2, 3}
+    for key in told[:MOST]:
+        show = _show(key)
+        cells = [show(each[key].value) for each in (mine, theirs)]
+        table.rows.append([": ".join(key), *cells, _signed(show, changes[key].value or 0.0)])
+    of = f"of {len(known)} figures that both have with an interval (p < {ALPHA}, Holm)"
+    if not known:
+        return table, "No figure has an interval in both runs."
+    if not told:
+        return table, f"No difference lies beyond noise, {of}."
+    count = "1 differs" if len(told) == 1 else f"{len(told)} differ"
+    rest = f"; the {MOST} clearest are shown" if len(told) > MOST else ""
+    return table, f"{count} beyond noise, {of}{rest}."
+
+
+def figures(result: Result) -> Iterator[tuple[Key, Measured]]:
+    """Every figure of a summary with an interval, by its key in words."""
+    several = len(frames.policies(result)) > 1
+    for name in COMMANDS:
+        held = getattr(result.summary, name)
+        if hasattr(held, "model_dump"):
+            yield from _figures(held.model_dump(), (name,))
+            continue
+        for panel, one in (held or {}).items():
+            told = (name, frames.label(panel)) if several else (name,)
+            yield from _figures(one.model_dump(), told)
+
+
+def _figures(value: Any, key: Key) -> Iterator[tuple[Key, Measured]]:
+    if isinstance(value, dict):
+        if {"value", "low", "high"} <= value.keys():
+            if value["value"] is not None and value["low"] is not None:
+                yield key, Measured(**{name: value[name] for name in ("value", "low", "high")})
+            return
+        for name, each in value.items():
+            yield from _figures(each, (*key, visible(name).replace("_", " ")))
+    elif isinstance(value, list):
+        for row in value:
+            if isinstance(row, dict) and (named := _row_name(row)):
+                yield from _figures(row, (*key[:-1], named))
+
+
+def _row_name(row: dict[str, Any]) -> str:
+    for names in ROW_KEYS:
+        if all(row.get(name) is not None for name in names):
+            if names == ("id", "edit"):
+                return f"{name_of(row['id'])}, {short_edit(row['edit'], 60)}"
+            word = "" if names == ("name",) else f"{names[0]} "
+            return f"{word}{visible(row[names[0]])}"
+    return ""
+
+
+def _p(change: Measured) -> float:
+    """Two-sided p of a difference being zero, normal, from its interval on the side of zero."""
+    from scipy.stats import norm
+
+    value, (low, high) = change.value or 0.0, bounds_of(change) or (0.0, 0.0)
+    wide = abs(value - (low if value > 0 else high))
+    if wide == 0.0:
+        return 0.0 if value else 1.0
+    return float(2 * norm.sf(abs(value) / wide * norm.isf(0.025)))
+
+
+def _show(key: Key) -> Callable[[float | None], str]:
+    """How a figure is shown: shares as percentages."""
+    if any(word in " ".join(key[-2:]) for word in NATS):
+        return _plain
+    return percent if any(word in " ".join(key[1:]) for word in SHARES) else _plain
+
+
+def _plain(value: float | None) -> str:
+    return short(value).replace("-", "−")
+
+
+def _signed(show: Callable[[float | None], str], change: float) -> str:
+    """A difference; of shares in points."""
+    if show is percent:
+        return f"{100 * change:+.1f} points".replace("-", "−")
+    return f"+{show(change)}" if change > 0 else show(change)
