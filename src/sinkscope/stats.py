@@ -86,7 +86,7 @@ def paired_change(
     """
     scale = np.ones_like(intact) if scale is None else scale
     rows = np.stack([edited - intact, scale]).astype(np.float64)
-    known = np.isfinite(rows).all(0)
+    known = np.asarray(np.isfinite(rows).all(0))
     if not known.any() or abs(rows[1, known].mean()) < 1e-12:
         return Measured(value=None)
     value = float(rows[0, known].mean() / rows[1, known].mean())
