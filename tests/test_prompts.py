@@ -197,3 +197,12 @@ def test_a_text_that_cannot_be_read_is_told(subject):
 def test_numbers_beyond_64_bits_are_refused():
     with pytest.raises(InputError, match="seed is a whole number beyond 64 bits"):
         ScanSettings(seed=10**30)
+
+
+def test_a_template_that_does_not_end_is_refused(subject, tmp_path, monkeypatch):
+    monkeypatch.setattr("sinkscope.subject.documents.RENDERING", 0.2)
+    loop = "{% for i in range(99999) %}"
+    subject.tokenizer.chat_template = f"{loop}{loop}{{% endfor %}}{{% endfor %}}"
+    (tmp_path / "a.jsonl").write_text('{"messages": [{"role": "user", "content": "the"}]}')
+    with pytest.raises(InputError, match=r"the chat template refuses it .it does not end within"):
+        scanned(subject, tmp_path / "a.jsonl", chat_template=True)

@@ -8,7 +8,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from sinkscope.cli import main
 from sinkscope.lab.recipe import TrainingRecipe
@@ -17,9 +19,17 @@ from tests.conftest import WORDS, word_tokenizer
 
 QUICK = ("--n", "2", "--length", "16", "--offline", "--no-untrained")
 FAMILIES = ("llama", "gpt2", "mixtral")
+TEMPLATE = (
+    "{% for message in messages %}{{ bos_token if loop.first }}{{ message['content'] }}{% endfor %}"
+)
+ADAPTER = {
+    "peft_type": "LORA", "base_model_name_or_path": "../llama", "r": 2, "lora_alpha": 4,
+    "target_modules": ["q_proj"], "alpha_pattern": {"q_proj": 3}, "use_rslora": False,
+    "use_dora": False, "init_lora_weights": True, "modules_to_save": None,
+}  # fmt: skip
 RECIPE = {
     "data": "bigram-backcopy", "vocabulary": 40, "blocks": 1, "width": 16, "heads": 2, "hidden": 16,
-    "context": 16, "lengths": [16], "tokens_per_step": 64, "steps": 3, "warmup": 2,
+    "context": 16, "seed": 0, "lengths": [16], "tokens_per_step": 64, "steps": 3, "warmup": 2,
 }  # fmt: skip
 EXPERIMENT = {
     "question": "q", "source": "s", "differs": "d", "evaluate": ["with"], "control": "plain",
@@ -38,6 +48,7 @@ def make_base(folder: Path) -> Path:
     for family in FAMILIES:
         tiny_model(family).save_pretrained(folder / family)
         word_tokenizer(100).save_pretrained(folder / family)
+    _further(folder)
     (folder / "text.txt").write_text(" ".join(WORDS * 40), encoding="utf-8")
     rows = [json.dumps({"text": " ".join(WORDS * 8)}) for _ in range(3)]
     (folder / "text.jsonl").write_text("\n".join(rows), encoding="utf-8")
@@ -50,6 +61,28 @@ def make_base(folder: Path) -> Path:
     _run("scan", folder / "llama", "--prompts", "random", *QUICK, "--out", folder / "result")
     _run("lab", "run", folder / "experiment.yaml", "--out", folder / "study")
     return folder
+
+
+def _further(folder: Path) -> None:
+    """An adapter, shards, chats and a GGUF file, where the package for it is installed."""
+    tiny_model("llama").save_pretrained(folder / "shards", max_shard_size="150KB")
+    word_tokenizer(100).save_pretrained(folder / "shards")
+    tokenizer = word_tokenizer(100)
+    tokenizer.chat_template = TEMPLATE
+    tiny_model("llama").save_pretrained(folder / "chat")
+    tokenizer.save_pretrained(folder / "chat")
+    turns = [{"role": "user", "content": " ".join(WORDS * 2)}] * 2
+    (folder / "chat.jsonl").write_text("\n".join([json.dumps({"messages": turns})] * 2))
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text(json.dumps(ADAPTER))
+    key = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+    low = {f"{key}A.weight": torch.ones(2, 64), f"{key}B.weight": torch.ones(64, 2)}
+    save_file(low, folder / "adapter" / "adapter_model.safetensors")
+    with contextlib.suppress(pytest.skip.Exception):
+        from tests.test_gguf import write_gguf
+
+        (folder / "packed").mkdir()
+        write_gguf(folder / "packed" / "model.gguf")
 
 
 def _run(*arguments: object) -> None:

@@ -25,6 +25,7 @@ class Case:
     make   mutates the inputs in a folder of its own, a copy of the base
     run    arguments of the command line, relative to that folder
     right  exit codes that are right for it
+    needs  entries of the base that it needs beside those that its arguments name
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Case:
     make: Callable[[Path], object]
     run: tuple[str, ...]
     right: frozenset[int]
+    needs: tuple[str, ...] = ()
 
 
 def try_case(case: Case, base: Path, place: Path) -> tuple[str, Ended]:
@@ -40,7 +42,7 @@ def try_case(case: Case, base: Path, place: Path) -> tuple[str, Ended]:
     guard = place.parent / GUARD
     guard.mkdir(parents=True, exist_ok=True)
     place.mkdir(exist_ok=True)
-    for name in set(os.listdir(base)) & set(case.run):
+    for name in set(os.listdir(base)) & {*case.run, *case.needs}:
         whole = base / name
         if whole.is_dir():
             shutil.copytree(whole, place / name, symlinks=True)

@@ -17,12 +17,12 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.fuzzing import models, others
+from tests.fuzzing import further, models, others
 from tests.fuzzing.base import make_base
 from tests.fuzzing.case import Case, clear, try_case
 from tests.fuzzing.worker import in_processes
 
-KINDS = (*models.KINDS, *others.KINDS)
+KINDS = (*models.KINDS, *others.KINDS, *further.KINDS)
 BATCH = 50  # cases that share a process
 
 

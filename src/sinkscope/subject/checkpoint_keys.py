@@ -50,6 +50,13 @@ def key_mapping(missing: Iterable[str], unused: Iterable[str]) -> dict[str, str]
     return {}
 
 
+def renamed(name: str, mapping: dict[str, str]) -> str:
+    """A name of the checkpoint under such a mapping."""
+    for pattern, replacement in mapping.items():
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
 def refuse_or_tell(where: str, model: Any, unused: Iterable[str], part: Part) -> str:
     """A sentence on the weights that the model does not use, or "".
 

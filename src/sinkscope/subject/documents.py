@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from sinkscope.settings import BUILTIN
 
 JSON = (".jsonl", ".ndjson", ".json")
 TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".gz", ".xz", ".zst", ".zip", ".pdf", ".docx")
+RENDERING = 10.0  # seconds that a template may take for one chat
 Render = Callable[[Any], str]  # messages of a chat -> its text
 
 
@@ -27,7 +30,7 @@ def read_documents(text: str, render: Render | None = None) -> tuple[list[str], 
     if text.startswith("hub:"):
         return _nonempty(list(_hub_documents(text[4:])), text), text
     path = Path(text).expanduser()
-    if path.suffix in TABLES:
+    if path.suffix.lower() in TABLES:
         raise InputError(
             f"{text} is no plain text; --text wants .txt, or .jsonl with a field text."
         )
@@ -39,7 +42,7 @@ def read_documents(text: str, render: Render | None = None) -> tuple[list[str], 
         raise InputError(f"{text} is not UTF-8 text.") from None
     except OSError as error:
         raise InputError(f"{text} cannot be read: {error.strerror or error}.") from None
-    if path.suffix in JSON:
+    if path.suffix.lower() in JSON:
         documents = [_text_of(entry, where, render) for where, entry in _entries(content, path)]
     else:
         documents = content.split("\f")
@@ -55,7 +58,7 @@ def chat_renderer(tokenizer: Any) -> Render:
 
 def _entries(content: str, path: Path) -> Iterator[tuple[str, Any]]:
     """The entries of a JSON file, with where they stand: one a line, or those of one list."""
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         with contextlib.suppress(ValueError, RecursionError):
             whole = json.loads(content)
             held = whole if isinstance(whole, list) else [whole]
@@ -73,7 +76,8 @@ def _text_of(entry: Any, where: str, render: Render | None) -> str:
     fields = entry if isinstance(entry, dict) else {}
     if "messages" in fields and render is not None:
         try:
-            return render(fields["messages"])
+            with _within(RENDERING):
+                return render(fields["messages"])
         except Exception as error:  # noqa: BLE001 - a template is a program that comes with the model
             raise InputError(f"{where}: the chat template refuses it ({error}).") from None
     if isinstance(fields.get("text"), str):
@@ -87,6 +91,25 @@ def _text_of(entry: Any, where: str, render: Render | None) -> str:
     there = ", ".join(map(str, list(fields)[:5]))
     only = f", only {there[:200]}; a chat is expected as messages" if fields else ""
     raise InputError(f'{where}, has no "text" field{only}.')
+
+
+@contextlib.contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError where it takes longer; without a limit in a thread, or on Windows."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() != threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        raise TimeoutError(f"it does not end within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _hub_documents(name: str) -> Iterator[str]:

@@ -39,17 +39,18 @@ def refuse_bad_id(source: str, offline: bool) -> None:
 
 
 def check_weights(
-    path: Path, config: dict[str, Any], dtype: str | None
+    path: Path, config: dict[str, Any], dtype: str | None, part: int | None = None
 ) -> dict[str, dict[str, Any]] | None:
     """What the safetensors files of a folder declare; None without such files.
 
+    part  how many first blocks are needed of them; None: all
     Refuses weights that are no floating-point numbers, and what `refuse_too_large` does.
     """
     tensors = declared(path) or None
     if tensors and not config.get("quantization_config"):
         _refuse_packed(path, config)
         refuse_no_numbers(tensors, str(path))
-    refuse_too_large(config, tensors, dtype, str(path))
+    refuse_too_large(config, tensors, dtype, str(path), part)
     return tensors
 
 

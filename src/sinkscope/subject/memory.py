@@ -25,16 +25,22 @@ def refuse_too_large(
     tensors: dict[str, dict[str, Any]] | None,
     dtype: str | None,
     where: str,
+    part: int | None = None,
 ) -> None:
     """Refuse what this machine has no memory for, and a configuration far beyond its weights.
 
     config   as plain values, with the defaults of its class or without
     tensors  what the weight files declare; None where that is not known
+    part     how many first blocks must be there; None: all
     dtype    None: only a part is loaded, or not into this memory
     Raises OutOfResources and InputError.
     """
     inner = config.get("text_config")
     config = config | inner if isinstance(inner, dict) else config
+    if part is not None:
+        config = config | {
+            name: min(config[name], part) for name in _BLOCKS if _counted(config, name)
+        }
     blocks = _first(config, _BLOCKS)
     least = fewest_parameters(config)
     held = elements(tensors) if tensors else 0
@@ -79,6 +85,10 @@ def available() -> int | None:
 def _first(config: dict[str, Any], names: tuple[str, ...]) -> int:
     values = (config.get(name) for name in names)
     return next((v for v in values if isinstance(v, int) and v > 0), 0)
+
+
+def _counted(config: dict[str, Any], name: str) -> bool:
+    return isinstance(config.get(name), int)
 
 
 def _of_machine() -> int | None:

@@ -46,7 +46,7 @@ def load_first_blocks(
     check_folder(folder, allow_pickle, False)
     common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
     config = load_config(str(folder), common)
-    check_weights(folder, config.to_dict(), None)
+    check_weights(folder, config.to_dict(), None, blocks)
     plan = plan_blocks(config, blocks)
     try:
         with quiet():  # transformers reports every tensor that is left in the file

@@ -19,7 +19,7 @@ from sinkscope.training_runs.checkpoint import TrainingRun
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
 from sinkscope.training_runs.pilot import Pilot, view_hash
 from sinkscope.training_runs.store import Store, conditions, key_of
-from sinkscope.training_runs.task import Task, content_of, measure
+from sinkscope.training_runs.task import Task, content_of, measure, note_of
 from sinkscope.workers.pool import at_once, results_of
 
 
@@ -74,6 +74,8 @@ def sweep(
         for index, checkpoint in enumerate(run.checkpoints):
             try:
                 keys[index] = key_of(content_of(checkpoint, pilot), view)
+                if said := note_of(checkpoint):
+                    swept.notes[checkpoint.name] = said
             except Exception as error:  # noqa: BLE001 - a broken checkpoint is a row, whatever breaks
                 said = str(error) if isinstance(error, SinkscopeError) else f"{error!r}."
                 swept.broken[checkpoint.name] = said

@@ -18,6 +18,7 @@ from sinkscope.subject.folder import check_folder, check_weights
 from sinkscope.subject.load import Subject, load
 from sinkscope.subject.plan import plan_blocks, quiet
 from sinkscope.subject.weights import load_config
+from sinkscope.training_runs.assembled import assembled, content, needs_assembly, note
 from sinkscope.training_runs.checkpoint import Checkpoint
 from sinkscope.training_runs.checkpoint_metrics import light
 from sinkscope.training_runs.hub import fetch_first_blocks
@@ -47,6 +48,8 @@ def content_of(checkpoint: Checkpoint, pilot: Pilot | None) -> str:
     if checkpoint.commit is not None:
         return f"{checkpoint.place}@{checkpoint.commit}/{checkpoint.subfolder}"
     folder = Path(checkpoint.place)
+    if needs_assembly(folder):
+        return content(folder)
     adapter = find_adapter(folder)
     if adapter is not None:
         below = Path(adapter.base)
@@ -60,6 +63,13 @@ def content_of(checkpoint: Checkpoint, pilot: Pilot | None) -> str:
     return content_hash(folder, plan)
 
 
+def note_of(checkpoint: Checkpoint) -> str:
+    """What is to be said of how a checkpoint is read, whether or not it is measured again."""
+    folder = Path(checkpoint.place)
+    local = checkpoint.commit is None and needs_assembly(folder)
+    return note(folder) if local else ""
+
+
 @contextmanager
 def opened(
     checkpoint: Checkpoint, blocks: int | None, dtype: str, device: str, budget: int
@@ -71,12 +81,17 @@ def opened(
     budget  bytes that the download may take; OutOfResources is raised before more is fetched
     """
     if checkpoint.commit is None:
-        yield _load(Path(checkpoint.place), blocks, dtype, device), ""
+        place = Path(checkpoint.place)
+        if not needs_assembly(place):
+            yield _load(place, blocks, dtype, device), ""
+            return
+        with assembled(place, blocks) as whole:
+            yield _load(whole, blocks, dtype, device), ""
         return
     folder = Path(tempfile.mkdtemp(prefix="sinkscope-"))
     try:
-        note = fetch_first_blocks(checkpoint, blocks, folder, budget)
-        yield _load(folder, blocks, dtype, device), note
+        remark = fetch_first_blocks(checkpoint, blocks, folder, budget)
+        yield _load(folder, blocks, dtype, device), remark
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -100,8 +115,8 @@ def measure(task: Task) -> tuple[int, bytes | None, str]:
     blocks = _blocks(pilot)
     try:
         with opened(task.checkpoint, blocks, task.dtype, task.device, task.budget) as found:
-            subject, note = found
-            return task.index, encode(light(subject, pilot.view)), note
+            subject, remark = found
+            return task.index, encode(light(subject, pilot.view)), remark
     except OutOfResources:
         raise
     except SinkscopeError as error:
