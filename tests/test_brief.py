@@ -56,6 +56,13 @@ def test_many_long_answers_are_shortened_until_they_fit_a_screen(circuit):
     ]
 
 
+def test_a_heading_longer_than_a_screen_leaves_the_answers_a_line_each(circuit):
+    named = build_circuit(policies=("without",))
+    named.summary.model.revision = "a" * 5000
+    answers = [line for line in printed(named) if line[:9].strip() and "aaaa" not in line]
+    assert answers
+
+
 def test_the_answers_come_in_the_order_of_the_questions(circuit):
     asked = [one for one in QUESTIONS if any(x.startswith(one) for x in printed(circuit))]
     found = [line[:9].strip() for line in printed(circuit)[2:] if line[:9].strip()]

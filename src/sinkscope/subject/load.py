@@ -234,5 +234,5 @@ def _supervised_heads(folder: Path) -> bool:
         return False
     try:
         return bool(json.loads(file.read_text(encoding="utf-8"))["supervised_heads"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{file} does not say which heads were supervised ({error!r}).") from None
