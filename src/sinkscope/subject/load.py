@@ -14,7 +14,7 @@ from sinkscope.subject import adapters, gguf
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
 from sinkscope.subject.folder import bundled_model, check_folder, check_weights, refuse_bad_id
 from sinkscope.subject.identity import identity_of, planned_identity, say, stored_as
-from sinkscope.subject.memory import refuse_too_large
+from sinkscope.subject.memory import refuse_large_layout, refuse_too_large
 from sinkscope.subject.offline import hub_forbidden
 from sinkscope.subject.probe import refuse_no_finite, try_out
 from sinkscope.subject.streamed import header_hash, streamed_model
@@ -145,6 +145,8 @@ def load(
         else:
             tensors = {}
             refuse_too_large(plain, None, room_for, where)
+        if tensors and not stored and room_for:
+            refuse_large_layout(config, tensors, room_for, where)
         options = {**common, **gguf.weight_options(packed)}
         model, unused = load_weights(
             where, config, options, DTYPES[dtype], device_map, allow_pickle
