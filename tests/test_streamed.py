@@ -15,8 +15,8 @@ from sinkscope.intervene.edits import RoundWeights
 from sinkscope.intervene.engine import Engine
 from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.sites import find_sites
+from sinkscope.subject.at_hand import weights_of
 from sinkscope.subject.load import load
-from sinkscope.subject.on_disk import weights_of
 from sinkscope.subject.tiny import HIDDEN, VOCAB, tiny_model
 
 FAMILIES = ("llama", "gpt2", "mixtral", "gpt_oss", "gemma3_text")  # dense, fused, routed, scaled

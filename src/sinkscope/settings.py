@@ -73,6 +73,7 @@ class LoadSettings:
     device             where to run, such as cpu, cuda, cuda:1 or mps
     device_map         spread over devices, such as auto (needs accelerate)
     stream             hold one block in memory at a time, read from the folder when it runs
+    tensor_parallel    spread every block over the processes of torchrun
     offline            never touch the network
     gguf_file          GGUF file in that folder or Hub repository
     allow_pickle       read pickle weights, which can run code
@@ -85,6 +86,7 @@ class LoadSettings:
     device: str = "cpu"
     device_map: str | None = None
     stream: bool = False
+    tensor_parallel: bool = False
     offline: bool = False
     gguf_file: str | None = None
     allow_pickle: bool = False
@@ -170,7 +172,12 @@ class VerifySettings(PromptSettings):
 
 @dataclass(frozen=True)
 class RunSettings(VerifySettings, TraceSettings):
-    """What to run with: the settings of `scan`, `trace` and `verify`."""
+    """What to run with: the settings of `scan`, `trace` and `verify`.
+
+    advise  answer what `advise` answers too, on the first prompts
+    """
+
+    advise: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from sinkscope.schema import Measured, ScanSummary
 from sinkscope.schema.advise import AdviceRow
 from sinkscope.settings import AdviseSettings
 from sinkscope.stats import LEAST_UNITS, at_most, bootstrap
+from sinkscope.subject.at_hand import lies_elsewhere
 from sinkscope.subject.load import Subject
-from sinkscope.subject.on_disk import lies_on_disk
 from sinkscope.subject.prompts import Prompts, vocabulary
 
 FEWEST, SHORTEST = 4, 16  # documents, and tokens in a text, below which no answer is given
@@ -125,8 +125,8 @@ class Bench:
     @property
     def no_copy(self) -> str:
         """Why no second copy of the weights is made; empty where it can be."""
-        if any(map(lies_on_disk, self.subject.anatomy.modules(self.subject.model))):
-            return "the model's weights lie on disk"
+        if any(map(lies_elsewhere, self.subject.anatomy.modules(self.subject.model))):
+            return "the model's weights lie on disk, or in several processes"
         if sum(p.numel() for p in self.subject.model.parameters()) > COPIED:
             return "the model is too large for a second copy"
         return ""
@@ -155,7 +155,7 @@ class Bench:
         ]
 
         def step(done: int, total: int) -> None:
-            self.progress(f"advise: {asked[0].name}", done, total)
+            self.progress(f"advise {asked[0].name}", done, total)
 
         found = costs(self.subject, self.prompts, asked, progress=step, first=first, sites=sites)
         return dict(zip(edits, found, strict=True))

@@ -13,7 +13,7 @@ from sinkscope.intervene.one_token import projection_inputs
 from sinkscope.mixing.conditions import Condition, run
 from sinkscope.observe.sites import Sites
 from sinkscope.observe.stream import others_median
-from sinkscope.subject.on_disk import weights_of
+from sinkscope.subject.at_hand import weights_of
 from sinkscope.subject.prompts import Prompts
 
 STANDS_OUT = 3.0  # norm of P0 over the median of text, below which there is nothing to speak of

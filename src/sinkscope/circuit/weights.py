@@ -24,8 +24,8 @@ from sinkscope.observe.projection import Projection
 from sinkscope.observe.sites import Sites
 from sinkscope.observe.stream import first_hidden
 from sinkscope.schema.trace import Quadratic, WeightView
+from sinkscope.subject.at_hand import weights_of
 from sinkscope.subject.load import Subject
-from sinkscope.subject.on_disk import weights_of
 
 MOST = 16  # neurons shown for each block
 

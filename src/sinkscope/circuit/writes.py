@@ -21,6 +21,7 @@ from sinkscope.observe.projection import Projection
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.observe.sites import Sites, Sublayer, write_hooks
 from sinkscope.subject.load import Subject
+from sinkscope.subject.spread import whole
 
 Key = tuple[int, str]  # block, number of the sublayer and which of its last maps (`dense_maps`)
 Along = Callable[[int], torch.Tensor]  # block -> direction, [d] or one for each token [n, d]
@@ -237,7 +238,7 @@ class _Pass:
             if grad is None:
                 continue
             usual = self.usual.get((block, f"{index}{kind}"), 0.0)
-            part = (x.detach().float() - usual) * grad.float()
+            part = (whole(x.detach()).float() - usual) * whole(grad).float()
             if kind == "experts":
                 layout = sublayer.projection.layout  # type: ignore[union-attr]
                 self._unit_sum(self.found.units, name, part.sum(1 if "out_in" in layout else 2))

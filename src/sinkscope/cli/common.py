@@ -68,8 +68,18 @@ def measure(
     """Load a model, run the command of that name on it, save, print, hold against `expect`."""
     check(showing.out, expect, known)
     subject = opened(loading, showing)
+    from sinkscope.ranks import rank
+
+    if rank():  # the first process of several shows and writes
+        showing = dataclasses.replace(showing, out=None, quiet=True, json=False)
     rows = getattr(settings, "rows", settings.n)
-    stages = planned(name, settings.n, rows, policies=2 if settings.bos == "both" else 1)
+    stages = planned(
+        name,
+        settings.n,
+        rows,
+        policies=2 if settings.bos == "both" else 1,
+        advise=getattr(settings, "advise", False),
+    )
     with watched(showing, stages) as progress:
         result = getattr(sinkscope, name)(subject, settings, progress=progress)
     save_and_show(result, showing)

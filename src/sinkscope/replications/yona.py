@@ -21,6 +21,7 @@ from sinkscope.replications.base import RowResult, read_replication
 from sinkscope.replications.bench import Bench, spread
 from sinkscope.replications.edits import NeuronsOff
 from sinkscope.result import Measured
+from sinkscope.subject.at_hand import weights_of
 
 LAST_BLOCK, NEURONS = 15, 2
 ALIKE = 0.1  # what the end of repeats must have of what P0 has
@@ -61,7 +62,8 @@ def sink_neurons(bench: Bench, block: int) -> tuple[int, ...]:
     if sublayer is None or sublayer.projection is None or sublayer.experts is not None:
         raise Unsupported(f"the neurons of block {block} lie in experts or out of reach.")
     module = bench.subject.anatomy.modules(bench.subject.model)[block]
-    size = sublayer.projection.columns(module).float().norm(dim=-1)
+    with weights_of(module):
+        size = sublayer.projection.columns(module).float().norm(dim=-1)
     seen: list[torch.Tensor] = []
 
     def enter(module, args):

@@ -17,6 +17,7 @@ from sinkscope.subject.identity import identity_of, planned_identity, say, store
 from sinkscope.subject.memory import refuse_large_layout, refuse_too_large
 from sinkscope.subject.offline import hub_forbidden
 from sinkscope.subject.probe import refuse_no_finite, try_out
+from sinkscope.subject.spread import make_whole, spreading
 from sinkscope.subject.streamed import header_hash, streamed_model
 from sinkscope.subject.towers import text_decoder
 from sinkscope.subject.weights import (
@@ -78,6 +79,8 @@ class Subject:
         Raises Unsupported when no decoder blocks with attention are found.
         """
         model.eval()
+        if (getattr(model, "tp_size", None) or 1) > 1:
+            make_whole(model)
         return cls(model, tokenizer, find_anatomy(model), identity_of(model, name, None, None))
 
 
@@ -93,6 +96,7 @@ def load(
     trust_remote_code: bool = False,
     gguf_file: str | None = None,
     stream: bool = False,
+    tensor_parallel: bool = False,
 ) -> Subject:
     """Load a local folder, a GGUF file or a Hub id as a Subject.
 
@@ -102,6 +106,7 @@ def load(
     dtype       float32 (default), bfloat16 or float16; always explicit, never "auto"
     device_map  passed to transformers (needs accelerate); `device` is then ignored
     stream      hold one block at a time, read from the folder when it runs (`subject.streamed`)
+    tensor_parallel  spread every block over the processes of torchrun (`subject.spread`)
     Only safetensors are read unless `allow_pickle`; no remote code unless `trust_remote_code`.
 
     Raises InputError (missing, corrupt, pickle-only or NaN weights), Unsupported (not a decoder),
@@ -114,6 +119,8 @@ def load(
     packed = gguf.find_gguf(path, gguf_file)
     if stream:
         return _streamed(path, dtype, device, local and path.is_dir() and packed is None)
+    if tensor_parallel:
+        spread, device_map = spreading(), None
     if not local:
         refuse_bad_id(str(source), offline)
     where: str = packed.where if packed else str(path) if local else str(source)
@@ -139,7 +146,7 @@ def load(
         config = load_config(where, common)
         plain = config.to_dict()
         stored = quantisation(config)  # loading may take the entry away
-        room_for = None if device_map else dtype
+        room_for = None if device_map or tensor_parallel else dtype
         if local and packed is None:
             tensors = check_weights(path, plain, room_for) or {}
         else:
@@ -148,6 +155,8 @@ def load(
         if tensors and not stored and room_for:
             refuse_large_layout(config, tensors, room_for, where)
         options = {**common, **gguf.weight_options(packed)}
+        if tensor_parallel:
+            options |= spread
         model, unused = load_weights(
             where, config, options, DTYPES[dtype], device_map, allow_pickle
         )
@@ -155,7 +164,9 @@ def load(
     if packed is not None:
         model = gguf.as_plain(model)
     model, text_only = text_decoder(model)
-    if device_map is None:
+    if tensor_parallel:
+        make_whole(model)
+    elif device_map is None:
         model = to_device(model, device)
     model.eval()
     refuse_no_finite(model, where)
@@ -165,6 +176,8 @@ def load(
     file = packed.path if packed else path if local else None
     identity = identity_of(model, name, revision, file)
     said = [text_only, unused]
+    if tensor_parallel:
+        said.append(f"Its weights were spread over {model.tp_size} processes.")
     if packed is None:
         said.append(stored_as(stored, tensors, identity["dtype"]))
     if weights is not None:

@@ -21,7 +21,11 @@ def refuse_no_finite(model: Any, where: str) -> None:
     for name, parameter in model.named_parameters():
         if not _held(parameter):
             continue  # offloaded (and checked when it is read), empty, or packed by a quantiser
-        low, high = (float(end) for end in torch.aminmax(parameter.detach().float()))
+        own = parameter.detach()
+        own = own.to_local() if hasattr(own, "to_local") else own  # spread over processes
+        if not own.numel():
+            continue
+        low, high = (float(end) for end in torch.aminmax(own.float()))
         largest = max(-low, high)
         if not largest <= torch.finfo(torch.float32).max:
             most = torch.finfo(parameter.dtype).max

@@ -24,8 +24,8 @@ import torch
 from torch import nn
 
 from sinkscope.errors import InputError, Unsupported
+from sinkscope.subject.at_hand import BRING
 from sinkscope.subject.header import Place, declared, places
-from sinkscope.subject.on_disk import BRING
 from sinkscope.subject.plan import LoadPlan, plan_blocks, quiet
 
 NOT_STREAMED = "{} cannot be read block by block, since {}."

@@ -19,7 +19,7 @@ from sinkscope.circuit.unit import NEURON, Unit, by_block
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import MatchVariance, Neurons, SetWrite, Stream
 from sinkscope.intervene.edits.base import Edit
-from sinkscope.subject.on_disk import weights_of
+from sinkscope.subject.at_hand import weights_of
 
 FIRST = "stage 1 -> stage 4"
 SECOND = "stage 2 -> stage 4"

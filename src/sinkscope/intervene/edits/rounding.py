@@ -14,7 +14,7 @@ from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.edits.base import Context, Edit, at_positions
 from sinkscope.intervene.edits.cache import but
 from sinkscope.intervene.rounding import rounded, rounded_rows
-from sinkscope.subject.on_disk import refuse_edit
+from sinkscope.subject.at_hand import refuse_edit
 
 
 @dataclass(frozen=True)

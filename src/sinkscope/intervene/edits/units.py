@@ -11,7 +11,7 @@ import torch
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.edits.base import Context, Edit, at_positions
 from sinkscope.observe.stream import hidden_of, with_hidden
-from sinkscope.subject.on_disk import refuse_edit
+from sinkscope.subject.at_hand import refuse_edit
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,61 @@
+"""Weights that are not at hand: on disk until their block runs, or spread over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from torch import nn
+
+from sinkscope.errors import Unsupported
+from sinkscope.subject.spread import is_spread, whole
+
+BRING = "bring"  # attribute of a block that is read when it runs: reads its weights
+
+
+@contextmanager
+def weights_of(block: nn.Module) -> Iterator[None]:
+    """Have the weights of a block at hand outside a pass, wherever they lie."""
+    with ExitStack() as stack:
+        if (bring := getattr(block, BRING, None)) is not None:
+            bring()
+        elif is_spread(block):
+            stack.enter_context(_together(block))
+        elif _on_disk(block):
+            from accelerate.utils import align_module_device  # which put them there
+
+            for module in block.modules():
+                stack.enter_context(align_module_device(module))
+        yield
+
+
+@contextmanager
+def _together(block: nn.Module) -> Iterator[None]:
+    """The block with its spread weights put together, for the time being."""
+    held = [(module._parameters, dict(module._parameters)) for module in block.modules()]
+    try:
+        for parameters, own in held:
+            for name, parameter in own.items():
+                if parameter is not None:
+                    parameters[name] = nn.Parameter(whole(parameter.detach()), requires_grad=False)
+        yield
+    finally:
+        for parameters, own in held:
+            parameters.update(own)
+
+
+def lies_elsewhere(block: nn.Module) -> bool:
+    """Whether a block's weights are not those that an edit of them would reach."""
+    return hasattr(block, BRING) or _on_disk(block) or is_spread(block)
+
+
+def refuse_edit(block: nn.Module, what: str) -> None:
+    """Raise Unsupported where a change of a block's weights would be lost, or reach a part only."""
+    if hasattr(block, BRING) or _on_disk(block):
+        raise Unsupported(f"the weights of {what} lie on disk, and an edit of them would be lost.")
+    if is_spread(block):
+        raise Unsupported(f"the weights of {what} are spread over processes, and are not edited.")
+
+
+def _on_disk(block: nn.Module) -> bool:
+    return any(parameter.device.type == "meta" for parameter in block.parameters())
