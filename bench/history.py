@@ -143,9 +143,8 @@ def main() -> None:
         print(options.page)
         return
     print(table(found))
-    print(
-        f"measurements: {len(files)}; numbers that moved: {sum(moved(k, p) for (_, k), p in found.items())}"
-    )
+    count = sum(moved(key, points) for (_, key), points in found.items())
+    print(f"measurements: {len(files)}; numbers that moved: {count}")
 
 
 if __name__ == "__main__":
