@@ -13,11 +13,7 @@ from typing import Annotated
 import typer
 
 import sinkscope
-<<<<<<< HEAD
-from sinkscope.cli import commands, common, doctor, lab, models, report, sweep
-=======
-from sinkscope.cli import commands, doctor, index, lab, models, report, sweep
->>>>>>> main
+from sinkscope.cli import commands, common, doctor, index, lab, models, report, sweep
 from sinkscope.cli.ending import INTERRUPTED, TERMINATED, terminated
 from sinkscope.errors import Interrupted, SinkscopeError, is_out_of_memory, is_panic
 from sinkscope.files import disk_is_full, written
