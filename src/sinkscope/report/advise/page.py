@@ -140,13 +140,18 @@ def head_table(one: Advice) -> Table:
 def signed(measured: Any, sign: str = "+") -> str:
     """A change with its sign."""
     value = number_of(measured)
-    return NO_VALUE if value is None else f"{value:{sign}.3f}".replace("-", "−")
+    return NO_VALUE if value is None else _three(value, sign)
+
+
+def _three(value: float, sign: str = "+") -> str:
+    """Three decimals; what rounds to zero has no minus."""
+    return f"{round(value, 3) + 0.0:{sign}.3f}".replace("-", "−")
 
 
 def interval(measured: Any) -> str:
     """Its interval; empty without one."""
     bounds = bounds_of(measured)
-    return "" if bounds is None else f"{bounds[0]:+.3f} to {bounds[1]:+.3f}".replace("-", "−")
+    return "" if bounds is None else f"{_three(bounds[0])} to {_three(bounds[1])}"
 
 
 def cost_chart(one: Advice) -> Chart | None:
