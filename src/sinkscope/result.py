@@ -54,15 +54,8 @@ __all__ = [
     "VerifySummary",
     "load_result",
 ]
-COMMANDS = (
-    "scan",
-    "trace",
-    "verify",
-    "timeline",
-    "mix",
-    "advise",
-    "replication",
-)  # what a result can hold
+# what a result can hold
+COMMANDS = ("scan", "trace", "verify", "timeline", "mix", "advise", "replication")
 SUMMARY, ARRAYS, REPORT = "summary.json", "arrays.nc", "report.html"
 CIRCUITS = ("circuit.json", "circuit-with.json", "circuit-without.json")
 RUN = "run"  # attribute of arrays.nc: which run it is of
