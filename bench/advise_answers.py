@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 import sinkscope
+from sinkscope.advice.bench import FEWEST
 from sinkscope.advice.streaming import KEPT, PARTS, smallest
 from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.mixing.conditions import INTACT
@@ -117,19 +118,23 @@ def keep(seed: int) -> tuple[str, str]:
     subject, _ = subject_of(
         draw.choice(("p0-two-block", "p0-deeper", "uniform")), seed, carry=draw.choice((0.0, 1.0))
     )
-    texts = 4
-    said = answer(subject, "streaming", n=texts).answer
-    ids = sinkscope.build_prompts(subject, n=texts, length=LENGTH).input_ids
+    said = answer(subject, "streaming").answer
+    prompts = sinkscope.build_prompts(subject, n=N, length=LENGTH)
+    ids, units = prompts.input_ids, prompts.documents.numpy()
     costs: dict[int, dict[int, Cost]] = {}
     with torch.no_grad():
+        whole = subject.model(ids).logits
         for part in PARTS:
             window = LENGTH // part
-            plain = np.array([loss(subject.model(r[None]).logits[0], r, window) for r in ids])
+            plain = np.array([loss(x, row, window) for x, row in zip(whole, ids)])
             for kept in KEPT:
-                short = [loss(streamed(subject, r, window, kept), r, window) for r in ids]
-                change = np.array(short) - plain
+                short = streamed(subject, ids, window, kept)
+                change = np.array([loss(x, row, window) for x, row in zip(short, ids)]) - plain
                 costs.setdefault(window, {})[kept] = Cost(INTACT, *[change] * 4)
-    number, sure = smallest(costs, sinkscope.AdviseSettings().within)
+    within = sinkscope.AdviseSettings().within
+    number, sure = smallest(costs, within, units)
+    if len(np.unique(units)) < FEWEST:
+        return said, "undetermined"
     last = number == KEPT[-1]
     due = (f"{number} or more" if sure else "undetermined") if last else (
         str(number) if sure else f"at most {number}"
@@ -151,11 +156,8 @@ def bos(seed: int) -> tuple[str, str] | None:
         subject, n=POPULATION, length=LENGTH, bos="with", seed=seed + 1
     ).input_ids
     with torch.no_grad():
-        pairs = [
-            loss(subject.model(r[None, 1:]).logits[0], r[1:], 1)
-            - loss(subject.model(r[None]).logits[0], r, 2)
-            for r in rows
-        ]
+        with_it, without = subject.model(rows).logits, subject.model(rows[:, 1:]).logits
+        pairs = [loss(b, r[1:], 1) - loss(a, r, 2) for a, b, r in zip(with_it, without, rows)]
     within, change = sinkscope.AdviseSettings().within, float(np.mean(pairs))
     if abs(abs(change) - within) < within / 3:
         return None

@@ -12,24 +12,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from sinkscope.known.planted_series import Grown, draw_script, emerged_at, subjects
+from sinkscope.known.planted_series import draw_script
 from sinkscope.known.simulated_curves import Series, draw_series
-from sinkscope.training_runs.arrays import curves_of as curves_of_arrays
-from sinkscope.training_runs.arrays import run_arrays
-from sinkscope.training_runs.checkpoint import Checkpoint
-from sinkscope.training_runs.checkpoint_metrics import light
 from sinkscope.training_runs.course import Course, Curves, course
-from sinkscope.training_runs.pilot import TimelineSettings, run_pilot
 from sinkscope.training_runs.settling import HOLD, QUIET
 
-LOOKING = TimelineSettings(kind="random", n=8, length=48)
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from trust_parts.timelines import followed, holds
 
 
 def check(seed: int) -> dict:
@@ -42,15 +40,8 @@ def check(seed: int) -> dict:
 
 def check_models(seed: int) -> dict:
     """One draw of models."""
-    script, model = draw_script(seed), Grown(seed)
-    *_, last = subjects(model, script)
-    pilot = run_pilot(last, LOOKING)
-    pilot = replace(pilot, view=replace(pilot.view, parts=False, loss=False))
-    lights = [light(subject, pilot.view) for subject in subjects(model, script)]
-    checkpoints = [Checkpoint(f"step{step}", int(step), "") for step in script.steps]
-    arrays = run_arrays(checkpoints, lights, pilot)
-    found = course(curves_of_arrays(checkpoints, arrays, lights))
-    emerged = emerged_at(model, script, pilot)
+    script = draw_script(seed)
+    found, emerged = followed(seed, script)
     truth = (emerged, script.stages, script.settled_at)
     row = {"seed": seed, "late": script.kind == "late", "kind": script.kind}
     return row | compared(found, script.steps, *truth)
@@ -71,10 +62,7 @@ def compared(
     return {
         "emerged": emerged,
         "found": emergence is not None,
-        "holds": emerged is not None
-        and emergence is not None
-        and (emergence.low is None or emergence.low <= emerged)
-        and emerged <= emergence.high,
+        "holds": holds(emergence, emerged),
         "stages": stages,
         "stages_found": len(found.stages),
         "settled": settled,

@@ -26,7 +26,7 @@ os.environ.update(COLUMNS="88", TERM="dumb", NO_COLOR="1")
 DOCS = Path(__file__).resolve().parent
 COMMANDS = (
     *(("run",), ("scan",), ("trace",), ("verify",), ("timeline",), ("mix",), ("advise",)),
-    *(("sweep",), ("report",), ("models",), ("doctor",)),
+    *(("sweep",), ("index",), ("report",), ("models",), ("doctor",)),
     *(("lab",), ("lab", "list"), ("lab", "build"), ("lab", "train")),
     *(("lab", "run"), ("lab", "study")),
 )

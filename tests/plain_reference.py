@@ -75,7 +75,7 @@ def mean(values: np.ndarray) -> np.ndarray:
 def streamed(
     subject: Subject, ids: torch.Tensor, window: int, keep: int, extra: tuple[int, ...] = ()
 ) -> torch.Tensor:
-    """Logits [T, V] of one row as a server gives them, token by token, for any family.
+    """Logits [.., T, V] of ids [.., T] as a server gives them, token by token, for any family.
 
     What a block gives a token follows from the inputs of the block at the tokens that are still
     there: so these inputs are the cache, and the block is run on them at positions 0, 1, ..
@@ -90,14 +90,15 @@ def streamed(
     def leave(module, args, output):
         return (out, *output[1:]) if isinstance(output, tuple) else out
 
+    rows = ids if ids.dim() == 2 else ids.unsqueeze(0)
     handle = blocks[0].register_forward_pre_hook(enter, with_kwargs=True)
-    subject.model(ids.unsqueeze(0), use_cache=False)
+    subject.model(rows, use_cache=False)
     handle.remove()
     [(x0, kwargs)] = given
     kwargs = {k: v for k, v in kwargs.items() if k not in ("attention_mask", "past_key_values")}
     held: list[list[torch.Tensor]] = [[] for _ in blocks]
     found, there = [], []
-    for t in range(len(ids)):
+    for t in range(rows.shape[1]):
         x = x0[:, t : t + 1]
         there.append(t)
         gone = next((i for i, at in enumerate(there) if at >= keep and at not in extra), 0)
@@ -116,6 +117,6 @@ def streamed(
         found.append(x)
     out = torch.cat(found, 1)
     handle = blocks[-1].register_forward_hook(leave)
-    logits = subject.model(ids.unsqueeze(0), use_cache=False).logits[0]
+    logits = subject.model(rows, use_cache=False).logits
     handle.remove()
-    return logits
+    return logits if ids.dim() == 2 else logits[0]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import sinkscope
 from sinkscope.advice import gates
@@ -21,6 +23,8 @@ from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.mixing.conditions import INTACT
 from sinkscope.mixing.dose import Cost
 from sinkscope.report.advise.card import model_card
+from sinkscope.report.advise.page import SHORT, interval
+from sinkscope.report.brief import print_brief
 from sinkscope.result import load_result
 from sinkscope.schema import Measured
 from sinkscope.stats import judged
@@ -61,6 +65,38 @@ def test_every_question_is_answered_saved_and_shown(whole, tmp_path):
     card = model_card(whole)
     assert card.count("| ") > len(QUESTIONS)
     assert "<s>" not in re.sub(r"^    .*$", "", card, flags=re.MULTILINE)
+
+
+def test_the_terminal_tells_every_answer_with_its_interval(whole):
+    stream = io.StringIO()
+    print_brief(whole, Console(file=stream, width=80, color_system=None))
+    lines = stream.getvalue().splitlines()
+    said = " ".join(stream.getvalue().split())
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert "…" not in said
+    for name, (about, _) in SHORT.items():
+        one = whole.summary.advise[name]
+        assert f"{about}: {one.answer}" in said
+        if one.value is not None and one.value.low is not None:
+            assert interval(one.value) in said
+    assert "changes nothing" not in said
+
+
+def test_a_run_includes_the_advice(circuit, tmp_path):
+    found = sinkscope.run(
+        circuit, n=6, length=48, rows=2, draws=1, untrained=False, vocabulary=False, advise=True
+    )
+    assert list(found.summary.advise) == list(QUESTIONS)
+    assert found.summary.verify
+    folder = found.save(tmp_path / "run")
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert all(one.question in page for one in found.summary.advise.values())
+    none = sinkscope.run(
+        circuit, n=6, length=48, rows=2, untrained=False, vocabulary=False, advise=True, budget=0.0
+    )
+    assert not none.summary.advise
+    assert any("No advice was given" in note for note in none.summary.scan["without"].notes)
 
 
 def test_bos_is_held_against_plain_losses(circuit, whole):

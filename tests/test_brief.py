@@ -56,6 +56,14 @@ def test_many_long_answers_are_shortened_until_they_fit_a_screen(circuit):
     ]
 
 
+def test_what_takes_one_line_is_not_shortened_further(circuit):
+    """Two lines an answer, and one for a weakness: only the former can give a line."""
+    answers = [("To do", "word " * 25)] * 12 + [(WEAK, "Short.")]
+    lines = brief(circuit, {"": [Findings("a", answers=answers)]}, 80)
+    assert len(lines) <= 24
+    assert lines[-1].plain.endswith("Short.")
+
+
 def test_the_answers_come_in_the_order_of_the_questions(circuit):
     asked = [one for one in QUESTIONS if any(x.startswith(one) for x in printed(circuit))]
     found = [line[:9].strip() for line in printed(circuit)[2:] if line[:9].strip()]

@@ -8,6 +8,7 @@ import typer
 import yaml
 
 from sinkscope.cli.app import app
+from sinkscope.known.constructed import build_model, draw_spec
 from sinkscope.subject.folder import bundled_model
 from sinkscope.subject.tiny import tiny_model
 from tests.conftest import word_tokenizer
@@ -120,13 +121,30 @@ FRAGMENTS = {  # page -> what a reader fills in, and what is made smaller here
         "n=64, length=256": "n=8, length=32, untrained=False, vocabulary=False",
     },
     "advise.md": {"n=8, length=256": "n=4, length=64, questions='streaming'"},
+    "known-answers.md": {
+        "truth.writing_neurons ": "assert truth.writing_neurons[0] == [1, 58]",
+        "check_truth(subject, truth) ": "assert check_truth(subject, truth) == []",
+    },
+    "real-models.md": {"n=32, length=64": "n=4, length=64"},
     "replications.md": {"n=300": "n=2"},
+    "sweep.md": {", workers=4": ", workers=1"},
     "timeline.md": {
         "path/to/tokenizer": str(bundled_model()),
         "text.txt": "my.txt",
         "max_steps=2000, per_device_train_batch_size=8": "max_steps=1, use_cpu=True",
     },
 }
+ELSEWHERE = ["circuit.md", "edits.md", "mixing.md"]  # tests/test_docs.py, with what they must say
+SWEEP = "models: [{constructed: p0-two-block, seed: 7}]\ndo: scan\nsettings: {n: 2, length: 32}\n"
+
+
+def test_no_snippet_of_python_is_left_out():
+    written = {
+        page
+        for page in ("../README.md", *PAGES)
+        if any(language == "python" for language, _ in blocks(DOCS / page))
+    }
+    assert written <= {*RUN, *FRAGMENTS, *ELSEWHERE}
 
 
 @pytest.mark.parametrize("page", FRAGMENTS)
@@ -136,11 +154,15 @@ def test_a_fragment_runs_with_what_a_reader_fills_in(page, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     excerpt = (bundled_model().parent / "excerpt.txt").read_text("utf-8")
     (tmp_path / "my.txt").write_text(excerpt[:4_000], encoding="utf-8")
+    (tmp_path / "models.yaml").write_text(SWEEP, encoding="utf-8")
     code = "\n".join(text for language, text in blocks(DOCS / page) if language == "python")
     for given, small in FRAGMENTS[page].items():
         assert given in code
         code = code.replace(given, small)
     subject = sinkscope.load()
+    if page == "real-models.md":  # it speaks of two phases
+        spec = draw_spec("p0-two-phase", 1, noise=0.05)
+        subject = sinkscope.load(build_model(spec, tmp_path / "two-phases"))
     exec(compile(code, page, "exec"), {"sinkscope": sinkscope, "subject": subject})
 
 

@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 
 from sinkscope.stats import (
     LEAST_UNITS,
+    Draw,
     bootstrap,
     drawn_share,
     holm,
@@ -113,6 +114,21 @@ def test_windows_of_a_document_are_drawn_together():
 
     assert 0.91 <= _coverage(draw, 0.0) <= 0.98
     assert _coverage(lambda generator: draw(generator, False), 0.0) < 0.7
+
+
+def test_changes_on_windows_of_a_document_are_drawn_together():
+    documents = np.repeat(np.arange(10), 6)
+    generator = np.random.default_rng(0)
+    hits = 0
+    for _ in range(300):
+        values = generator.normal(0, 1, 10)[documents] + generator.normal(0, 0.3, 60)
+        found = Draw(documents).change(values, 0 * values)
+        hits += found.low <= 0 <= found.high
+    assert 0.91 <= hits / 300 <= 0.98
+    few = Draw(documents).change(values[:8], 0 * values[:8])
+    assert few == paired_change(values[:8], 0 * values[:8], units=documents[:8])
+    alone = Draw(documents).mean(values[:6])  # one document: it speaks of its windows
+    assert alone == bootstrap(values[:6])
 
 
 def test_a_figure_that_few_prompts_make_needs_more_of_them():

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 import sinkscope
-from sinkscope import Subject
+from sinkscope import Subject, build_prompts
+from sinkscope.detect.attention import read_attention
 from sinkscope.known.constructed import build_in_memory, draw_spec
 from trust_parts.asking import LENGTH, NUMBER
 
@@ -18,7 +19,7 @@ KINDS = ("part of the prompts", "few documents")
 COUNTS = (24, 48, 96)  # prompts; those that the scan advises against are left out
 DOCUMENTS = (8, 16, 32)
 WINDOWS = 4  # windows of a document
-POPULATION = 512
+POPULATION = 1536
 
 
 def one(seed: int) -> dict[str, Any]:
@@ -42,10 +43,9 @@ def one(seed: int) -> dict[str, Any]:
             documents, n, text, others = None, int(generator.choice(COUNTS)), "builtin", "builtin"
         asked = {"length": LENGTH, "bos": "without", "untrained": False}
         ours = _scan(subject, n=n, text=text, seed=seed, **asked)
-        many = _scan(subject, n=POPULATION, text=others, seed=seed + 1, **asked)
-    late = ours.late_share
-    value = many.late_share.value
-    held = None if late.low is None else bool(late.low <= value <= late.high)
+        value = _late_of_many(subject, others, seed + 1)
+    late, shown = ours.late_share, ours.sink["kind"] == "p0"
+    held = None if late.low is None or not shown else bool(late.low <= value <= late.high)
     words = " ".join(ours.notes)
     return {
         "kind": kind,
@@ -53,9 +53,18 @@ def one(seed: int) -> dict[str, Any]:
         "documents": documents,
         "interval": [late.low, late.value, late.high],
         "truth": value,
+        "shown": shown,  # what none of the prompts holds, no interval over them can tell
         "warned": bool(NUMBER.search(words)) or "interval" in words,
         "right": {} if held is None else {"held": held},
     }
+
+
+def _late_of_many(subject: Subject, text: str, seed: int) -> float:
+    """Late share over so many other windows that its own error is small beside an interval."""
+    many = build_prompts(
+        subject, n=POPULATION, length=LENGTH, bos="without", kind="text", text=text, seed=seed
+    )
+    return float(np.nanmean(read_attention(subject, many).late))
 
 
 def _scan(subject: Subject, **settings: Any) -> Any:

@@ -16,6 +16,10 @@ how that is held); what each answer means stands in [measures.md](measures.md).
 AGAIN = """The families were asked on 24 prompts. Where the verdict was *undetermined* and named a
 number of prompts, as in {count} of these draws, the answer on so many (256 at most) counts.
 """
+NOT_SHOWN = """- What none of the prompts or documents shows, no interval over them holds. So it
+  was in {count} of the draws of intervals, where the sink is in one of ten and none was drawn;
+  these are left out.
+"""
 UNSEEN = "No seed here has set a threshold.\n"
 TELLS = """By construction, and not by a lack of prompts:
 
@@ -45,6 +49,7 @@ def page(values: dict[str, Any]) -> str:
         _confusion(values["confusion"]),
         _mistaken(values["confusion"]),
         TELLS,
+        *([NOT_SHOWN.format(count=values["not_shown"])] if "not_shown" in values else []),
         _prompts(values["few_prompts"]),
     ]
     return "\n".join(parts).rstrip() + "\n"

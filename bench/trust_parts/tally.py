@@ -62,6 +62,7 @@ def summary(draws: list[dict[str, Any]]) -> dict[str, Any]:
         "by_kind": _by_kind(good),
         "confusion": _confusion(families, networks),
         "few_prompts": _few(few),
+        "not_shown": sum(not draw.get("shown", True) for draw in by_part["intervals"]),
         "asked_again": sum(draw.get("asked again") is not None for draw in families),
         "unknown": sum(not draw.get("known", True) for draw in draws),
         "wrong": _wrong(draws),

@@ -64,6 +64,11 @@ def too_few(values: np.ndarray, units: np.ndarray | None, what: str, how: str) -
     ]
 
 
+def few_documents(values: np.ndarray, units: np.ndarray | None) -> list[str]:
+    """The same of prompts that come from documents; nothing where each is apart. values [n]."""
+    return [] if units is None else too_few(values, units, "documents", "text")
+
+
 def result_of(
     name: str,
     subject: Subject,

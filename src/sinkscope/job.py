@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from typing import Any
 
+from sinkscope.advice.advise import advise_on
 from sinkscope.causal.verify import verify
 from sinkscope.circuit.observed import observed_on
 from sinkscope.circuit.trace import trace_one, traced_result
@@ -13,11 +14,20 @@ from sinkscope.detect.scan import scan
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.frame import Progress, silent
 from sinkscope.observe.timing import seconds_a_prompt
-from sinkscope.pace import Budget
+from sinkscope.pace import ADVICE, Budget
 from sinkscope.progress import shown
 from sinkscope.result import Result
-from sinkscope.settings import RunSettings, ScanSettings, TraceSettings, VerifySettings, part_of
+from sinkscope.settings import (
+    AdviseSettings,
+    PromptSettings,
+    RunSettings,
+    ScanSettings,
+    TraceSettings,
+    VerifySettings,
+    part_of,
+)
 from sinkscope.subject.load import Subject
+from sinkscope.subject.opening import resolve_bos
 from sinkscope.subject.prompts import Prompts, prompts_of
 
 
@@ -29,7 +39,7 @@ def run(
     progress: Progress = silent,
     **changes: Any,
 ) -> Result:
-    """Scan a model, trace the circuit of its sink and test it.
+    """Scan a model, trace the circuit of its sink and test it; with `advise` say what follows.
 
     settings, changes  a RunSettings, or its fields as keywords: run(subject, n=16, bos="both")
     progress           called as progress(label, done, total); by default a bar
@@ -44,7 +54,32 @@ def run(
         _one(subject, rows, settings, budget.shared(len(sets) - done), progress)
         for done, rows in enumerate(sets)
     ]
-    return functools.reduce(lambda one, other: one.merge(other), parts)
+    whole = functools.reduce(lambda one, other: one.merge(other), parts)
+    if not settings.advise:
+        return whole
+    own = next((i for i, rows in enumerate(sets) if rows.bos == resolve_bos(subject, "as-is")), 0)
+    return _advised(subject, sets[own], settings, parts[own], whole, budget, progress)
+
+
+def _advised(
+    subject: Subject,
+    rows: Prompts,
+    settings: RunSettings,
+    part: Result,
+    whole: Result,
+    budget: Budget,
+    progress: Progress,
+) -> Result:
+    """The whole with the advice, where the budget has time for it; `part` scanned these rows."""
+    rows = rows.take(slice(0, part.summary.prompts.n))
+    asked = dataclasses.asdict(part_of(settings, PromptSettings))
+    advising = AdviseSettings(**{**asked, "n": min(AdviseSettings.n, len(rows))})
+    passes = ADVICE * advising.n
+    if budget.minutes is not None and budget.left < passes * seconds_a_prompt(subject, rows):
+        note = f"No advice was given: {budget} has no time left for it."
+        whole.summary.scan[rows.bos].notes.append(note)
+        return whole
+    return whole.merge(advise_on(subject, rows, advising, part, progress=progress))
 
 
 def _one(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 WORK = {"scan": 1.8, "nulls": 0.6, "trace": 1.2, "circuit": 1.4, "vocabulary": 0.5, "verify": 34.0}
+ADVICE, ADVISED = 90.0, 8  # passes of the advice of a run, and the prompts that it takes
 STAGES = {  # of each command, in the order in which they come
     "scan": ("scan", "nulls"),
     "trace": ("trace", "circuit", "vocabulary"),
@@ -28,14 +29,19 @@ LEAST = 8  # prompts, whatever the budget
 Clock = Callable[[], float]
 
 
-def planned(name: str, prompts: int, rows: int, policies: int = 1) -> list[tuple[str, float]]:
+def planned(
+    name: str, prompts: int, rows: int, policies: int = 1, advise: bool = False
+) -> list[tuple[str, float]]:
     """(stage, work) of a command in order, in plain passes over all prompts; for others nothing.
 
-    rows  prompts that `verify` runs its tests on
+    rows    prompts that `verify` runs its tests on
+    advise  whether the advice of a run comes last
     """
     share = min(rows, prompts) / max(prompts, 1)
     work = WORK | {"verify": WORK["verify"] * share} | SHARES.get(name, {})
-    return [(stage, work[stage]) for stage in STAGES.get(name, SHARES.get(name, ()))] * policies
+    stages = [(stage, work[stage]) for stage in STAGES.get(name, SHARES.get(name, ()))] * policies
+    last = ADVICE * min(ADVISED, prompts) / max(prompts, 1)
+    return [*stages, ("advise", last)] if advise else stages
 
 
 @dataclass

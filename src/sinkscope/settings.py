@@ -172,7 +172,12 @@ class VerifySettings(PromptSettings):
 
 @dataclass(frozen=True)
 class RunSettings(VerifySettings, TraceSettings):
-    """What to run with: the settings of `scan`, `trace` and `verify`."""
+    """What to run with: the settings of `scan`, `trace` and `verify`.
+
+    advise  answer what `advise` answers too, on the first prompts
+    """
+
+    advise: bool = False
 
 
 @dataclass(frozen=True)

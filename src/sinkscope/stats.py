@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def bootstrap(values: np.ndarray, seed: int = 0, units: np.ndarray | None = None
     """
     values = np.asarray(values, dtype=np.float64)
     known = np.isfinite(values)
-    values, sums, counts = values[known], *_by_unit(values, known, units)
+    values, sums, counts = values[known], *_by_unit(values[known], known, units)
     if values.size == 0:
         return Measured(value=None)
     mean = float(values.mean())
@@ -45,11 +46,11 @@ def bootstrap(values: np.ndarray, seed: int = 0, units: np.ndarray | None = None
 def _by_unit(
     values: np.ndarray, known: np.ndarray, units: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and number of the known values of each unit."""
+    """Sum and number of the known values [k] of each unit; known, units [n]."""
     if units is None:
-        return values[known], np.ones(int(known.sum()))
+        return values, np.ones(len(values))
     _, index = np.unique(np.asarray(units)[known], return_inverse=True)
-    return np.bincount(index, values[known]), np.bincount(index).astype(float)
+    return np.bincount(index, values), np.bincount(index).astype(float)
 
 
 def units_needed(values: np.ndarray, units: np.ndarray | None = None) -> int:
@@ -60,7 +61,8 @@ def units_needed(values: np.ndarray, units: np.ndarray | None = None) -> int:
     cannot be told from these.
     """
     values = np.asarray(values, dtype=np.float64)
-    sums, counts = _by_unit(values, np.isfinite(values), units)
+    known = np.isfinite(values)
+    sums, counts = _by_unit(values[known], known, units)
     means = sums / counts
     if means.size < 2 or means.std() < 1e-9:
         return LEAST_UNITS
@@ -69,29 +71,61 @@ def units_needed(values: np.ndarray, units: np.ndarray | None = None) -> int:
 
 
 def paired_change(
-    edited: np.ndarray, intact: np.ndarray, scale: np.ndarray | None = None, seed: int = 0
+    edited: np.ndarray,
+    intact: np.ndarray,
+    scale: np.ndarray | None = None,
+    seed: int = 0,
+    units: np.ndarray | None = None,
 ) -> Measured:
     """Mean of edited − intact over prompts, in units of the mean of `scale`, with a 95 % interval.
 
     edited, intact, scale [n] are paired by prompt and resampled together (2,000 times); without a
-    scale the unit is 1. The percentile levels are widened for few prompts as Hesterberg (2015,
-    arXiv 1411.5279) proposes (`widened_tail`). NaN entries are left out; one prompt gives no
-    interval.
+    scale the unit is 1. Prompts of one document (units [n], as in `bootstrap`) are drawn together.
+    The percentile levels are widened for few of them as Hesterberg (2015, arXiv 1411.5279) proposes
+    (`widened_tail`). NaN entries are left out; one unit gives no interval.
     """
     scale = np.ones_like(intact) if scale is None else scale
     rows = np.stack([edited - intact, scale]).astype(np.float64)
-    rows = rows[:, np.isfinite(rows).all(0)]
-    n = rows.shape[1]
-    if n == 0 or abs(rows[1].mean()) < 1e-12:
+    known = np.asarray(np.isfinite(rows).all(0))
+    if not known.any() or abs(rows[1, known].mean()) < 1e-12:
         return Measured(value=None)
-    value = float(rows[0].mean() / rows[1].mean())
+    value = float(rows[0, known].mean() / rows[1, known].mean())
+    rows = np.stack([_by_unit(row[known], known, units)[0] for row in rows])
+    n = rows.shape[1]
     if n < 2:
         return Measured(value=value)
     picks = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
-    changes = rows[0][picks].mean(1) / rows[1][picks].mean(1)
+    changes = rows[0][picks].sum(1) / rows[1][picks].sum(1)
     tail = 100 * widened_tail(n)
     low, high = np.percentile(changes, [tail, 100 - tail])
     return Measured(value=value, low=min(float(low), value), high=max(float(high), value))
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """How intervals over some prompts are drawn.
+
+    units  [n] document of each prompt, or None where prompts are apart; of values of the first
+           prompts alone, the first are taken. Windows of one document alone are drawn one by one:
+           the interval then speaks of that document
+    """
+
+    units: np.ndarray | None = None
+    seed: int = 0
+
+    def mean(self, values: np.ndarray) -> Measured:
+        """`bootstrap` of values [k] of the first k prompts."""
+        return bootstrap(values, self.seed, self._first(values))
+
+    def change(
+        self, edited: np.ndarray, intact: np.ndarray, scale: np.ndarray | None = None
+    ) -> Measured:
+        """`paired_change` of values [k] of the first k prompts."""
+        return paired_change(edited, intact, scale, self.seed, self._first(intact))
+
+    def _first(self, values: np.ndarray) -> np.ndarray | None:
+        first = None if self.units is None else self.units[: len(values)]
+        return None if first is None or len(np.unique(first)) < 2 else first
 
 
 def drawn_share(hits: int, drawn: int, of: int) -> Measured:

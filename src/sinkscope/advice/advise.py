@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sinkscope.advice.arrays import advise_dataset
@@ -25,7 +25,7 @@ from sinkscope.result import Result
 from sinkscope.schema.advise import Advice
 from sinkscope.settings import AdviseSettings, ScanSettings
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import prompts_of
+from sinkscope.subject.prompts import Prompts, prompts_of
 
 QUESTIONS: dict[str, Callable[[Bench], Advice]] = {
     "bos": advise_bos,
@@ -55,8 +55,6 @@ def advise(
     Returns a Result with an entry for each question, and the scan it rests on. Raises InputError
     for an unknown question, Unsupported for a model whose attention cannot be reached.
     """
-    import xarray
-
     settings = dataclasses.replace(settings or AdviseSettings(), **changes)
     asked = questions(settings.questions)
     if settings.bos == "both":
@@ -68,17 +66,32 @@ def advise(
     result = scan(
         subject, ScanSettings(**seen, untrained=False), prompts=prompts, progress=progress
     )
+    return result.merge(advise_on(subject, prompts, settings, result, asked, progress))
+
+
+def advise_on(
+    subject: Subject,
+    prompts: Prompts,
+    settings: AdviseSettings,
+    scanned: Result,
+    asked: Sequence[str] = tuple(QUESTIONS),
+    progress: Progress = silent,
+) -> Result:
+    """The answers alone, from the first settings.n of the prompts that were scanned."""
+    import xarray
+
     bench = Bench(
-        subject, prompts, settings, result.summary.scan[prompts.bos],
-        result.data[f"scan/{prompts.bos}"].to_dataset(), progress,
+        subject, prompts.take(slice(0, settings.n)), settings, scanned.summary.scan[prompts.bos],
+        scanned.data[f"scan/{prompts.bos}"].to_dataset(), progress,
     )  # fmt: skip
     command = {"name": "advise", **dataclasses.asdict(settings)}
     summary = new_summary(subject, [prompts], command, settings.seed)
     summary.advise = {name: QUESTIONS[name](bench) for name in asked}
+    few = len(bench.prompts) < len(prompts)
+    part = f"On the first {len(bench.prompts)} of {len(prompts)} prompts." if few else ""
     for one in summary.advise.values():
-        one.limits = " ".join(filter(None, [one.limits, bench.about_text]))
-    data = xarray.DataTree.from_dict({"advise": advise_dataset(bench)})
-    return result.merge(Result(summary, data))
+        one.limits = " ".join(filter(None, [one.limits, bench.about_text, part]))
+    return Result(summary, xarray.DataTree.from_dict({"advise": advise_dataset(bench)}))
 
 
 def questions(asked: str | None) -> list[str]:

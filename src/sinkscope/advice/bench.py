@@ -155,7 +155,7 @@ class Bench:
         ]
 
         def step(done: int, total: int) -> None:
-            self.progress(f"advise: {asked[0].name}", done, total)
+            self.progress(f"advise {asked[0].name}", done, total)
 
         found = costs(self.subject, self.prompts, asked, progress=step, first=first, sites=sites)
         return dict(zip(edits, found, strict=True))

@@ -30,11 +30,11 @@ ROWS, TOKENS = 2, 64
 
 def advise_half(bench: Bench) -> Advice:
     """Whether float16 holds what the model computes."""
-    size, where, position, token = _largest(bench)
+    size, where, channel, position, token = _largest(bench)
     broken = _first_not_finite(bench)
     over = size > LARGEST or (broken is not None and broken != "")
     answer = "overflows" if over else "safe" if size * NEAR < LARGEST else "near the limit"
-    place = f"{where} at position {position} (on {token!r})"
+    place = f"{where}, channel {channel}, at position {position} (on {token!r})"
     if over:
         beginning = f", first at {broken}" if broken else ""
         sentence = (
@@ -59,19 +59,20 @@ def advise_half(bench: Bench) -> Advice:
     )
 
 
-def _largest(bench: Bench) -> tuple[float, str, int, str]:
-    """The largest magnitude, the part that gives it, its position and the token there."""
-    best: tuple[float, str, int, int] = (0.0, "nothing", 0, 0)
+def _largest(bench: Bench) -> tuple[float, str, int, int, str]:
+    """The largest magnitude, the part that gives it, its channel and position, and the token."""
+    best: tuple[float, str, int, int, int] = (0.0, "nothing", 0, 0, 0)
 
     def look(name: str, x: torch.Tensor, batch) -> None:
         nonlocal best
-        size = x.detach().float().abs().reshape(*batch.input_ids.shape, -1).amax(-1)
+        size, channel = x.detach().float().abs().reshape(*batch.input_ids.shape, -1).max(-1)
         valid = torch.arange(size.shape[1]) < batch.lengths.unsqueeze(1)
         size = size.cpu().masked_fill(~valid, 0.0)
         top = float(size.max())
         if top > best[0]:
             row, position = divmod(int(size.argmax()), size.shape[1])
-            best = (top, name, position, int(batch.input_ids[row, position]))
+            at = int(channel[row, position])
+            best = (top, name, at, position, int(batch.input_ids[row, position]))
 
     for batch in bench.prompts.batches():
         tokens = batch.input_ids.numel()
@@ -93,8 +94,8 @@ def _largest(bench: Bench) -> tuple[float, str, int, str]:
         handles += residual_hooks(bench.subject, stream)()
         with torch.no_grad(), evaluation(bench.subject.model), hooks(handles):
             run_model(bench.subject, batch, logits=False)
-    size, name, position, token = best
-    return size, name, position, token_text(bench.subject.tokenizer, token)
+    size, name, channel, position, token = best
+    return size, name, channel, position, token_text(bench.subject.tokenizer, token)
 
 
 def _first_not_finite(bench: Bench) -> str | None:

@@ -141,7 +141,7 @@ def _answer(bench: Bench, costs: dict[str, Cost]) -> str:
 
 def _sentence(bench: Bench, costs: dict[str, Cost], found: list[Outlier]) -> str:
     def loss(name: str) -> str:
-        return f"{costs[name].ce.mean():.3f}"
+        return nats(costs[name])
 
     if bench.learned:
         return _of_learned(bench, costs)
@@ -173,8 +173,13 @@ def _of_learned(bench: Bench, costs: dict[str, Cost]) -> str:
     }[judged(bench.mean(keys.ce - values.ce), bench.within)]
     return (
         "The sink is a learned logit, so there is no token to keep: int4 keys alone cost "
-        f"{keys.ce.mean():.3f} nats a token, int4 values alone {values.ce.mean():.3f}; {side}."
+        f"{nats(keys)} nats a token, int4 values alone {nats(values)}; {side}."
     )
+
+
+def nats(cost: Cost) -> str:
+    """Mean rise of the loss in three decimals, without a sign before zero."""
+    return f"{round(float(cost.ce.mean()), 3) + 0.0:.3f}"
 
 
 def _cache_lines(bench: Bench, costs: dict[str, Cost]) -> list[AdviceLine]:

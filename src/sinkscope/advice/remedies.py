@@ -12,6 +12,11 @@ from sinkscope.schema.advise import Advice
 from sinkscope.stats import judged
 
 QUESTION = "What could be done about it?"
+ELSEWHERE = {
+    "learned": "Its sink is a learned logit",
+    "tokens": "Its sink is on tokens wherever they stand",
+    "positions": "Its sink is at other positions",
+}
 ANSWERS = {"used": "keep it", "free": "it can go", "harmful": "it can go", None: "undetermined"}
 
 
@@ -21,7 +26,8 @@ def advise_remedies(bench: Bench) -> Advice:
         return Advice(
             question=QUESTION,
             answer="does not apply",
-            sentence="Too few heads sink at position zero for anything to be done about it.",
+            sentence=f"{ELSEWHERE.get(bench.scan.sink['kind'], 'It has no sink')}; what is tried "
+            "here acts on position zero alone.",
             facts={"sink-used": "no-sink"},
         )
     heads = bench.sink_heads

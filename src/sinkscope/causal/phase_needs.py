@@ -18,7 +18,6 @@ from sinkscope.errors import Missing, Unsupported
 from sinkscope.intervene.phase_paths import phase_needs
 from sinkscope.result import Measured
 from sinkscope.schema.verify import PhaseNeed
-from sinkscope.stats import paired_change
 
 NEEDED, KEPT, NOT_REMOVED = "needed", "not needed", "not removed"
 WORDS = {ABSENT: KEPT, PART: PART, UNDETERMINED: UNDETERMINED}
@@ -83,5 +82,5 @@ def needs_it(removed: Measured | None, left: Measured | None) -> str:
 def _left(edited: torch.Tensor, intact: torch.Tensor, lab: CausalBench) -> Measured | None:
     """Mean over prompts, over the mean intact; None where there is nothing to measure."""
     now, before = (np.asarray(each, dtype=np.float64) for each in (edited, intact))
-    found = paired_change(now, 0 * now, before, lab.seed)
+    found = lab.draw.change(now, 0 * now, before)
     return None if found.value is None else found

@@ -14,11 +14,11 @@ from sinkscope.causal.power import SHOWN, UNDETERMINED
 from sinkscope.causal.record import Verified
 from sinkscope.causal.thresholds import thresholds
 from sinkscope.circuit.unit import name_of
-from sinkscope.frame import opening_notes
+from sinkscope.frame import few_documents, opening_notes
 from sinkscope.result import Measured
 from sinkscope.schema import StageSummary, TestRow, VerifySummary
 from sinkscope.schema.verify import CircuitCurve, CircuitSize, TriedSet
-from sinkscope.stats import bootstrap, nan_mean, spearman
+from sinkscope.stats import Draw, nan_mean, spearman
 
 if TYPE_CHECKING:
     import xarray
@@ -60,6 +60,9 @@ def verify_summary(done: Verified) -> VerifySummary:
 def _notes(done: Verified) -> list[str]:
     notes = opening_notes(done.engine.subject, done.prompts)
     notes += list(dict.fromkeys(done.notes))
+    if done.circuit.sinks:
+        sink = done.engine.intact.on(done.circuit.reading_heads)
+        notes += few_documents(sink, done.prompts.units)
     if not done.engine.suffix:
         notes.append("Blocks could not be skipped in this family, so every edited pass was whole.")
     return notes
@@ -161,7 +164,7 @@ def _stages(done: Verified) -> list[StageSummary]:
                 edits=[test.edit for test in (least, most) if test is not None],
             )
         )
-    share = bootstrap(done.engine.intact.on(done.circuit.reading_heads))
+    share = Draw(done.prompts.units).mean(done.engine.intact.on(done.circuit.reading_heads))
     stages.append(
         StageSummary(
             stage=4, name="sink", passed=True, outcome=SHOWN, reading_heads_late_share=share

@@ -34,7 +34,7 @@ from sinkscope.intervene.engine import Engine
 from sinkscope.intervene.readout import Readout
 from sinkscope.pace import Budget
 from sinkscope.result import Measured
-from sinkscope.stats import nan_mean, paired_change
+from sinkscope.stats import Draw, nan_mean
 
 Edits = Sequence[Edit]
 
@@ -60,6 +60,11 @@ class CausalBench:
     budget: Budget = field(default_factory=lambda: Budget(None))
     notes: list[str] = field(default_factory=list)
     _seen: dict[tuple, Readout] = field(default_factory=dict)
+
+    @cached_property
+    def draw(self) -> Draw:
+        """How intervals over the prompts are drawn."""
+        return Draw(self.engine.prompts.units, self.seed)
 
     @property
     def last_read(self) -> int:
@@ -262,20 +267,20 @@ class CausalBench:
     def share_change(self, effect: np.ndarray) -> Measured:
         """An effect [n] relative to the mean intact sink, which is resampled with it by prompts."""
         change = effect * self._scale
-        return paired_change(change, 0 * change, self.intact_sink, self.seed)
+        return self.draw.change(change, 0 * change, self.intact_sink)
 
     def _sink(self, reads: list[Readout], at: int) -> Measured:
         mean = np.mean([read.on(self.heads, at) for read in reads], 0)
         intact = self.engine.intact.on(self.heads, at)
-        return paired_change(mean, intact, self.intact_sink, self.seed)
+        return self.draw.change(mean, intact, self.intact_sink)
 
     def _margin(self, reads: list[Readout], at: int) -> Measured:
         return self._change(np.mean([self.margin_effect(read, at) for read in reads], 0))
 
     def _change(self, change: np.ndarray) -> Measured:
-        return paired_change(change, 0 * change, seed=self.seed)
+        return self.draw.change(change, 0 * change)
 
     def _ce(self, read: Readout) -> Measured | None:
         if read.ce is None or self.engine.intact.ce is None:
             return None
-        return paired_change(read.ce, self.engine.intact.ce, seed=self.seed)
+        return self.draw.change(read.ce, self.engine.intact.ce)

@@ -23,7 +23,7 @@ from sinkscope.circuit.routing import OTHERS, P0
 from sinkscope.circuit.unit import EXPERT, HEAD, NEURON, SHARED
 from sinkscope.circuit.unmixed import asymmetry
 from sinkscope.errors import NOT_ASKED, Missing
-from sinkscope.frame import opening_notes
+from sinkscope.frame import few_documents, opening_notes
 from sinkscope.result import Measured, TraceSummary
 from sinkscope.schema.trace import (
     Attribution,
@@ -38,7 +38,7 @@ from sinkscope.schema.trace import (
     TypeOfLayer,
     VocabularyScan,
 )
-from sinkscope.stats import bootstrap
+from sinkscope.stats import Draw
 from sinkscope.subject.prompts import token_text
 
 SHORT = 32  # tokens below which late queries and curves over positions mean little
@@ -212,13 +212,13 @@ def _margins(traced: Traced) -> Margins:
     heads = traced.found.circuit.reading_heads
     if isinstance(logits, Missing) and not (heads and np.isfinite(induction.margin).any()):
         return {"reason": logits.reason}
-    seed = traced.seed
+    draw = Draw(traced.prompts.units, traced.seed)
     at = tuple(np.array(heads).T)
     margin = induction.margin[(slice(None), *at)].mean(1)
-    entry: Margins = {"mean": bootstrap(margin, seed)}
+    entry: Margins = {"mean": draw.mean(margin)}
     if induction.from_u is not None:
         alone = induction.from_u[(slice(None), *at)].mean(1)
-        entry["from_direction"] = bootstrap(alone, seed)
+        entry["from_direction"] = draw.mean(alone)
         entry["share_from_direction"] = _ratio(alone.mean(), margin.mean())
     bias = induction.bias[at]
     if np.isfinite(bias).any():
@@ -320,6 +320,7 @@ def _notes(traced: Traced) -> list[str]:
             f"The prompts have {traced.prompts.length} tokens: below {SHORT}, late queries and "
             "curves over positions say little."
         )
+    notes += few_documents(found.observed.log_ratio[:, -1], traced.prompts.units)
     if not circuit.reading_heads:
         notes.append("No head sinks at position zero, so there is nothing that reads it.")
     elif not circuit.sinks:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import sinkscope
-from sinkscope.cli import commands, doctor, lab, models, report, sweep
+from sinkscope.cli import commands, doctor, index, lab, models, report, sweep
 from sinkscope.cli.ending import INTERRUPTED, TERMINATED, terminated
 from sinkscope.errors import Interrupted, SinkscopeError, is_out_of_memory, is_panic
 from sinkscope.files import disk_is_full, written
@@ -55,7 +55,7 @@ def _add(name: str, command: Callable[..., None], epilog: str) -> None:
 
 for _name, _examples in commands.EXAMPLES.items():
     _add(_name, getattr(commands, _name), f"Examples:\n{_examples}")
-for _command in (sweep, report, models, doctor):
+for _command in (sweep, index, report, models, doctor):
     _add(_command.__name__.rpartition(".")[2], _command.command, _command.EPILOG)
 app.add_typer(lab.app, name="lab")
 

@@ -73,7 +73,13 @@ def measure(
     if rank():  # the first process of several shows and writes
         showing = dataclasses.replace(showing, out=None, quiet=True, json=False)
     rows = getattr(settings, "rows", settings.n)
-    stages = planned(name, settings.n, rows, policies=2 if settings.bos == "both" else 1)
+    stages = planned(
+        name,
+        settings.n,
+        rows,
+        policies=2 if settings.bos == "both" else 1,
+        advise=getattr(settings, "advise", False),
+    )
     with watched(showing, stages) as progress:
         result = getattr(sinkscope, name)(subject, settings, progress=progress)
     save_and_show(result, showing)

@@ -58,17 +58,15 @@ def scan_summary(scan: Scan) -> ScanSummary:
 
 def _units(scan: Scan) -> np.ndarray | None:
     """The document of each prompt; None where prompts are apart, or hold several segments."""
-    documents = scan.prompts.documents
-    if documents is None or len(documents) != len(scan.attention.late):
-        return None
-    return documents.numpy()
+    units = scan.prompts.units
+    return units if units is not None and len(units) == len(scan.attention.late) else None
 
 
 def _enough(scan: Scan) -> list[str]:
     """A sentence where the interval of the late share rests on too little."""
     units, shares = _units(scan), _per_prompt(scan.attention.late)
-    together = units is not None and len(np.unique(units)) < len(shares)
-    return too_few(shares, units, *(("documents", "text") if together else ("prompts", "n")))
+    unit = ("prompts", "n") if units is None else ("documents", "text")
+    return too_few(shares, units, *unit)
 
 
 def sink_rates(
@@ -191,7 +189,8 @@ def _identity(scan: Scan) -> ResidualIdentity:
 
 def _notes(scan: Scan) -> list[str]:
     """What a reader must know to read the numbers rightly."""
-    notes = opening_notes(scan.subject, scan.prompts) + _enough(scan)
+    notes = opening_notes(scan.subject, scan.prompts)
+    notes += _enough(scan)
     if len(scan.prompts) < 2:
         notes.append(
             "Sinks away from position zero are not looked for on one prompt: none can be found on "

@@ -15,7 +15,7 @@ both are given. Masses are clamped for original and variant of each pair to thei
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,47 +26,48 @@ from sinkscope.mixing.perturbation import perturb
 from sinkscope.mixing.thresholds import ROUNDING
 from sinkscope.observe.sites import Sites
 from sinkscope.result import Measured
-from sinkscope.stats import paired_change
+from sinkscope.stats import Draw
 from sinkscope.subject.load import Subject
 
 
 @dataclass
 class Mediation:
-    """Final spread [n] of each pair in the four worlds."""
+    """Final spread [n] of each pair in the four worlds; `draw` how they are resampled."""
 
     intact: np.ndarray
     cut: np.ndarray
     masses_of_cut: np.ndarray
     masses_of_intact: np.ndarray
+    draw: Draw = field(default_factory=Draw)
 
     @property
     def total(self) -> Measured:
         """Effect of the cut on the spread."""
-        return paired_change(self.cut, self.intact)
+        return self.draw.change(self.cut, self.intact)
 
     @property
     def through(self) -> Measured:
         """Effect of the masses alone."""
-        return paired_change(self.masses_of_cut, self.intact)
+        return self.draw.change(self.masses_of_cut, self.intact)
 
     @property
     def direct(self) -> Measured:
         """Effect of everything but the masses."""
-        return paired_change(self.masses_of_intact, self.intact)
+        return self.draw.change(self.masses_of_intact, self.intact)
 
     @property
     def share(self) -> Measured:
         """through / total; None where the cut changes nothing."""
         if not self.defined:
             return Measured(value=None)
-        return paired_change(self.masses_of_cut, self.intact, self.cut - self.intact)
+        return self.draw.change(self.masses_of_cut, self.intact, self.cut - self.intact)
 
     @property
     def share_by_direct(self) -> Measured:
         """1 − direct / total; None where the cut changes nothing."""
         if not self.defined:
             return Measured(value=None)
-        return paired_change(self.cut, self.masses_of_intact, self.cut - self.intact)
+        return self.draw.change(self.cut, self.masses_of_intact, self.cut - self.intact)
 
     @property
     def defined(self) -> bool:
@@ -92,4 +93,5 @@ def mediate(subject: Subject, pairs: Pairs, cut: Condition, sites: Sites) -> Med
         world(cut, RecordAttention(masses=masses[cut.name])),
         world(INTACT, ClampAttention(masses=masses[cut.name])),
         world(cut, ClampAttention(masses=masses[INTACT.name])),
+        Draw(pairs.prompts.units),
     )

@@ -18,6 +18,7 @@ from sinkscope.mixing.pairs import Pairs
 from sinkscope.mixing.perturbation import Spread
 from sinkscope.mixing.sweeps import LengthSweep
 from sinkscope.settings import MixSettings
+from sinkscope.stats import Draw
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -63,6 +64,11 @@ class Mixed:
     dropped: tuple[Spread, Cost] | None = None
     paraphrases: tuple[Pairs, dict[str, Spread]] | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def draw(self) -> Draw:
+        """Of what intervals over the prompts are drawn."""
+        return Draw(self.prompts.units)
 
     @property
     def controls(self) -> dict[str, str]:

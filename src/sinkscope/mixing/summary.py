@@ -23,12 +23,12 @@ from sinkscope.schema.mix import (
     PathBound,
     Theorem,
 )
-from sinkscope.stats import bootstrap, paired_change
+from sinkscope.stats import Draw, bootstrap, paired_change
 
 
 def mix_summary(found: Mixed) -> MixSummary:
     """Everything that `mix` says about one BOS policy."""
-    rows = [_row(found, name) for name in found.conditions]
+    rows, draw = [_row(found, name) for name in found.conditions], found.draw
     if found.dropped is not None:
         rows.append(_dropped_row(found))
     by_name = {row.name: row for row in rows}
@@ -37,23 +37,31 @@ def mix_summary(found: Mixed) -> MixSummary:
         sentence=f"{WORDS[verdict]}.",
         mixing=_mixing(found, by_name),
         sink_heads=[list(head) for head in found.heads],
-        sink_heads_late_share=bootstrap(over_heads(found.spreads[INTACT.name].shares, found.heads)),
+        sink_heads_late_share=draw.mean(over_heads(found.spreads[INTACT.name].shares, found.heads)),
         spread=_by_name(rows, "spread"),
         jacobian=_by_name(rows, "influence"),
         effective_rank=_by_name(rows, "effective_rank"),
         row_entropy=_maps(found, "row_entropy"),
         smoothness=_maps(found, "smoothness"),
         conditions=rows,
-        dose={name: [_step(one) for one in each] for name, each in found.costs.items() if each[1:]},
+        dose={
+            name: [_step(one, found.draw) for one in each]
+            for name, each in found.costs.items()
+            if each[1:]
+        },
         mediation=_mediation(found),
         length=_length(found),
         depth=_depth(found),
         theorem=_theorem(found),
         path_bound=_path_bound(found),
         thresholds=thresholds(),
-        notes=[*opening_notes(found.subject, found.prompts), *found.notes, *_notes(found, by_name)],
+        notes=[
+            *opening_notes(found.subject, found.prompts),
+            *found.notes,
+            *_notes(found, by_name),
+        ],
         pairs={"n": len(found.pairs), "kinds": list(found.pairs.kinds)},
-        reach={name: bootstrap(each.reach) for name, each in found.spreads.items()},
+        reach={name: found.draw.mean(each.reach) for name, each in found.spreads.items()},
         paraphrases=_paraphrases(found),
     )
 
@@ -71,7 +79,8 @@ def _notes(found: Mixed, rows: dict[str, MixRow]) -> list[str]:
     if isinstance(found.bound, Missing) and found.bound != NOT_ASKED:
         said.append(f"No path-sum bound: {found.bound.reason}")
     said += [each for each in [weak_control(rows)] if each]
-    return said + too_few(found.spreads[INTACT.name].final, None, "prompts", "pairs")
+    unit = ("prompts", "pairs") if found.draw.units is None else ("documents", "text")
+    return said + too_few(found.spreads[INTACT.name].final, found.draw.units, *unit)
 
 
 def weak_control(rows: dict[str, MixRow]) -> str:
@@ -93,32 +102,34 @@ def _row(found: Mixed, name: str) -> MixRow:
         name=name,
         what=str(condition),
         control=found.controls.get(name),
-        spread=bootstrap(spread.final),
-        spread_change=paired_change(spread.final, intact.final, intact.final),
+        spread=found.draw.mean(spread.final),
+        spread_change=found.draw.change(spread.final, intact.final, intact.final),
     )
     if condition.at_p0:
         share, left = (over_heads(each.shares, found.heads) for each in (intact, spread))
-        row.sink_left = paired_change(left, 0 * share, share)
+        row.sink_left = found.draw.change(left, 0 * share, share)
         norm = spread.p0_norm.astype(float) / np.maximum(intact.p0_norm, 1e-30)
-        row.p0_norm = bootstrap(norm[:, 1:].mean(1))  # behind block 0
+        row.p0_norm = found.draw.mean(norm[:, 1:].mean(1))  # behind block 0
         row.p0_norm_error = float(np.abs(norm - 1).max())
     if condition.removals:
-        row.mass_removed = bootstrap(over_heads(spread.removed, found.heads))
+        row.mass_removed = found.draw.mean(over_heads(spread.removed, found.heads))
     if not isinstance(found.influence, Missing) and name in found.influence.names:
         by_name = dict(zip(found.influence.names, found.influence.influence))
         own, base = by_name[name], by_name[INTACT.name]
-        row.influence = bootstrap(own)
-        row.influence_change = paired_change(own, base, base)
+        row.influence = found.draw.mean(own)
+        row.influence_change = found.draw.change(own, base, base)
     if name in found.collapses:
         ranks = found.collapses[name].values["effective_rank"][:, :, 1:].mean(-1)
-        row.effective_rank = bootstrap(ranks[:, 0])
-        row.effective_rank_without_p0 = bootstrap(ranks[:, 1])
+        row.effective_rank = found.draw.mean(ranks[:, 0])
+        row.effective_rank_without_p0 = found.draw.mean(ranks[:, 1])
     if name in found.costs:
         full = found.costs[name][-1]
-        row.ce_change, row.kl = _paired(full.ce), bootstrap(full.kl)
+        row.ce_change, row.kl = _paired(full.ce, found.draw), found.draw.mean(full.kl)
         if name in found.controls and found.heads:  # without a sink nothing of it is taken away
             control = found.costs[found.controls[name]][-1]
-            row.use = use_of(row.ce_change, _paired(control.ce), row.kl, bootstrap(control.kl))
+            row.use = use_of(
+                row.ce_change, _paired(control.ce, found.draw), row.kl, found.draw.mean(control.kl)
+            )
     return row
 
 
@@ -128,31 +139,31 @@ def _dropped_row(found: Mixed) -> MixRow:
     return MixRow(
         name=cost.condition.name,
         what="the same text without its BOS token",
-        spread=bootstrap(spread.final),
-        spread_change=paired_change(spread.final, intact, intact),
-        ce_change=_paired(cost.ce),
+        spread=found.draw.mean(spread.final),
+        spread_change=found.draw.change(spread.final, intact, intact),
+        ce_change=_paired(cost.ce, found.draw),
         out_of_distribution=True,
     )
 
 
-def _paired(differences: np.ndarray) -> Measured:
-    """Mean of differences that are paired already, with the interval for few prompts."""
-    return paired_change(differences, np.zeros_like(differences))
+def _paired(differences: np.ndarray, draw: Draw) -> Measured:
+    """Mean of differences [n] that are paired already, with the interval for few prompts."""
+    return draw.change(differences, np.zeros_like(differences))
 
 
 def _maps(found: Mixed, name: str) -> dict[str, Measured]:
     values = found.maps[name].mean(-1)  # [n, 2]
-    return {"with_p0": bootstrap(values[:, 0]), "without_p0": bootstrap(values[:, 1])}
+    return {"with_p0": found.draw.mean(values[:, 0]), "without_p0": found.draw.mean(values[:, 1])}
 
 
-def _step(one: Cost) -> DoseStep:
+def _step(one: Cost, draw: Draw) -> DoseStep:
     units = sum(len(units_of(edit)) for edit in one.condition.edits)
     return {
         "dose": next((edit.dose for edit in one.condition.removals), units),
-        "left": bootstrap(one.left),
-        "removed": bootstrap(one.removed),
-        "ce_change": _paired(one.ce),
-        "kl": bootstrap(one.kl),
+        "left": draw.mean(one.left),
+        "removed": draw.mean(one.removed),
+        "ce_change": _paired(one.ce, draw),
+        "kl": draw.mean(one.kl),
     }
 
 
@@ -194,7 +205,9 @@ def _depth(found: Mixed) -> list[DepthRow]:
         {
             "block": block,
             "heads": sum(b == block for b, _ in found.heads),
-            "spread_change": paired_change(spread, intact[: len(spread)], intact[: len(spread)]),
+            "spread_change": found.draw.change(
+                spread, intact[: len(spread)], intact[: len(spread)]
+            ),
         }
         for block, spread in (found.depth or {}).items()
     ]

@@ -92,7 +92,8 @@ def _answers(said: list[Said], width: int, room: int) -> list[Text]:
     wide = max(LEAST, width - LABEL)
     told = [fitted(typeset(text), wide, LONGEST) for _, text in said]
     while sum(map(len, told)) > room and max(map(len, told)) > 1:
-        at = max(range(len(told)), key=lambda i: (len(told[i]) + (said[i][0] in SHORT), i))
+        long = [i for i, lines in enumerate(told) if len(lines) > 1]
+        at = max(long, key=lambda i: (len(told[i]) + (said[i][0] in SHORT), i))
         told[at] = fitted(typeset(said[at][1]), wide, len(told[at]) - 1)
     lines, before = [], ""
     for (label, text), answer in zip(said, told):

@@ -22,6 +22,7 @@
       const label = document.createElement("label");
       label.className = "choice";
       label.append(title + " ", control);
+      control.setAttribute("aria-label", title);
       control.addEventListener(event, filter);
       index.querySelector(".choices").append(label);
     };

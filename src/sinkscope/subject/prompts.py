@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from sinkscope.errors import InputError
@@ -98,6 +99,13 @@ class Prompts:
             attention_mask=None,
             position_ids=None,
         )
+
+    @property
+    def units(self) -> np.ndarray | None:
+        """[n] document of each row, where several rows come from one; None where they are apart."""
+        if self.documents is None or len(self.documents.unique()) == len(self):
+            return None
+        return self.documents.numpy()
 
     def take(self, rows: slice | torch.Tensor) -> Prompts:
         """The given rows, a slice or indices or a mask [n], as a Prompts of their own."""

@@ -68,6 +68,7 @@ class Pilot:
                 "source": prompts.source,
                 "positions": prompts.positions,
                 "notes": prompts.notes,
+                "documents": None if prompts.documents is None else prompts.documents.tolist(),
             },
             "first_tokens": self.view.first_tokens.tolist(),
             "view": {k: getattr(self.view, k) for k in _VIEW},
@@ -81,6 +82,7 @@ class Pilot:
     def from_json(cls, content: dict[str, Any]) -> Pilot:
         """Read back what `to_json` made."""
         rows = content["prompts"]
+        documents = rows.get("documents")
         prompts = Prompts(
             torch.tensor(rows["input_ids"]),
             torch.tensor(rows["lengths"]),
@@ -89,6 +91,7 @@ class Pilot:
             source=rows["source"],
             positions=rows["positions"],
             notes=rows["notes"],
+            documents=None if documents is None else torch.tensor(documents),
         )
         view = View(prompts, torch.tensor(content["first_tokens"]), **content["view"])
         null = content["null"]

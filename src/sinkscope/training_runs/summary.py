@@ -19,7 +19,7 @@ from sinkscope.schema.timeline import (
     TimelineSummary,
     TrainingStage,
 )
-from sinkscope.stats import bootstrap
+from sinkscope.stats import Draw
 from sinkscope.training_runs.emergence import STRAIGHT, Emergence, emergence, noise
 from sinkscope.training_runs.judging import baselines, judge, remaining_loss
 from sinkscope.training_runs.record import RunRecord
@@ -66,7 +66,9 @@ def run_summary(one: RunRecord) -> RunSummary:
             )
             for i, k in enumerate(FIRST)
         },
-        first_blocks_late_share=bootstrap(arrays["sink_by_prompt"][-1]),
+        first_blocks_late_share=Draw(one.pilot.view.prompts.units).mean(
+            arrays["sink_by_prompt"][-1]
+        ),
         norm_ratio=_finite(np.exp(arrays["log_norm_by_prompt"][-1].mean())),
         emergence_block=int(arrays["emergence_block"][-1]),
         loss=_finite(arrays["loss"][-1]) if "loss" in arrays else None,

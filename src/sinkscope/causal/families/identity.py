@@ -19,7 +19,6 @@ from sinkscope.intervene.edits import TokenAt
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.edits.tokens import DropToken, InsertToken, RandomTokens, RepeatToken
 from sinkscope.result import Measured
-from sinkscope.stats import bootstrap
 from sinkscope.subject.opening import bos_id
 from sinkscope.subject.prompts import vocabulary
 
@@ -111,7 +110,7 @@ def explained_by_identity(lab: CausalBench) -> dict[str, Any]:
     return {
         "tokens": list(items),
         "explained": _interval(here, lab.seed),
-        "share": bootstrap(here.mean(0), lab.seed),
+        "share": lab.draw.mean(here.mean(0)),
         "spread": float(here.mean(1).std(ddof=1)),
     }
 
@@ -193,7 +192,7 @@ def _repeated(lab: CausalBench) -> Test:
     different = RandomTokens(random_tokens(lab, DIFFERENT, 4), lab.seed)
     blocks = [block for block, _ in lab.heads]
     extra = {
-        "share": bootstrap(lab.run([edit], few=True).on(lab.heads), lab.seed),
+        "share": lab.draw.mean(lab.run([edit], few=True).on(lab.heads)),
         "uniform": float(np.nanmean(lab.circuit.uniform_late[blocks])),
     }
     return _row(lab, edit, different, note, moved=True, extra=extra)

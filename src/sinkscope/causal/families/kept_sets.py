@@ -15,7 +15,6 @@ from sinkscope.intervene.edits import KeepUnits, Stream
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.p0_path import KeyPath
 from sinkscope.result import Measured
-from sinkscope.stats import paired_change
 
 WRITERS = (HEAD, NEURON, SHARED)
 INPUT = Unit(-1, EMBEDDING, 0)
@@ -135,7 +134,7 @@ class KeptSets:
 
 def relative(lab: CausalBench, share: np.ndarray, intact: np.ndarray) -> Measured:
     """What is kept of the sink, share [n], over intact [n]: ratio of their means."""
-    return paired_change(share, 0 * share, intact, lab.seed)
+    return lab.draw.change(share, 0 * share, intact)
 
 
 def _room(lab: CausalBench) -> list[Unit]:

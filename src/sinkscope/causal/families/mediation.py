@@ -25,7 +25,7 @@ from sinkscope.intervene.edits import Stream
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.edits.hold import HoldDirection, HoldKeys, record
 from sinkscope.result import Measured
-from sinkscope.stats import holm, paired_change, sign_flip_p
+from sinkscope.stats import holm, sign_flip_p
 
 MEDIATED = 0.5  # from here on the larger part passes through the held stage
 
@@ -111,9 +111,9 @@ def _row(lab: CausalBench, edits: list[Edit], holds: Sequence[Edit], arrow: str)
         control_p=sign_flip_p(control_effect - NEGLIGIBLE),
         extra={
             "edited": in_words(edits),
-            "taken": paired_change(edited, lab.intact_sink, lab.intact_sink, lab.seed),
-            "mediated": paired_change(given, edited, taken, lab.seed),
-            "control_mediated": paired_change(other, edited, taken, lab.seed),
+            "taken": lab.draw.change(edited, lab.intact_sink, lab.intact_sink),
+            "mediated": lab.draw.change(given, edited, taken),
+            "control_mediated": lab.draw.change(other, edited, taken),
         },
     )
 

@@ -30,7 +30,6 @@ from sinkscope.intervene.edits.positions import takes_position_ids
 from sinkscope.observe.attention import call_model
 from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.residual import residual_hooks
-from sinkscope.stats import paired_change
 from sinkscope.subject.load import Subject
 
 ARROW = "position id -> stage 4"
@@ -145,5 +144,5 @@ def _moved(lab: CausalBench, edit: Edit) -> dict[str, Any]:
     """What of the sink turned up at the position that P0 changed ids with."""
     read, at = lab.run([edit], few=True), lab.position
     before = lab.engine.intact.on(lab.heads, at)
-    change = paired_change(read.on(lab.heads, at), before, lab.intact_sink, lab.seed)
+    change = lab.draw.change(read.on(lab.heads, at), before, lab.intact_sink)
     return {"position": at, "share": change}

@@ -26,6 +26,21 @@ from sinkscope.schema import Advice
 
 LEAD = "Answered by trying it on the text of this run, with 95 % intervals over texts."
 OPEN = ("undetermined", "does not apply")
+LIMIT = (
+    "What was tried here shows what it costs on these texts, not which parts of the model make the "
+    "sink."
+)
+# question -> what its answer is called in a line, and what its number is
+SHORT = {
+    "bos": ("BOS", "without it {} a token"),
+    "streaming": ("First tokens that a short cache must keep", "{} a token against keeping eight"),
+    "quantisation": ("To be kept in full precision", "int8 with one scale costs {} a token"),
+    "fp16": ("float16", "the largest activation is {} of 65,504"),
+    "repeats": ("A repeated token takes over the sink", ""),
+    "heads": ("Heads that do nothing", "without those that look so {} a token"),
+    "first-words": ("First words weigh more than later ones", "KL {}"),
+    "remedies": ("The sink", "without it {} a token"),
+}
 
 
 def sections(result: Result) -> list[Section]:
@@ -125,13 +140,18 @@ def head_table(one: Advice) -> Table:
 def signed(measured: Any, sign: str = "+") -> str:
     """A change with its sign."""
     value = number_of(measured)
-    return NO_VALUE if value is None else f"{value:{sign}.3f}".replace("-", "−")
+    return NO_VALUE if value is None else _three(value, sign)
+
+
+def _three(value: float, sign: str = "+") -> str:
+    """Three decimals; what rounds to zero has no minus."""
+    return f"{round(value, 3) + 0.0:{sign}.3f}".replace("-", "−")
 
 
 def interval(measured: Any) -> str:
     """Its interval; empty without one."""
     bounds = bounds_of(measured)
-    return "" if bounds is None else f"{bounds[0]:+.3f} to {bounds[1]:+.3f}".replace("-", "−")
+    return "" if bounds is None else f"{_three(bounds[0])} to {_three(bounds[1])}"
 
 
 def cost_chart(one: Advice) -> Chart | None:
@@ -161,17 +181,37 @@ def cost_chart(one: Advice) -> Chart | None:
 
 
 def findings(result: Result, panel: str) -> Findings | None:
-    """All answers for a terminal: a sentence each, the lines below."""
+    """All answers for a terminal: a line each, beside their sentences and the lines to paste."""
     held = result.summary.advise
     if panel or not held:
         return None
     sentences = [f"{one.question} {visible(one.sentence)}" for one in held.values()]
-    answers = [("To do", sentence) for sentence in sentences]
-    found = Findings("What to do about it", sentences, answers=answers)
+    among = bool(result.summary.verify)  # of a whole run, the answers that say something
+    answers = [
+        ("To do", in_short(name, one))
+        for name, one in held.items()
+        if not (among and one.answer in OPEN)
+    ]
+    found = Findings("What to do about it", sentences, limit=LIMIT, answers=answers)
     pasted = [line for one in held.values() for line in one.lines]
     if pasted:
         found.tables = [_pasted(pasted)]
     return found
+
+
+def in_short(name: str, one: Advice) -> str:
+    """An answer with its number and interval, or why there is none, in a line or two."""
+    about, number = SHORT[name]
+    if one.answer in OPEN:
+        return f"{about}: {one.answer}. {visible(one.sentence)}"
+    said = f"{about}: {visible(one.answer)}"
+    if one.facts.get("keep-tokens") == "yes":
+        said += ", and the first delimiter"
+    if one.value is None or one.value.value is None or not number:
+        return f"{said}."
+    if bounds_of(one.value) is None:
+        return f"{said}; {number.format(f'{one.value.value:,.0f}')}."
+    return f"{said}; {number.format(f'{signed(one.value)} nats ({interval(one.value)})')}."
 
 
 def _pasted(pasted: list[Any]) -> Table:

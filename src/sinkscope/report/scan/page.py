@@ -142,7 +142,7 @@ def findings(result: Result, bos: str) -> Findings | None:
 def _findings(result: Result, bos: str, data: Dataset) -> Findings:
     scan = result.summary.scan[bos]
     headline, *sentences, limit = verdict_so_far(scan, data)
-    limit = "" if result.summary.verify else limit
+    limit = "" if result.summary.verify or result.summary.advise else limit
     return Findings(headline, sentences, key_figures(scan, data), limit, scan.notes)
 
 
