@@ -66,7 +66,7 @@ def _others(subject: Subject, circuit: Circuit, generator: torch.Generator) -> l
             sublayer = of_block(block)
             if sublayer is None or sublayer.projection is None:
                 continue
-            width = sublayer.heads or sublayer.projection.inputs(blocks[block])
+            width = sublayer.heads or sublayer.projection.columns(blocks[block]).shape[-2]
             order = torch.randperm(width, generator=generator).tolist()
             free = [unit for unit in order if unit not in taken]
             found += [Unit(block, kind, unit) for unit in free[: len(taken)]]

@@ -40,11 +40,6 @@ class Projection:
         weight = plain_weight(owner) if is_packed(owner) else self.weight(block).detach()
         return weight if self.layout.endswith("in_out") else weight.transpose(-1, -2)
 
-    def inputs(self, block: nn.Module) -> int:
-        """How many inputs it has, of one expert where there are several."""
-        owner = self.owner(block)
-        return int(owner.in_features) if is_packed(owner) else self.columns(block).shape[-2]  # type: ignore[arg-type]
-
     def weight(self, block: nn.Module) -> nn.Parameter:
         """The parameter itself."""
         return getattr(self.owner(block), self.parameter)

@@ -239,7 +239,7 @@ def _sublayer(
     heads, projection, reason = None, found.projection, found.reason
     if kind == "attention" and projection is not None:
         heads = found.heads or next((call.count for call in calls if call.path is None), None)
-        width = projection.inputs(block)
+        width = projection.columns(block).shape[0]
         if heads is None or width % heads:
             heads, projection = None, None
             reason = "the outputs of the heads do not reach the projection one after the other"

@@ -148,7 +148,7 @@ def _room(lab: CausalBench) -> list[Unit]:
             if sublayer.kind == "attention" and sublayer.heads:
                 sizes[block, HEAD] = sublayer.heads
             elif sublayer.kind == "mlp" and sublayer.projection is not None:
-                sizes[block, NEURON] = sublayer.projection.inputs(blocks[block])
+                sizes[block, NEURON] = sublayer.projection.columns(blocks[block]).shape[-2]
             if sublayer.shared is not None:
-                sizes[block, SHARED] = sublayer.shared.inputs(blocks[block])
+                sizes[block, SHARED] = sublayer.shared.columns(blocks[block]).shape[-2]
     return [Unit(*key, index) for key, size in sizes.items() for index in range(size)]
