@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -37,6 +38,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 RESUMED = {"lab train": "--resume"}
 EMPTY_FIRST = ("lab build", "lab train", "lab run")  # refuse a folder with an earlier result
+SOUND: set[tuple] = set()  # states that were left, from which a run was seen to end as it should
 NUMBERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
@@ -108,8 +110,26 @@ def kill_one(name: str, base: Path, moment: float, number: int, earlier: Path | 
     left = {k: v for k, v in content(place / "D").items() if not k.startswith((".part-", ".ready"))}
     if earlier is not None and left not in (before, before | expected):
         return "a mixture was left"
+    state = (name, *everything(place))
+    if state in SOUND:  # a run from the same files gives the same again
+        return ""
     after = run_once(name, place)
-    return "" if after.items() >= expected.items() and not hidden(place / "D") else "it differs"
+    if after.items() >= expected.items() and not hidden(place / "D"):
+        SOUND.add(state)
+        return ""
+    return "it differs"
+
+
+def everything(place: Path) -> list[tuple[str, str]]:
+    """All files of a place with their hashes, sorted; names that are drawn at random are one."""
+    files = (path for path in place.rglob("*") if path.is_file())
+    return sorted(
+        (
+            re.sub(r"\.part-[^/]*", ".part", str(path.relative_to(place))),
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+        )
+        for path in files
+    )
 
 
 def hidden(folder: Path) -> list[str]:
@@ -130,12 +150,14 @@ def main() -> None:
         for command in [options.command] if options.command else COMMANDS:
             ends: dict[str, int] = {}
             earlier = None if command in EMPTY_FIRST else base / "result"
+            began = time.perf_counter()
             for _ in range(options.kills):
                 number = chance.choice(NUMBERS)
                 said = kill_one(command, base, chance.random(), number, earlier) or "whole"
                 ends[said] = ends.get(said, 0) + 1
             found[command] = ends
-            print(command, ends, file=sys.stderr)
+            took = (time.perf_counter() - began) / options.kills
+            print(f"{command}: {ends}, {took:.2f} s each", file=sys.stderr, flush=True)
     print(json.dumps({"kills": options.kills, "seed": options.seed, "found": found}, indent=1))
     sys.exit(any(set(ends) != {"whole"} for ends in found.values()))
 

@@ -17,13 +17,13 @@ from sinkscope.causal.families.faithfulness import keep_circuit, traced_units
 from sinkscope.causal.families.necessity import mlp_writes, neurons, ranked_neurons, recognition
 from sinkscope.causal.families.sufficiency import self_only
 from sinkscope.causal.families.write_sets import write_sets
-from sinkscope.causal.p0_verdict import with_p0_sink
+from sinkscope.causal.p0_verdict import in_whole, with_p0_sink
 from sinkscope.causal.power import LEAST, outcome, prompts_for, prompts_to_settle, smallest_p
 from sinkscope.causal.sink_heads import SinkHeads
 from sinkscope.causal.summary import verify_dataset, verify_summary
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import ALPHA, NEGLIGIBLE, thresholds
-from sinkscope.causal.verdict import VERDICTS
+from sinkscope.causal.verdict import VERDICTS, Verdict
 from sinkscope.causal.verify import FEW, VerifySettings, run_tests, verify, verify_one
 from sinkscope.causal.words import other_paths
 from sinkscope.circuit.find import find_circuit
@@ -184,6 +184,16 @@ def test_a_circuit_that_depends_on_the_token_too_is_a_circuit():
     assert given.size > 0.9
     assert abs(given.specificity) < 0.1
     assert "it depends on the token there too: another one takes 9" in done.verdict.because
+
+
+@pytest.mark.parametrize(("held", "of", "number"), [(3, 16, 112), (8, 24, 68)])
+def test_a_part_of_the_prompts_says_once_how_many_of_all_would_do(held, of, number):
+    opened = Verdict("undetermined", "", missing=["prompts: these are too few"])
+    found = in_whole(opened, held, of)
+    assert f"take {number} prompts" in found.missing[-1]
+    assert len(found.missing) == (1 if held < LEAST else 2)
+    shown = Verdict("p0-circuit", "")
+    assert in_whole(shown, held, of) is shown
 
 
 def lab_of(mechanism: str, rows: int = 4, draws: int = 3) -> CausalBench:

@@ -91,7 +91,7 @@ def pretraining(names, said, folder):
 
 def inference(names, said, folder):
     assert names["answer"].answer == "safe"
-    assert "Does it need BOS?" in said
+    assert "\nTo do " in said
     assert json.loads((folder / "advice" / "summary.json").read_text("utf-8"))["advise"]["bos"]
 
 

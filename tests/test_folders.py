@@ -139,6 +139,13 @@ def test_a_shard_that_is_missing_is_named(tmp_path):
     refused(tmp_path, f"lacks 1 of {len(shards)} shards that .*, such as {shards[2].name}: the")
 
 
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "sink_heads.json", "config.json"])
+def test_json_that_is_too_deep_is_told(folder, name):
+    (folder / name).write_text("[" * 3000 + "]" * 3000)
+    with pytest.raises(InputError, match=name):
+        load(folder)
+
+
 def test_a_file_in_the_place_of_a_folder(folder):
     with pytest.raises(InputError, match="is a file: give the folder it lies in"):
         load(folder / "model.safetensors")

@@ -583,6 +583,24 @@ def test_a_configuration_far_beyond_its_weights_is_refused(folder, monkeypatch):
             load(folder)
 
 
+@pytest.mark.parametrize(
+    ("family", "entry"),
+    [("llama", "head_dim"), ("llama", "num_key_value_heads"), ("gpt2", "n_positions"),
+     ("opt", "max_position_embeddings"), ("opt", "word_embed_proj_dim"),
+     ("qwen3_moe", "moe_intermediate_size"), ("deepseek_v3", "kv_lora_rank"),
+     ("deepseek_v3", "head_dim"), ("qwen3_next", "linear_key_head_dim"),
+     ("falcon", "ffn_hidden_size")],
+)  # fmt: skip
+@pytest.mark.parametrize("value", [10**7, 10**9])
+def test_any_entry_that_makes_a_model_large_is_refused(tmp_path, family, entry, value, monkeypatch):
+    tiny_model(family).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {entry: value}))
+    monkeypatch.setattr("sinkscope.subject.load.load_weights", None)
+    with pytest.raises((OutOfResources, InputError), match=r"GB|lacks weights"):
+        load(tmp_path)
+
+
 def test_a_killed_build_begins_anew(tmp_path, capsys):
     left = tmp_path / "D" / f"{PART}x"
     left.mkdir(parents=True)

@@ -99,10 +99,10 @@ class Bench:
 
     def helps(self, plain: Cost, better: Cost, control: Cost) -> bool:
         """Whether one thing saves clearly more than `within`, and more than its control does."""
-        gain, other = self.saved(plain, better), self.saved(plain, control)
-        if gain.low is None or other.high is None:
+        gain, over = self.saved(plain, better), self.saved(control, better)
+        if gain.low is None or over.low is None:
             return False
-        return gain.low > max(self.within, other.high)
+        return gain.low > self.within and over.low > 0
 
     def row(self, what: str, cost: Cost, control: bool = False) -> AdviceRow:
         """What an edit costs, as a row of the summary."""

@@ -18,7 +18,7 @@ from sinkscope.intervene.edits import Edit, Heads
 from sinkscope.mixing.dose import Cost
 from sinkscope.observe.sites import find_sites
 from sinkscope.schema.advise import Advice, AdviceRow
-from sinkscope.stats import bootstrap, judged
+from sinkscope.stats import at_most, bootstrap
 from sinkscope.subject.tokens import token_text
 
 QUESTION = "Which heads do nothing?"
@@ -50,25 +50,22 @@ def advise_heads(bench: Bench) -> Advice:
         return Advice(question=QUESTION, answer="does not apply", sentence=str(error))
     change = bench.mean(costs[0].ce)
     enough = not bench.too_little
-    verdict = judged(change, bench.within) if enough else "unclear"
+    idle_here = at_most(change, bench.within) if enough else None
     what = {
-        "same": "do nothing on this text",
-        "more": "look idle, but are used",
-        "less": "look idle, and the loss falls without them",
-        "unclear": "look idle; these texts cannot say whether they are used",
-    }[verdict]
+        True: "are not needed on this text",
+        False: "look idle, but are used",
+        None: "look idle; these texts cannot say whether they are used",
+    }[idle_here]
     texts = by_document(bench, costs[0])
     worst = max(texts, key=lambda row: row["ce_change"].value or 0.0)
     return Advice(
         question=QUESTION,
-        answer=f"{len(idle)} heads" if verdict == "same" else "undetermined"
-        if verdict == "unclear" else "none",
+        answer={True: f"{len(idle)} heads", False: "none", None: "undetermined"}[idle_here],
         sentence=f"{len(idle)} heads {what}: switched off together they change the loss by "
         f"{change.value:+.3f} nats a token, most on {worst['what'].partition(': ')[2]}: "
         f"{worst['ce_change'].value:+.3f}.",
         value=change,
-        facts={"idle-heads": None if verdict == "unclear" else float(len(idle))
-               if verdict == "same" else 0.0},
+        facts={"idle-heads": {True: float(len(idle)), False: 0.0, None: None}[idle_here]},
         rows=[
             *(bench.row(name, cost, control="other" in name) for name, cost in zip(asked, costs)),
             *(texts if len(texts) <= DOCUMENTS else []),

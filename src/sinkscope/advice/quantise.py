@@ -119,6 +119,12 @@ def p0_helps(bench: Bench, costs: dict[str, Cost]) -> list[str]:
     return [n for n in tried if bench.helps(costs[n], costs[n + P0], costs[n + CONTROL])]
 
 
+def p0_saves_nothing(bench: Bench, costs: dict[str, Cost]) -> bool:
+    """Whether every scheme is fine as it is, or saves no more than the bound with P0 exact."""
+    gains = [bench.saved(costs[n], costs[n + P0]) for n in SCHEMES if n + P0 in costs]
+    return all(gain.high is not None and gain.high <= bench.within for gain in gains)
+
+
 def prefix_helps(bench: Bench, costs: dict[str, Cost]) -> bool:
     """Whether a token put first and kept exact does."""
     exact, inexact, _ = PREFIX
@@ -136,7 +142,9 @@ def _answer(bench: Bench, costs: dict[str, Cost]) -> str:
         return "no token"
     if p0_helps(bench, costs):
         return "position zero"
-    return "nothing" if bench.affordable(costs[TENSOR]) else "not position zero"
+    if bench.affordable(costs[TENSOR]):
+        return "nothing"
+    return "not position zero" if p0_saves_nothing(bench, costs) else "undetermined"
 
 
 def _sentence(bench: Bench, costs: dict[str, Cost], found: list[Outlier]) -> str:
@@ -148,8 +156,13 @@ def _sentence(bench: Bench, costs: dict[str, Cost], found: list[Outlier]) -> str
     kept = p0_helps(bench, costs)
     if not kept:
         maps = {0: "no map is", 1: "one map is"}.get(len(found), f"{len(found)} maps are")
+        spared = (
+            f"saves nothing beyond {bench.within:g} nats a token"
+            if p0_saves_nothing(bench, costs)
+            else f"is not shown to save more than {bench.within:g} nats a token"
+        )
         said = (
-            f"Keeping position zero exact saves nothing beyond {bench.within:g} nats a token: int8 "
+            f"Keeping position zero exact {spared}: int8 "
             f"activations with one scale cost {loss(TENSOR)}, and {maps} given outliers."
         )
     else:

@@ -149,7 +149,8 @@ def in_whole(verdict: Verdict, held: int, of: int) -> Verdict:
         f"prompts: {held} of {of} hold the sink, and {needed} such prompts are wanted; "
         f"take {prompts_that_hold(needed, held, of)} prompts"
     )
-    return replace(verdict, missing=[*verdict.missing, lack])
+    other = verdict.missing if held >= LEAST else []  # how many of their kind is said by this
+    return replace(verdict, missing=[*other, lack])
 
 
 def detail_of(circuit: Circuit) -> VerdictDetail:

@@ -70,7 +70,7 @@ def texts_sha256(folder: Path | None) -> str:
 def _text(line: str, path: Path, number: int) -> str:
     try:
         text = json.loads(line)["text"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         text = None
     if not isinstance(text, str):
         raise InputError(f"{path}, line {number} is not a JSON object with a string `text`.")

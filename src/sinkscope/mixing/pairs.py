@@ -175,7 +175,7 @@ def _pair_of(line: str, file: str, number: int) -> tuple[str, str]:
     try:
         entry = json.loads(line)
         text, other = entry["text"], entry["paraphrase"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         text = other = None
     if not isinstance(text, str) or not isinstance(other, str):
         raise InputError(f'{file}, line {number}, has no "text" and "paraphrase".')

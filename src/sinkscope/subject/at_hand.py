@@ -22,13 +22,13 @@ def is_packed(module: nn.Module) -> bool:
     return not isinstance(weight, torch.Tensor) or not weight.is_floating_point()
 
 
-def plain_weight(module: nn.Module) -> torch.Tensor:
+def plain_weight(module: nn.Module, name: str = "weight") -> torch.Tensor:
     """Weight of a linear map as it computes with it, detached: a packed one as [out, in].
 
     What a packed map gives for the unit vectors, less what it gives for zero, is its weight.
     """
     if not is_packed(module):
-        return module.weight.detach()  # type: ignore[union-attr, operator]
+        return getattr(module, name).detach()
     held = [*module.parameters(), *module.buffers()]
     device = held[0].device if held else torch.device("cpu")
     units = torch.eye(int(module.in_features), device=device)  # type: ignore[arg-type]

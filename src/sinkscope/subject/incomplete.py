@@ -83,7 +83,7 @@ def refuse_pieces(path: Path) -> None:
     try:
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         missing = [name for name in shards if not (path / name).is_file()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{index} is no index of shards ({error}).") from None
     if missing:
         raise InputError(

@@ -14,7 +14,7 @@ from sinkscope.subject import adapters, gguf
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
 from sinkscope.subject.folder import bundled_model, check_folder, check_weights, refuse_bad_id
 from sinkscope.subject.identity import identity_of, planned_identity, say, stored_as
-from sinkscope.subject.memory import refuse_too_large
+from sinkscope.subject.memory import refuse_large_layout, refuse_too_large
 from sinkscope.subject.offline import hub_forbidden
 from sinkscope.subject.probe import refuse_no_finite, try_out
 from sinkscope.subject.spread import make_whole, spreading
@@ -152,6 +152,8 @@ def load(
         else:
             tensors = {}
             refuse_too_large(plain, None, room_for, where)
+        if tensors and not stored and room_for:
+            refuse_large_layout(config, tensors, room_for, where)
         options = {**common, **gguf.weight_options(packed)}
         if tensor_parallel:
             options |= spread
@@ -247,5 +249,5 @@ def _supervised_heads(folder: Path) -> bool:
         return False
     try:
         return bool(json.loads(file.read_text(encoding="utf-8"))["supervised_heads"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{file} does not say which heads were supervised ({error!r}).") from None

@@ -8,6 +8,7 @@ from typing import Any
 
 from sinkscope.errors import InputError, OutOfResources
 from sinkscope.subject.header import blocks_named, elements
+from sinkscope.subject.plan import laid_out, model_classes
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BLOCK = 50_000  # bytes of the objects of one block, beside its weights
@@ -62,6 +63,39 @@ def refuse_too_large(
             f"{where} lacks weights: config.json asks for {least:,} parameters at the least, and "
             f"the weights hold {held:,}."
         )
+
+
+def refuse_large_layout(
+    config: Any, tensors: dict[str, dict[str, Any]] | None, dtype: str, where: str
+) -> None:
+    """The same for the model itself, laid out without memory: whatever entry makes it large.
+
+    config   of transformers, in whose bounds `refuse_too_large` found nothing wrong
+    tensors  what the weight files declare, as plain numbers; None where that is not known
+    A model that cannot be laid out so is left to the loading itself.
+    """
+    try:
+        layout = laid_out(model_classes(config)[1], config)
+    except Exception:  # noqa: BLE001 - the loading tells what is wrong
+        return
+    buffers = [each for each in layout.buffers() if each.is_floating_point()]  # the rest are masks
+    held = [*layout.parameters(), *buffers]
+    asked = sum(each.numel() for each in held)
+    free = available()
+    if free is not None and asked * BYTES[dtype] > free:
+        raise OutOfResources(
+            f"{where} needs {asked * BYTES[dtype] / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} "
+            "GB are free; a smaller --dtype or --device-map auto may help."
+        )
+    if tensors and asked > 2 * elements(tensors) + SMALL // 10:
+        raise InputError(
+            f"{where} lacks weights: config.json asks for {asked:,} numbers, and the weights hold "
+            f"{elements(tensors):,}; the largest is of shape {list(max(held, key=_size).shape)}."
+        )
+
+
+def _size(tensor: Any) -> int:
+    return tensor.numel()
 
 
 def fewest_parameters(config: dict[str, Any]) -> int:

@@ -101,5 +101,5 @@ def load_truth(folder: str | Path) -> Truth:
     file = Path(folder) / FILE
     try:
         return Truth(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{file} is not a truth file ({error}).") from None
