@@ -328,3 +328,15 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
     assert (tmp_path / "note.txt").read_text(encoding="utf-8") == "mine"
     with pytest.raises(InputError, match="truth file"):
         load_truth(tmp_path)
+
+
+def test_every_version_of_torch_draws_the_same_specification():
+    spec = draw_spec("p0-two-block", 7)
+    assert (spec.family, spec.width, spec.depth, spec.heads, spec.key_heads) == (
+        "llama",
+        96,
+        4,
+        6,
+        6,
+    )
+    assert (spec.vocab, spec.readers, spec.writers, spec.spike) == (258, 2, 4, 60.0)

@@ -139,8 +139,9 @@ class _Draw:
         self.overrides = overrides
 
     def __call__(self, name: str, choices: tuple) -> Any:
-        pick = int(torch.randint(1 << 30, (), generator=self.generator)) % len(choices)
-        return self.overrides.get(name, choices[pick])
+        # below 1 << 32 versions of torch take another number of bits from the generator
+        drawn = int(torch.randint(1 << 32, (), generator=self.generator)) % (1 << 30)
+        return self.overrides.get(name, choices[drawn % len(choices)])
 
 
 def _readers(mechanism: str, heads: int) -> tuple[int, ...]:
