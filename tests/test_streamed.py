@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import sinkscope
 from sinkscope.circuit.writes import written_along
 from sinkscope.cli import main
 from sinkscope.errors import InputError, Unsupported
@@ -15,9 +16,10 @@ from sinkscope.intervene.edits import RoundWeights
 from sinkscope.intervene.engine import Engine
 from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.sites import find_sites
-from sinkscope.subject.at_hand import weights_of
-from sinkscope.subject.load import load
+from sinkscope.subject.at_hand import is_packed, plain_weight, refuse_edit, weights_of
+from sinkscope.subject.load import Subject, load
 from sinkscope.subject.tiny import HIDDEN, VOCAB, tiny_model
+from tests.rooms_fixture import constructed
 
 FAMILIES = ("llama", "gpt2", "mixtral", "gpt_oss", "gemma3_text")  # dense, fused, routed, scaled
 IDS = torch.randint(VOCAB, (3, 12), generator=torch.Generator().manual_seed(0))
@@ -82,6 +84,37 @@ def test_edits_of_weights_on_disk_are_refused(folder):
     engine = Engine(subject, token_prompts(IDS))
     with pytest.raises(Unsupported, match="lie on disk"):
         engine.run([RoundWeights(4)])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_where_maps_give_no_gradients_the_trace_says_what_it_lacks():
+    whole = constructed()
+    with_sink = torch.ao.quantization.quantize_dynamic(
+        whole.model, {torch.nn.Linear}, dtype=torch.qint8
+    )
+    subject = Subject.from_model(with_sink, whole.tokenizer)
+    (trace,) = sinkscope.trace(subject, kind="random", n=4, length=32).summary.trace.values()
+    assert trace.reading_heads
+    assert "no gradients" in trace.attribution["reason"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_packed_maps_do_is_read_from_them():
+    whole = tiny_model("llama")
+    linear = torch.nn.Linear
+    model = torch.ao.quantization.quantize_dynamic(whole, {linear}, dtype=torch.qint8)
+    subject, few = Subject.from_model(model), {"kind": "random", "n": 4, "length": 16}
+    both = (subject, Subject.from_model(whole))
+    scans = [sinkscope.scan(each, untrained=False, **few).summary.scan for each in both]
+    found, exact = (next(iter(scan.values())).late_share.value for scan in scans)
+    assert found == pytest.approx(exact, rel=0.1)
+    map_ = whole.model.layers[0].mlp.up_proj
+    packed = model.model.layers[0].mlp.up_proj
+    assert is_packed(packed)
+    assert not is_packed(map_)
+    torch.testing.assert_close(plain_weight(packed), map_.weight.detach(), rtol=0, atol=0.02)
+    with pytest.raises(Unsupported, match="packed"):
+        refuse_edit(model.model.layers[0], "block 0")
 
 
 def test_a_block_that_lacks_a_weight_is_refused_when_it_is_read(folder):

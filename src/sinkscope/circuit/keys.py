@@ -15,12 +15,14 @@ from typing import Any
 import torch
 
 from sinkscope.circuit.frozen import FrozenNorms
+from sinkscope.errors import Unsupported
 from sinkscope.observe.p0_stream import one_token_pass
 from sinkscope.observe.sites import Sites, write_hooks
 from sinkscope.observe.stream import first_hidden, hidden_of, put_hidden, with_hidden
 from sinkscope.observe.tap import own_eager
 from sinkscope.subject.load import Subject
 
+NO_GRADIENTS = "its linear maps give no gradients: they were quantised after training"
 Replace = Callable[[int, torch.Tensor], torch.Tensor]
 # (block, keys [n, G, D], the input of the block [n, 1, d])
 OnKeys = Callable[[int, torch.Tensor, torch.Tensor], None]
@@ -91,7 +93,12 @@ def sink_logits(
         for b, head in heads:
             if b == block:
                 value = logit(block, head, keys)
-                (gradient,) = torch.autograd.grad(value.sum(), leaf, retain_graph=True)
+                total = value.sum()
+                if not total.requires_grad:
+                    raise Unsupported(NO_GRADIENTS)
+                (gradient,) = torch.autograd.grad(total, leaf, retain_graph=True, allow_unused=True)
+                if gradient is None:
+                    raise Unsupported(NO_GRADIENTS)
                 values[b, head] = value.detach().float().cpu()
                 gradients[b, head] = gradient[:, 0].float().cpu()
 

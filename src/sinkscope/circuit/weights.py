@@ -24,7 +24,7 @@ from sinkscope.observe.projection import Projection
 from sinkscope.observe.sites import Sites
 from sinkscope.observe.stream import first_hidden
 from sinkscope.schema.trace import Quadratic, WeightView
-from sinkscope.subject.at_hand import weights_of
+from sinkscope.subject.at_hand import plain_weight, weights_of
 from sinkscope.subject.load import Subject
 
 MOST = 16  # neurons shown for each block
@@ -84,7 +84,7 @@ def input_maps(block: nn.Module, last: Projection) -> dict[str, tuple[str, torch
         path = f"{root}.{name}".strip(".")
         if path == last.module or not isinstance(weight, torch.Tensor) or weight.dim() != 2:
             continue
-        rows = weight.detach()
+        rows = plain_weight(child)
         found[path] = rows.T if type(child).__name__ == "Conv1D" else rows
     for path, rows in found.items():
         if rows.shape == (2 * neurons, width):

@@ -15,6 +15,7 @@ from torch import nn
 
 from sinkscope.observe.block_form import BlockForm
 from sinkscope.observe.stream import first_hidden, hidden_of
+from sinkscope.subject.at_hand import plain_weight
 
 CLOSE = 1e-5  # relative to the largest entry; half precision gets more
 IN_OUT = ("Conv1D",)  # transformers' linear layers that keep their weight as (in, out)
@@ -35,8 +36,8 @@ class Projection:
 
     def columns(self, block: nn.Module) -> torch.Tensor:
         """What one unit of each input writes: [inputs, d], or [experts, inputs, d]; detached."""
-        weight = self.weight(block).detach()
-        return weight if self.layout.endswith("in_out") else weight.transpose(-1, -2)
+        weight = plain_weight(self.owner(block), self.parameter).detach()
+        return weight if self.layout.endswith("in_out") else weight.mT
 
     def weight(self, block: nn.Module) -> nn.Parameter:
         """The parameter itself."""

@@ -1,16 +1,39 @@
-"""Weights that are not at hand: on disk until their block runs, or spread over processes."""
+"""Weights that are not at hand: on disk, spread over processes, or packed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import nn
 
 from sinkscope.errors import Unsupported
 from sinkscope.subject.spread import is_spread, whole
 
 BRING = "bring"  # attribute of a block that is read when it runs: reads its weights
+
+
+def is_packed(module: nn.Module) -> bool:
+    """Whether a linear map keeps its weight in a form that is not its numbers: 8 or 4 bits."""
+    weight = getattr(module, "weight", None)
+    if not hasattr(module, "in_features") or weight is None:
+        return False
+    return not isinstance(weight, torch.Tensor) or not weight.is_floating_point()
+
+
+def plain_weight(module: nn.Module, name: str = "weight") -> torch.Tensor:
+    """Weight of a linear map as it computes with it, detached: a packed one as [out, in].
+
+    What a packed map gives for the unit vectors, less what it gives for zero, is its weight.
+    """
+    if not is_packed(module):
+        return getattr(module, name).detach()
+    held = [*module.parameters(), *module.buffers()]
+    device = held[0].device if held else torch.device("cpu")
+    units = torch.eye(int(module.in_features), device=device)  # type: ignore[arg-type]
+    with torch.no_grad():
+        return (module(units) - module(units[:1] * 0)).T.float()
 
 
 @contextmanager
@@ -46,13 +69,16 @@ def _together(block: nn.Module) -> Iterator[None]:
 
 def lies_elsewhere(block: nn.Module) -> bool:
     """Whether a block's weights are not those that an edit of them would reach."""
-    return hasattr(block, BRING) or _on_disk(block) or is_spread(block)
+    packed = any(is_packed(module) for module in block.modules())
+    return packed or hasattr(block, BRING) or _on_disk(block) or is_spread(block)
 
 
 def refuse_edit(block: nn.Module, what: str) -> None:
     """Raise Unsupported where a change of a block's weights would be lost, or reach a part only."""
     if hasattr(block, BRING) or _on_disk(block):
         raise Unsupported(f"the weights of {what} lie on disk, and an edit of them would be lost.")
+    if any(is_packed(module) for module in block.modules()):
+        raise Unsupported(f"the weights of {what} are packed, and an edit would not be exact.")
     if is_spread(block):
         raise Unsupported(f"the weights of {what} are spread over processes, and are not edited.")
 

@@ -95,9 +95,22 @@ def _hash_files(place: Path) -> str:
 
 def _hash_tensors(model: Any) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        if tensor.device.type != "meta":
-            flat = tensor.detach().cpu().contiguous().flatten()
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
+        _add(digest, value)
     return digest.hexdigest()
+
+
+def _add(digest: Any, value: Any) -> None:
+    """Add a tensor, or the pieces and settings that a packed weight consists of."""
+    if isinstance(value, (tuple, list)):
+        for each in value:
+            _add(digest, each)
+    elif not isinstance(value, torch.Tensor):
+        digest.update(repr(value).encode())
+    elif value.is_quantized:
+        digest.update(repr(value.dequantize().double().sum().item()).encode())
+        _add(digest, value.int_repr())
+    elif value.device.type != "meta":
+        flat = value.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().tobytes())

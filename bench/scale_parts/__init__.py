@@ -1,0 +1,1 @@
+"""The parts of bench/scale.py, a module each."""
