@@ -431,7 +431,13 @@ ASKED = {"kind": "random", "n": 2, "length": 16, "first_blocks": 2, "untrained":
 def test_a_bad_checkpoint_is_a_row(tmp_path, which):
     place = run_of_three(tmp_path / "run")
     config = json.loads((place / which / "config.json").read_text())
-    for wrong in ({"hidden_size": "x"}, {"rope_parameters": 7}, {"num_hidden_layers": 10**6}):
+    too_large = {"hidden_size": 10**6, "intermediate_size": 10**6}
+    for wrong in (
+        {"hidden_size": "x"},
+        {"rope_parameters": 7},
+        {"num_hidden_layers": 10**6},
+        too_large,
+    ):
         (place / which / "config.json").write_text(json.dumps(config | wrong))
         found = timeline(place, cache=tmp_path / "cache", **ASKED)
         [row] = found.summary.timeline.runs.values()

@@ -35,6 +35,10 @@ class OutOfResources(SinkscopeError):
     exit_code = 4
 
 
+class TooLarge(OutOfResources):
+    """A model asks for more memory than there is, found before it is loaded (exit code 4)."""
+
+
 class Interrupted(SinkscopeError):
     """Stopped from the keyboard, with something worth saying about it (exit code 130)."""
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sinkscope.errors import InputError, OutOfResources
+from sinkscope.errors import InputError, TooLarge
 from sinkscope.subject.header import blocks_named, elements
 from sinkscope.subject.plan import laid_out, model_classes
 
@@ -34,7 +34,7 @@ def refuse_too_large(
     tensors  what the weight files declare; None where that is not known
     part     how many first blocks must be there; None: all
     dtype    None: only a part is loaded, or not into this memory
-    Raises OutOfResources and InputError.
+    Raises TooLarge and InputError.
     """
     inner = config.get("text_config")
     config = config | inner if isinstance(inner, dict) else config
@@ -48,7 +48,7 @@ def refuse_too_large(
     needed = (max(least, held) * BYTES[dtype] if dtype else 0) + blocks * BLOCK
     free = available()
     if free is not None and needed > free:
-        raise OutOfResources(
+        raise TooLarge(
             f"{where} needs at least {needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB "
             "are free; a smaller --dtype or --device-map auto may help, and --stream holds one "
             "block of a folder at a time."
@@ -83,7 +83,7 @@ def refuse_large_layout(
     asked = sum(each.numel() for each in held)
     free = available()
     if free is not None and asked * BYTES[dtype] > free:
-        raise OutOfResources(
+        raise TooLarge(
             f"{where} needs {asked * BYTES[dtype] / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} "
             "GB are free; a smaller --dtype or --device-map auto may help."
         )

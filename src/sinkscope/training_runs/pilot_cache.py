@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sinkscope.errors import InputError, OutOfResources, SinkscopeError
+from sinkscope.errors import InputError, OutOfResources, SinkscopeError, TooLarge
 from sinkscope.files import write_json
 from sinkscope.frame import Progress
 from sinkscope.settings import BUILTIN, TimelineSettings
@@ -52,7 +52,7 @@ def cached_pilot(
                     content = {"pilot": pilot.to_json(), "model": _model(subject, run)}
                 write_json(path, content)
         except OutOfResources as error:
-            if key:  # it is this machine's, not this checkpoint's
+            if key and not isinstance(error, TooLarge):  # this machine's, not this checkpoint's
                 raise
             first = first or error
             continue

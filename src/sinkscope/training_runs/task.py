@@ -12,7 +12,13 @@ from typing import Any
 
 import torch
 
-from sinkscope.errors import OutOfResources, SinkscopeError, is_out_of_memory, is_panic
+from sinkscope.errors import (
+    OutOfResources,
+    SinkscopeError,
+    TooLarge,
+    is_out_of_memory,
+    is_panic,
+)
 from sinkscope.subject.adapters import find_adapter
 from sinkscope.subject.folder import check_folder, check_weights
 from sinkscope.subject.load import Subject, load
@@ -117,9 +123,9 @@ def measure(task: Task) -> tuple[int, bytes | None, str]:
         with opened(task.checkpoint, blocks, task.dtype, task.device, task.budget) as found:
             subject, remark = found
             return task.index, encode(light(subject, pilot.view)), remark
-    except OutOfResources:
-        raise
     except SinkscopeError as error:
+        if isinstance(error, OutOfResources) and not isinstance(error, TooLarge):
+            raise
         return task.index, None, str(error)
     except BaseException as error:  # a broken checkpoint is a row, whatever breaks
         if not isinstance(error, Exception) and not is_panic(error):
