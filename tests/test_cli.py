@@ -129,7 +129,7 @@ def test_expect(folder, text_file, capsys):
 
 BAD = {
     "missing folder": (lambda f: f.parent / "nowhere", 2, "No such folder"),
-    "no config": (lambda f: (f / "config.json").unlink() or f, 2, "no config.json"),
+    "no config": (lambda f: (f / "config.json").unlink() or f, 2, "holds a tokenizer and no model"),
     "truncated": (lambda f: truncate(f), 2, "corrupt|cannot be loaded"),
     "pickle only": (lambda f: pickle_only(f), 2, "pickle"),
     "NaN": (lambda f: with_nan(f), 2, "NaN"),

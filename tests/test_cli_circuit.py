@@ -83,7 +83,17 @@ def test_trace_alone(model, tmp_path, capsys):
 
 
 def test_verify_of_a_model_without_a_sink_is_none(folder, capsys):
-    arguments = ["verify", folder, "--prompts", "random", "--n", "3", "--length", "32", "--offline"]
+    arguments = [
+        "verify",
+        folder,
+        "--prompts",
+        "random",
+        "--n",
+        "11",
+        "--length",
+        "32",
+        "--offline",
+    ]
     code, out, _ = run(capsys, *arguments, "--json")
     assert code == 0
     assert json.loads(out)["verify"]["without"]["verdict"] == "none"

@@ -134,7 +134,8 @@ FRAGMENTS = {  # page -> what a reader fills in, and what is made smaller here
         "max_steps=2000, per_device_train_batch_size=8": "max_steps=1, use_cpu=True",
     },
 }
-ELSEWHERE = ["circuit.md", "edits.md", "mixing.md"]  # tests/test_docs.py, with what they must say
+# tests/test_docs.py, with what they must say; tests/test_spread.py, which takes two processes
+ELSEWHERE = ["circuit.md", "edits.md", "mixing.md", "scale.md"]
 SWEEP = "models: [{constructed: p0-two-block, seed: 7}]\ndo: scan\nsettings: {n: 2, length: 32}\n"
 
 

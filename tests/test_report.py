@@ -453,7 +453,8 @@ def test_comparison_shows_both_runs_and_their_difference(result):
     assert '<section id="compare">' in page
     assert "difference" in page_data(page)["figures"]
     found = compared_tables(result, other)
-    assert len(found) == 2
+    assert len(found) == 3
+    assert found[2].title == "Differences beyond noise"
     row = next(row for row in found[0].rows if row[0] == "Late share of P0")
     ours = result.summary.scan["with"].late_share.value
     theirs = other.summary.scan["with"].late_share.value

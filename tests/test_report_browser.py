@@ -387,8 +387,7 @@ def test_a_page_opens_folded_and_short(browser, circuit):
     assert page.locator("#necessity [data-chart]").first.is_hidden()
     summary.focus()
     page.keyboard.press("Enter")
-    page.wait_for_function(DRAWN)
-    assert page.locator("#necessity [data-chart] svg").first.is_visible()
+    page.locator("#necessity [data-chart] svg").first.wait_for()
     page.keyboard.press("Enter")
     assert page.locator("#necessity [data-chart]").first.is_hidden()
     assert opened.said == []

@@ -18,6 +18,7 @@ from sinkscope.report.circuit import charts as circuit_charts
 from sinkscope.report.circuit import drawing as circuit_drawing
 from sinkscope.report.circuit import picture as circuit_picture
 from sinkscope.report.circuit import tables as circuit_tables
+from sinkscope.report.circuit.layout import Layout, Sheet
 from sinkscope.report.compare import comparison
 from sinkscope.report.export import export_figures
 from sinkscope.report.page import render_page
@@ -159,7 +160,7 @@ def test_edges_are_as_wide_as_their_share(result):
     widths = [
         float(path.get("stroke-width"))
         for path in elements(drawn(result), "path")
-        if (path.get("d") or "").startswith(f"M{circuit_drawing.UNIT} ")
+        if (path.get("d") or "").startswith(f"M{Layout().unit} ")
     ]
     expected = [circuit_drawing.width_of(share) for share in sorted(SHARES, reverse=True)]
     for width in expected:
@@ -467,9 +468,9 @@ def test_the_drawing_has_every_phase(two_phases):
 
 
 def test_the_bus_is_as_wide_as_what_a_phase_has_written_so_far():
-    band = circuit_drawing._bus([(9.0, 0.0), (8.0, 2.0), (7.0, 0.5)])
+    band = circuit_drawing._bus(Sheet(Layout()), [(9.0, 0.0), (8.0, 2.0), (7.0, 0.5)])
     right = [float(x) for x in re.findall(r"[ML]([\d.]+) ", band)][:3]
-    widths = [2 * (x - circuit_drawing.BUS) for x in right]
+    widths = [2 * (x - Layout().bus) for x in right]
     wide = circuit_drawing.width_of
     assert widths == pytest.approx([2.0, wide(1.0), wide(0.25)], abs=0.2)
 
@@ -478,7 +479,7 @@ def test_the_stream_begins_anew_with_a_phase(two_phases):
     svg = circuit_drawing.draw(picture(two_phases), "Circuit")
     (band,) = re.findall(r'<path d="([^"]*)Z" fill="var\(--accent\)" data-tip="Position', svg)
     places = [float(x) for x in re.findall(r"[ML]([\d.]+) ", band)]
-    widths = [2 * (x - circuit_drawing.BUS) for x in places[: len(places) // 2]]
+    widths = [2 * (x - Layout().bus) for x in places[: len(places) // 2]]
     left = circuit_drawing.width_of(0.1)  # 0.9 written, 0.6 and 0.2 taken back
     at = max(i for i, wide in enumerate(widths) if wide == pytest.approx(left, abs=0.2))
     assert widths[at + 1] == pytest.approx(2.0, abs=0.2)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from sinkscope.circuit.concentration import concentration
 from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.known.measure import look, plain_rows
 from sinkscope.subject.load import Subject, load
@@ -74,9 +75,9 @@ def test_names_what_was_built(known):
 
 
 def test_what_is_written_against_the_direction_counts_as_nothing():
-    found = signals.concentration(np.array([1.0, -3.0, 2.0, 1.0, 4.0]))
+    found = concentration(np.array([1.0, -3.0, 2.0, 1.0, 4.0]))
     np.testing.assert_allclose(found, [1 / 8, 1 / 8, 3 / 8, 4 / 8])
-    assert np.isnan(signals.concentration(np.array([-1.0, 0.0]))).all()
+    assert np.isnan(concentration(np.array([-1.0, 0.0]))).all()
 
 
 def test_the_emergence_block_is_where_p0_leaves_the_others(known):

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from sinkscope.circuit.concentration import concentration
 from sinkscope.known.planted_series import DEPTH, LATE, Grown, State, draw_script, grown
 from sinkscope.known.simulated_curves import step_at
 from sinkscope.subject.prompts import Prompts
 from sinkscope.training_runs.checkpoint_metrics import light
 from sinkscope.training_runs.settling import QUIET
-from sinkscope.training_runs.signals import concentration, sink_share
+from sinkscope.training_runs.signals import sink_share
 from sinkscope.training_runs.view import View
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import shlex
 import sys
@@ -50,12 +51,16 @@ def new_summary(
     )
 
 
-def made(started: float, arguments: Sequence[str]) -> Made:
+def made(started: float, arguments: Sequence[str]) -> Made | None:
     """What repeats a command, and what it took.
 
     started    seconds since the epoch
     arguments  of the command line, without the program
+
+    None where SOURCE_DATE_EPOCH is set: two runs of a command then write the same bytes.
     """
+    if os.environ.get("SOURCE_DATE_EPOCH"):
+        return None
     date = datetime.datetime.fromtimestamp(started, datetime.timezone.utc)
     gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     return Made(

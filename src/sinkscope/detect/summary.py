@@ -105,9 +105,9 @@ def _reader_counts(scan: Scan) -> dict[str, int]:
 
 
 def _sink_heads(blocks: np.ndarray, late: np.ndarray, sinking: np.ndarray) -> list[list[Any]]:
-    """[block, head, late share] of the sinking heads, largest first, at most 200."""
+    """[block, head, late share] of the sinking heads, largest first."""
     layers, heads = np.nonzero(sinking)
-    order = np.argsort(-late[layers, heads], kind="stable")[:200]
+    order = np.argsort(-late[layers, heads], kind="stable")
     return [
         [int(blocks[layers[i]]), int(heads[i]), round(float(late[layers[i], heads[i]]), 6)]
         for i in order

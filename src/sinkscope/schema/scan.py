@@ -107,7 +107,7 @@ class ScanSummary(Open):
     uniform_late_share: float | None  # the same under uniform attention [share, detect/attention]
     reader: dict[str, int] = {}  # attention reader -> blocks it read
     position_zero: list[str]  # what stands at P0, with counts
-    # [block, head, late share] of each sinking head, largest first, at most 200
+    # [block, head, late share] of each sinking head, largest first
     sink_heads: list[list[int | float]] = []
     sink_head_count: int | None = None  # number of sinking heads [detect/decision]
     null: ScanNull = {}  # what the sink is held against
