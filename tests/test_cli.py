@@ -196,6 +196,11 @@ def test_tokenizer_of_another_model(folder, text_file, capsys):
     code, _, err = run(capsys, "scan", folder, "--text", text_file, "--length", "24")
     assert code == 2
     assert "do not belong together" in err
+    saved = json.loads((folder / "tokenizer.json").read_text())
+    saved["model"]["vocab"]["w100"] = 2**31
+    (folder / "tokenizer.json").write_text(json.dumps(saved))
+    code, _, err = run(capsys, "scan", folder, "--text", text_file, "--length", "24")
+    assert (code, f"token id {2**31} lies outside" in err) == (2, True)
 
 
 def test_out_is_a_file(folder, tmp_path, capsys):

@@ -65,7 +65,7 @@ def _encoded(tokenizer: Any, document: str) -> array[int]:
 
     Only a document longer than PIECE is cut, at the end of a line where there is one.
     """
-    ids = array("i")
+    ids = array("q")  # a tokenizer may know ids that no model has
     start = 0
     while start < len(document):
         stop = start + PIECE
