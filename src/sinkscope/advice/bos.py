@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sinkscope.advice.bench import Bench, units_of
+from sinkscope.advice.bench import Bench
 from sinkscope.advice.lines import lines
 from sinkscope.circuit.reading import sinks_on
 from sinkscope.errors import InputError
@@ -49,7 +49,7 @@ def advise_bos(bench: Bench) -> Advice:
         "without": text_loss(subject, without_first(with_it), CONTEXT),
         "twice": text_loss(subject, with_first(with_it, token), CONTEXT + 2),
     }
-    units = units_of(with_it)
+    units = with_it.units
     change = bootstrap(losses["without"] - losses["with"], units=units)
     double = bootstrap(losses["twice"] - losses["with"], units=units)
     answer = ANSWERS[judged(change, bench.within)]

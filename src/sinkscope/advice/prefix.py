@@ -6,17 +6,16 @@ once, in full precision: are the tokens of the text then without outliers, so th
 
 from __future__ import annotations
 
-import numpy as np
+import torch
 
-from sinkscope.advice.bench import Bench
+from sinkscope.advice.bench import Bench, cost_between, logits_of
 from sinkscope.errors import InputError
-from sinkscope.intervene.cost import divergences, losses
 from sinkscope.intervene.edits import Edit, RoundInputs
-from sinkscope.mixing.conditions import INTACT, Condition, run
-from sinkscope.mixing.dose import LOGITS, Cost
+from sinkscope.mixing.conditions import Condition
+from sinkscope.mixing.dose import Cost
 from sinkscope.mixing.dropped import with_first
 from sinkscope.subject.opening import bos_id
-from sinkscope.subject.prompts import vocabulary
+from sinkscope.subject.prompts import Prompts, vocabulary
 
 PREFIX = (
     "a token put first and kept exact, int8 activations, a scale a tensor",
@@ -52,17 +51,9 @@ def _cost(bench: Bench, token: int, edits: tuple[Edit, ...]) -> Cost:
     prompts = bench.prompts
     if most is not None and prompts.length + 1 > most:
         prompts = prompts.first_tokens(most - 1)
-    size = max(1, LOGITS // vocabulary(bench.subject) // (prompts.length + 1))
-    found = []
-    for rows in prompts.batches(size):
-        intact = run(bench.subject, rows, logits=True).logits
-        longer = with_first(rows, token)
-        changed = run(bench.subject, longer, Condition("prefixed", edits), logits=True).logits
-        assert intact is not None
-        assert changed is not None
-        changed = changed[:, 1:]  # the predictions of the text's own tokens
-        rise = losses(changed, rows) - losses(intact, rows)
-        found.append((rise.numpy(), divergences(intact, changed, rows).numpy()))
-    ce, kl = (np.concatenate(column) for column in zip(*found))
-    none = np.full(len(ce), np.nan)
-    return Cost(INTACT, ce, kl, none, none)
+
+    def both(rows: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
+        longer = logits_of(bench.subject, with_first(rows, token), Condition("prefixed", edits))
+        return logits_of(bench.subject, rows), longer[:, 1:]  # of the text's own tokens
+
+    return cost_between(prompts, vocabulary(bench.subject), both)

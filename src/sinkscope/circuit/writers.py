@@ -234,12 +234,16 @@ def name_writers(
 
 
 def with_named(part: PhaseParts, named: Named) -> PhaseParts:
-    """The most read phase with the named writers and their shares; its takers stay."""
+    """The most read phase with the named writers and their shares.
+
+    Its takers stay, with their shares along u: what is taken back need not be read.
+    """
     if not part.most_read:
         return part
     total = raised(named.writes) or 1.0
-    share = part.writes.share | {n: value / total for n, value in named.writes.total.items()}
-    writers = [name for name in named.writes.total if share[name] >= WRITER]
+    read = {n: w / total for n, w in named.writes.total.items() if n not in part.writes.takers}
+    share = part.writes.share | read
+    writers = [name for name in read if share[name] >= WRITER]
     return replace(
         part,
         writes=replace(
