@@ -16,7 +16,7 @@ import sinkscope
 from sinkscope.errors import InputError
 from sinkscope.subject.memory import refuse_too_large
 from sinkscope.subject.tiny import tiny_model
-from sinkscope.training_runs.assembled import assembled, needs_assembly
+from sinkscope.training_runs.assembled import _read_index, assembled, needs_assembly
 
 FEW = {"n": 2, "length": 16, "untrained": False, "kind": "random"}
 SHARDS = "pytorch_model_fsdp_0"
@@ -86,6 +86,15 @@ def test_an_index_runs_no_code(run, tmp_path, monkeypatch, content):
     result = sinkscope.timeline(run, cache=tmp_path / "cache", **FEW)
     assert "checkpoint-10" in result.summary.timeline.runs["run"].broken
     assert not Path("harm").exists()
+
+
+def test_no_name_leads_out_of_the_classes_of_an_index(tmp_path):
+    """A dotted name is looked up in what a module has imported."""
+    module, name = b"torch.distributed.checkpoint.filesystem", b"os.path.Prefix"
+    code = b"".join(b"\x8c" + bytes([len(each)]) + each for each in (module, name))
+    (tmp_path / ".metadata").write_bytes(b"\x80\x04" + code + b"\x93.")
+    with pytest.raises(InputError, match="no part of an index"):
+        _read_index(tmp_path)
 
 
 def refused(folder, match):

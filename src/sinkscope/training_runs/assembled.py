@@ -34,16 +34,15 @@ _OF_DCP = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoin
 _PLAIN = {"collections": ("OrderedDict", "defaultdict"), "pathlib": ("Path", "PosixPath"),
           "pathlib._local": ("Path", "PosixPath"), "torch": ("Size", "device"),
           "torch.serialization": ("_get_layout",)}  # fmt: skip
+_ENDINGS = ("Metadata", "Meta", "Index", "Properties", "Info", "Prefix", "_ENCODING")
 
 
 class _Index(pickle.Unpickler):
     """An unpickler that knows the classes of an index and nothing that could act."""
 
     def find_class(self, module: str, name: str) -> Any:
-        allowed = name in _PLAIN.get(module, ()) or (
-            module in _OF_DCP and name.endswith(("Metadata", "Meta", "Index", "Properties", "Info",
-                                                 "Prefix", "_ENCODING"))
-        )  # fmt: skip
+        of_index = module in _OF_DCP and name.endswith(_ENDINGS) and "." not in name  # not further
+        allowed = of_index or name in _PLAIN.get(module, ())
         dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if not (allowed or dtype):
             raise InputError(f"{METADATA} names {module}.{name}, which is no part of an index.")
