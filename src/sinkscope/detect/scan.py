@@ -23,6 +23,7 @@ from sinkscope.frame import Progress, chosen_prompts, result_of, silent
 from sinkscope.observe.attention import check_reader, observe, run_model
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.p0_stream import first_tokens, p0_states
+from sinkscope.observe.prefill import prefill_of
 from sinkscope.observe.reads import AttentionRead, Want
 from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.residual import prove_residual, residual_hooks
@@ -76,19 +77,26 @@ def _scan_one(
     pilot = prompts.take(slice(0, PILOT))
     progress(label, 0, 3 * len(prompts))
     proof = prove_residual(subject, _short(pilot))
-    residual, cosine, no_residual = _residual(subject, prompts, settings, other_mean, progress)
+    prefill = prefill_of(subject, prompts, settings.reader)
+    residual, cosine, no_residual = _residual(
+        subject, prompts, settings, other_mean, prefill.size, progress
+    )
     attention = AttentionStats(vocabulary(subject), prompts)
     heads = HeadStats()
     want = Want(entropy=True, inspect=(heads.inspect,))
     done = len(prompts)  # the plain pass before, for the direction, is a third
     for batch in prompts.batches():
         progress(label, done, 3 * len(prompts))
-        reads, layout = _one_pass(subject, batch, want, settings.reader, residual, heads)
+        reads, layout = _one_pass(
+            subject, batch, want, settings.reader, residual, heads, prefill.size
+        )
         attention.add(reads, layout, batch.input_ids)
         done += 2 * len(batch)
     progress(label, 3 * len(prompts), 3 * len(prompts))
     progress(f"nulls ({prompts.bos} BOS)", 0, 1)
-    null = untrained(subject, pilot, settings.reader) if settings.untrained else NOT_ASKED
+    null = NOT_ASKED
+    if settings.untrained:
+        null = untrained(subject, pilot, settings.reader, prefill.size)
     maps, map_tokens = _maps(subject, prompts, settings.reader)
     progress(f"nulls ({prompts.bos} BOS)", 1, 1)
     return Scan(
@@ -102,6 +110,7 @@ def _scan_one(
         heads=heads,
         p0_cosine=cosine,
         proof=proof,
+        prefill=prefill,
         null=null,
         qk=qk_split(subject, pilot),
         maps=maps,
@@ -114,6 +123,7 @@ def _residual(
     prompts: Prompts,
     settings: ScanSettings,
     other_mean: torch.Tensor | None,
+    size: int | None,
     progress: Progress,
 ) -> tuple[ResidualStats | None, np.ndarray | None, str]:
     """Statistics of the residual stream, P0's cosine by read point; or why there are none."""
@@ -123,24 +133,49 @@ def _residual(
     if states.shape[1] != len(subject.anatomy.blocks) + 1:
         return None, None, "not every block runs on text alone"
     if other_mean is None:
-        other_mean = _others_mean(subject, prompts, progress)
+        other_mean = _others_mean(subject, prompts, settings.reader, size, progress)
     direction = sink_direction(states, other_mean)
     size = subject.anatomy.hidden_size
     return ResidualStats(states.shape[1], size, direction), mean_cosine(states).numpy(), ""
 
 
-def _others_mean(subject: Subject, prompts: Prompts, progress: Progress) -> torch.Tensor:
-    """Mean unit vector of the other positions of all prompts: [point, d]. A plain pass."""
+def _others_mean(
+    subject: Subject, prompts: Prompts, reader: str, size: int | None, progress: Progress
+) -> torch.Tensor:
+    """Mean unit vector of the other positions of all prompts: [point, d]. A plain pass.
+
+    Pieces of a text go through the reader, whose attention over a cache needs no mask.
+    """
     others, done = OthersMean(), 0
     pieces = max(1, len(prompts) // 8)  # small ones, so that the time it all takes is known soon
     with torch.no_grad(), evaluation(subject.model):
         for batch in (piece for part in prompts.batches() for piece in part.batches(pieces)):
             progress(f"scan ({prompts.bos} BOS)", done, 3 * len(prompts))
             done += len(batch)
-            add = partial(others.add, layout=layout_of(batch, subject.device))
-            with hooks(residual_hooks(subject, add)()):
-                run_model(subject, batch, logits=False)
+            layout = layout_of(batch, subject.device)
+            if size is None:
+                add = partial(others.add, layout=layout)
+                with hooks(residual_hooks(subject, add)()):
+                    run_model(subject, batch, logits=False)
+            else:
+                _add_pieces(subject, batch, reader, size, others, layout)
     return others.mean
+
+
+def _add_pieces(
+    subject: Subject, batch: Prompts, reader: str, size: int, others: OthersMean, layout: Layout
+) -> None:
+    """Add the streams of a batch to the mean, `size` tokens at a time."""
+    now = [layout]
+
+    def piece(start: int, stop: int) -> None:
+        now[0] = layout.part(start, stop)
+
+    def add(point: int, hidden: torch.Tensor) -> None:
+        others.add(point, hidden, now[0])
+
+    taps = residual_hooks(subject, add)
+    observe(subject, batch, Want(received=False), reader, taps, size=size, piece=piece)
 
 
 def _one_pass(
@@ -150,6 +185,7 @@ def _one_pass(
     reader: str,
     residual: ResidualStats | None,
     heads: HeadStats,
+    size: int | None,
 ) -> tuple[list[AttentionRead], Layout]:
     """One forward pass in which attention, values and residual stream are all read."""
     layout = layout_of(batch, subject.device)
@@ -158,7 +194,13 @@ def _one_pass(
         residual.begin(layout)
         taps = residual_hooks(subject, residual.consume)
     heads.begin(layout)
-    reads, layout, _ = observe(subject, batch, want, reader, taps)
+
+    def piece(start: int, stop: int) -> None:
+        heads.piece(start, stop)
+        if residual is not None:
+            residual.piece(start, stop)
+
+    reads, layout, _ = observe(subject, batch, want, reader, taps, size=size, piece=piece)
     heads.finish()
     return reads, layout
 

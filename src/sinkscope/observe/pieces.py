@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sinkscope.observe.layout import Visibility
+from sinkscope.observe.layout import Layout, Visibility
 from sinkscope.observe.reads import AttentionRead
 
 ROWS_OF_KEYS = ("received", "late")  # what is summed over queries; the rest has a row a query
@@ -59,6 +59,45 @@ def as_before(inputs: dict[str, Any]) -> dict[str, Any]:
     held = copy.copy(cache)  # its tensors are replaced as it grows, never written to
     held.layers = [copy.copy(layer) for layer in cache.layers]
     return {**inputs, "past_key_values": held}
+
+
+class Piece:
+    """The tokens that run now: what their calls are, and which of the keys they see.
+
+    layout  of the whole text
+    span    the tokens start..stop; None where all go through at once
+    """
+
+    def __init__(self, layout: Layout, span: tuple[int, int] | None = None) -> None:
+        self.layout, self.span = layout, span
+        self._parts: dict[tuple[torch.device, int], Layout] = {}
+        self._plain: dict[int, tuple[torch.Tensor, bool]] = {}
+
+    def is_foreign(self, query: torch.Tensor, key: torch.Tensor) -> bool:
+        """Whether a call, query [B, H, T, D] and key [B, G, K, D], is not over these tokens."""
+        asked, given = query.shape[2], key.shape[2]
+        if self.span is None:
+            return asked != given
+        start, stop = self.span
+        return asked != stop - start or not asked <= given <= stop
+
+    def layout_for(self, query: torch.Tensor, key: torch.Tensor) -> Layout:
+        """The layout of these tokens and of the keys that a call has at hand; shapes as above."""
+        at = query.device, key.shape[2]
+        if at not in self._parts:
+            layout = self.layout.on(query.device)
+            self._parts[at] = layout.part(*self.span, key.shape[2]) if self.span else layout
+        return self._parts[at]
+
+    def sees_all(self, mask: torch.Tensor) -> bool:
+        """Whether a boolean mask [B or 1, 1, T, K] is plain causality; found once for each mask."""
+        if id(mask) not in self._plain:
+            queries, keys = mask.shape[-2:]
+            causal = torch.ones(queries, queries, dtype=torch.bool, device=mask.device).tril()
+            plain = bool((mask[..., keys - queries :] == causal).all())
+            plain = plain and bool(mask[..., : keys - queries].all())
+            self._plain[id(mask)] = (mask, plain)  # holding the mask keeps its id from being reused
+        return self._plain[id(mask)][1]
 
 
 class Assembly:

@@ -16,6 +16,7 @@ from torch import nn
 from sinkscope.errors import Unsupported
 from sinkscope.observe.columns import Scores, chunked_attention
 from sinkscope.observe.layout import Layout
+from sinkscope.observe.pieces import Piece
 from sinkscope.observe.reads import AttentionCall, AttentionRead, Want, read_lean, read_map
 from sinkscope.observe.softmax import attend, is_fused
 
@@ -35,54 +36,24 @@ UNDERSTOOD = frozenset(
 
 @dataclass
 class Tap:
-    """State of one pass: which block is running, and the reads so far.
-
-    span  the tokens start..stop that run, where a text goes through in pieces; None: all at once
-    """
+    """State of one pass, or of a piece of it: which block is running, and the reads so far."""
 
     layout: Layout
     want: Want
     reader: str
-    span: tuple[int, int] | None = None
     block: int = OUTSIDE
     reads: list[AttentionRead] = field(default_factory=list)
     not_causal: set[int] = field(default_factory=set)  # blocks in which a call was not
     additive: dict[int, tuple[Any, torch.Tensor]] = field(default_factory=dict)
-    _parts: dict[tuple[torch.device, int], Layout] = field(default_factory=dict)
-    _plain: dict[int, tuple[Any, bool]] = field(default_factory=dict)
+    piece: Piece = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.piece = Piece(self.layout)
 
     def begin(self, start: int, stop: int) -> None:
         """Say that the tokens start..stop run next, on the keys of all before them."""
-        self.span, self.block, self.reads = (start, stop), OUTSIDE, []
-        for held in (self.additive, self._parts, self._plain):
-            held.clear()  # type: ignore[attr-defined]
-
-    def layout_for(self, query: torch.Tensor, key: torch.Tensor) -> Layout:
-        """The layout of the tokens of a call: query [B, H, T, D], key [B, G, K, D]."""
-        at = query.device, key.shape[2]
-        if at not in self._parts:
-            layout = self.layout.on(query.device)
-            self._parts[at] = layout.part(*self.span, key.shape[2]) if self.span else layout
-        return self._parts[at]
-
-    def _sees_all(self, mask: torch.Tensor) -> bool:
-        """Whether a boolean mask [B or 1, 1, T, K] is plain causality; asked once for each mask."""
-        if id(mask) not in self._plain:
-            own = mask[..., mask.shape[-1] - mask.shape[-2] :]
-            causal = torch.ones(own.shape[-2:], dtype=torch.bool, device=mask.device).tril()
-            earlier = mask[..., : mask.shape[-1] - mask.shape[-2]]
-            plain = bool((own == causal).all()) and bool(earlier.all())
-            self._plain[id(mask)] = (mask, plain)  # holding the mask keeps its id from being reused
-        return self._plain[id(mask)][1]
-
-    def _foreign(self, query: torch.Tensor, key: torch.Tensor) -> bool:
-        """Whether a call is none of a decoder block over the tokens that run."""
-        if self.block == OUTSIDE:
-            return True
-        if self.span is None:
-            return query.shape[2] != key.shape[2]
-        start, stop = self.span
-        return query.shape[2] != stop - start or not query.shape[2] <= key.shape[2] <= stop
+        self.piece, self.block, self.reads = Piece(self.layout, (start, stop)), OUTSIDE, []
+        self.additive.clear()
 
     def keep(self, read: AttentionRead, call: AttentionCall | None) -> None:
         """Store a read; show the call to whoever wants to inspect it while it is at hand."""
@@ -95,7 +66,7 @@ class Tap:
         """The registered function. The fifth name is fixed: some families pass it by keyword."""
         if attention_mask is not None and attention_mask.shape[-1] > key.shape[2]:
             attention_mask = attention_mask[..., : key.shape[2]]  # as eager attention itself does
-        outside = self._foreign(query, key)
+        outside = self.block == OUTSIDE or self.piece.is_foreign(query, key)
         causal = is_causal(module, kwargs)
         if outside or not causal:
             if not outside:
@@ -118,7 +89,7 @@ class Tap:
         boolean = boolean_mask(mask)
         if boolean is not None and boolean.shape[1] != 1:
             boolean = boolean.any(1, keepdim=True)
-        layout = self.layout_for(query, key)
+        layout = self.piece.layout_for(query, key)
         visible = layout.visibility(boolean)
         if is_sigmoid(kwargs):
             read = read_map(
@@ -141,7 +112,7 @@ class Tap:
     def _lean(self, module, query, key, value, mask, kwargs):
         causal = mask is None
         mask = boolean_mask(mask)
-        if mask is not None and self.span and self._sees_all(mask):
+        if mask is not None and self.piece.span and self.piece.sees_all(mask):
             causal, mask = True, None  # where keys are cached a mask comes with plain causality too
         scores = Scores(query, key, mask, causal, scale_of(kwargs, query), kwargs.get("softcap"))
         out, lse = attend(scores, value)
@@ -149,7 +120,7 @@ class Tap:
         total, learned = fold_learned(lse, kwargs.get("s_aux"))
         if learned is not None:
             out = out * (lse - total).exp().unsqueeze(-1).to(out.dtype)
-        layout = self.layout_for(query, key)
+        layout = self.piece.layout_for(query, key)
         visible = layout.visibility(mask)
         read = read_lean(scores, lse, total, layout, visible, self.want, self.block, reader)
         read.learned = learned
