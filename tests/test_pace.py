@@ -148,7 +148,7 @@ def test_the_bar_knows_what_a_command_was_asked_for():
 
 
 def test_span():
-    assert [span(x) for x in (3.4, 200, 7500)] == ["3 s", "3 min 20 s", "2 h 5 min"]
+    assert [span(x) for x in (3.4, 60, 200, 7500)] == ["3 s", "1 min", "3 min 20 s", "2 h 5 min"]
 
 
 def test_lines_are_written_where_there_is_no_terminal(capsys):

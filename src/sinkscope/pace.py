@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 WORK = {"scan": 1.8, "nulls": 0.6, "trace": 1.2, "circuit": 1.4, "vocabulary": 0.5, "verify": 34.0}
-WRITING = ("report", 1.0)  # the last stage where a folder is written
+WRITING = ("report", 2.0)  # the last stage where a folder is written
 ADVICE, ADVISED = 90.0, 8  # passes of the advice of a run, and the prompts that it takes
 STAGES = {  # of each command, in the order in which they come
     "scan": ("scan", "nulls"),
@@ -138,8 +138,8 @@ def span(seconds: float) -> str:
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+        return f"{whole // 60} min {whole % 60} s".removesuffix(" 0 s")
+    return f"{whole // 3600} h {whole % 3600 // 60} min".removesuffix(" 0 min")
 
 
 @dataclass
