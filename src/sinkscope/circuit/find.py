@@ -26,6 +26,7 @@ circuit of Peng et al., arXiv 2603.06591; the norm ratio and the direction follo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,7 +44,7 @@ from sinkscope.circuit.induction import read_gradients
 from sinkscope.circuit.keys import SinkLogits
 from sinkscope.circuit.model import Circuit
 from sinkscope.circuit.null import untrained_ratio
-from sinkscope.circuit.observed import Observed, observed_on
+from sinkscope.circuit.observed import Observed
 from sinkscope.circuit.phase_parts import all_parts, most_read, sink_heads
 from sinkscope.circuit.phase_reads import (
     block_that_is_read,
@@ -61,7 +62,9 @@ from sinkscope.circuit.writes import Writes, written_along
 from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.frame import Progress, silent
 from sinkscope.observe.p0_stream import first_tokens, prompt_tokens
+from sinkscope.observe.sites import find_sites
 from sinkscope.observe.stream import sink_direction
+from sinkscope.observe.together import Later, together
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
@@ -130,10 +133,30 @@ def find(
 
     observed  the pass of step 2 over the same prompts, where it was made already
     """
+    with together(subject) as start:  # what does not need each other's results
+        return _find(start, subject, prompts, reader, seed, untrained, scan, progress, observed)
+
+
+def _find(
+    start: Callable[..., Later],
+    subject: Subject,
+    prompts: Prompts,
+    reader: str,
+    seed: int,
+    untrained: bool,
+    scan: Result | None,
+    progress: Progress,
+    observed: Observed | None,
+) -> FoundCircuit:
     same = scan is not None and scan.summary.prompts.sha256.get(prompts.bos) == prompts.sha256
+    sites = find_sites(subject, prompts) if observed is None else observed.sites  # 1
+    own, drawn = prompt_tokens(prompts), first_tokens(subject, prompts, seed)
+    p0_of_drawn = start(p0_points, subject, sites, drawn)  # 4
+    p0_of_own = start(p0_points, subject, sites, own)
+    recognising = start(recognition, subject, sites, prompts, seed)  # 7
+    usual = start(usual_inputs, subject, sites, prompts)
     if observed is None:
-        observed = observed_on(subject, prompts, reader, seed, not same, progress)  # 1, 2
-    sites = observed.sites
+        observed = Observed(subject, sites, prompts, seed, not same).run(reader, progress)  # 2
     blocks = len(sites.blocks)
     if same:  # 3
         assert scan is not None
@@ -145,22 +168,25 @@ def find(
     part = reading.part if len(reading.prompts) == len(prompts) else None  # packed: not by row
     if part is not None:
         observed = observed.of(part)
-    own, drawn = prompt_tokens(observed.prompts), first_tokens(subject, prompts, seed)
-    tokens = drawn if part is None else own
-    p0 = p0_points(subject, sites, tokens)  # 4
-    here = p0_points(subject, sites, own)
+        own = prompt_tokens(observed.prompts)
+    here = p0_of_own() if part is None else p0_points(subject, sites, own)
+    p0 = p0_of_drawn() if part is None else here
     sample = observed.sample[:, at]
     log_ratio = observed.log_ratio[:, at].mean(0)
     progress("circuit", 0, 3)
     null = _null(subject, prompts, log_ratio, untrained)
     progress("circuit", 1, 3)
-    logits = read_gradients(subject, sites, observed, reading.heads)
     phases = find_phases(log_ratio, p0[:, at], sample, None if isinstance(null, Missing) else null)
+    by_norm = {phase.block for phase in phases if phase.by == "norm"}
+    reading_heads = start(
+        HeadReads, subject, sites, observed, heads_to_ask(reading), here, sorted(by_norm)
+    )
+    logits = read_gradients(subject, sites, observed, reading.heads)
     if isinstance(logits, Missing):  # 5
         reads = None
         phases = [one for one in phases if one.by == "norm" or sink_heads(one, reading)]
     else:
-        reads = HeadReads(subject, sites, observed, heads_to_ask(reading))
+        reads = reading_heads()
         phases = read_phases(phases, reads, reading, logits, p0[:, at], sample)
     main = most_read(phases, reading)
     several = main if len(phases) > 1 else None
@@ -176,6 +202,7 @@ def find(
         norm = replace(norm, block=block_that_is_read(main, norm.block, reads, reading))
     read_at = _read_point(norm, reading, several)
     u, along, direction, writes, components = None, None, None, None, Components()
+    writing = None
     if read_at is not None:
         u = sink_direction(p0[:, at[read_at]], observed.other_mean[at[read_at]])
         along = u
@@ -185,27 +212,33 @@ def find(
         direction = direction_amplification(p0[:, at], sample, along, read_at)
         if main is not None and main.by == "direction":
             direction = replace(direction, block=main.block)
-        writes = written_along(subject, sites, own, lambda block: along, read_at)  # 6
-        components = main_components(writes)
-    parts = all_parts(
-        subject, sites, own, here[:, at], p0[:, at], observed.other_mean[at], phases, main, along,
-        reading,
+        writing = start(written_along, subject, sites, own, lambda block: along, read_at)  # 6
+    phase_parts = start(
+        all_parts, subject, sites, own, here[:, at], p0[:, at], observed.other_mean[at], phases,
+        main, along, reading,
     )  # fmt: skip
+    naming, ranking = None, logits
+    if reads is not None and not isinstance(logits, Missing):
+        naming = Naming(
+            subject, sites, logits, reads, _in_reach(logits, main), usual(),
+            _contrast(here[:, at], sample), own, drawn,
+        )  # fmt: skip
+        ranked = start(units_by_logit, subject, sites, observed.prompts, logits, usual())  # 8
+    if writing is not None:
+        writes = writing()
+        components = main_components(writes)
+    parts = phase_parts()
     if several is not None:
         components = next(part.writes.components for part in parts if part.most_read)
-    named, usual = None, {}
-    if reads is not None and not isinstance(logits, Missing):
-        usual = usual_inputs(subject, sites, prompts, max(block for block, _ in logits.heads))
-        naming = Naming(
-            subject, sites, logits, reads, _in_reach(logits, main), usual,
-            _contrast(here[:, at], sample),
-        )  # fmt: skip
+    named = None
+    if naming is not None:
+        ranking = ranked()
         assert writes is not None
-        named = name_writers(naming, (components, writes), own, drawn)
+        named = name_writers(naming, (components, writes))
         components = named.components
         parts = tuple(with_named(part, named) for part in parts)
     progress("circuit", 2, 3)
-    recognised = recognition(subject, sites, prompts, seed)  # 7
+    recognised = recognising()
     progress("circuit", 3, 3)
     by_direction = direction.block if direction is not None else None
     circuit = Circuit(
@@ -221,7 +254,7 @@ def find(
         reading_heads=reading.heads,
         reading_block=reading.block,
         phases=parts,
-        ranking=units_by_logit(subject, sites, observed.prompts, logits, usual),  # 8
+        ranking=ranking,
         recognition_point=recognised.point,
         late=reading.late,
         uniform_late=reading.uniform_late,
@@ -232,7 +265,7 @@ def find(
         observed=observed,
         reading=reading,
         at=at,
-        tokens=tokens,
+        tokens=drawn if part is None else own,
         p0=p0,
         here=here,
         norm=norm,
