@@ -27,17 +27,12 @@ circuit of Peng et al., arXiv 2603.06591; the norm ratio and the direction follo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from sinkscope.circuit.amplification import (
-    Direction,
-    Norm,
-    direction_amplification,
-    norm_amplification,
-)
+from sinkscope.circuit.amplification import Norm, direction_amplification, norm_amplification
 from sinkscope.circuit.components import Components, main_components
 from sinkscope.circuit.head_reads import HeadReads
 from sinkscope.circuit.induction import read_gradients
@@ -55,10 +50,11 @@ from sinkscope.circuit.phase_reads import (
 from sinkscope.circuit.phases import Phase, find_phases
 from sinkscope.circuit.ranking import units_by_logit, usual_inputs
 from sinkscope.circuit.reading import SinkHeads, reading_from_scan, reading_of
-from sinkscope.circuit.recognition import Recognition, recognition
+from sinkscope.circuit.recognition import recognition
+from sinkscope.circuit.record import FoundCircuit
 from sinkscope.circuit.streams import p0_points
-from sinkscope.circuit.writers import Named, Naming, name_writers, with_named
-from sinkscope.circuit.writes import Writes, written_along
+from sinkscope.circuit.writers import Naming, name_writers, with_named
+from sinkscope.circuit.writes import written_along
 from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.frame import Progress, silent
 from sinkscope.observe.p0_stream import first_tokens, prompt_tokens
@@ -68,35 +64,6 @@ from sinkscope.observe.together import Later, together
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
-
-
-@dataclass(frozen=True, eq=False)
-class FoundCircuit:
-    """A circuit and what it was found from.
-
-    at        numbers of the block inputs x0..xL among `sites.points`
-    tokens    first tokens [k] that P0 was averaged over
-    p0        [k, points, d] P0's stream for them
-    here      [n, points, d] P0's stream for the prompts' own first tokens
-    named     how the writers were checked; None where nothing reads, or keys are not at hand
-    null      largest norm ratio of P0 in the same architecture untrained
-    """
-
-    circuit: Circuit
-    observed: Observed
-    reading: SinkHeads
-    at: list[int]
-    tokens: torch.Tensor
-    p0: torch.Tensor
-    here: torch.Tensor
-    norm: Norm
-    direction: Direction | None
-    writes: Writes | None
-    components: Components
-    named: Named | None
-    recognition: Recognition
-    null: float | Missing
-    logits: SinkLogits | Missing
 
 
 def find_circuit(
@@ -166,10 +133,13 @@ def _find(
         reading = reading_of(observed.attention, blocks)
     at = [sites.points.index(f"x{block}") for block in range(blocks + 1)]
     part = reading.part if len(reading.prompts) == len(prompts) else None  # packed: not by row
+    here = p0_of_own()
     if part is not None:
         observed = observed.of(part)
-        own = prompt_tokens(observed.prompts)
-    here = p0_of_own() if part is None else p0_points(subject, sites, own)
+        everyones, own = own, prompt_tokens(observed.prompts)
+        same = own[:, None] == everyones
+        every = bool(same.any(1).all())
+        here = here[same.int().argmax(1)] if every else p0_points(subject, sites, own)
     p0 = p0_of_drawn() if part is None else here
     sample = observed.sample[:, at]
     log_ratio = observed.log_ratio[:, at].mean(0)
@@ -217,13 +187,13 @@ def _find(
         all_parts, subject, sites, own, here[:, at], p0[:, at], observed.other_mean[at], phases,
         main, along, reading,
     )  # fmt: skip
-    naming, ranking = None, logits
+    naming, elsewhere = None, {} if isinstance(logits, Missing) else usual()
+    ranking = start(units_by_logit, subject, sites, observed.prompts, logits, elsewhere)  # 8
     if reads is not None and not isinstance(logits, Missing):
         naming = Naming(
-            subject, sites, logits, reads, _in_reach(logits, main), usual(),
+            subject, sites, logits, reads, _in_reach(logits, main), elsewhere,
             _contrast(here[:, at], sample), own, drawn,
         )  # fmt: skip
-        ranked = start(units_by_logit, subject, sites, observed.prompts, logits, usual())  # 8
     if writing is not None:
         writes = writing()
         components = main_components(writes)
@@ -232,7 +202,6 @@ def _find(
         components = next(part.writes.components for part in parts if part.most_read)
     named = None
     if naming is not None:
-        ranking = ranked()
         assert writes is not None
         named = name_writers(naming, (components, writes))
         components = named.components
@@ -254,7 +223,7 @@ def _find(
         reading_heads=reading.heads,
         reading_block=reading.block,
         phases=parts,
-        ranking=ranking,
+        ranking=ranking(),
         recognition_point=recognised.point,
         late=reading.late,
         uniform_late=reading.uniform_late,

@@ -98,11 +98,11 @@ def recognition(subject: Subject, sites: Sites, prompts: Prompts, seed: int) -> 
     found = [states.found[point] for point in range(len(sites.points))]
     curves = {name: np.array([values[name] for values in found]) for name in MEASURES}
     taken = replace(taken, curves=curves)
-    first = first_that_stays(np.fmax.reduce(list(curves.values())) >= APART, sites)
-    if first is None:
+    point = first_that_stays(np.fmax.reduce(list(curves.values())) >= APART, sites)
+    if point is None:
         return taken
-    measures = tuple(name for name in MEASURES if curves[name][first] >= APART)
-    return replace(taken, point=sites.points[first], measures=measures)
+    measures = tuple(name for name in MEASURES if curves[name][point] >= APART)
+    return replace(taken, point=sites.points[point], measures=measures)
 
 
 def first_that_stays(apart: np.ndarray, sites: Sites) -> int | None:

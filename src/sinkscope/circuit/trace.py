@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from sinkscope.circuit.arrays import trace_dataset
-from sinkscope.circuit.find import FoundCircuit, find, find_circuit
+from sinkscope.circuit.find import find, find_circuit
 from sinkscope.circuit.induction import induction
 from sinkscope.circuit.observed import Observed
-from sinkscope.circuit.record import Traced
+from sinkscope.circuit.record import FoundCircuit, Traced
 from sinkscope.circuit.routing import Routing
 from sinkscope.circuit.summary import trace_summary
 from sinkscope.circuit.unit import NEURON, by_block

@@ -139,18 +139,22 @@ def _residual(
         return None, None, "the family has several residual streams"
     with together(subject) as start:
         alone = start(p0_states, subject, first_tokens(subject, prompts, settings.seed))
-        reading = start(_others_mean, subject, prompts, progress) if other_mean is None else None
+        reading = start(_others_mean, subject, prompts, progress, other_mean)
         states = alone()
         if states.shape[1] != len(subject.anatomy.blocks) + 1:
             return None, None, "not every block runs on text alone"
-        other_mean = other_mean if reading is None else reading()
+        other_mean = reading()
     direction = sink_direction(states, other_mean)
     size = subject.anatomy.hidden_size
     return ResidualStats(states.shape[1], size, direction), mean_cosine(states).numpy(), ""
 
 
-def _others_mean(subject: Subject, prompts: Prompts, progress: Progress) -> torch.Tensor:
-    """Mean unit vector of the other positions of all prompts: [point, d]. A plain pass."""
+def _others_mean(
+    subject: Subject, prompts: Prompts, progress: Progress, known: torch.Tensor | None
+) -> torch.Tensor:
+    """Mean unit vector of the other positions of all prompts: [point, d]. A plain pass, or none."""
+    if known is not None:
+        return known
     others, done = OthersMean(), 0
     pieces = max(1, len(prompts) // 8)  # small ones, so that the time it all takes is known soon
 

@@ -42,8 +42,10 @@ class _Task:
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self.work, self.grad = work, torch.is_grad_enabled()
-        self.go, self.thread = threading.Semaphore(0), None  # type: ignore[var-annotated]
-        self.at, self.waits, self.wants, self.done = -1, False, None, False  # type: ignore[var-annotated]
+        self.go, self.done = threading.Semaphore(0), False
+        self.thread: threading.Thread | None = None
+        self.at, self.waits = -1, False
+        self.wants: _Task | None = None
         self.value: Any = None
         self.error: BaseException | None = None
         self.restore: Callable[[], None] | None = None
@@ -106,8 +108,9 @@ class _Scheduler:
         """Cancel what is left, and leave the model as it was."""
         self.cancelled = self.closing = True
         for task in self.tasks:
-            if task.thread is not None and not task.done:
-                self._resume(task)
+            if task.thread is not None:
+                if not task.done:
+                    self._resume(task)
                 task.thread.join()
         self.restore()
         self.reader.turn = None
