@@ -41,7 +41,7 @@ class Observed:
 
     log_ratio       [n, points] log of P0's norm over the median norm of the others
     other_mean      [points, d] mean unit vector of the others
-    sample          [m, points, d] states of random other positions, and their token ids
+    sample          [m, points, d] states of random other positions
     attention_out   block -> (P0's mean write, the others' mean write), each [d]
     out_norm        block -> [T] mean norm of attention's write by position; out_variance likewise
     attention       AttentionStats, or None where a scan was given
@@ -66,7 +66,6 @@ class Observed:
         self._log_ratio: list[list[torch.Tensor]] = [[] for _ in range(points)]
         self._others = OthersMean()
         self._sample: list[list[torch.Tensor]] = [[] for _ in range(points)]
-        self._ids: list[torch.Tensor] = []
         self._mixer = {b: _first_mixer(sublayers) for b, sublayers in enumerate(sites.blocks)}
         self._out: dict[int, list[torch.Tensor]] = {}
         self._curves: dict[int, torch.Tensor] = {}
@@ -109,7 +108,6 @@ class Observed:
             columns.append(others[pick])
             rows.append(torch.full_like(pick, row))
         self._rows, self._columns = torch.cat(rows), torch.cat(columns)
-        self._ids.append(batch.input_ids[self._rows, self._columns])
 
     def _point(self, number: int, hidden: torch.Tensor) -> None:
         if number in self._seen_points:
@@ -203,11 +201,6 @@ class Observed:
     def sample(self) -> torch.Tensor:
         """States of random other positions: [m, points, d]."""
         return torch.stack([torch.cat(rows) for rows in self._sample], 1)
-
-    @property
-    def sample_ids(self) -> torch.Tensor:
-        """Their token ids: [m]."""
-        return torch.cat(self._ids)
 
     @property
     def attention_out(self) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
