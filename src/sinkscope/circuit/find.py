@@ -137,9 +137,9 @@ def _find(
     if part is not None:
         observed = observed.of(part)
         everyones, own = own, prompt_tokens(observed.prompts)
-        same = own[:, None] == everyones
-        every = bool(same.any(1).all())
-        here = here[same.int().argmax(1)] if every else p0_points(subject, sites, own)
+        equal = own[:, None] == everyones
+        known = bool(equal.any(1).all())
+        here = here[equal.int().argmax(1)] if known else p0_points(subject, sites, own)
     p0 = p0_of_drawn() if part is None else here
     sample = observed.sample[:, at]
     log_ratio = observed.log_ratio[:, at].mean(0)
