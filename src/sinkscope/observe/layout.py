@@ -74,8 +74,11 @@ class Layout:
         first = stop - (stop if keys is None else keys)
         if (first, start, stop) == (0, 0, self.valid.shape[1]):
             return self
-        cut = (x[:, start:stop] for x in (self.valid, self.p0 - first, self.relative, self.late))
-        return Layout(*cut, start - first)
+        rows = slice(start, stop)
+        p0 = self.p0[:, rows] - first
+        return Layout(
+            self.valid[:, rows], p0, self.relative[:, rows], self.late[:, rows], start - first
+        )
 
     @property
     def simple(self) -> bool:
