@@ -190,6 +190,7 @@ def _identity(scan: Scan) -> ResidualIdentity:
 def _notes(scan: Scan) -> list[str]:
     """What a reader must know to read the numbers rightly."""
     notes = opening_notes(scan.subject, scan.prompts)
+    notes += [scan.prefill.note] if scan.prefill.note else []
     notes += _enough(scan)
     if len(scan.prompts) < 2:
         notes.append(
