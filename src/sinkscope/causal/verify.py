@@ -130,6 +130,8 @@ def verify_one(
             f"taken instead of {settings.rows}."
         )
         settings = dataclasses.replace(settings, rows=LEAST)
+    settings, moved = _ordinary(prompts, circuit, settings)
+    notes += moved
 
     def whole(done: Verified, passes: float) -> Verified:
         verdict = done.verdict
@@ -285,6 +287,22 @@ def _left_out(lab: CausalBench) -> list[str]:
         f"S1 to S3: in {total - ordinary} of {total} prompts position {lab.position} is a sink "
         f"before anything is edited: {kept}."
     ]
+
+
+def _ordinary(
+    prompts: Prompts, circuit: Circuit, settings: VerifySettings
+) -> tuple[VerifySettings, list[str]]:
+    """The settings with a position p that has no part in the sink, and a note where that is new.
+
+    What is given to p, or exchanged with it, says nothing where p is a sink as P0 is.
+    """
+    asked = settings.position
+    behind = range(asked, int(prompts.lengths.min()) // 2)
+    at = next((p for p in behind if p not in circuit.positions), asked)
+    if at == asked:
+        return settings, []
+    note = f"Position {asked} shares the sink with position zero; position {at} was taken instead."
+    return dataclasses.replace(settings, position=at), [note]
 
 
 def _rows(prompts: Prompts, settings: VerifySettings) -> Prompts:

@@ -218,6 +218,7 @@ def find(
         writers=components.units,
         sinks=reading.p0_sink,
         sinking_prompts=reading.prompts,
+        positions=reading.positions,
         reading_heads=reading.heads,
         reading_block=reading.block,
         phases=parts,
