@@ -191,7 +191,7 @@ def test_as_many_more_are_named_as_the_sink_needs_where_a_tenth_of_the_write_is_
     with torch.no_grad():  # it makes more than 90 %; each of the others is enough by itself
         subject.model.model.layers[first[0]].mlp.down_proj.weight[:, first[1]] *= 30
     named = find(subject, prompts).named
-    assert [unit.place for unit in named.components.units][0] == tuple(first)
+    assert next(unit.place for unit in named.components.units) == tuple(first)
     assert {unit.place for unit in named.components.units} == pairs([first, *rest])
     assert (named.kept < 0.5, named.fewest) == (True, 1)
 

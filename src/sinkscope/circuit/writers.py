@@ -17,10 +17,10 @@ half of their rise without them, because later writes of P0 need them.
 
 What was named is then taken away: each named unit's write at P0 becomes its mean over the other
 positions, with P0's later writes held as they are, and again with P0 running on. If the heads, or
-those of a group, keep more than half of their share of P0 both times, a tenth of a long write may be
-all that they need: the next units are named too, as few as end that, up to 99 % of what is read. If
-all heads together keep more than half even so, these units are not what makes the sink, and none is
-named.
+those of a group, keep more than half of their share of P0 both times, a tenth of a long write may
+be all that they need: the next units are named too, as few as end that, up to 99 % of what is read.
+If all heads together keep more than half even so, these units are not what makes the sink, and none
+is named.
 """
 
 from __future__ import annotations
