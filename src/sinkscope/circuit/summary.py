@@ -378,8 +378,8 @@ def _of_named(traced: Traced) -> list[str]:
     notes = []
     if named.fewest:
         notes.append(
-            f"Without the {named.fewest} components that make 90 % of what sink heads read, some keep "
-            f"more than half of their sink: {len(named.components.units)} are named."
+            f"Without the {named.fewest} components that make 90 % of what sink heads read, some "
+            f"keep more than half of their sink: {len(named.components.units)} are named."
         )
     here, there = named.prompts, named.vocabulary
     if here is None or there is None or abs(here - there) < APART_TOKENS:
