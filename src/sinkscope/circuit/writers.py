@@ -32,7 +32,9 @@ from typing import Any
 import torch
 
 from sinkscope.circuit.components import (
+    MOST,
     Components,
+    enough_components,
     main_components,
     part_of,
     raised,
@@ -50,8 +52,6 @@ from sinkscope.observe.residual import residual_hooks
 from sinkscope.observe.sites import Sites
 from sinkscope.observe.together import together
 from sinkscope.subject.load import Subject
-
-MOST = 0.99  # of what the heads read: beyond that a unit is one of many that do next to nothing
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def name_writers(naming: Naming, along_u: tuple[Components, Writes]) -> Named:
     left, fewest = naming.kept(found.units), found
     if left is not None and max(left) > HALF:
         more = [unit for one in (read, *each) for unit in main_components(one, MOST).units]
-        found, left = _enough(naming, writes, found, left, more)
+        found, left = enough_components(naming.kept, writes, found, left, more)
     kept = None if left is None else left[0]
     if kept is not None and kept > HALF:
         whole = Components((), along_u[0].whole or found.whole)
@@ -275,25 +275,6 @@ def with_named(part: PhaseParts, named: Named) -> PhaseParts:
             components=named.components,
         ),
     )
-
-
-def _enough(
-    naming: Naming, writes: Writes, found: Components, left: list[float], more: Sequence[Unit]
-) -> tuple[Components, list[float]]:
-    """The named units with the fewest of `more` without which no heads keep half, and what is kept.
-
-    As they were, where all of them are not enough.
-    """
-    units = [*found.units, *dict.fromkeys(unit for unit in more if unit not in found.units)]
-    low, high = len(found.units), len(units)
-    best = naming.kept(units) if high > low else None
-    if best is None or max(best) > HALF:
-        return found, left
-    while high - low > 1:
-        middle = (low + high) // 2
-        kept = naming.kept(units[:middle]) or left
-        low, high, best = (low, middle, kept) if max(kept) <= HALF else (middle, high, best)
-    return replace(these_components(writes, units[:high]), whole=found.whole), best
 
 
 def _needed(naming: Naming, read: Sequence[Unit], along_u: Components) -> list[Unit]:
