@@ -251,6 +251,13 @@ def test_a_wrong_value_is_told_with_its_entry(folder, changes, match):
     assert "\n" not in str(caught.value)
 
 
+def test_a_window_that_is_not_used_may_be_of_nothing(tmp_path):
+    """Qwen2-MoE writes a window of 0 when it is saved without one."""
+    tiny_model("qwen2_moe").save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["sliding_window"] == 0
+    assert load(tmp_path).anatomy.model_type == "qwen2_moe"
+
+
 def test_a_model_without_a_head_over_the_vocabulary(folder):
     configure(folder, architectures=["LlamaForSequenceClassification"])
     rename(folder, lambda held: {k: v for k, v in held.items() if k != "lm_head.weight"})

@@ -67,6 +67,7 @@ from sinkscope.result import Result
 from sinkscope.settings import VerifySettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
+from sinkscope.subject.spread import clock_of
 
 STEPS = 13  # groups of tests, for the progress bar
 FEW = 4  # prompts of rows that decide nothing
@@ -115,7 +116,7 @@ def verify_one(
 ) -> Verified:
     """The tests and the verdict for one set of prompts, on more of them where that is needed."""
     settings = settings or VerifySettings()
-    budget = Budget(settings.budget)
+    budget = Budget(settings.budget, clock_of(subject.model))
     circuit = circuit or find_circuit(subject, prompts, seed=settings.seed)
     passes = 0.0
     settings, notes = _affordable(subject, prompts, settings, budget)

@@ -16,6 +16,7 @@ from torch import nn
 from sinkscope.observe.block_form import BlockForm
 from sinkscope.observe.stream import first_hidden, hidden_of
 from sinkscope.subject.at_hand import plain_weight
+from sinkscope.subject.spread import spread_as
 
 CLOSE = 1e-5  # relative to the largest entry; half precision gets more
 IN_OUT = ("Conv1D",)  # transformers' linear layers that keep their weight as (in, out)
@@ -259,7 +260,8 @@ def _last_map(module: nn.Module, given: tuple, width: int) -> tuple[str, str] | 
             continue
         # any weights will do: those of experts that are switched off would show nothing
         generator = torch.Generator().manual_seed(0)
-        weight = torch.randn(weight.shape, generator=generator).to(weight)
+        drawn = torch.randn(weight.shape, generator=generator).to(weight.device, weight.dtype)
+        weight = spread_as(drawn, weight)
         if _is_affine_in(module, name, weight, args, kwargs):
             return name, _layout(module, name, weight, args, kwargs, width)
     return None
