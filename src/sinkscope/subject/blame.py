@@ -29,7 +29,6 @@ def refuse_wrong_values(config: dict[str, Any], where: str) -> None:
             raise InputError(f"{where}: config.json: {name} is {value!r:.80}, no JSON object.")
     for path, value in _leaves(config):
         refuse_beyond(f"{where}: config.json: {path}", value)
-    # Qwen's configurations write a window of 0 where they use none
     window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
     if isinstance(window, int) and not isinstance(window, bool) and window < 1:
         raise InputError(
