@@ -102,7 +102,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def spread_as(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+def spread_as(tensor: torch.Tensor, parameter: Any) -> torch.Tensor:
     """A whole tensor, the same in all processes, spread as a parameter is."""
     if not hasattr(parameter, "device_mesh"):
         return tensor
