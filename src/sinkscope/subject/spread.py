@@ -103,14 +103,14 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def spread_as(tensor: torch.Tensor, parameter: Any) -> torch.Tensor:
-    """A whole tensor, the same in all processes, spread as a parameter is."""
+    """A whole tensor, the same in all processes, of a parameter's dtype and spread as it is."""
+    tensor = tensor.to(parameter.device, parameter.dtype)
     if not hasattr(parameter, "device_mesh"):
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(
-        tensor, parameter.device_mesh, parameter.placements, src_data_rank=None
-    )
+    mesh, places = parameter.device_mesh, parameter.placements
+    return distribute_tensor(tensor, mesh, places, src_data_rank=None)
 
 
 def clock_of(model: nn.Module) -> Callable[[], float]:
