@@ -42,6 +42,7 @@ from sinkscope.causal.families import (
 )
 from sinkscope.causal.families.faithfulness import Kept, keep_circuit
 from sinkscope.causal.families.write_sets import write_sets
+from sinkscope.causal.ordinary import ordinary_position, rows_to_test
 from sinkscope.causal.p0_verdict import detail_of, hidden_circuit, in_whole, with_p0_sink
 from sinkscope.causal.phase_needs import need_rows
 from sinkscope.causal.power import LEAST, MOST_ROWS, UNDETERMINED
@@ -55,7 +56,6 @@ from sinkscope.circuit.model import Circuit
 from sinkscope.circuit.reading import held_part, in_part
 from sinkscope.detect.attention import read_attention
 from sinkscope.detect.decision import sinks_of
-from sinkscope.errors import InputError
 from sinkscope.frame import Progress, chosen_prompts, result_of, silent
 from sinkscope.intervene.edits.hold import Intact, Record
 from sinkscope.intervene.engine import Engine
@@ -72,7 +72,6 @@ from sinkscope.subject.prompts import Prompts
 STEPS = (14, 13, 1, 6, 3, 5, 1, 3, 4, 5, 5, 9, 16, 15)
 FEW = 4  # prompts of rows that decide nothing
 SCORED = 64  # predictions of each prompt whose loss and KL an edit is charged with
-SHORTEST = 24  # tokens; below that there is no room for an ordinary position and late queries
 
 
 @shown
@@ -131,6 +130,8 @@ def verify_one(
             f"taken instead of {settings.rows}."
         )
         settings = dataclasses.replace(settings, rows=LEAST)
+    settings, moved = ordinary_position(prompts, circuit, settings)
+    notes += moved
 
     def whole(done: Verified, passes: float) -> Verified:
         verdict = done.verdict
@@ -140,7 +141,7 @@ def verify_one(
 
     while True:
         began = budget.clock()
-        rows = _rows(prompts, settings)
+        rows = rows_to_test(prompts, settings)
         done = _tried(subject, prompts, rows, circuit, settings, budget, progress)
         passes += done.passes
         if len(rows) == len(prompts) or not _wants_more(done):
@@ -288,13 +289,3 @@ def _left_out(lab: CausalBench) -> list[str]:
         f"S1 to S3: in {total - ordinary} of {total} prompts position {lab.position} is a sink "
         f"before anything is edited: {kept}."
     ]
-
-
-def _rows(prompts: Prompts, settings: VerifySettings) -> Prompts:
-    shortest = int(prompts.lengths[: settings.rows].min())
-    if shortest < SHORTEST or settings.position >= shortest // 2 or settings.position < 1:
-        raise InputError(
-            f"prompts of {shortest} tokens are too short to verify on: at least {SHORTEST} are "
-            f"needed, and position {settings.position} must lie in their first half behind P0."
-        )
-    return prompts.take(slice(0, settings.rows))

@@ -25,6 +25,7 @@ BARE: dict[str, Any] = {"ticks": False, "domain": False, "labelAngle": 0}
 CHANNELS = {"color": alt.Color, "shape": alt.Shape, "strokeDash": alt.StrokeDash}
 COUNTS = {"step", "count"}  # columns of whole numbers that can be large
 NUMBERS = {"value", "low", "high", "start"}
+FEW = 5  # whole numbers on an axis, between which a scale would put halves
 TICKS = (0, *(int(f"{digit}{'0' * zeros}") for zeros in range(5) for digit in (1, 2, 5)))
 
 
@@ -93,7 +94,9 @@ def whole_x(name: str, title: str, numbers: Iterable[Any], **scale: Any) -> alt.
     """An axis of whole numbers from the first of these to the last: blocks, block inputs."""
     known = [int(number) for number in numbers]
     domain = alt.Scale(domain=[known[0], known[-1]], nice=False, **scale)
-    axis = alt.Axis(format="d", tickMinStep=1, grid=False)
+    count = known[-1] - known[0] + 1
+    few = {"values": [known[0] + at for at in every(count)]} if count <= FEW else {}
+    axis = alt.Axis(format="d", tickMinStep=1, grid=False, **few)
     return alt.X(f"{name}:Q", title=title, scale=domain, axis=axis)
 
 

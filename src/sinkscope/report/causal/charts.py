@@ -14,6 +14,7 @@ from sinkscope.report.charts import (
     Chart,
     band,
     by_series,
+    every,
     layer,
     lines,
     measured_rows,
@@ -127,12 +128,14 @@ def blocks_chart(tests: Iterable[TestRow]) -> Chart | None:
     order = [name + suffix for name in kinds.values() for suffix in ("", ", control")]
     shown = [name for name in order if any(row["series"] == name for row in table)]
     base = part(table)
-    x = alt.X("block:O", title="Block", axis=alt.Axis(labelAngle=0, ticks=False))
+    blocks = sorted({row["block"] for row in table})
+    told = [blocks[at] for at in every(len(blocks))]
+    x = alt.X("block:O", title="Block", axis=alt.Axis(labelAngle=0, ticks=False, values=told))
     offset = alt.XOffset("series:N", scale=alt.Scale(domain=shown))
     bars = base.mark_bar().encode(
         x=x,
         xOffset=offset,
-        y=value_y("Change of the sink", percents()),
+        y=_effect("Change of the sink", table),
         tooltip=tips(".1%", block="Block", series=" ", value="Change"),
         **by_series(shown, legend=alt.Legend(columns=2)),
     )
