@@ -61,8 +61,8 @@ def tips(form: str = ".3~g", **titles: str) -> list[alt.Tooltip]:
     return [tip(name, title) for name, title in titles.items()]
 
 
-def percents(form: str = ".0%", **options: Any) -> alt.Axis:
-    """An axis of shares."""
+def percents(form: str = ".2~%", **options: Any) -> alt.Axis:
+    """An axis of shares, with as many decimals as its steps have."""
     return alt.Axis(format=form, tickCount=5, **options)
 
 
@@ -94,9 +94,9 @@ def whole_x(name: str, title: str, numbers: Iterable[Any], **scale: Any) -> alt.
     """An axis of whole numbers from the first of these to the last: blocks, block inputs."""
     known = [int(number) for number in numbers]
     domain = alt.Scale(domain=[known[0], known[-1]], nice=False, **scale)
-    count = known[-1] - known[0] + 1
-    few = {"values": [known[0] + at for at in every(count)]} if count <= FEW else {}
-    axis = alt.Axis(format="d", tickMinStep=1, grid=False, **few)
+    axis = alt.Axis(format="d", tickMinStep=1, grid=False)
+    if (count := known[-1] - known[0] + 1) <= FEW:
+        axis.values = [known[0] + at for at in range(count)]
     return alt.X(f"{name}:Q", title=title, scale=domain, axis=axis)
 
 

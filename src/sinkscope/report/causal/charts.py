@@ -109,7 +109,7 @@ def _effect(title: str, table: list[frames.Row]) -> alt.Y:
     """An axis of changes on which less than a percent looks like next to nothing."""
     largest = max(abs(row[end]) for row in table for end in ("low", "high"))
     scale = {"domain": [-0.01, 0.01]} if largest < 0.01 else {}
-    return value_y(title, percents(".0%" if largest > 0.1 else ".1%"), **scale)
+    return value_y(title, percents(), **scale)
 
 
 def blocks_chart(tests: Iterable[TestRow]) -> Chart | None:
