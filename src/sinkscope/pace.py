@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-WORK = {"scan": 1.8, "nulls": 0.6, "trace": 1.2, "circuit": 1.4, "vocabulary": 0.5, "verify": 34.0}
+WORK = {"scan": 1.8, "nulls": 1.2, "trace": 1.2, "circuit": 1.4, "vocabulary": 0.5, "verify": 34.0}
 WRITING = ("report", 2.0)  # the last stage where a folder is written
 ADVICE = {  # question -> its work, and how often its prompts go through the model
     "bos": (5.3, 5.0),
