@@ -50,7 +50,7 @@ WORDS: dict[str, tuple[str, ...]] = {  # fact -> the words that it can be
     "fp16": ("safe", "near-the-limit", "overflows"),
     "repeats": ("none",),
     "patch": ("works", "fails"),
-    "first-words": ("more", "alike", "not-more"),
+    "first-words": ("more", "not-more"),
     "spare-token": ("helps", "not-shown"),
     "sink-used": ("used", "free", "harmful", "no-sink"),
 }
