@@ -21,13 +21,14 @@ FILE = frozenset({INPUT})
 MAY_MATTER = frozenset({DONE, INPUT})
 NUMBERS = ("0", "-1", "1", "2", "3", "17", "2147483648", "1e3", "x", "", "nan", "9" * 30)
 WORDS = ("x", "", "-", "..", "/", "a" * 5000, "\x1b[2J", "é", "both", "without", "with", "auto")
+NAMES = tuple(word for word in WORDS if word not in ("x", "..", "/"))  # written to on request
 OPTIONS = {
     "--n": NUMBERS, "--length": NUMBERS, "--seed": NUMBERS, "--bos": WORDS, "--prompts": WORDS,
     "--text": (*WORDS, "text.jsonl", "text.txt", "llama", "hub:x/y", "/dev/zero", "/proc/self/mem"),
     "--reader": WORDS, "--dtype": (*WORDS, "float16", "bfloat16"),
     "--device": (*WORDS, "cuda", "meta"),
     "--device-map": WORDS, "--revision": WORDS, "--gguf-file": (*WORDS, "config.json"),
-    "--out": (*WORDS[1:], "text.txt", "/proc/x", "/dev/null", "llama/config.json/x"),
+    "--out": (*NAMES, "text.txt", "/proc/x", "/dev/null", "llama/config.json/x"),
     "--expect": (*WORDS, "sink"),
 }  # fmt: skip
 

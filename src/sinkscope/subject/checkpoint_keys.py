@@ -50,6 +50,11 @@ def key_mapping(missing: Iterable[str], unused: Iterable[str]) -> dict[str, str]
     return {}
 
 
+def bare_names(held: dict[str, Any]) -> dict[str, Any]:
+    """Tensors by their names without those of training wrappers."""
+    return {re.sub(rf"^(module\.)+|{_WRAPPERS}", "", name): held[name] for name in held}
+
+
 def renamed(name: str, mapping: dict[str, str]) -> str:
     """A name of the checkpoint under such a mapping."""
     for pattern, replacement in mapping.items():

@@ -12,6 +12,7 @@ import torch
 from sinkscope.errors import InputError
 from sinkscope.subject import adapters, gguf
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
+from sinkscope.subject.at_hand import is_packed
 from sinkscope.subject.folder import bundled_model, check_folder, check_weights, refuse_bad_id
 from sinkscope.subject.identity import identity_of, planned_identity, say, stored_as
 from sinkscope.subject.memory import refuse_large_layout, refuse_too_large
@@ -232,11 +233,17 @@ def _merged(adapter: adapters.Adapter, name: str, options: dict[str, Any]) -> Su
         ) from None
     if any(p.device.type == "meta" for p in base.model.parameters()):
         raise InputError("An adapter is not merged into weights on disk: use no device map.")
-    adapters.merge(base.model, adapter)
+    if any(map(is_packed, base.model.modules())):
+        raise InputError(
+            f"{adapter.folder} is a PEFT adapter, and its base {adapter.base!r} is quantised, so that "
+            "the sum would be rounded: name the base before quantisation in adapter_config.json."
+        )
+    unchanged = adapters.merge(base.model, adapter)
     refuse_no_finite(base.model, str(adapter.folder))
     base.identity["id"], base.identity["adapter_of"] = name, base.identity["id"]
     base.identity["weights_sha256"] = adapter.sha256(base.identity["weights_sha256"])
-    say(base.identity, f"The adapter {name} was merged in memory into {adapter.base}.")
+    merged = f"The adapter {name} was merged in memory into {adapter.base}."
+    say(base.identity, merged, unchanged)
     common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
     base.tokenizer = load_tokenizer(str(adapter.folder), common, True) or base.tokenizer
     return base

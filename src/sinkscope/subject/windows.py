@@ -11,6 +11,7 @@ import torch
 from sinkscope.errors import InputError
 from sinkscope.subject.opening import Opening
 
+MOST_UNKNOWN = 0.1  # share of unknown tokens beyond which a text says little of a model
 PIECE = 1 << 20  # characters that are encoded at a time
 
 
@@ -57,6 +58,7 @@ def text_rows(
     notes = [*opening.notes(policy), *_own_bos(opening, policy, brought, len(streams))]
     notes += _lengths(streams, cut, n, length, body)
     notes += _inside(cut, opening)
+    notes += _unknown(cut, tokenizer)
     return Rows([first + row for row in cut], policy, notes, origin)
 
 
@@ -147,4 +149,17 @@ def _inside(cut: list[list[int]], opening: Opening) -> list[str]:
         f"{opening.text} also stands inside {len(held)} of {len(cut)} prompts, "
         f"{sum(map(len, held)) / len(held):.1f} times in each of them: those are later positions, "
         "not position zero."
+    ]
+
+
+def _unknown(cut: list[list[int]], tokenizer: Any) -> list[str]:
+    """A text that the tokenizer does not know: of another language, or another model's tokenizer."""
+    unknown = tokenizer.unk_token_id
+    held = sum(map(len, cut))
+    share = sum(row.count(unknown) for row in cut) / held if held and unknown is not None else 0.0
+    if share <= MOST_UNKNOWN:
+        return []
+    return [
+        f"{100 * share:.0f} % of the tokens are {tokenizer.unk_token!r}: the tokenizer does not know "
+        "this text, or is not the one that the model was trained with."
     ]
