@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, OutOfResources
 from sinkscope.settings import ScanSettings
 from sinkscope.subject.load import load
 from sinkscope.subject.prompts import build_prompts, read_documents
-from tests.conftest import WORDS
+from tests.conftest import WORDS, word_tokenizer
 
 
 @pytest.fixture
@@ -218,6 +218,36 @@ def test_a_text_that_the_tokenizer_does_not_know_is_said(subject, tmp_path):
     told = [" ".join(scanned(subject, file).notes) for file in (known, unknown)]
     assert "<unk>" not in told[0]
     assert "% of the tokens are '<unk>': the tokenizer does not know" in told[1]
+
+
+def test_a_tokenizer_whose_files_do_not_belong_together_is_said(subject, tmp_path, monkeypatch):
+    file = tmp_path / "a.txt"
+    file.write_text(" ".join(WORDS * 8))
+    assert "do not belong together" not in " ".join(scanned(subject, file).notes)
+    monkeypatch.setattr(subject.tokenizer, "decode", lambda ids, **more: "aaaa " * len(ids))
+    assert "its files do not belong together" in " ".join(scanned(subject, file).notes)
+
+
+def test_a_tokenizer_that_is_larger_than_the_model_is_said(subject, text_file):
+    assert "may be another model's" not in " ".join(scanned(subject, text_file).notes)
+    subject.tokenizer = word_tokenizer(300)
+    assert "knows 300 tokens and the model 128" in " ".join(scanned(subject, text_file).notes)
+
+
+def test_a_chat_template_over_what_is_no_chat_is_refused(subject, text_file):
+    subject.tokenizer.chat_template = "{{ messages }}"
+    with pytest.raises(InputError, match=r"--chat-template: .* holds no chats"):
+        build_prompts(subject, text=str(text_file), chat_template=True, length=16)
+    with pytest.raises(InputError, match=r"--chat-template renders chats .* prompts are random"):
+        build_prompts(subject, kind="random", chat_template=True, length=16)
+
+
+def test_rows_beyond_the_memory_there_is_are_refused_before_they_are_drawn(subject, monkeypatch):
+    subject.model.config.max_position_embeddings = 10**12
+    monkeypatch.setattr("sinkscope.subject.memory.available", lambda: 10**9)
+    monkeypatch.setattr("torch.randint", None)
+    with pytest.raises(OutOfResources, match=r"2 × 100,000,000 tokens need at least .* GB"):
+        build_prompts(subject, kind="random", n=2, length=10**8)
 
 
 def test_a_text_that_cannot_be_read_is_told(subject):

@@ -36,9 +36,10 @@ class Kernel(nn.Linear):
 
     def forward(self, x):
         weight = self.weight.dequantize()
-        return nn.functional.linear(x if x.numel() > x.shape[-1] else x.detach(), weight) + 0 * x[
-            ..., :1
-        ]
+        return (
+            nn.functional.linear(x if x.numel() > x.shape[-1] else x.detach(), weight)
+            + 0 * x[..., :1]
+        )
 
 
 def test_a_weight_of_a_quantisers_own_class_is_packed(llama):
@@ -49,7 +50,7 @@ def test_a_weight_of_a_quantisers_own_class_is_packed(llama):
     assert is_packed(linear)
     refuse_no_finite(llama.model, "here")
     linear.weight.data[0, 0] = torch.inf
-    with pytest.raises(InputError, match="up_proj.weight holds NaN, infinity"):
+    with pytest.raises(InputError, match=r"up_proj.weight holds NaN, infinity"):
         refuse_no_finite(llama.model, "here")
 
 

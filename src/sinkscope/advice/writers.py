@@ -34,7 +34,7 @@ class Writers:
 def where_p0_stands_out(bench: Bench) -> tuple[int, float]:
     """The read point at which P0 stands out most, and its norm over the median there."""
     state = run_norms(bench, bench.prompts.take(slice(0, ROWS)))[0]
-    ratios = (state[:, :, 0] / others_median(state[:, :, 1:])).mean(1)
+    ratios = (state[:, :, 0] / others_median(state)).mean(1)
     point = int(ratios.argmax())
     return point, float(ratios[point])
 

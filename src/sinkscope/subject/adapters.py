@@ -88,9 +88,9 @@ def find_adapter(folder: Path) -> Adapter | None:
         raise InputError(f"{folder} is a PEFT adapter that does not name its base; {HELP}.")
     if _VECTORS.fullmatch(str(config.get("peft_type"))):
         raise Unsupported(
-            f"{folder} is a PEFT adapter for {adapter.base} of type {config['peft_type']}: it learned "
-            "vectors that are read before the text, so that position zero is not the text's, and "
-            "that cannot be merged into weights."
+            f"{folder} is a PEFT adapter for {adapter.base} of type "
+            f"{config['peft_type']}: it learned vectors that are read before the text, so that "
+            "position zero is not the text's, and that cannot be merged into weights."
         )
     reason = _cannot(config)
     if reason:

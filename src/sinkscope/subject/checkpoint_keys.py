@@ -26,7 +26,7 @@ _OTHER_TOWER = re.compile(r"vision|visual|audio|image|speech")
 # Buffers of earlier releases, and scales of a quantised cache.
 _BUFFERS = re.compile(r"inv_freq|masked_bias|rotary_emb|(attn|attention)\.bias$|\.[qkv]_scale$")
 # Wrappers of training code whose name is put between the others.
-_WRAPPERS = r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+_WRAPPERS = r"((_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+"
 
 Part = tuple[int, int] | None
 

@@ -52,6 +52,20 @@ def read_documents(text: str, render: Render | None = None) -> tuple[list[str], 
     return _nonempty(documents, text), path.name
 
 
+def read_chats(text: str, render: Render) -> tuple[list[str], str]:
+    """The same of a file of chats. Raises InputError where it holds none."""
+    rendered = []
+
+    def counted(messages: Any) -> str:
+        rendered.append(True)
+        return render(messages)
+
+    found = read_documents(text, counted)
+    if not rendered:
+        raise InputError(f"--chat-template: {text} holds no chats (lines with messages).")
+    return found
+
+
 def _content(path: Path, text: str) -> str:
     """The text of a file. Raises InputError for what is none, with what it is where that shows."""
     if path.is_dir():
@@ -70,7 +84,9 @@ def _content(path: Path, text: str) -> str:
     except UnicodeDecodeError:
         raise InputError(f"{text} is not UTF-8 text.") from None
     if content.count("\0") > MOST_NULS * len(content):
-        raise InputError(f"{text} is not UTF-8 text: it is full of NUL, as UTF-16 and binaries are.")
+        raise InputError(
+            f"{text} is not UTF-8 text: it is full of NUL, as UTF-16 and binaries are."
+        )
     return content.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -82,7 +98,9 @@ def _refuse_lines_of_json(content: str, text: str) -> None:
     except (ValueError, RecursionError):
         return
     if lines and all(objects):
-        raise InputError(f"{text} holds an object of JSON a line: name it .jsonl to have it read so.")
+        raise InputError(
+            f"{text} holds an object of JSON a line: name it .jsonl to have it read so."
+        )
 
 
 def chat_renderer(tokenizer: Any) -> Render:

@@ -200,13 +200,15 @@ def load_tokenizer(where: str, common: dict, local: bool) -> Any:
     names = (
         "tokenizer.json",
         "tokenizer.model",
+        "spiece.model",
+        "sentencepiece.bpe.model",
         "vocab.json",
         "vocab.txt",
         "tokenizer_config.json",
         "tekken.json",
     )
     own = Path(where) / "tekken.json"
-    if local and own.is_file() and not any((Path(where) / name).is_file() for name in names[:4]):
+    if local and own.is_file() and not any((Path(where) / name).is_file() for name in names[:6]):
         from transformers.utils import is_mistral_common_available
 
         if not is_mistral_common_available():
