@@ -167,7 +167,7 @@ def verify_summary(layers: int = 6) -> VerifySummary:
     tests += [
         test_row(
             "N3",
-            f"mean-ablate the mlp output of block {block} at position 0",
+            f"mean-ablate the MLP output of block {block} at position 0",
             -0.97 if block == 1 else -0.03,
             -0.01,
             block=block,

@@ -123,11 +123,10 @@ def unknown_to_the_page(result: Result, page: str) -> Iterator[str]:
     print_brief(result, Console(file=stream, width=100_000, color_system=None))
     shown = words_of(page)
     for line in stream.getvalue().splitlines()[2:]:
-        told = " ".join(line[9:].split())
-        for piece in re.split(r" …|; …", told):
-            known = piece in shown or piece.removeprefix("Missing: ") in shown
-            if line[:9].strip() in ("Sink", "Where", "Since", "Proved", "Used") and not known:
-                yield piece
+        told = " ".join(line[9:].split()).removesuffix(".")  # the end of what was shortened
+        known = told in shown or told.removeprefix("Missing: ") in shown
+        if line[:9].strip() in ("Sink", "Where", "Since", "Proved", "Used") and not known:
+            yield told
 
 
 def differ(what: str, shown: Any, known: Any) -> Iterator[str]:

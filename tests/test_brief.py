@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from sinkscope.report import commands
-from sinkscope.report.brief import brief, fitted, print_brief, weaknesses
+from sinkscope.report.brief import MORE, brief, fitted, print_brief, sentences, weaknesses
 from sinkscope.report.compare import policies_compared, runs_compared
 from sinkscope.report.parts import QUESTIONS, WEAK, Findings
 from sinkscope.report.table import print_tables, render_text
@@ -39,35 +39,41 @@ def circuit():
     return result
 
 
-@pytest.mark.parametrize("width", [40, 80, 200])
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_the_answers_fit_a_screen_and_its_width(circuit, width):
     lines = printed(circuit, width)
     assert len(lines) < 25 or width < 80
     assert max(map(cell_len, lines)) <= width
     assert not [line for line in lines if line != line.rstrip()]
+    assert "…" not in "".join(lines)
+
+
+def said_of(circuit, answers, width=80):
+    lines = brief(circuit, {"": [Findings("a", answers=answers)]}, width)
+    return [line.plain for line in lines[2:]]
 
 
 def test_many_long_answers_are_shortened_until_they_fit_a_screen(circuit):
-    long = [(question, "word " * 80) for question in QUESTIONS[:-1]]
-    lines = brief(circuit, {"": [Findings("a", answers=long)]}, 80)
-    assert len(lines) <= 24
-    assert [line.plain[:9].strip() for line in lines[2:] if line.plain[:9].strip()] == [
-        *QUESTIONS[:-1]
-    ]
+    long = [(question, "Six words make a sentence here. " * 9) for question in QUESTIONS[:-1]]
+    lines = said_of(circuit, long)
+    assert len(lines) <= 22
+    assert [line[:9].strip() for line in lines if line[:9].strip()] == [*QUESTIONS[:-1], MORE]
+    kept = one_line(" ".join(line[9:] for line in lines)).count("Six words")
+    assert lines[-1].endswith(f"{9 * len(long) - kept} sentences: --verbose.")
 
 
-def test_what_takes_one_line_is_not_shortened_further(circuit):
-    """Two lines an answer, and one for a weakness: only the former can give a line."""
-    answers = [("To do", "word " * 25)] * 12 + [(WEAK, "Short.")]
-    lines = brief(circuit, {"": [Findings("a", answers=answers)]}, 80)
-    assert len(lines) <= 24
-    assert lines[-1].plain.endswith("Short.")
+def test_a_sentence_stands_whole_whatever_room_it_takes(circuit):
+    """Two lines an answer, none of which can be left out; only weaknesses can."""
+    answers = [("To do", "word " * 25)] * 12 + [(WEAK, "Short."), (WEAK, "Shorter.")]
+    lines = said_of(circuit, answers)
+    assert " ".join(lines).count("word") == 12 * 25
+    assert one_line(" ".join(lines[-2:])).endswith("Short. More 1 sentence: --verbose.")
 
 
 def test_the_answers_come_in_the_order_of_the_questions(circuit):
     asked = [one for one in QUESTIONS if any(x.startswith(one) for x in printed(circuit))]
     found = [line[:9].strip() for line in printed(circuit)[2:] if line[:9].strip()]
-    assert found == asked
+    assert found == [*asked, MORE]
     assert {"Sink", "Where", "Since", "Made by", "Proved", WEAK} <= set(found)
 
 
@@ -79,18 +85,20 @@ def test_every_answer_is_a_sentence_of_the_tables(circuit):
             assert one_line(sentence) in whole
 
 
-def test_what_is_cut_says_so():
-    shown = ["one two three;", "four five six; …"]
-    assert fitted("one two three; four five six; seven eight", 16, 2) == shown
-    assert fitted("one two. three four five six; seven eight", 12, 2) == ["one two. …"]
-    assert fitted("one two three four five six", 9, 2) == ["one two", "three …"]
-    assert fitted("一二三四五六", 8, 3) == ["一二三四", "五六"]
+def test_sentences_are_parted_outside_brackets():
+    text = "It is so (by 3; in 4. 5); and so. 1.5 times"
+    assert sentences(text) == ["It is so (by 3; in 4. 5);", "and so.", "1.5 times"]
+    [one, more] = fitted([("Sink", f"{text} {'word ' * 9}")], 12, 2, 1)
+    assert one.lines == ["It is so (by", "3; in 4. 5)."]
+    assert (more.question, more.lines) == (MORE, ["2 sentences:", "--verbose."])
 
 
-def test_weaknesses_are_told_once_and_the_rest_is_counted():
+def test_weaknesses_are_told_once_and_the_rest_is_counted(circuit):
     notes = [f"Note {i}." for i in range(9)]
-    told = weaknesses([Findings("a", notes=notes), Findings("b", notes=notes)], 3)
-    assert told == [(WEAK, f"Note {i}.") for i in range(3)] + [(WEAK, "6 more remarks: --verbose.")]
+    found = [Findings("a", notes=notes), Findings("b", notes=notes)]
+    assert weaknesses(found) == [(WEAK, note) for note in notes]
+    lines = [line.plain[9:] for line in brief(circuit, {"": found}, 80)[2:]]
+    assert lines == [*notes[:3], "6 sentences: --verbose."]
 
 
 def test_a_token_moves_no_cursor():
@@ -109,10 +117,11 @@ def test_a_timeline_ends_with_its_answers(tmp_path, runs):
     lines = printed(build_timeline(tmp_path, runs=runs))
     assert len(lines) < 25
     assert max(map(cell_len, lines)) <= 80
-    asked = [line[:9].strip() for line in lines[2:] if line[:9].strip()]
+    assert "most often at position 0" in lines[2]
+    asked = [line[:9].strip() for line in lines[3:] if line[:9].strip()]
     assert asked[0] == "Formed"
     if runs == 1:
-        whole = ["Formed", "Stages", "Settled", "Written", WEAK]
+        whole = ["Formed", "Stages", "Settled", "Written", WEAK, MORE]
         assert asked == [question for question in whole if question in asked]
         assert len(asked) >= 4
     assert (f"{runs - 8} more runs: --verbose." in one_line(" ".join(lines))) == (runs > 8)

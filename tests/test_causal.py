@@ -169,8 +169,8 @@ def test_a_backup_is_found_as_part_of_a_set():
     sets = judge(write_sets(lab))
     assert sets[-1].passed
     assert sets[-1].edit == (
-        "mean-ablate the mlp output of block 1 at position 0; "
-        "mean-ablate the mlp output of block 2 at position 0"
+        "mean-ablate the MLP output of block 1 at position 0; "
+        "mean-ablate the MLP output of block 2 at position 0"
     )
 
 

@@ -1,9 +1,12 @@
 """Detection on models whose answer is known."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 
+from sinkscope.detect import nulls
 from sinkscope.detect.attention import AttentionStats
 from sinkscope.detect.heads import BROADCAST, NO_OP, NOT_A_SINK, UNDECIDED, classify, stable_rank
 from sinkscope.detect.residual import ResidualStats
@@ -229,6 +232,21 @@ def test_scan_runs_on_every_kind_of_family(family):
         assert not summary.residual_identity["verified"]
         assert any("Attribution is refused" in note for note in summary.notes)
     assert result.to_json()
+
+
+def test_one_untrained_copy_is_in_memory_at_a_time(monkeypatch, rows):
+    made, alive = [], []
+
+    def watched(subject, seed):
+        alive.append(sum(copy() is not None for copy in made))
+        fresh = build(subject, seed)
+        made.append(weakref.ref(fresh.model.lm_head.weight))
+        return fresh
+
+    build = nulls.untrained_copy
+    monkeypatch.setattr(nulls, "untrained_copy", watched)
+    nulls.untrained(Subject.from_model(tiny_model("llama")), token_prompts(rows), "auto")
+    assert alive == [0, 0, 0]
 
 
 def test_blocks_that_do_not_attend_are_named():

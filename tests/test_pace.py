@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ import torch
 import sinkscope
 from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.timing import seconds_a_prompt
-from sinkscope.pace import LEAST, WORK, Budget, Pace, planned, span
-from sinkscope.progress import _lines, progress_bar, shown
+from sinkscope.pace import LEAST, WORK, Budget, Pace, planned, rounded, span
+from sinkscope.progress import _lines, _stages, progress_bar, shown
+from sinkscope.settings import RunSettings, ScanSettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.tiny import tiny_model
 
@@ -54,7 +56,7 @@ def test_pace_without_stages_is_of_the_one_that_is_reported():
     clock.now = 6.0
     pace.update("b", 1, 10)
     assert pace.left == pytest.approx(18.0)
-    assert str(pace) == "b: 10 % done in 2 s, about 18 s left"
+    assert str(pace) == "b: 10 % in 2 s, about 20 s left"
     pace.update("c", 1, 100)
     assert pace.left is None  # its pace says nothing yet
 
@@ -63,11 +65,43 @@ def test_a_step_is_named_and_counted():
     clock = Hand()
     pace = Pace([("scan", 1.0), ("verify", 3.0)], clock)
     assert str(pace) == "starting, 0 s"
+    pace.update("scan (with BOS)", 0, 3)
     clock.now = 8.0
     pace.update("verify (with BOS)", 1, 3)
-    assert str(pace) == "step 2 of 2, verify (with BOS): 50 % done in 8 s, about 8 s left"
+    assert str(pace) == "step 2 of 2, verify: 50 % in 8 s, about 10 s left"
     clock.now = 20.0  # it takes longer than was thought, and no more is promised
-    assert str(pace).endswith("50 % done in 20 s")
+    assert str(pace) == "step 2 of 2, verify: 50 % in 20 s"
+
+
+def test_what_comes_before_the_first_step_is_told_and_foretells_nothing():
+    clock = Hand()
+    pace = Pace([("scan", 1.0)] * 2, clock)
+    clock.now = 30.0
+    pace.update("loading", 0, 1)
+    assert str(pace) == "loading, 30 s"
+    pace.update("scan (with BOS)", 0, 4)
+    clock.now = 32.0
+    pace.update("scan (with BOS)", 4, 4)
+    assert pace.left == pytest.approx(2.0)
+    assert str(pace) == "step 1 of 2, scan (with BOS): 50 % in 32 s"
+
+
+def test_an_estimate_does_not_jump():
+    """A step of a tenth that takes four times as long moves the estimate by less than the tenth."""
+    clock = Hand()
+    pace = Pace([("scan", 1.0)], clock)
+    whole = []
+    for done in range(1, 101):
+        clock.now += 4.0 if 30 <= done < 40 else 1.0
+        pace.update("scan", done, 100)
+        whole.append(0 if pace.left is None else clock.now + pace.left)
+    told = [one for one in whole if one]
+    assert max(abs(b / a - 1) for a, b in pairwise(told)) < 0.05
+    assert told[-1] == pytest.approx(130, rel=0.1)
+
+
+def test_seconds_are_rounded_as_far_as_an_estimate_goes():
+    assert [rounded(x) for x in (2, 13, 89, 400, 4000)] == [0, 15, 90, 390, 3900]
 
 
 @pytest.mark.parametrize("name", ["scan", "trace", "verify", "run"])
@@ -105,8 +139,16 @@ def test_python_shows_a_bar_in_a_terminal_and_nothing_elsewhere(monkeypatch):
     assert given[2] is len
 
 
+def test_the_bar_knows_what_a_command_was_asked_for():
+    asked = RunSettings(n=32, rows=8, bos="both")
+    assert _stages("run", (None, asked), {}) == planned("run", 32, 8, 2)
+    assert _stages("run", (None,), {"n": 32, "rows": 8, "bos": "both"}) == planned("run", 32, 8, 2)
+    assert _stages("scan", (None, ScanSettings(n=4)), {}) == planned("scan", 4, 4)
+    assert planned("scan", 4, 4, writes=True)[-1][0] == "report"
+
+
 def test_span():
-    assert [span(x) for x in (3.4, 200, 7500)] == ["3 s", "3 min 20 s", "2 h 5 min"]
+    assert [span(x) for x in (3.4, 60, 200, 7500)] == ["3 s", "1 min", "3 min 20 s", "2 h 5 min"]
 
 
 def test_lines_are_written_where_there_is_no_terminal(capsys):
@@ -115,7 +157,7 @@ def test_lines_are_written_where_there_is_no_terminal(capsys):
         time.sleep(0.2)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) > 1
-    assert lines[-1].startswith("sinkscope: scan (without BOS): 50 % done in 0 s")
+    assert lines[-1].startswith("sinkscope: scan (without BOS): 50 % in 0 s")
     time.sleep(0.05)
     assert capsys.readouterr().err == ""  # and none after it
 

@@ -161,7 +161,7 @@ def test_where_the_others_are_suppressed_the_block_is_that_of_the_suppression(fa
 def test_the_read_curve_rises_with_the_write_that_is_read():
     subject, prompts, truth = constructed("p0-deeper", family="llama", noise=0.05)
     found = find(subject, prompts)
-    reads = HeadReads(subject, found.circuit.sites, found.observed, truth.reading_heads)
+    reads = HeadReads(subject, found.circuit.sites, found.observed, truth.reading_heads, found.here)
     block = truth.writing_neurons[0][0]
     assert (reads.block == block).all()
     assert (reads.between(reads.curve[:, 0], reads.curve[:, block + 1]) < 0.2).all()

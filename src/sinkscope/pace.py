@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 WORK = {"scan": 1.8, "nulls": 0.6, "trace": 1.2, "circuit": 1.4, "vocabulary": 0.5, "verify": 34.0}
+WRITING = ("report", 2.0)  # the last stage where a folder is written
 ADVICE, ADVISED = 90.0, 8  # passes of the advice of a run, and the prompts that it takes
 STAGES = {  # of each command, in the order in which they come
     "scan": ("scan", "nulls"),
@@ -25,23 +26,30 @@ SHARES = {
     "timeline": {"pilot": 5, "checkpoints": 14},
 }
 EARLY = 0.05  # of the work: before, its pace says nothing of the rest
+STEADY = 0.1  # of the work: what is estimated after less of it is held against what was before
 LEAST = 8  # prompts, whatever the budget
 Clock = Callable[[], float]
 
 
 def planned(
-    name: str, prompts: int, rows: int, policies: int = 1, advise: bool = False
+    name: str,
+    prompts: int,
+    rows: int,
+    policies: int = 1,
+    advise: bool = False,
+    writes: bool = False,
 ) -> list[tuple[str, float]]:
     """(stage, work) of a command in order, in plain passes over all prompts; for others nothing.
 
     rows    prompts that `verify` runs its tests on
-    advise  whether the advice of a run comes last
+    advise  whether the advice of a run comes last; writes: whether a report does
     """
     share = min(rows, prompts) / max(prompts, 1)
     work = WORK | {"verify": WORK["verify"] * share} | SHARES.get(name, {})
     stages = [(stage, work[stage]) for stage in STAGES.get(name, SHARES.get(name, ()))] * policies
     last = ADVICE * min(ADVISED, prompts) / max(prompts, 1)
-    return [*stages, ("advise", last)] if advise else stages
+    stages += [("advise", last)] if advise else []
+    return [*stages, WRITING] if stages and writes else stages
 
 
 @dataclass
@@ -57,24 +65,36 @@ class Pace:
     label: str = ""
     part: float = 0.0  # of the present stage
     _at: int = -1
-    _started: float = field(init=False)
-    _reported: float = field(init=False)
+    _began: float = field(init=False)  # the command, or without stages the present one
+    _started: float = field(init=False)  # the first stage
+    _whole: float | None = None  # seconds from there to the end
+    _estimated: float = 0.0  # part of the work that was done at the last estimate
 
     def __post_init__(self) -> None:
-        self._started = self._reported = self.clock()
+        self._began = self._started = self.clock()
 
     def update(self, label: str, done: int, total: int) -> None:
         """Take a report."""
         if label != self.label:
             self._enter(label.split(" ")[0])
         self.label, self.part = label, done / max(total, 1)
-        self._reported = self.clock()
+        if self.fraction >= EARLY:
+            self._estimate((self.clock() - self._started) / self.fraction)
 
     def _enter(self, stage: str) -> None:
         if not self.stages:
+            self._began, self._whole, self._estimated = self.clock(), None, 0.0
+        if self._at < 0:
             self._started = self.clock()
         later = range(self._at + 1, len(self.stages))
         self._at = next((i for i in later if self.stages[i][0] == stage), self._at)
+
+    def _estimate(self, whole: float) -> None:
+        """Move the estimate toward a new one, the further the more was done since."""
+        more = max(0.0, self.fraction - self._estimated)
+        known = whole if self._whole is None else self._whole
+        self._whole = known + (whole - known) * more / (more + STEADY)
+        self._estimated = self.fraction
 
     @property
     def fraction(self) -> float:
@@ -87,26 +107,29 @@ class Pace:
         return (done + now) / total
 
     @property
-    def gone(self) -> float:
-        """Seconds since the command, or without stages this one, began."""
-        return self.clock() - self._started
-
-    @property
     def left(self) -> float | None:
         """Seconds that it still takes at this pace; None as long as next to nothing is done."""
-        done = self.fraction
-        if done < EARLY:
+        if self._whole is None:
             return None
-        whole = (self._reported - self._started) / done
-        return max(0.0, whole - self.gone)
+        return max(0.0, self._whole - (self.clock() - self._started))
 
     def __str__(self) -> str:
-        left = self.left
-        ahead = "" if left is None or left < 1 else f", about {span(left)} left"
-        step = f"step {self._at + 1} of {len(self.stages)}, " if len(self.stages) > 1 else ""
-        if not self.label:
-            return f"starting, {span(self.gone)}"
-        return f"{step}{self.label}: {100 * self.fraction:.0f} % done in {span(self.gone)}{ahead}"
+        gone = span(self.clock() - self._began)
+        if not self.label or (self.stages and self._at < 0):
+            return f"{self.label or 'starting'}, {gone}"
+        left = rounded(self.left or 0.0)
+        ahead = f", about {span(left)} left" if left else ""
+        several = len(self.stages) > 1
+        step = f"step {self._at + 1} of {len(self.stages)}, " if several else ""
+        again = len({stage for stage, _ in self.stages}) < len(self.stages)
+        label = self.label if again or not several else self.label.split(" ")[0]
+        return f"{step}{label}: {100 * self.fraction:.0f} % in {gone}{ahead}"
+
+
+def rounded(seconds: float) -> float:
+    """An estimate of seconds to the step that its size allows: 5 s, 10 s, 30 s, 5 min."""
+    step = next((step for most, step in ((60, 5), (300, 10), (3600, 30)) if seconds < most), 300)
+    return step * round(seconds / step)
 
 
 def span(seconds: float) -> str:
@@ -115,8 +138,8 @@ def span(seconds: float) -> str:
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+        return f"{whole // 60} min {whole % 60} s".removesuffix(" 0 s")
+    return f"{whole // 3600} h {whole % 3600 // 60} min".removesuffix(" 0 min")
 
 
 @dataclass

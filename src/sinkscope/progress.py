@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from sinkscope.pace import Pace, planned
+from sinkscope.settings import VerifySettings
 
 Step = Callable[[str, int, int], None]
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -43,10 +44,19 @@ def shown(command: Command) -> Command:
         console = Console(stderr=True)
         if not (console.is_terminal or console.is_jupyter):
             return command(*arguments, **given)
-        with _bar(console, planned(command.__name__, 1, 1)) as step:
+        with _bar(console, _stages(command.__name__, arguments, given)) as step:
             return command(*arguments, progress=step, **given)
 
     return run  # type: ignore[return-value]
+
+
+def _stages(name: str, arguments: tuple[Any, ...], given: dict[str, Any]) -> list:
+    """What a command that is called so goes through."""
+    settings = (one for one in (*arguments, given.get("settings")) if hasattr(one, "n"))
+    asked = vars(next(settings, VerifySettings())) | given
+    rows = asked.get("rows", asked["n"])
+    policies = 2 if asked.get("bos") == "both" else 1
+    return planned(name, asked["n"], rows, policies, bool(asked.get("advise")))
 
 
 @contextlib.contextmanager
@@ -69,7 +79,7 @@ def _bar(console, stages: Sequence[tuple[str, float]]) -> Iterator[Step]:
         def render(self, task: Task) -> Text:
             return Text(str(pace))
 
-    with _showing(pace), Progress(BarColumn(20), Said(), console=console, transient=True) as bar:
+    with _showing(pace), Progress(BarColumn(12), Said(), console=console, transient=True) as bar:
         task = bar.add_task("", total=1.0)
 
         def step(label: str, done: int, total: int) -> None:

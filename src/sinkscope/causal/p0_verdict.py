@@ -217,7 +217,7 @@ def _circuit(evidence: Evidence, tests: Sequence[Test], carrier: Carrier) -> Fou
     if not necessary:
         return Found("", missing=not_needed([t for t in tests if t.id in NEEDED and t.claim]))
     best = min(necessary, key=lambda test: test.size)
-    said = [f"Taken from position zero, it removes {removed(best)} ({best.edit})"]
+    said = [f"{best.edit[:1].upper()}{best.edit[1:]}: that removes {removed(best)}"]
     changes = [would_change(best, -NECESSARY, "remove less than half of the sink")]
     raised = [test for test in raising(tests) if test.passed]
     if raised:

@@ -14,7 +14,7 @@ import torch
 
 from sinkscope.circuit.observed_heads import HeadRead
 from sinkscope.circuit.routing import Routing
-from sinkscope.circuit.streams import stream_hooks
+from sinkscope.circuit.streams import stream_hooks, width_of
 from sinkscope.detect.attention import AttentionStats
 from sinkscope.errors import Unsupported
 from sinkscope.frame import Progress, silent
@@ -41,7 +41,7 @@ class Observed:
 
     log_ratio       [n, points] log of P0's norm over the median norm of the others
     other_mean      [points, d] mean unit vector of the others
-    sample          [m, points, d] states of random other positions, and their token ids
+    sample          [m, points, d] states of random other positions
     attention_out   block -> (P0's mean write, the others' mean write), each [d]
     out_norm        block -> [T] mean norm of attention's write by position; out_variance likewise
     attention       AttentionStats, or None where a scan was given
@@ -60,13 +60,12 @@ class Observed:
         self._seen_points: set[int] = set()
         self._seen_calls: set[int] = set()
         self._generator = torch.Generator().manual_seed(seed)
-        points, size = len(sites.points), _width(subject)
+        points, size = len(sites.points), width_of(subject)
         most = max(64, SAMPLE_BYTES // (4 * points * size))
         self._per_row = max(2, min(SAMPLE, most) // len(prompts))
         self._log_ratio: list[list[torch.Tensor]] = [[] for _ in range(points)]
         self._others = OthersMean()
         self._sample: list[list[torch.Tensor]] = [[] for _ in range(points)]
-        self._ids: list[torch.Tensor] = []
         self._mixer = {b: _first_mixer(sublayers) for b, sublayers in enumerate(sites.blocks)}
         self._out: dict[int, list[torch.Tensor]] = {}
         self._curves: dict[int, torch.Tensor] = {}
@@ -109,7 +108,6 @@ class Observed:
             columns.append(others[pick])
             rows.append(torch.full_like(pick, row))
         self._rows, self._columns = torch.cat(rows), torch.cat(columns)
-        self._ids.append(batch.input_ids[self._rows, self._columns])
 
     def _point(self, number: int, hidden: torch.Tensor) -> None:
         if number in self._seen_points:
@@ -205,11 +203,6 @@ class Observed:
         return torch.stack([torch.cat(rows) for rows in self._sample], 1)
 
     @property
-    def sample_ids(self) -> torch.Tensor:
-        """Their token ids: [m]."""
-        return torch.cat(self._ids)
-
-    @property
     def attention_out(self) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
         """Mean write of each block's attention: (P0, others), each [d]."""
         return {
@@ -238,12 +231,6 @@ def observed_on(
     """
     sites = find_sites(subject, prompts)
     return Observed(subject, sites, prompts, seed, stats).run(reader, progress)
-
-
-def _width(subject: Subject) -> int:
-    """Channels of the stream; a nested configuration may not say."""
-    weight = subject.model.get_input_embeddings().weight
-    return subject.anatomy.hidden_size or weight.shape[1]
 
 
 def _first_mixer(sublayers: tuple[Sublayer, ...]) -> int | None:

@@ -22,6 +22,7 @@ from sinkscope.circuit.writes import Writes, written_along
 from sinkscope.detect.attention import OVER_UNIFORM
 from sinkscope.observe.sites import Sites
 from sinkscope.observe.stream import sink_direction
+from sinkscope.observe.together import together
 from sinkscope.subject.load import Subject
 
 Heads = tuple[tuple[int, int], ...]
@@ -115,27 +116,21 @@ def all_parts(
     other_mean  [points, d] mean unit vector of the other positions there
     main, u     the most read phase, and its direction [d] where the circuit has taken one
     """
-    found, start = [], 0
-    for phase in phases:
-        heads = readers(phase, reading)
-        point = read_point(phase, heads, p0.shape[1] - 1)
-        own = u if phase is main and u is not None else None
-        along = sink_direction(p0[:, point], other_mean[point]) if own is None else own
-        written = np.diff((here.mean(0) @ along).numpy().astype(np.float64))
-        stop = phase.last_block(len(written)) + 1
-        written[:start], written[stop:], start = 0.0, 0.0, stop
-        found.append(
-            PhaseParts(
-                phase,
-                along,
-                phase_writes(subject, sites, tokens, along, phase),
-                heads,
-                sink_heads(phase, reading),
-                by_number(concentration(written)),
-                phase is main,
-            )
-        )
-    return tuple(found)
+    found, first = [], 0
+    with together(subject) as start:
+        for phase in phases:
+            heads = readers(phase, reading)
+            point = read_point(phase, heads, p0.shape[1] - 1)
+            own = u if phase is main and u is not None else None
+            along = sink_direction(p0[:, point], other_mean[point]) if own is None else own
+            written = np.diff((here.mean(0) @ along).numpy().astype(np.float64))
+            stop = phase.last_block(len(written)) + 1
+            written[:first], written[stop:], first = 0.0, 0.0, stop
+            writes = start(phase_writes, subject, sites, tokens, along, phase)
+            concentrated = by_number(concentration(written))
+            rest = (heads, sink_heads(phase, reading), concentrated, phase is main)
+            found.append((phase, along, writes, rest))
+        return tuple(PhaseParts(phase, u, writes(), *rest) for phase, u, writes, rest in found)
 
 
 def phase_writes(

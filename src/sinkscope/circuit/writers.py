@@ -46,6 +46,7 @@ from sinkscope.circuit.writes import Key, Writes, dense_maps, written_along
 from sinkscope.observe.p0_stream import p0_states
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.observe.sites import Sites
+from sinkscope.observe.together import together
 from sinkscope.subject.load import Subject
 
 
@@ -85,8 +86,15 @@ class Naming:
         heads: Sequence[tuple[int, int]],
         usual: Mapping[Key, torch.Tensor],
         d: torch.Tensor,
+        tokens: torch.Tensor,
+        vocabulary: torch.Tensor,
     ) -> None:
-        """d [L+1, d]: what the embedding and each block wrote at P0, less at the others."""
+        """What is written is asked for at once, so that it takes one way through the blocks.
+
+        d           [L+1, d] what the embedding and each block wrote at P0, less at the others
+        tokens      [n] first tokens of the prompts
+        vocabulary  [m] such as are drawn evenly from the vocabulary, to compare with
+        """
         self.subject, self.sites, self.reads = subject, sites, reads
         chosen = [i for i, head in enumerate(logits.heads) if head in set(heads)]
         self._rows = [reads.heads.index(logits.heads[i]) for i in chosen]
@@ -103,6 +111,10 @@ class Naming:
         groups = [given == block for block in given.unique()] if len(chosen) else []
         large = [group for group in groups if group.sum() >= GROUP * len(chosen)]
         self.groups = large if len(groups) > 1 else []
+        with together(subject) as start:
+            self.own = start(self.written, tokens)
+            self.of_groups = [start(self.written, tokens, group) for group in self.groups]
+            self.elsewhere = start(self.written, vocabulary)
 
     def written(self, tokens: torch.Tensor, heads: torch.Tensor | None = None) -> Writes:
         """What each unit adds to the logits with these tokens at P0, over elsewhere: the w_i.
@@ -135,16 +147,20 @@ class Naming:
         hooks = self._ablated(own)
         if hooks is None:
             return None
-        reads, less = self.reads, {}
-        for block in sorted({unit.block for unit in own}):
-            alone = self._ablated([unit for unit in own if unit.block == block])
-            less[block] = reads.p0[:, block + 1] - self._behind(block, alone)
+        reads = self.reads
+        less: dict[int, torch.Tensor] = {}
 
         def edit(block: int, hidden: torch.Tensor) -> torch.Tensor:
             gone = sum((x for b, x in less.items() if b < block), torch.tensor(0.0))
             return (reads.p0[:, block] - gone).unsqueeze(1).to(hidden)
 
-        left = min(self._share(reads.margins(edit)[0]), self._share(self._running_on(hooks)))
+        with together(self.subject) as start:
+            running_on, behind = start(self._running_on, hooks), {}
+            for block in sorted({unit.block for unit in own}):
+                alone = self._ablated([unit for unit in own if unit.block == block])
+                behind[block] = start(self._behind, block, alone)
+            less.update({block: reads.p0[:, block + 1] - x() for block, x in behind.items()})
+            left = min(self._share(reads.margins(edit)[0]), self._share(running_on()))
         return left / self._share(reads.intact)
 
     def lost(self, units: Sequence[Unit]) -> float:
@@ -202,21 +218,14 @@ class Naming:
         return make
 
 
-def name_writers(
-    naming: Naming,
-    along_u: tuple[Components, Writes],
-    tokens: torch.Tensor,
-    vocabulary: torch.Tensor | None,
-) -> Named:
+def name_writers(naming: Naming, along_u: tuple[Components, Writes]) -> Named:
     """The units behind what the heads read.
 
-    along_u     who writes along the sink direction, and all that is written along it
-    tokens      [n] first tokens of the prompts
-    vocabulary  [m] such as are drawn evenly from the vocabulary, to compare with
+    along_u  who writes along the sink direction, and all that is written along it
     """
-    read = naming.written(tokens)
+    read = naming.own()
     found, writes = main_components(read), read
-    apart = {u for one in naming.groups for u in main_components(naming.written(tokens, one)).units}
+    apart = {u for group in naming.of_groups for u in main_components(group()).units}
     if not apart <= {*found.units}:
         found = replace(these_components(read, {*found.units, *apart}), whole=found.whole)
     needed = _needed(naming, found.units, along_u[0])
@@ -227,9 +236,7 @@ def name_writers(
     if kept is not None and kept > HALF:
         whole = Components((), along_u[0].whole or found.whole)
         return Named(whole, along_u[1], kept, rejected=found)
-    elsewhere = None
-    if vocabulary is not None:
-        elsewhere = part_of(naming.written(vocabulary), found.units)
+    elsewhere = part_of(naming.elsewhere(), found.units)
     return Named(found, writes, kept, None, part_of(read, found.units), elsewhere)
 
 
@@ -257,11 +264,12 @@ def with_named(part: PhaseParts, named: Named) -> PhaseParts:
 
 def _needed(naming: Naming, read: Sequence[Unit], along_u: Components) -> list[Unit]:
     """Who writes along u, is not read, and yet takes half of the rise with it."""
-    found: list[Unit] = []
-    for kind in (HEAD, NEURON):
-        others = [unit for unit in along_u.units if unit not in read and unit.block < naming.stop]
-        for block, chosen in by_block(others, kind).items():
-            units = [Unit(block, kind, index) for index in chosen]
-            if naming.lost(units) >= HALF:
-                found += units
-    return found
+    others = [unit for unit in along_u.units if unit not in read and unit.block < naming.stop]
+    with together(naming.subject) as start:
+        sets = [
+            [Unit(block, kind, index) for index in chosen]
+            for kind in (HEAD, NEURON)
+            for block, chosen in by_block(others, kind).items()
+        ]
+        asked = [(units, start(naming.lost, units)) for units in sets]
+        return [unit for units, lost in asked if lost() >= HALF for unit in units]

@@ -144,10 +144,12 @@ def verify(
     if expect is not None:
         raise InputError("--replication reaches no verdict, so it takes no --expect.")
     replication_of(replication)  # before a model is loaded for an unknown one
-    subject, prompts = common.opened(loading, showing), part_of(settings, ReplicationSettings)
     with common.watched(showing) as progress:
+        subject = common.opened(loading, showing, progress)
+        prompts = part_of(settings, ReplicationSettings)
         result = replicate(replication, subject, prompts, progress=progress)
-    common.save_and_show(result, showing)
+        page = common.saved(result, showing, progress)
+    common.show(result, showing, page)
 
 
 @options
@@ -165,9 +167,11 @@ def timeline(
     common.stay_offline(sweeping.offline)
     from sinkscope.training_runs.timeline import timeline as follow
 
-    with common.watched(showing, planned("timeline", 1, 1, len(sources))) as progress:
+    stages = planned("timeline", 1, 1, len(sources), writes=showing.out is not None)
+    with common.watched(showing, stages) as progress:
         result = follow(sources, settings, sweeping, progress=progress)
-    common.save_and_show(result, showing)
+        page = common.saved(result, showing, progress)
+    common.show(result, showing, page)
 
 
 @options
@@ -200,15 +204,16 @@ def advise(
     from sinkscope.advice.advise import questions
 
     wanted = gates.parse(gate or (), questions(settings.questions))
-    subject = common.opened(loading, showing)
     with common.watched(showing) as progress:
+        subject = common.opened(loading, showing, progress)
         result = answer(subject, settings, progress=progress)
+        page = common.saved(result, showing, progress)
     if model_card is not None:
         from sinkscope.files import write_whole
         from sinkscope.report.advise.card import model_card as card
 
         write_whole(model_card, card(result).encode())
-    common.save_and_show(result, showing)
+    common.show(result, showing, page)
     failures = [why for each in wanted if (why := each.failure(result.summary.advise))]
     if failures:
         print(f"sinkscope: not met: {'; '.join(failures)}.", file=sys.stderr)

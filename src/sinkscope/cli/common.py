@@ -68,27 +68,29 @@ def measure(
 ) -> None:
     """Load a model, run the command of that name on it, save, print, hold against `expect`."""
     check(showing.out, expect, known)
-    subject = opened(loading, showing)
-    from sinkscope.ranks import rank
-
-    if rank():  # the first process of several shows and writes
-        showing = dataclasses.replace(showing, out=None, quiet=True, json=False)
-    rows = getattr(settings, "rows", settings.n)
     stages = planned(
         name,
         settings.n,
-        rows,
+        getattr(settings, "rows", settings.n),
         policies=2 if settings.bos == "both" else 1,
         advise=getattr(settings, "advise", False),
+        writes=showing.out is not None,
     )
     with watched(showing, stages) as progress:
+        subject = opened(loading, showing, progress)
+        from sinkscope.ranks import rank
+
+        if rank():  # the first process of several shows and writes
+            showing = dataclasses.replace(showing, out=None, quiet=True, json=False)
         result = getattr(sinkscope, name)(subject, settings, progress=progress)
-    save_and_show(result, showing)
+        page = saved(result, showing, progress)
+    show(result, showing, page)
     exit_on_expect(result, expect)
 
 
-def opened(loading: LoadSettings, showing: Showing) -> Subject:
+def opened(loading: LoadSettings, showing: Showing, progress: Progress) -> Subject:
     """The model of the options. Refuses, before any work, to replace what is known of another."""
+    progress("loading", 0, 1)
     subject = load_subject(loading)
     there = None if showing.out is None or showing.force else _held(showing.out)
     if there and there.get("weights_sha256") != subject.identity["weights_sha256"]:
@@ -121,10 +123,12 @@ def name_of(model: str | None) -> str:
 def watched(
     showing: Printing, stages: Sequence[tuple[str, float]] = ()
 ) -> contextlib.AbstractContextManager[Progress]:
-    """The progress display, unless nothing is to be shown."""
+    """The progress display, unless nothing is shown; of several processes the first has it."""
+    if not showing.quiet and os.environ.get("RANK", "0") == "0":
+        return progress_bar(stages)
     from sinkscope.frame import silent
 
-    return contextlib.nullcontext(silent) if showing.quiet else progress_bar(stages)
+    return contextlib.nullcontext(silent)
 
 
 def check_device(device: str) -> None:
@@ -167,13 +171,17 @@ def drawn_from(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def save_and_show(result: Result, showing: Showing) -> None:
-    """Save a result where a folder is given, and print it."""
+def saved(result: Result, showing: Showing, progress: Progress) -> Path | None:
+    """Save a result where a folder is given; the page of it."""
     from sinkscope.provenance import made
 
     result.summary.made = made(*begun[-1]) if begun else None
-    folder = result.save(showing.out) if showing.out is not None else None
-    show(result, showing, None if folder is None else folder / "report.html")
+    if showing.out is None:
+        return None
+    progress("report", 0, 1)
+    page = result.save(showing.out) / "report.html"
+    progress("report", 1, 1)
+    return page
 
 
 def show(result: Result, showing: Printing, page: Path | None, *others: Result) -> None:

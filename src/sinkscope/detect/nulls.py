@@ -55,6 +55,7 @@ def untrained(subject: Subject, prompts: Prompts, reader: str) -> dict[str, np.n
         if isinstance(fresh, Missing):
             return fresh
         stats = read_attention(fresh, prompts, reader)
+        del fresh  # before the next: one copy at a time in memory
         received.append(nan_mean(stats.alpha0))
         late.append(nan_mean(stats.late))
     return {"received": np.stack(received), "late": np.stack(late)}

@@ -187,7 +187,7 @@ class SwapAlong(Edit):
     vectors: PositionVectors | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
-        return f"{self.of} position embeddings 0 and 1 swapped in the mlp output of block 0"
+        return f"{self.of} position embeddings 0 and 1 swapped in the MLP output of block 0"
 
     def hooks(self, context: Context) -> list[Any]:
         """Change two rows of the MLP's output."""

@@ -5,6 +5,8 @@ The sentences are those of the page (`Findings.brief`); here they are put in ord
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from itertools import zip_longest
 
 from rich.cells import cell_len, chop_cells
@@ -21,10 +23,10 @@ from sinkscope.result import Result
 MOST = 24  # lines: with the path of the report 25 at most
 LABEL = 9  # columns of the question
 LEAST = 24  # columns of the answers, however narrow the terminal
-SHORT = (WEAK, "Unless")  # are shortened before the others are
+SPARE, MORE = "Unless", "More"  # an answer that may be left out; how much was
 PANEL = ""  # the question of what is no answer but the name of a BOS policy
-LONGEST = 3  # lines of an answer
-WEAKNESSES = 3  # that are told; the rest is counted
+LONGEST = 3  # lines of an answer, where it has more than one sentence
+WEAKNESSES = 3  # that are told
 BESIDE = ("Sink", "Proved", "Used")  # of two BOS policies, one sentence each; a table has the rest
 
 
@@ -67,8 +69,10 @@ def brief(result: Result, panels: dict[str, list[Findings]], width: int) -> list
             said.append((PANEL, frames.label(panel)))
         said += answers(found, BESIDE if several else QUESTIONS)
     every = [one for found in panels.values() for one in found]
-    said += weaknesses(every, 2 if several else WEAKNESSES)
-    return [*head, *_answers(said, width, MOST - len(head))]
+    said += weaknesses(every)
+    wide = max(LEAST, width - LABEL)
+    weak = 2 if several else WEAKNESSES
+    return [*head, *_shown(fitted(said, wide, MOST - len(head), weak))]
 
 
 def answers(found: list[Findings], questions: tuple[str, ...]) -> list[Said]:
@@ -80,50 +84,92 @@ def answers(found: list[Findings], questions: tuple[str, ...]) -> list[Said]:
     return sorted(told, key=lambda each: questions.index(each[0]))
 
 
-def weaknesses(found: list[Findings], most: int) -> list[Said]:
-    """What is missing, what must be known, and what this does not show: the first few."""
+def weaknesses(found: list[Findings]) -> list[Said]:
+    """What is missing, what must be known, and what this does not show; each once."""
     missing = [text for one in found for label, text in one.answers if label == WEAK]
     by_turns = zip_longest(*(one.notes for one in found))  # so that each BOS policy has its word
     notes = [visible(note) for each in by_turns for note in each if note]
-    every = list(dict.fromkeys([*missing, *notes, *(one.limit for one in found if one.limit)]))
-    told = every[:most] if len(every) > most + 1 else every
-    if len(every) > len(told):
-        told.append(f"{len(every) - len(told)} more remarks: --verbose.")
-    return [(WEAK, text) for text in told]
+    every = [*missing, *notes, *(one.limit for one in found if one.limit)]
+    return [(WEAK, text) for text in dict.fromkeys(every)]
 
 
-def _answers(said: list[Said], width: int, room: int) -> list[Text]:
-    """The answers in so many lines: the longest is shortened first, of equal ones the last."""
-    wide = max(LEAST, width - LABEL)
-    told = [fitted(typeset(text), wide, LONGEST) for _, text in said]
-    while sum(map(len, told)) > room and max(map(len, told)) > 1:
-        long = [i for i, lines in enumerate(told) if len(lines) > 1]
-        at = max(long, key=lambda i: (len(told[i]) + (said[i][0] in SHORT), i))
-        told[at] = fitted(typeset(said[at][1]), wide, len(told[at]) - 1)
-    lines, before = [], ""
-    for (label, text), answer in zip(said, told):
-        if label == PANEL:
-            lines.append(Text(text, style="bold"))
+@dataclass
+class Answer:
+    """A question and the sentences that answer it, within a width."""
+
+    question: str
+    said: list[str]
+    width: int
+
+    @property
+    def lines(self) -> list[str]:
+        """The answer as it is printed."""
+        return wrapped(" ".join(self.said), self.width)
+
+    def shorten(self) -> None:
+        """Leave out the last sentence; the one before it ends the answer."""
+        del self.said[-1]
+        self.said[-1] = re.sub(r"[.;]$", ".", self.said[-1])
+
+
+def fitted(said: list[Said], width: int, room: int, weak: int) -> list[Answer]:
+    """Answers that take so many lines together, where that is possible.
+
+    Only whole sentences are left out, and they are counted: weaknesses first, of which `weak` are
+    told at most, then the last of the longest answer, never the first of an answer.
+    """
+    told = [Answer(question, sentences(typeset(text)), width) for question, text in said]
+    whole = sum(len(one.said) for one in told)
+
+    def least(question: str) -> Answer | None:
+        found = [one for one in told if one.question == question]
+        return found[-1] if len(found) > (question == WEAK) else None
+
+    def full() -> bool:
+        return sum(len(one.lines) for one in told) >= room
+
+    for one in told:
+        while len(one.said) > 1 and len(one.lines) > LONGEST:
+            one.shorten()
+    while (last := least(WEAK)) and (full() or sum(x.question == WEAK for x in told) > weak):
+        told.remove(last)
+    while full():
+        longer = [one for one in told if len(one.said) > 1]
+        spare = least(SPARE)
+        if longer:
+            max(reversed(longer), key=lambda one: len(one.lines)).shorten()
+        elif spare:
+            told.remove(spare)
         else:
-            shown = [label if label != before else "", *[""] * (len(answer) - 1)]
-            lines += [
-                Text.assemble((f"{question:{LABEL}}", "bold"), line)
-                for question, line in zip(shown, answer)
+            break
+    left_out = whole - sum(len(one.said) for one in told)
+    more = f"{left_out} sentence{'s' if left_out > 1 else ''}: --verbose."
+    return [*told, *([Answer(MORE, [more], width)] if left_out else [])]
+
+
+def sentences(text: str) -> list[str]:
+    """The parts of a text that stand alone: up to a full stop or semicolon outside brackets."""
+    parts = [""]
+    for piece in re.split(r"(?<=[.;]) ", text.strip()):
+        ended = parts[-1].endswith((".", ";")) and parts[-1].count("(") == parts[-1].count(")")
+        parts = [*parts, piece] if ended else [*parts[:-1], f"{parts[-1]} {piece}".lstrip()]
+    return parts
+
+
+def _shown(answers: list[Answer]) -> list[Text]:
+    """A label stands before the first line of a question."""
+    shown, before = [], ""
+    for one in answers:
+        if one.question == PANEL:
+            shown.append(Text(" ".join(one.said), style="bold"))
+        else:
+            labels = [one.question if one.question != before else "", *[""] * len(one.lines)]
+            shown += [
+                Text.assemble((f"{label:{LABEL}}", "bold"), line)
+                for label, line in zip(labels, one.lines)
             ]
-        before = label
-    return lines
-
-
-def fitted(text: str, width: int, longest: int) -> list[str]:
-    """A sentence in at most `longest` lines; "…" stands for what had to be left out at its end."""
-    lines = wrapped(text, width)
-    while len(lines) > longest:
-        end = max(text.rfind("; "), text.rfind(". "))
-        if end < 0:
-            return [*lines[: longest - 1], f"{wrapped(lines[longest - 1], width - 2)[0]} …"]
-        text = text[: end + 1]
-        lines = wrapped(f"{text} …", width)
-    return lines
+        before = one.question
+    return shown
 
 
 def wrapped(text: str, width: int) -> list[str]:

@@ -80,7 +80,6 @@ def both(lab: CausalBench) -> list[Test]:
 def query_bias(lab: CausalBench) -> list[Test]:
     """I2: the sink without query biases. Nothing of equal size is there to be its control."""
     if not attention_biases(lab.engine.subject):
-        lab.notes.append("query bias: the attention of this model has no bias.")
         return []
     try:
         arrow, extra = "query bias -> stage 4", {"role": QUERY_BIAS}

@@ -178,7 +178,7 @@ class Edit:
 
 def described(block: int, kind: str, position: int) -> str:
     """Where a sublayer edit acts, in words."""
-    return f"{kind} output of block {block} at position {position}"
+    return f"{'MLP' if kind == 'mlp' else kind} output of block {block} at position {position}"
 
 
 def check_right_padded(prompts: Prompts) -> None:

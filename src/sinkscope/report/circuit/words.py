@@ -80,8 +80,11 @@ def _writers(trace: TraceSummary) -> str:
     groups = [_group("head", trace.writing_heads)]
     neurons = [[*n, s] for n, s in zip(trace.writing_neurons, trace.writing_neuron_shares)]
     groups.append(_group("neuron", neurons))
-    made = [f"{percent(share)} by {units}" for share, units in sorted(filter(None, groups))[::-1]]
-    return f"{said}; {' and '.join(made)}." if made else f"{said}."
+    made = sorted(filter(None, groups))[::-1]
+    if len(made) == 1 and percent(made[0][0]) == percent(share):
+        return f"{said}, by {made[0][1]}."
+    parts = [f"{percent(share)} by {units}" for share, units in made]
+    return f"{said}; {' and '.join(parts)}." if parts else f"{said}."
 
 
 def basis(trace: TraceSummary) -> str:
