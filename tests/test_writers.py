@@ -176,13 +176,24 @@ def test_units_without_which_the_sink_stays_are_not_named(monkeypatch):
     subject, prompts, truth = constructed("p0-two-block", family="llama", noise=0.05)
     wrong = Components(((Unit(truth.writing_neurons[0][0], NEURON, 0), 1.0),))
     assert (truth.writing_neurons[0][0], 0) not in pairs(truth.writing_neurons)
-    monkeypatch.setattr(writers, "main_components", lambda writes: wrong)
+    monkeypatch.setattr(writers, "main_components", lambda writes, share=0.9: wrong)
     monkeypatch.setattr(writers, "_needed", lambda *_: [])
     summary = sinkscope.trace(subject, prompts=prompts).summary.trace["without"]
     assert summary.writing_neurons == []
     assert summary.named["kept"] > 0.9
     assert summary.named["rejected"] == [[truth.writing_neurons[0][0], NEURON, 0]]
     assert any("No writer is named" in note for note in summary.notes)
+
+
+def test_as_many_more_are_named_as_the_sink_needs_where_a_tenth_of_the_write_is_enough():
+    subject, prompts, truth = constructed("p0-two-block", family="llama", noise=0.0, writers=4)
+    first, *rest = truth.writing_neurons
+    with torch.no_grad():  # it makes more than 90 %; each of the others is enough by itself
+        subject.model.model.layers[first[0]].mlp.down_proj.weight[:, first[1]] *= 30
+    named = find(subject, prompts).named
+    assert next(unit.place for unit in named.components.units) == tuple(first)
+    assert {unit.place for unit in named.components.units} == pairs([first, *rest])
+    assert (named.kept < 0.5, named.fewest) == (True, 1)
 
 
 def test_units_that_write_against_each_other_are_named_together():

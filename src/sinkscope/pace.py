@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-WORK = {"scan": 1.8, "nulls": 0.6, "trace": 1.2, "circuit": 1.4, "vocabulary": 0.5, "verify": 34.0}
+WORK = {"scan": 1.8, "nulls": 1.2, "trace": 1.2, "circuit": 1.4, "vocabulary": 0.5, "verify": 34.0}
 WRITING = ("report", 2.0)  # the last stage where a folder is written
 ADVICE, ADVISED = 90.0, 8  # passes of the advice of a run, and the prompts that it takes
 STAGES = {  # of each command, in the order in which they come

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from xarray import Dataset
 
-from sinkscope.frame import Progress
+from sinkscope.frame import Progress, too_few
 from sinkscope.intervene.cost import divergences, losses
 from sinkscope.intervene.edits import Edit
 from sinkscope.mixing.conditions import INTACT, Condition, run
@@ -18,7 +18,7 @@ from sinkscope.observe.sites import Sites
 from sinkscope.schema import Measured, ScanSummary
 from sinkscope.schema.advise import AdviceRow
 from sinkscope.settings import AdviseSettings
-from sinkscope.stats import LEAST_UNITS, at_most, bootstrap
+from sinkscope.stats import at_most, bootstrap, nan_mean
 from sinkscope.subject.at_hand import is_packed, lies_elsewhere
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, vocabulary
@@ -81,9 +81,9 @@ class Bench:
     @property
     def about_text(self) -> str:
         """What is to be said of the intervals, where they rest on few documents."""
-        if self.count >= LEAST_UNITS:
-            return ""
-        return f"{self.texts} are few: intervals of fewer than {LEAST_UNITS} are a little narrow."
+        late = self.scan_data["p0_late"].to_numpy()[: len(self.prompts)]
+        unit = ("texts", "n") if self.units is None else ("documents", "text")
+        return " ".join(too_few(nan_mean(late, (1, 2)), self.units, *unit))
 
     def mean(self, values: np.ndarray) -> Measured:
         """Mean of a figure of each text [n], with its interval over documents."""

@@ -27,6 +27,7 @@ FACTS = {
     "p0-outlier": "quantisation",
     "prefix": "quantisation",
     "writers-exact": "quantisation",
+    "skip-layers": "quantisation",
     "fp16": "fp16",
     "largest": "fp16",
     "repeats": "repeats",

@@ -23,6 +23,7 @@ QUESTION = "How many first tokens must a short cache keep?"
 KEPT = (0, 1, 2, 4, 8)
 PARTS = (2, 4)  # windows: a half and a quarter of the text
 OPENVINO_BLOCK = 32
+MLX_KEEPS = 4  # first tokens, fixed there
 
 
 def advise_streaming(bench: Bench) -> Advice:
@@ -64,7 +65,7 @@ def advise_streaming(bench: Bench) -> Advice:
     if keep < KEPT[-1]:
         # keeping the sink costs one token of the cache, and other texts may need it
         at = max(bench.scan.sink.get("positions") or [0]) + 1 if bench.scan.p0_sink else 0
-        found.lines = lines_that_keep(max(keep, at), window)
+        found.lines = lines_that_keep(max(keep, at), window, bench.subject.anatomy.model_type)
         found.heads, rows, about = streaming_heads(bench, max(keep, 1), windows[0])
         found.rows += rows
         found.limits += f" {about}"
@@ -141,11 +142,19 @@ def _rows(bench: Bench, window: int, costs: dict[int, Cost]) -> list[AdviceRow]:
     ]
 
 
-def lines_that_keep(keep: int, window: int) -> list[AdviceLine]:
-    """Lines that keep the first tokens; none where nothing has to be kept."""
+def lines_that_keep(keep: int, window: int, family: str) -> list[AdviceLine]:
+    """Lines that keep the first tokens; none where nothing has to be kept.
+
+    family  the model type; one tool knows a single one
+    """
     if not keep:
         return []
     blocks = -(-keep // OPENVINO_BLOCK) * OPENVINO_BLOCK
     recent = max(OPENVINO_BLOCK, window // OPENVINO_BLOCK * OPENVINO_BLOCK)
     total = blocks + recent + OPENVINO_BLOCK
-    return lines("keep", keep=keep, window=window, blocks=blocks, recent=recent, total=total)
+    values = {"keep": keep, "window": window, "blocks": blocks, "recent": recent, "total": total}
+    if keep <= MLX_KEEPS:
+        values["mlx"] = window
+    if family == "mistral":
+        values["mlc"] = window
+    return lines("keep", **values)

@@ -14,8 +14,7 @@
 6. Direct attribution with norms frozen splits what the sink heads read of P0 into embedding, heads
    and neurons; the fewest that make 90 % of it are the writers, unless the sink stays when they
    are taken away (`writes`, `components`, `writers`).
-7. Recognition: the first read point at which norm, cosine or a linear probe separates P0 from the
-   same tokens elsewhere (`recognition`).
+7. Recognition: the first read point at which P0 is told from the same tokens elsewhere.
 8. All heads and neurons are ranked by what mean ablation at P0 takes, to first order, from the sink
    heads' logits on P0 (`keys`, `ranking`).
 
@@ -220,6 +219,7 @@ def _find(
         writers=components.units,
         sinks=reading.p0_sink,
         sinking_prompts=reading.prompts,
+        positions=reading.positions,
         reading_heads=reading.heads,
         reading_block=reading.block,
         phases=parts,

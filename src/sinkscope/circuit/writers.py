@@ -16,9 +16,11 @@ Units that write along the sink direction and are read by no head are named too 
 half of their rise without them, because later writes of P0 need them.
 
 What was named is then taken away: each named unit's write at P0 becomes its mean over the other
-positions, with P0's later writes held as they are, and again with P0 running on. If the heads keep
-more than half of their share of P0 both times, the named units are not what makes it, and none is
-named.
+positions, with P0's later writes held as they are, and again with P0 running on. If the heads, or
+those of a group, keep more than half of their share of P0 both times, a tenth of a long write may
+be all that they need: the next units are named too, as few as end that, up to 99 % of what is read.
+If all heads together keep more than half even so, these units are not what makes the sink, and none
+is named.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from typing import Any
 import torch
 
 from sinkscope.circuit.components import (
+    MOST,
     Components,
+    enough_components,
     main_components,
     part_of,
     raised,
@@ -60,6 +64,7 @@ class Named:
     rejected    what was not named since the heads keep more than half without it
     vocabulary  part that the named units make of it over first tokens drawn evenly from the
                 vocabulary; `prompts` over those of the prompts
+    fewest      how many make 90 % of it, where they are not enough and more are named; else 0
     """
 
     components: Components
@@ -68,6 +73,7 @@ class Named:
     rejected: Components | None = None
     prompts: float | None = None
     vocabulary: float | None = None
+    fewest: int = 0
 
 
 class Naming:
@@ -135,11 +141,12 @@ class Naming:
         embedding = float(self._embedding[chosen].sum())
         return replace(found, embedding=embedding, total=total, bias={})
 
-    def kept(self, units: Sequence[Unit]) -> float | None:
+    def kept(self, units: Sequence[Unit]) -> list[float] | None:
         """Part of their share that the heads keep without these units' writes; None: no telling.
 
-        The smaller of two: with later writes of P0 as they are, which no backup can fill in for,
-        and with P0 running on, which takes along what later blocks write because of these.
+        Of all heads together, and of each of `groups`. The smaller of two: with later writes of P0
+        as they are, which no backup can fill in for, and with P0 running on, which takes along what
+        later blocks write because of these.
         """
         own = [unit for unit in units if unit.block < self.stop]
         if not own or any(unit.kind not in (HEAD, NEURON) for unit in own):
@@ -160,8 +167,9 @@ class Naming:
                 alone = self._ablated([unit for unit in own if unit.block == block])
                 behind[block] = start(self._behind, block, alone)
             less.update({block: reads.p0[:, block + 1] - x() for block, x in behind.items()})
-            left = min(self._share(reads.margins(edit)[0]), self._share(running_on()))
-        return left / self._share(reads.intact)
+            held, run = self._shares(reads.margins(edit)[0]), self._shares(running_on())
+        intact = self._shares(reads.intact)
+        return [min(a, b) / whole for a, b, whole in zip(held, run, intact)]
 
     def lost(self, units: Sequence[Unit]) -> float:
         """Part of the heads' rise that goes without these units, when P0 runs on from there."""
@@ -172,8 +180,9 @@ class Naming:
         gone = self.reads.between(left, self.reads.curve[:, -1])
         return float(gone[self._rows].mean())
 
-    def _share(self, margins: torch.Tensor) -> float:
-        return float(margins[:, self._rows].sigmoid().mean())
+    def _shares(self, margins: torch.Tensor) -> list[float]:
+        share = margins[:, self._rows].sigmoid().mean(0)
+        return [float(share.mean()), *(float(share[one].mean()) for one in self.groups)]
 
     def _running_on(self, hooks: Any) -> torch.Tensor:
         return self.reads.margins(lambda block, hidden: hidden, extra=hooks)[0]
@@ -225,19 +234,25 @@ def name_writers(naming: Naming, along_u: tuple[Components, Writes]) -> Named:
     """
     read = naming.own()
     found, writes = main_components(read), read
-    apart = {u for group in naming.of_groups for u in main_components(group()).units}
+    each = [group() for group in naming.of_groups]
+    apart = {unit for one in each for unit in main_components(one).units}
     if not apart <= {*found.units}:
         found = replace(these_components(read, {*found.units, *apart}), whole=found.whole)
     needed = _needed(naming, found.units, along_u[0])
     if needed:
         writes = along_u[1]
         found = these_components(writes, {*found.units, *needed})
-    kept = naming.kept(found.units)
+    left, fewest = naming.kept(found.units), found
+    if left is not None and max(left) > HALF:
+        more = [unit for one in (read, *each) for unit in main_components(one, MOST).units]
+        found, left = enough_components(naming.kept, writes, found, left, more)
+    kept = None if left is None else left[0]
     if kept is not None and kept > HALF:
         whole = Components((), along_u[0].whole or found.whole)
         return Named(whole, along_u[1], kept, rejected=found)
     elsewhere = part_of(naming.elsewhere(), found.units)
-    return Named(found, writes, kept, None, part_of(read, found.units), elsewhere)
+    more_than = 0 if found is fewest else len(fewest.units)
+    return Named(found, writes, kept, None, part_of(read, found.units), elsewhere, more_than)
 
 
 def with_named(part: PhaseParts, named: Named) -> PhaseParts:

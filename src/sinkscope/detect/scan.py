@@ -24,6 +24,7 @@ from sinkscope.frame import Progress, chosen_prompts, result_of, silent
 from sinkscope.observe.attention import check_reader, observe, run_model
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.p0_stream import first_tokens, p0_states
+from sinkscope.observe.prefill import prefill_of
 from sinkscope.observe.reads import AttentionRead, Want
 from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.residual import prove_residual, residual_hooks
@@ -90,7 +91,9 @@ def _measured(
     pilot = prompts.take(slice(0, PILOT))
     progress(label, 0, 3 * len(prompts))
     proving = start(prove_residual, subject, _short(pilot))
-    residual_of = start(_residual, subject, prompts, settings, other_mean, progress)
+    prefill = prefill_of(subject, prompts, settings.reader)
+    size = prefill.size
+    residual_of = start(_residual, subject, prompts, settings, other_mean, size, progress)
     qk = start(qk_split, subject, pilot)
     drawn = start(_maps, subject, prompts, settings.reader)
     proof = proving()
@@ -101,12 +104,12 @@ def _measured(
     done = len(prompts)  # the plain pass before, for the direction, is a third
     for batch in prompts.batches():
         progress(label, done, 3 * len(prompts))
-        reads, layout = _one_pass(subject, batch, want, settings.reader, residual, heads)
+        reads, layout = _one_pass(subject, batch, want, settings.reader, residual, heads, size)
         attention.add(reads, layout, batch.input_ids)
         done += 2 * len(batch)
     progress(label, 3 * len(prompts), 3 * len(prompts))
     progress(f"nulls ({prompts.bos} BOS)", 0, 1)
-    null = untrained(subject, pilot, settings.reader) if settings.untrained else NOT_ASKED
+    null = untrained(subject, pilot, settings.reader, size) if settings.untrained else NOT_ASKED
     maps, map_tokens = drawn()
     progress(f"nulls ({prompts.bos} BOS)", 1, 1)
     return Scan(
@@ -120,6 +123,7 @@ def _measured(
         heads=heads,
         p0_cosine=cosine,
         proof=proof,
+        prefill=prefill,
         null=null,
         qk=qk(),
         maps=maps,
@@ -132,6 +136,7 @@ def _residual(
     prompts: Prompts,
     settings: ScanSettings,
     other_mean: torch.Tensor | None,
+    size: int | None,
     progress: Progress,
 ) -> tuple[ResidualStats | None, np.ndarray | None, str]:
     """Statistics of the residual stream, P0's cosine by read point; or why there are none."""
@@ -139,7 +144,7 @@ def _residual(
         return None, None, "the family has several residual streams"
     with together(subject) as start:
         alone = start(p0_states, subject, first_tokens(subject, prompts, settings.seed))
-        reading = start(_others_mean, subject, prompts, progress, other_mean)
+        reading = start(_others_mean, subject, prompts, settings.reader, size, progress, other_mean)
         states = alone()
         if states.shape[1] != len(subject.anatomy.blocks) + 1:
             return None, None, "not every block runs on text alone"
@@ -150,16 +155,28 @@ def _residual(
 
 
 def _others_mean(
-    subject: Subject, prompts: Prompts, progress: Progress, known: torch.Tensor | None
+    subject: Subject,
+    prompts: Prompts,
+    reader: str,
+    size: int | None,
+    progress: Progress,
+    known: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Mean unit vector of the other positions of all prompts: [point, d]. A plain pass, or none."""
+    """Mean unit vector of the other positions of all prompts: [point, d]. A plain pass, or none.
+
+    Pieces of a text go through the reader, whose attention over a cache needs no mask.
+    """
     if known is not None:
         return known
     others, done = OthersMean(), 0
     pieces = max(1, len(prompts) // 8)  # small ones, so that the time it all takes is known soon
 
     def read(batch: Prompts) -> None:
-        add = partial(others.add, layout=layout_of(batch, subject.device))
+        layout = layout_of(batch, subject.device)
+        if size is not None:
+            _add_pieces(subject, batch, reader, size, others, layout)
+            return
+        add = partial(others.add, layout=layout)
         with torch.no_grad(), evaluation(subject.model), hooks(residual_hooks(subject, add)()):
             run_model(subject, batch, logits=False)
 
@@ -172,6 +189,22 @@ def _others_mean(
     return others.mean
 
 
+def _add_pieces(
+    subject: Subject, batch: Prompts, reader: str, size: int, others: OthersMean, layout: Layout
+) -> None:
+    """Add the streams of a batch to the mean, `size` tokens at a time."""
+    now = [layout]
+
+    def piece(start: int, stop: int) -> None:
+        now[0] = layout.part(start, stop)
+
+    def add(point: int, hidden: torch.Tensor) -> None:
+        others.add(point, hidden, now[0])
+
+    taps = residual_hooks(subject, add)
+    observe(subject, batch, Want(received=False), reader, taps, size=size, piece=piece)
+
+
 def _one_pass(
     subject: Subject,
     batch: Prompts,
@@ -179,6 +212,7 @@ def _one_pass(
     reader: str,
     residual: ResidualStats | None,
     heads: HeadStats,
+    size: int | None,
 ) -> tuple[list[AttentionRead], Layout]:
     """One forward pass in which attention, values and residual stream are all read."""
     layout = layout_of(batch, subject.device)
@@ -187,7 +221,13 @@ def _one_pass(
         residual.begin(layout)
         taps = residual_hooks(subject, residual.consume)
     heads.begin(layout)
-    reads, layout, _ = observe(subject, batch, want, reader, taps)
+
+    def piece(start: int, stop: int) -> None:
+        heads.piece(start, stop)
+        if residual is not None:
+            residual.piece(start, stop)
+
+    reads, layout, _ = observe(subject, batch, want, reader, taps, size=size, piece=piece)
     heads.finish()
     return reads, layout
 
