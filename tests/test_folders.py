@@ -281,6 +281,8 @@ def test_a_window_of_zero_that_is_not_used_is_none(tmp_path):
       "short_factor field must have length 8, got 1")],
 )  # fmt: skip
 def test_a_configuration_that_is_not_taken_as_it_stands_is_said(folder, changes, said, capfd):
+    configure(folder, architectures=3)
+    load(folder)
     configure(folder, **changes)
     assert said in load(folder).identity["note"]
     assert "rope" not in capfd.readouterr().err

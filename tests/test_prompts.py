@@ -218,6 +218,8 @@ def test_a_text_that_the_tokenizer_does_not_know_is_said(subject, tmp_path):
     told = [" ".join(scanned(subject, file).notes) for file in (known, unknown)]
     assert "<unk>" not in told[0]
     assert "% of the tokens are '<unk>': the tokenizer does not know" in told[1]
+    subject.tokenizer.unk_token = ""  # its id is looked up for ever
+    assert "<unk>" not in " ".join(scanned(subject, known).notes)
 
 
 def test_a_tokenizer_whose_files_do_not_belong_together_is_said(subject, tmp_path, monkeypatch):

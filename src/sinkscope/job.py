@@ -29,6 +29,7 @@ from sinkscope.settings import (
 from sinkscope.subject.load import Subject
 from sinkscope.subject.opening import resolve_bos
 from sinkscope.subject.prompts import Prompts, prompts_of
+from sinkscope.subject.spread import clock_of
 
 
 @shown
@@ -49,7 +50,8 @@ def run(
     Unsupported as `scan` does.
     """
     settings = dataclasses.replace(settings or RunSettings(), **changes)
-    budget, sets = Budget(settings.budget), prompts_of(subject, settings)
+    budget = Budget(settings.budget, clock_of(subject.model))
+    sets = prompts_of(subject, settings)
     parts = [
         _one(subject, rows, settings, budget.shared(len(sets) - done), progress)
         for done, rows in enumerate(sets)

@@ -73,7 +73,7 @@ def odd_settings(model: Any, asked: Any, rope: list[str]) -> str:
     asked  the architectures that config.json names; rope  what `rope_warnings` kept
     """
     said = [f"config.json: {each}." for each in dict.fromkeys(rope)]
-    names = [str(name) for name in asked or []]
+    names = [str(name) for name in asked] if isinstance(asked, list) else []
     if names and type(model).__name__ not in names:
         said.append(
             f"config.json names {', '.join(names)} as its class; its model_type makes it "

@@ -156,7 +156,10 @@ def _inside(cut: list[list[int]], opening: Opening) -> list[str]:
 
 def _unknown(cut: list[list[int]], tokenizer: Any) -> list[str]:
     """A text that the tokenizer does not know: another language, or another model's tokenizer."""
-    unknown = tokenizer.unk_token_id
+    try:
+        unknown = tokenizer.unk_token_id
+    except RecursionError:  # one that is not in the vocabulary stands for itself
+        return []
     held = sum(map(len, cut))
     share = sum(row.count(unknown) for row in cut) / held if held and unknown is not None else 0.0
     if share <= MOST_UNKNOWN:
