@@ -28,7 +28,8 @@ def progress_bar(stages: Sequence[tuple[str, float]] = ()) -> Iterator[Step]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    with _bar(console, stages) if console.is_terminal else _lines(Pace(stages)) as step:
+    moves = console.is_terminal and not console.is_dumb_terminal  # where a bar can be drawn anew
+    with _bar(console, stages) if moves else _lines(Pace(stages)) as step:
         yield step
 
 
