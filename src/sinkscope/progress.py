@@ -57,7 +57,8 @@ def _stages(name: str, arguments: tuple[Any, ...], given: dict[str, Any]) -> lis
     asked = vars(next(settings, VerifySettings())) | given
     rows = asked.get("rows", asked["n"])
     policies = 2 if asked.get("bos") == "both" else 1
-    return planned(name, asked["n"], rows, policies, bool(asked.get("advise")))
+    advice = bool(asked.get("advise"))
+    return planned(name, asked["n"], rows, policies, advice, questions=asked.get("questions"))
 
 
 @contextlib.contextmanager

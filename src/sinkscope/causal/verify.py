@@ -67,6 +67,7 @@ from sinkscope.result import Result
 from sinkscope.settings import VerifySettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
+from sinkscope.subject.spread import clock_of
 
 # percent of the time that each group of tests takes, in the order of `run_tests`
 STEPS = (14, 13, 1, 6, 3, 5, 1, 3, 4, 5, 5, 9, 16, 15)
@@ -115,7 +116,7 @@ def verify_one(
 ) -> Verified:
     """The tests and the verdict for one set of prompts, on more of them where that is needed."""
     settings = settings or VerifySettings()
-    budget = Budget(settings.budget)
+    budget = Budget(settings.budget, clock_of(subject.model))
     circuit = circuit or find_circuit(subject, prompts, seed=settings.seed)
     passes = 0.0
     settings, notes = _affordable(subject, prompts, settings, budget)
