@@ -191,7 +191,7 @@ def merge(model: Any, adapter: Adapter) -> str:
 def _refuse_other_configuration(adapter: Adapter, name: str, rank: int) -> None:
     """Refuse a product of another rank, or in another module, than the configuration speaks of."""
     config = adapter.config
-    named = config.get("target_modules")
+    named: Any = config.get("target_modules")
     listed = isinstance(named, list) and all(isinstance(each, str) for each in named)
     if listed and not any(name == each or name.endswith(f".{each}") for each in named):
         raise InputError(
