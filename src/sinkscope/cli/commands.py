@@ -20,7 +20,7 @@ from sinkscope.settings import (
     ReplicationSettings,
     RunSettings,
     ScanSettings,
-    SweepSettings,
+    CheckpointSettings,
     TimelineSettings,
     TraceSettings,
     VerifySettings,
@@ -158,7 +158,7 @@ def timeline(
         list[str],
         typer.Argument(help="Run folders, Hub ids, or bundled; or folders that are checkpoints."),
     ],
-    sweeping: SweepSettings,
+    sweeping: CheckpointSettings,
     settings: TimelineSettings,
     showing: Showing,
 ) -> None:
