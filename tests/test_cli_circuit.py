@@ -17,12 +17,12 @@ from sinkscope.known.constructed import build_model, draw_spec, load_truth
 from sinkscope.lab.recipe import TrainingRecipe
 from sinkscope.schema import VerifySummary
 from sinkscope.settings import (
+    CheckpointSettings,
     LoadSettings,
     MixSettings,
     ReplicationSettings,
     RunSettings,
     ScanSettings,
-    CheckpointSettings,
     TimelineSettings,
     TraceSettings,
     VerifySettings,

@@ -15,12 +15,12 @@ from sinkscope.errors import InputError
 from sinkscope.pace import planned
 from sinkscope.settings import (
     AdviseSettings,
+    CheckpointSettings,
     LoadSettings,
     MixSettings,
     ReplicationSettings,
     RunSettings,
     ScanSettings,
-    CheckpointSettings,
     TimelineSettings,
     TraceSettings,
     VerifySettings,
