@@ -42,8 +42,9 @@ from sinkscope import Subject, build_prompts
 from sinkscope.causal.evidence import NECESSITY, SUFFICIENCY, Test
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.verify import VerifySettings, verify_one
-from sinkscope.circuit.find import FoundCircuit, find
+from sinkscope.circuit.find import find
 from sinkscope.circuit.model import Circuit
+from sinkscope.circuit.record import FoundCircuit
 from sinkscope.circuit.unit import EXPERT, NEURON
 from sinkscope.detect.attention import AttentionStats
 from sinkscope.errors import Missing

@@ -8,7 +8,7 @@
 streamed  a folder in the shape of a 70B Llama, random weights, is read block by block while it
           runs: peak memory, and the time of a block over reading it and computing with it at hand
 spread    two processes (gloo) against one: the largest difference of scan, trace and verify
-long      P0 read by the lean reader at a long context, over a plain pass: CPU time and memory
+long      P0 read at a long context, over a plain pass in the same pieces: CPU time and memory
 
 Shared machines make wall-clock times wander; the ratios are of CPU seconds where nothing waits for
 a disk, else of times taken in turns in one process.

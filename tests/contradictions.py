@@ -358,6 +358,12 @@ def what_would_change_it_gives_the_number_of_its_row(seen: Seen) -> Iterator[str
         found = re.match(rf"({CODES}): .*\(now ([+-]\d+)%, bound [+-]\d+%\): (.*)$", said)
         if found is None:
             continue
+        part = re.search(r" \(on the (\d+) of \d+ sink heads that are (\S+)\)$", said)
+        if part is not None:  # the row is of all sink heads
+            parts = seen.data["verify"]["verdict_detail"]["parts"]
+            heads = {str(one["heads"]) for one in parts if one["verdict"] == part[2]}
+            yield from differ(said, part[1] in heads, True)
+            continue
         rows = [t for t in seen.tests if t.id == found[1] and t.edit == found[3]]
         values = {
             round(100 * value)

@@ -6,7 +6,9 @@ A tool that is not installed is skipped: `pip install --no-deps` brings most of 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
+import re
 import shlex
 from typing import Any
 
@@ -47,7 +49,7 @@ def test_kvpress_keeps_the_first_tokens(built):
     kvpress = pytest.importorskip("kvpress", reason="pip install kvpress")
     from transformers import DynamicCache
 
-    press = evaluated(printed(lines_that_keep(4, 64), "kvpress"), **vars(kvpress))
+    press = evaluated(printed(lines_that_keep(4, 64, "llama"), "kvpress"), **vars(kvpress))
     model, _ = built
     ids = torch.randint(3, 40, (1, 40), generator=torch.Generator().manual_seed(0))
     whole, short = DynamicCache(), DynamicCache()
@@ -60,9 +62,36 @@ def test_kvpress_keeps_the_first_tokens(built):
     torch.testing.assert_close(kept[:, :, :4], every[:, :, :4])
 
 
+def test_kvpress_calls_the_field_as_the_note_says():
+    kvpress = pytest.importorskip("kvpress", reason="pip install kvpress")
+    [note] = [one["note"] for one in lines_that_keep(4, 64, "llama") if one["tool"] == "kvpress"]
+    named = {
+        press: field
+        for field, presses in re.findall(r"(\w+)\s\(([\w, ]+)\)", " ".join(note.split()))
+        for press in presses.split(", ")
+    }
+    named |= {"StreamingLLMPress": "n_sink"}
+    words = ("sink", "initial")
+    known = {
+        name: [f.name for f in dataclasses.fields(press) if f.init and has(f.name, words)]
+        for name, press in vars(kvpress).items()
+        if dataclasses.is_dataclass(press)
+    }
+    # of these the first comes from statistics that are loaded, the second has a start and an end
+    del known["ExpectedAttentionStatsPress"]
+    known["CompactorPress"].remove("sink_size_end")
+    assert {name: fields for name, fields in known.items() if fields} == {
+        press: [field] for press, field in named.items()
+    }
+
+
+def has(name: str, words: tuple[str, ...]) -> bool:
+    return any(word in name for word in words)
+
+
 def test_openvino_takes_the_cache_eviction():
     openvino = pytest.importorskip("openvino_genai", reason="pip install openvino-genai")
-    assert evaluated(printed(lines_that_keep(4, 64), "OpenVINO GenAI"), **vars(openvino))
+    assert evaluated(printed(lines_that_keep(4, 64, "llama"), "OpenVINO GenAI"), **vars(openvino))
 
 
 @pytest.mark.parametrize("flag", [True, False])
@@ -73,7 +102,9 @@ def test_lm_eval_tokenises_with_and_without_bos(built, tmp_path, flag):
     model, tokenizer = built
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    name, value = shlex.split(printed(bos_lines(str(tmp_path), flag), "lm-evaluation-harness"))
+    name, value = shlex.split(
+        printed(bos_lines({"model": str(tmp_path)}, flag), "lm-evaluation-harness")
+    )
     assert name == "--model_args"
     harness = hf.HFLM(**simple_parse_args_string(value), device="cpu")
     first = harness.tok_encode("a b c")[0]
@@ -131,10 +162,18 @@ def test_bitsandbytes_leaves_the_maps_alone(built):
     )
 
 
+def test_quanto_leaves_the_maps_alone():
+    from transformers import QuantoConfig
+
+    found = [one["line"] for one in lines_that_ignore(LEFT) if one["tool"] == "transformers"]
+    config = evaluated(*found, QuantoConfig=QuantoConfig)
+    assert config.modules_to_not_convert == list(LEFT)
+
+
 @pytest.mark.parametrize("flag", [True, False])
 def test_llm_compressor_calibrates_as_the_line_says(built, flag):
     _, tokenizer = built
-    line = printed(bos_lines("m", flag), "llm-compressor")
+    line = printed(bos_lines({"model": "m"}, flag), "llm-compressor")
     ids = evaluated(line, tokenizer=tokenizer, text="a b c")["input_ids"]
     assert ids.count(tokenizer.bos_token_id) == int(flag)
     assert (ids[0] == tokenizer.bos_token_id) == flag
@@ -157,10 +196,10 @@ def test_transformers_knows_the_settings(built, tmp_path):
 
     known = set(inspect.signature(transformers.GenerationMixin.generate).parameters)
     given = evaluated(
-        printed(lines_that_keep(4, 64), "transformers"), model=Named, inputs={}
+        printed(lines_that_keep(4, 64, "llama"), "transformers"), model=Named, inputs={}
     )  # window_length and num_sink_tokens are arguments of the code on the Hub
     assert set(given) - known == {"trust_remote_code", "window_length", "num_sink_tokens"}
-    found = lines("cache_bits", vllm="", k="", v="", bits=4, backend="quanto")
+    found = lines("cache_bits", vllm="", k="", bits=4, backend="quanto")
     given = evaluated(printed(found, "transformers"), model=Named, inputs={})
     config = transformers.GenerationConfig(**given)
     assert config.cache_implementation == "quantized"

@@ -15,7 +15,7 @@ from sinkscope.advice import gates
 from sinkscope.advice.advise import QUESTIONS, questions
 from sinkscope.advice.lines import lines, table
 from sinkscope.advice.prefix import PREFIX
-from sinkscope.advice.repeats import onset
+from sinkscope.advice.repeats import onset_of, onsets
 from sinkscope.advice.streaming import KEPT, smallest
 from sinkscope.advice.weights import NAMES, OTHERS, WRITERS
 from sinkscope.errors import InputError
@@ -23,7 +23,7 @@ from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.mixing.conditions import INTACT
 from sinkscope.mixing.dose import Cost
 from sinkscope.report.advise.card import model_card
-from sinkscope.report.advise.page import SHORT, interval
+from sinkscope.report.advise.page import SHORT, with_bounds
 from sinkscope.report.brief import print_brief
 from sinkscope.result import load_result
 from sinkscope.schema import Measured
@@ -75,11 +75,11 @@ def test_the_terminal_tells_every_answer_with_its_interval(whole):
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     assert "…" not in said
-    for name, (about, _) in SHORT.items():
+    for name, (about, _, unit) in SHORT.items():
         one = whole.summary.advise[name]
         assert f"{about}: {one.answer}" in said
         if one.value is not None and one.value.low is not None:
-            assert interval(one.value) in said
+            assert with_bounds(one.value, unit) in said
     assert "changes nothing" not in said
 
 
@@ -298,10 +298,38 @@ def test_float16_by_running_it(factor, answer):
     assert ("first at block 1" in one.sentence) == (answer == "overflows")
 
 
-def test_repeats_take_over_and_the_patch_undoes_it(whole):
+def test_repeats_take_over_and_the_patch_undoes_it(circuit, whole):
+    """The patch by hand: what the neurons give is zero but at the first position."""
     one = whole.summary.advise["repeats"]
     assert one.facts == {"repeats": 2.0, "patch": "works"}
     assert whole.data["advise"]["repeat_norm"].to_numpy()[1:] == pytest.approx(1.0, abs=0.05)
+    assert one.value.low <= one.value.value <= one.value.high
+    assert "2 to 2 with other tokens" in one.sentence
+    [block, *_], *_ = re.findall(r"block (\d+)", one.sentence)
+    names = re.findall(r"neurons ([\d, ]+) of", one.sentence)[0].split(", ")
+
+    def enter(module, args):
+        given = args[0].clone()
+        given[:, 1:, list(map(int, names))] = 0.0
+        return (given,)
+
+    def loss(rows: torch.Tensor, first: int) -> float:
+        logits = circuit.model(rows).logits[:, first:-1].flatten(0, 1)
+        return float(torch.nn.functional.cross_entropy(logits, rows[:, first + 1 :].flatten()))
+
+    text = sinkscope.build_prompts(circuit, n=N, length=LENGTH).input_ids
+    repeats = sinkscope.build_prompts(circuit, n=8, length=LENGTH, kind="repeat").input_ids
+    asked = {"clean text": (text, 1), "repeats": (repeats, LENGTH // 2)}
+    with torch.no_grad():
+        before = {name: loss(*rows) for name, rows in asked.items()}
+        down = circuit.model.model.layers[int(block)].mlp.down_proj
+        handle = down.register_forward_pre_hook(enter)
+        after = {name: loss(*rows) for name, rows in asked.items()}
+        handle.remove()
+    for name, rise in ((name, after[name] - before[name]) for name in asked):
+        [row] = [row for row in one.rows if row["what"].startswith(f"{name}, neurons")]
+        assert row["ce_change"].value == pytest.approx(rise, abs=1e-4)
+    assert abs(after["clean text"] - before["clean text"]) < 0.005 * before["clean text"]
 
 
 def test_where_nothing_stands_out_nothing_is_taken_over():
@@ -310,9 +338,32 @@ def test_where_nothing_stands_out_nothing_is_taken_over():
 
 
 def test_onset():
-    assert onset(np.array([1.0, 0.1, 0.2, 0.6, 0.9])) == 4
-    assert onset(np.array([1.0, 1.0, 1.0])) == 2
-    assert onset(np.array([1.0, 0.9, 0.2])) is None
+    curves = np.array([[1.0, 0.1, 0.2, 0.6, 0.9], [1.0] * 5, [1.0, 0.9, 0.9, 0.9, 0.2]])
+    assert onsets(curves).tolist() == [4.0, 2.0, np.inf]
+    surely = onset_of(np.tile(curves[:1], (8, 1)))
+    assert (surely.value, surely.low, surely.high) == (4.0, 4.0, 4.0)
+    never = onset_of(np.tile(curves[2:], (8, 1)))
+    assert (never.value, never.low, never.high) == (None, None, None)
+    mixed = onset_of(np.concatenate([np.tile(curves[:1], (5, 1)), np.tile(curves[2:], (3, 1))]))
+    assert (mixed.value, mixed.high) == (4.0, None)
+
+
+def test_a_layer_with_an_outlier_is_left_out_of_an_int4_cache():
+    """A value channel a thousand times larger, its reader as much smaller: the same model."""
+    subject = constructed("p0-two-block", carry=1.0)
+    attention = subject.model.model.layers[0].self_attn
+    groups = attention.num_key_value_groups
+    with torch.no_grad():
+        for head in range(attention.v_proj.weight.shape[0] // attention.head_dim):
+            channel = head * attention.head_dim
+            attention.v_proj.weight[channel] *= 1000
+            for reader in range(head * groups, (head + 1) * groups):
+                attention.o_proj.weight[:, reader * attention.head_dim] /= 1000
+    one = advised(subject, "quantisation", within=0.01).summary.advise["quantisation"]
+    assert one.facts["skip-layers"] == "helps"
+    [line] = [line["line"] for line in one.lines if "skip-layers" in line["line"]]
+    assert line == "--kv-cache-dtype int4_per_token_head --kv-cache-dtype-skip-layers 0"
+    assert "SGLang (layers left out of it)" in one.without
 
 
 def test_judged_says_nothing_that_an_interval_does_not_say():

@@ -99,6 +99,15 @@ def test_verdict_is_what_was_built(mechanism, bos):
         assert summary.what_would_change_it
 
 
+def test_a_position_that_shares_the_sink_is_not_the_ordinary_one():
+    """Ids 0 to 7 are marked alike: exchanged with 5, position zero's id changes nothing."""
+    subject, prompts, circuit, _ = constructed("position-several", marked=tuple(range(8)))
+    assert circuit.positions == tuple(range(8))
+    done = verify_one(subject, prompts, circuit, SMALL)
+    assert done.verdict.verdict == "position-embedding"
+    assert any("position 8 was taken" in note for note in done.notes)
+
+
 def test_evidence_of_a_two_block_circuit():
     """Every row of a known circuit comes out as the mechanism says."""
     done, truth = verified("p0-two-block")

@@ -25,6 +25,14 @@ KINDS = (
     ("learned-sink", {"n": 8}, {"learned-sink"}),
     ("delimiter", {"n": 16, "length": 64}, {"other", "none", "undetermined"}),
     ("uniform", {"n": 16, "length": 64}, {"none", "undetermined"}),
+    ("query-bias", {"n": 8}, {"query-bias"}),
+    ("rotary-distance", {"n": 8}, {"rotary-distance"}),
+    ("position-periodic", {"n": 8}, {"position-embedding"}),
+    ("p0-and-position", {"n": 8}, {"p0-circuit+position-embedding"}),
+    ("p0-part", {"n": 24}, {"p0-circuit", "undetermined"}),
+    ("p0-suppression", {"n": 8}, {"p0-circuit"}),
+    ("p0-two-phase", {"n": 8}, {"p0-circuit"}),
+    ("p0-hybrid", {"n": 8}, {"p0-circuit"}),
 )
 SMALL = {"kind": "random", "length": 40, "rows": 16, "untrained": False, "vocabulary": False}
 

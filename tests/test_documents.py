@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -40,3 +41,31 @@ def test_windows_of_a_document_are_drawn_together(command):
     assert (joined.low, joined.high) != (apart.low, apart.high)
     assert "documents, which are too few" in said
     assert "documents" not in silent
+
+
+def test_a_scan_of_one_document_has_intervals_that_speak_of_it_alone():
+    subject, prompts, _ = constructed("p0-two-block", family="llama", noise=0.1)
+    single = dataclasses.replace(prompts, documents=torch.zeros(len(prompts), dtype=torch.long))
+    summary = sinkscope.scan(subject, prompts=single).summary.scan["without"]
+    assert summary.late_share.low is not None
+    assert summary.sink_rate["0.3"].low is not None
+    assert any(
+        "from one document" in note and "speak of it alone" in note for note in summary.notes
+    )
+
+
+def test_advice_and_a_timeline_say_where_documents_are_few(tmp_path):
+    subject, _, _ = constructed("p0-two-block", family="llama", noise=0.1)
+    words = ["a quick brown fox ", "was it not so then? ", "the sum of parts. ", "We went on, and "]
+    text = tmp_path / "four.jsonl"
+    text.write_text("\n".join(json.dumps({"text": 12 * one}) for one in words))
+    asked = {"text": str(text), "n": 12, "length": 48}
+    found = sinkscope.advise(subject, questions="fp16", **asked).summary.advise["fp16"]
+    assert "4 documents, which are too few" in found.limits
+    for step in (0, 10):
+        subject.model.save_pretrained(tmp_path / f"run/checkpoint-{step}")
+        subject.tokenizer.save_pretrained(tmp_path / f"run/checkpoint-{step}")
+    series = sinkscope.timeline(
+        str(tmp_path / "run"), cache=tmp_path / "cache", threads=1, untrained=False, **asked
+    )
+    assert any("4 documents, which are too few" in note for note in series.summary.timeline.notes)

@@ -251,6 +251,14 @@ def test_a_wrong_value_is_told_with_its_entry(folder, changes, match):
     assert "\n" not in str(caught.value)
 
 
+def test_a_window_of_zero_that_is_not_used_is_none(tmp_path):
+    model = tiny_model("qwen2_moe")
+    model.config.use_sliding_window, model.config.sliding_window = False, 0  # as it saves itself
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["sliding_window"] == 0
+    assert {block.layer_type for block in load(tmp_path).anatomy.blocks} == {"full"}
+
+
 def test_a_model_without_a_head_over_the_vocabulary(folder):
     configure(folder, architectures=["LlamaForSequenceClassification"])
     rename(folder, lambda held: {k: v for k, v in held.items() if k != "lm_head.weight"})

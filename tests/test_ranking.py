@@ -37,7 +37,7 @@ def test_ranking_against_hooks_and_weights(family):
     sites = find_sites(subject, prompts)
     heads = [(1, 0), (2, 1)] if len(sites.blocks) > 2 else [(1, 0), (1, 1)]
     logits = _read_by(heads, subject.model.config.hidden_size)
-    usual = usual_inputs(subject, sites, prompts, heads[-1][0])
+    usual = usual_inputs(subject, sites, prompts)
     ranked = units_by_logit(subject, sites, prompts, logits, usual)
     found = {}
     for block, module in enumerate(subject.anatomy.modules(subject.model)[: heads[-1][0]]):
@@ -67,7 +67,7 @@ def test_without_usual_inputs_units_are_whole_writes():
     prompts = some_prompts(subject, 2, 8)
     sites = find_sites(subject, prompts)
     direction = torch.randn(subject.model.config.hidden_size)
-    usual = usual_inputs(subject, sites, prompts, 1)
+    usual = usual_inputs(subject, sites, prompts)
     tokens = prompts.input_ids[:, 0]
 
     def writes(given):
@@ -86,7 +86,7 @@ def test_usual_inputs_are_means_over_all_positions_but_the_first():
     seen = []
     owner = subject.model.model.layers[0].mlp.down_proj
     handle = owner.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    usual = usual_inputs(subject, find_sites(subject, prompts), prompts, 1)
+    usual = usual_inputs(subject, find_sites(subject, prompts), prompts)
     handle.remove()
     # the last call is that of the prompts; before it the sites were proved
     torch.testing.assert_close(usual[0, "1"], seen[-1][:, 1:].mean((0, 1)).detach())
@@ -97,6 +97,6 @@ def test_nothing_is_left_behind():
     prompts = some_prompts(subject, 2, 8)
     sites = find_sites(subject, prompts)
     subject.model.train()
-    usual_inputs(subject, sites, prompts, 2)
+    usual_inputs(subject, sites, prompts)
     assert subject.model.training
     assert not any(module._forward_pre_hooks for module in subject.model.modules())

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 import sinkscope
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.result import load_result
+from sinkscope.subject import spread as spreading
 from sinkscope.subject.at_hand import refuse_edit, weights_of
 from sinkscope.subject.load import load
 from sinkscope.subject.tiny import tiny_model
@@ -23,7 +25,11 @@ pytest.importorskip("transformers.distributed.tensor_parallel")
 FEW = {"n": 4, "length": 32, "kind": "random"}
 COMMANDS = {"scan": {}, "trace": {}, "verify": {"rows": 4, "draws": 2}}
 TOLERANCE = 1e-5  # of the largest value of an array
-LOOSE = {"cone_r2": 1e-3}  # one minus a ratio of variances that are nothing but rounding in places
+# One minus a ratio of variances: where a head gives all to P0 the measured one is 1e-6, in float32,
+# and in one process too the ratio moves by 2e-4 when weights move by 1e-7 of themselves.
+LOOSE = {"cone_r2": 1e-3}
+EXPERTS = ("mixtral", "qwen2_moe")  # routed; the second has an expert that serves every token
+BUDGET = {"n": 24, "length": 16, "kind": "random", "draws": 2, "budget": 1e-6}
 IDS = torch.arange(20)[None]
 
 
@@ -39,16 +45,17 @@ def work(folder: Path, out: Path) -> None:
         torch.save(block.mlp.down_proj.weight.detach().clone(), out / f"weight-{rank}.pt")
     torch.save(gradients(subject.model), out / f"gradients-{rank}.pt")
     for name, settings in COMMANDS.items():
-        getattr(sinkscope, name)(subject, **FEW, **settings).save(out / f"{name}-{rank}")
+        getattr(sinkscope, name)(subject, **FEW, **settings).save(out / f"llama-{name}-{rank}")
+    for kind in EXPERTS:
+        routed = load(folder / kind, tensor_parallel=True)
+        sinkscope.trace(routed, **FEW).save(out / f"{kind}-trace-{rank}")
+        if kind == "mixtral":
+            sinkscope.run(routed, **BUDGET).save(out / f"budget-{rank}")
     said = {}
-    for name, attempt in {
-        "edit": lambda: refuse_edit(block, "block 1"),
-        "experts": lambda: load(folder / "mixtral", tensor_parallel=True),
-    }.items():
-        try:
-            attempt()
-        except Unsupported as error:
-            said[name] = str(error)
+    try:
+        refuse_edit(block, "block 1")
+    except Unsupported as error:
+        said["edit"] = str(error)
     (out / f"said-{rank}.json").write_text(json.dumps(said))
     torch.distributed.destroy_process_group()
 
@@ -75,7 +82,8 @@ def folder(tmp_path_factory):
     subject = constructed()
     subject.model.save_pretrained(path / "llama")
     subject.tokenizer.save_pretrained(path / "llama")
-    tiny_model("mixtral").save_pretrained(path / "mixtral")
+    for kind in EXPERTS:
+        tiny_model(kind).save_pretrained(path / kind)
     return path
 
 
@@ -104,11 +112,14 @@ def test_logits_weights_and_gradients_are_whole_in_every_process(folder, spread,
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_number_is_that_of_one_process(folder, spread, command):
-    one = getattr(sinkscope, command)(load(folder / "llama"), **FEW, **COMMANDS[command])
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("kind", "command"), [*(("llama", name) for name in COMMANDS), *((k, "trace") for k in EXPERTS)]
+)
+def test_every_number_is_that_of_one_process(folder, spread, kind, command):
+    one = getattr(sinkscope, command)(load(folder / kind), **FEW, **COMMANDS[command])
     for rank in (0, 1):
-        other, compared = load_result(spread / f"{command}-{rank}"), 0
+        other, compared = load_result(spread / f"{kind}-{command}-{rank}"), 0
         for path in one.data.groups:
             for name, values in one.data[path].data_vars.items():
                 if values.dtype.kind != "f" or not np.isfinite(values.values).any():
@@ -116,17 +127,35 @@ def test_every_number_is_that_of_one_process(folder, spread, command):
                 found, compared = other.data[path][name].values, compared + values.size
                 bound = LOOSE.get(name, TOLERANCE) * max(1.0, np.nanmax(np.abs(values.values)))
                 np.testing.assert_allclose(found, values.values, rtol=0, atol=bound, err_msg=name)
-        assert compared > 1000
+        assert compared > (1000 if kind == "llama" else 500)
     if command == "verify":
         verdicts = [each.verdict for r in (one, other) for each in r.summary.verify.values()]
         assert verdicts[0] == verdicts[1] != "none"
 
 
-def test_what_cannot_be_spread_is_refused(spread):
+def test_edits_of_spread_weights_are_refused(spread):
     for rank in (0, 1):
         said = json.loads((spread / f"said-{rank}.json").read_text())
         assert "spread over processes" in said["edit"]
-        assert "experts is split as" in said["experts"]
+
+
+@pytest.mark.parametrize("style", ["packed_colwise", "rowwise"])
+def test_weights_that_are_split_in_another_way_are_refused(monkeypatch, style):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2) if style != "rowwise" else torch.nn.GRU(2, 2))
+    model.config, model.tp_plan = SimpleNamespace(model_type="this"), {"*": style}
+    for name in ("is_spread", "_is_split"):
+        monkeypatch.setattr(spreading, name, lambda held: True)
+    with pytest.raises(Unsupported, match=f"this cannot .* 0 is split as {style}"):
+        spreading.make_whole(model)
+
+
+def test_a_budget_is_of_one_clock(spread):
+    """Processes that took other prompts, or other tests, would wait for each other for ever."""
+    one, other = (load_result(spread / f"budget-{rank}").summary for rank in (0, 1))
+    assert one.prompts.n == other.prompts.n == 8
+    (a,), (b,) = (summary.scan.values() for summary in (one, other))
+    assert a.notes == b.notes
+    assert any("has no time for more" in note for note in a.notes)
 
 
 def test_one_process_alone_is_told_how_to_start_several(folder):

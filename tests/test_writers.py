@@ -16,6 +16,7 @@ from sinkscope.circuit.writes import Writes
 from sinkscope.observe.p0_stream import prompt_tokens
 from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.sites import find_sites
+from sinkscope.subject.prompts import build_prompts
 from tests.test_circuit import constructed, pairs
 
 TIMES = 10.0  # an unread write over the one that is read
@@ -161,7 +162,7 @@ def test_where_the_others_are_suppressed_the_block_is_that_of_the_suppression(fa
 def test_the_read_curve_rises_with_the_write_that_is_read():
     subject, prompts, truth = constructed("p0-deeper", family="llama", noise=0.05)
     found = find(subject, prompts)
-    reads = HeadReads(subject, found.circuit.sites, found.observed, truth.reading_heads)
+    reads = HeadReads(subject, found.circuit.sites, found.observed, truth.reading_heads, found.here)
     block = truth.writing_neurons[0][0]
     assert (reads.block == block).all()
     assert (reads.between(reads.curve[:, 0], reads.curve[:, block + 1]) < 0.2).all()
@@ -176,13 +177,34 @@ def test_units_without_which_the_sink_stays_are_not_named(monkeypatch):
     subject, prompts, truth = constructed("p0-two-block", family="llama", noise=0.05)
     wrong = Components(((Unit(truth.writing_neurons[0][0], NEURON, 0), 1.0),))
     assert (truth.writing_neurons[0][0], 0) not in pairs(truth.writing_neurons)
-    monkeypatch.setattr(writers, "main_components", lambda writes: wrong)
+    monkeypatch.setattr(writers, "main_components", lambda writes, share=0.9: wrong)
     monkeypatch.setattr(writers, "_needed", lambda *_: [])
     summary = sinkscope.trace(subject, prompts=prompts).summary.trace["without"]
     assert summary.writing_neurons == []
     assert summary.named["kept"] > 0.9
     assert summary.named["rejected"] == [[truth.writing_neurons[0][0], NEURON, 0]]
     assert any("No writer is named" in note for note in summary.notes)
+
+
+def test_as_many_more_are_named_as_the_sink_needs_where_a_tenth_of_the_write_is_enough():
+    subject, prompts, truth = constructed("p0-two-block", family="llama", noise=0.0, writers=4)
+    first, *rest = truth.writing_neurons
+    with torch.no_grad():  # it makes more than 90 %; each of the others is enough by itself
+        subject.model.model.layers[first[0]].mlp.down_proj.weight[:, first[1]] *= 30
+    named = find(subject, prompts).named
+    assert next(unit.place for unit in named.components.units) == tuple(first)
+    assert {unit.place for unit in named.components.units} == pairs([first, *rest])
+    assert (named.kept < 0.5, named.fewest) == (True, 1)
+
+
+def test_beside_another_sink_the_writers_of_the_circuit_are_named():
+    """Half of the heads read the circuit, half the BOS embedding, which has no writer."""
+    subject, _, truth = constructed("p0-and-bos", family="llama", noise=0.02)
+    prompts = build_prompts(subject, n=16, length=64, bos="with")
+    found = find(subject, prompts)
+    assert {unit.place for unit in found.circuit.of(NEURON)} == pairs(truth.writing_neurons)
+    assert found.circuit.emergence_block == truth.amplifying_blocks[0]
+    assert set(found.circuit.reading_heads) == pairs(truth.reading_heads)
 
 
 def test_units_that_write_against_each_other_are_named_together():

@@ -15,7 +15,7 @@ COMMANDS = {"scan": [], "trace": [], "verify": ["--rows", "4", "--draws", "2"]}
 
 
 BUILD = ["sinkscope", "lab", "build", "--mechanism", "p0-two-block", "--seed", "7", "--out"]
-ILL = ("cone_r2",)  # one minus a ratio of variances that are rounding alone in late blocks
+ILL = ("cone_r2",)  # over a variance of 1e-6 where heads attend to P0 alone (docs/scale.md)
 
 
 def measure(options: Namespace) -> dict[str, Any]:

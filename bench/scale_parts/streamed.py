@@ -2,7 +2,8 @@
 
 Three things are timed in turns for every block, with the files out of the page cache before each:
 reading the block's bytes and doing nothing with them; computing with it when it is at hand; and the
-streamed block, which is both. One-token sequences, since that is what P0's own stream takes.
+streamed block, which is both. One-token sequences, since that is what P0's own stream takes. Then a
+whole trace of a few random prompts: how often it reads a block, its time and its memory.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ WIDTH, INNER, HEADS, KEY_HEADS, HEAD, VOCABULARY = 8192, 28672, 64, 8, 128, 128_
 BLOCKS = 80  # of the model whose shape it is
 TOKENS = 16  # first tokens, each a sequence of its own
 ROUNDS = 3
+FEW = {"kind": "random", "n": 4, "length": 32}  # prompts of the trace
+WAYS = 8  # through the blocks, of a trace with sink heads; random weights have none (docs/scale.md)
 LEFT_FREE = 15e9  # bytes of the disk
 BLOCK_BYTES = 2 * (2 * WIDTH * WIDTH + 2 * WIDTH * KEY_HEADS * HEAD + 3 * WIDTH * INNER)
 
@@ -98,7 +101,9 @@ def timed(folder: Path, blocks: int, dtype: str) -> dict[str, Any]:
     """What `measure` returns."""
     import torch
 
+    import sinkscope
     from sinkscope.observe.p0_stream import one_token_pass
+    from sinkscope.subject.at_hand import reader_of
     from sinkscope.subject.load import load
 
     subject = load(folder, stream=True, dtype=dtype)
@@ -111,7 +116,7 @@ def timed(folder: Path, blocks: int, dtype: str) -> dict[str, Any]:
         reading.append(clock(lambda: [read(folder / f"block-{i}.safetensors")
                                       for i in range(blocks)]))  # fmt: skip
         out_of_cache(folder)
-        reader = stack[0].bring.func.__self__
+        reader = reader_of(stack)
         reader.release()
         streamed.append(clock(lambda: one_token_pass(subject, tokens, list)))
     whole = peak_gb()
@@ -127,14 +132,28 @@ def timed(folder: Path, blocks: int, dtype: str) -> dict[str, Any]:
         "streamed": statistics.median(streamed) / blocks,
     }
     allowed = 1.2 * a_block["reading"] + a_block["computing"]
+    out_of_cache(folder)
+    reader.reads.clear()
+    traced = clock(lambda: sinkscope.trace(subject, **FEW))
+    most, reads = max(reader.reads.values()), sum(reader.reads.values())
     return {
         "blocks_on_disk": blocks,
         "gb_a_block": round(BLOCK_BYTES / 1e9, 2),
         "dtype": dtype,
         "seconds_a_block": {name: round(value, 2) for name, value in a_block.items()},
         "minutes_for_80_blocks": round(BLOCKS * a_block["streamed"] / 60, 1),
+        "trace": {
+            "prompts": FEW,
+            "minutes": round(traced / 60, 1),
+            "blocks_read": reads,
+            "seconds_a_block_read": round(traced / reads, 2),
+            "hours_for_80_blocks_read_8_times": round(BLOCKS * WAYS * traced / reads / 3600, 1),
+            "peak_gb": round(peak_gb(), 2),
+        },
         "floors": [
-            floor("peak resident memory, GB", whole, 6.0),
+            floor("peak resident memory of passes, GB", whole, 6.0),
+            floor("peak resident memory with a trace, GB", peak_gb(), 6.0),
+            floor("most often that a trace reads a block", most, WAYS),
             floor("time of a block over 1.2 x reading it + arithmetic",
                   a_block["streamed"] / allowed, 1.0),
         ],

@@ -57,10 +57,14 @@ def too_few(values: np.ndarray, units: np.ndarray | None, what: str, how: str) -
     needed = units_needed(values, units)
     if count >= needed or len(values) < 2:
         return []
-    rest = f"{count} {what}, which are" if count > 1 else f"one {what[:-1]}, which is"
+    if count == 1:
+        return [
+            f"All prompts come from one document, and intervals speak of it alone: for others take "
+            f"{needed} or more ({how})."
+        ]
     return [
-        f"Intervals rest on {rest} too few for what they are to cover: take {needed} or more "
-        f"({how})."
+        f"Intervals rest on {count} {what}, which are too few for what they are to cover: take "
+        f"{needed} or more ({how})."
     ]
 
 

@@ -29,6 +29,7 @@ from sinkscope.settings import (
 from sinkscope.subject.load import Subject
 from sinkscope.subject.opening import resolve_bos
 from sinkscope.subject.prompts import Prompts, prompts_of
+from sinkscope.subject.spread import clock_of
 
 
 @shown
@@ -49,7 +50,8 @@ def run(
     Unsupported as `scan` does.
     """
     settings = dataclasses.replace(settings or RunSettings(), **changes)
-    budget, sets = Budget(settings.budget), prompts_of(subject, settings)
+    budget = Budget(settings.budget, clock_of(subject.model))
+    sets = prompts_of(subject, settings)
     parts = [
         _one(subject, rows, settings, budget.shared(len(sets) - done), progress)
         for done, rows in enumerate(sets)
@@ -74,7 +76,7 @@ def _advised(
     rows = rows.take(slice(0, part.summary.prompts.n))
     asked = dataclasses.asdict(part_of(settings, PromptSettings))
     advising = AdviseSettings(**{**asked, "n": min(AdviseSettings.n, len(rows))})
-    passes = ADVICE * advising.n
+    passes = sum(work for work, _ in ADVICE.values()) * advising.n
     if budget.minutes is not None and budget.left < passes * seconds_a_prompt(subject, rows):
         note = f"No advice was given: {budget} has no time left for it."
         whole.summary.scan[rows.bos].notes.append(note)

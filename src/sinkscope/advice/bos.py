@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sinkscope.advice.bench import Bench
-from sinkscope.advice.lines import lines
+from sinkscope.advice.lines import lines, loadable
 from sinkscope.circuit.reading import sinks_on
 from sinkscope.errors import InputError
 from sinkscope.mixing.dropped import text_loss, with_first, without_first
@@ -139,11 +139,11 @@ def _lines(subject: Subject, answer: str, does: bool) -> list:
     if answer == "undetermined":
         return []
     wanted = {"needed": True, "harmful": False}.get(answer, does)
-    return bos_lines(subject.identity.get("id", "MODEL"), wanted)
+    return bos_lines(loadable(subject), wanted)
 
 
-def bos_lines(model: str, wanted: bool) -> list[AdviceLine]:
-    """A line for each tool that puts BOS first, or does not."""
+def bos_lines(name: dict[str, str], wanted: bool) -> list[AdviceLine]:
+    """A line for each tool that puts BOS first, or does not; name as of `lines.loadable`."""
     text = "tokenizer.bos_token + text" if wanted else "text"
     flag = str(wanted)
-    return lines("bos", model=model, flag=flag, lower=flag.lower(), text=text)
+    return lines("bos", **name, flag=flag, lower=flag.lower(), text=text)

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import torch
 
 from sinkscope.advice.bench import Bench
-from sinkscope.advice.lines import lines
+from sinkscope.advice.lines import lines, loadable
 from sinkscope.errors import NotFinite
 from sinkscope.intervene.edits.rounding import linear_maps
 from sinkscope.observe.attention import run_model
 from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.residual import residual_hooks
-from sinkscope.schema import Measured
 from sinkscope.schema.advise import Advice
 from sinkscope.subject.tokens import token_text
 
@@ -26,41 +26,62 @@ QUESTION = "Is float16 safe?"
 LARGEST = 65504.0
 NEAR = 4.0  # other texts have larger values; a factor of four is kept in hand
 ROWS, TOKENS = 2, 64
+WIDER = ("overflows", "near the limit")  # answers with which another dtype is advised
 
 
 def advise_half(bench: Bench) -> Advice:
     """Whether float16 holds what the model computes."""
-    size, where, channel, position, token = _largest(bench)
+    tops, where, channel, position, token = _largest(bench)
+    size = float(tops.max())
     broken = _first_not_finite(bench)
     over = size > LARGEST or (broken is not None and broken != "")
     answer = "overflows" if over else "safe" if size * NEAR < LARGEST else "near the limit"
+    if answer == "safe" and bench.too_little:
+        answer = "undetermined"
     place = f"{where}, channel {channel}, at position {position} (on {token!r})"
+    seen = f"the largest activation in {len(tops)} texts is {size:,.0f}"
     if over:
         beginning = f", first at {broken}" if broken else ""
-        sentence = (
-            f"Load it in bfloat16: the largest activation is {size:,.0f} in {place}, and float16 "
-            f"ends at 65,504{beginning}."
-        )
+        sentence = f"Load it in bfloat16: {seen} in {place}, and float16 ends at 65,504{beginning}."
     else:
         tried = "" if broken is None else "; a pass in float16 stayed finite"
-        word = "It is" if answer == "safe" else "It is near the limit, so bfloat16 is safer"
-        sentence = f"{word}: the largest activation is {size:,.0f} of 65,504, in {place}{tried}."
-    name = bench.subject.identity.get("id", "MODEL")
+        word = {
+            "safe": "It is",
+            "near the limit": "It is near the limit, so bfloat16 is safer",
+            "undetermined": f"{bench.too_little} So far",
+        }[answer]
+        joint = " " if answer == "undetermined" else ": "
+        sentence = f"{word}{joint}{seen} of 65,504, in {place}{tried}."
+    name = loadable(bench.subject)
     return Advice(
         question=QUESTION,
         answer=answer,
         sentence=sentence,
-        value=Measured(value=size),
-        facts={"fp16": answer.replace(" ", "-"), "largest": size},
-        lines=lines("dtype", dtype="bfloat16", model=name) if answer != "safe" else [],
-        limits="The range was read on all texts, in the dtype the model was loaded in; the pass in "
-        f"float16 took {ROWS} of them."
-        + ("" if broken is not None else f" No copy in float16 was made: {bench.no_copy}."),
+        value=bench.mean(tops),
+        facts={
+            "fp16": None if answer == "undetermined" else answer.replace(" ", "-"),
+            "largest": size,
+        },
+        lines=lines("dtype", dtype="bfloat16", **name) if answer in WIDER else [],
+        limits=_limits(bench, broken),
     )
 
 
-def _largest(bench: Bench) -> tuple[float, str, int, int, str]:
-    """The largest magnitude, the part that gives it, its channel and position, and the token."""
+def _limits(bench: Bench, broken: str | None) -> str:
+    """What a maximum over so many texts says of others."""
+    tried = f"The pass in float16 took {ROWS} texts."
+    if broken is None:
+        tried = f"No copy in float16 was made: {bench.no_copy}."
+    return (
+        f"This is a maximum, not a mean: another document exceeds that of {bench.count} with a "
+        f"chance of 1 in {bench.count + 1}, hence a factor of {NEAR:.0f} in hand. The interval is "
+        "of the largest activation of a text, in the dtype the model was loaded in. " + tried
+    )
+
+
+def _largest(bench: Bench) -> tuple[np.ndarray, str, int, int, str]:
+    """The largest magnitude in each text [n]; of all, the part, channel, position and token."""
+    tops: list[torch.Tensor] = []
     best: tuple[float, str, int, int, int] = (0.0, "nothing", 0, 0, 0)
 
     def look(name: str, x: torch.Tensor, batch) -> None:
@@ -68,6 +89,7 @@ def _largest(bench: Bench) -> tuple[float, str, int, int, str]:
         size, channel = x.detach().float().abs().reshape(*batch.input_ids.shape, -1).max(-1)
         valid = torch.arange(size.shape[1]) < batch.lengths.unsqueeze(1)
         size = size.cpu().masked_fill(~valid, 0.0)
+        torch.maximum(tops[-1], size.max(1).values, out=tops[-1])
         top = float(size.max())
         if top > best[0]:
             row, position = divmod(int(size.argmax()), size.shape[1])
@@ -76,6 +98,7 @@ def _largest(bench: Bench) -> tuple[float, str, int, int, str]:
 
     for batch in bench.prompts.batches():
         tokens = batch.input_ids.numel()
+        tops.append(torch.zeros(len(batch)))
 
         def leave_of(name: str, batch=batch, tokens=tokens):
             def leave(module, args, output):
@@ -94,8 +117,9 @@ def _largest(bench: Bench) -> tuple[float, str, int, int, str]:
         handles += residual_hooks(bench.subject, stream)()
         with torch.no_grad(), evaluation(bench.subject.model), hooks(handles):
             run_model(bench.subject, batch, logits=False)
-    size, name, channel, position, token = best
-    return size, name, channel, position, token_text(bench.subject.tokenizer, token)
+    _, name, channel, position, token = best
+    of_texts = torch.cat(tops).double().numpy()
+    return of_texts, name, channel, position, token_text(bench.subject.tokenizer, token)
 
 
 def _first_not_finite(bench: Bench) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from sinkscope.schema.advise import AdviceLine
+from sinkscope.subject.load import Subject
 
 TABLE = Path(__file__).with_name("settings.yaml")
 
@@ -38,6 +39,12 @@ def lines(purpose: str, **values: Any) -> list[AdviceLine]:
                 }
             )
     return found
+
+
+def loadable(subject: Subject) -> dict[str, str]:
+    """{"model": name on the Hub, else MODEL} for lines that load it; nothing for a GGUF file."""
+    name = str(subject.identity.get("id", ""))
+    return {} if name.endswith(".gguf") else {"model": name if "/" in name else "MODEL"}
 
 
 def without(purpose: str) -> list[str]:

@@ -3,12 +3,14 @@
 Everything is simulated in the model's own dtype (`intervene.rounding`): activations of all linear
 maps in int8 with one scale for all tokens, for each channel or for each token; keys and values in
 int8 and int4; weights of single maps in int4. Each stands beside the same with position zero kept
-in full precision, and beside a control that keeps another position.
+in full precision, and beside a control that keeps another position. Where an int4 cache costs too
+much, it is tried without the layers that it hurts most.
 """
 
 from __future__ import annotations
 
-from sinkscope.advice.bench import OTHER, Bench
+from sinkscope.advice.bench import OTHER, Bench, three
+from sinkscope.advice.cache_layers import DRAWN, LEFT, left_alone
 from sinkscope.advice.kernels import beside
 from sinkscope.advice.lines import lines, without
 from sinkscope.advice.module_lines import lines_that_ignore
@@ -50,6 +52,10 @@ def advise_quantisation(bench: Bench) -> Advice:
     costs |= _protected(bench, costs, names)
     weights, no_writers = rounded_weights(bench)
     real, no_kernel = beside(bench)
+    layers: list[int] = []
+    if not bench.affordable(costs[INT4]):
+        layers, spared = left_alone(bench, INT4, CACHES[INT4](()))
+        costs |= spared
     costs |= weights | real
     facts = {short: _word(bench, costs[name]) for short, name in FACTS.items() if name in costs}
     return Advice(
@@ -62,12 +68,13 @@ def advise_quantisation(bench: Bench) -> Advice:
             "p0-outlier": "yes" if any(o["position"] == 0 for o in found) else "no",
             "prefix": _shown(costs, prefix_helps(bench, costs), PREFIX[0]),
             "writers-exact": _shown(costs, bool(writers_help(bench, costs)), WRITERS),
+            "skip-layers": _shown(costs, layers_help(bench, costs), LEFT),
         },
         rows=[
             bench.row(name, cost, control=name.endswith(CONTROLS)) for name, cost in costs.items()
         ],
-        lines=[*_cache_lines(bench, costs), *_module_lines(bench, names, costs)],
-        without=without("skip_layers"),
+        lines=[*_cache_lines(bench, costs, layers), *_module_lines(bench, names, costs)],
+        without=[*without("cache_bits"), *without("skip_layers")],
         outliers=found,
         limits="Simulated by rounding in the model's own dtype with scales from the text itself; "
         "an engine that calibrates its scales elsewhere, or sums in another order, differs. "
@@ -75,6 +82,7 @@ def advise_quantisation(bench: Bench) -> Advice:
     )
 
 
+INT4 = "int4 cache, a scale a token and head"
 TENSOR = "int8 activations, a scale a tensor"
 WITHOUT = "int8 activations, a scale a tensor, these maps left alone"
 FACTS = {
@@ -82,11 +90,11 @@ FACTS = {
     "int8-channel": "int8 activations, a scale a channel",
     "int8-token": "int8 activations, a scale a token",
     "int8-cache": "int8 cache, a scale a token and head",
-    "int4-cache": "int4 cache, a scale a token and head",
+    "int4-cache": INT4,
     "int8-weights": NAMES["int8"],
     "int4-weights": NAMES["int4"],
 }
-CONTROLS = (CONTROL, OTHERS, *PREFIX[1:])
+CONTROLS = (CONTROL, OTHERS, DRAWN, *PREFIX[1:])
 
 
 def _protected(bench: Bench, costs: dict[str, Cost], names: tuple[str, ...]) -> dict[str, Cost]:
@@ -137,6 +145,15 @@ def writers_help(bench: Bench, costs: dict[str, Cost]) -> list[str]:
     return [n for n in tried if bench.helps(costs[n], costs[n + WRITERS], costs[n + OTHERS])]
 
 
+def layers_help(bench: Bench, costs: dict[str, Cost]) -> bool:
+    """Whether an int4 cache is fine once the layers that it hurts most are left alone."""
+    if INT4 + LEFT not in costs:
+        return False
+    spared = costs[INT4 + LEFT]
+    helped = bench.helps(costs[INT4], spared, costs[INT4 + DRAWN])
+    return helped and bench.affordable(spared) is True
+
+
 def _answer(bench: Bench, costs: dict[str, Cost]) -> str:
     if bench.learned:
         return "no token"
@@ -154,20 +171,29 @@ def _sentence(bench: Bench, costs: dict[str, Cost], found: list[Outlier]) -> str
     if bench.learned:
         return _of_learned(bench, costs)
     kept = p0_helps(bench, costs)
-    if not kept:
-        maps = {0: "no map is", 1: "one map is"}.get(len(found), f"{len(found)} maps are")
-        spared = (
-            f"saves nothing beyond {bench.within:g} nats a token"
-            if p0_saves_nothing(bench, costs)
-            else f"is not shown to save more than {bench.within:g} nats a token"
-        )
-        said = (
-            f"Keeping position zero exact {spared}: int8 "
-            f"activations with one scale cost {loss(TENSOR)}, and {maps} given outliers."
-        )
-    else:
+    maps = {0: "no map is", 1: "one map is"}.get(len(found), f"{len(found)} maps are")
+    seen = f"int8 activations with one scale cost {loss(TENSOR)}, and {maps} given outliers"
+    if kept:
         parts = [f"{n}: {loss(n)} nats a token, {loss(n + P0)} with it exact" for n in kept]
-        said = f"Keep position zero in full precision. {'; '.join(parts)}."
+        said = (
+            f"Keep position zero in full precision. {'; '.join(parts)}. No tool listed here keeps "
+            "a single position so."
+        )
+    elif bench.affordable(costs[TENSOR]):
+        said = f"Int8 is fine within {bench.within:g} nats a token: {seen}."
+    else:
+        spared = (
+            "saves nothing beyond" if p0_saves_nothing(bench, costs) else "is not shown to save"
+        )
+        said = f"Keeping position zero exact {spared} {bench.within:g} nats a token: {seen}."
+    told = (TENSOR, *kept)
+    costly = [
+        f"{short} ({loss(name)})"
+        for short, name in FACTS.items()
+        if name in costs and name not in told and bench.affordable(costs[name]) is False
+    ]
+    if costly:
+        said += f" Costly here: {', '.join(costly)}."
     if prefix_helps(bench, costs):
         said += f" A token put before every text and kept exact leaves {loss(PREFIX[0])}."
     for name in writers_help(bench, costs):
@@ -191,21 +217,23 @@ def _of_learned(bench: Bench, costs: dict[str, Cost]) -> str:
 
 
 def nats(cost: Cost) -> str:
-    """Mean rise of the loss in three decimals, without a sign before zero."""
-    return f"{round(float(cost.ce.mean()), 3) + 0.0:.3f}"
+    """Mean rise of the loss."""
+    return three(float(cost.ce.mean()))
 
 
-def _cache_lines(bench: Bench, costs: dict[str, Cost]) -> list[AdviceLine]:
-    """The smallest cache that is fine; quanto, the backend of transformers, has no 8 bits."""
-    if bench.affordable(costs[FACTS["int4-cache"]]):
-        return lines(
-            "cache_bits", vllm="int4_per_token_head", k="q4_0", v="q4_0", bits=4, backend="quanto"
-        )
-    if bench.affordable(costs[FACTS["int8-cache"]]):
-        return lines(
-            "cache_bits", vllm="int8_per_token_head", k="q8_0", v="q8_0", bits=8, backend="hqq"
-        )
-    return []
+def _cache_lines(bench: Bench, costs: dict[str, Cost], layers: list[int]) -> list[AdviceLine]:
+    """The smallest cache that is fine, for the whole model and with layers left alone."""
+    found: list[AdviceLine] = []
+    if layers_help(bench, costs):
+        numbers = " ".join(map(str, layers))
+        found = lines("skip_layers", vllm="int4_per_token_head", layers=numbers)
+    bits = next((each for each in (4, 8) if bench.affordable(costs[FACTS[f"int{each}-cache"]])), 0)
+    if not bits:
+        return found
+    values = {"vllm": f"int{bits}_per_token_head", "k": f"q{bits}_0", "bits": bits}
+    if set(bench.layers) == {"full"}:  # others are refused by transformers
+        values["backend"] = "quanto" if bits == 4 else "hqq"  # quanto has no 8 bits
+    return [*found, *lines("cache_bits", **values)]
 
 
 def _module_lines(bench: Bench, names: tuple[str, ...], costs: dict[str, Cost]) -> list[AdviceLine]:

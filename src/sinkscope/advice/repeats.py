@@ -4,31 +4,52 @@ Under a causal mask a token that has seen only itself looks like a first token, 
 In rows of one token over and over, the norm of the stream at each repeat is held against that of
 position zero, at the read point where position zero stands out most. Where repeats come close, the
 patch of the paper is tried: the MLP neurons that write P0's norm are switched off at every position
-but the first, on repeats and on clean text.
+but the first, on repeats and on clean text, beside as many other neurons of the block.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
 
-from sinkscope.advice.bench import Bench
+import numpy as np
+import torch
+
+from sinkscope.advice.bench import Bench, three
 from sinkscope.advice.writers import STANDS_OUT, norm_writers, run_norms, where_p0_stands_out
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.cost import losses
 from sinkscope.intervene.edits import Edit
+from sinkscope.mixing.dose import LOGITS
 from sinkscope.observe.sites import Sites, find_sites
 from sinkscope.replications.edits import NeuronsOff
+from sinkscope.schema import Measured
 from sinkscope.schema.advise import Advice, AdviceRow
-from sinkscope.stats import bootstrap
-from sinkscope.subject.prompts import Prompts, build_prompts
+from sinkscope.stats import RESAMPLES, bootstrap, widened_tail
+from sinkscope.subject.prompts import Prompts, build_prompts, vocabulary
 
 QUESTION = "Does a repeated token take over the sink?"
 ALIKE = 0.5  # part of P0's norm from which a repeat counts as like it
 ROWS = 8
 
 
+@dataclass(frozen=True)
+class Seen:
+    """Rows of one token each, and what the model makes of them.
+
+    curve  [B, T] norm at each repeat over that of position zero
+    loss   [B] nats a token, of the predictions made in the second half
+    same   [B] share of these in which the repeated token is the most likely one
+    """
+
+    curve: np.ndarray
+    loss: np.ndarray
+    same: np.ndarray
+
+
 def advise_repeats(bench: Bench) -> Advice:
     """From which length on repeats look like position zero, and whether the patch undoes it."""
+    if bench.too_little:
+        return Advice(question=QUESTION, answer="undetermined", sentence=bench.too_little)
     point, ratio = where_p0_stands_out(bench)
     if ratio < STANDS_OUT:
         return Advice(
@@ -41,70 +62,111 @@ def advise_repeats(bench: Bench) -> Advice:
     repeats = build_prompts(
         bench.subject, kind="repeat", n=ROWS, length=bench.prompts.length, seed=bench.settings.seed
     )
-    curve, logits = _norms(bench, repeats, point)
-    bench.arrays["repeat_norm"] = curve.mean(0)
-    from_length = onset(curve.mean(0))
-    if from_length is None:
+    seen = _seen(bench, repeats, point)
+    bench.arrays["repeat_norm"] = seen.curve.mean(0)
+    start, last = onset_of(seen.curve), bootstrap(seen.curve[:, -1])
+    share = f"{last.value:.0%} of the norm of position zero at read point {point}"
+    tokens = f"{len(repeats)} tokens, each repeated {repeats.length} times"
+    if start.value is None:
         return Advice(
             question=QUESTION,
-            answer="no",
-            sentence=f"In {repeats.length} repeats of a token none comes to {ALIKE:.0%} of the "
-            f"norm of position zero (the largest: {curve.mean(0)[1:].max():.0%}).",
-            facts={"repeats": "none"},
+            answer="no" if start.low is None else "undetermined",
+            sentence=f"Of {tokens}, the last has {share}; {ALIKE:.0%} would be like it.",
+            value=last,
+            facts={"repeats": "none" if start.low is None else None},
         )
-    return _taken_over(bench, repeats, point, curve, logits, from_length)
-
-
-def onset(curve: np.ndarray) -> int | None:
-    """The number of repeats from which all later ones are like position zero; None for never.
-
-    curve [T] norm of each repeat over that of position zero.
-    """
-    alike = curve >= ALIKE
-    if not alike[-1]:
-        return None
-    return int(len(alike) - np.argmin(alike[::-1])) + 1 if not alike.all() else 2
-
-
-def _norms(bench: Bench, repeats: Prompts, point: int, *edits: Edit, sites: Sites | None = None):
-    """[B, T] norm of each repeat over P0's, and the logits."""
-    norms, logits = run_norms(bench, repeats, tuple(edits), sites)
-    return (norms[point] / norms[point][:, :1]).numpy(), logits
-
-
-def _taken_over(bench: Bench, repeats: Prompts, point, curve, logits, start: int) -> Advice:
-    said = (
-        f"From {start} repeats on a token has {curve.mean(0)[-1]:.0%} of the norm of position "
-        f"zero at read point {point}"
+    sure = start.high is not None
+    span = f"{start.low:.0f} to {start.high:.0f}" if sure else f"{start.low:.0f} to never"
+    advice = Advice(
+        question=QUESTION,
+        answer=f"from {start.value:.0f} on" if sure else "undetermined",
+        sentence=f"From {start.value:.0f} repeats on ({span} with other tokens) a token is like "
+        f"position zero: of {tokens}, the last has {share}",
+        value=last,
+        facts={"repeats": start.value if sure else None},
+        limits="Intervals of repeats are over the tokens that were repeated, those of clean text "
+        "over its documents. Rows of one token alone; what an attacker would mix in was not tried.",
     )
-    rows: list[AdviceRow] = []
-    facts: dict[str, str | float | None] = {"repeats": float(start)}
-    limits = "Rows of one token alone; what an attacker would mix in was not tried."
+    _try_patch(bench, advice, repeats, point, seen)
+    return advice
+
+
+def onsets(curves: np.ndarray) -> np.ndarray:
+    """[n] the number of repeats from which all later ones are like position zero; inf for never.
+
+    curves [n, T] norm of each repeat over that of position zero.
+    """
+    length = curves.shape[1]
+    unlike = np.where(curves >= ALIKE, -1, np.arange(length)).max(1)
+    return np.where(unlike == length - 1, np.inf, np.maximum(unlike + 2, 2))
+
+
+def onset_of(curve: np.ndarray) -> Measured:
+    """Onset in the mean over tokens of curve [B, T], and its interval over tokens; None for never.
+
+    2,000 resamples of the tokens, as `stats.bootstrap` draws them.
+    """
+    count = len(curve)
+    picks = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
+    tail = widened_tail(count)
+    drawn = np.sort(onsets(curve[picks].mean(1)))
+    ends = (drawn[int(tail * RESAMPLES)], drawn[int((1 - tail) * RESAMPLES)])
+    told = [x if np.isfinite(x) else None for x in (onsets(curve.mean(0)[None])[0], *ends)]
+    return Measured(value=told[0], low=told[1], high=told[2])
+
+
+def _seen(
+    bench: Bench, repeats: Prompts, point: int, *edits: Edit, sites: Sites | None = None
+) -> Seen:
+    size = max(1, LOGITS // vocabulary(bench.subject) // repeats.length)
+    late = repeats.length // 2
+    parts = []
+    for batch in repeats.batches(size):
+        norms, logits = run_norms(bench, batch, tuple(edits), sites, logits=True)
+        assert logits is not None
+        same = logits[:, late:-1].argmax(-1).cpu() == batch.input_ids[:, late + 1 :]
+        curve = norms[point] / norms[point][:, :1]
+        parts.append((curve, losses(logits, batch, late), same.double().mean(1)))
+    return Seen(*(torch.cat(column).numpy() for column in zip(*parts)))
+
+
+def _try_patch(bench: Bench, advice: Advice, repeats: Prompts, point: int, before: Seen) -> None:
+    """Add what the patch does to repeats and to clean text; without one, why there is none."""
     try:
         sites = find_sites(bench.subject, bench.prompts)
         writers = norm_writers(bench, sites, point)
     except Unsupported as error:
-        said += f". No patch was tried: {error}"
-    else:
-        patch = NeuronsOff(writers.block, writers.neurons, but_first=True)
-        after, patched = _norms(bench, repeats, point, patch, sites=sites)
-        before_loss, after_loss = (losses(x, repeats).numpy() for x in (logits, patched))
-        change = bootstrap(after_loss - before_loss)
-        clean = bench.cost({f"clean text, {patch}": patch}, sites=sites)
-        rows.append({"what": f"repeats, {patch}", "ce_change": change, "control": False})
-        rows += [bench.row(name, cost, control=True) for name, cost in clean.items()]
-        cost = bench.mean(next(iter(clean.values())).ce)
-        undone = onset(after.mean(0)) is None
-        facts["patch"] = "works" if undone else "fails"
-        said += (
-            f"; with {patch} it has {after.mean(0)[-1]:.0%}, and clean text loses "
-            f"{cost.value:.3f} nats a token."
-        )
-    return Advice(
-        question=QUESTION,
-        answer=f"from {start} on",
-        sentence=said,
-        facts=facts,
-        rows=rows,
-        limits=limits,
+        advice.sentence += f". No patch was tried: {error}"
+        return
+    patch, other = (
+        NeuronsOff(writers.block, neurons, but_first=True)
+        for neurons in (writers.neurons, writers.others(bench.settings.seed))
     )
+    after = _seen(bench, repeats, point, patch, sites=sites)
+    control = _seen(bench, repeats, point, other, sites=sites)
+    clean = bench.cost({f"clean text, {patch}": patch}, sites=sites)
+    advice.rows = [
+        _row(f"repeats, {patch}", before, after),
+        _row("repeats, as many other neurons off", before, control, control=True),
+        *(bench.row(name, cost) for name, cost in clean.items()),
+    ]
+    cost = bench.mean(next(iter(clean.values())).ce)
+    undone = onset_of(after.curve).low is None
+    advice.facts["patch"] = "works" if undone else "fails"
+    change = advice.rows[0]["ce_change"]
+    goes_on = ""
+    if abs(after.same.mean() - before.same.mean()) >= 0.005:
+        goes_on = (
+            f", the repeat goes on in {after.same.mean():.0%} of the predictions of its second "
+            f"half instead of {before.same.mean():.0%}"
+        )
+    advice.sentence += (
+        f". With {patch} it has {after.curve[:, -1].mean():.0%} (with as many others off "
+        f"{control.curve[:, -1].mean():.0%}), the loss of the repeated token changes by "
+        f"{three(change.value, '+')} nats{goes_on}, and that of clean text by "
+        f"{three(cost.value, '+')}."
+    )
+
+
+def _row(what: str, before: Seen, after: Seen, control: bool = False) -> AdviceRow:
+    return {"what": what, "ce_change": bootstrap(after.loss - before.loss), "control": control}

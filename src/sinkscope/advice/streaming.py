@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sinkscope.advice.bench import Bench
+from sinkscope.advice.bench import Bench, three
 from sinkscope.advice.cache_heads import streaming_heads
 from sinkscope.advice.elsewhere import tokens_that_stay
 from sinkscope.advice.lines import lines, without
@@ -23,6 +23,7 @@ QUESTION = "How many first tokens must a short cache keep?"
 KEPT = (0, 1, 2, 4, 8)
 PARTS = (2, 4)  # windows: a half and a quarter of the text
 OPENVINO_BLOCK = 32
+MLX_KEEPS = 4  # first tokens, fixed there
 
 
 def advise_streaming(bench: Bench) -> Advice:
@@ -64,7 +65,7 @@ def advise_streaming(bench: Bench) -> Advice:
     if keep < KEPT[-1]:
         # keeping the sink costs one token of the cache, and other texts may need it
         at = max(bench.scan.sink.get("positions") or [0]) + 1 if bench.scan.p0_sink else 0
-        found.lines = lines_that_keep(max(keep, at), window)
+        found.lines = lines_that_keep(max(keep, at), window, bench.subject.anatomy.model_type)
         found.heads, rows, about = streaming_heads(bench, max(keep, 1), windows[0])
         found.rows += rows
         found.limits += f" {about}"
@@ -120,8 +121,8 @@ def _sentence(bench: Bench, costs: dict[int, dict[int, Cost]], keep: int, sure: 
     bare = bench.mean(costs[window][0].ce)
     full = bench.mean(costs[window][KEPT[-1]].ce)
     facts = (
-        f"at a window of {window}, keeping none costs {bare.value:.3f} nats a token against the "
-        f"whole cache, keeping {KEPT[-1]} costs {full.value:.3f}"
+        f"at a window of {window}, keeping none costs {three(bare.value)} nats a token against the "
+        f"whole cache, keeping {KEPT[-1]} costs {three(full.value)}"
     )
     if keep == KEPT[-1] and not sure:
         return f"{bench.texts} cannot tell how many first tokens suffice: {facts}."
@@ -141,11 +142,19 @@ def _rows(bench: Bench, window: int, costs: dict[int, Cost]) -> list[AdviceRow]:
     ]
 
 
-def lines_that_keep(keep: int, window: int) -> list[AdviceLine]:
-    """Lines that keep the first tokens; none where nothing has to be kept."""
+def lines_that_keep(keep: int, window: int, family: str) -> list[AdviceLine]:
+    """Lines that keep the first tokens; none where nothing has to be kept.
+
+    family  the model type; one tool knows a single one
+    """
     if not keep:
         return []
     blocks = -(-keep // OPENVINO_BLOCK) * OPENVINO_BLOCK
     recent = max(OPENVINO_BLOCK, window // OPENVINO_BLOCK * OPENVINO_BLOCK)
     total = blocks + recent + OPENVINO_BLOCK
-    return lines("keep", keep=keep, window=window, blocks=blocks, recent=recent, total=total)
+    values = {"keep": keep, "window": window, "blocks": blocks, "recent": recent, "total": total}
+    if keep <= MLX_KEEPS:
+        values["mlx"] = window
+    if family == "mistral":
+        values["mlc"] = window
+    return lines("keep", **values)

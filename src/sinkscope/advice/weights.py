@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from sinkscope.advice.bench import Bench
 from sinkscope.advice.writers import STANDS_OUT, Writers, norm_writers, where_p0_stands_out
 from sinkscope.errors import Unsupported
@@ -41,10 +39,7 @@ def rounded_weights(bench: Bench) -> tuple[dict[str, Cost], str]:
 
 
 def _protected(bench: Bench, writers: Writers, name: str, bits: int) -> dict[str, RoundWeights]:
-    rng = np.random.default_rng(bench.settings.seed)
-    rest = np.setdiff1d(np.arange(writers.of), writers.neurons)
-    drawn = tuple(int(i) for i in rng.choice(rest, len(writers.neurons), replace=False))
+    kept = ((WRITERS, writers.neurons), (OTHERS, writers.others(bench.settings.seed)))
     return {
-        name + end: RoundWeights(bits, neurons=(writers.block, neurons))
-        for end, neurons in ((WRITERS, writers.neurons), (OTHERS, drawn))
+        name + end: RoundWeights(bits, neurons=(writers.block, neurons)) for end, neurons in kept
     }

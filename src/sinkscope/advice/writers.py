@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from sinkscope.advice.bench import Bench
@@ -30,40 +31,39 @@ class Writers:
     neurons: tuple[int, ...]
     of: int
 
+    def others(self, seed: int) -> tuple[int, ...]:
+        """As many other neurons of the block, drawn at random."""
+        rest = np.setdiff1d(np.arange(self.of), self.neurons)
+        count = min(len(rest), len(self.neurons))
+        drawn = np.random.default_rng(seed).choice(rest, count, replace=False)
+        return tuple(int(neuron) for neuron in drawn)
+
 
 def where_p0_stands_out(bench: Bench) -> tuple[int, float]:
     """The read point at which P0 stands out most, and its norm over the median there."""
-    state = run_norms(bench, bench.prompts.take(slice(0, ROWS)))[0]
+    rows = bench.prompts.take(slice(0, ROWS))
+    state = torch.cat([run_norms(bench, batch)[0] for batch in rows.batches()], 1)
     ratios = (state[:, :, 0] / others_median(state[:, :, 1:])).mean(1)
     point = int(ratios.argmax())
     return point, float(ratios[point])
 
 
 def run_norms(
-    bench: Bench, prompts: Prompts, edits: tuple[Edit, ...] = (), sites: Sites | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Norms of the stream [point, B, T], and logits [B, T, V]."""
-    found: list[list[torch.Tensor]] = []
-    logits = []
-    for batch in prompts.batches():
-        norms: list[torch.Tensor] = []
+    bench: Bench,
+    batch: Prompts,
+    edits: tuple[Edit, ...] = (),
+    sites: Sites | None = None,
+    logits: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Norms of the stream [point, B, T], and logits [B, T, V] where they are asked for."""
+    norms: list[torch.Tensor] = []
 
-        def consume(point: int, hidden: torch.Tensor, norms=norms) -> None:
-            norms.append(hidden.float().norm(dim=-1).cpu())
+    def consume(point: int, hidden: torch.Tensor) -> None:
+        norms.append(hidden.float().norm(dim=-1).cpu())
 
-        done = run(
-            bench.subject,
-            batch,
-            Condition("repeats", edits),
-            consume=consume,
-            logits=True,
-            sites=sites,
-        )
-        assert done.logits is not None
-        found.append(norms)
-        logits.append(done.logits)
-    by_point = [torch.cat([each[i] for each in found]) for i in range(len(found[0]))]
-    return torch.stack(by_point), torch.cat(logits)
+    condition = Condition("norms", edits)
+    done = run(bench.subject, batch, condition, consume=consume, logits=logits, sites=sites)
+    return torch.stack(norms), done.logits
 
 
 def norm_writers(bench: Bench, sites: Sites, point: int) -> Writers:

@@ -136,7 +136,11 @@ def with_p0_sink(
         (f"{part.name} ({_held(carrier)}): " if several else "") + part.because
         for part, carrier, _ in parts
     )
-    changes = [change for part, *_ in parts for change in part.changes]
+    changes = [
+        f"{change} (on the {_heads(carrier)} that are {part.name})" if several else change
+        for part, carrier, _ in parts
+        for change in part.changes
+    ]
     return Verdict("+".join(names), because, detail, [], changes)
 
 
@@ -269,6 +273,9 @@ def _row(part: Found, carrier: Carrier, by: str) -> VerdictPart:
     }
 
 
+def _heads(carrier: Carrier) -> str:
+    return f"{int(carrier.heads.sum())} of {len(carrier.heads)} sink heads"
+
+
 def _held(carrier: Carrier) -> str:
-    heads = f"{int(carrier.heads.sum())} of {len(carrier.heads)} sink heads"
-    return f"{heads} with {percent(carrier.mass.value or 0.0)} of the sink"
+    return f"{_heads(carrier)} with {percent(carrier.mass.value or 0.0)} of the sink"

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from itertools import count
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ from sinkscope.causal.families import (
 )
 from sinkscope.causal.families.faithfulness import Kept, keep_circuit
 from sinkscope.causal.families.write_sets import write_sets
+from sinkscope.causal.ordinary import ordinary_position, rows_to_test
 from sinkscope.causal.p0_verdict import detail_of, hidden_circuit, in_whole, with_p0_sink
 from sinkscope.causal.phase_needs import need_rows
 from sinkscope.causal.power import LEAST, MOST_ROWS, UNDETERMINED
@@ -55,7 +56,6 @@ from sinkscope.circuit.model import Circuit
 from sinkscope.circuit.reading import held_part, in_part
 from sinkscope.detect.attention import read_attention
 from sinkscope.detect.decision import sinks_of
-from sinkscope.errors import InputError
 from sinkscope.frame import Progress, chosen_prompts, result_of, silent
 from sinkscope.intervene.edits.hold import Intact, Record
 from sinkscope.intervene.engine import Engine
@@ -67,11 +67,12 @@ from sinkscope.result import Result
 from sinkscope.settings import VerifySettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
+from sinkscope.subject.spread import clock_of
 
-STEPS = 13  # groups of tests, for the progress bar
+# percent of the time that each group of tests takes, in the order of `run_tests`
+STEPS = (14, 13, 1, 6, 3, 5, 1, 3, 4, 5, 5, 9, 16, 15)
 FEW = 4  # prompts of rows that decide nothing
 SCORED = 64  # predictions of each prompt whose loss and KL an edit is charged with
-SHORTEST = 24  # tokens; below that there is no room for an ordinary position and late queries
 
 
 @shown
@@ -115,7 +116,7 @@ def verify_one(
 ) -> Verified:
     """The tests and the verdict for one set of prompts, on more of them where that is needed."""
     settings = settings or VerifySettings()
-    budget = Budget(settings.budget)
+    budget = Budget(settings.budget, clock_of(subject.model))
     circuit = circuit or find_circuit(subject, prompts, seed=settings.seed)
     passes = 0.0
     settings, notes = _affordable(subject, prompts, settings, budget)
@@ -130,6 +131,8 @@ def verify_one(
             f"taken instead of {settings.rows}."
         )
         settings = dataclasses.replace(settings, rows=LEAST)
+    settings, moved = ordinary_position(prompts, circuit, settings)
+    notes += moved
 
     def whole(done: Verified, passes: float) -> Verified:
         verdict = done.verdict
@@ -139,7 +142,7 @@ def verify_one(
 
     while True:
         began = budget.clock()
-        rows = _rows(prompts, settings)
+        rows = rows_to_test(prompts, settings)
         done = _tried(subject, prompts, rows, circuit, settings, budget, progress)
         passes += done.passes
         if len(rows) == len(prompts) or not _wants_more(done):
@@ -163,6 +166,7 @@ def _tried(
 ) -> Verified:
     """The tests and the verdict on these rows of the prompts."""
     label = f"verify ({prompts.bos} BOS)"
+    progress(label, 0, sum(STEPS))
     heads = circuit.reading_heads
     intact = Intact()
     listeners = [Record((0, settings.position), intact)] if uses_registry(subject.model) else []
@@ -220,10 +224,10 @@ def run_tests(
     lab: CausalBench, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[list[Test], Kept | None]:
     """All tests of a bench in the order of the module's list, judged; and S4."""
-    steps = count()
+    steps = accumulate(STEPS)
 
     def ran(tests: list[Test]) -> list[Test]:
-        progress(next(steps), STEPS)
+        progress(next(steps), sum(STEPS))
         return tests
 
     lab.notes += _left_out(lab)
@@ -232,8 +236,8 @@ def run_tests(
     first = ran(necessity.recognition(lab))
     tests += first + ran(necessity.variance(lab, first))
     tests += ran(necessity.mlp_writes(lab))
-    if not any(test.id in ("N1", "N3") and test.passed for test in judge(tests)):
-        tests += ran(write_sets(lab))
+    alone = any(test.id in ("N1", "N3") and test.passed for test in judge(tests))
+    tests += ran([] if alone else write_sets(lab))
     tests += ran(necessity.neurons(lab))
     if _in_time(lab, "N5"):
         tests += ran(necessity.direction(lab))
@@ -246,9 +250,10 @@ def run_tests(
     if causes is not None:
         tests += redundancy.without_other_causes(lab, causes)
     kept = keep_circuit(lab)
+    ran([])
     if _in_time(lab, "M1"):
         tests += ran(mediation.mediation(lab, tests))
-    progress(STEPS, STEPS)
+    progress(sum(STEPS), sum(STEPS))
     judged = judge(tests)
     lab.notes += other_paths(judged)
     return judged, kept
@@ -285,13 +290,3 @@ def _left_out(lab: CausalBench) -> list[str]:
         f"S1 to S3: in {total - ordinary} of {total} prompts position {lab.position} is a sink "
         f"before anything is edited: {kept}."
     ]
-
-
-def _rows(prompts: Prompts, settings: VerifySettings) -> Prompts:
-    shortest = int(prompts.lengths[: settings.rows].min())
-    if shortest < SHORTEST or settings.position >= shortest // 2 or settings.position < 1:
-        raise InputError(
-            f"prompts of {shortest} tokens are too short to verify on: at least {SHORTEST} are "
-            f"needed, and position {settings.position} must lie in their first half behind P0."
-        )
-    return prompts.take(slice(0, settings.rows))

@@ -6,16 +6,18 @@ and what others take back stands beside them with its sign.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from sinkscope.circuit.phases import HALF
 from sinkscope.circuit.unit import EXPERT, HEAD, NEURON, SHARED, Unit, by_block
 from sinkscope.circuit.writes import Writes
 
 SHARE = 0.9
+MOST = 0.99  # beyond that a unit is one of many that do next to nothing
 AGAINST = 0.1  # of the whole: so much more than its sublayer a named unit writes with an opponent
 LEAST_EXPERT = 0.01  # an expert that P0 is rarely sent to still writes when it is
 
@@ -72,6 +74,30 @@ def these_components(writes: Writes, units: Iterable[Unit]) -> Components:
     own = set(units)
     rows = sorted(_table(writes), key=lambda row: -row[1])
     return _of_units(writes, [one for one, _ in rows if one in own], [])  # type: ignore[misc]
+
+
+def enough_components(
+    kept: Callable[[Sequence[Unit]], list[float] | None],
+    writes: Writes,
+    found: Components,
+    left: list[float],
+    more: Sequence[Unit],
+) -> tuple[Components, list[float]]:
+    """The named units with the fewest of `more` without which no heads keep half, and what is kept.
+
+    As they were, where all of them are not enough.
+    kept  what groups of heads keep without some units (`Naming.kept`); left: without those found
+    """
+    units = [*found.units, *dict.fromkeys(unit for unit in more if unit not in found.units)]
+    low, high = len(found.units), len(units)
+    best = kept(units) if high > low else None
+    if best is None or max(best) > HALF:
+        return found, left
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = kept(units[:middle]) or left
+        low, high, best = (low, middle, tried) if max(tried) <= HALF else (middle, high, best)
+    return replace(these_components(writes, units[:high]), whole=found.whole), best
 
 
 def raised(writes: Writes) -> float:

@@ -14,8 +14,7 @@
 6. Direct attribution with norms frozen splits what the sink heads read of P0 into embedding, heads
    and neurons; the fewest that make 90 % of it are the writers, unless the sink stays when they
    are taken away (`writes`, `components`, `writers`).
-7. Recognition: the first read point at which norm, cosine or a linear probe separates P0 from the
-   same tokens elsewhere (`recognition`).
+7. Recognition: the first read point at which P0 is told from the same tokens elsewhere.
 8. All heads and neurons are ranked by what mean ablation at P0 takes, to first order, from the sink
    heads' logits on P0 (`keys`, `ranking`).
 
@@ -26,24 +25,20 @@ circuit of Peng et al., arXiv 2603.06591; the norm ratio and the direction follo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from sinkscope.circuit.amplification import (
-    Direction,
-    Norm,
-    direction_amplification,
-    norm_amplification,
-)
+from sinkscope.circuit.amplification import Norm, direction_amplification, norm_amplification
 from sinkscope.circuit.components import Components, main_components
 from sinkscope.circuit.head_reads import HeadReads
 from sinkscope.circuit.induction import read_gradients
 from sinkscope.circuit.keys import SinkLogits
 from sinkscope.circuit.model import Circuit
 from sinkscope.circuit.null import untrained_ratio
-from sinkscope.circuit.observed import Observed, observed_on
+from sinkscope.circuit.observed import Observed
 from sinkscope.circuit.phase_parts import all_parts, most_read, sink_heads
 from sinkscope.circuit.phase_reads import (
     block_that_is_read,
@@ -54,46 +49,20 @@ from sinkscope.circuit.phase_reads import (
 from sinkscope.circuit.phases import Phase, find_phases
 from sinkscope.circuit.ranking import units_by_logit, usual_inputs
 from sinkscope.circuit.reading import SinkHeads, reading_from_scan, reading_of
-from sinkscope.circuit.recognition import Recognition, recognition
+from sinkscope.circuit.recognition import recognition
+from sinkscope.circuit.record import FoundCircuit
 from sinkscope.circuit.streams import p0_points
-from sinkscope.circuit.writers import Named, Naming, name_writers, with_named
-from sinkscope.circuit.writes import Writes, written_along
+from sinkscope.circuit.writers import Naming, name_writers, with_named
+from sinkscope.circuit.writes import written_along
 from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.frame import Progress, silent
 from sinkscope.observe.p0_stream import first_tokens, prompt_tokens
+from sinkscope.observe.sites import find_sites
 from sinkscope.observe.stream import sink_direction
+from sinkscope.observe.together import Later, together
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
-
-
-@dataclass(frozen=True, eq=False)
-class FoundCircuit:
-    """A circuit and what it was found from.
-
-    at        numbers of the block inputs x0..xL among `sites.points`
-    tokens    first tokens [k] that P0 was averaged over
-    p0        [k, points, d] P0's stream for them
-    here      [n, points, d] P0's stream for the prompts' own first tokens
-    named     how the writers were checked; None where nothing reads, or keys are not at hand
-    null      largest norm ratio of P0 in the same architecture untrained
-    """
-
-    circuit: Circuit
-    observed: Observed
-    reading: SinkHeads
-    at: list[int]
-    tokens: torch.Tensor
-    p0: torch.Tensor
-    here: torch.Tensor
-    norm: Norm
-    direction: Direction | None
-    writes: Writes | None
-    components: Components
-    named: Named | None
-    recognition: Recognition
-    null: float | Missing
-    logits: SinkLogits | Missing
 
 
 def find_circuit(
@@ -130,10 +99,30 @@ def find(
 
     observed  the pass of step 2 over the same prompts, where it was made already
     """
+    with together(subject) as start:  # what does not need each other's results
+        return _find(start, subject, prompts, reader, seed, untrained, scan, progress, observed)
+
+
+def _find(
+    start: Callable[..., Later],
+    subject: Subject,
+    prompts: Prompts,
+    reader: str,
+    seed: int,
+    untrained: bool,
+    scan: Result | None,
+    progress: Progress,
+    observed: Observed | None,
+) -> FoundCircuit:
     same = scan is not None and scan.summary.prompts.sha256.get(prompts.bos) == prompts.sha256
+    sites = find_sites(subject, prompts) if observed is None else observed.sites  # 1
+    own, drawn = prompt_tokens(prompts), first_tokens(subject, prompts, seed)
+    p0_of_drawn = start(p0_points, subject, sites, drawn)  # 4
+    p0_of_own = start(p0_points, subject, sites, own)
+    recognising = start(recognition, subject, sites, prompts, seed)  # 7
+    usual = start(usual_inputs, subject, sites, prompts)
     if observed is None:
-        observed = observed_on(subject, prompts, reader, seed, not same, progress)  # 1, 2
-    sites = observed.sites
+        observed = Observed(subject, sites, prompts, seed, not same).run(reader, progress)  # 2
     blocks = len(sites.blocks)
     if same:  # 3
         assert scan is not None
@@ -143,24 +132,30 @@ def find(
         reading = reading_of(observed.attention, blocks)
     at = [sites.points.index(f"x{block}") for block in range(blocks + 1)]
     part = reading.part if len(reading.prompts) == len(prompts) else None  # packed: not by row
+    here = p0_of_own()
     if part is not None:
         observed = observed.of(part)
-    own, drawn = prompt_tokens(observed.prompts), first_tokens(subject, prompts, seed)
-    tokens = drawn if part is None else own
-    p0 = p0_points(subject, sites, tokens)  # 4
-    here = p0_points(subject, sites, own)
+        everyones, own = own, prompt_tokens(observed.prompts)
+        equal = own[:, None] == everyones
+        known = bool(equal.any(1).all())
+        here = here[equal.int().argmax(1)] if known else p0_points(subject, sites, own)
+    p0 = p0_of_drawn() if part is None else here
     sample = observed.sample[:, at]
     log_ratio = observed.log_ratio[:, at].mean(0)
     progress("circuit", 0, 3)
     null = _null(subject, prompts, log_ratio, untrained)
     progress("circuit", 1, 3)
-    logits = read_gradients(subject, sites, observed, reading.heads)
     phases = find_phases(log_ratio, p0[:, at], sample, None if isinstance(null, Missing) else null)
+    by_norm = {phase.block for phase in phases if phase.by == "norm"}
+    reading_heads = start(
+        HeadReads, subject, sites, observed, heads_to_ask(reading), here, sorted(by_norm)
+    )
+    logits = read_gradients(subject, sites, observed, reading.heads)
     if isinstance(logits, Missing):  # 5
         reads = None
         phases = [one for one in phases if one.by == "norm" or sink_heads(one, reading)]
     else:
-        reads = HeadReads(subject, sites, observed, heads_to_ask(reading))
+        reads = reading_heads()
         phases = read_phases(phases, reads, reading, logits, p0[:, at], sample)
     main = most_read(phases, reading)
     several = main if len(phases) > 1 else None
@@ -176,6 +171,7 @@ def find(
         norm = replace(norm, block=block_that_is_read(main, norm.block, reads, reading))
     read_at = _read_point(norm, reading, several)
     u, along, direction, writes, components = None, None, None, None, Components()
+    writing = None
     if read_at is not None:
         u = sink_direction(p0[:, at[read_at]], observed.other_mean[at[read_at]])
         along = u
@@ -185,27 +181,32 @@ def find(
         direction = direction_amplification(p0[:, at], sample, along, read_at)
         if main is not None and main.by == "direction":
             direction = replace(direction, block=main.block)
-        writes = written_along(subject, sites, own, lambda block: along, read_at)  # 6
-        components = main_components(writes)
-    parts = all_parts(
-        subject, sites, own, here[:, at], p0[:, at], observed.other_mean[at], phases, main, along,
-        reading,
+        writing = start(written_along, subject, sites, own, lambda block: along, read_at)  # 6
+    phase_parts = start(
+        all_parts, subject, sites, own, here[:, at], p0[:, at], observed.other_mean[at], phases,
+        main, along, reading,
     )  # fmt: skip
+    naming, elsewhere = None, {} if isinstance(logits, Missing) else usual()
+    ranking = start(units_by_logit, subject, sites, observed.prompts, logits, elsewhere)  # 8
+    if reads is not None and not isinstance(logits, Missing):
+        naming = Naming(
+            subject, sites, logits, reads, _in_reach(logits, main), elsewhere,
+            _contrast(here[:, at], sample), own, drawn,
+        )  # fmt: skip
+    if writing is not None:
+        writes = writing()
+        components = main_components(writes)
+    parts = phase_parts()
     if several is not None:
         components = next(part.writes.components for part in parts if part.most_read)
-    named, usual = None, {}
-    if reads is not None and not isinstance(logits, Missing):
-        usual = usual_inputs(subject, sites, prompts, max(block for block, _ in logits.heads))
-        naming = Naming(
-            subject, sites, logits, reads, _in_reach(logits, main), usual,
-            _contrast(here[:, at], sample),
-        )  # fmt: skip
+    named = None
+    if naming is not None:
         assert writes is not None
-        named = name_writers(naming, (components, writes), own, drawn)
+        named = name_writers(naming, (components, writes))
         components = named.components
         parts = tuple(with_named(part, named) for part in parts)
     progress("circuit", 2, 3)
-    recognised = recognition(subject, sites, prompts, seed)  # 7
+    recognised = recognising()
     progress("circuit", 3, 3)
     by_direction = direction.block if direction is not None else None
     circuit = Circuit(
@@ -218,10 +219,11 @@ def find(
         writers=components.units,
         sinks=reading.p0_sink,
         sinking_prompts=reading.prompts,
+        positions=reading.positions,
         reading_heads=reading.heads,
         reading_block=reading.block,
         phases=parts,
-        ranking=units_by_logit(subject, sites, observed.prompts, logits, usual),  # 8
+        ranking=ranking(),
         recognition_point=recognised.point,
         late=reading.late,
         uniform_late=reading.uniform_late,
@@ -232,7 +234,7 @@ def find(
         observed=observed,
         reading=reading,
         at=at,
-        tokens=tokens,
+        tokens=drawn if part is None else own,
         p0=p0,
         here=here,
         norm=norm,

@@ -27,8 +27,8 @@ from sinkscope.circuit.induction import queries_of
 from sinkscope.circuit.keys import p0_keys
 from sinkscope.circuit.observed import Observed
 from sinkscope.circuit.phases import EMBEDDING, Phase
-from sinkscope.circuit.streams import p0_points
 from sinkscope.observe.sites import Sites
+from sinkscope.observe.together import together
 from sinkscope.subject.load import Subject
 
 ROWS = 16  # prompts over which margins are averaged
@@ -48,7 +48,17 @@ class HeadReads:
     block   [heads] each head's own emergence block, −1 the embedding
     """
 
-    def __init__(self, subject: Subject, sites: Sites, observed: Observed, heads: Heads) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        sites: Sites,
+        observed: Observed,
+        heads: Heads,
+        here: torch.Tensor,
+        blocks: Sequence[int] = (),
+    ) -> None:
+        """here [n or 1, points, d]: P0's stream for the prompts' first tokens, 1 where they share
+        one. blocks: those that `without_block` will be asked for."""
         self.subject, self.depth = subject, len(sites.blocks)
         self.heads = [(b, h) for b, h in heads if b in observed.heads]
         self.queries, self.scales = queries_of(observed)
@@ -56,11 +66,15 @@ class HeadReads:
         self._others = {b: torch.cat(head.others) for b, head in observed.heads.items()}
         self.tokens = observed.prompts.input_ids[:ROWS, 0]
         at = [sites.points.index(f"x{block}") for block in range(self.depth + 1)]
-        self.p0 = p0_points(subject, sites, self.tokens)[:, at]
+        self.p0 = here[:ROWS, at].expand(len(self.tokens), -1, -1)
         sample = observed.sample[:, at]
         picked = torch.linspace(0, len(sample) - 1, len(self.tokens)).long()
         self.others = sample[picked]
-        self.curve = self._curves()
+        with together(subject) as start:
+            curves = start(self._curves)
+            left = {block: start(self._left_without, block) for block in blocks}
+            self.curve = curves()
+            self._left = {block: margins() for block, margins in left.items()}
         low, high = self.curve[:, :1], self.curve[:, -1:]
         below = self.curve < (low + high) / 2
         last = self.curve.shape[1] - 1 - below[:, ::-1].argmax(1)
@@ -135,14 +149,19 @@ class HeadReads:
         P0 runs on from there, so this counts what is read through later writes of its own. −1: the
         embedding. [heads], NaN for heads before it.
         """
+        if block not in self._left:
+            self._left[block] = self._left_without(block)
+        return self._behind(block + 1, self.between(self._left[block], self.curve[:, -1]))
+
+    def _left_without(self, block: int) -> np.ndarray:
+        """Margins that are left when this block writes as elsewhere, median over prompts."""
         stop = block + 1
         without = self.given(stop, block)
 
         def edit(at: int, hidden: torch.Tensor) -> torch.Tensor:
             return without.unsqueeze(1).to(hidden) if at == stop else hidden
 
-        left = self.margins(edit, at=[stop])[0].median(0).values.double().numpy()
-        return self._behind(stop, self.between(left, self.curve[:, -1]))
+        return self.margins(edit, at=[stop])[0].median(0).values.double().numpy()
 
     def between(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Part of each head's whole rise that lies between two margins [heads], in nats: [heads].

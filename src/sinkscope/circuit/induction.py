@@ -20,6 +20,7 @@ from sinkscope.circuit.observed_heads import HeadRead
 from sinkscope.detect.qk import qk_split
 from sinkscope.errors import Missing, Unsupported
 from sinkscope.observe.sites import Sites
+from sinkscope.observe.together import Later, together
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -90,8 +91,10 @@ def induction(
     for block, head in observed.heads.items():
         rows = torch.cat(head.logit) - torch.cat(head.others)
         margin[:, block, : rows.shape[1]] = rows.numpy()
-    from_u = _from_direction(subject, observed, u, margin) if u is not None else None
-    return Induction(margin, from_u, _bias_part(subject, prompts, observed, blocks, width))
+    with together(subject) as start:
+        bias = start(_bias_part, subject, prompts, observed, blocks, width)
+        from_u = _from_direction(subject, observed, u, margin) if u is not None else None
+        return Induction(margin, from_u, bias())
 
 
 def _no_queries(observed: Observed) -> str:
@@ -114,6 +117,7 @@ def _from_direction(subject, observed: Observed, u: torch.Tensor, margin) -> np.
     found = np.full(margin.shape, np.nan)
     tokens = observed.prompts.input_ids[:, 0]
     norms: dict[int, torch.Tensor] = {}
+    passes: list[Later] = []
 
     def keep(block: int, hidden: torch.Tensor) -> torch.Tensor:
         norms[block] = hidden.norm(dim=-1, keepdim=True)
@@ -132,8 +136,11 @@ def _from_direction(subject, observed: Observed, u: torch.Tensor, margin) -> np.
         found[:, block, : logit.shape[1]] = (logit - others).numpy()
 
     blocks = sorted(observed.heads)
-    p0_keys(subject, tokens, blocks, keep, lambda *_: None, blocks[-1] + 1)
-    p0_keys(subject, tokens, blocks, replaced, read, blocks[-1] + 1)
+    with together(subject) as start:  # the second behind the first, block by block
+        for own, on_keys in ((keep, lambda *_: None), (replaced, read)):
+            passes.append(start(p0_keys, subject, tokens, blocks, own, on_keys, blocks[-1] + 1))
+        for done in passes:
+            done()
     return found
 
 

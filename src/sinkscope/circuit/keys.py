@@ -20,6 +20,7 @@ from sinkscope.observe.p0_stream import one_token_pass
 from sinkscope.observe.sites import Sites, write_hooks
 from sinkscope.observe.stream import first_hidden, hidden_of, put_hidden, with_hidden
 from sinkscope.observe.tap import own_eager
+from sinkscope.observe.together import together
 from sinkscope.subject.load import Subject
 
 NO_GRADIENTS = "its linear maps give no gradients: they were quantised after training"
@@ -120,14 +121,22 @@ def sink_logits(
     first: list[torch.Tensor] = []
     stop = reading[-1] + 1
     wrote = write_hooks(subject, sites, write)
-    with norms.recording():
-        p0_keys(
-            subject, tokens, reading, embed, differentiate, stop,
-            extra=lambda: [*_embedding_hook(blocks[0], first), *wrote()],
-            grad=True,
-        )  # fmt: skip
-    with norms.replaying():
-        p0_keys(subject, tokens, reading, lambda block, x: torch.zeros_like(x), at_zero, stop)
+
+    def with_gradients() -> None:
+        with norms.recording():
+            p0_keys(
+                subject, tokens, reading, embed, differentiate, stop,
+                extra=lambda: [*_embedding_hook(blocks[0], first), *wrote()],
+                grad=True,
+            )  # fmt: skip
+
+    def without_input() -> None:
+        with norms.replaying():
+            p0_keys(subject, tokens, reading, lambda block, x: torch.zeros_like(x), at_zero, stop)
+
+    with together(subject) as start:  # the second behind the first, block by block
+        for done in (start(with_gradients), start(without_input)):
+            done()
     return SinkLogits(
         heads,
         torch.stack([values[h] for h in heads], 1),

@@ -26,6 +26,7 @@ class Circuit:
                          that hold its routed neurons
     sinks                whether the model sinks at P0 at all
     sinking_prompts      [n] whether it does so in each prompt
+    positions            that hold the sink together, P0 among them (`detect.decision.Sinks`)
     reading_heads        (block, head) that sink at P0
     reading_block        first block that reads
     ranking              heads and neurons that raise the reading heads' logits on P0, those that
@@ -46,6 +47,7 @@ class Circuit:
     writers: tuple[Unit, ...]
     sinks: bool
     sinking_prompts: np.ndarray
+    positions: tuple[int, ...]
     reading_heads: tuple[tuple[int, int], ...]
     reading_block: int | None
     ranking: tuple[Unit, ...] | Missing

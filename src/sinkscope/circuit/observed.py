@@ -14,7 +14,7 @@ import torch
 
 from sinkscope.circuit.observed_heads import HeadRead
 from sinkscope.circuit.routing import Routing
-from sinkscope.circuit.streams import stream_hooks
+from sinkscope.circuit.streams import stream_hooks, width_of
 from sinkscope.detect.attention import AttentionStats
 from sinkscope.errors import Unsupported
 from sinkscope.frame import Progress, silent
@@ -60,7 +60,7 @@ class Observed:
         self._seen_points: set[int] = set()
         self._seen_calls: set[int] = set()
         self._generator = torch.Generator().manual_seed(seed)
-        points, size = len(sites.points), _width(subject)
+        points, size = len(sites.points), width_of(subject)
         most = max(64, SAMPLE_BYTES // (4 * points * size))
         self._per_row = max(2, min(SAMPLE, most) // len(prompts))
         self._log_ratio: list[list[torch.Tensor]] = [[] for _ in range(points)]
@@ -231,12 +231,6 @@ def observed_on(
     """
     sites = find_sites(subject, prompts)
     return Observed(subject, sites, prompts, seed, stats).run(reader, progress)
-
-
-def _width(subject: Subject) -> int:
-    """Channels of the stream; a nested configuration may not say."""
-    weight = subject.model.get_input_embeddings().weight
-    return subject.anatomy.hidden_size or weight.shape[1]
 
 
 def _first_mixer(sublayers: tuple[Sublayer, ...]) -> int | None:

@@ -22,6 +22,7 @@ from sinkscope.circuit.writes import Writes, written_along
 from sinkscope.detect.attention import OVER_UNIFORM
 from sinkscope.observe.sites import Sites
 from sinkscope.observe.stream import sink_direction
+from sinkscope.observe.together import together
 from sinkscope.subject.load import Subject
 
 Heads = tuple[tuple[int, int], ...]
@@ -82,10 +83,11 @@ def sink_heads(phase: Phase, reading: SinkHeads) -> Heads:
 
 
 def most_read(phases: Sequence[Phase], reading: SinkHeads) -> Phase | None:
-    """The phase that most sink heads read, or else most heads; the first of equal ones."""
+    """The phase that most sink heads read, or else most heads; of equal ones the first written."""
 
-    def count(phase: Phase) -> tuple[int, int]:
-        return len(sink_heads(phase, reading)), len(readers(phase, reading))
+    def count(phase: Phase) -> tuple[int, bool, int]:
+        written = phase.block != EMBEDDING[0]  # what the embedding holds is no circuit
+        return len(sink_heads(phase, reading)), written, len(readers(phase, reading))
 
     return max(phases, key=count, default=None)
 
@@ -115,27 +117,21 @@ def all_parts(
     other_mean  [points, d] mean unit vector of the other positions there
     main, u     the most read phase, and its direction [d] where the circuit has taken one
     """
-    found, start = [], 0
-    for phase in phases:
-        heads = readers(phase, reading)
-        point = read_point(phase, heads, p0.shape[1] - 1)
-        own = u if phase is main and u is not None else None
-        along = sink_direction(p0[:, point], other_mean[point]) if own is None else own
-        written = np.diff((here.mean(0) @ along).numpy().astype(np.float64))
-        stop = phase.last_block(len(written)) + 1
-        written[:start], written[stop:], start = 0.0, 0.0, stop
-        found.append(
-            PhaseParts(
-                phase,
-                along,
-                phase_writes(subject, sites, tokens, along, phase),
-                heads,
-                sink_heads(phase, reading),
-                by_number(concentration(written)),
-                phase is main,
-            )
-        )
-    return tuple(found)
+    found, first = [], 0
+    with together(subject) as start:
+        for phase in phases:
+            heads = readers(phase, reading)
+            point = read_point(phase, heads, p0.shape[1] - 1)
+            own = u if phase is main and u is not None else None
+            along = sink_direction(p0[:, point], other_mean[point]) if own is None else own
+            written = np.diff((here.mean(0) @ along).numpy().astype(np.float64))
+            stop = phase.last_block(len(written)) + 1
+            written[:first], written[stop:], first = 0.0, 0.0, stop
+            writes = start(phase_writes, subject, sites, tokens, along, phase)
+            concentrated = by_number(concentration(written))
+            rest = (heads, sink_heads(phase, reading), concentrated, phase is main)
+            found.append((phase, along, writes, rest))
+        return tuple(PhaseParts(phase, u, writes(), *rest) for phase, u, writes, rest in found)
 
 
 def phase_writes(

@@ -41,7 +41,7 @@ def units_by_logit(
 ) -> tuple[Unit, ...] | Missing:
     """Units that raise the reading heads' logits on P0, those that raise them most first.
 
-    usual  key -> [in], the `usual_inputs` below the last reading block
+    usual  key -> [in], the `usual_inputs`
     Where the logits are missing, so is the ranking, for the same reason.
     """
     if isinstance(logits, Missing):
@@ -58,10 +58,8 @@ def units_by_logit(
     return tuple(unit for unit, _ in sorted(rows, key=lambda row: -row[1]))
 
 
-def usual_inputs(
-    subject: Subject, sites: Sites, prompts: Prompts, stop: int
-) -> dict[Key, torch.Tensor]:
-    """Mean input [in] of every output projection (W_O, W_down) below block `stop`, over t > 0.
+def usual_inputs(subject: Subject, sites: Sites, prompts: Prompts) -> dict[Key, torch.Tensor]:
+    """Mean input [in] of every output projection (W_O, W_down), over t > 0.
 
     Of the first USUAL_ROWS prompts. It is the baseline of mean ablation. Prompts are right-padded;
     padded positions count.
@@ -81,7 +79,7 @@ def usual_inputs(
 
     handles = [
         projection.owner(block).register_forward_pre_hook(listen((number, f"{index}{name}")))
-        for number, block in enumerate(subject.anatomy.modules(subject.model)[:stop])
+        for number, block in enumerate(subject.anatomy.modules(subject.model))
         for index, sublayer in enumerate(sites.blocks[number])
         for name, projection in dense_maps(sublayer)
     ]

@@ -25,6 +25,7 @@ class SinkHeads:
     block         first block whose sinking heads put on P0 at least half of what those of the
                   blocks from there on do, on the mean
     prompts       [n] whether P0 sinks in the prompt
+    positions     that hold the sink together, P0 among them (`Sinks.positions`)
     """
 
     sinking: np.ndarray
@@ -32,6 +33,7 @@ class SinkHeads:
     uniform_late: np.ndarray
     block: int | None
     prompts: np.ndarray
+    positions: tuple[int, ...] = (0,)
 
     @property
     def p0_sink(self) -> bool:
@@ -62,7 +64,8 @@ def in_part(held: int, of: int) -> str:
 def reading_of(stats: AttentionStats, blocks: int) -> SinkHeads:
     """From the statistics of a pass."""
     sinks = sinks_of(stats)
-    return _reading(stats.blocks, stats.late, stats.uniform[1], sinks.heads, sinks.prompts, blocks)
+    found = (sinks.heads, sinks.prompts, sinks.positions)
+    return _reading(stats.blocks, stats.late, stats.uniform[1], *found, blocks)
 
 
 def sinks_on(subject: Subject, prompts: Prompts) -> SinkHeads:
@@ -75,10 +78,13 @@ def reading_from_scan(result: Result, bos: str, blocks: int) -> SinkHeads:
     data = result.data[f"scan/{bos}"].to_dataset()
     late, uniform = data["p0_late"].to_numpy(), data["uniform_late"].to_numpy()
     sinking, prompts = (data[name].to_numpy() > 0 for name in ("sinking", "sinking_prompts"))
-    return _reading(data["block"].to_numpy().tolist(), late, uniform, sinking, prompts, blocks)
+    found = (sinking, prompts, tuple(result.summary.scan[bos].sink["positions"]))
+    return _reading(data["block"].to_numpy().tolist(), late, uniform, *found, blocks)
 
 
-def _reading(at: list[int], late, uniform_late, layers, prompts, blocks: int) -> SinkHeads:
+def _reading(
+    at: list[int], late, uniform_late, layers, prompts, positions: tuple[int, ...], blocks: int
+) -> SinkHeads:
     """Spread the softmax layers over the blocks; a block with several keeps its strongest."""
     part = held_part(prompts) if layers.any() else None
     mean_late = nan_mean(late if part is None else late[part])
@@ -93,7 +99,7 @@ def _reading(at: list[int], late, uniform_late, layers, prompts, blocks: int) ->
         spread[block] = np.fmax(spread[block], mean_late[layer])
         uniform[block] = uniform_late[layer]
         rate[block] = max(rate[block], rates[layer])
-    return SinkHeads(sinking, spread, uniform, _first(rate, sinking), prompts)
+    return SinkHeads(sinking, spread, uniform, _first(rate, sinking), prompts, positions)
 
 
 def _first(rate: np.ndarray, sinking: np.ndarray) -> int | None:

@@ -9,18 +9,20 @@ rotated until that token came first, since position zero sees nothing but itself
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from sinkscope.circuit.separation import MEASURES, Rows, separability
-from sinkscope.circuit.streams import stream_hooks
+from sinkscope.circuit.streams import stream_hooks, width_of
 from sinkscope.observe.attention import observe
 from sinkscope.observe.layout import layout_of
 from sinkscope.observe.p0_stream import BATCH, one_token_pass
 from sinkscope.observe.reads import Want
 from sinkscope.observe.sites import Sites
+from sinkscope.observe.together import in_step, together
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -31,6 +33,7 @@ LEAST_TOKENS = 20  # different token ids for a probe; and other positions, one f
 POSITIONS, PER_CHANNEL = 1024, 2  # other positions taken: so many, or so many for each channel
 TEXTS = 16  # prompts that they are drawn from, or as many as hold so many positions
 STATE_BYTES = 1 << 30  # of states held at a time; more read points take another pass
+Measure = Callable[[torch.Tensor, torch.Tensor], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Recognition:
 def recognition(subject: Subject, sites: Sites, prompts: Prompts, seed: int) -> Recognition:
     """Separability of position zero on a sample of the other positions of these prompts."""
     prompts = _without_constant(prompts)
-    channels = _p0(subject, sites, prompts.input_ids[0, :1], range(1))[0].shape[1]
+    channels = width_of(subject)
     most = max(POSITIONS, PER_CHANNEL * channels)
     texts = max(TEXTS, -(-most // (prompts.length - 1)))
     prompts = prompts.take(slice(0, texts))
@@ -78,22 +81,28 @@ def recognition(subject: Subject, sites: Sites, prompts: Prompts, seed: int) -> 
     elif len(ids) < LEAST_TOKENS:
         reason = f"{len(ids)} different token ids are fewer than {LEAST_TOKENS}"
         taken = replace(taken, probe_reason=reason)
-    found: list[dict[str, float]] = []
-    together = max(1, STATE_BYTES // (4 * channels * (len(row) + len(ids))))
-    for start in range(0, len(sites.points), together):
-        points = range(start, min(start + together, len(sites.points)))
-        p0 = _p0(subject, sites, ids, points)
-        others = _others(subject, sites, prompts, row, column, points)
-        for point in points:
-            here, there = (kept.pop(point).to(subject.device) for kept in (p0, others))
-            found.append(separability(here, there, rows, probes=not taken.probe_reason))
+
+    def measure(here: torch.Tensor, there: torch.Tensor) -> dict[str, float]:
+        both = here.to(subject.device), there.to(subject.device)
+        return separability(*both, rows, probes=not taken.probe_reason)
+
+    states = _States((len(ids), len(row)), channels, measure)
+    most_points = len(
+        sites.points
+    )  # where passes run in step, one point's states are held at a time
+    if not in_step(subject):
+        most_points = max(1, STATE_BYTES // (4 * channels * (len(row) + len(ids))))
+    for first in range(0, len(sites.points), most_points):
+        points = range(first, min(first + most_points, len(sites.points)))
+        _collect(subject, sites, prompts, (row, column, ids), points, states)
+    found = [states.found[point] for point in range(len(sites.points))]
     curves = {name: np.array([values[name] for values in found]) for name in MEASURES}
     taken = replace(taken, curves=curves)
-    first = first_that_stays(np.fmax.reduce(list(curves.values())) >= APART, sites)
-    if first is None:
+    point = first_that_stays(np.fmax.reduce(list(curves.values())) >= APART, sites)
+    if point is None:
         return taken
-    measures = tuple(name for name in MEASURES if curves[name][first] >= APART)
-    return replace(taken, point=sites.points[first], measures=measures)
+    measures = tuple(name for name in MEASURES if curves[name][point] >= APART)
+    return replace(taken, point=sites.points[point], measures=measures)
 
 
 def first_that_stays(apart: np.ndarray, sites: Sites) -> int | None:
@@ -129,43 +138,66 @@ def _sample(prompts: Prompts, most: int, seed: int) -> tuple[torch.Tensor, torch
     return row, column
 
 
-def _others(
+class _States:
+    """States of P0 (0) and of the others (1) at read points, measured as soon as all are there.
+
+    counts  of both; found: point -> what `measure` gave of its states [counts, d]
+    """
+
+    def __init__(self, counts: tuple[int, int], width: int, measure: Measure) -> None:
+        self.counts, self.width, self.measure = counts, width, measure
+        self.found: dict[int, dict[str, float]] = {}
+        self._held: dict[int, list[torch.Tensor]] = {}
+        self._missing: dict[int, int] = {}
+
+    def add(self, point: int, kind: int, first: int, states: torch.Tensor) -> None:
+        """Take some of them, [rows, d], from row `first` on."""
+        if point not in self._held:
+            self._held[point] = [torch.empty(count, self.width) for count in self.counts]
+            self._missing[point] = sum(self.counts)
+        self._held[point][kind][first : first + len(states)] = states
+        self._missing[point] -= len(states)
+        if not self._missing[point]:
+            self.found[point] = self.measure(*self._held.pop(point))
+
+
+def _collect(
     subject: Subject,
     sites: Sites,
     prompts: Prompts,
-    row: torch.Tensor,
-    column: torch.Tensor,
+    places: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     points: range,
-) -> dict[int, torch.Tensor]:
-    """States of these positions, read point -> [m, d] on the CPU."""
-    found: dict[int, list[torch.Tensor]] = {point: [] for point in points}
-    start = 0
-    for batch in prompts.batches():
-        mine = (row >= start) & (row < start + len(batch))
-        at = (row[mine] - start, column[mine])
+    states: _States,
+) -> None:
+    """Passes over all tokens as position zero, and over the prompts.
 
-        def keep(number: int, hidden: torch.Tensor, at: tuple = at) -> None:
-            if number in found:
-                where = tuple(index.to(hidden.device) for index in at)
-                found[number].append(hidden[where].float().cpu())
+    places  row and column of the other positions, in order, and the token ids put at P0
+    """
+    row, column, ids = places
 
-        if bool(mine.any()):
-            hooks = stream_hooks(subject, sites, keep)
-            observe(subject, batch, Want(received=False), extra_hooks=hooks)
-        start += len(batch)
-    return {point: torch.cat(states) for point, states in found.items()}
+    def at_p0(first: int) -> None:
+        def keep(point: int, hidden: torch.Tensor) -> None:
+            if point in points:
+                states.add(point, 0, first, hidden[:, 0])
 
+        one_token_pass(subject, ids[first : first + BATCH], stream_hooks(subject, sites, keep))
 
-def _p0(
-    subject: Subject, sites: Sites, ids: torch.Tensor, points: range
-) -> dict[int, torch.Tensor]:
-    """States of position zero for these tokens, read point -> [k, d] on the CPU."""
-    found: dict[int, list[torch.Tensor]] = {point: [] for point in points}
+    def elsewhere(batch: Prompts, first: int, at: tuple[torch.Tensor, torch.Tensor]) -> None:
+        def keep(point: int, hidden: torch.Tensor) -> None:
+            if point in points:
+                states.add(point, 1, first, hidden[tuple(i.to(hidden.device) for i in at)])
 
-    def keep(number: int, hidden: torch.Tensor) -> None:
-        if number in found:
-            found[number].append(hidden[:, 0].float().cpu())
+        hooks = stream_hooks(subject, sites, keep)
+        observe(subject, batch, Want(received=False), extra_hooks=hooks)
 
-    for batch in ids.split(BATCH):
-        one_token_pass(subject, batch, stream_hooks(subject, sites, keep))
-    return {point: torch.cat(states) for point, states in found.items()}
+    with together(subject) as start:
+        passes = [start(at_p0, first) for first in range(0, len(ids), BATCH)]
+        begin = 0
+        for batch in prompts.batches():
+            mine = ((row >= begin) & (row < begin + len(batch))).nonzero().flatten()
+            if len(mine):
+                at = (row[mine] - begin, column[mine])
+                passes.append(start(elsewhere, batch, int(mine[0]), at))
+            begin += len(batch)
+        for done in passes:
+            done()

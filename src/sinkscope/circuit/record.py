@@ -5,16 +5,54 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-from sinkscope.circuit.find import FoundCircuit
+from sinkscope.circuit.amplification import Direction, Norm
+from sinkscope.circuit.components import Components
 from sinkscope.circuit.induction import Induction
+from sinkscope.circuit.keys import SinkLogits
+from sinkscope.circuit.model import Circuit
+from sinkscope.circuit.observed import Observed
+from sinkscope.circuit.reading import SinkHeads
+from sinkscope.circuit.recognition import Recognition
 from sinkscope.circuit.routing import Routing
 from sinkscope.circuit.unmixed import Cone
 from sinkscope.circuit.vocabulary import Vocabulary
+from sinkscope.circuit.writers import Named
 from sinkscope.circuit.writes import Writes
+from sinkscope.errors import Missing
 from sinkscope.schema.trace import WeightView
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
+
+
+@dataclass(frozen=True, eq=False)
+class FoundCircuit:
+    """A circuit and what it was found from.
+
+    at        numbers of the block inputs x0..xL among `sites.points`
+    tokens    first tokens [k] that P0 was averaged over
+    p0        [k, points, d] P0's stream for them
+    here      [n, points, d] P0's stream for the prompts' own first tokens
+    named     how the writers were checked; None where nothing reads, or keys are not at hand
+    null      largest norm ratio of P0 in the same architecture untrained
+    """
+
+    circuit: Circuit
+    observed: Observed
+    reading: SinkHeads
+    at: list[int]
+    tokens: torch.Tensor
+    p0: torch.Tensor
+    here: torch.Tensor
+    norm: Norm
+    direction: Direction | None
+    writes: Writes | None
+    components: Components
+    named: Named | None
+    recognition: Recognition
+    null: float | Missing
+    logits: SinkLogits | Missing
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,3 +45,9 @@ def p0_points(
 ) -> torch.Tensor:
     """P0's stream at each of `sites.points` for each of tokens [n]: [n, points, d], fp32."""
     return p0_states(subject, tokens, lambda keep: stream_hooks(subject, sites, keep), stop)
+
+
+def width_of(subject: Subject) -> int:
+    """Channels of the stream; a nested configuration may not say."""
+    weight = subject.model.get_input_embeddings().weight
+    return subject.anatomy.hidden_size or weight.shape[1]

@@ -375,13 +375,20 @@ def _of_named(traced: Traced) -> list[str]:
             f"No writer is named: without the {count} components that make 90 % of what the sink "
             f"heads read, they keep {named.kept:.0%} of their share of position zero."
         ]
+    notes = []
+    if named.fewest:
+        notes.append(
+            f"Without the {named.fewest} components that make 90 % of what sink heads read, some "
+            f"keep more than half of their sink: {len(named.components.units)} are named."
+        )
     here, there = named.prompts, named.vocabulary
     if here is None or there is None or abs(here - there) < APART_TOKENS:
-        return []
-    return [
+        return notes
+    notes.append(
         f"The named writers make {here:.0%} of what the sink heads read over the prompts' own "
         f"first tokens, and {there:.0%} over first tokens drawn evenly from the vocabulary."
-    ]
+    )
+    return notes
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -23,12 +23,11 @@ import numpy as np
 import torch
 
 from sinkscope.circuit.arrays import trace_dataset
-from sinkscope.circuit.find import FoundCircuit, find, find_circuit
+from sinkscope.circuit.find import find, find_circuit
 from sinkscope.circuit.induction import induction
 from sinkscope.circuit.observed import Observed
-from sinkscope.circuit.record import Traced
+from sinkscope.circuit.record import FoundCircuit, Traced
 from sinkscope.circuit.routing import Routing
-from sinkscope.circuit.streams import p0_points
 from sinkscope.circuit.summary import trace_summary
 from sinkscope.circuit.unit import NEURON, by_block
 from sinkscope.circuit.unmixed import cones
@@ -40,6 +39,7 @@ from sinkscope.frame import Progress, chosen_prompts, result_of, silent
 from sinkscope.observe.attention import check_reader
 from sinkscope.observe.p0_stream import one_token_pass, usable_vocabulary
 from sinkscope.observe.stream import unit
+from sinkscope.observe.together import together
 from sinkscope.progress import shown
 from sinkscope.result import Result
 from sinkscope.schema.trace import WeightView
@@ -93,24 +93,26 @@ def trace_one(
         subject, prompts, settings.reader, settings.seed, settings.untrained, scan, progress,
         observed,
     )  # fmt: skip
-
-    circuit = found.circuit
-    return Traced(
-        subject=subject,
-        whole=prompts,
-        prompts=found.observed.prompts,
-        seed=settings.seed,
-        found=found,
-        induction=induction(
-            subject, circuit.sites, found.observed.prompts, found.observed, circuit.direction
-        ),
-        read=_read_writes(subject, found),
-        cones=cones(found.observed),
-        vocabulary=_vocabulary(subject, found, settings, progress),
-        routing=_routing(subject, found),
-        weights=_weights(subject, found),
-        text_cosine=_text_cosine(subject, found),
-    )
+    sites, u, seen = found.circuit.sites, found.circuit.direction, found.observed
+    with together(subject) as start:
+        read = start(_read_writes, subject, found)
+        vocabulary = start(_vocabulary, subject, found, settings, progress)
+        routing = start(_routing, subject, found)
+        weights = start(_weights, subject, found)
+        return Traced(
+            subject=subject,
+            whole=prompts,
+            prompts=seen.prompts,
+            seed=settings.seed,
+            found=found,
+            induction=induction(subject, sites, seen.prompts, seen, u),
+            read=read(),
+            cones=cones(seen),
+            vocabulary=vocabulary(),
+            routing=routing(),
+            weights=weights(),
+            text_cosine=_text_cosine(found),
+        )
 
 
 def _read_writes(subject: Subject, found: FoundCircuit) -> Writes | None:
@@ -171,14 +173,12 @@ def _weights(subject: Subject, found: FoundCircuit) -> list[WeightView]:
     return weight_view(subject, circuit.sites, circuit.writers, signals, circuit.direction)
 
 
-def _text_cosine(subject: Subject, found: FoundCircuit) -> float | None:
+def _text_cosine(found: FoundCircuit) -> float | None:
     """Least cosine, over prompts and read points, of P0 within a prompt and its token alone."""
     within = found.observed.first_rows
     if within is None:
         return None
-    tokens = found.observed.prompts.input_ids[: len(within), 0]
-    alone = p0_points(subject, found.circuit.sites, tokens)
-    return float((unit(within) * unit(alone)).sum(-1).min())
+    return float((unit(within) * unit(found.here[: len(within)])).sum(-1).min())
 
 
 def traced_result(subject: Subject, settings: TraceSettings, traced: list[Traced]) -> Result:

@@ -15,12 +15,14 @@ import torch
 from sinkscope.frame import Progress, silent
 from sinkscope.observe.p0_stream import BATCH, one_token_pass
 from sinkscope.observe.stream import first_hidden, hidden_of
+from sinkscope.observe.together import together
 from sinkscope.result import Measured
 from sinkscope.stats import drawn_share
 from sinkscope.subject.load import Subject
 
 PASSES = 0.5
 LEAST = 4096
+TOGETHER = 32  # batches that go through the blocks together, where those are read from disk
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,8 @@ def scan_vocabulary(
     """Put items [k], out of `of`, at P0 and read them along u [d] at the input of block `point`."""
     size = len(items)
     along, norm = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.float32)
-    at = slice(0, 0)
 
-    def keep(hidden: torch.Tensor) -> None:
+    def keep(at: slice, hidden: torch.Tensor) -> None:
         x = hidden[:, 0].float()
         length = x.norm(dim=-1)
         norm[at] = length.cpu().numpy()
@@ -81,19 +82,26 @@ def scan_vocabulary(
 
     blocks = subject.anatomy.modules(subject.model)
 
-    def taps():
-        if point < len(blocks):
-            return [
-                blocks[point].register_forward_pre_hook(
-                    lambda module, args, kwargs: keep(first_hidden(args, kwargs)), with_kwargs=True
-                )
-            ]
-        return [blocks[-1].register_forward_hook(lambda module, args, out: keep(hidden_of(out)))]
+    def put(at: slice) -> None:
+        def before(module, args, kwargs):
+            keep(at, first_hidden(args, kwargs))
 
-    for start in range(0, size, BATCH):
-        progress("vocabulary", start, size)
-        at = slice(start, min(start + BATCH, size))
+        def behind(module, args, output):
+            keep(at, hidden_of(output))
+
+        def taps():
+            if point < len(blocks):
+                return [blocks[point].register_forward_pre_hook(before, with_kwargs=True)]
+            return [blocks[-1].register_forward_hook(behind)]
+
         one_token_pass(subject, items[at], taps, point)
+
+    batches = [slice(first, min(first + BATCH, size)) for first in range(0, size, BATCH)]
+    for first in range(0, len(batches), TOGETHER):
+        with together(subject) as start:
+            for at, done in [(at, start(put, at)) for at in batches[first : first + TOGETHER]]:
+                progress("vocabulary", at.start, size)
+                done()
     progress("vocabulary", size, size)
     sinks = (along > midpoint) & (norm > least_norm)
     return Vocabulary(point, items.numpy(), of, along, norm, sinks)

@@ -23,6 +23,7 @@ from sinkscope.observe.p0_stream import one_token_pass
 from sinkscope.observe.projection import Projection
 from sinkscope.observe.sites import Sites
 from sinkscope.observe.stream import first_hidden
+from sinkscope.observe.together import together
 from sinkscope.schema.trace import Quadratic, WeightView
 from sinkscope.subject.at_hand import plain_weight, weights_of
 from sinkscope.subject.load import Subject
@@ -43,31 +44,43 @@ def weight_view(
     Blocks whose MLP keeps its input maps in another form than one row for each neuron, and routed
     experts, are left out.
     """
-    rows = []
-    for block, neurons in by_block(writers, NEURON).items():
-        module = subject.anatomy.modules(subject.model)[block]
-        sublayer = sites.mlp(block)
-        chosen = neurons[:MOST]
-        if sublayer is None or sublayer.projection is None or sublayer.experts is not None:
-            continue
-        with weights_of(module):
-            maps = input_maps(module, sublayer.projection)
-            if not maps:
-                continue
-            own = {name: weight[chosen].float().cpu() for name, (_, weight) in maps.items()}
-            columns = sublayer.projection.columns(module)[chosen].float().cpu()
-        gain = _gain_before(subject, block, maps)
-        inputs = {name: weight * gain for name, weight in own.items()}
-        row: WeightView = {"block": block, "neurons": chosen}
-        for signal, vector in signals[block].items():
-            row[signal] = {  # type: ignore[literal-required]
-                name: cosine_similarity(weight, vector.expand_as(weight), dim=1).tolist()
-                for name, weight in inputs.items()
-            }
-        if len(inputs) == 2:
-            row["quadratic"] = _quadratic(columns, inputs, signals[block], u)
-        rows.append(row)
-    return rows
+    with together(subject) as start:
+        rows = [
+            start(_row, subject, sites, block, neurons[:MOST], signals[block], u)
+            for block, neurons in by_block(writers, NEURON).items()
+        ]
+        found = [row() for row in rows]
+    return [row for row in found if row is not None]
+
+
+def _row(
+    subject: Subject,
+    sites: Sites,
+    block: int,
+    chosen: list[int],
+    signals: dict[str, torch.Tensor],
+    u: torch.Tensor,
+) -> WeightView | None:
+    module = subject.anatomy.modules(subject.model)[block]
+    sublayer = sites.mlp(block)
+    if sublayer is None or sublayer.projection is None or sublayer.experts is not None:
+        return None
+    if not (maps := input_maps(module, sublayer.projection)):
+        return None
+    gain = _gain_before(subject, block, maps)  # ends with the block at hand
+    with weights_of(module):
+        maps = input_maps(module, sublayer.projection)
+        inputs = {name: weight[chosen].float().cpu() * gain for name, (_, weight) in maps.items()}
+        columns = sublayer.projection.columns(module)[chosen].float().cpu()
+    row: WeightView = {"block": block, "neurons": chosen}
+    for signal, vector in signals.items():
+        row[signal] = {  # type: ignore[literal-required]
+            name: cosine_similarity(weight, vector.expand_as(weight), dim=1).tolist()
+            for name, weight in inputs.items()
+        }
+    if len(inputs) == 2:
+        row["quadratic"] = _quadratic(columns, inputs, signals, u)
+    return row
 
 
 def input_maps(block: nn.Module, last: Projection) -> dict[str, tuple[str, torch.Tensor]]:

@@ -16,9 +16,11 @@ Units that write along the sink direction and are read by no head are named too 
 half of their rise without them, because later writes of P0 need them.
 
 What was named is then taken away: each named unit's write at P0 becomes its mean over the other
-positions, with P0's later writes held as they are, and again with P0 running on. If the heads keep
-more than half of their share of P0 both times, the named units are not what makes it, and none is
-named.
+positions, with P0's later writes held as they are, and again with P0 running on. If the heads, or
+those of a group, keep more than half of their share of P0 both times, a tenth of a long write may
+be all that they need: the next units are named too, as few as end that, up to 99 % of what is read.
+If all heads together keep more than half even so, these units are not what makes the sink: none is
+named but those of groups that lose theirs, where other heads read something else.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from typing import Any
 import torch
 
 from sinkscope.circuit.components import (
+    MOST,
     Components,
+    enough_components,
     main_components,
     part_of,
     raised,
@@ -46,6 +50,7 @@ from sinkscope.circuit.writes import Key, Writes, dense_maps, written_along
 from sinkscope.observe.p0_stream import p0_states
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.observe.sites import Sites
+from sinkscope.observe.together import together
 from sinkscope.subject.load import Subject
 
 
@@ -59,6 +64,7 @@ class Named:
     rejected    what was not named since the heads keep more than half without it
     vocabulary  part that the named units make of it over first tokens drawn evenly from the
                 vocabulary; `prompts` over those of the prompts
+    fewest      how many make 90 % of it, where they are not enough and more are named; else 0
     """
 
     components: Components
@@ -67,6 +73,7 @@ class Named:
     rejected: Components | None = None
     prompts: float | None = None
     vocabulary: float | None = None
+    fewest: int = 0
 
 
 class Naming:
@@ -85,8 +92,15 @@ class Naming:
         heads: Sequence[tuple[int, int]],
         usual: Mapping[Key, torch.Tensor],
         d: torch.Tensor,
+        tokens: torch.Tensor,
+        vocabulary: torch.Tensor,
     ) -> None:
-        """d [L+1, d]: what the embedding and each block wrote at P0, less at the others."""
+        """What is written is asked for at once, so that it takes one way through the blocks.
+
+        d           [L+1, d] what the embedding and each block wrote at P0, less at the others
+        tokens      [n] first tokens of the prompts
+        vocabulary  [m] such as are drawn evenly from the vocabulary, to compare with
+        """
         self.subject, self.sites, self.reads = subject, sites, reads
         chosen = [i for i, head in enumerate(logits.heads) if head in set(heads)]
         self._rows = [reads.heads.index(logits.heads[i]) for i in chosen]
@@ -103,6 +117,10 @@ class Naming:
         groups = [given == block for block in given.unique()] if len(chosen) else []
         large = [group for group in groups if group.sum() >= GROUP * len(chosen)]
         self.groups = large if len(groups) > 1 else []
+        with together(subject) as start:
+            self.own = start(self.written, tokens)
+            self.of_groups = [start(self.written, tokens, group) for group in self.groups]
+            self.elsewhere = start(self.written, vocabulary)
 
     def written(self, tokens: torch.Tensor, heads: torch.Tensor | None = None) -> Writes:
         """What each unit adds to the logits with these tokens at P0, over elsewhere: the w_i.
@@ -123,11 +141,12 @@ class Naming:
         embedding = float(self._embedding[chosen].sum())
         return replace(found, embedding=embedding, total=total, bias={})
 
-    def kept(self, units: Sequence[Unit]) -> float | None:
+    def kept(self, units: Sequence[Unit]) -> list[float] | None:
         """Part of their share that the heads keep without these units' writes; None: no telling.
 
-        The smaller of two: with later writes of P0 as they are, which no backup can fill in for,
-        and with P0 running on, which takes along what later blocks write because of these.
+        Of all heads together, and of each of `groups`. The smaller of two: with later writes of P0
+        as they are, which no backup can fill in for, and with P0 running on, which takes along what
+        later blocks write because of these.
         """
         own = [unit for unit in units if unit.block < self.stop]
         if not own or any(unit.kind not in (HEAD, NEURON) for unit in own):
@@ -135,17 +154,22 @@ class Naming:
         hooks = self._ablated(own)
         if hooks is None:
             return None
-        reads, less = self.reads, {}
-        for block in sorted({unit.block for unit in own}):
-            alone = self._ablated([unit for unit in own if unit.block == block])
-            less[block] = reads.p0[:, block + 1] - self._behind(block, alone)
+        reads = self.reads
+        less: dict[int, torch.Tensor] = {}
 
         def edit(block: int, hidden: torch.Tensor) -> torch.Tensor:
             gone = sum((x for b, x in less.items() if b < block), torch.tensor(0.0))
             return (reads.p0[:, block] - gone).unsqueeze(1).to(hidden)
 
-        left = min(self._share(reads.margins(edit)[0]), self._share(self._running_on(hooks)))
-        return left / self._share(reads.intact)
+        with together(self.subject) as start:
+            running_on, behind = start(self._running_on, hooks), {}
+            for block in sorted({unit.block for unit in own}):
+                alone = self._ablated([unit for unit in own if unit.block == block])
+                behind[block] = start(self._behind, block, alone)
+            less.update({block: reads.p0[:, block + 1] - x() for block, x in behind.items()})
+            held, run = self._shares(reads.margins(edit)[0]), self._shares(running_on())
+        intact = self._shares(reads.intact)
+        return [min(a, b) / whole for a, b, whole in zip(held, run, intact)]
 
     def lost(self, units: Sequence[Unit]) -> float:
         """Part of the heads' rise that goes without these units, when P0 runs on from there."""
@@ -156,8 +180,9 @@ class Naming:
         gone = self.reads.between(left, self.reads.curve[:, -1])
         return float(gone[self._rows].mean())
 
-    def _share(self, margins: torch.Tensor) -> float:
-        return float(margins[:, self._rows].sigmoid().mean())
+    def _shares(self, margins: torch.Tensor) -> list[float]:
+        share = margins[:, self._rows].sigmoid().mean(0)
+        return [float(share.mean()), *(float(share[one].mean()) for one in self.groups)]
 
     def _running_on(self, hooks: Any) -> torch.Tensor:
         return self.reads.margins(lambda block, hidden: hidden, extra=hooks)[0]
@@ -202,35 +227,36 @@ class Naming:
         return make
 
 
-def name_writers(
-    naming: Naming,
-    along_u: tuple[Components, Writes],
-    tokens: torch.Tensor,
-    vocabulary: torch.Tensor | None,
-) -> Named:
+def name_writers(naming: Naming, along_u: tuple[Components, Writes]) -> Named:
     """The units behind what the heads read.
 
-    along_u     who writes along the sink direction, and all that is written along it
-    tokens      [n] first tokens of the prompts
-    vocabulary  [m] such as are drawn evenly from the vocabulary, to compare with
+    along_u  who writes along the sink direction, and all that is written along it
     """
-    read = naming.written(tokens)
+    read = naming.own()
     found, writes = main_components(read), read
-    apart = {u for one in naming.groups for u in main_components(naming.written(tokens, one)).units}
+    each = [group() for group in naming.of_groups]
+    apart = {unit for one in each for unit in main_components(one).units}
     if not apart <= {*found.units}:
         found = replace(these_components(read, {*found.units, *apart}), whole=found.whole)
     needed = _needed(naming, found.units, along_u[0])
     if needed:
         writes = along_u[1]
         found = these_components(writes, {*found.units, *needed})
-    kept = naming.kept(found.units)
-    if kept is not None and kept > HALF:
-        whole = Components((), along_u[0].whole or found.whole)
-        return Named(whole, along_u[1], kept, rejected=found)
-    elsewhere = None
-    if vocabulary is not None:
-        elsewhere = part_of(naming.written(vocabulary), found.units)
-    return Named(found, writes, kept, None, part_of(read, found.units), elsewhere)
+    left, fewest = naming.kept(found.units), found
+    if left is not None and max(left) > HALF:
+        more = [unit for one in (read, *each) for unit in main_components(one, MOST).units]
+        found, left = enough_components(naming.kept, writes, found, left, more)
+    kept = None if left is None else left[0]
+    if left is not None and left[0] > HALF:
+        own = [main_components(one) for one, rest in zip(each, left[1:]) if rest <= HALF]
+        if not own:
+            whole = Components((), along_u[0].whole or found.whole)
+            return Named(whole, along_u[1], kept, rejected=found)
+        units = {unit for one in own for unit in one.units}
+        found = fewest = replace(these_components(writes, units), whole=found.whole)
+    elsewhere = part_of(naming.elsewhere(), found.units)
+    more_than = 0 if found is fewest else len(fewest.units)
+    return Named(found, writes, kept, None, part_of(read, found.units), elsewhere, more_than)
 
 
 def with_named(part: PhaseParts, named: Named) -> PhaseParts:
@@ -257,11 +283,12 @@ def with_named(part: PhaseParts, named: Named) -> PhaseParts:
 
 def _needed(naming: Naming, read: Sequence[Unit], along_u: Components) -> list[Unit]:
     """Who writes along u, is not read, and yet takes half of the rise with it."""
-    found: list[Unit] = []
-    for kind in (HEAD, NEURON):
-        others = [unit for unit in along_u.units if unit not in read and unit.block < naming.stop]
-        for block, chosen in by_block(others, kind).items():
-            units = [Unit(block, kind, index) for index in chosen]
-            if naming.lost(units) >= HALF:
-                found += units
-    return found
+    others = [unit for unit in along_u.units if unit not in read and unit.block < naming.stop]
+    with together(naming.subject) as start:
+        sets = [
+            [Unit(block, kind, index) for index in chosen]
+            for kind in (HEAD, NEURON)
+            for block, chosen in by_block(others, kind).items()
+        ]
+        asked = [(units, start(naming.lost, units)) for units in sets]
+        return [unit for units, lost in asked if lost() >= HALF for unit in units]

@@ -20,6 +20,7 @@ from sinkscope.observe.p0_stream import BATCH, Taps, one_token_pass
 from sinkscope.observe.projection import Projection
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.observe.sites import Sites, Sublayer, write_hooks
+from sinkscope.subject.at_hand import bring
 from sinkscope.subject.load import Subject
 from sinkscope.subject.spread import whole
 
@@ -152,13 +153,14 @@ class _Pass:
         ]  # fmt: skip
 
     def _ask_hooks(self) -> list[Any]:
-        """Ask for the gradients of a block's parameters when it begins: it may just be read.
+        """Ask for the gradients of a block's parameters when it begins; they are read before.
 
         The pass has switched all others off, and puts every one back as it was.
         """
 
         def ask(b: int) -> Callable:
             def hook(module, args):
+                bring(module)
                 own = self._linear_parameters(b)
                 for parameter in own.values():
                     parameter.requires_grad_(True)
@@ -224,7 +226,8 @@ class _Pass:
         leaves = {
             kind: self.leaves.pop((block, f"{index}{kind}")) for kind, _ in dense_maps(sublayer)
         }
-        own = {k: p for (b, i, k), p in self.parameters.items() if (b, i) == (block, index)}
+        keys = [key for key in self.parameters if key[:2] == (block, index)]
+        own = {key[2]: self.parameters.pop(key) for key in keys}
         if any(parameter.device.type == "meta" for parameter in own.values()):
             self.found.without_units[name] = "its weights lie on disk"
             return

@@ -215,15 +215,20 @@ class Curve:
 
 
 def read_attention(
-    subject: Subject, prompts: Prompts, reader: str = "auto", tokens: bool = False
+    subject: Subject,
+    prompts: Prompts,
+    reader: str = "auto",
+    tokens: bool = False,
+    size: int | None = None,
 ) -> AttentionStats:
     """The statistics of one pass over some prompts.
 
     tokens  whether their tokens are weighed, to look for sinks there
+    size    tokens of a text that go through at a time, as of `observe`
     """
     stats = AttentionStats(vocabulary(subject), prompts if tokens else None)
     for batch in prompts.batches():
-        reads, layout, _ = observe(subject, batch, Want(), reader)
+        reads, layout, _ = observe(subject, batch, Want(), reader, size=size)
         stats.add(reads, layout, batch.input_ids)
     return stats
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from sinkscope.observe.columns import repeat_heads
 from sinkscope.observe.layout import Layout
 from sinkscope.observe.reads import AttentionCall, AttentionRead
 from sinkscope.observe.stream import eigenvalues, norm_ratio
@@ -27,7 +28,9 @@ class HeadStats:
 
     def __init__(self) -> None:
         self.layout: Layout | None = None
+        self._span = (0, 0)
         self._layer = 0
+        self._held: dict[int, _Held] = {}
         self._value: list[list[np.ndarray]] = []
         self._rank: list[list[np.ndarray]] = []
         self._rows = 0
@@ -35,7 +38,11 @@ class HeadStats:
     def begin(self, layout: Layout) -> None:
         """Say which batch the next `inspect` calls belong to."""
         self.layout = layout
-        self._layer = 0
+        self.piece(0, layout.valid.shape[1])
+
+    def piece(self, start: int, stop: int) -> None:
+        """Say that the next `inspect` calls are of the tokens start..stop alone, in order."""
+        self._span, self._layer = (start, stop), 0
 
     def finish(self) -> None:
         """Close the batch."""
@@ -43,16 +50,25 @@ class HeadStats:
             self._rows += self.layout.valid.shape[0]
 
     def inspect(self, call: AttentionCall, read: AttentionRead) -> None:
-        """Take one attention call."""
+        """Take one attention call: of a whole text, or of a piece on the keys so far."""
         if len(self._value) <= self._layer:
             self._value.append([])
             self._rank.append([])
         assert self.layout is not None
         layout = self.layout.on(call.values.device)
-        self._value[self._layer].append(value_norm_ratio(call.values, layout).cpu().numpy())
-        if self._rows < RANK_ROWS and layout.simple:
+        held = self._held.setdefault(self._layer, _Held())
+        start, stop = self._span
+        held.norms.append(call.values[:, :, start - stop :].float().norm(dim=-1))
+        ranked = self._rows < RANK_ROWS and layout.simple
+        if ranked:
             rows = slice(0, RANK_ROWS - self._rows)
-            self._rank[self._layer].append(_ranks(call, read, layout, rows))
+            held.add_updates(call, read, layout.part(start, stop), rows)
+        if stop == layout.valid.shape[1]:
+            norms = torch.cat(held.norms, 2)
+            self._value[self._layer].append(_ratio_at_p0(norms, layout).cpu().numpy())
+            if ranked:
+                self._rank[self._layer].append(_rank_of(held.grams).cpu().numpy())
+            del self._held[self._layer]
         self._layer += 1
 
     @property
@@ -68,28 +84,53 @@ class HeadStats:
 
 def value_norm_ratio(values: torch.Tensor, layout: Layout) -> torch.Tensor:
     """‖v_0‖ over median ‖v_t‖, t > 0: [B, key head]. values [B, G, T, Dv]."""
+    return _ratio_at_p0(values.float().norm(dim=-1), layout)
+
+
+def _ratio_at_p0(norms: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """P0's norm over the median of the others', norms [B, G, T]: [B, G]."""
     p0 = layout.is_p0.unsqueeze(1)
     others = (layout.valid & ~layout.is_p0).unsqueeze(1)
-    ratio = norm_ratio(values.float().norm(dim=-1), others)
+    ratio = norm_ratio(norms, others)
     return ratio.masked_fill(~p0, torch.nan).nanmean(2)
 
 
 def stable_rank(update: torch.Tensor) -> torch.Tensor:
     """‖U‖_F² / σ₁² of [..., T, D], from the D × D Gram matrix; NaN for a zero update."""
-    gram = update.double().transpose(-1, -2) @ update.double()
+    return _rank_of(_gram(update))
+
+
+def _gram(update: torch.Tensor) -> torch.Tensor:
+    return update.double().transpose(-1, -2) @ update.double()
+
+
+def _rank_of(gram: torch.Tensor) -> torch.Tensor:
     values = eigenvalues(gram)
     largest = values[..., -1]
     return torch.where(largest > 0, values.sum(-1) / largest, torch.nan)
 
 
-def _ranks(call: AttentionCall, read: AttentionRead, layout: Layout, rows: slice) -> np.ndarray:
-    """Stable rank of each head's update over t > 0, with and without P0's part: [B, 2, H]."""
-    output = call.output[rows].transpose(1, 2).float()
-    value0 = call.scores.expand(call.values)[rows][:, :, :1].float()
-    keep = (layout.valid & ~layout.is_p0)[rows][:, None, :, None]
-    part = read.p0[rows].unsqueeze(-1) * value0
-    both = torch.stack([stable_rank(output * keep), stable_rank((output - part) * keep)], 1)
-    return both.cpu().numpy()
+class _Held:
+    """What is held of one layer until the whole of a text has gone through.
+
+    norms  of values, [B, G, T] for each piece
+    grams  of each head's update over t > 0, with and without P0's part: [B, 2, H, D, D]
+    """
+
+    def __init__(self) -> None:
+        self.norms: list[torch.Tensor] = []
+        self.grams: torch.Tensor = torch.zeros(())
+
+    def add_updates(
+        self, call: AttentionCall, read: AttentionRead, layout: Layout, rows: slice
+    ) -> None:
+        """Add the updates of the tokens of `layout`; where P0 is seen, the first value is its."""
+        output = call.output[rows].transpose(1, 2).float()
+        value0 = repeat_heads(call.values[rows][:, :, :1].float(), output.shape[1])
+        keep = (layout.valid & ~layout.is_p0)[rows][:, None, :, None]
+        part = read.p0[rows].unsqueeze(-1) * value0
+        both = [_gram(output * keep), _gram((output - part) * keep)]
+        self.grams = self.grams.to(output.device) + torch.stack(both, 1)
 
 
 def classify(sinks: np.ndarray, value_ratio: np.ndarray, rank: np.ndarray) -> np.ndarray:

@@ -44,9 +44,12 @@ def random_target_p99(stats: AttentionStats) -> np.ndarray:
         return np.exp(mean + np.maximum(rise, np.log1p(LEAST_RISE)))
 
 
-def untrained(subject: Subject, prompts: Prompts, reader: str) -> dict[str, np.ndarray] | Missing:
+def untrained(
+    subject: Subject, prompts: Prompts, reader: str, size: int | None = None
+) -> dict[str, np.ndarray] | Missing:
     """The same architecture with fresh random weights, three seeds, on the same prompts.
 
+    size  tokens of a text that go through at a time, as of `observe`
     Returns received and late, each [seed, layer, head], or why it was not run.
     """
     received, late = [], []
@@ -54,7 +57,7 @@ def untrained(subject: Subject, prompts: Prompts, reader: str) -> dict[str, np.n
         fresh = untrained_copy(subject, seed)
         if isinstance(fresh, Missing):
             return fresh
-        stats = read_attention(fresh, prompts, reader)
+        stats = read_attention(fresh, prompts, reader, size=size)
         del fresh  # before the next: one copy at a time in memory
         received.append(nan_mean(stats.alpha0))
         late.append(nan_mean(stats.late))

@@ -11,6 +11,7 @@ from sinkscope.detect.decision import Sinks
 from sinkscope.detect.heads import HeadStats
 from sinkscope.detect.residual import ResidualStats
 from sinkscope.errors import Missing
+from sinkscope.observe.prefill import Prefill
 from sinkscope.observe.residual import ResidualProof
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, PromptSettings
@@ -36,6 +37,7 @@ class Scan:
     heads: HeadStats
     p0_cosine: np.ndarray | None
     proof: ResidualProof
+    prefill: Prefill
     null: dict[str, np.ndarray] | Missing
     qk: dict[str, np.ndarray] | None
     maps: list[np.ndarray]

@@ -5,6 +5,8 @@ All at the input of block l, resid_pre of l (the last point is the output of the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -28,6 +30,10 @@ class ResidualStats:
     def __init__(self, points: int, size: int, direction: torch.Tensor | None = None) -> None:
         self.direction = direction
         self.layout: Layout | None = None
+        self._span = (0, 0)
+        self._norms: list[list[torch.Tensor]] = [[] for _ in range(points)]
+        self._flagged: list[list[torch.Tensor]] = [[] for _ in range(points)]
+        self._magnitudes = [_Magnitudes() for _ in range(points)]
         self._norm_ratio: list[list[np.ndarray]] = [[] for _ in range(points)]
         self._massive = np.zeros((2, points))
         self._rows = np.zeros(points)
@@ -35,48 +41,51 @@ class ResidualStats:
         self._p0_count = 0
         self._other_count = np.zeros(points)
         self._aligned = np.zeros(points)
-        self._flags: list[torch.Tensor] = []
         self.lifetimes: dict[tuple[int, int], int] = {}
         self.rule: Massive = {"rule_met": False, "max_abs": 0.0, "ratio": 0.0, "point": 0}
 
     def begin(self, layout: Layout) -> None:
         """Say which batch the next `consume` calls belong to."""
         self.layout = layout
-        self._flags = []
+        self._span = (0, layout.valid.shape[1])
         self._p0_count += int(layout.is_p0.sum())
 
+    def piece(self, start: int, stop: int) -> None:
+        """Say that the next `consume` calls bring the tokens start..stop alone, in order."""
+        self._span = (start, stop)
+
     def consume(self, point: int, hidden: torch.Tensor) -> None:
-        """Take the residual stream [B, T, d] at one block input."""
+        """Take the residual stream [B, T, d] at one block input, or a piece of it."""
         assert self.layout is not None
-        layout = self.layout.on(hidden.device)
+        whole = self.layout.on(hidden.device)
+        layout = whole.part(*self._span)
         x = hidden.float()
-        p0 = layout.is_p0
-        others = layout.valid & ~p0
-        norms = x.norm(dim=-1)
-        self._norm_ratio[point].append(norm_ratio(norms, others)[p0].cpu().numpy())
-        self._massive_activations(point, x, p0, others)
+        others = layout.valid & ~layout.is_p0
+        magnitude = x.abs()
+        self._norms[point].append(x.norm(dim=-1))
+        self._magnitudes[point].add(magnitude, layout, whole)
+        self._channels[point] += magnitude[layout.is_p0].sum(0).double().cpu().numpy()
         self._other_count[point] += int(others.sum())
         if self.direction is not None:
             cosine = (unit(x) @ self.direction[point].to(x.device)).abs()
             flags = (cosine > ALIGNED) & others
             self._aligned[point] += int(flags.sum())
-            self._flags.append(flags.cpu())
-            if len(self._flags) == len(self._norm_ratio):
-                self._count_lifetimes()
+            self._flagged[point].append(flags.cpu())
+        if self._span[1] == whole.valid.shape[1]:
+            self._finish(point, whole)
 
-    def _massive_activations(self, point: int, x, p0, others) -> None:
-        magnitude = x.abs()
-        top = magnitude.amax(-1)
-        for row in range(x.shape[0]):
-            flat = magnitude[row][p0[row] | others[row]].flatten()
-            stride = max(1, flat.numel() // MEDIAN_SAMPLE)
-            median = flat[::stride].median().clamp_min(1e-12).item()
-            at_p0 = top[row][p0[row]].max().item()
-            elsewhere = top[row][others[row]].max().item() if bool(others[row].any()) else np.nan
+    def _finish(self, point: int, layout: Layout) -> None:
+        """What needs the whole of a text."""
+        norms, self._norms[point] = torch.cat(self._norms[point], 1), []
+        ratio = norm_ratio(norms, layout.valid & ~layout.is_p0)
+        self._norm_ratio[point].append(ratio[layout.is_p0].cpu().numpy())
+        magnitudes, self._magnitudes[point] = self._magnitudes[point], _Magnitudes()
+        for median, at_p0, elsewhere in magnitudes.rows():
             self._massive[:, point] += (at_p0 / median, elsewhere / median)
             self._rows[point] += 1
             self._rule(point, max(at_p0, np.nan_to_num(elsewhere)), median)
-        self._channels[point] += magnitude[p0].sum(0).double().cpu().numpy()
+        if self.direction is not None and point == len(self._norm_ratio) - 1:
+            self._count_lifetimes()
 
     def _rule(self, point: int, largest: float, median: float) -> None:
         if largest > RULE_ABSOLUTE and largest >= RULE_RATIO * median:
@@ -86,7 +95,8 @@ class ResidualStats:
 
     def _count_lifetimes(self) -> None:
         """Runs of read points at which a token is aligned: (first point, length) -> tokens."""
-        flags = torch.stack(self._flags, -1).reshape(-1, len(self._flags))
+        flags = torch.stack([torch.cat(pieces, 1) for pieces in self._flagged], -1).flatten(0, 1)
+        self._flagged = [[] for _ in self._flagged]
         for row in flags[flags.any(1)].numpy():
             edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(np.int8), [0]])))
             for start, stop in zip(edges[::2], edges[1::2], strict=True):
@@ -115,3 +125,38 @@ class ResidualStats:
     def aligned_share(self) -> np.ndarray:
         """Share of the other tokens that lie along the sink direction: [point]."""
         return self._aligned / np.maximum(self._other_count, 1)
+
+
+class _Magnitudes:
+    """Magnitudes |x| of each row of a batch: the median of a sample, and the largest."""
+
+    def __init__(self) -> None:
+        self._samples: list[list[torch.Tensor]] = []
+        self._seen: list[int] = []
+        self._largest: list[np.ndarray] = []
+
+    def add(self, magnitude: torch.Tensor, layout: Layout, whole: Layout) -> None:
+        """Add magnitudes [B, T, d] of the tokens of `layout`, a piece of the layout `whole`.
+
+        Every n-th entry of a row is sampled, counted over all its real tokens.
+        """
+        rows, _, size = magnitude.shape
+        if not self._samples:
+            self._samples, self._seen = [[] for _ in range(rows)], [0] * rows
+            self._largest = [np.full(2, np.nan) for _ in range(rows)]
+        top = magnitude.amax(-1)
+        strides = (whole.valid.sum(1) * size // MEDIAN_SAMPLE).clamp_min(1).tolist()
+        p0, others = layout.is_p0, layout.valid & ~layout.is_p0
+        for row, stride in enumerate(strides):
+            flat = magnitude[row][layout.valid[row]].flatten()
+            self._samples[row].append(flat[-self._seen[row] % stride :: stride])
+            self._seen[row] += flat.numel()
+            for which, tokens in enumerate((p0[row], others[row])):
+                if bool(tokens.any()):
+                    found = top[row][tokens].max().item()
+                    self._largest[row][which] = np.fmax(self._largest[row][which], found)
+
+    def rows(self) -> Iterator[tuple[float, float, float]]:
+        """For each row: the median, the largest at P0, the largest elsewhere (NaN for none)."""
+        for samples, (at_p0, elsewhere) in zip(self._samples, self._largest, strict=True):
+            yield torch.cat(samples).median().clamp_min(1e-12).item(), at_p0, elsewhere

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,10 +24,12 @@ from sinkscope.frame import Progress, chosen_prompts, result_of, silent
 from sinkscope.observe.attention import check_reader, observe, run_model
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.p0_stream import first_tokens, p0_states
+from sinkscope.observe.prefill import prefill_of
 from sinkscope.observe.reads import AttentionRead, Want
 from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.residual import prove_residual, residual_hooks
 from sinkscope.observe.stream import OthersMean, mean_cosine, sink_direction
+from sinkscope.observe.together import Later, together
 from sinkscope.progress import shown
 from sinkscope.result import Result
 from sinkscope.settings import ScanSettings
@@ -72,24 +75,42 @@ def _scan_one(
     other_mean: torch.Tensor | None,
     progress: Progress,
 ) -> Scan:
+    with together(subject) as start:
+        return _measured(start, subject, prompts, settings, other_mean, progress)
+
+
+def _measured(
+    start: Callable[..., Later],
+    subject: Subject,
+    prompts: Prompts,
+    settings: ScanSettings,
+    other_mean: torch.Tensor | None,
+    progress: Progress,
+) -> Scan:
     label = f"scan ({prompts.bos} BOS)"
     pilot = prompts.take(slice(0, PILOT))
     progress(label, 0, 3 * len(prompts))
-    proof = prove_residual(subject, _short(pilot))
-    residual, cosine, no_residual = _residual(subject, prompts, settings, other_mean, progress)
+    proving = start(prove_residual, subject, _short(pilot))
+    prefill = prefill_of(subject, prompts, settings.reader)
+    size = prefill.size
+    residual_of = start(_residual, subject, prompts, settings, other_mean, size, progress)
+    qk = start(qk_split, subject, pilot)
+    drawn = start(_maps, subject, prompts, settings.reader)
+    proof = proving()
+    residual, cosine, no_residual = residual_of()
     attention = AttentionStats(vocabulary(subject), prompts)
     heads = HeadStats()
     want = Want(entropy=True, inspect=(heads.inspect,))
     done = len(prompts)  # the plain pass before, for the direction, is a third
     for batch in prompts.batches():
         progress(label, done, 3 * len(prompts))
-        reads, layout = _one_pass(subject, batch, want, settings.reader, residual, heads)
+        reads, layout = _one_pass(subject, batch, want, settings.reader, residual, heads, size)
         attention.add(reads, layout, batch.input_ids)
         done += 2 * len(batch)
     progress(label, 3 * len(prompts), 3 * len(prompts))
     progress(f"nulls ({prompts.bos} BOS)", 0, 1)
-    null = untrained(subject, pilot, settings.reader) if settings.untrained else NOT_ASKED
-    maps, map_tokens = _maps(subject, prompts, settings.reader)
+    null = untrained(subject, pilot, settings.reader, size) if settings.untrained else NOT_ASKED
+    maps, map_tokens = drawn()
     progress(f"nulls ({prompts.bos} BOS)", 1, 1)
     return Scan(
         subject=subject,
@@ -102,8 +123,9 @@ def _scan_one(
         heads=heads,
         p0_cosine=cosine,
         proof=proof,
+        prefill=prefill,
         null=null,
-        qk=qk_split(subject, pilot),
+        qk=qk(),
         maps=maps,
         map_tokens=map_tokens,
     )
@@ -114,33 +136,73 @@ def _residual(
     prompts: Prompts,
     settings: ScanSettings,
     other_mean: torch.Tensor | None,
+    size: int | None,
     progress: Progress,
 ) -> tuple[ResidualStats | None, np.ndarray | None, str]:
     """Statistics of the residual stream, P0's cosine by read point; or why there are none."""
     if subject.anatomy.several_streams:
         return None, None, "the family has several residual streams"
-    states = p0_states(subject, first_tokens(subject, prompts, settings.seed))
-    if states.shape[1] != len(subject.anatomy.blocks) + 1:
-        return None, None, "not every block runs on text alone"
-    if other_mean is None:
-        other_mean = _others_mean(subject, prompts, progress)
+    with together(subject) as start:
+        alone = start(p0_states, subject, first_tokens(subject, prompts, settings.seed))
+        reading = start(_others_mean, subject, prompts, settings.reader, size, progress, other_mean)
+        states = alone()
+        if states.shape[1] != len(subject.anatomy.blocks) + 1:
+            return None, None, "not every block runs on text alone"
+        other_mean = reading()
     direction = sink_direction(states, other_mean)
     size = subject.anatomy.hidden_size
     return ResidualStats(states.shape[1], size, direction), mean_cosine(states).numpy(), ""
 
 
-def _others_mean(subject: Subject, prompts: Prompts, progress: Progress) -> torch.Tensor:
-    """Mean unit vector of the other positions of all prompts: [point, d]. A plain pass."""
+def _others_mean(
+    subject: Subject,
+    prompts: Prompts,
+    reader: str,
+    size: int | None,
+    progress: Progress,
+    known: torch.Tensor | None,
+) -> torch.Tensor:
+    """Mean unit vector of the other positions of all prompts: [point, d]. A plain pass, or none.
+
+    Pieces of a text go through the reader, whose attention over a cache needs no mask.
+    """
+    if known is not None:
+        return known
     others, done = OthersMean(), 0
     pieces = max(1, len(prompts) // 8)  # small ones, so that the time it all takes is known soon
-    with torch.no_grad(), evaluation(subject.model):
-        for batch in (piece for part in prompts.batches() for piece in part.batches(pieces)):
+
+    def read(batch: Prompts) -> None:
+        layout = layout_of(batch, subject.device)
+        if size is not None:
+            _add_pieces(subject, batch, reader, size, others, layout)
+            return
+        add = partial(others.add, layout=layout)
+        with torch.no_grad(), evaluation(subject.model), hooks(residual_hooks(subject, add)()):
+            run_model(subject, batch, logits=False)
+
+    batches = [piece for part in prompts.batches() for piece in part.batches(pieces)]
+    with together(subject) as start:
+        for batch, reading in [(batch, start(read, batch)) for batch in batches]:
             progress(f"scan ({prompts.bos} BOS)", done, 3 * len(prompts))
             done += len(batch)
-            add = partial(others.add, layout=layout_of(batch, subject.device))
-            with hooks(residual_hooks(subject, add)()):
-                run_model(subject, batch, logits=False)
+            reading()
     return others.mean
+
+
+def _add_pieces(
+    subject: Subject, batch: Prompts, reader: str, size: int, others: OthersMean, layout: Layout
+) -> None:
+    """Add the streams of a batch to the mean, `size` tokens at a time."""
+    now = [layout]
+
+    def piece(start: int, stop: int) -> None:
+        now[0] = layout.part(start, stop)
+
+    def add(point: int, hidden: torch.Tensor) -> None:
+        others.add(point, hidden, now[0])
+
+    taps = residual_hooks(subject, add)
+    observe(subject, batch, Want(received=False), reader, taps, size=size, piece=piece)
 
 
 def _one_pass(
@@ -150,6 +212,7 @@ def _one_pass(
     reader: str,
     residual: ResidualStats | None,
     heads: HeadStats,
+    size: int | None,
 ) -> tuple[list[AttentionRead], Layout]:
     """One forward pass in which attention, values and residual stream are all read."""
     layout = layout_of(batch, subject.device)
@@ -158,7 +221,13 @@ def _one_pass(
         residual.begin(layout)
         taps = residual_hooks(subject, residual.consume)
     heads.begin(layout)
-    reads, layout, _ = observe(subject, batch, want, reader, taps)
+
+    def piece(start: int, stop: int) -> None:
+        heads.piece(start, stop)
+        if residual is not None:
+            residual.piece(start, stop)
+
+    reads, layout, _ = observe(subject, batch, want, reader, taps, size=size, piece=piece)
     heads.finish()
     return reads, layout
 

@@ -13,7 +13,7 @@ from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.frame import opening_notes, too_few
 from sinkscope.result import Measured, ScanSummary
 from sinkscope.schema.scan import Massive, ResidualIdentity, ScanNull, Secondary, SinkFinding
-from sinkscope.stats import bootstrap, nan_mean
+from sinkscope.stats import Draw, nan_mean
 from sinkscope.subject.prompts import token_text
 
 EPS = (0.2, 0.3, 0.5, 0.8)
@@ -25,22 +25,21 @@ def scan_summary(scan: Scan) -> ScanSummary:
     alpha0, late = scan.attention.alpha0, scan.attention.late
     blocks = np.array(scan.attention.blocks)
     types = np.array([scan.subject.anatomy.blocks[i].layer_type for i in blocks])
-    seed, units = scan.settings.seed, _units(scan)
+    draw = Draw(_units(scan), scan.settings.seed)
     everywhere = np.ones(len(blocks), dtype=bool)
     _, uniform_late = scan.attention.uniform
     sinks = scan.sinks
     return ScanSummary(
         p0_sink=sinks.at_p0 if scan.prompts.enough else None,
         sink=_sink(scan),
-        sink_rate=sink_rates(alpha0, everywhere, seed, units),
-        sink_rate_after_2=sink_rates(alpha0, blocks >= AFTER, seed, units),
+        sink_rate=sink_rates(alpha0, everywhere, draw),
+        sink_rate_after_2=sink_rates(alpha0, blocks >= AFTER, draw),
         sink_rate_by_type={
-            str(kind): sink_rates(alpha0, types == kind, seed, units) for kind in np.unique(types)
+            str(kind): sink_rates(alpha0, types == kind, draw) for kind in np.unique(types)
         },
-        late_share=bootstrap(_per_prompt(late), seed, units),
+        late_share=draw.mean(_per_prompt(late)),
         late_share_by_type={
-            str(kind): bootstrap(_per_prompt(late[:, types == kind]), seed, units)
-            for kind in np.unique(types)
+            str(kind): draw.mean(_per_prompt(late[:, types == kind])) for kind in np.unique(types)
         },
         uniform_late_share=_finite(uniform_late),
         reader=_reader_counts(scan),
@@ -69,9 +68,7 @@ def _enough(scan: Scan) -> list[str]:
     return too_few(shares, units, *unit)
 
 
-def sink_rates(
-    alpha0: np.ndarray, layers: np.ndarray, seed: int, units: np.ndarray | None = None
-) -> dict[str, Measured]:
+def sink_rates(alpha0: np.ndarray, layers: np.ndarray, draw: Draw) -> dict[str, Measured]:
     """Share of heads whose alpha exceeds eps: thresholded for each prompt, then averaged (Gu).
 
     alpha0 [sequence, layer, head]; layers: boolean [layer], those that count.
@@ -80,9 +77,7 @@ def sink_rates(
     if chosen.size == 0:
         return {str(eps): Measured(value=None) for eps in EPS}
     return {
-        str(eps): bootstrap(
-            _per_prompt(np.where(np.isfinite(chosen), chosen > eps, np.nan)), seed, units
-        )
+        str(eps): draw.mean(_per_prompt(np.where(np.isfinite(chosen), chosen > eps, np.nan)))
         for eps in EPS
     }
 
@@ -220,4 +215,5 @@ def _notes(scan: Scan) -> list[str]:
             f"The residual identity does not hold: {scan.proof.reason()}; attribution "
             "is refused, attention figures are not touched by it."
         )
+    notes += [scan.prefill.note] if scan.prefill.note else []
     return notes

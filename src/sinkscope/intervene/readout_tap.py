@@ -41,6 +41,7 @@ class ReadoutTap(EditTap):
     edited: KeyRead | None = None  # of the call that is being read, if key edits changed it
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         batch, length = self.layout.valid.shape
         depth, heads = self.shape
         looked = (batch, len(self.positions))

@@ -18,11 +18,13 @@ from torch import nn
 
 from sinkscope.errors import InputError, NotFinite, OutOfResources, Unsupported
 from sinkscope.observe.layout import Layout, layout_of
+from sinkscope.observe.pieces import Assembly, as_before, piece_inputs
 from sinkscope.observe.reads import AttentionRead, Want
 from sinkscope.observe.registry import attention_functions, evaluation, hooks
 from sinkscope.observe.tap import OUTSIDE, Tap, own_map_hooks
 from sinkscope.subject.anatomy import NOT_CAUSAL
 from sinkscope.subject.load import Subject
+from sinkscope.subject.memory import available
 from sinkscope.subject.probe import why_not_finite
 from sinkscope.subject.prompts import Prompts
 
@@ -42,12 +44,17 @@ def observe(
     reader: str = "auto",
     extra_hooks: Callable[[], list[Any]] | None = None,
     logits: bool = False,
+    size: int | None = None,
+    piece: Callable[[int, int], None] | None = None,
 ) -> tuple[list[AttentionRead], Layout, Any]:
     """One forward pass over a batch, with its attention read in every softmax block.
 
     reader       exact, lean, or auto (lean, with exact where lean cannot be right)
     extra_hooks  called when the pass begins, returns hook handles that are removed after it
     logits       run the whole model and return its logits; otherwise the decoder only
+    size         tokens that go through at a time (`observe.prefill` chooses them); None for all.
+                 Not with logits, columns or maps; hooks and `inspect` see a piece at a time
+    piece        called with the tokens start..stop that go through next
 
     Returns the reads in order of the blocks, the layout of the rows, and the logits or None.
     Raises Unsupported when a block that declares softmax attention was not seen.
@@ -76,7 +83,18 @@ def observe(
                 )
             stack.enter_context(hooks(own_map_hooks(tap, blocks)))
             stack.enter_context(attention_functions(model, tap.attention, "eager"))
-        output = run_model(subject, prompts, logits, own_maps=not by_registry)
+        inputs = model_inputs(subject, prompts)
+        if not by_registry:
+            inputs["output_attentions"] = True
+        found = Assembly(prompts.length)
+        for (start, stop), part in piece_inputs(inputs, size, model.config):
+            if size is not None:
+                tap.begin(start, stop)
+            if piece is not None:
+                piece(start, stop)
+            output = call_model(subject, part, logits)
+            found.add(tap.reads, start, stop)
+    tap.reads = found.reads
     check_all_seen(subject, tap)
     if prompts.position_ids is not None:
         _check_kept_apart(subject, tap)
@@ -90,12 +108,9 @@ def uses_registry(model: Any) -> bool:
     return hasattr(module, "ALL_ATTENTION_FUNCTIONS") and hasattr(module, "eager_attention_forward")
 
 
-def run_model(subject: Subject, prompts: Prompts, logits: bool, own_maps: bool = False) -> Any:
+def run_model(subject: Subject, prompts: Prompts, logits: bool) -> Any:
     """Plain forward pass: logits [B, T, V], or None when only the decoder was run."""
-    inputs = model_inputs(subject, prompts)
-    if own_maps:
-        inputs["output_attentions"] = True
-    return call_model(subject, inputs, logits)
+    return call_model(subject, model_inputs(subject, prompts), logits)
 
 
 def call_model(
@@ -111,6 +126,8 @@ def call_model(
     target = model if logits else getattr(model, "base_model", model)
     if at is not None and logits and _accepts(model, "logits_to_keep"):
         inputs = {**inputs, "logits_to_keep": at.to(subject.device)}
+    refuse_square(subject, inputs)
+    again = as_before(inputs)
     try:
         out = target(**inputs)
     except (torch.OutOfMemoryError, MemoryError):
@@ -123,12 +140,32 @@ def call_model(
                 f"Out of memory at {rows} × {length} tokens; use a shorter --length."
             ) from None
         raise
-    refuse_overflow(subject, target, inputs, out)
+    refuse_overflow(subject, target, again, out)
     if not logits:
         return None
     if at is None or out.logits.shape[1] == len(at):
         return out.logits
     return out.logits[:, at.to(out.logits.device)]  # a family need not take positions
+
+
+def refuse_square(subject: Subject, inputs: dict[str, Any]) -> None:
+    """OutOfResources where a whole text asks for masks that memory has no room for.
+
+    The system would rather end the process than say so. Plain causality needs no mask; windows and
+    padding take a truth value and a summand for each pair of tokens.
+    """
+    length = inputs["input_ids"].shape[1]
+    windows = {block.layer_type for block in subject.anatomy.blocks} & {"sliding", "chunked"}
+    masked = windows or "attention_mask" in inputs
+    if not masked or "past_key_values" in inputs or subject.device.type != "cpu":
+        return
+    needed, free = length**2 * (1 + subject.dtype.itemsize), available()
+    if free is not None and needed > free:
+        raise OutOfResources(
+            f"The masks of {length:,} tokens in one piece take {needed / 1e9:,.1f} GB of memory, "
+            f"and {free / 1e9:,.1f} GB are free; use a shorter --length. Only scan takes long "
+            "texts in pieces."
+        )
 
 
 def refuse_overflow(subject: Subject, target: Any, inputs: dict[str, Any], out: Any) -> None:
@@ -142,8 +179,8 @@ def refuse_overflow(subject: Subject, target: Any, inputs: dict[str, Any], out: 
         return
     finite = torch.isfinite(last).all(-1)
     mask = inputs.get("attention_mask")
-    if isinstance(mask, torch.Tensor) and mask.shape == finite.shape:
-        finite = finite | ~mask.bool().to(finite.device)
+    if isinstance(mask, torch.Tensor) and mask.dim() == 2:
+        finite = finite | ~mask[:, -finite.shape[1] :].bool().to(finite.device)
     if bool(finite.all()):
         return
     begins: list[int] = []

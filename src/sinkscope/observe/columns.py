@@ -11,11 +11,14 @@ precision on CUDA a kernel of our own does it in half the arithmetic (`observe.k
 The functions whose names begin with `chunked_` are the slow, obvious reference, and serve masks
 and soft-capped scores that the fused call does not know.
 
-Shapes: q [B, H, T, D]; k, v [B, G, T, D] with G dividing H; mask boolean [B or 1, 1, T, T].
+Shapes: q [B, H, T, D]; k, v [B, G, K, D] with G dividing H; mask boolean [B or 1, 1, T, K]. K is T,
+or more where the queries are a piece of a text and the keys all that it has had so far: the queries
+are those of the last T keys.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -23,14 +26,15 @@ import torch
 
 from sinkscope.observe.fused import fused_attention, split_summands
 
-CHUNK = 128
+CHUNK = 128  # queries whose scores are held at a time
+HELD = 1 << 26  # scores, at the most; fewer queries then
 NEVER = -1e30
 HALF_MAX = 6e4  # below the largest float16
 WIDEST = 256  # head size up to which the kernel's tiles fit on the chip
 
 
 def repeat_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """Key heads repeated, one for each of `heads` query heads: [B, G, T, D] → [B, H, T, D]."""
+    """Key heads repeated, one for each of `heads` query heads: [B, G, K, D] → [B, H, K, D]."""
     groups = heads // x.shape[1]
     return x if groups == 1 else x.repeat_interleave(groups, dim=1)
 
@@ -39,7 +43,7 @@ def repeat_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
 class Scores:
     """What defines the scores of one attention call: inputs, mask, scale, cap.
 
-    q [B, H, T, D]; k [B, G, T, D]; mask boolean [B or 1, 1, T, T], True = visible. None with
+    q [B, H, T, D]; k [B, G, K, D]; mask boolean [B or 1, 1, T, K], True = visible. None with
     `causal` means plain causal attention; None without it, no mask at all.
     """
 
@@ -51,16 +55,28 @@ class Scores:
     softcap: float | None = None
 
     def expand(self, x: torch.Tensor) -> torch.Tensor:
-        """Key heads repeated, one for each query head: [B, G, T, D] → [B, H, T, D]."""
+        """Key heads repeated, one for each query head: [B, G, K, D] → [B, H, K, D]."""
         return repeat_heads(x, self.q.shape[1])
+
+    @property
+    def before(self) -> int:
+        """How many keys come before the first query's own."""
+        return self.k.shape[2] - self.q.shape[2]
+
+    def pieces(self) -> Iterator[tuple[int, int]]:
+        """Consecutive queries start..stop whose scores can be held at once."""
+        batch, heads, length, _ = self.q.shape
+        size = max(1, min(CHUNK, HELD // (batch * heads * self.k.shape[2])))
+        for start in range(0, length, size):
+            yield start, min(start + size, length)
 
     def chunk(self, start: int, stop: int, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores of queries start..stop in fp32 (masked ones at NEVER), and where they are visible.
 
-        k [B, H, T, D], expanded. Scores [B, H, stop − start, K]: K = stop under plain causality,
-        where later keys are not computed, else T. The mask is boolean and broadcasts to them.
+        k [B, H, K, D], expanded. Scores [B, H, stop − start, n]: n = K, but under plain causality
+        later keys than the last query's own are left out. The mask broadcasts to them.
         """
-        keys = stop if self.mask is None and self.causal else k.shape[2]
+        keys = self.before + stop if self.mask is None and self.causal else k.shape[2]
         scores = self.q[:, :, start:stop].float() @ k[:, :, :keys].float().transpose(-1, -2)
         scores *= self.scale
         if self.softcap is not None:
@@ -70,15 +86,18 @@ class Scores:
             return scores.masked_fill_(~visible, NEVER), visible
         if self.causal:
             rows = torch.arange(start, stop, device=k.device).unsqueeze(1)
-            hidden = torch.arange(keys, device=k.device) > rows
+            hidden = torch.arange(keys, device=k.device) > self.before + rows
             return scores.masked_fill_(hidden, NEVER), ~hidden
         return scores, torch.ones((), dtype=torch.bool, device=k.device)
 
 
 def p0_scores(s: Scores, p0: torch.Tensor) -> torch.Tensor:
-    """Score of each query with the key of its own P0: [B, H, T], fp32. p0 is [B, T] key indices."""
+    """Score of each query with the key of its own P0: [B, H, T], fp32.
+
+    p0 [B, T] key indices; below zero where the key is no longer at hand, with any score.
+    """
     if p0.any():
-        index = p0[:, None, :, None].expand(-1, s.k.shape[1], -1, s.k.shape[3])
+        index = p0.clamp_min(0)[:, None, :, None].expand(-1, s.k.shape[1], -1, s.k.shape[3])
         chosen = s.expand(s.k.gather(2, index)).float()
         scores = (s.q.float() * chosen).sum(-1)
     else:
@@ -90,12 +109,16 @@ def p0_scores(s: Scores, p0: torch.Tensor) -> torch.Tensor:
 
 
 def key_sums(s: Scores, lse: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Attention each key receives, summed over the valid queries: [B, H, T], fp32.
+    """Attention each key receives, summed over the valid queries [B, T]: [B, H, K], fp32.
 
     Plain causal attention takes the kernel or the reversed fused pass; everything else is chunked.
     """
     if s.mask is not None or s.softcap is not None or not s.causal:
         return chunked_key_sums(s, lse, valid)
+    if s.before:  # the earlier keys, which every query sees, and the queries' own
+        earlier = Scores(s.q, s.k[:, :, : s.before], None, False, s.scale)
+        own = Scores(s.q, s.k[:, :, s.before :], None, True, s.scale)
+        return torch.cat([seen_key_sums(earlier, lse, valid), key_sums(own, lse, valid)], 2)
     if s.q.shape[-1] <= WIDEST and received_problem(s.q.device.type, s.q.dtype) is None:
         from sinkscope.observe.kernel import received
 
@@ -121,26 +144,36 @@ def reversed_key_sums(s: Scores, lse: torch.Tensor, valid: torch.Tensor) -> torc
     lse [B, H, T], valid [B, T]. In half precision −lse/scale is split into summands over extra
     columns, so that no bits of it are lost.
     """
-    nothing = -min(1e4 / s.scale, HALF_MAX)  # beyond it float16 has only infinity, and then NaN
-    weight = torch.where(valid.unsqueeze(1), -lse / s.scale, nothing)
-    extra = split_summands(weight, s.q.dtype)
-    keys = torch.cat([s.q, extra], -1).flip(2)
-    k = s.expand(s.k)
-    ones = k.new_ones(*k.shape[:3], extra.shape[-1])
-    queries = torch.cat([k, ones], -1).flip(2)
-    _, log_sums = fused_attention(queries, keys, queries, None, True, s.scale)
+    queries, keys = (x.flip(2) for x in _swapped(s, lse, valid))
+    _, log_sums = fused_attention(queries, keys, keys, None, True, s.scale)
     return log_sums.flip(2).exp()
 
 
+def seen_key_sums(s: Scores, lse: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """`key_sums` of keys that every query sees: [B, H, K], fp32."""
+    queries, keys = _swapped(s, lse, valid)
+    _, log_sums = fused_attention(queries, keys, keys, None, False, s.scale)
+    return log_sums.exp()
+
+
+def _swapped(s: Scores, lse: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Keys [k, 1] [B, H, K, ..] in the role of queries, and queries [q, −lse/scale] in theirs."""
+    nothing = -min(1e4 / s.scale, HALF_MAX)  # beyond it float16 has only infinity, and then NaN
+    weight = torch.where(valid.unsqueeze(1), -lse / s.scale, nothing)
+    extra = split_summands(weight, s.q.dtype)
+    k = s.expand(s.k)
+    ones = k.new_ones(*k.shape[:3], extra.shape[-1])
+    return torch.cat([k, ones], -1), torch.cat([s.q, extra], -1)
+
+
 def chunked_key_sums(s: Scores, lse: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """`key_sums` over chunks of queries, in plain torch: the reference; [B, H, T], fp32.
+    """`key_sums` over chunks of queries, in plain torch: the reference; [B, H, K], fp32.
 
     Σ_i exp(s_ij − lse_i) over the valid queries; lse [B, H, T], valid [B, T].
     """
     k = s.expand(s.k)
     sums = torch.zeros(k.shape[:3], dtype=torch.float32, device=k.device)
-    for start in range(0, s.q.shape[2], CHUNK):
-        stop = min(start + CHUNK, s.q.shape[2])
+    for start, stop in s.pieces():
         scores, visible = s.chunk(start, stop, k)
         scores -= lse[:, :, start:stop, None]
         rows = valid[:, None, start:stop, None]
@@ -168,8 +201,7 @@ def chunked_row_entropy(s: Scores, lse: torch.Tensor) -> torch.Tensor:
     """
     k = s.expand(s.k)
     rows = []
-    for start in range(0, s.q.shape[2], CHUNK):
-        stop = min(start + CHUNK, s.q.shape[2])
+    for start, stop in s.pieces():
         scores, visible = s.chunk(start, stop, k)
         logs = scores - lse[:, :, start:stop, None]
         rows.append(-torch.where(visible, logs.exp() * logs, 0.0).sum(-1))
@@ -180,8 +212,7 @@ def chunked_attention(s: Scores, v: torch.Tensor) -> tuple[torch.Tensor, torch.T
     """Attention output [B, H, T, Dv] and log-sum-exp [B, H, T] over chunks: the reference."""
     k, values = s.expand(s.k), s.expand(v)
     outputs, lses = [], []
-    for start in range(0, s.q.shape[2], CHUNK):
-        stop = min(start + CHUNK, s.q.shape[2])
+    for start, stop in s.pieces():
         scores, _ = s.chunk(start, stop, k)
         lse = torch.logsumexp(scores, -1)
         weights = (scores - lse.unsqueeze(-1)).exp()

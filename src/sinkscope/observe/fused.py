@@ -29,16 +29,32 @@ def fused_attention(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention output [B, H, T, Dv] and log-sum-exp [B, H, T] in fp32.
 
-    q [B, H, T, D]; k [B, G, T, D]; v [B, G, T, Dv]; mask boolean (True = visible) or None.
+    q [B, H, T, D]; k [B, G, K, D]; v [B, G, K, Dv]; mask boolean (True = visible) or None.
+    Causal queries are those of the last T keys: where there are more keys, the earlier ones, which
+    every query sees, are a call of their own, so that no mask is built.
     Value heads of another size than the query heads (MLA) are padded with zeros, which changes
     neither scores nor output. A row with nothing visible gives an unspecified row.
     """
+    before = k.shape[2] - q.shape[2]
+    if causal and mask is None and before:
+        earlier = fused_attention(q, k[:, :, :before], v[:, :, :before], None, False, scale)
+        own = fused_attention(q, k[:, :, before:], v[:, :, before:], None, True, scale)
+        return _over_both(earlier, own)
     size = max(q.shape[-1], v.shape[-1])
     values = v.shape[-1]
     q, k, v = (x if x.shape[-1] == size else pad(x, (0, size - x.shape[-1])) for x in (q, k, v))
     operator = fused_operator(q, k, v, mask, causal, scale)
     out, lse = OPERATORS[operator](q, k, v, mask, causal, scale)
     return out[..., :values], lse
+
+
+def _over_both(
+    a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output and log-sum-exp over two sets of keys, from those over each."""
+    lse = torch.logaddexp(a[1], b[1])
+    one, other = (out.float() * (part - lse).exp().unsqueeze(-1) for out, part in (a, b))
+    return (one + other).to(a[0].dtype), lse
 
 
 def general_operator(device: str) -> str:

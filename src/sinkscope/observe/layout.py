@@ -9,6 +9,7 @@ import torch
 
 from sinkscope.subject.prompts import Prompts
 
+ROWS = 256  # of a mask that are summed at a time
 KEPT_MASKS = 4  # a model has a mask or two; one that makes a new mask per block must not pile up
 
 
@@ -17,10 +18,10 @@ class Visibility:
     """Which keys a kind of layer lets a query see, reduced to counts.
 
     keys_seen   [B, T] visible keys of each query
-    seen_by     [B, T] valid queries that see each key
+    seen_by     [B, K] valid queries that see each key
     p0_seen     [B, T] whether the query sees its P0 (and is valid)
-    late_seen   [B, T] late queries that see each key
-    late_even   [B, T] what each key would receive from them under uniform attention
+    late_seen   [B, K] late queries that see each key
+    late_even   [B, K] what each key would receive from them under uniform attention
     """
 
     keys_seen: torch.Tensor
@@ -32,18 +33,21 @@ class Visibility:
 
 @dataclass
 class Layout:
-    """The rows of one batch.
+    """The rows of one batch, or a piece of them.
 
     valid     [B, T] real tokens
-    p0        [B, T] index of the P0 of each token
+    p0        [B, T] index of the P0 of each token among the keys; below zero where a cache has
+              left it behind
     relative  [B, T] position within the row or segment, 0 at P0
     late      [B, T] valid queries in the second half of their row or segment
+    before    keys ahead of the first token's own
     """
 
     valid: torch.Tensor
     p0: torch.Tensor
     relative: torch.Tensor
     late: torch.Tensor
+    before: int = 0
     _cache: dict[int, tuple[Any, Visibility]] = field(default_factory=dict)
     _copies: dict[torch.device, Layout] = field(default_factory=dict)
 
@@ -57,8 +61,24 @@ class Layout:
                 self.p0.to(device),
                 self.relative.to(device),
                 self.late.to(device),
+                self.before,
             )
         return self._copies[device]
+
+    def part(self, start: int, stop: int, keys: int | None = None) -> Layout:
+        """Tokens start..stop alone.
+
+        keys  how many keys their attention has at hand, of which the last is that of the last
+              token; by default all up to it
+        """
+        first = stop - (stop if keys is None else keys)
+        if (first, start, stop) == (0, 0, self.valid.shape[1]):
+            return self
+        rows = slice(start, stop)
+        p0 = self.p0[:, rows] - first
+        return Layout(
+            self.valid[:, rows], p0, self.relative[:, rows], self.late[:, rows], start - first
+        )
 
     @property
     def simple(self) -> bool:
@@ -66,12 +86,17 @@ class Layout:
         return not bool(self.p0.any())
 
     @property
+    def all_late(self) -> bool:
+        """Whether every real token is late, as in the second half of a text."""
+        return bool((self.late == self.valid).all())
+
+    @property
     def is_p0(self) -> torch.Tensor:
         """[B, T] tokens that are the P0 of their row or segment."""
         return self.valid & (self.relative == 0)
 
     def visibility(self, mask: torch.Tensor | None) -> Visibility:
-        """Counts for a mask ([B or 1, 1, T, T] boolean, True = visible; None = plain causal).
+        """Counts for a mask ([B or 1, 1, T, K] boolean, True = visible; None = plain causal).
 
         The mask is shared by the layers of one pass, so the counts are kept with it.
         """
@@ -85,21 +110,31 @@ class Layout:
 
     def _causal(self) -> Visibility:
         batch, length = self.valid.shape
-        keys = torch.arange(1, length + 1, device=self.valid.device).expand(batch, length)
+        own = torch.arange(1, length + 1, device=self.valid.device)
+        keys = (self.before + own).expand(batch, length)
         even = self.late / keys
         seen_by, late_seen, late_even = (
-            x.flip(1).cumsum(1).flip(1) for x in (self.valid, self.late, even)
+            self._later(x.flip(1).cumsum(1).flip(1)) for x in (self.valid, self.late, even)
         )
-        return Visibility(keys, seen_by, self.valid.clone(), late_seen, late_even)
+        return Visibility(keys, seen_by, self.valid & (self.p0 >= 0), late_seen, late_even)
+
+    def _later(self, sums: torch.Tensor) -> torch.Tensor:
+        """Sums over the queries from each on, [B, T], by key [B, K]: earlier keys get them all."""
+        return torch.cat([sums[:, :1].expand(-1, self.before), sums], 1) if self.before else sums
 
     def _from_mask(self, mask: torch.Tensor) -> Visibility:
         batch, length = self.valid.shape
-        visible = mask[:, 0].expand(batch, length, length)
+        visible = mask[:, 0].expand(batch, length, mask.shape[-1])
         keys = visible.sum(-1)
         late = self.late.float()
         queries = torch.stack([self.valid.float(), late, late / keys.clamp_min(1)])
-        seen_by, late_seen, late_even = torch.einsum("nbt,btk->nbk", queries, visible.float())
-        p0 = visible.gather(2, self.p0.unsqueeze(-1)).squeeze(-1)
+        sums = queries.new_zeros(3, batch, mask.shape[-1])
+        for start in range(0, length, ROWS):  # as numbers a mask takes four times its memory
+            rows = slice(start, start + ROWS)
+            part = visible[:, rows].float()
+            sums += torch.einsum("nbt,btk->nbk", queries[:, :, rows], part)
+        seen_by, late_seen, late_even = sums
+        p0 = visible.gather(2, self.p0.clamp_min(0).unsqueeze(-1)).squeeze(-1) & (self.p0 >= 0)
         return Visibility(keys, seen_by.long(), p0 & self.valid, late_seen.long(), late_even)
 
 

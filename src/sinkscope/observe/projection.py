@@ -16,6 +16,7 @@ from torch import nn
 from sinkscope.observe.block_form import BlockForm
 from sinkscope.observe.stream import first_hidden, hidden_of
 from sinkscope.subject.at_hand import plain_weight
+from sinkscope.subject.spread import spread_as
 
 CLOSE = 1e-5  # relative to the largest entry; half precision gets more
 IN_OUT = ("Conv1D",)  # transformers' linear layers that keep their weight as (in, out)
@@ -258,8 +259,8 @@ def _last_map(module: nn.Module, given: tuple, width: int) -> tuple[str, str] | 
         if width not in weight.shape[1:]:
             continue
         # any weights will do: those of experts that are switched off would show nothing
-        generator = torch.Generator().manual_seed(0)
-        weight = torch.randn(weight.shape, generator=generator).to(weight)
+        drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        weight = spread_as(drawn, weight)
         if _is_affine_in(module, name, weight, args, kwargs):
             return name, _layout(module, name, weight, args, kwargs, width)
     return None
@@ -295,6 +296,5 @@ def _flat(x: torch.Tensor) -> torch.Tensor:
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
     tolerance = CLOSE if a.dtype in (torch.float32, torch.float64) else 2e-2
-    return (a.float() - b.float()).abs().max().item() <= tolerance * (
-        b.float().abs().max().item() or 1.0
-    )
+    largest = b.float().abs().max().item() or 1.0
+    return (a.float() - b.float()).abs().max().item() <= tolerance * largest

@@ -91,7 +91,7 @@ def read_lean(
     read = AttentionRead(block, reader, "", visible, p0)
     if want.received:
         read.received = key_sums(s, total, valid)
-        read.late = key_sums(s, total, layout.late)
+        read.late = _late_sums(s, total, layout, read.received)
     if want.entropy:
         rows = row_entropy(s, lse)
         if total is not lse:  # entropy over the real keys and the learned sink together
@@ -113,6 +113,15 @@ def read_lean(
     return read
 
 
+def _late_sums(
+    s: Scores, total: torch.Tensor, layout: Layout, received: torch.Tensor
+) -> torch.Tensor:
+    """What each key receives from the late queries alone; a piece of a text has all, or none."""
+    if not layout.late.any():
+        return torch.zeros_like(received)
+    return received if layout.all_late else key_sums(s, total, layout.late)
+
+
 def read_map(
     weights: torch.Tensor,
     layout: Layout,
@@ -124,7 +133,7 @@ def read_map(
 ) -> AttentionRead:
     """Reduce an attention map [B, H, T, T] to an AttentionRead."""
     valid = layout.valid
-    index = layout.p0[:, None, :, None].expand(-1, weights.shape[1], -1, -1)
+    index = layout.p0.clamp_min(0)[:, None, :, None].expand(-1, weights.shape[1], -1, -1)
     p0 = weights.gather(3, index).squeeze(3).float()
     p0 = torch.where(visible.p0_seen.unsqueeze(1), p0, 0.0)
     read = AttentionRead(block, reader, reason, visible, p0)

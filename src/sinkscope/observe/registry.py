@@ -7,11 +7,13 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from torch import nn
 
 _counter = itertools.count()
+TASK: ContextVar[Any] = ContextVar("TASK", default=None)  # whose hooks are heard (`together`)
 
 
 @contextmanager
@@ -78,14 +80,44 @@ def configurations(model: nn.Module) -> list[Any]:
     return list(found.values())
 
 
+def attention_of(configs: list[Any]) -> Callable[[], None]:
+    """A function that routes attention, under these configurations, as it is routed now."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    mappings = (AttentionInterface._global_mapping, AttentionMaskInterface._global_mapping)
+    held = [dict(mapping) for mapping in mappings]
+    names = [config._attn_implementation_internal for config in configs]
+
+    def restore() -> None:
+        for mapping, entries in zip(mappings, held, strict=True):
+            mapping.clear()
+            mapping.update(entries)
+        for config, name in zip(configs, names, strict=True):
+            config._attn_implementation_internal = name
+
+    return restore
+
+
 @contextmanager
 def hooks(handles: list[Any]) -> Iterator[None]:
-    """Remove the given hook handles on exit, also on error."""
+    """Remove the given hook handles on exit, also on error.
+
+    Where several passes run by turns, a hook hears its own pass only.
+    """
+    own = TASK.get()
+    if own is not None:
+        for handle in handles:
+            registered = handle.hooks_dict_ref()
+            registered[handle.id] = _heard_by(own, registered[handle.id])
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _heard_by(task: Any, hook: Callable) -> Callable:
+    return lambda *args, **kwargs: hook(*args, **kwargs) if TASK.get() is task else None
 
 
 @contextmanager

@@ -72,8 +72,7 @@ def squared_lse(s: Scores, values: torch.Tensor) -> torch.Tensor:
 
 def _doubled_chunks(s: Scores) -> torch.Tensor:
     k, rows = s.expand(s.k), []
-    for start in range(0, s.q.shape[2], 128):
-        stop = min(start + 128, s.q.shape[2])
+    for start, stop in s.pieces():
         scores, _ = s.chunk(start, stop, k)
         rows.append(torch.logsumexp(2 * scores, -1))
     return torch.cat(rows, 2)

@@ -16,6 +16,7 @@ from torch import nn
 from sinkscope.errors import Unsupported
 from sinkscope.observe.columns import Scores, chunked_attention
 from sinkscope.observe.layout import Layout
+from sinkscope.observe.pieces import Piece
 from sinkscope.observe.reads import AttentionCall, AttentionRead, Want, read_lean, read_map
 from sinkscope.observe.softmax import attend, is_fused
 
@@ -35,7 +36,7 @@ UNDERSTOOD = frozenset(
 
 @dataclass
 class Tap:
-    """State of one pass: which block is running, and the reads so far."""
+    """State of one pass, or of a piece of it: which block is running, and the reads so far."""
 
     layout: Layout
     want: Want
@@ -44,6 +45,15 @@ class Tap:
     reads: list[AttentionRead] = field(default_factory=list)
     not_causal: set[int] = field(default_factory=set)  # blocks in which a call was not
     additive: dict[int, tuple[Any, torch.Tensor]] = field(default_factory=dict)
+    piece: Piece = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.piece = Piece(self.layout)
+
+    def begin(self, start: int, stop: int) -> None:
+        """Say that the tokens start..stop run next, on the keys of all before them."""
+        self.piece, self.block, self.reads = Piece(self.layout, (start, stop)), OUTSIDE, []
+        self.additive.clear()
 
     def keep(self, read: AttentionRead, call: AttentionCall | None) -> None:
         """Store a read; show the call to whoever wants to inspect it while it is at hand."""
@@ -56,7 +66,7 @@ class Tap:
         """The registered function. The fifth name is fixed: some families pass it by keyword."""
         if attention_mask is not None and attention_mask.shape[-1] > key.shape[2]:
             attention_mask = attention_mask[..., : key.shape[2]]  # as eager attention itself does
-        outside = self.block == OUTSIDE or query.shape[2] != key.shape[2]
+        outside = self.block == OUTSIDE or self.piece.is_foreign(query, key)
         causal = is_causal(module, kwargs)
         if outside or not causal:
             if not outside:
@@ -79,7 +89,7 @@ class Tap:
         boolean = boolean_mask(mask)
         if boolean is not None and boolean.shape[1] != 1:
             boolean = boolean.any(1, keepdim=True)
-        layout = self.layout.on(query.device)
+        layout = self.piece.layout_for(query, key)
         visible = layout.visibility(boolean)
         if is_sigmoid(kwargs):
             read = read_map(
@@ -102,13 +112,15 @@ class Tap:
     def _lean(self, module, query, key, value, mask, kwargs):
         causal = mask is None
         mask = boolean_mask(mask)
+        if mask is not None and self.piece.span and self.piece.sees_all(mask):
+            causal, mask = True, None  # where keys are cached a mask comes with plain causality too
         scores = Scores(query, key, mask, causal, scale_of(kwargs, query), kwargs.get("softcap"))
         out, lse = attend(scores, value)
         reader = "lean" if is_fused(scores) else "lean (chunked)"
         total, learned = fold_learned(lse, kwargs.get("s_aux"))
         if learned is not None:
             out = out * (lse - total).exp().unsqueeze(-1).to(out.dtype)
-        layout = self.layout.on(query.device)
+        layout = self.piece.layout_for(query, key)
         visible = layout.visibility(mask)
         read = read_lean(scores, lse, total, layout, visible, self.want, self.block, reader)
         read.learned = learned

@@ -25,6 +25,7 @@ BARE: dict[str, Any] = {"ticks": False, "domain": False, "labelAngle": 0}
 CHANNELS = {"color": alt.Color, "shape": alt.Shape, "strokeDash": alt.StrokeDash}
 COUNTS = {"step", "count"}  # columns of whole numbers that can be large
 NUMBERS = {"value", "low", "high", "start"}
+FEW = 5  # whole numbers on an axis, between which a scale would put halves
 TICKS = (0, *(int(f"{digit}{'0' * zeros}") for zeros in range(5) for digit in (1, 2, 5)))
 
 
@@ -60,8 +61,8 @@ def tips(form: str = ".3~g", **titles: str) -> list[alt.Tooltip]:
     return [tip(name, title) for name, title in titles.items()]
 
 
-def percents(form: str = ".0%", **options: Any) -> alt.Axis:
-    """An axis of shares."""
+def percents(form: str = ".2~%", **options: Any) -> alt.Axis:
+    """An axis of shares, with as many decimals as its steps have."""
     return alt.Axis(format=form, tickCount=5, **options)
 
 
@@ -94,6 +95,8 @@ def whole_x(name: str, title: str, numbers: Iterable[Any], **scale: Any) -> alt.
     known = [int(number) for number in numbers]
     domain = alt.Scale(domain=[known[0], known[-1]], nice=False, **scale)
     axis = alt.Axis(format="d", tickMinStep=1, grid=False)
+    if (count := known[-1] - known[0] + 1) <= FEW:
+        axis.values = [known[0] + at for at in range(count)]
     return alt.X(f"{name}:Q", title=title, scale=domain, axis=axis)
 
 

@@ -61,13 +61,19 @@
       element.textContent = "Not measured in this run.";
       return;
     }
-    const result = await vegaEmbed(element, specOf(spec, element.dataset.title), {
+    const narrow = element.clientWidth < 460; // then a legend takes a line for each of its entries
+    const { datasets, ...shape } = spec;
+    const held = narrow ? JSON.stringify(shape).replace(/"columns":\d+/g, '"columns":1') : "";
+    const fitting = narrow ? { ...JSON.parse(held), datasets } : spec;
+    const config = page.themes[current()].config;
+    const legend = narrow ? { ...config.legend, columns: 1 } : config.legend;
+    const result = await vegaEmbed(element, specOf(fitting, element.dataset.title), {
       mode: "vega-lite",
       renderer: "svg",
       ast: true, // expressions are interpreted: the page allows no eval
       actions: { export: true, source: false, compiled: false, editor: false },
       downloadFileName: element.dataset.chart + "-" + element.dataset.bos,
-      config: page.themes[current()].config,
+      config: { ...config, legend },
     });
     views.set(element, result);
     const menu = element.querySelector("summary");

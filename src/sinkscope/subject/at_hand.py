@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,15 +37,26 @@ def plain_weight(module: nn.Module, name: str = "weight") -> torch.Tensor:
         return (module(units) - module(units[:1] * 0)).T.float()
 
 
+def bring(block: nn.Module) -> None:
+    """Read a block's weights now, where it would read them when it runs."""
+    if (read := getattr(block, BRING, None)) is not None:
+        read()
+
+
+def reader_of(blocks: Sequence[nn.Module]) -> Any:
+    """The `BlockReader` that reads these blocks from disk; None where they are at hand."""
+    read = getattr(blocks[0], BRING, None)
+    return None if read is None else read.func.__self__
+
+
 @contextmanager
 def weights_of(block: nn.Module) -> Iterator[None]:
     """Have the weights of a block at hand outside a pass, wherever they lie."""
     with ExitStack() as stack:
-        if (bring := getattr(block, BRING, None)) is not None:
-            bring()
-        elif is_spread(block):
+        bring(block)
+        if is_spread(block):
             stack.enter_context(_together(block))
-        elif _on_disk(block):
+        elif not hasattr(block, BRING) and _on_disk(block):
             from accelerate.utils import align_module_device  # which put them there
 
             for module in block.modules():

@@ -29,7 +29,7 @@ def refuse_wrong_values(config: dict[str, Any], where: str) -> None:
             raise InputError(f"{where}: config.json: {name} is {value!r:.80}, no JSON object.")
     for path, value in _leaves(config):
         refuse_beyond(f"{where}: config.json: {path}", value)
-    window = config.get("sliding_window")
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
     if isinstance(window, int) and not isinstance(window, bool) and window < 1:
         raise InputError(
             f"{where}: config.json: sliding_window is {window}, so that no position is seen; a "

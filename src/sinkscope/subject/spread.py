@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import re
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,8 +21,12 @@ from torch import nn
 from sinkscope.errors import InputError, Unsupported
 
 # Styles of a plan after which a module's input and output are whole already.
-WHOLE = ("embedding", "colwise_gather", "colwise_rep", "rowwise_split", "rowwise_rep", "replicate")
+WHOLE = (
+    "embedding", "colwise_gather", "colwise_rep", "rowwise_split", "rowwise_rep", "replicate",
+    "moe_tp_experts",
+)  # fmt: skip
 _NO_PLAN = "This transformers has no plan to spread a {!r} model over processes."
+Way = Callable[[torch.Tensor, Any], torch.Tensor]
 MADE = "_whole_from_outside"  # attribute of a model: it was made so
 
 
@@ -83,10 +89,10 @@ def _wrap(module: nn.Linear, style: str, weight: Any) -> None:
         raise Unsupported(f"{size} rows do not divide over {group.size()} processes.")
 
     def gathering(x: torch.Tensor) -> torch.Tensor:
-        return _Gather.apply(inner(x), group)
+        return _Exchange.apply(inner(x), group, _gathered, _own)
 
     def parting(x: torch.Tensor) -> torch.Tensor:
-        return inner(_Part.apply(x, group))
+        return inner(_Exchange.apply(x, group, _own, _gathered))
 
     module.forward = gathering if style == "colwise" else parting  # type: ignore[method-assign, assignment]
 
@@ -94,6 +100,30 @@ def _wrap(module: nn.Linear, style: str, weight: Any) -> None:
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor of a spread model put together; any other as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def spread_as(tensor: torch.Tensor, parameter: Any) -> torch.Tensor:
+    """A whole tensor, the same in all processes, of a parameter's dtype and spread as it is."""
+    tensor = tensor.to(parameter.device, parameter.dtype)
+    if not hasattr(parameter, "device_mesh"):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, places = parameter.device_mesh, parameter.placements
+    return distribute_tensor(tensor, mesh, places, src_data_rank=None)
+
+
+def clock_of(model: nn.Module) -> Callable[[], float]:
+    """A clock, in seconds; of a spread model that of the first process, in all of them."""
+    if not is_spread(model):
+        return time.monotonic
+
+    def agreed() -> float:
+        now = torch.tensor(time.monotonic(), dtype=torch.float64)
+        torch.distributed.broadcast(now, 0)
+        return float(now)
+
+    return agreed
 
 
 def _is_split(parameter: Any) -> bool:
@@ -111,27 +141,14 @@ def _own(x: torch.Tensor, group: Any) -> torch.Tensor:
     return x.chunk(group.size(), -1)[torch.distributed.get_rank(group)].contiguous()
 
 
-class _Gather(torch.autograd.Function):
-    """Last axis of all processes put together; every process goes on with the whole."""
+class _Exchange(torch.autograd.Function):
+    """Put together or cut in the forward pass, the other way round in the backward one."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, group: Any) -> torch.Tensor:
-        ctx.group = group
-        return _gathered(x, group)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        return _own(grad, ctx.group), None
-
-
-class _Part(torch.autograd.Function):
-    """The part of the last axis that is this process' own."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, group: Any) -> torch.Tensor:
-        ctx.group = group
-        return _own(x, group)
+    def forward(ctx: Any, x: torch.Tensor, group: Any, there: Way, back: Way) -> torch.Tensor:
+        ctx.group, ctx.back = group, back
+        return there(x, group)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        return _gathered(grad, ctx.group), None
+        return ctx.back(grad, ctx.group), None, None, None

@@ -13,10 +13,10 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class BlockReader:
     index     tensor name in the files -> where it lies
     resident  number of the block that is held
     reads     how often each block was read; seconds: what that took in all
+    turn      waits for the turn of a block before it is read, where passes run by turns
     """
 
     decoder: Any
@@ -49,6 +50,7 @@ class BlockReader:
     resident: int | None = None
     reads: dict[int, int] = field(default_factory=dict)
     seconds: float = 0.0
+    turn: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
         self.stack: nn.ModuleList = self.decoder.get_submodule(self.path)
@@ -57,6 +59,8 @@ class BlockReader:
 
     def bring(self, block: int) -> None:
         """Read a block, and let go of the one before; nothing where it is held already."""
+        if self.turn is not None:
+            self.turn(block)
         if self.resident == block:
             return
         began = time.perf_counter()
@@ -185,13 +189,25 @@ def streamed_model(
     rows = reader.tensor(f"{_path(decoder, embedding)}.weight")
     reader.bring_rest(embedding, rows)
     for number, block in enumerate(reader.stack):
-        setattr(block, BRING, partial(reader.bring, number))
-        block.register_forward_pre_hook(lambda module, args: getattr(module, BRING)())
+        _read_first(block, partial(reader.bring, number))
     _rows_alone(embedding, rows, reader)
     if head is not None:
         tied = getattr(config.get_text_config(decoder=True), "tie_word_embeddings", False)
         _head_alone(head, rows if tied else "", _path(model, head), reader)
     return model, plan, reader
+
+
+def _read_first(block: Any, bring: Callable[[], None]) -> None:
+    """Let a block read its weights when it runs: behind all hooks, which may end the pass there."""
+    inner = block.forward
+
+    @wraps(inner)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        bring()
+        return inner(*args, **kwargs)
+
+    block.forward = forward
+    setattr(block, BRING, bring)
 
 
 def _rows_alone(embedding: Any, name: str, reader: BlockReader) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from sinkscope.circuit.concentration import FIRST
 from sinkscope.errors import Missing
+from sinkscope.frame import few_documents
 from sinkscope.schema.base import Measured
 from sinkscope.schema.timeline import (
     EmergencePoint,
@@ -179,6 +180,7 @@ def _notes(one: RunRecord) -> list[str]:
         )
     found, steps = one.course, [c.step for c in one.checkpoints]
     gone = _vanished(one, steps)
+    notes += few_documents(one.arrays["sink_by_prompt"][-1], view.prompts.units)
     if found.emergence is None:
         notes.append("No sink emerged, so there is nothing that could have settled.")
     elif gone is not None:

@@ -143,22 +143,27 @@ class SlidingCache(Edit):
 class RoundCache(Edit):
     """Keys and values rounded to a few bits, as a quantised cache holds them.
 
-    what   key, value or both
-    group  what shares a scale in a head: token, channel (over the tokens of a prompt) or tensor
-    exact  positions that are kept in full precision
+    what     key, value or both
+    group    what shares a scale in a head: token, channel (over the tokens of a prompt) or tensor
+    exact    positions that are kept in full precision
+    without  blocks whose cache is left alone
     """
 
     bits: int = 8
     what: str = "both"
     group: str = "token"
     exact: tuple[int, ...] = ()
+    without: tuple[int, ...] = ()
     acts_on_attention = True
 
     def __str__(self) -> str:
-        return f"{self.what} cache in {self.bits} bits by {self.group}{but(self.exact)}"
+        left = f", without {len(self.without)} blocks" if self.without else ""
+        return f"{self.what} cache in {self.bits} bits by {self.group}{but(self.exact)}{left}"
 
     def attention(self, context: Context, block: int, call: Call) -> Call:
         """The call with keys and values rounded."""
+        if block in self.without:
+            return call
         if self.what not in ("key", "value", "both"):
             raise InputError(f"{self.what!r} is not key, value or both.")
         names = ("key", "value") if self.what == "both" else (self.what,)

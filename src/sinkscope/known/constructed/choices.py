@@ -80,7 +80,7 @@ BLOCKS: dict[str, tuple[tuple[int, ...], ...]] = {
 # Position ids that the embedding marks.
 MARKED: dict[str, tuple[tuple[int, ...], ...]] = {
     "position-amplified": ((0,),),
-    "position-several": ((0, 1), (0, 1, 2), (0, 1, 2, 3)),
+    "position-several": ((0, 1), (0, 1, 2), (0, 1, 2, 3), tuple(range(8))),
     "position-full": ((0,), (0, 1, 2)),
     "position-periodic": (tuple(range(0, 512, 64)), tuple(range(0, 512, 32))),
     "position-one": ((1,), (2,)),

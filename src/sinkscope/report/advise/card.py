@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sinkscope.report.advise.page import interval, signed
-from sinkscope.report.text import visible
+from sinkscope.report.advise.page import SHORT, with_bounds
+from sinkscope.report.text import NO_VALUE, visible
 from sinkscope.result import Result
 
 
@@ -17,15 +17,20 @@ def model_card(result: Result) -> str:
         f"{summary.prompts.length} tokens ({_escaped(summary.prompts.source)}), weights "
         f"`{summary.model.weights_sha256[:12]}`, {summary.environment.dtype}.",
         "",
-        "| question | answer | nats a token | 95 % |",
-        "|---|---|---|---|",
+        "| question | answer | number, 95 % interval |",
+        "|---|---|---|",
     ]
-    for one in summary.advise.values():
-        lines.append(
-            f"| {one.question} | {_escaped(one.answer)} | {signed(one.value)} "
-            f"| {interval(one.value)} |"
-        )
-    lines += ["", *(f"- {_escaped(one.sentence)}" for one in summary.advise.values()), ""]
+    for name, one in summary.advise.items():
+        _, number, unit = SHORT[name]
+        said = NO_VALUE
+        if one.value is not None and one.value.value is not None:
+            said = number.format(with_bounds(one.value, unit))
+        lines.append(f"| {one.question} | {_escaped(one.answer)} | {_escaped(said)} |")
+    lines += [
+        "",
+        *(f"- {one.question} {_escaped(one.sentence)}" for one in summary.advise.values()),
+        "",
+    ]
     pasted = [line for one in summary.advise.values() for line in one.lines]
     for line in pasted:
         lines += [f"{line['tool']} ({line['version']}):", "", f"    {visible(line['line'])}", ""]

@@ -22,7 +22,7 @@ from sinkscope.report.parts import (
 )
 from sinkscope.report.text import NO_VALUE, bounds_of, number_of, token_text, visible
 from sinkscope.result import Result
-from sinkscope.schema import Advice
+from sinkscope.schema import Advice, Measured
 
 LEAD = "Answered by trying it on the text of this run, with 95 % intervals over texts."
 OPEN = ("undetermined", "does not apply")
@@ -30,17 +30,22 @@ LIMIT = (
     "What was tried here shows what it costs on these texts, not which parts of the model make the "
     "sink."
 )
-# question -> what its answer is called in a line, and what its number is
+NATS, SIZE, SHARE = "nats", "size", "share"
+# question -> what its answer is called in a line, what its number is, and the number's unit
 SHORT = {
-    "bos": ("BOS", "without it {} a token"),
-    "streaming": ("First tokens that a short cache must keep", "{} a token against keeping eight"),
-    "quantisation": ("To be kept in full precision", "int8 with one scale costs {} a token"),
-    "fp16": ("float16", "the largest activation is {} of 65,504"),
-    "repeats": ("A repeated token takes over the sink", ""),
-    "heads": ("Heads that do nothing", "without those that look so {} a token"),
-    "first-words": ("First words weigh more than later ones", "KL {}"),
-    "remedies": ("The sink", "without it {} a token"),
-}
+    "bos": ("BOS", "without it {} a token", NATS),
+    "streaming": (
+        "First tokens that a short cache must keep", "{} a token against keeping eight", NATS,
+    ),
+    "quantisation": (
+        "To be kept in full precision", "int8 with one scale costs {} a token", NATS,
+    ),
+    "fp16": ("float16", "a text's largest is {} of 65,504", SIZE),
+    "repeats": ("Repeats take the sink over", "{} of its norm", SHARE),
+    "heads": ("Heads that do nothing", "without those that look so {} a token", NATS),
+    "first-words": ("First words weigh more than later ones", "KL {}", NATS),
+    "remedies": ("The sink", "without it {} a token", NATS),
+}  # fmt: skip
 
 
 def sections(result: Result) -> list[Section]:
@@ -201,17 +206,26 @@ def findings(result: Result, panel: str) -> Findings | None:
 
 def in_short(name: str, one: Advice) -> str:
     """An answer with its number and interval, or why there is none, in a line or two."""
-    about, number = SHORT[name]
+    about, number, unit = SHORT[name]
     if one.answer in OPEN:
         return f"{about}: {one.answer}. {visible(one.sentence)}"
     said = f"{about}: {visible(one.answer)}"
     if one.facts.get("keep-tokens") == "yes":
         said += ", and the first delimiter"
-    if one.value is None or one.value.value is None or not number:
+    if one.value is None or one.value.value is None:
         return f"{said}."
-    if bounds_of(one.value) is None:
-        return f"{said}; {number.format(f'{one.value.value:,.0f}')}."
-    return f"{said}; {number.format(f'{signed(one.value)} nats ({interval(one.value)})')}."
+    return f"{said}; {number.format(with_bounds(one.value, unit))}."
+
+
+def with_bounds(value: Measured, unit: str) -> str:
+    """A number in its unit, with its interval where there is one."""
+    bounds = bounds_of(value)
+    if unit == NATS:
+        return f"{signed(value)} nats" + (f" ({interval(value)})" if bounds else "")
+    factor, sign = (1, "") if unit == SIZE else (100, " %")
+    assert value.value is not None
+    ends = " to ".join(f"{factor * x:,.0f}" for x in bounds or ())
+    return f"{factor * value.value:,.0f}{sign}" + (f" ({ends})" if ends else "")
 
 
 def _pasted(pasted: list[Any]) -> Table:

@@ -14,6 +14,7 @@ from sinkscope.report.charts import (
     Chart,
     band,
     by_series,
+    every,
     layer,
     lines,
     measured_rows,
@@ -39,6 +40,7 @@ WORDS: dict[str, Any] = {
     "clip": True,
     "limit": alt.ExprRef("width"),
 }
+NARROW = "width < 460 ? datum.code : datum.test"  # without the name of the code
 LEGEND = alt.Legend(symbolOpacity=1, symbolType="square")
 Both = Callable[["TestRow"], tuple[Any, Any]]
 
@@ -72,14 +74,15 @@ def paired_chart(tests: Iterable[TestRow], both: Both, title: str, percent: bool
         "series:N", scale=alt.Scale(domain=["words", EDIT, CONTROL], paddingInner=0.2)
     )
     x = alt.X("value:Q", title=title, axis=axis, scale=alt.Scale(zero=True))
-    words = part([{"test": name, "series": "words"} for name in order]).mark_text(**WORDS)
+    said = [{"test": name, "series": "words", "code": _bare(name)} for name in order]
+    words = part(said).transform_calculate(said=NARROW).mark_text(**WORDS)
     base, colour = part(table), by_series([EDIT, CONTROL], legend=LEGEND)
     bars = base.mark_bar().encode(x=x, y=y, yOffset=offset, tooltip=_tips(percent), **colour)
     return layer(
         bars,
         base.mark_tick(thickness=2).encode(x=x, y=y, yOffset=offset, **colour),
         spans(base, y=y, yOffset=offset),
-        words.encode(y=y, yOffset=offset, x=alt.value(0), text="test:N"),
+        words.encode(y=y, yOffset=offset, x=alt.value(0), text="said:N"),
         width=WIDE,
         height=ROW * len(order),
     )
@@ -95,11 +98,18 @@ def dose_chart(
         return None
     doses = sorted({row["dose"] for row in table})
     x = alt.X("dose:Q", title=dose, axis=alt.Axis(values=doses, grid=False, format=".3~g"))
-    y = value_y(title, percents() if percent else None)
+    y = _effect(title, table) if percent else value_y(title)
     colour = by_series([EDIT, CONTROL], legend=LEGEND)
     said = [alt.Tooltip("dose:Q", title="Dose"), *_tips(percent)]
     line = part(table).mark_line(point=True).encode(x=x, y=y, tooltip=said, **colour)
     return layer(rule(0), band(table, x, y, **colour), line)
+
+
+def _effect(title: str, table: list[frames.Row]) -> alt.Y:
+    """An axis of changes on which less than a percent looks like next to nothing."""
+    largest = max(abs(row[end]) for row in table for end in ("low", "high"))
+    scale = {"domain": [-0.01, 0.01]} if largest < 0.01 else {}
+    return value_y(title, percents(), **scale)
 
 
 def blocks_chart(tests: Iterable[TestRow]) -> Chart | None:
@@ -118,12 +128,14 @@ def blocks_chart(tests: Iterable[TestRow]) -> Chart | None:
     order = [name + suffix for name in kinds.values() for suffix in ("", ", control")]
     shown = [name for name in order if any(row["series"] == name for row in table)]
     base = part(table)
-    x = alt.X("block:O", title="Block", axis=alt.Axis(labelAngle=0, ticks=False))
+    blocks = sorted({row["block"] for row in table})
+    told = [blocks[at] for at in every(len(blocks))]
+    x = alt.X("block:O", title="Block", axis=alt.Axis(labelAngle=0, ticks=False, values=told))
     offset = alt.XOffset("series:N", scale=alt.Scale(domain=shown))
     bars = base.mark_bar().encode(
         x=x,
         xOffset=offset,
-        y=value_y("Change of the sink", percents()),
+        y=_effect("Change of the sink", table),
         tooltip=tips(".1%", block="Block", series=" ", value="Change"),
         **by_series(shown, legend=alt.Legend(columns=2)),
     )
@@ -135,9 +147,8 @@ def kept_chart(tests: Iterable[TestRow]) -> Chart | None:
     rows = [test for test in tests if test.id == "S4"]
     table: list[frames.Row] = []
     for test in rows:
-        table += measured_rows(_kept(test.sink_change), part=visible(test.edit, 90))
-        if test.control_change is not None:
-            table += measured_rows(_kept(test.control_change), part=visible(test.control, 90))
+        for kept, edit in ((test.sink_change, test.edit), (test.control_change, test.control)):
+            table += measured_rows(_kept(kept), part=visible(edit).split(",")[0])
     if not table:
         return None
     base = part(table)
@@ -174,10 +185,9 @@ def growth_chart(verified: VerifySummary) -> Chart | None:
     x = alt.X("units:Q", title="Heads and neurons in the circuit", scale=scale)
     drawn = lines(table, x, value_y("Sink kept", percents()), "Units", ".1%")
     parts = [rule(1), drawn, spans(part(table), x=x)]
-    said = areas_of(verified)
-    if said:
+    if areas := _areas(verified):
         parts.append(
-            part([{"said": said}])
+            part([{"said": "CPR {:.3f}, CMD {:.3f}".format(*areas)}])
             .mark_text(**WORDS, baseline="bottom")
             .encode(text="said:N", x=alt.value(6), y=alt.value(-4))
         )
@@ -186,10 +196,15 @@ def growth_chart(verified: VerifySummary) -> Chart | None:
 
 def areas_of(verified: VerifySummary) -> str:
     """The two areas of the curve in words; empty where they were not measured."""
-    cpr, cmd = (number_of(verified.circuit_curve.get(name)) for name in ("cpr", "cmd"))
-    if cpr is None or cmd is None:
-        return ""
-    return f"CPR (area under the curve) {cpr:.3f}, CMD (area between the curve and 1) {cmd:.3f}"
+    words = "CPR (area under the curve) {:.3f}, CMD (area between the curve and 1) {:.3f}"
+    areas = _areas(verified)
+    return words.format(*areas) if areas else ""
+
+
+def _areas(verified: VerifySummary) -> list[float]:
+    """CPR and CMD, or nothing."""
+    areas = [number_of(verified.circuit_curve.get(name)) for name in ("cpr", "cmd")]
+    return [] if None in areas else areas  # type: ignore[return-value]
 
 
 def _kept(measured: Any) -> dict[str, Any]:
@@ -211,6 +226,12 @@ def _pair(test: TestRow, both: Both, label: str = "", **more: Any) -> list[frame
 
 def _label(test: TestRow) -> str:
     return f"{name_of(test.id)}: {short_edit(test.edit)}"
+
+
+def _bare(label: str) -> str:
+    """A label without the name of its code: N1 and the edit."""
+    named, _, edit = label.partition(": ")
+    return f"{named.split(' ')[0]} {edit}"
 
 
 def _tips(percent: bool) -> list[alt.Tooltip]:

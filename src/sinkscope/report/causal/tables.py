@@ -223,7 +223,8 @@ def _plain(value: float | None) -> str:
 
 
 def _tidy(text: str) -> str:
-    return text.replace("-", "−").replace(" ", "\u00a0")
+    """With signs; it breaks before an interval alone."""
+    return text.replace("-", "−").replace(" ", "\u00a0").replace("\u00a0(", " (")
 
 
 def _moved(moved: dict[str, Any] | None) -> str:

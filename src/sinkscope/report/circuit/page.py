@@ -124,7 +124,7 @@ def headline(result: Result, bos: str) -> Headline:
         "Emergence block": ("word", "none" if block is None else str(block)),
         "Amplified in": ("word", trace.amplification or "nothing"),
         "Recognised from": ("word", trace.recognition_point or "never"),
-        "Neurons that make 90 %": ("count", trace.k90),
+        "Writing neurons": ("count", trace.k90),
         "Sink heads": ("count", len(trace.reading_heads)),
         "Vocabulary that ends on the sink’s side": ("share", number_of(trace.spike_ratio)),
     }

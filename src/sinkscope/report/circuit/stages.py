@@ -46,7 +46,7 @@ def auroc_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
             table += frames.rows(point=names, value=curve, series=[MEASURES[str(key)]] * len(names))
     x = alt.X(
         "point:N",
-        title="Place in the stream (x2: input of block 2; 2.attention: behind its attention)",
+        title="Place (x2: into block 2, 2.attention: behind it)",
         sort=names,
         axis=alt.Axis(labelAngle=-45 if len(names) > 6 else 0, labelOverlap=True),
     )

@@ -174,8 +174,8 @@ def key_figures(trace: TraceSummary) -> list[tuple[str, str, str]]:
     second = number_of(trace.concentration.get("2"))
     if second is not None:
         keys.append((percent(second), "is written in the first two blocks (C₂)", ""))
-    if trace.k90 is not None:
-        keys.append((f"{trace.k90:,}", "neurons in the smallest set that makes 90 %", ""))
+    if trace.k90:
+        keys.append((f"{trace.k90:,}", "neurons named as writers", ""))
     if trace.reading_heads:
         keys.append((f"{len(trace.reading_heads):,}", "sink heads read it", ""))
     return keys

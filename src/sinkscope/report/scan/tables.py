@@ -186,8 +186,8 @@ def massive_table(scan: ScanSummary) -> Table | None:
     table = Table("Massive activations", ["", "Value"], numeric={1})
     table.rows = [
         [f"Rule met ({MASSIVE_RULE})", "yes" if found.get("rule_met") else "no"],
-        ["Largest activation, anywhere", short(found.get("max_abs"))],
-        ["Over the median one", f"{short(found.get('ratio'))} ×"],
+        ["Farthest above the median one", f"{short(found.get('ratio'))} ×"],
+        ["That activation", short(found.get("max_abs"))],
         ["At block input", visible(found.get("point", NO_VALUE))],
         ["P0 over the median one, mean prompt", f"{short(found.get('p0_ratio'))} ×"],
         ["Channels of P0 (mean size)", channels or NO_VALUE],

@@ -1,0 +1,107 @@
+"""Whether a text is read whole or in pieces, and how long these are: chosen, checked and said.
+
+A text of more than WHOLE tokens goes through in pieces (`observe.pieces`) where the model keeps its
+keys and values in transformers' cache, and a few tokens of these prompts read alike both ways.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+
+from sinkscope.observe.attention import observe, uses_registry
+from sinkscope.observe.reads import AttentionRead, Want
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts
+
+WHOLE = 8192  # tokens up to which a text goes through in one piece
+PIECE = 2048  # tokens of a piece; fewer where its mask or map would be larger than HELD
+HELD = 1 << 28  # entries of a mask or a map
+LEAST = 64
+PILOT, PILOT_PIECE = 48, 20  # tokens on which both ways are compared; no multiple of the other
+# Largest difference of P0's column. Half precision rounds pieces otherwise than the whole.
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
+HALF_TOLERANCE = 5e-2
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """How prompts go through a model: `size` tokens at a time, None for all; and what is said."""
+
+    size: int | None = None
+    note: str = ""
+
+
+def prefill_of(subject: Subject, prompts: Prompts, reader: str = "auto") -> Prefill:
+    """Choose for these prompts, by their length T and what the model lends itself to."""
+    length = prompts.length
+    if length <= WHOLE:
+        return Prefill()
+    reason, maps = _why_whole(subject, prompts), True
+    if not reason:
+        reason, maps = _compared(subject, prompts, reader)
+    if reason:
+        return Prefill(None, f"Texts of {length:,} tokens went through the model whole: {reason}.")
+    heads = (subject.anatomy.query_heads or 1) if maps else 1
+    size = PIECE
+    while size > LEAST and size * length * heads > HELD:
+        size //= 2
+    return Prefill(
+        size,
+        f"Texts of {length:,} tokens went through the model in pieces of {size:,}, each on the "
+        "cached keys and values of all before it; every number is of the whole text.",
+    )
+
+
+def _why_whole(subject: Subject, prompts: Prompts) -> str:
+    """Why pieces cannot be right for this kind of model or prompts; empty where they may be."""
+    types = {block.layer_type for block in subject.anatomy.blocks}
+    if prompts.position_ids is not None:
+        return "packed rows are told apart by positions, which a cache does not keep"
+    if not uses_registry(subject.model):
+        return f"the attention of {subject.anatomy.model_type} is read from its own maps"
+    if types & {"linear", "none", "sparse"}:
+        return "some of its blocks keep another state than keys and values"
+    if any(parameter.is_meta for parameter in subject.model.parameters()):
+        return "its blocks lie on disk, and would be read once for each piece"
+    return ""
+
+
+def _compared(subject: Subject, prompts: Prompts, reader: str) -> tuple[str, bool]:
+    """Read a few tokens both ways: why pieces are wrong, or nothing; and whether maps are formed.
+
+    The last tokens, so that padding on the left does not fill the rows.
+    """
+    few = _last(prompts.take(slice(0, 2)))
+    want = Want(received=False)
+    whole, layout, _ = observe(subject, few, want, reader)
+    try:
+        parts, _, _ = observe(subject, few, want, reader, size=PILOT_PIECE)
+    except Exception as error:  # noqa: BLE001 - a family may fail in any way; the reason is said
+        said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        return f"in pieces a few tokens ended in an error ({said})", True
+    if [read.block for read in whole] != [read.block for read in parts]:
+        return "in pieces other blocks attended", True
+    worst = max(_difference(a, b, layout.valid) for a, b in zip(whole, parts, strict=True))
+    if not worst <= TOLERANCE.get(subject.dtype, HALF_TOLERANCE):
+        return f"in pieces the attention of a few tokens differed by {worst:.1g}", True
+    return "", any(read.reader == "exact" for read in parts)
+
+
+def _last(prompts: Prompts) -> Prompts:
+    """The last PILOT tokens of each row's real ones."""
+    if prompts.attention_mask is None:
+        return prompts.first_tokens(PILOT)
+    kept = prompts.attention_mask[:, -PILOT:]
+    ids = prompts.input_ids[:, -PILOT:]
+    return dataclasses.replace(
+        prompts, input_ids=ids, attention_mask=kept, lengths=kept.sum(1), documents=None
+    )
+
+
+def _difference(a: AttentionRead, b: AttentionRead, valid: torch.Tensor) -> float:
+    """Largest difference of P0's column over real tokens."""
+    counted = valid.unsqueeze(1).to(a.p0.device)
+    return ((a.p0 - b.p0).abs() * counted).max().item()
