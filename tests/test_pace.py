@@ -104,6 +104,22 @@ def test_seconds_are_rounded_as_far_as_an_estimate_goes():
     assert [rounded(x) for x in (2, 13, 89, 400, 4000)] == [0, 15, 90, 390, 3900]
 
 
+def test_the_advice_goes_on_question_by_question_and_never_back():
+    subject = Subject.from_model(tiny_model("llama"), name="tiny")
+    for asked in (None, "bos, fp16,heads"):
+        pace, seen = Pace(planned("advise", 8, 8, questions=asked)), []
+
+        def note(label, done, total, pace=pace, seen=seen):
+            pace.update(label, done, total)
+            seen.append((label.split(" ")[0], pace.fraction))
+
+        sinkscope.advise(subject, n=8, length=64, kind="random", questions=asked, progress=note)
+        parts = [fraction for _, fraction in seen]
+        assert parts == sorted(parts)
+        stages = [stage for stage, _ in pace.stages if stage != "nulls"]
+        assert [one for one in dict.fromkeys(name for name, _ in seen) if one != "nulls"] == stages
+
+
 @pytest.mark.parametrize("name", ["scan", "trace", "verify", "run"])
 def test_stages_come_in_the_order_in_which_they_are_reported(name):
     subject = Subject.from_model(tiny_model("llama"), name="tiny")

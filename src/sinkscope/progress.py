@@ -28,7 +28,8 @@ def progress_bar(stages: Sequence[tuple[str, float]] = ()) -> Iterator[Step]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    with _bar(console, stages) if console.is_terminal else _lines(Pace(stages)) as step:
+    moves = console.is_terminal and not console.is_dumb_terminal  # where a bar can be drawn anew
+    with _bar(console, stages) if moves else _lines(Pace(stages)) as step:
         yield step
 
 
@@ -56,7 +57,8 @@ def _stages(name: str, arguments: tuple[Any, ...], given: dict[str, Any]) -> lis
     asked = vars(next(settings, VerifySettings())) | given
     rows = asked.get("rows", asked["n"])
     policies = 2 if asked.get("bos") == "both" else 1
-    return planned(name, asked["n"], rows, policies, bool(asked.get("advise")))
+    advice = bool(asked.get("advise"))
+    return planned(name, asked["n"], rows, policies, advice, questions=asked.get("questions"))
 
 
 @contextlib.contextmanager

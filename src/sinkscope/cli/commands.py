@@ -204,7 +204,9 @@ def advise(
     from sinkscope.advice.advise import questions
 
     wanted = gates.parse(gate or (), questions(settings.questions))
-    with common.watched(showing) as progress:
+    writes = showing.out is not None
+    stages = planned("advise", settings.n, settings.n, writes=writes, questions=settings.questions)
+    with common.watched(showing, stages) as progress:
         subject = common.opened(loading, showing, progress)
         result = answer(subject, settings, progress=progress)
         page = common.saved(result, showing, progress)
