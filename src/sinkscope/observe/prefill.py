@@ -21,8 +21,8 @@ PIECE = 2048  # tokens of a piece; fewer where its mask or map would be larger t
 HELD = 1 << 28  # entries of a mask or a map
 LEAST = 64
 PILOT, PILOT_PIECE = 48, 20  # tokens on which both ways are compared; no multiple of the other
-# Difference of P0's column: the largest; in half precision, where pieces are rounded otherwise and a
-# token may be routed to other experts for it, the mean over the tokens of a head.
+# Difference of P0's column: the largest; in half precision, where pieces are rounded otherwise and
+# a token may be routed to other experts for it, the mean over the tokens of a head.
 LARGEST, MEAN = 1e-4, 1e-2
 
 
