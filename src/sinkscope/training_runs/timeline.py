@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sinkscope.errors import InputError
 from sinkscope.frame import Progress, silent
 from sinkscope.progress import shown
 from sinkscope.provenance import environment
@@ -69,6 +70,7 @@ def timeline(
     )
     cache = default_cache() if sweeping.cache is None else Path(sweeping.cache).expanduser()
     records = [_measure(run, settings, sweeping, Store(cache), progress) for run in runs]
+    _refuse_single(records)
     return _result(records, settings, given, sweeping.threads)
 
 
@@ -101,6 +103,19 @@ def _measure(
     arrays["stage"] = np.searchsorted(found.stages.starts, range(len(lights)), side="right")
     arrays["calm"] = np.array(found.settled.calm, dtype=np.int8)
     return RunRecord(run, pilot, checkpoints, arrays, found, swept.broken, swept.notes, model)
+
+
+def _refuse_single(records: list[RunRecord]) -> None:
+    """Raise InputError where no run is left with two checkpoints, though one of them has more."""
+    if any(len(one.checkpoints) > 1 for one in records):
+        return
+    for one in records:
+        if one.broken:
+            said = "; ".join(f"{name}: {why.rstrip('.')}" for name, why in one.broken.items())
+            raise InputError(
+                f"only {one.checkpoints[0].name} of {len(one.run.checkpoints)} checkpoints of "
+                f"{one.run.name} could be measured, and a timeline follows two or more. {said}."
+            )
 
 
 def _result(
