@@ -16,7 +16,7 @@ from sinkscope.progress import shown
 from sinkscope.provenance import environment
 from sinkscope.result import Result
 from sinkscope.schema import ModelInfo, PromptInfo, Summary
-from sinkscope.settings import SweepSettings, TimelineSettings
+from sinkscope.settings import CheckpointSettings, TimelineSettings
 from sinkscope.training_runs.arrays import curves_of, run_arrays, run_dataset
 from sinkscope.training_runs.checkpoint import TrainingRun
 from sinkscope.training_runs.course import course
@@ -39,7 +39,7 @@ def default_cache() -> Path:
 def timeline(
     sources: str | Path | Sequence[str | Path],
     settings: TimelineSettings | None = None,
-    sweeping: SweepSettings | None = None,
+    sweeping: CheckpointSettings | None = None,
     *,
     progress: Progress = silent,
     **changes: Any,
@@ -55,7 +55,7 @@ def timeline(
 
     Returns a Result with a group for each run. Raises InputError, Unsupported, OutOfResources.
     """
-    sweeping = sweeping or SweepSettings()
+    sweeping = sweeping or CheckpointSettings()
     own = {name: changes.pop(name) for name in vars(sweeping) if name in changes}
     sweeping = dataclasses.replace(sweeping, **own)
     settings = dataclasses.replace(settings or TimelineSettings(), **changes)
@@ -77,7 +77,7 @@ def timeline(
 def _measure(
     run: TrainingRun,
     settings: TimelineSettings,
-    sweeping: SweepSettings,
+    sweeping: CheckpointSettings,
     store: Store,
     progress: Progress,
 ) -> RunRecord:
