@@ -16,6 +16,7 @@ from sinkscope.circuit.writes import Writes
 from sinkscope.observe.p0_stream import prompt_tokens
 from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.sites import find_sites
+from sinkscope.subject.prompts import build_prompts
 from tests.test_circuit import constructed, pairs
 
 TIMES = 10.0  # an unread write over the one that is read
@@ -194,6 +195,16 @@ def test_as_many_more_are_named_as_the_sink_needs_where_a_tenth_of_the_write_is_
     assert next(unit.place for unit in named.components.units) == tuple(first)
     assert {unit.place for unit in named.components.units} == pairs([first, *rest])
     assert (named.kept < 0.5, named.fewest) == (True, 1)
+
+
+def test_beside_another_sink_the_writers_of_the_circuit_are_named():
+    """Half of the heads read the circuit, half the BOS embedding, which has no writer."""
+    subject, _, truth = constructed("p0-and-bos", family="llama", noise=0.02)
+    prompts = build_prompts(subject, n=16, length=64, bos="with")
+    found = find(subject, prompts)
+    assert {unit.place for unit in found.circuit.of(NEURON)} == pairs(truth.writing_neurons)
+    assert found.circuit.emergence_block == truth.amplifying_blocks[0]
+    assert set(found.circuit.reading_heads) == pairs(truth.reading_heads)
 
 
 def test_units_that_write_against_each_other_are_named_together():

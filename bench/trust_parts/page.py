@@ -31,7 +31,8 @@ TELLS = """By construction, and not by a lack of prompts:
 - What carries a sink at another position than zero (`position-one`) is not tested: such a sink is
   `other`, with its positions, which counts as right.
 - Where two sinks stand side by side, the writing neurons of the circuit among them are named only
-  if the sink goes without them; that none is named wrongly is held, not that they are named.
+  if the sink of its own heads goes without them; that none is named wrongly is held, not that they
+  are named.
 - Where prompts fill all positions of a model (`position-full`), ids cannot be shifted. Only
   swapping two of them is left to tell position ids from position zero.
 - An event after a calm longer than the settling signal waits for cannot be foreseen by anything

@@ -83,10 +83,11 @@ def sink_heads(phase: Phase, reading: SinkHeads) -> Heads:
 
 
 def most_read(phases: Sequence[Phase], reading: SinkHeads) -> Phase | None:
-    """The phase that most sink heads read, or else most heads; the first of equal ones."""
+    """The phase that most sink heads read, or else most heads; of equal ones the first written."""
 
-    def count(phase: Phase) -> tuple[int, int]:
-        return len(sink_heads(phase, reading)), len(readers(phase, reading))
+    def count(phase: Phase) -> tuple[int, bool, int]:
+        written = phase.block != EMBEDDING[0]  # what the embedding holds is no circuit
+        return len(sink_heads(phase, reading)), written, len(readers(phase, reading))
 
     return max(phases, key=count, default=None)
 

@@ -19,8 +19,8 @@ What was named is then taken away: each named unit's write at P0 becomes its mea
 positions, with P0's later writes held as they are, and again with P0 running on. If the heads, or
 those of a group, keep more than half of their share of P0 both times, a tenth of a long write may
 be all that they need: the next units are named too, as few as end that, up to 99 % of what is read.
-If all heads together keep more than half even so, these units are not what makes the sink, and none
-is named.
+If all heads together keep more than half even so, these units are not what makes the sink: none is
+named but those of groups that lose theirs, where other heads read something else.
 """
 
 from __future__ import annotations
@@ -247,9 +247,13 @@ def name_writers(naming: Naming, along_u: tuple[Components, Writes]) -> Named:
         more = [unit for one in (read, *each) for unit in main_components(one, MOST).units]
         found, left = enough_components(naming.kept, writes, found, left, more)
     kept = None if left is None else left[0]
-    if kept is not None and kept > HALF:
-        whole = Components((), along_u[0].whole or found.whole)
-        return Named(whole, along_u[1], kept, rejected=found)
+    if left is not None and left[0] > HALF:
+        own = [main_components(one) for one, rest in zip(each, left[1:]) if rest <= HALF]
+        if not own:
+            whole = Components((), along_u[0].whole or found.whole)
+            return Named(whole, along_u[1], kept, rejected=found)
+        units = {unit for one in own for unit in one.units}
+        found = fewest = replace(these_components(writes, units), whole=found.whole)
     elsewhere = part_of(naming.elsewhere(), found.units)
     more_than = 0 if found is fewest else len(fewest.units)
     return Named(found, writes, kept, None, part_of(read, found.units), elsewhere, more_than)

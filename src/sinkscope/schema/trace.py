@@ -161,7 +161,8 @@ class NamedWriters(TypedDict, total=False):
 
     # the sink direction, or what the sink heads read: what shares of writers are parts of
     shares_of: str
-    # share of P0 that the sink heads keep without them, over intact; above one half none is named
+    # share of P0 that the sink heads keep without them, over intact; above one half only those are
+    # named whose own group of heads keeps less
     kept: float | None
     rejected: list[list[int | str]]  # [block, kind, index] of what was not named for that reason
     prompts: float | None  # their part of what raises the heads' logits, prompts' first tokens
