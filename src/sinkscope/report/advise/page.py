@@ -61,8 +61,8 @@ def _section(name: str, one: Advice) -> Section:
     cost = Plot(
         f"advise-{name}",
         "What it costs",
-        "Change of the loss on the same text, with 95 % intervals over texts. Grey: there to be "
-        "compared with.",
+        "Change of the loss on the same text, with 95 % intervals over texts. Controls are "
+        "there to be compared with.",
         partial(cost_chart),
     )
     parts += cost.on({"": one})
