@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import sinkscope
 from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.timing import seconds_a_prompt
 from sinkscope.pace import LEAST, WORK, Budget, Pace, planned, rounded, span
-from sinkscope.progress import _lines, _stages, progress_bar, shown
+from sinkscope.progress import _lines, _moves, _stages, progress_bar, shown
 from sinkscope.settings import RunSettings, ScanSettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.tiny import tiny_model
@@ -153,6 +154,16 @@ def test_python_shows_a_bar_in_a_terminal_and_nothing_elsewhere(monkeypatch):
     assert given[0] is None
     assert callable(given[1])
     assert given[2] is len
+
+
+def test_a_bar_is_drawn_where_it_can_be_drawn_anew(monkeypatch):
+    monkeypatch.setattr("sinkscope.progress.find_spec", lambda name: None)
+    places = {"is_terminal": True, "is_dumb_terminal": False, "is_jupyter": False}
+    assert _moves(SimpleNamespace(**places))
+    assert not _moves(SimpleNamespace(**places | {"is_dumb_terminal": True}))
+    assert not _moves(SimpleNamespace(**places | {"is_jupyter": True}))
+    monkeypatch.setattr("sinkscope.progress.find_spec", lambda name: name)
+    assert _moves(SimpleNamespace(**places | {"is_jupyter": True, "is_terminal": False}))
 
 
 def test_the_bar_knows_what_a_command_was_asked_for():

@@ -180,18 +180,28 @@ def test_what_cannot_go_in_pieces_goes_whole_and_says_so(family, shape, why, row
     assert "whole" in found.note
 
 
-def test_a_model_that_is_wrong_in_pieces_goes_whole_and_says_so(llama, rows, in_pieces):
-    module = llama.model.model.layers[1].self_attn
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_is_wrong_in_pieces_goes_whole_and_says_so(dtype, rows, in_pieces):
+    subject = Subject.from_model(tiny_model("llama").to(dtype))
+    module = subject.model.model.layers[1].self_attn
     forward = module.forward
 
     def forgetful(*args, **kwargs):
-        kwargs["past_key_values"] = None
-        return forward(*args, **kwargs)
+        mask = kwargs["attention_mask"]
+        if mask is not None:
+            kwargs["attention_mask"] = mask[..., -mask.shape[-2] :]
+        return forward(*args, **kwargs | {"past_key_values": None})
 
     module.forward = forgetful
-    found = prefill_of(llama, token_prompts(rows))
+    found = prefill_of(subject, token_prompts(rows))
     assert found.size is None
-    assert "in pieces" in found.note
+    assert "differed" in found.note
+
+
+def test_routing_that_turns_on_rounding_is_not_taken_for_wrong(rows, in_pieces):
+    """A token of half precision may go to other experts in pieces."""
+    subject = Subject.from_model(tiny_model("glm4_moe").to(torch.bfloat16))
+    assert prefill_of(subject, token_prompts(rows)).size == PIECE
 
 
 def test_masks_that_memory_has_no_room_for_are_refused(rows, monkeypatch):

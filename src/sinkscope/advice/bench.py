@@ -22,7 +22,7 @@ from sinkscope.schema import Measured, ScanSummary
 from sinkscope.schema.advise import AdviceRow
 from sinkscope.settings import AdviseSettings
 from sinkscope.stats import at_most, bootstrap, nan_mean
-from sinkscope.subject.at_hand import lies_elsewhere
+from sinkscope.subject.at_hand import is_packed, lies_elsewhere
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, vocabulary
 
@@ -128,6 +128,9 @@ class Bench:
     @property
     def no_copy(self) -> str:
         """Why no second copy of the weights is made; empty where it can be."""
+        packed = any(map(is_packed, self.subject.model.modules()))
+        if packed or getattr(self.subject.model, "is_quantized", False):
+            return "the model's weights are quantised"
         if any(map(lies_elsewhere, self.subject.anatomy.modules(self.subject.model))):
             return "the model's weights lie on disk, or in several processes"
         if sum(p.numel() for p in self.subject.model.parameters()) > COPIED:

@@ -15,12 +15,12 @@ from sinkscope.errors import InputError
 from sinkscope.pace import planned
 from sinkscope.settings import (
     AdviseSettings,
+    CheckpointSettings,
     LoadSettings,
     MixSettings,
     ReplicationSettings,
     RunSettings,
     ScanSettings,
-    SweepSettings,
     TimelineSettings,
     TraceSettings,
     VerifySettings,
@@ -158,7 +158,7 @@ def timeline(
         list[str],
         typer.Argument(help="Run folders, Hub ids, or bundled; or folders that are checkpoints."),
     ],
-    sweeping: SweepSettings,
+    sweeping: CheckpointSettings,
     settings: TimelineSettings,
     showing: Showing,
 ) -> None:
