@@ -88,6 +88,20 @@ def test_a_result_of_another_model_is_not_replaced(folder, text_file, tmp_path, 
     assert (tmp_path / "D" / "summary.json").read_bytes() != before
 
 
+@pytest.mark.parametrize("name", ["summary.json", "report.html"])
+def test_a_file_of_another_program_is_not_replaced(folder, text_file, tmp_path, capsys, name):
+    out = tmp_path / "D"
+    out.mkdir()
+    (out / name).write_text('{"model": "mine"}')
+    scan = ["scan", folder, "--text", text_file, "--out", out, *SMALL]
+    code, printed, err = run(capsys, *scan)
+    assert (code, printed) == (2, "")
+    assert f"holds a {name}, but no result that can be read" in err
+    assert [each.name for each in out.iterdir()] == [name]
+    assert (out / name).read_text() == '{"model": "mine"}'
+    assert run(capsys, *scan, "--force")[0] == 0
+
+
 def test_names_of_folders_are_plain():
     from sinkscope.cli.common import name_of
 

@@ -138,6 +138,7 @@ def verify(
         common.measure("verify", loading, settings, showing, expect, common.VERDICTS)
         return
     common.check(showing.out, expect, common.VERDICTS)
+    common.check_unowned(showing)
     from sinkscope.replications.run import replication_of
     from sinkscope.replications.run import run as replicate
 
@@ -164,6 +165,7 @@ def timeline(
 ) -> None:
     """When the circuit formed, where it concentrated, and whether it has settled."""
     common.check(showing.out)
+    common.check_unowned(showing)
     common.stay_offline(sweeping.offline)
     from sinkscope.training_runs.timeline import timeline as follow
 
@@ -199,6 +201,7 @@ def advise(
 ) -> None:
     """What to do about the sink: BOS, short caches, quantisation, float16, and lines to paste."""
     common.check(showing.out)
+    common.check_unowned(showing)
     from sinkscope.advice import gates
     from sinkscope.advice.advise import advise as answer
     from sinkscope.advice.advise import questions

@@ -68,6 +68,7 @@ def measure(
 ) -> None:
     """Load a model, run the command of that name on it, save, print, hold against `expect`."""
     check(showing.out, expect, known)
+    check_unowned(showing)
     stages = planned(
         name,
         settings.n,
@@ -152,6 +153,20 @@ def check(out: Path | None, expect: str | None = None, known: tuple[str, ...] = 
     parts = expect.split("+")
     if not set(parts) <= set(known) or (len(parts) > 1 and set(parts) & {*SINK, *WHOLE}):
         raise InputError(f"--expect {expect!r} is not one of {', '.join(known)}.")
+
+
+def check_unowned(showing: Showing) -> None:
+    """Refuse to replace files of these names that no result of ours is known to have written."""
+    from sinkscope.result import ARRAYS, REPORT, SUMMARY
+
+    if showing.out is None or showing.force or _held(showing.out):
+        return
+    for name in (SUMMARY, ARRAYS, REPORT):
+        if os.path.lexists(showing.out / name):
+            raise InputError(
+                f"{showing.out} holds a {name}, but no result that can be read: name another "
+                "folder with --out, or replace it with --force."
+            )
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ class Showing(Printing):
 
     out    folder for summary.json, arrays.nc and report.html, and circuit.json where one was
            tested; run makes sinkscope-run-NAME, after the model
-    force  replace what the folder holds, also if that is the result of another model
+    force  replace what the folder holds, also if that is the result of another model, or none
     """
 
     out: Path | None = None
