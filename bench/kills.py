@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "run": ("run", "llama", "--no-vocabulary", "--draws", "2", "--position", "2", *RANDOM),
     "mix": ("mix", "llama", "--prompts", "random", "--n", "8", "--length", "16", "--offline",
             "--no-circuit", "--no-jacobian", "--no-sweeps", "--pairs", "8"),
+    "advise": ("advise", "llama", "--prompts", "random", "--n", "2", "--length", "16", "--offline"),
     "timeline": ("timeline", "series", "--cache", "cache", *RANDOM),
     "lab build": ("lab", "build", "--mechanism", "p0-two-block"),
     "lab study": ("lab", "study", "study"),

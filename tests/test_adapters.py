@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sinkscope
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, Unsupported
 from sinkscope.subject import adapters
 from sinkscope.subject.load import load
 from tests.conftest import word_tokenizer
@@ -152,6 +152,41 @@ def test_names_with_the_adapters_own_name_in_them(folder, tmp_path):
     assert all(torch.equal(plain[k], v) for k, v in load(path).model.state_dict().items())
 
 
+def test_names_of_training_wrappers_are_taken_off_an_adapter_too(folder, tmp_path):
+    plain = load(adapter(tmp_path / "plain", folder)).model.state_dict()
+    longer = {f"module.{key}": value for key, value in products().items()}
+    wrapped = load(adapter(tmp_path / "wrapped", folder, tensors=longer)).model.state_dict()
+    assert all(torch.equal(plain[k], v) for k, v in wrapped.items())
+
+
+def test_an_adapter_that_changes_nothing_is_said(folder, tmp_path):
+    zero = {k: v * ("lora_A" in k) for k, v in products().items()}
+    told = load(adapter(tmp_path / "zero", folder, tensors=zero)).identity["note"]
+    assert "All its products are zero: this is the base, unchanged." in told
+    assert "products are zero" not in load(adapter(tmp_path / "a", folder)).identity["note"]
+
+
+@pytest.mark.parametrize("kind", ["PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "ADAPTION_PROMPT"])
+def test_learned_vectors_before_the_text_are_not_merged(folder, tmp_path, kind):
+    path = adapter(tmp_path / "adapter", folder, peft_type=kind)
+    with pytest.raises(Unsupported, match=rf"of type {kind}: it learned vectors that are read bef"):
+        load(path)
+
+
+def test_an_adapter_is_not_merged_into_packed_weights(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("sinkscope.subject.load.is_packed", lambda module: True)
+    with pytest.raises(InputError, match="is quantised, so that the sum would be rounded"):
+        load(adapter(tmp_path / "adapter", folder))
+
+
+def test_a_pointer_in_the_place_of_an_adapters_weights_is_named(folder, tmp_path):
+    path = adapter(tmp_path / "adapter", folder)
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    (path / "adapter_model.safetensors").write_bytes(pointer)
+    with pytest.raises(InputError, match="is a Git-LFS pointer"):
+        load(path)
+
+
 def test_adapters_of_mlx_and_pickled_ones_are_named(folder, tmp_path):
     path = adapter(tmp_path / "adapter", folder)
     (path / "adapter_model.safetensors").rename(path / "adapter_model.bin")
@@ -165,9 +200,15 @@ def test_adapters_of_mlx_and_pickled_ones_are_named(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("tensors", "match"),
-    [({"base_model.model.model.layers.9.mlp.up_proj.lora_A.weight": torch.ones(4, 64),
-       "base_model.model.model.layers.9.mlp.up_proj.lora_B.weight": torch.ones(96, 4)},
-      "has no model.layers.9.mlp.up_proj to merge into"),
+    [({"base_model.model.model.layers.9.mlp.down_proj.lora_A.weight": torch.ones(4, 96),
+       "base_model.model.model.layers.9.mlp.down_proj.lora_B.weight": torch.ones(64, 4)},
+      "has no model.layers.9.mlp.down_proj to merge into"),
+     ({"base_model.model.model.layers.0.mlp.up_proj.lora_A.weight": torch.ones(4, 64),
+       "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight": torch.ones(96, 4)},
+      "a product for model.layers.0.mlp.up_proj, and adapter_config.json speaks of q_proj, down"),
+     ({"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.ones(2, 64),
+       "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight": torch.ones(64, 2)},
+      "of rank 2 for model.layers.0.self_attn.q_proj, and adapter_config.json speaks of 4"),
      ({"base_model.model.lm_head.weight": torch.ones(130, 64)}, r"is \[130, 64\] in the adapter"),
      ({"base_model.model.lm_head.lora_A.weight": torch.ones(4, 64)}, "only one half"),
      ({"base_model.model.lm_head.lora_magnitude_vector": torch.ones(64)}, "to merge into"),

@@ -67,7 +67,7 @@ def test_kvpress_calls_the_field_as_the_note_says():
     [note] = [one["note"] for one in lines_that_keep(4, 64, "llama") if one["tool"] == "kvpress"]
     named = {
         press: field
-        for field, presses in re.findall(r"(\w+)\s\(([\w, ]+)\)", note)
+        for field, presses in re.findall(r"(\w+)\s\(([\w, ]+)\)", " ".join(note.split()))
         for press in presses.split(", ")
     }
     named |= {"StreamingLLMPress": "n_sink"}

@@ -427,3 +427,9 @@ def test_lines_use_the_names_that_the_table_gives_with_its_source():
     [line] = [one for one in lines("keep", keep=4, window=64) if one["tool"] == "llama.cpp"]
     assert line["line"] == "--keep 4 --context-shift"
     assert not [one for one in lines("keep", keep=4) if "{" in one["line"]]
+
+
+@pytest.mark.parametrize("length", [2, 3, 5])
+def test_texts_of_a_few_tokens_are_advised_on_or_said_to_be_too_short(llama, length):
+    result = sinkscope.advise(llama, kind="random", n=2, length=length)
+    assert set(result.summary.advise) == set(QUESTIONS)

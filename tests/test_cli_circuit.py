@@ -17,12 +17,12 @@ from sinkscope.known.constructed import build_model, draw_spec, load_truth
 from sinkscope.lab.recipe import TrainingRecipe
 from sinkscope.schema import VerifySummary
 from sinkscope.settings import (
+    CheckpointSettings,
     LoadSettings,
     MixSettings,
     ReplicationSettings,
     RunSettings,
     ScanSettings,
-    SweepSettings,
     TimelineSettings,
     TraceSettings,
     VerifySettings,
@@ -31,7 +31,7 @@ from sinkscope.settings import (
 
 SETTINGS = (
     *(LoadSettings, RunSettings, ScanSettings, TraceSettings, VerifySettings, MixSettings),
-    *(TimelineSettings, SweepSettings, ReplicationSettings),
+    *(TimelineSettings, CheckpointSettings, ReplicationSettings),
 )
 
 PROMPTS = ["--prompts", "random", "--n", "12", "--length", "48", "--offline"]
@@ -178,7 +178,7 @@ def shown(option, out):
         "trace": (LoadSettings, TraceSettings),
         "verify": (LoadSettings, VerifySettings),
         "mix": (LoadSettings, MixSettings),
-        "timeline": (TimelineSettings, SweepSettings),
+        "timeline": (TimelineSettings, CheckpointSettings),
     }.items(),
 )
 def test_every_setting_is_an_option_and_its_help_is_the_docstring(name, kinds, capsys):

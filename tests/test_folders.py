@@ -65,6 +65,14 @@ def test_weights_of_more_blocks_than_the_configuration(folder):
     refused(folder, "weights of 4 blocks and its config.json speaks of 3")
 
 
+def test_wrappers_inside_wrappers_are_taken_off(folder):
+    plain = load(folder).model.state_dict()
+    inner = "layers.0._fsdp_wrapped_module._checkpoint_wrapped_module."
+    rename(folder, lambda held: {k.replace("layers.0.", inner): v for k, v in held.items()})
+    for name, tensor in load(folder).model.state_dict().items():
+        assert torch.equal(tensor, plain[name])
+
+
 @pytest.mark.parametrize("depth", [3, 4])
 def test_layers_that_predict_further_tokens_are_no_blocks(tmp_path, depth):
     """Deepseek-like folders keep one behind the last block; transformers knows only depth 61."""
@@ -257,6 +265,27 @@ def test_a_window_of_zero_that_is_not_used_is_none(tmp_path):
     model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["sliding_window"] == 0
     assert {block.layer_type for block in load(tmp_path).anatomy.blocks} == {"full"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"architectures": ["MistralForCausalLM"]}, "config.json names MistralForCausalLM as its cla"),
+     ({"tie_word_embeddings": True}, "the files hold another head, which was used"),
+     ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 0.5}},
+      "factor field must be a float or int >= 1, got 0.5"),
+     ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "factor": 8.0}},
+      "Unrecognized keys in rope_parameters"),
+     ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0,
+                           "short_factor": [1.0], "long_factor": [1.0],
+                           "original_max_position_embeddings": 64}},
+      "short_factor field must have length 8, got 1")],
+)  # fmt: skip
+def test_a_configuration_that_is_not_taken_as_it_stands_is_said(folder, changes, said, capfd):
+    configure(folder, architectures=3)
+    load(folder)
+    configure(folder, **changes)
+    assert said in load(folder).identity["note"]
+    assert "rope" not in capfd.readouterr().err
 
 
 def test_a_model_without_a_head_over_the_vocabulary(folder):

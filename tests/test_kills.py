@@ -25,7 +25,7 @@ def test_a_killed_command_leaves_a_whole_result(base, name):
         assert kill_one(name, base, chance.random(), number, earlier) == ""
 
 
-@pytest.mark.parametrize("name", ["scan", "lab build", "lab study", "lab train", "lab run"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_disk_that_fills_is_told(base, name, tmp_path, capsys, monkeypatch):
     """Full from the first file on that is written whole."""
     monkeypatch.chdir(base)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import sinkscope
 from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.timing import seconds_a_prompt
 from sinkscope.pace import LEAST, WORK, Budget, Pace, planned, rounded, span
-from sinkscope.progress import _lines, _stages, progress_bar, shown
+from sinkscope.progress import _lines, _moves, _stages, progress_bar, shown
 from sinkscope.settings import RunSettings, ScanSettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.tiny import tiny_model
@@ -104,6 +105,22 @@ def test_seconds_are_rounded_as_far_as_an_estimate_goes():
     assert [rounded(x) for x in (2, 13, 89, 400, 4000)] == [0, 15, 90, 390, 3900]
 
 
+def test_the_advice_goes_on_question_by_question_and_never_back():
+    subject = Subject.from_model(tiny_model("llama"), name="tiny")
+    for asked in (None, "bos, fp16,heads"):
+        pace, seen = Pace(planned("advise", 8, 8, questions=asked)), []
+
+        def note(label, done, total, pace=pace, seen=seen):
+            pace.update(label, done, total)
+            seen.append((label.split(" ")[0], pace.fraction))
+
+        sinkscope.advise(subject, n=8, length=64, kind="random", questions=asked, progress=note)
+        parts = [fraction for _, fraction in seen]
+        assert parts == sorted(parts)
+        stages = [stage for stage, _ in pace.stages if stage != "nulls"]
+        assert [one for one in dict.fromkeys(name for name, _ in seen) if one != "nulls"] == stages
+
+
 @pytest.mark.parametrize("name", ["scan", "trace", "verify", "run"])
 def test_stages_come_in_the_order_in_which_they_are_reported(name):
     subject = Subject.from_model(tiny_model("llama"), name="tiny")
@@ -137,6 +154,16 @@ def test_python_shows_a_bar_in_a_terminal_and_nothing_elsewhere(monkeypatch):
     assert given[0] is None
     assert callable(given[1])
     assert given[2] is len
+
+
+def test_a_bar_is_drawn_where_it_can_be_drawn_anew(monkeypatch):
+    monkeypatch.setattr("sinkscope.progress.find_spec", lambda name: None)
+    places = {"is_terminal": True, "is_dumb_terminal": False, "is_jupyter": False}
+    assert _moves(SimpleNamespace(**places))
+    assert not _moves(SimpleNamespace(**places | {"is_dumb_terminal": True}))
+    assert not _moves(SimpleNamespace(**places | {"is_jupyter": True}))
+    monkeypatch.setattr("sinkscope.progress.find_spec", lambda name: name)
+    assert _moves(SimpleNamespace(**places | {"is_jupyter": True, "is_terminal": False}))
 
 
 def test_the_bar_knows_what_a_command_was_asked_for():

@@ -10,8 +10,8 @@ from torch.utils._pytree import tree_flatten
 
 from sinkscope.detect import residual
 from sinkscope.detect.scan import scan
-from sinkscope.errors import NotFinite
-from sinkscope.observe import prefill
+from sinkscope.errors import NotFinite, OutOfResources
+from sinkscope.observe import attention, prefill
 from sinkscope.observe.attention import observe
 from sinkscope.observe.columns import Scores, chunked_key_sums, key_sums, row_entropy
 from sinkscope.observe.parity import left_padded, packed, token_prompts
@@ -180,18 +180,40 @@ def test_what_cannot_go_in_pieces_goes_whole_and_says_so(family, shape, why, row
     assert "whole" in found.note
 
 
-def test_a_model_that_is_wrong_in_pieces_goes_whole_and_says_so(llama, rows, in_pieces):
-    attention = llama.model.model.layers[1].self_attn
-    forward = attention.forward
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_is_wrong_in_pieces_goes_whole_and_says_so(dtype, rows, in_pieces):
+    subject = Subject.from_model(tiny_model("llama").to(dtype))
+    module = subject.model.model.layers[1].self_attn
+    forward = module.forward
 
     def forgetful(*args, **kwargs):
-        kwargs["past_key_values"] = None
-        return forward(*args, **kwargs)
+        mask = kwargs["attention_mask"]
+        if mask is not None:
+            kwargs["attention_mask"] = mask[..., -mask.shape[-2] :]
+        return forward(*args, **kwargs | {"past_key_values": None})
 
-    attention.forward = forgetful
-    found = prefill_of(llama, token_prompts(rows))
+    module.forward = forgetful
+    found = prefill_of(subject, token_prompts(rows))
     assert found.size is None
-    assert "in pieces" in found.note
+    assert "differed" in found.note
+
+
+def test_routing_that_turns_on_rounding_is_not_taken_for_wrong(rows, in_pieces):
+    """A token of half precision may go to other experts in pieces."""
+    subject = Subject.from_model(tiny_model("glm4_moe").to(torch.bfloat16))
+    assert prefill_of(subject, token_prompts(rows)).size == PIECE
+
+
+def test_masks_that_memory_has_no_room_for_are_refused(rows, monkeypatch):
+    subject, prompts = Subject.from_model(tiny_model("gemma2")), token_prompts(rows)
+    monkeypatch.setattr(attention, "available", lambda: LENGTH**2 * 5 - 1)
+    with pytest.raises(OutOfResources, match="Only scan"):
+        observe(subject, prompts, Want(received=False))
+    observe(subject, prompts, Want(received=False), size=PIECE)
+    plain = Subject.from_model(tiny_model("llama"))
+    observe(plain, prompts, Want(received=False))
+    with pytest.raises(OutOfResources, match="masks"):
+        observe(plain, left_padded(rows), Want(received=False))
 
 
 def test_a_call_can_be_made_again_on_the_cache_as_it_was(llama, rows):

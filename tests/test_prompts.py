@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, OutOfResources
 from sinkscope.settings import ScanSettings
 from sinkscope.subject.load import load
 from sinkscope.subject.prompts import build_prompts, read_documents
-from tests.conftest import WORDS
+from tests.conftest import WORDS, word_tokenizer
 
 
 @pytest.fixture
@@ -156,7 +156,9 @@ def scanned(subject, path, **options):
     [("list.json", lambda rows: json.dumps(rows)), ("one.json", lambda rows: json.dumps(rows[0])),
      ("lines.json", lambda rows: "\n".join(map(json.dumps, rows))),
      ("rows.ndjson", lambda rows: "\n".join(map(json.dumps, rows))),
-     ("rows.jsonl", lambda rows: "\r\n".join(map(json.dumps, rows)))],
+     ("rows.jsonl", lambda rows: "\r\n".join(map(json.dumps, rows))),
+     ("list.jsonl", lambda rows: json.dumps(rows)),
+     ("indented.jsonl", lambda rows: json.dumps(rows[0], indent=2))],
 )  # fmt: skip
 def test_json_is_read_as_json_whatever_its_layout(subject, tmp_path, name, write):
     rows = [{"text": " ".join(WORDS * 8)}] * 3
@@ -187,6 +189,67 @@ def test_a_line_in_another_layout_is_told_by_its_fields(subject, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"conversations": [], "id": 3}')
     with pytest.raises(InputError, match='line 1, has no "text" field, only conversations, id'):
         scanned(subject, tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [("a.txt", " ".join(WORDS).encode("utf-16-le"), "full of NUL, as UTF-16"),
+     ("a.txt", " ".join(WORDS).encode("utf-16"), "text in UTF-16, not UTF-8"),
+     ("a.jsonl", b"\x1f\x8b\x08", "packed by gzip, not UTF-8"),
+     ("a.txt", b"PAR1 the of PAR1", "a Parquet file"), ("a.txt", b"PK\x03\x04 the", "an archive"),
+     ("a.txt", b'{"text": "the"}\n\n{"text": "of"}\n', "an object of JSON a line: name it .jsonl"),
+     ("a.jsonl", b'{"text": "the of"}\n{"text": null}', "line 2: its text is null, no string"),
+     ("a.json", b'{"text": ["the of"]}', r'entry 1: its text is \["the of"\], no string'),
+     ("a.jsonl", b'"the of"\n"the of"', "line 1, is no object with a field"),
+     ("a.jsonl", b'{"prompt": "the"}\n', r'no "text" field, only prompt\.$')],
+)  # fmt: skip
+def test_a_file_that_is_something_else_is_told_as_what_it_is(tmp_path, name, content, match):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=match):
+        read_documents(str(tmp_path / name))
+    with pytest.raises(InputError, match="is a folder; --text wants a file"):
+        read_documents(str(tmp_path))
+
+
+def test_a_text_that_the_tokenizer_does_not_know_is_said(subject, tmp_path):
+    known, unknown = tmp_path / "known.txt", tmp_path / "unknown.txt"
+    known.write_text(" ".join(WORDS * 8))
+    unknown.write_text(" ".join([*WORDS, *["xyzzy"] * 20] * 8))
+    told = [" ".join(scanned(subject, file).notes) for file in (known, unknown)]
+    assert "<unk>" not in told[0]
+    assert "% of the tokens are '<unk>': the tokenizer does not know" in told[1]
+    subject.tokenizer.unk_token = ""  # its id is looked up for ever
+    assert "<unk>" not in " ".join(scanned(subject, known).notes)
+
+
+def test_a_tokenizer_whose_files_do_not_belong_together_is_said(subject, tmp_path, monkeypatch):
+    file = tmp_path / "a.txt"
+    file.write_text(" ".join(WORDS * 8))
+    assert "do not belong together" not in " ".join(scanned(subject, file).notes)
+    monkeypatch.setattr(subject.tokenizer, "decode", lambda ids, **more: "aaaa " * len(ids))
+    assert "its files do not belong together" in " ".join(scanned(subject, file).notes)
+
+
+def test_a_tokenizer_that_is_larger_than_the_model_is_said(subject, text_file):
+    assert "may be another model's" not in " ".join(scanned(subject, text_file).notes)
+    subject.tokenizer = word_tokenizer(300)
+    assert "knows 300 tokens and the model 128" in " ".join(scanned(subject, text_file).notes)
+
+
+def test_a_chat_template_over_what_is_no_chat_is_refused(subject, text_file):
+    subject.tokenizer.chat_template = "{{ messages }}"
+    with pytest.raises(InputError, match=r"--chat-template: .* holds no chats"):
+        build_prompts(subject, text=str(text_file), chat_template=True, length=16)
+    with pytest.raises(InputError, match=r"--chat-template renders chats .* prompts are random"):
+        build_prompts(subject, kind="random", chat_template=True, length=16)
+
+
+def test_rows_beyond_the_memory_there_is_are_refused_before_they_are_drawn(subject, monkeypatch):
+    subject.model.config.max_position_embeddings = 10**12
+    monkeypatch.setattr("sinkscope.subject.memory.available", lambda: 10**9)
+    monkeypatch.setattr("torch.randint", None)
+    with pytest.raises(OutOfResources, match=r"2 × 100,000,000 tokens need at least .* GB"):
+        build_prompts(subject, kind="random", n=2, length=10**8)
 
 
 def test_a_text_that_cannot_be_read_is_told(subject):

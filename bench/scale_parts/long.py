@@ -17,6 +17,7 @@ from typing import Any
 from scale_parts.common import floor, peak_gb
 
 WIDTH, BLOCKS, HEADS, VOCABULARY = 512, 4, 8, 1024
+TOLD = 16_384  # tokens, at the most, between two lines on stderr
 
 
 def measure(options: Namespace) -> dict[str, Any]:
@@ -120,10 +121,10 @@ class _Turns:
         self.seconds["plain"] += self._read_since - began
 
     def end(self, done: int) -> None:
-        """What has been read since the last plain piece ends here; told at each doubling."""
+        """What has been read since the last plain piece ends here; told every now and then."""
         if self._read_since is not None:
             self.seconds["p0"] += time.process_time() - self._read_since
-        if done >= 2 * self._told and done:
+        if done >= min(2 * self._told, self._told + TOLD) and done:
             self._told = done
             plain, p0 = self.seconds["plain"], self.seconds["p0"]
             said = f"{done:>7} tokens: plain {plain:.1f} s, P0 read {p0:.1f} s ({p0 / plain:.3f}), "

@@ -76,7 +76,7 @@ def _advised(
     rows = rows.take(slice(0, part.summary.prompts.n))
     asked = dataclasses.asdict(part_of(settings, PromptSettings))
     advising = AdviseSettings(**{**asked, "n": min(AdviseSettings.n, len(rows))})
-    passes = ADVICE * advising.n
+    passes = sum(work for work, _ in ADVICE.values()) * advising.n
     if budget.minutes is not None and budget.left < passes * seconds_a_prompt(subject, rows):
         note = f"No advice was given: {budget} has no time left for it."
         whole.summary.scan[rows.bos].notes.append(note)

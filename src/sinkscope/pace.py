@@ -1,8 +1,9 @@
 """How far a command is, how long it still takes, and what a budget of minutes leaves room for.
 
 Work is counted in plain passes over the prompts: of `scan` and `trace` in passes over all of them,
-of `verify` in passes over those that the tests are run on. The numbers of WORK are rough, measured
-on a model of thirty blocks; they only share the time out, and no result depends on them.
+of `verify` and of the advice in passes over those that they are run on. The numbers of WORK and
+ADVICE are rough, measured on a model of thirty blocks; they only share the time out, and no result
+depends on them.
 """
 
 from __future__ import annotations
@@ -13,12 +14,23 @@ from dataclasses import dataclass, field
 
 WORK = {"scan": 1.8, "nulls": 1.2, "trace": 1.2, "circuit": 1.4, "vocabulary": 0.5, "verify": 34.0}
 WRITING = ("report", 2.0)  # the last stage where a folder is written
-ADVICE, ADVISED = 90.0, 8  # passes of the advice of a run, and the prompts that it takes
+ADVICE = {  # question -> its work, and how often its prompts go through the model
+    "bos": (5.3, 5.0),
+    "streaming": (24.0, 15.0),
+    "quantisation": (62.0, 43.0),
+    "fp16": (2.2, 1.5),
+    "repeats": (11.0, 9.5),
+    "heads": (4.9, 3.5),
+    "first-words": (9.4, 8.0),
+    "remedies": (8.0, 6.0),
+}
+ADVISED = 8  # prompts that the advice of a run takes
 STAGES = {  # of each command, in the order in which they come
     "scan": ("scan", "nulls"),
     "trace": ("trace", "circuit", "vocabulary"),
     "verify": ("trace", "circuit", "vocabulary", "verify"),
     "run": ("trace", "scan", "nulls", "circuit", "vocabulary", "verify"),
+    "advise": ("scan", "nulls"),
 }
 # parts of the time of commands whose work is not counted in passes
 SHARES = {
@@ -38,17 +50,21 @@ def planned(
     policies: int = 1,
     advise: bool = False,
     writes: bool = False,
+    questions: str | None = None,
 ) -> list[tuple[str, float]]:
     """(stage, work) of a command in order, in plain passes over all prompts; for others nothing.
 
-    rows    prompts that `verify` runs its tests on
-    advise  whether the advice of a run comes last; writes: whether a report does
+    rows       prompts that `verify` runs its tests on
+    advise     whether the advice of a run comes last; writes: whether a report does
+    questions  those of the advice, with commas between; None for all
     """
     share = min(rows, prompts) / max(prompts, 1)
     work = WORK | {"verify": WORK["verify"] * share} | SHARES.get(name, {})
     stages = [(stage, work[stage]) for stage in STAGES.get(name, SHARES.get(name, ()))] * policies
-    last = ADVICE * min(ADVISED, prompts) / max(prompts, 1)
-    stages += [("advise", last)] if advise else []
+    if advise or name == "advise":
+        part = min(ADVISED, prompts) / max(prompts, 1) if advise else 1.0
+        asked = list(ADVICE) if questions is None else [q.strip() for q in questions.split(",")]
+        stages += [(each, ADVICE[each][0] * part) for each in ADVICE if each in asked]
     return [*stages, WRITING] if stages and writes else stages
 
 

@@ -7,6 +7,7 @@ import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from sinkscope.pace import Pace, planned
@@ -28,7 +29,7 @@ def progress_bar(stages: Sequence[tuple[str, float]] = ()) -> Iterator[Step]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    with _bar(console, stages) if console.is_terminal else _lines(Pace(stages)) as step:
+    with _bar(console, stages) if _moves(console) else _lines(Pace(stages)) as step:
         yield step
 
 
@@ -44,10 +45,17 @@ def shown(command: Command) -> Command:
         console = Console(stderr=True)
         if not (console.is_terminal or console.is_jupyter):
             return command(*arguments, **given)
-        with _bar(console, _stages(command.__name__, arguments, given)) as step:
+        with progress_bar(_stages(command.__name__, arguments, given)) as step:
             return command(*arguments, progress=step, **given)
 
     return run  # type: ignore[return-value]
+
+
+def _moves(console: Any) -> bool:
+    """Whether a bar can be drawn anew; a notebook needs widgets, and warns at each try without."""
+    if console.is_jupyter:
+        return find_spec("ipywidgets") is not None
+    return bool(console.is_terminal and not console.is_dumb_terminal)
 
 
 def _stages(name: str, arguments: tuple[Any, ...], given: dict[str, Any]) -> list:
@@ -56,7 +64,8 @@ def _stages(name: str, arguments: tuple[Any, ...], given: dict[str, Any]) -> lis
     asked = vars(next(settings, VerifySettings())) | given
     rows = asked.get("rows", asked["n"])
     policies = 2 if asked.get("bos") == "both" else 1
-    return planned(name, asked["n"], rows, policies, bool(asked.get("advise")))
+    advice = bool(asked.get("advise"))
+    return planned(name, asked["n"], rows, policies, advice, questions=asked.get("questions"))
 
 
 @contextlib.contextmanager

@@ -237,7 +237,7 @@ class TimelineSettings(PromptSettings):
 
 
 @dataclass(frozen=True)
-class SweepSettings:
+class CheckpointSettings:
     """Which checkpoints a timeline takes, and how it gets through them; no number depends on it.
 
     revisions    names of the checkpoints, in order, with commas between

@@ -86,7 +86,9 @@ def advise_on(
     )  # fmt: skip
     command = {"name": "advise", **dataclasses.asdict(settings)}
     summary = new_summary(subject, [prompts], command, settings.seed)
-    summary.advise = {name: QUESTIONS[name](bench) for name in asked}
+    for name in asked:
+        with bench.counted(name):
+            summary.advise[name] = QUESTIONS[name](bench)
     few = len(bench.prompts) < len(prompts)
     part = f"On the first {len(bench.prompts)} of {len(prompts)} prompts." if few else ""
     for one in summary.advise.values():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,12 +15,14 @@ from sinkscope.intervene.cost import divergences, losses
 from sinkscope.intervene.edits import Edit
 from sinkscope.mixing.conditions import INTACT, Condition, run
 from sinkscope.mixing.dose import LOGITS, Cost, costs
+from sinkscope.observe.registry import hooks
 from sinkscope.observe.sites import Sites
+from sinkscope.pace import ADVICE
 from sinkscope.schema import Measured, ScanSummary
 from sinkscope.schema.advise import AdviceRow
 from sinkscope.settings import AdviseSettings
 from sinkscope.stats import at_most, bootstrap, nan_mean
-from sinkscope.subject.at_hand import lies_elsewhere
+from sinkscope.subject.at_hand import is_packed, lies_elsewhere
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, vocabulary
 
@@ -125,6 +128,9 @@ class Bench:
     @property
     def no_copy(self) -> str:
         """Why no second copy of the weights is made; empty where it can be."""
+        packed = any(map(is_packed, self.subject.model.modules()))
+        if packed or getattr(self.subject.model, "is_quantized", False):
+            return "the model's weights are quantised"
         if any(map(lies_elsewhere, self.subject.anatomy.modules(self.subject.model))):
             return "the model's weights lie on disk, or in several processes"
         if sum(p.numel() for p in self.subject.model.parameters()) > COPIED:
@@ -154,11 +160,25 @@ class Bench:
             for name, edit in edits.items()
         ]
 
-        def step(done: int, total: int) -> None:
-            self.progress(f"advise {asked[0].name}", done, total)
-
-        found = costs(self.subject, self.prompts, asked, progress=step, first=first, sites=sites)
+        found = costs(self.subject, self.prompts, asked, first=first, sites=sites)
         return dict(zip(edits, found, strict=True))
+
+    @contextmanager
+    def counted(self, question: str) -> Iterator[None]:
+        """Report what goes through the first block as the progress of a question."""
+        whole = ADVICE[question][1] * self.prompts.input_ids.numel()
+        done = 0
+
+        def enter(module, args, kwargs):
+            nonlocal done
+            hidden = args[0] if args else kwargs["hidden_states"]
+            done += hidden.shape[0] * hidden.shape[1]
+            self.progress(question, min(done, int(whole)), int(whole))
+
+        self.progress(question, 0, int(whole))
+        first = self.subject.anatomy.modules(self.subject.model)[0]
+        with hooks([first.register_forward_pre_hook(enter, with_kwargs=True)]):
+            yield
 
     def cost_of(self, other: Subject) -> Cost:
         """Loss and KL of another form of the model, such as a quantised copy, by text."""
@@ -193,3 +213,8 @@ def logits_of(subject: Subject, rows: Prompts, condition: Condition = INTACT) ->
     logits = run(subject, rows, condition, logits=True).logits
     assert logits is not None
     return logits
+
+
+def three(value: float | None, sign: str = "") -> str:
+    """A number in three decimals for a sentence; what rounds to zero has no minus."""
+    return f"{round(value or 0.0, 3) + 0.0:{sign}.3f}"

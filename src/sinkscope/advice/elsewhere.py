@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from sinkscope.advice.bench import Bench
+from sinkscope.advice.bench import Bench, three
 from sinkscope.intervene.edits import SlidingCache
 from sinkscope.mixing.dose import Cost
 from sinkscope.schema.advise import AdviceRow
@@ -54,7 +54,7 @@ def tokens_that_stay(
         verb = {"yes": "has to stay", "no": "need not stay", None: "may have to stay"}[words[-1]]
         said.append(
             f"Heads also sink on {token}: the first of them in each text {verb} (it saves "
-            f"{gain.value:.3f} nats a token at a window of {window})."
+            f"{three(gain.value)} nats a token at a window of {window})."
         )
     if "yes" in words:
         said.append("No tool listed here keeps a token from the middle.")

@@ -48,7 +48,8 @@ class Gate:
     bound: str | float
 
     def __str__(self) -> str:
-        return f"{self.fact}{self.relation}{self.bound}"
+        bound = self.bound if isinstance(self.bound, str) else f"{self.bound:g}"
+        return f"{self.fact}{self.relation}{bound}"
 
     def failure(self, advice: dict[str, Advice]) -> str:
         """Why it is not met; empty where it is. What is not determined does not pass."""

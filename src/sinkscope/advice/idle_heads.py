@@ -11,14 +11,14 @@ from collections import defaultdict
 
 import numpy as np
 
-from sinkscope.advice.bench import Bench
+from sinkscope.advice.bench import Bench, three
 from sinkscope.detect.heads import NO_OP, NOT_A_SINK
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import Edit, Heads
 from sinkscope.mixing.dose import Cost
 from sinkscope.observe.sites import find_sites
 from sinkscope.schema.advise import Advice, AdviceRow
-from sinkscope.stats import at_most, bootstrap
+from sinkscope.stats import at_most, bootstrap, nan_mean
 from sinkscope.subject.tokens import token_text
 
 QUESTION = "Which heads do nothing?"
@@ -62,8 +62,8 @@ def advise_heads(bench: Bench) -> Advice:
         question=QUESTION,
         answer={True: f"{len(idle)} heads", False: "none", None: "undetermined"}[idle_here],
         sentence=f"{len(idle)} heads {what}: switched off together they change the loss by "
-        f"{change.value:+.3f} nats a token, most on {worst['what'].partition(': ')[2]}: "
-        f"{worst['ce_change'].value:+.3f}.",
+        f"{three(change.value, '+')} nats a token, by {three(worst['ce_change'].value, '+')} on "
+        f"{worst['what'].partition(': ')[2]}, where they are missed most.",
         value=change,
         facts={"idle-heads": {True: float(len(idle)), False: 0.0, None: None}[idle_here]},
         rows=[
@@ -109,7 +109,7 @@ def _by_evidence(bench: Bench) -> tuple[list[tuple[int, int]], list[tuple[int, i
     """Idle heads, and heads that do not sink: (block, head)."""
     data, blocks = bench.scan_data, bench.scan_data["block"].to_numpy()
     kind = data["head_class"].to_numpy()
-    late = np.nanmean(data["p0_late"].to_numpy(), 0)
+    late = nan_mean(data["p0_late"].to_numpy(), 0)
     idle = np.argwhere((kind == NO_OP) & (late >= IDLE))
     others = np.argwhere(kind == NOT_A_SINK)
     return (
@@ -120,5 +120,5 @@ def _by_evidence(bench: Bench) -> tuple[list[tuple[int, int]], list[tuple[int, i
 
 def _shares(bench: Bench, heads: list[tuple[int, int]]) -> list[tuple[int, int, float]]:
     blocks = bench.scan_data["block"].to_numpy().tolist()
-    late = np.nanmean(bench.scan_data["p0_late"].to_numpy(), 0)
+    late = nan_mean(bench.scan_data["p0_late"].to_numpy(), 0)
     return [(b, h, float(late[blocks.index(b), h])) for b, h in heads]

@@ -42,9 +42,9 @@ def lines(purpose: str, **values: Any) -> list[AdviceLine]:
 
 
 def loadable(subject: Subject) -> dict[str, str]:
-    """{"model": its name} for lines by which a tool loads the model; nothing for a GGUF file."""
-    name = str(subject.identity.get("id", "MODEL"))
-    return {} if name.endswith(".gguf") else {"model": "MODEL" if name == "bundled" else name}
+    """{"model": name on the Hub, else MODEL} for lines that load it; nothing for a GGUF file."""
+    name = str(subject.identity.get("id", ""))
+    return {} if name.endswith(".gguf") else {"model": name if "/" in name else "MODEL"}
 
 
 def without(purpose: str) -> list[str]:

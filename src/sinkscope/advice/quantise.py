@@ -9,7 +9,7 @@ much, it is tried without the layers that it hurts most.
 
 from __future__ import annotations
 
-from sinkscope.advice.bench import OTHER, Bench
+from sinkscope.advice.bench import OTHER, Bench, three
 from sinkscope.advice.cache_layers import DRAWN, LEFT, left_alone
 from sinkscope.advice.kernels import beside
 from sinkscope.advice.lines import lines, without
@@ -171,20 +171,29 @@ def _sentence(bench: Bench, costs: dict[str, Cost], found: list[Outlier]) -> str
     if bench.learned:
         return _of_learned(bench, costs)
     kept = p0_helps(bench, costs)
-    if not kept:
-        maps = {0: "no map is", 1: "one map is"}.get(len(found), f"{len(found)} maps are")
-        spared = (
-            f"saves nothing beyond {bench.within:g} nats a token"
-            if p0_saves_nothing(bench, costs)
-            else f"is not shown to save more than {bench.within:g} nats a token"
-        )
-        said = (
-            f"Keeping position zero exact {spared}: int8 "
-            f"activations with one scale cost {loss(TENSOR)}, and {maps} given outliers."
-        )
-    else:
+    maps = {0: "no map is", 1: "one map is"}.get(len(found), f"{len(found)} maps are")
+    seen = f"int8 activations with one scale cost {loss(TENSOR)}, and {maps} given outliers"
+    if kept:
         parts = [f"{n}: {loss(n)} nats a token, {loss(n + P0)} with it exact" for n in kept]
-        said = f"Keep position zero in full precision. {'; '.join(parts)}."
+        said = (
+            f"Keep position zero in full precision. {'; '.join(parts)}. No tool listed here keeps "
+            "a single position so."
+        )
+    elif bench.affordable(costs[TENSOR]):
+        said = f"Int8 is fine within {bench.within:g} nats a token: {seen}."
+    else:
+        spared = (
+            "saves nothing beyond" if p0_saves_nothing(bench, costs) else "is not shown to save"
+        )
+        said = f"Keeping position zero exact {spared} {bench.within:g} nats a token: {seen}."
+    told = (TENSOR, *kept)
+    costly = [
+        f"{short} ({loss(name)})"
+        for short, name in FACTS.items()
+        if name in costs and name not in told and bench.affordable(costs[name]) is False
+    ]
+    if costly:
+        said += f" Costly here: {', '.join(costly)}."
     if prefix_helps(bench, costs):
         said += f" A token put before every text and kept exact leaves {loss(PREFIX[0])}."
     for name in writers_help(bench, costs):
@@ -208,8 +217,8 @@ def _of_learned(bench: Bench, costs: dict[str, Cost]) -> str:
 
 
 def nats(cost: Cost) -> str:
-    """Mean rise of the loss in three decimals, without a sign before zero."""
-    return f"{round(float(cost.ce.mean()), 3) + 0.0:.3f}"
+    """Mean rise of the loss."""
+    return three(float(cost.ce.mean()))
 
 
 def _cache_lines(bench: Bench, costs: dict[str, Cost], layers: list[int]) -> list[AdviceLine]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sinkscope.advice.bench import OTHER, Bench
 from sinkscope.intervene.edits import RemoveAttention, RemoveValue
+from sinkscope.mixing.dropped import text_loss
 from sinkscope.schema.advise import Advice
 from sinkscope.stats import judged
 
@@ -41,6 +42,7 @@ def advise_remedies(bench: Bench) -> Advice:
     }
     costs = bench.cost(tried)
     changes = {name: bench.mean(cost.ce) for name, cost in costs.items()}
+    before = float(text_loss(bench.subject, bench.prompts, 2).mean())
     enough = not bench.too_little
     free = [
         name
@@ -57,8 +59,8 @@ def advise_remedies(bench: Bench) -> Advice:
     return Advice(
         question=QUESTION,
         answer=ANSWERS[word],
-        sentence="Without attention on position zero in the sink heads the loss changes by "
-        f"{whole.value:+.3f} nats a token. {said}",
+        sentence="Without attention on position zero in the sink heads the loss goes from "
+        f"{before:.3f} to {before + (whole.value or 0.0):.3f} nats a token. {said}",
         value=whole,
         facts={"sink-used": word},
         rows=[bench.row(name, cost, control=str(OTHER) in name) for name, cost in costs.items()],

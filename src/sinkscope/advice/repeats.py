@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sinkscope.advice.bench import Bench
+from sinkscope.advice.bench import Bench, three
 from sinkscope.advice.writers import STANDS_OUT, norm_writers, run_norms, where_p0_stands_out
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.cost import losses
@@ -153,11 +153,18 @@ def _try_patch(bench: Bench, advice: Advice, repeats: Prompts, point: int, befor
     cost = bench.mean(next(iter(clean.values())).ce)
     undone = onset_of(after.curve).low is None
     advice.facts["patch"] = "works" if undone else "fails"
+    change = advice.rows[0]["ce_change"]
+    goes_on = ""
+    if abs(after.same.mean() - before.same.mean()) >= 0.005:
+        goes_on = (
+            f", the repeat goes on in {after.same.mean():.0%} of the predictions of its second "
+            f"half instead of {before.same.mean():.0%}"
+        )
     advice.sentence += (
         f". With {patch} it has {after.curve[:, -1].mean():.0%} (with as many others off "
-        f"{control.curve[:, -1].mean():.0%}), the repeat goes on in {after.same.mean():.0%} of the "
-        f"predictions of its second half instead of {before.same.mean():.0%}, and clean text "
-        f"loses {cost.value:.3f} nats a token."
+        f"{control.curve[:, -1].mean():.0%}), the loss of the repeated token changes by "
+        f"{three(change.value, '+')} nats{goes_on}, and that of clean text by "
+        f"{three(cost.value, '+')}."
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sinkscope.advice.bench import Bench
+from sinkscope.advice.bench import Bench, three
 from sinkscope.advice.cache_heads import streaming_heads
 from sinkscope.advice.elsewhere import tokens_that_stay
 from sinkscope.advice.lines import lines, without
@@ -121,8 +121,8 @@ def _sentence(bench: Bench, costs: dict[int, dict[int, Cost]], keep: int, sure: 
     bare = bench.mean(costs[window][0].ce)
     full = bench.mean(costs[window][KEPT[-1]].ce)
     facts = (
-        f"at a window of {window}, keeping none costs {bare.value:.3f} nats a token against the "
-        f"whole cache, keeping {KEPT[-1]} costs {full.value:.3f}"
+        f"at a window of {window}, keeping none costs {three(bare.value)} nats a token against the "
+        f"whole cache, keeping {KEPT[-1]} costs {three(full.value)}"
     )
     if keep == KEPT[-1] and not sure:
         return f"{bench.texts} cannot tell how many first tokens suffice: {facts}."

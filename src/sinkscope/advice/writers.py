@@ -43,7 +43,7 @@ def where_p0_stands_out(bench: Bench) -> tuple[int, float]:
     """The read point at which P0 stands out most, and its norm over the median there."""
     rows = bench.prompts.take(slice(0, ROWS))
     state = torch.cat([run_norms(bench, batch)[0] for batch in rows.batches()], 1)
-    ratios = (state[:, :, 0] / others_median(state[:, :, 1:])).mean(1)
+    ratios = (state[:, :, 0] / others_median(state)).mean(1)
     point = int(ratios.argmax())
     return point, float(ratios[point])
 

@@ -21,9 +21,9 @@ from sinkscope.observe.sites import Sites, write_hooks
 from sinkscope.observe.stream import first_hidden, hidden_of, put_hidden, with_hidden
 from sinkscope.observe.tap import own_eager
 from sinkscope.observe.together import together
+from sinkscope.subject.at_hand import no_gradients
 from sinkscope.subject.load import Subject
 
-NO_GRADIENTS = "its linear maps give no gradients: they were quantised after training"
 Replace = Callable[[int, torch.Tensor], torch.Tensor]
 # (block, keys [n, G, D], the input of the block [n, 1, d])
 OnKeys = Callable[[int, torch.Tensor, torch.Tensor], None]
@@ -76,8 +76,10 @@ def sink_logits(
 
     tokens   [n] first token of each prompt
     queries  block -> [n, H, D] mean late query of each prompt; scales: block -> score scale
-    Raises Unsupported for a norm that cannot be frozen.
+    Raises Unsupported for a norm that cannot be frozen, and for maps that give no gradients.
     """
+    if reason := no_gradients(subject.model):
+        raise Unsupported(reason)
     blocks = subject.anatomy.modules(subject.model)
     reading = sorted({block for block, _ in heads})
     norms = FrozenNorms([blocks[block] for block in reading])
@@ -94,12 +96,7 @@ def sink_logits(
         for b, head in heads:
             if b == block:
                 value = logit(block, head, keys)
-                total = value.sum()
-                if not total.requires_grad:
-                    raise Unsupported(NO_GRADIENTS)
-                (gradient,) = torch.autograd.grad(total, leaf, retain_graph=True, allow_unused=True)
-                if gradient is None:
-                    raise Unsupported(NO_GRADIENTS)
+                (gradient,) = torch.autograd.grad(value.sum(), leaf, retain_graph=True)
                 values[b, head] = value.detach().float().cpu()
                 gradients[b, head] = gradient[:, 0].float().cpu()
 

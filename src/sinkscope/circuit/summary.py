@@ -15,15 +15,14 @@ from sinkscope.circuit.concentration import (
     log_norm_share,
     step_down,
 )
+from sinkscope.circuit.notes import notes
 from sinkscope.circuit.phase_parts import PhaseParts
-from sinkscope.circuit.reading import in_part
 from sinkscope.circuit.recognition import APART
 from sinkscope.circuit.record import Traced
 from sinkscope.circuit.routing import OTHERS, P0
 from sinkscope.circuit.unit import EXPERT, HEAD, NEURON, SHARED
 from sinkscope.circuit.unmixed import asymmetry
-from sinkscope.errors import NOT_ASKED, Missing
-from sinkscope.frame import few_documents, opening_notes
+from sinkscope.errors import Missing
 from sinkscope.result import Measured, TraceSummary
 from sinkscope.schema.trace import (
     Attribution,
@@ -41,9 +40,7 @@ from sinkscope.schema.trace import (
 from sinkscope.stats import Draw
 from sinkscope.subject.prompts import token_text
 
-SHORT = 32  # tokens below which late queries and curves over positions mean little
 NAMED = 20  # items named in a list
-APART_TOKENS = 0.1  # parts of the named writers that differ by less are alike
 
 
 def trace_summary(traced: Traced) -> TraceSummary:
@@ -84,7 +81,7 @@ def trace_summary(traced: Traced) -> TraceSummary:
         secondary=[]
         if block_writes is None or emergence is None
         else later_amplification(block_writes, emergence),
-        notes=_notes(traced),
+        notes=notes(traced),
         p0_sink=circuit.sinks if traced.whole.enough else None,
         read_point=None if circuit.direction is None else f"x{circuit.read_point}",
         writing_shared_neurons=components.rows(SHARED),
@@ -308,87 +305,6 @@ def _vocabulary(traced: Traced) -> VocabularyScan:
             for i in missed[:NAMED]
         ],
     }
-
-
-def _notes(traced: Traced) -> list[str]:
-    found, circuit = traced.found, traced.found.circuit
-    notes = opening_notes(traced.subject, traced.prompts)
-    if len(traced.prompts) < len(traced.whole):
-        notes.append(in_part(len(traced.prompts), len(traced.whole)))
-    if traced.prompts.length < SHORT:
-        notes.append(
-            f"The prompts have {traced.prompts.length} tokens: below {SHORT}, late queries and "
-            "curves over positions say little."
-        )
-    notes += few_documents(found.observed.log_ratio[:, -1], traced.prompts.units)
-    if not circuit.reading_heads:
-        notes.append("No head sinks at position zero, so there is nothing that reads it.")
-    elif not circuit.sinks:
-        notes.append("Fewer than one head in a hundred sinks at position zero.")
-    if circuit.direction is None:
-        notes.append("Nothing sets position zero apart: no sink direction was taken.")
-    notes += _unread(traced)
-    notes += _of_named(traced)
-    if found.norm.plateau is None and circuit.direction is not None and not _unread(traced):
-        notes.append(
-            "The norm of position zero is not amplified; writes are taken along the part of the "
-            "sink direction that the sink heads read."
-        )
-    if isinstance(found.null, Missing) and found.null != NOT_ASKED:
-        notes.append(found.null.sentence)
-    if found.recognition.reason:
-        notes.append(f"Separability was not measured: {found.recognition.reason}.")
-    if found.recognition.probe_reason:
-        notes.append(f"Linear probes were not fitted: {found.recognition.probe_reason}.")
-    if found.writes is not None and found.writes.without_units:
-        name, reason = next(iter(found.writes.without_units.items()))
-        count = len(found.writes.without_units)
-        notes.append(f"{count} sublayers are not split into units ({name}: {reason}).")
-    if isinstance(found.logits, Missing):
-        notes.append(f"The sink logit is not attributed: {found.logits.reason}.")
-    if len(found.tokens) == 1:
-        notes.append("Position zero always holds the same token, so it was traced for that one.")
-    return notes
-
-
-def _unread(traced: Traced) -> list[str]:
-    """Rises of the norm that no sink head reads, where sink heads read another."""
-    phases = traced.found.circuit.phases
-    if not any(part.sink_heads for part in phases):
-        return []
-    return [
-        f"Position zero's norm rises in block {part.phase.block} to "
-        f"{np.exp(part.phase.height):.3g} times the others', and no sink head reads that."
-        for part in phases
-        if part.phase.by == "norm" and not part.sink_heads
-    ]
-
-
-def _of_named(traced: Traced) -> list[str]:
-    """What must be known of the named writers."""
-    named = traced.found.named
-    if named is None:
-        return []
-    if named.rejected is not None:
-        count = len(named.rejected.units)
-        return [
-            f"No writer is named: without the {count} components that make 90 % of what the sink "
-            f"heads read, they keep {named.kept:.0%} of their share of position zero."
-        ]
-    notes = []
-    if named.fewest:
-        notes.append(
-            f"Without the {named.fewest} components that make 90 % of what sink heads read, they "
-            f"keep more than half of their sink: {len(named.components.units)} are named."
-        )
-    here, there = named.prompts, named.vocabulary
-    if here is None or there is None or abs(here - there) < APART_TOKENS:
-        return notes
-    notes.append(
-        f"The named writers make {here:.0%} of what the sink heads read over the prompts' own "
-        f"first tokens, and {there:.0%} over first tokens drawn evenly from the vocabulary."
-    )
-    return notes
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -15,12 +15,12 @@ from sinkscope.errors import InputError
 from sinkscope.pace import planned
 from sinkscope.settings import (
     AdviseSettings,
+    CheckpointSettings,
     LoadSettings,
     MixSettings,
     ReplicationSettings,
     RunSettings,
     ScanSettings,
-    SweepSettings,
     TimelineSettings,
     TraceSettings,
     VerifySettings,
@@ -158,7 +158,7 @@ def timeline(
         list[str],
         typer.Argument(help="Run folders, Hub ids, or bundled; or folders that are checkpoints."),
     ],
-    sweeping: SweepSettings,
+    sweeping: CheckpointSettings,
     settings: TimelineSettings,
     showing: Showing,
 ) -> None:
@@ -204,7 +204,9 @@ def advise(
     from sinkscope.advice.advise import questions
 
     wanted = gates.parse(gate or (), questions(settings.questions))
-    with common.watched(showing) as progress:
+    writes = showing.out is not None
+    stages = planned("advise", settings.n, settings.n, writes=writes, questions=settings.questions)
+    with common.watched(showing, stages) as progress:
         subject = common.opened(loading, showing, progress)
         result = answer(subject, settings, progress=progress)
         page = common.saved(result, showing, progress)

@@ -185,7 +185,6 @@ def _identity(scan: Scan) -> ResidualIdentity:
 def _notes(scan: Scan) -> list[str]:
     """What a reader must know to read the numbers rightly."""
     notes = opening_notes(scan.subject, scan.prompts)
-    notes += [scan.prefill.note] if scan.prefill.note else []
     notes += _enough(scan)
     if len(scan.prompts) < 2:
         notes.append(
@@ -216,4 +215,5 @@ def _notes(scan: Scan) -> list[str]:
             f"The residual identity does not hold: {scan.proof.reason()}; attribution "
             "is refused, attention figures are not touched by it."
         )
+    notes += [scan.prefill.note] if scan.prefill.note else []
     return notes

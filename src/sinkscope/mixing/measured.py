@@ -41,6 +41,7 @@ from sinkscope.mixing.sweeps import (
 )
 from sinkscope.observe.sites import Sites
 from sinkscope.settings import MixSettings
+from sinkscope.subject.at_hand import no_gradients
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, build_prompts
 
@@ -158,6 +159,8 @@ def _influence(
 ) -> Influence | Missing:
     if not settings.jacobian:
         return NOT_ASKED
+    if reason := no_gradients(subject.model):
+        return Missing(reason)
     chosen = [conditions[name] for name in _few(conditions)]
     try:
         return influences(
@@ -171,6 +174,8 @@ def _influence(
 def _bound(subject: Subject, prompts: Prompts, settings: MixSettings) -> Bound | Missing:
     if not settings.jacobian:
         return NOT_ASKED
+    if reason := no_gradients(subject.model):
+        return Missing(reason)
     if subject.anatomy.hidden_size > BOUND_WIDTH:
         return Missing(f"for models of at most {BOUND_WIDTH} channels")
     ids = prompts.input_ids[0, : min(BOUND_TOKENS, int(prompts.lengths[0]))]

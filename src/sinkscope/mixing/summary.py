@@ -229,7 +229,8 @@ def _path_bound(found: Mixed) -> PathBound:
     if isinstance(found.bound, Missing):
         return {"reason": found.bound.reason}
     causal = np.tril(np.ones_like(found.bound.bound, dtype=bool))
-    ratio = found.bound.frozen[causal] / found.bound.bound[causal]
+    frozen, bound = found.bound.frozen[causal], found.bound.bound[causal]
+    ratio = np.where(frozen == 0, 0.0, frozen / np.where(bound == 0, np.finfo(float).tiny, bound))
     return {
         "holds": bool(ratio.max() <= 1 + 1e-4),
         "largest_ratio": float(ratio.max()),

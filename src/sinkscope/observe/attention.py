@@ -24,6 +24,7 @@ from sinkscope.observe.registry import attention_functions, evaluation, hooks
 from sinkscope.observe.tap import OUTSIDE, Tap, own_map_hooks
 from sinkscope.subject.anatomy import NOT_CAUSAL
 from sinkscope.subject.load import Subject
+from sinkscope.subject.memory import available
 from sinkscope.subject.probe import why_not_finite
 from sinkscope.subject.prompts import Prompts
 
@@ -125,6 +126,7 @@ def call_model(
     target = model if logits else getattr(model, "base_model", model)
     if at is not None and logits and _accepts(model, "logits_to_keep"):
         inputs = {**inputs, "logits_to_keep": at.to(subject.device)}
+    refuse_square(subject, inputs)
     again = as_before(inputs)
     try:
         out = target(**inputs)
@@ -144,6 +146,26 @@ def call_model(
     if at is None or out.logits.shape[1] == len(at):
         return out.logits
     return out.logits[:, at.to(out.logits.device)]  # a family need not take positions
+
+
+def refuse_square(subject: Subject, inputs: dict[str, Any]) -> None:
+    """OutOfResources where a whole text asks for masks that memory has no room for.
+
+    The system would rather end the process than say so. Plain causality needs no mask; windows and
+    padding take a truth value and a summand for each pair of tokens.
+    """
+    length = inputs["input_ids"].shape[1]
+    windows = {block.layer_type for block in subject.anatomy.blocks} & {"sliding", "chunked"}
+    masked = windows or "attention_mask" in inputs
+    if not masked or "past_key_values" in inputs or subject.device.type != "cpu":
+        return
+    needed, free = length**2 * (1 + subject.dtype.itemsize), available()
+    if free is not None and needed > free:
+        raise OutOfResources(
+            f"The masks of {length:,} tokens in one piece take {needed / 1e9:,.1f} GB of memory, "
+            f"and {free / 1e9:,.1f} GB are free; use a shorter --length. Only scan takes long "
+            "texts in pieces."
+        )
 
 
 def refuse_overflow(subject: Subject, target: Any, inputs: dict[str, Any], out: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from rich.cells import cell_len, chop_cells
 from rich.console import Console
@@ -58,7 +59,9 @@ def print_compared(compared: list[Compared], console: Console) -> None:
 def brief(result: Result, panels: dict[str, list[Findings]], width: int) -> list[Text]:
     """Heading and answers, a line each; a label stands before the first line of a question."""
     model, about = (wrapped(line, width) for line in heading(result))
-    head = [*(Text(line, style="bold") for line in model), *(Text(line, "dim") for line in about)]
+    first = [line for each in frames.first_positions(result) for line in wrapped(each, width)]
+    head = [Text(line, style="bold") for line in model]
+    head += [Text(line, "dim") for line in (*about, *first)]
     several = len([panel for panel, found in panels.items() if panel and found]) > 1
     said: list[Said] = []
     for panel, found in panels.items():
@@ -68,7 +71,7 @@ def brief(result: Result, panels: dict[str, list[Findings]], width: int) -> list
     every = [one for found in panels.values() for one in found]
     said += weaknesses(every)
     wide = max(LEAST, width - LABEL)
-    weak = 1 if several else WEAKNESSES
+    weak = 2 if several else WEAKNESSES
     return [*head, *_shown(fitted(said, wide, MOST - len(head), weak))]
 
 
@@ -84,7 +87,8 @@ def answers(found: list[Findings], questions: tuple[str, ...]) -> list[Said]:
 def weaknesses(found: list[Findings]) -> list[Said]:
     """What is missing, what must be known, and what this does not show; each once."""
     missing = [text for one in found for label, text in one.answers if label == WEAK]
-    notes = [visible(note) for one in found for note in one.notes]
+    by_turns = zip_longest(*(one.notes for one in found))  # so that each BOS policy has its word
+    notes = [visible(note) for each in by_turns for note in each if note]
     every = [*missing, *notes, *(one.limit for one in found if one.limit)]
     return [(WEAK, text) for text in dict.fromkeys(every)]
 

@@ -26,6 +26,13 @@ CHANNELS = {"color": alt.Color, "shape": alt.Shape, "strokeDash": alt.StrokeDash
 COUNTS = {"step", "count"}  # columns of whole numbers that can be large
 NUMBERS = {"value", "low", "high", "start"}
 FEW = 5  # whole numbers on an axis, between which a scale would put halves
+# words above bars: cut where the plot ends, so that they never squeeze it on a small screen
+WORDS: dict[str, Any] = {
+    "align": "left",
+    "fontSize": 11,
+    "clip": True,
+    "limit": alt.ExprRef("width"),
+}
 TICKS = (0, *(int(f"{digit}{'0' * zeros}") for zeros in range(5) for digit in (1, 2, 5)))
 
 
@@ -166,6 +173,24 @@ def spans(base: alt.Chart, **encodings: Any) -> alt.Chart:
     along = "x" if "x" not in encodings else "y"
     ends = {along: "low:Q", f"{along}2": "high:Q"}
     return base.mark_rule(style="interval").encode(**ends, **encodings)
+
+
+def worded_bars(
+    table: list[frames.Row], words: str, x: alt.X, tooltip: Any, **encodings: Any
+) -> Chart:
+    """A bar and its interval for each row, below what its column `words` says."""
+    base = part(table)
+    y = alt.Y(f"{words}:N", title=None, sort=names_of(table, words), axis=None)
+    offset = alt.YOffset("layer:N", scale=alt.Scale(domain=["words", "bar"], paddingInner=0.2))
+    said = base.transform_calculate(layer="'words'").mark_text(**WORDS)
+    bars = base.transform_calculate(layer="'bar'")
+    return layer(
+        bars.mark_bar().encode(x=x, y=y, yOffset=offset, tooltip=tooltip, **encodings),
+        spans(bars, y=y, yOffset=offset),
+        said.encode(y=y, yOffset=offset, x=alt.value(0), text=f"{words}:N"),
+        width=WIDE,
+        height=36 * len(table),
+    )
 
 
 def measured_rows(measured: Any, **columns: Any) -> list[frames.Row]:

@@ -17,11 +17,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, Unsupported
+from sinkscope.subject.checkpoint_keys import bare_names
+from sinkscope.subject.incomplete import refuse_pointer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLED, MLX = "adapter_model.bin", "adapters.safetensors"
 HELP = "merge it with merge_and_unload() of peft, save the model and look at that folder"
+# These put learned vectors before the text, or beside its keys: no weights hold them.
+_VECTORS = re.compile(r"PREFIX_TUNING|.*PROMPT.*|P_TUNING|CPT|CARTRIDGE")
 # Starting values that change the base too, so that base and adapter alone are not the model.
 _CHANGES_BASE = re.compile(r"pissa|olora|loftq|corda|lora_ga")
 _PART = re.compile(
@@ -82,12 +86,19 @@ def find_adapter(folder: Path) -> Adapter | None:
     adapter = Adapter(folder, config)
     if not adapter.base:
         raise InputError(f"{folder} is a PEFT adapter that does not name its base; {HELP}.")
+    if _VECTORS.fullmatch(str(config.get("peft_type"))):
+        raise Unsupported(
+            f"{folder} is a PEFT adapter for {adapter.base} of type "
+            f"{config['peft_type']}: it learned vectors that are read before the text, so that "
+            "position zero is not the text's, and that cannot be merged into weights."
+        )
     reason = _cannot(config)
     if reason:
         raise InputError(f"{folder} is a PEFT adapter for {adapter.base} ({reason}); {HELP}.")
     if not (folder / WEIGHTS).is_file():
         there = " but a pickle of them" if (folder / PICKLED).is_file() else ""
         raise InputError(f"{folder} is a PEFT adapter for {adapter.base} without {WEIGHTS}{there}.")
+    refuse_pointer(folder / WEIGHTS)
     _refuse_circle(adapter)
     return adapter
 
@@ -124,26 +135,28 @@ def _cannot(config: dict[str, Any]) -> str:
 
 def _malformed(config: dict[str, Any]) -> str:
     """Which entry that the scale is made of is not what it should be; empty where none is."""
-    patterns = config.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict):
-        return "its alpha_pattern is no JSON object"
-    for name, value in {"lora_alpha": config.get("lora_alpha", 8), **patterns}.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return f"its {name} is {value!r}, where a number is expected"
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error:
-            return f"its alpha_pattern holds {pattern!r}, which is no pattern"
+    for entry in ("alpha_pattern", "rank_pattern"):
+        patterns = config.get(entry) or {}
+        if not isinstance(patterns, dict):
+            return f"its {entry} is no JSON object"
+        whole = {"lora_alpha": config.get("lora_alpha", 8), **patterns}
+        for name, value in whole.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                return f"its {name} is {value!r}, where a number is expected"
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error:
+                return f"its {entry} holds {pattern!r}, which is no pattern"
     return ""
 
 
 @torch.no_grad()
-def merge(model: Any, adapter: Adapter) -> None:
+def merge(model: Any, adapter: Adapter) -> str:
     """Add an adapter's low-rank products to the weights of its base, in place.
 
-    Weights that it saves whole (`modules_to_save`, biases) replace the base's. Raises InputError
-    where it does not fit the base.
+    Weights that it saves whole (`modules_to_save`, biases) replace the base's. Returns what is to
+    be said where nothing changed, or "". Raises InputError where it does not fit the base.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -153,7 +166,8 @@ def merge(model: Any, adapter: Adapter) -> None:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{adapter.folder / WEIGHTS} is corrupt ({error}).") from None
     pairs: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in held.items():
+    changed = False
+    for key, tensor in bare_names(held).items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"{adapter.folder}: weight {key} holds NaN or infinity.")
         name = key.removeprefix("base_model.model.")
@@ -161,13 +175,35 @@ def merge(model: Any, adapter: Adapter) -> None:
         if part:
             pairs.setdefault(part["module"], {})[part["side"]] = tensor
         else:
+            changed = True
             _replace(model, adapter, name.replace(".base_layer.", "."), tensor)
     for name, pair in pairs.items():
         if set(pair) != {"A", "B"}:
             raise InputError(f"{adapter.folder}: {name} has only one half of its product.")
+        _refuse_other_configuration(adapter, name, pair["A"].shape[0])
         _add(model, adapter, name, pair["A"].float(), pair["B"].float())
+        changed = changed or bool(pair["A"].any() and pair["B"].any())
     if not held:
         raise InputError(f"{adapter.folder / WEIGHTS} is empty.")
+    return "" if changed else "All its products are zero: this is the base, unchanged."
+
+
+def _refuse_other_configuration(adapter: Adapter, name: str, rank: int) -> None:
+    """Refuse a product of another rank, or in another module, than the configuration speaks of."""
+    config = adapter.config
+    named: Any = config.get("target_modules")
+    listed = isinstance(named, list) and all(isinstance(each, str) for each in named)
+    if listed and not any(name == each or name.endswith(f".{each}") for each in named):
+        raise InputError(
+            f"{adapter.folder / WEIGHTS} holds a product for {name}, and {CONFIG} speaks of "
+            f"{', '.join(named)[:200]}: one of the two belongs to another adapter."
+        )
+    asked = _of_pattern(config.get("rank_pattern"), name, config.get("r"))
+    if isinstance(asked, int) and asked != rank:
+        raise InputError(
+            f"{adapter.folder / WEIGHTS} holds a product of rank {rank} for {name}, and {CONFIG} "
+            f"speaks of {asked}: one of the two belongs to another adapter."
+        )
 
 
 def _add(model: Any, adapter: Adapter, name: str, a: torch.Tensor, b: torch.Tensor) -> None:
@@ -191,12 +227,16 @@ def _replace(model: Any, adapter: Adapter, name: str, tensor: torch.Tensor) -> N
 
 
 def _scale(config: dict[str, Any], name: str, rank: int) -> float:
-    alpha = config.get("lora_alpha", 8)
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", name):
-            alpha = value
-            break
+    alpha = _of_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", 8))
     return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
+
+
+def _of_pattern(patterns: Any, name: str, otherwise: Any) -> Any:
+    """The value of the first pattern that a module's name ends in, as peft reads them."""
+    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
+        if re.match(rf"(.*\.)?({pattern})$", name):
+            return value
+    return otherwise
 
 
 def _module(model: Any, adapter: Adapter, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -20,7 +21,14 @@ def is_packed(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
     if not hasattr(module, "in_features") or weight is None:
         return False
-    return not isinstance(weight, torch.Tensor) or not weight.is_floating_point()
+    if not isinstance(weight, torch.Tensor) or has_own_class(weight):
+        return True
+    return not weight.is_floating_point() or weight.dtype.itemsize == 1
+
+
+def has_own_class(weight: torch.Tensor) -> bool:
+    """Whether a weight is of a quantiser's class, which says that it is float and holds less."""
+    return type(weight) not in (torch.Tensor, nn.Parameter) and not hasattr(weight, "device_mesh")
 
 
 def plain_weight(module: nn.Module, name: str = "weight") -> torch.Tensor:
@@ -34,7 +42,35 @@ def plain_weight(module: nn.Module, name: str = "weight") -> torch.Tensor:
     device = held[0].device if held else torch.device("cpu")
     units = torch.eye(int(module.in_features), device=device)  # type: ignore[arg-type]
     with torch.no_grad():
-        return (module(units) - module(units[:1] * 0)).T.float()
+        given = module(torch.cat([units, units[:1] * 0]))
+        return (given[:-1] - given[-1:]).T.float()
+
+
+NO_GRADIENTS = "its linear maps give no gradients: they were quantised after training"
+
+
+def no_gradients(model: nn.Module) -> str:
+    """NO_GRADIENTS where a packed map gives none, or another one than its weight; else "".
+
+    Some kernels of packed maps leave the graph without an error, for single rows or always.
+    """
+    packed = next((module for module in model.modules() if is_packed(module)), None)
+    if packed is None:
+        return ""
+    weight = plain_weight(packed)
+    for rows in (1, 2):
+        x = torch.zeros(rows, weight.shape[1], device=weight.device, requires_grad=True)
+        with torch.enable_grad():
+            y = packed(x)
+            if not y.requires_grad:
+                return NO_GRADIENTS
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that a kernel has no derivative is seen here
+                (found,) = torch.autograd.grad(y.sum(), x, allow_unused=True)
+        wanted = weight.sum(0).expand(rows, -1)
+        if found is None or (found - wanted).norm() > 0.05 * wanted.norm():
+            return NO_GRADIENTS
+    return ""
 
 
 def bring(block: nn.Module) -> None:

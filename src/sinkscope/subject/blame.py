@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,13 @@ from sinkscope.settings import refuse_beyond
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, as the end of a sentence; a heading takes the next too."""
+    """The first line of an error's text, as the end of a sentence, with those that it leads to."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     lines = lines or [type(error).__name__]
     if isinstance(error, KeyError):
-        lines = [f"there is no {lines[0]}"]
-    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return said[:400].rstrip(".") + "."
+        lines = [str(error.args[0]) if " " in str(error.args[:1]) else f"there is no {lines[0]}"]
+    whole = next((i for i, line in enumerate(lines) if not line.endswith((":", ","))), len(lines))
+    return " ".join(lines[: whole + 1])[:400].rstrip(".") + "."
 
 
 def refuse_wrong_values(config: dict[str, Any], where: str) -> None:
@@ -42,6 +44,49 @@ def refuse_wrong_values(config: dict[str, Any], where: str) -> None:
                     f"{where}: config.json: {name}.{key} is {value!r:.80}; a positive number is "
                     "expected."
                 )
+
+
+@contextlib.contextmanager
+def rope_warnings() -> Iterator[list[str]]:
+    """What transformers logs of rotary settings that it leaves out or takes though they are odd."""
+    logger, said = logging.getLogger("transformers.modeling_rope_utils"), []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage().replace("`", "").rstrip("."))
+
+    kept, before = Kept(), (logger.level, logger.propagate)
+    logger.addHandler(kept)
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    try:
+        yield said
+    finally:
+        logger.removeHandler(kept)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+
+
+def odd_settings(model: Any, asked: Any, rope: list[str]) -> str:
+    """Sentences on entries of config.json that do not suit the model that was made of it, or "".
+
+    asked  the architectures that config.json names; rope  what `rope_warnings` kept
+    """
+    said = [f"config.json: {each}." for each in dict.fromkeys(rope)]
+    names = [str(name) for name in asked] if isinstance(asked, list) else []
+    if names and type(model).__name__ not in names:
+        said.append(
+            f"config.json names {', '.join(names)} as its class; its model_type makes it "
+            f"{type(model).__name__}."
+        )
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = getattr(model.config.get_text_config(decoder=True), "tie_word_embeddings", False)
+    if tied and head is not None and getattr(head, "weight", None) is not embedding.weight:
+        said.append(
+            "config.json ties the head over the vocabulary to the embedding, and the files hold "
+            "another head, which was used."
+        )
+    return " ".join(said)
 
 
 def _positive(value: Any) -> bool:

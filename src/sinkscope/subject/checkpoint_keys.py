@@ -26,7 +26,7 @@ _OTHER_TOWER = re.compile(r"vision|visual|audio|image|speech")
 # Buffers of earlier releases, and scales of a quantised cache.
 _BUFFERS = re.compile(r"inv_freq|masked_bias|rotary_emb|(attn|attention)\.bias$|\.[qkv]_scale$")
 # Wrappers of training code whose name is put between the others.
-_WRAPPERS = r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+_WRAPPERS = r"((_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+"
 
 Part = tuple[int, int] | None
 
@@ -48,6 +48,11 @@ def key_mapping(missing: Iterable[str], unused: Iterable[str]) -> dict[str, str]
             before = {"^" + re.escape(prefix): ""} if prefix else {}
             return {_WRAPPERS: "", **before} if bare != held else before
     return {}
+
+
+def bare_names(held: dict[str, Any]) -> dict[str, Any]:
+    """Tensors by their names without those of training wrappers."""
+    return {re.sub(rf"^(module\.)+|{_WRAPPERS}", "", name): held[name] for name in held}
 
 
 def renamed(name: str, mapping: dict[str, str]) -> str:

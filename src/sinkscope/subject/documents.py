@@ -15,6 +15,15 @@ from sinkscope.settings import BUILTIN
 
 JSON = (".jsonl", ".ndjson", ".json")
 TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".gz", ".xz", ".zst", ".zip", ".pdf", ".docx")
+# What files begin with that are no text, whatever they are named.
+MAGIC = {
+    b"PAR1": "a Parquet file", b"PK\x03\x04": "an archive", b"\x1f\x8b": "packed by gzip",
+    b"\x28\xb5\x2f\xfd": "packed by zstd", b"\xfd7zXZ": "packed by xz", b"BZh": "packed by bzip2",
+    b"%PDF": "a PDF file", b"ARROW1": "an Arrow file", b"GGUF": "a GGUF file",
+    b"\xff\xfe": "text in UTF-16", b"\xfe\xff": "text in UTF-16",
+}  # fmt: skip
+MOST_NULS = 0.01  # share of NUL among the characters of a text: UTF-16 has half
+CHATS = ("conversations", "conversation", "dialog", "dialogue", "chat", "turns")
 RENDERING = 10.0  # seconds that a template may take for one chat
 Render = Callable[[Any], str]  # messages of a chat -> its text
 
@@ -34,19 +43,64 @@ def read_documents(text: str, render: Render | None = None) -> tuple[list[str], 
         raise InputError(
             f"{text} is no plain text; --text wants .txt, or .jsonl with a field text."
         )
-    if not path.is_file():
-        raise InputError(f"No such text file: {text}.")
-    try:
-        content = path.read_text(encoding="utf-8-sig")  # some editors put a mark first
-    except UnicodeDecodeError:
-        raise InputError(f"{text} is not UTF-8 text.") from None
-    except OSError as error:
-        raise InputError(f"{text} cannot be read: {error.strerror or error}.") from None
+    content = _content(path, text)
     if path.suffix.lower() in JSON:
         documents = [_text_of(entry, where, render) for where, entry in _entries(content, path)]
     else:
+        _refuse_lines_of_json(content, text)
         documents = content.split("\f")
     return _nonempty(documents, text), path.name
+
+
+def read_chats(text: str, render: Render) -> tuple[list[str], str]:
+    """The same of a file of chats. Raises InputError where it holds none."""
+    rendered = []
+
+    def counted(messages: Any) -> str:
+        rendered.append(True)
+        return render(messages)
+
+    found = read_documents(text, counted)
+    if not rendered:
+        raise InputError(f"--chat-template: {text} holds no chats (lines with messages).")
+    return found
+
+
+def _content(path: Path, text: str) -> str:
+    """The text of a file. Raises InputError for what is none, with what it is where that shows."""
+    if path.is_dir():
+        raise InputError(f"{text} is a folder; --text wants a file.")
+    if not path.is_file():
+        raise InputError(f"No such text file: {text}.")
+    try:
+        held = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{text} cannot be read: {error.strerror or error}.") from None
+    for start, what in MAGIC.items():
+        if held.startswith(start):
+            raise InputError(f"{text} is {what}, not UTF-8 text.")
+    try:
+        content = held.decode("utf-8-sig")  # some editors put a mark first
+    except UnicodeDecodeError:
+        raise InputError(f"{text} is not UTF-8 text.") from None
+    if content.count("\0") > MOST_NULS * len(content):
+        raise InputError(
+            f"{text} is not UTF-8 text: it is full of NUL, as UTF-16 and binaries are."
+        )
+    return content.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _refuse_lines_of_json(content: str, text: str) -> None:
+    """Refuse entries of JSON in a file that is not named as such: braces are not what is meant."""
+    lines = [line for line in content.split("\n", 100)[:100] if line.strip()]
+    try:
+        objects = [isinstance(json.loads(line), dict) for line in lines]
+    except (ValueError, RecursionError):
+        return
+    if lines and all(objects):
+        raise InputError(
+            f"{text} holds an object of JSON a line: name it .jsonl to have it read so."
+        )
 
 
 def chat_renderer(tokenizer: Any) -> Render:
@@ -58,12 +112,13 @@ def chat_renderer(tokenizer: Any) -> Render:
 
 def _entries(content: str, path: Path) -> Iterator[tuple[str, Any]]:
     """The entries of a JSON file, with where they stand: one a line, or those of one list."""
-    if path.suffix.lower() == ".json":
-        with contextlib.suppress(ValueError, RecursionError):
-            whole = json.loads(content)
-            held = whole if isinstance(whole, list) else [whole]
-            yield from ((f"{path}, entry {i}", entry) for i, entry in enumerate(held, 1))
-            return
+    with contextlib.suppress(ValueError, RecursionError):
+        whole = json.loads(content)
+        many = isinstance(whole, list)
+        part = "entry" if many or path.suffix.lower() == ".json" else "line"
+        held = enumerate(whole if many else [whole], 1)
+        yield from ((f"{path}, {part} {i}", entry) for i, entry in held)
+        return
     for i, line in enumerate(content.split("\n"), 1):
         if line.strip():
             try:
@@ -88,9 +143,13 @@ def _text_of(entry: Any, where: str, render: Render | None) -> str:
         raise InputError(
             f"{where}, is a chat: --chat-template renders it with the tokenizer's template."
         )
-    there = ", ".join(map(str, list(fields)[:5]))
-    only = f", only {there[:200]}; a chat is expected as messages" if fields else ""
-    raise InputError(f'{where}, has no "text" field{only}.')
+    if not isinstance(entry, dict):
+        raise InputError(f'{where}, is no object with a field "text".')
+    if "text" in fields:
+        raise InputError(f"{where}: its text is {json.dumps(fields['text'])[:40]}, no string.")
+    there = ", ".join(map(str, list(fields)[:5])) or "none"
+    chat = "; a chat is expected as messages" if set(CHATS) & set(fields) else ""
+    raise InputError(f'{where}, has no "text" field, only {there[:200]}{chat}.')
 
 
 @contextlib.contextmanager

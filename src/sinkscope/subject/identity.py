@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sinkscope.subject.at_hand import has_own_class, is_packed
 from sinkscope.subject.folder import PICKLE_SUFFIXES
 from sinkscope.subject.header import eight_bits, stored_plainly
 from sinkscope.subject.plan import LoadPlan
@@ -26,11 +27,20 @@ def identity_of(model: Any, name: str, revision: str | None, place: Path | None)
         "revision": commit or revision,
         "architecture": type(model).__name__,
         "weights_sha256": _hash_files(place) if place else _hash_tensors(model),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": _count(model),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "device": str(next(model.parameters()).device),
         **reading_note(model.config),
     }
+
+
+def _count(model: Any) -> int:
+    """Parameters of a model; a packed map has as many weights as it maps between."""
+    held = sum(p.numel() for p in model.parameters())
+    for module in model.modules():
+        if is_packed(module) and isinstance(module.weight, torch.Tensor):
+            held += module.in_features * module.out_features - module.weight.numel()
+    return held
 
 
 def planned_identity(
@@ -111,6 +121,10 @@ def _add(digest: Any, value: Any) -> None:
     elif value.is_quantized:
         digest.update(repr(value.dequantize().double().sum().item()).encode())
         _add(digest, value.int_repr())
+    elif has_own_class(value) and hasattr(value, "__tensor_flatten__"):
+        names, about = value.__tensor_flatten__()
+        digest.update(repr(about).encode())
+        _add(digest, [getattr(value, name) for name in names])
     elif value.device.type != "meta":
         flat = value.detach().cpu().contiguous().flatten()
         digest.update(flat.view(torch.uint8).numpy().tobytes())

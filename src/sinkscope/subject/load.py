@@ -12,6 +12,8 @@ import torch
 from sinkscope.errors import InputError
 from sinkscope.subject import adapters, gguf
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
+from sinkscope.subject.at_hand import is_packed
+from sinkscope.subject.blame import odd_settings, rope_warnings
 from sinkscope.subject.folder import bundled_model, check_folder, check_weights, refuse_bad_id
 from sinkscope.subject.identity import identity_of, planned_identity, say, stored_as
 from sinkscope.subject.memory import refuse_large_layout, refuse_too_large
@@ -143,7 +145,8 @@ def load(
         check_folder(path, allow_pickle, trust_remote_code)
     with hub_forbidden(offline or local):
         weights = gguf.weight_format(packed, common) if packed else None
-        config = load_config(where, common)
+        with rope_warnings() as rope:
+            config = load_config(where, common)
         plain = config.to_dict()
         stored = quantisation(config)  # loading may take the entry away
         room_for = None if device_map or tensor_parallel else dtype
@@ -163,6 +166,7 @@ def load(
         tokenizer = load_tokenizer(where, common, local)
     if packed is not None:
         model = gguf.as_plain(model)
+    odd = odd_settings(model, plain.get("architectures"), rope)
     model, text_only = text_decoder(model)
     if tensor_parallel:
         make_whole(model)
@@ -175,7 +179,7 @@ def load(
     name = BUNDLED if source in (None, BUNDLED) else (path.name if local else str(source))
     file = packed.path if packed else path if local else None
     identity = identity_of(model, name, revision, file)
-    said = [text_only, unused]
+    said = [text_only, unused, odd]
     if tensor_parallel:
         said.append(f"Its weights were spread over {model.tp_size} processes.")
     if packed is None:
@@ -232,11 +236,17 @@ def _merged(adapter: adapters.Adapter, name: str, options: dict[str, Any]) -> Su
         ) from None
     if any(p.device.type == "meta" for p in base.model.parameters()):
         raise InputError("An adapter is not merged into weights on disk: use no device map.")
-    adapters.merge(base.model, adapter)
+    if any(map(is_packed, base.model.modules())):
+        raise InputError(
+            f"{adapter.folder} is a PEFT adapter, and its base {adapter.base!r} is quantised, so "
+            "that the sum would be rounded: name its original in adapter_config.json."
+        )
+    unchanged = adapters.merge(base.model, adapter)
     refuse_no_finite(base.model, str(adapter.folder))
     base.identity["id"], base.identity["adapter_of"] = name, base.identity["id"]
     base.identity["weights_sha256"] = adapter.sha256(base.identity["weights_sha256"])
-    say(base.identity, f"The adapter {name} was merged in memory into {adapter.base}.")
+    merged = f"The adapter {name} was merged in memory into {adapter.base}."
+    say(base.identity, merged, unchanged)
     common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
     base.tokenizer = load_tokenizer(str(adapter.folder), common, True) or base.tokenizer
     return base

@@ -94,6 +94,20 @@ def refuse_large_layout(
         )
 
 
+def refuse_long_rows(rows: int, length: int, width: int, itemsize: int) -> None:
+    """Refuse prompts whose ids, and the stream of one of them, do not fit the memory there is.
+
+    width, itemsize  channels of the stream, bytes of a number in it; it is held twice at the least
+    """
+    needed = 8 * rows * length + 2 * length * width * itemsize
+    free = available()
+    if free is not None and needed > free:
+        raise TooLarge(
+            f"{rows} × {length:,} tokens need at least {needed / 1e9:,.1f} GB of memory, and "
+            f"{free / 1e9:,.1f} GB are free; use a shorter --length or a smaller --n."
+        )
+
+
 def _size(tensor: Any) -> int:
     return tensor.numel()
 

@@ -8,6 +8,8 @@ import torch
 
 from sinkscope.errors import InputError, OutOfResources, Unsupported, is_out_of_memory
 from sinkscope.subject.anatomy import Anatomy
+from sinkscope.subject.at_hand import has_own_class
+from sinkscope.subject.weights import quantisation
 
 ORDINARY = 1e4  # weights below do not overflow float32 in any model of ordinary size
 LARGEST_WEIGHT = 1e12  # of a weight that means something; squares of larger ones soon overflow
@@ -21,11 +23,10 @@ def refuse_no_finite(model: Any, where: str) -> None:
     for name, parameter in model.named_parameters():
         if not _held(parameter):
             continue  # offloaded (and checked when it is read), empty, or packed by a quantiser
-        own = parameter.detach()
-        own = own.to_local() if hasattr(own, "to_local") else own  # spread over processes
+        own = _numbers(parameter)
         if not own.numel():
             continue
-        low, high = (float(end) for end in torch.aminmax(own.float()))
+        low, high = (float(end) for end in torch.aminmax(own))
         largest = max(-low, high)
         if not largest <= torch.finfo(torch.float32).max:
             most = torch.finfo(parameter.dtype).max
@@ -70,6 +71,11 @@ def try_out(model: Any, anatomy: Anatomy, where: str) -> None:
     except Exception as error:
         if is_out_of_memory(error):
             raise OutOfResources(f"{where} does not run in the memory there is.") from None
+        if method := quantisation(model.config):
+            raise Unsupported(
+                f"{where} is quantised ({method}), and its weights cannot be run here "
+                f"({type(error).__name__}: {_line(error)})"
+            ) from error
         raise InputError(
             f"{where}: the model that config.json describes cannot be run "
             f"({type(error).__name__}: {_line(error)})"
@@ -90,7 +96,7 @@ def try_out(model: Any, anatomy: Anatomy, where: str) -> None:
 
 def why_not_finite(model: Any) -> str:
     """The end of a sentence on what is not finite, which rests on the largest of the weights."""
-    largest = max(float(w.detach().float().abs().max()) for w in model.parameters() if _held(w))
+    largest = max(float(_numbers(w).abs().max()) for w in model.parameters() if _held(w))
     if largest < ORDINARY:
         return (
             f"is not finite, though no weight is beyond {largest:.2g}: a number in config.json "
@@ -101,6 +107,13 @@ def why_not_finite(model: Any) -> str:
 
 def _held(weight: torch.Tensor) -> bool:
     return weight.device.type != "meta" and weight.numel() > 0 and weight.dtype.is_floating_point
+
+
+def _numbers(weight: torch.Tensor) -> torch.Tensor:
+    """What of a weight is in this process, unpacked."""
+    own = weight.detach()
+    own = own.to_local() if hasattr(own, "to_local") else own  # spread over processes
+    return (own.dequantize() if has_own_class(own) else own).float()
 
 
 def _line(error: BaseException) -> str:

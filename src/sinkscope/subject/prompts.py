@@ -17,8 +17,9 @@ import torch
 
 from sinkscope.errors import InputError
 from sinkscope.settings import BUILTIN, PromptSettings, part_of
-from sinkscope.subject.documents import chat_renderer, read_documents
+from sinkscope.subject.documents import chat_renderer, read_chats, read_documents
 from sinkscope.subject.load import Subject
+from sinkscope.subject.memory import refuse_long_rows
 from sinkscope.subject.opening import Opening, opening_of
 from sinkscope.subject.tokens import token_text, vocabulary
 from sinkscope.subject.windows import Rows, text_rows
@@ -153,17 +154,22 @@ def build_prompts(
     opening = opening_of(subject)
     generator = torch.Generator().manual_seed(seed)
     source = ""
+    if chat_template and kind != "text":
+        raise InputError(f"--chat-template renders chats of --text; prompts are {kind} here.")
     if kind == "ids":
         rows = _given(opening, [list(map(int, row))[:length] for row in ids or []])
     elif kind == "text":
-        render = chat_renderer(subject.tokenizer) if chat_template else None
-        documents, source = read_documents(text, render)
+        if chat_template:
+            documents, source = read_chats(text, chat_renderer(subject.tokenizer))
+        else:
+            documents, source = read_documents(text)
         rows = text_rows(
             subject.tokenizer, opening, documents, n=n, length=length, bos=bos, generator=generator
         )
     else:
         rows = _synthetic(subject, opening, kind, n, length, bos, generator)
     prompts = from_rows(subject, rows.ids, kind, rows.bos, source)
+    rows.notes += _larger_tokenizer(subject)
     told = len(rows.documents) == len(prompts) > 0
     units = torch.tensor(rows.documents) if told else None
     return dataclasses.replace(prompts, notes=rows.notes, documents=units)
@@ -185,6 +191,7 @@ def from_rows(
         raise InputError("the prompts are empty: no row of at least two tokens was found.")
     lengths = torch.tensor([len(row) for row in rows])
     _check_length(subject, int(lengths.max()))
+    _check_memory(subject, len(rows), int(lengths.max()))
     input_ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
     for i, row in enumerate(rows):
         input_ids[i, : len(row)] = torch.tensor(row)
@@ -235,6 +242,7 @@ def _synthetic(
     if subject.tokenizer is not None:
         size = min(size, len(subject.tokenizer))
     body = length - len(first)
+    _check_memory(subject, n, length)
     drawn = torch.randint(size, (n, body if kind == "random" else 1), generator=generator)
     if opening.ids:
         drawn[:, 0] = torch.where(
@@ -244,6 +252,17 @@ def _synthetic(
     return Rows(rows, policy, opening.notes(policy))
 
 
+def _larger_tokenizer(subject: Subject) -> list[str]:
+    """What is to be said where a tokenizer knows tokens that the model has no embedding for."""
+    known = 0 if subject.tokenizer is None else len(subject.tokenizer)
+    if known <= vocabulary(subject):
+        return []
+    return [
+        f"The tokenizer knows {known:,} tokens and the model {vocabulary(subject):,}: it may be "
+        "another model's."
+    ]
+
+
 def _check_length(subject: Subject, length: int) -> None:
     limit = subject.max_length
     if limit is not None and length > limit:
@@ -251,6 +270,11 @@ def _check_length(subject: Subject, length: int) -> None:
             f"length {length} is beyond this model's maximum of {limit}; "
             f"use --length {limit} or less."
         )
+
+
+def _check_memory(subject: Subject, rows: int, length: int) -> None:
+    if subject.device.type == "cpu":
+        refuse_long_rows(rows, length, subject.anatomy.hidden_size, subject.dtype.itemsize)
 
 
 def _named(subject: Subject, tokens: torch.Tensor) -> list[str]:

@@ -115,6 +115,8 @@ class BlockReader:
             nn.Module.__init__(self)
             self.__dict__.update(tree.__dict__)
 
+        for module in tree.modules():  # else older versions make its buffers the first time only
+            module.__dict__.pop("_is_hf_initialized", None)
         kind = type(self.decoder)
         part = type(kind.__name__, (kind,), {"__init__": init, "__module__": kind.__module__})
         with quiet(), opened(self.index, names) as tensors:

@@ -131,7 +131,7 @@ def _from_pretrained(kind: Any, where: str, options: dict) -> tuple[Any, dict[st
         if not method:
             raise InputError(f"{where} cannot be loaded: {why}") from None
         raise InputError(
-            f"{where} is quantised ({method}); reading it needs a package that is not here: {why}"
+            f"{where} is quantised ({method}); reading it needs what is not here: {why}"
         ) from None
     except NotImplementedError as error:
         raise Unsupported(f"{where} cannot be loaded: {first_line(error)}") from None
@@ -143,8 +143,10 @@ def _from_pretrained(kind: Any, where: str, options: dict) -> tuple[Any, dict[st
             keys.refuse_other_shapes(where, info["mismatched_keys"])
         if not kind.__name__.startswith("Auto") and isinstance(error, AttributeError):
             raise  # a class of the caller's own, who knows what that means
+        method = quantisation(options["config"])
         raise InputError(
-            f"{where} cannot be loaded: {named_value(where, error)}{first_line(error)}"
+            f"{where} {f'is quantised ({method}) and ' if method else ''}cannot be loaded: "
+            f"{named_value(where, error)}{first_line(error)}"
         ) from None
 
 
@@ -198,13 +200,15 @@ def load_tokenizer(where: str, common: dict, local: bool) -> Any:
     names = (
         "tokenizer.json",
         "tokenizer.model",
+        "spiece.model",
+        "sentencepiece.bpe.model",
         "vocab.json",
         "vocab.txt",
         "tokenizer_config.json",
         "tekken.json",
     )
     own = Path(where) / "tekken.json"
-    if local and own.is_file() and not any((Path(where) / name).is_file() for name in names[:4]):
+    if local and own.is_file() and not any((Path(where) / name).is_file() for name in names[:6]):
         from transformers.utils import is_mistral_common_available
 
         if not is_mistral_common_available():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from array import array
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 from sinkscope.errors import InputError
 from sinkscope.subject.opening import Opening
 
+MOST_UNKNOWN = 0.1  # share of unknown tokens beyond which a text says little of a model
+SHOWN_BACK, LEAST_ALIKE = 64, 0.5  # tokens that are decoded again; share of letters that agree
 PIECE = 1 << 20  # characters that are encoded at a time
 
 
@@ -57,6 +60,7 @@ def text_rows(
     notes = [*opening.notes(policy), *_own_bos(opening, policy, brought, len(streams))]
     notes += _lengths(streams, cut, n, length, body)
     notes += _inside(cut, opening)
+    notes += _unknown(cut, tokenizer) or _not_given_back(streams[0], documents[0], tokenizer)
     return Rows([first + row for row in cut], policy, notes, origin)
 
 
@@ -147,4 +151,34 @@ def _inside(cut: list[list[int]], opening: Opening) -> list[str]:
         f"{opening.text} also stands inside {len(held)} of {len(cut)} prompts, "
         f"{sum(map(len, held)) / len(held):.1f} times in each of them: those are later positions, "
         "not position zero."
+    ]
+
+
+def _unknown(cut: list[list[int]], tokenizer: Any) -> list[str]:
+    """A text that the tokenizer does not know: another language, or another model's tokenizer."""
+    try:
+        unknown = tokenizer.unk_token_id
+    except RecursionError:  # one that is not in the vocabulary stands for itself
+        return []
+    held = sum(map(len, cut))
+    share = sum(row.count(unknown) for row in cut) / held if held and unknown is not None else 0.0
+    if share <= MOST_UNKNOWN:
+        return []
+    return [
+        f"{100 * share:.0f} % of the tokens are {tokenizer.unk_token!r}: the tokenizer does not "
+        "know this text, or is not the one that the model was trained with."
+    ]
+
+
+def _not_given_back(stream: array[int], document: str, tokenizer: Any) -> list[str]:
+    """A tokenizer that decodes other letters than it encoded: its files do not belong together."""
+    back = tokenizer.decode(list(stream[:SHOWN_BACK]), skip_special_tokens=True)
+    letters = [c for c in back.casefold() if c.isalnum()]
+    wanted = [c for c in document[: 8 * len(back) + 64].casefold() if c.isalnum()][: len(letters)]
+    same = difflib.SequenceMatcher(None, letters, wanted, autojunk=False).ratio()
+    if not wanted or same > LEAST_ALIKE:
+        return []
+    return [
+        f"The tokenizer makes {back[:40]!r} of a text that begins with {document[:40]!r}: its "
+        "files do not belong together, or it leaves out what it does not know."
     ]

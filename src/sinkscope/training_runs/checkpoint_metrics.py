@@ -61,6 +61,7 @@ class CheckpointMetrics:
     neurons       [n, 2] (block, neuron) of the fewest neurons that make 90 % of what MLPs write
     experts       [n, 2] (block, expert) that P0 is routed to
     loss          [prompt] mean next-token loss at t ≥ 1, in nats; empty where it was not measured
+    said          [bytes] UTF-8 of what is to be known of how the checkpoint was loaded
     """
 
     late: np.ndarray
@@ -77,6 +78,12 @@ class CheckpointMetrics:
     neurons: np.ndarray
     experts: np.ndarray
     loss: np.ndarray
+    said: np.ndarray
+
+    @property
+    def note(self) -> str:
+        """What is to be known of how the checkpoint was loaded, or ""."""
+        return self.said.tobytes().decode("utf-8", "replace")
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Name -> array [...], shaped as the field."""
@@ -103,6 +110,7 @@ def light(subject: Subject, view: View) -> CheckpointMetrics:
         target_late=_known(stats.late_curve[..., 1:]),
         log_ratio=_by_point(stream.log_ratio).numpy(),
         loss=loss,
+        said=np.frombuffer(subject.identity.get("note", "").encode(), np.uint8),
         **_along(states, stream, view.point, parts),
     )
 

@@ -43,6 +43,7 @@ class Pilot:
     null        99th percentiles over untrained models: of the late share (`sink`), of log r
                 (`log_norm`) and of the distance along u (`distance`); or why they were not run
     note        why the horizon is what it is
+    kind        class of the model and width of its stream: those of every checkpoint
     """
 
     view: View
@@ -50,6 +51,19 @@ class Pilot:
     whole: bool
     null: dict[str, float] | Missing
     note: str
+    kind: tuple[str, int]
+
+    def refuse_other(self, subject: Subject) -> None:
+        """Raise InputError for a model of another class, width or depth than the last one."""
+        own = kind_of(subject)
+        blocks = len(subject.anatomy.blocks)
+        least = self.blocks if self.whole else self.view.horizon
+        if own == self.kind and (blocks == self.blocks or blocks == least):
+            return
+        raise InputError(
+            f"it is a {own[0]} of {blocks} blocks of width {own[1]}, and the last of the run a "
+            f"{self.kind[0]} of {self.blocks} blocks of width {self.kind[1]}: not of one training."
+        )
 
     @property
     def null_or_reason(self) -> dict[str, float] | str:
@@ -76,6 +90,7 @@ class Pilot:
             "whole": self.whole,
             "null": self.null_or_reason,
             "note": self.note,
+            "kind": list(self.kind),
         }
 
     @classmethod
@@ -101,6 +116,7 @@ class Pilot:
             whole=content["whole"],
             null=Missing(null) if isinstance(null, str) else null,
             note=content["note"],
+            kind=(content["kind"][0], content["kind"][1]),
         )
 
 
@@ -160,7 +176,12 @@ def run_pilot(subject: Subject, settings: TimelineSettings, least: int = 0) -> P
         seed=settings.seed,
     )
     null = _null(subject, view) if settings.untrained else NOT_ASKED
-    return Pilot(view, blocks, whole, null, note)
+    return Pilot(view, blocks, whole, null, note, kind_of(subject))
+
+
+def kind_of(subject: Subject) -> tuple[str, int]:
+    """Class of a model and the width of its stream."""
+    return subject.identity["architecture"], subject.anatomy.hidden_size
 
 
 def _circuit(subject: Subject, prompts: Prompts, seed: int) -> tuple[int | None, int | None, str]:

@@ -19,7 +19,7 @@ from safetensors.numpy import save as encode_tensors
 from sinkscope.files import sweep_out, write_whole
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics
 
-VERSION = "4"  # of what `light` measures; a new one makes every stored file stale
+VERSION = "5"  # of what `light` measures; a new one makes every stored file stale
 
 
 @dataclass(frozen=True)

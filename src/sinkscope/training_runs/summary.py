@@ -157,7 +157,8 @@ def _judgement(records: list[RunRecord]) -> Judgement:
 
 
 def _notes(one: RunRecord) -> list[str]:
-    notes = [*one.run.notes, *([one.model["note"]] if "note" in one.model else [])]
+    remarks, shared = _remarks(one)
+    notes = [*one.run.notes, *shared]
     notes += one.pilot.view.prompts.notes
     if one.pilot.note:
         notes.append(one.pilot.note[0].upper() + one.pilot.note[1:] + ".")
@@ -170,9 +171,7 @@ def _notes(one: RunRecord) -> list[str]:
     if isinstance(one.pilot.null, Missing):
         notes.append(one.pilot.null.sentence)
     notes += [f"{name} was skipped: {reason}" for name, reason in one.broken.items()]
-    for remark in dict.fromkeys(one.remarks.values()):
-        count = sum(other == remark for other in one.remarks.values())
-        notes.append(f"{count} of {len(one.run.checkpoints)} checkpoints: {remark}.")
+    notes += remarks
     first = one.checkpoints[0].step * QUIET > one.checkpoints[-1].step
     if first:
         notes.append(
@@ -191,6 +190,19 @@ def _notes(one: RunRecord) -> list[str]:
     if found.emergence is not None and found.emergence.before is None:
         notes.append("The sink is there at the first checkpoint, so when it emerged is not known.")
     return notes
+
+
+def _remarks(one: RunRecord) -> tuple[list[str], list[str]]:
+    """What was said of single checkpoints, each remark once; and the last one's where all share it.
+
+    Checkpoints of which a part is loaded may have less to say than the last, which is loaded whole.
+    """
+    said = [text.replace(f" {name} ", " ").rstrip(".") for name, text in one.remarks.items()]
+    last = one.model.get("note", "")
+    total, measured = len(one.run.checkpoints), len(one.checkpoints)
+    some = [r for r in dict.fromkeys(said) if r != last.rstrip(".") or said.count(r) < measured]
+    remarks = [f"{said.count(remark)} of {total} checkpoints: {remark}." for remark in some]
+    return remarks, [last] if last and last.rstrip(".") not in some else []
 
 
 def _plain(row: Any) -> Any:

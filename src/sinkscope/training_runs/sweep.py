@@ -100,7 +100,21 @@ def sweep(
             store.write(keys[index], content)
             swept.lights[index] = store.read(keys[index])
         progress(label, done, total)
+    _remark(run, swept, keys)
     if not any(found is not None for found in swept.lights):
         first = next(iter(swept.broken.values()), "there are none.")
         raise InputError(f"no checkpoint of {run.name} could be measured: {first}")
     return swept
+
+
+def _remark(run: TrainingRun, swept: Swept, keys: dict[int, str]) -> None:
+    """Add what was said of each checkpoint when it was loaded, and which are the same."""
+    seen: dict[str, str] = {}
+    for index, (checkpoint, found) in enumerate(zip(run.checkpoints, swept.lights, strict=True)):
+        if found is None:
+            continue
+        said = [swept.notes.get(checkpoint.name, ""), found.note]
+        if (before := seen.setdefault(keys[index], checkpoint.name)) != checkpoint.name:
+            said.append(f"What is looked at there is the same as in {before}.")
+        if told := " ".join(filter(None, said)):
+            swept.notes[checkpoint.name] = told

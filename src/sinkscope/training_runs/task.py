@@ -122,6 +122,7 @@ def measure(task: Task) -> tuple[int, bytes | None, str]:
     try:
         with opened(task.checkpoint, blocks, task.dtype, task.device, task.budget) as found:
             subject, remark = found
+            pilot.refuse_other(subject)
             return task.index, encode(light(subject, pilot.view)), remark
     except SinkscopeError as error:
         if isinstance(error, OutOfResources) and not isinstance(error, TooLarge):

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from sinkscope.errors import InputError
 from sinkscope.frame import Progress, silent
 from sinkscope.progress import shown
 from sinkscope.provenance import environment
 from sinkscope.result import Result
 from sinkscope.schema import ModelInfo, PromptInfo, Summary
-from sinkscope.settings import SweepSettings, TimelineSettings
+from sinkscope.settings import CheckpointSettings, TimelineSettings
 from sinkscope.training_runs.arrays import curves_of, run_arrays, run_dataset
 from sinkscope.training_runs.checkpoint import TrainingRun
 from sinkscope.training_runs.course import course
@@ -38,7 +39,7 @@ def default_cache() -> Path:
 def timeline(
     sources: str | Path | Sequence[str | Path],
     settings: TimelineSettings | None = None,
-    sweeping: SweepSettings | None = None,
+    sweeping: CheckpointSettings | None = None,
     *,
     progress: Progress = silent,
     **changes: Any,
@@ -54,7 +55,7 @@ def timeline(
 
     Returns a Result with a group for each run. Raises InputError, Unsupported, OutOfResources.
     """
-    sweeping = sweeping or SweepSettings()
+    sweeping = sweeping or CheckpointSettings()
     own = {name: changes.pop(name) for name in vars(sweeping) if name in changes}
     sweeping = dataclasses.replace(sweeping, **own)
     settings = dataclasses.replace(settings or TimelineSettings(), **changes)
@@ -69,13 +70,14 @@ def timeline(
     )
     cache = default_cache() if sweeping.cache is None else Path(sweeping.cache).expanduser()
     records = [_measure(run, settings, sweeping, Store(cache), progress) for run in runs]
+    _refuse_single(records)
     return _result(records, settings, given, sweeping.threads)
 
 
 def _measure(
     run: TrainingRun,
     settings: TimelineSettings,
-    sweeping: SweepSettings,
+    sweeping: CheckpointSettings,
     store: Store,
     progress: Progress,
 ) -> RunRecord:
@@ -101,6 +103,19 @@ def _measure(
     arrays["stage"] = np.searchsorted(found.stages.starts, range(len(lights)), side="right")
     arrays["calm"] = np.array(found.settled.calm, dtype=np.int8)
     return RunRecord(run, pilot, checkpoints, arrays, found, swept.broken, swept.notes, model)
+
+
+def _refuse_single(records: list[RunRecord]) -> None:
+    """Raise InputError where no run is left with two checkpoints, though one of them has more."""
+    if any(len(one.checkpoints) > 1 for one in records):
+        return
+    for one in records:
+        if one.broken:
+            said = "; ".join(f"{name}: {why.rstrip('.')}" for name, why in one.broken.items())
+            raise InputError(
+                f"only {one.checkpoints[0].name} of {len(one.run.checkpoints)} checkpoints of "
+                f"{one.run.name} could be measured, and a timeline follows two or more. {said}."
+            )
 
 
 def _result(

@@ -26,7 +26,11 @@ def model_card(result: Result) -> str:
         if one.value is not None and one.value.value is not None:
             said = number.format(with_bounds(one.value, unit))
         lines.append(f"| {one.question} | {_escaped(one.answer)} | {_escaped(said)} |")
-    lines += ["", *(f"- {_escaped(one.sentence)}" for one in summary.advise.values()), ""]
+    lines += [
+        "",
+        *(f"- {one.question} {_escaped(one.sentence)}" for one in summary.advise.values()),
+        "",
+    ]
     pasted = [line for one in summary.advise.values() for line in one.lines]
     for line in pasted:
         lines += [f"{line['tool']} ({line['version']}):", "", f"    {visible(line['line'])}", ""]

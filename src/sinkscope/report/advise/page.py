@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 
 from sinkscope.report import frames
-from sinkscope.report.charts import Chart, layer, measured_rows, part, spans, tips
+from sinkscope.report.charts import Chart, by_series, measured_rows, tips, worded_bars
 from sinkscope.report.parts import (
     Findings,
     Headline,
@@ -61,8 +61,8 @@ def _section(name: str, one: Advice) -> Section:
     cost = Plot(
         f"advise-{name}",
         "What it costs",
-        "Change of the loss on the same text, with 95 % intervals over texts. Grey: there to be "
-        "compared with.",
+        "Change of the loss on the same text, with 95 % intervals over texts. Controls are "
+        "there to be compared with.",
         partial(cost_chart),
     )
     parts += cost.on({"": one})
@@ -170,19 +170,9 @@ def cost_chart(one: Advice) -> Chart | None:
         )
     if not table:
         return None
-    axis = alt.Axis(ticks=False, domain=False, labelLimit=330)
-    y = alt.Y("what:N", title=None, sort=[visible(row["what"]) for row in one.rows], axis=axis)
     x = alt.X("value:Q", title="Change of the loss (nats a token)")
-    colour = alt.Color(
-        "kind:N",
-        title=None,
-        scale=alt.Scale(domain=["Tried", "Control"], range=["#4c78a8", "#9a9a9a"]),
-    )
-    drawn = part(table)
-    bars = drawn.mark_bar(height=10).encode(
-        x=x, y=y, color=colour, tooltip=tips("+.3f", what="What was done", value="Loss (nats)")
-    )
-    return layer(bars, spans(drawn, y=y), width=300, height=18 * len(one.rows))
+    said = tips("+.3f", what="What was done", value="Loss (nats)")
+    return worded_bars(table, "what", x, said, **by_series(["Tried", "Control"], column="kind"))
 
 
 def findings(result: Result, panel: str) -> Findings | None:

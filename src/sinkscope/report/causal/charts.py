@@ -11,6 +11,7 @@ from sinkscope.report import frames
 from sinkscope.report.causal.names import name_of, short_edit
 from sinkscope.report.charts import (
     WIDE,
+    WORDS,
     Chart,
     band,
     by_series,
@@ -18,13 +19,13 @@ from sinkscope.report.charts import (
     layer,
     lines,
     measured_rows,
-    names_of,
     part,
     percents,
     rule,
     spans,
     tips,
     value_y,
+    worded_bars,
 )
 from sinkscope.report.text import bounds_of, number_of, visible
 from sinkscope.result import TestRow
@@ -33,13 +34,6 @@ from sinkscope.schema import VerifySummary
 EDIT, CONTROL = "Edit", "Its control"
 ALONE = "The circuit alone"
 ROW = 44  # height of one test
-# words above bars: cut where the plot ends, so that they never squeeze it on a small screen
-WORDS: dict[str, Any] = {
-    "align": "left",
-    "fontSize": 11,
-    "clip": True,
-    "limit": alt.ExprRef("width"),
-}
 NARROW = "width < 460 ? datum.code : datum.test"  # without the name of the code
 LEGEND = alt.Legend(symbolOpacity=1, symbolType="square")
 Both = Callable[["TestRow"], tuple[Any, Any]]
@@ -151,24 +145,8 @@ def kept_chart(tests: Iterable[TestRow]) -> Chart | None:
             table += measured_rows(_kept(kept), part=visible(edit).split(",")[0])
     if not table:
         return None
-    base = part(table)
-    y = alt.Y("part:N", title=None, sort=names_of(table, "part"), axis=None)
-    offset = alt.YOffset("layer:N", scale=alt.Scale(domain=["words", "bar"], paddingInner=0.2))
-    words = base.transform_calculate(layer="'words'").mark_text(**WORDS)
-    placed = base.transform_calculate(layer="'bar'")
-    bars = placed.mark_bar().encode(
-        x=alt.X("value:Q", title="Sink kept, relative to intact", axis=percents()),
-        y=y,
-        yOffset=offset,
-        tooltip=tips(".1%", part=" ", value="Kept"),
-    )
-    return layer(
-        bars,
-        spans(placed, y=y, yOffset=offset),
-        words.encode(y=y, yOffset=offset, x=alt.value(0), text="part:N"),
-        width=WIDE,
-        height=36 * len(table),
-    )
+    x = alt.X("value:Q", title="Sink kept, relative to intact", axis=percents())
+    return worded_bars(table, "part", x, tips(".1%", part=" ", value="Kept"))
 
 
 def growth_chart(verified: VerifySummary) -> Chart | None:

@@ -1,0 +1,133 @@
+"""Weights of eight and four bits, as quantisers keep them in memory and in folders."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+import sinkscope
+from sinkscope.errors import InputError, Unsupported
+from sinkscope.subject.at_hand import NO_GRADIENTS, is_packed, no_gradients, plain_weight
+from sinkscope.subject.load import Subject, load
+from sinkscope.subject.probe import refuse_no_finite
+from sinkscope.subject.tiny import tiny_config
+from tests.conftest import word_tokenizer
+
+FEW = {"n": 4, "length": 24, "kind": "random"}
+
+
+class Held(torch.Tensor):
+    """A quantiser's weight: a class of its own that knows few operations and says it is float."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function in (torch.aminmax, torch.Tensor.float, torch.Tensor.abs):
+            raise NotImplementedError(function)
+        return super().__torch_function__(function, types, args, kwargs)
+
+    def dequantize(self):
+        return self.as_subclass(torch.Tensor)
+
+
+class Kernel(nn.Linear):
+    """A packed map whose kernel for single rows leaves the graph without a word."""
+
+    def forward(self, x):
+        weight = self.weight.dequantize()
+        return (
+            nn.functional.linear(x if x.numel() > x.shape[-1] else x.detach(), weight)
+            + 0 * x[..., :1]
+        )
+
+
+def test_a_weight_of_a_quantisers_own_class_is_packed(llama):
+    linear = llama.model.model.layers[0].mlp.up_proj
+    assert not is_packed(linear)
+    plain = linear.weight.detach().clone()
+    linear.weight = nn.Parameter(plain.as_subclass(Held), requires_grad=False)
+    assert is_packed(linear)
+    refuse_no_finite(llama.model, "here")
+    linear.weight.data[0, 0] = torch.inf
+    with pytest.raises(InputError, match=r"up_proj.weight holds NaN, infinity"):
+        refuse_no_finite(llama.model, "here")
+
+
+def test_eight_bit_floats_under_a_scale_are_packed():
+    linear = nn.Linear(4, 4)
+    linear.weight = nn.Parameter(torch.ones(4, 4).to(torch.float8_e4m3fn), requires_grad=False)
+    assert is_packed(linear)
+
+
+def test_maps_that_lose_the_gradient_are_found(llama):
+    layer = llama.model.model.layers[0].mlp
+    assert no_gradients(llama.model) == ""
+    layer.up_proj.__class__ = Kernel
+    layer.up_proj.weight = nn.Parameter(
+        layer.up_proj.weight.detach().as_subclass(Held), requires_grad=False
+    )
+    assert no_gradients(llama.model) == NO_GRADIENTS
+    (found,) = sinkscope.mix(llama, **FEW).summary.mix.values()
+    assert found.path_bound["reason"] == NO_GRADIENTS
+
+
+def test_quantised_weights_that_do_not_run_are_no_fault_of_the_configuration(llama, monkeypatch):
+    from sinkscope.subject.probe import try_out
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("shape is invalid")
+
+    llama.model.config.quantization_config = {"quant_method": "bitsandbytes"}
+    monkeypatch.setattr(llama.model.model.layers[0].mlp, "forward", fail)
+    with pytest.raises(Unsupported, match=r"quantised \(bitsandbytes\), and its weights cannot"):
+        try_out(llama.model, llama.anatomy, "here")
+
+
+def _bitsandbytes(**told):
+    pytest.importorskip("bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(**told)
+
+
+def _torchao():
+    pytest.importorskip("torchao")
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig())
+
+
+PACKAGES = {
+    "bitsandbytes, 8 bits": lambda: _bitsandbytes(load_in_8bit=True),
+    "bitsandbytes, 4 bits": lambda: _bitsandbytes(load_in_4bit=True),
+    "torchao, 8 bits": _torchao,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_folder_of_its_package_is_read_where_that_is_installed(tmp_path, name):
+    told = PACKAGES[name]()
+    config = tiny_config("llama")
+    config.intermediate_size = 128  # a multiple of the block of 64 that four bits are scaled by
+    plain = tmp_path / "plain"
+    AutoModelForCausalLM.from_config(config).save_pretrained(plain)
+    word_tokenizer(100).save_pretrained(plain)
+    packed = AutoModelForCausalLM.from_pretrained(plain, quantization_config=told)
+    packed.save_pretrained(tmp_path / "packed")
+    subject = load(tmp_path / "packed")
+    assert is_packed(subject.model.model.layers[0].mlp.up_proj)
+    whole = load(plain)
+    assert subject.identity["parameters"] == whole.identity["parameters"]
+    assert "Its weights are stored as" in subject.identity["note"]
+    both = [plain_weight(s.model.model.layers[0].mlp.up_proj) for s in (subject, whole)]
+    assert float((both[0] - both[1]).norm() / both[1].norm()) < 0.15
+    found = [
+        next(iter(sinkscope.scan(s, untrained=False, **FEW).summary.scan.values())).late_share.value
+        for s in (subject, whole)
+    ]
+    assert found[0] == pytest.approx(found[1], rel=0.1)
+    for command in (sinkscope.trace, sinkscope.mix, sinkscope.advise):
+        command(Subject.from_model(subject.model, subject.tokenizer), **FEW)
