@@ -203,11 +203,12 @@ def drawn(
     return found, at - seed - count
 
 
-def summary(found: list[tuple[int, list[str]]], left_out: int) -> dict[str, Any]:
+def summary(found: list[tuple[int, list[str]]], left_out: int, seed: int) -> dict[str, Any]:
     """How many are right, which are wrong, and what was due."""
     wrong = [[seed, *pair] for seed, pair in found if pair[0] != pair[1]]
     due = Counter(pair[1] for _, pair in found)
     return {
+        "seed": seed,
         "draws": len(found),
         "right": len(found) - len(wrong),
         "left_out": left_out,
@@ -230,13 +231,11 @@ def main() -> int:
         kept = {(line["kind"], line["seed"]): line["pair"] for line in lines}
     results: dict[str, Any] = {}
     for kind in asked.kinds.split(","):
-        results[kind] = summary(*drawn(kind, asked.draws, asked.seed, kept, asked.keep))
+        results[kind] = summary(*drawn(kind, asked.draws, asked.seed, kept, asked.keep), asked.seed)
         print(kind, json.dumps(results[kind]))
     if asked.write:
-        command = f"python bench/advise_answers.py --draws {asked.draws} --seed {asked.seed}"
         before = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
-        before = {kind: before[kind] for kind in KINDS if kind in before}
-        RESULTS.write_text(json.dumps({"command": command} | before | results, indent=2) + "\n")
+        RESULTS.write_text(json.dumps(before | results, indent=2) + "\n", "utf-8")
     return int(any(one["right"] < FLOOR * one["draws"] for one in results.values()))
 
 

@@ -39,7 +39,7 @@ def test_every_answer_has_its_number_and_interval(advice):
         told = [row for row in one.rows if "document" not in row["what"]]  # those may be one text
         measured = [row.get("ce_change") or row.get("kl") for row in told]
         assert all(each.low is not None for each in measured), name
-        if name not in ("repeats", "fp16") and one.answer != "does not apply":
+        if one.answer != "does not apply":
             assert one.value is not None, name
             assert one.value.low <= one.value.value <= one.value.high, name
 

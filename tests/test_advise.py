@@ -395,12 +395,12 @@ def test_gates():
         ("bos=harmless", False),
         ("kv-keep<=4", True),
         ("kv-keep<=2", False),
-        ("kv-keep=needed", False),
         ("fp16=safe", False),
     ):
         [gate] = gates.parse([text], asked)
         assert (gate.failure(held) == "") == met, text
-    for text in ("kv-keep", "nothing=1", "bos<=needed", "kv-keep=<4"):
+    wrong = ("kv-keep", "nothing=1", "bos<=needed", "kv-keep=<4", "kv-keep=needed", "bos=neded")
+    for text in (*wrong, "fp16=1"):
         with pytest.raises(InputError):
             gates.parse([text], asked)
     with pytest.raises(InputError, match="is not asked"):
@@ -412,6 +412,11 @@ def test_gates():
 def test_every_fact_that_a_gate_can_name_is_in_an_answer(whole):
     held = {fact for one in whole.summary.advise.values() for fact in one.facts}
     assert held <= set(gates.FACTS)
+    assert set(gates.FACTS) == {*gates.WORDS, *gates.NUMBERS}
+    for one in whole.summary.advise.values():
+        for fact, value in one.facts.items():
+            assert fact in gates.NUMBERS if isinstance(value, float) else True
+            assert value in gates.WORDS[fact] if isinstance(value, str) else True
     assert set(gates.FACTS.values()) <= set(QUESTIONS)
 
 

@@ -59,7 +59,7 @@ def advise_first_words(bench: Bench) -> Advice:
         f"{token} put first, the first words move them by {means['first, spare']:.4f}"
         + (", which is less." if helps else ", which is not shown to be less."),
         value=ratio,
-        facts={"first-words": "more" if more else "not-more" if less else None,
+        facts={"first-words": "more" if more else "not-more" if less or alike else None,
                "spare-token": "helps" if helps else "not-shown"},
         rows=[
             {"what": f"{SPAN} other words {_where(name, bos)}", "kl": bench.mean(values),

@@ -37,6 +37,23 @@ FACTS = {
     "spare-token": "first-words",
     "sink-used": "remedies",
 }
+ROUNDED, TRIED = ("fine", "costly"), ("helps", "not-shown", "not-tried")
+NUMBERS = ("bos-cost", "kv-keep", "largest", "repeats", "idle-heads")
+WORDS: dict[str, tuple[str, ...]] = {  # fact -> the words that it can be
+    "bos": ("needed", "harmless", "harmful", "none"),
+    "keep-tokens": ("yes", "no"),
+    **{fact: ROUNDED for fact in FACTS if fact.startswith("int")},
+    "p0-outlier": ("yes", "no"),
+    "prefix": TRIED,
+    "writers-exact": TRIED,
+    "skip-layers": TRIED,
+    "fp16": ("safe", "near-the-limit", "overflows"),
+    "repeats": ("none",),
+    "patch": ("works", "fails"),
+    "first-words": ("more", "not-more"),
+    "spare-token": ("helps", "not-shown"),
+    "sink-used": ("used", "free", "harmful", "no-sink"),
+}
 
 
 @dataclass(frozen=True)
@@ -83,6 +100,12 @@ def _parse(text: str, asked: list[str]) -> Gate:
         value: str | float = float(bound)
     except ValueError:
         value = bound
+    known = WORDS.get(fact, ())
+    if isinstance(value, str) and value not in known:
+        can_be = [*known, *(["a number"] if fact in NUMBERS else [])]
+        raise InputError(f"--gate {text}: {fact} is one of {', '.join(can_be)}.")
+    if isinstance(value, float) and fact not in NUMBERS:
+        raise InputError(f"--gate {text}: {fact} is one of {', '.join(known)}.")
     if isinstance(value, str) and relation != "=":
         raise InputError(f"--gate {text}: a word can only be compared by =.")
     return Gate(fact, relation, value)
