@@ -83,20 +83,20 @@ def enough_components(
     left: list[float],
     more: Sequence[Unit],
 ) -> tuple[Components, list[float]]:
-    """The named units with the fewest of `more` without which no heads keep half, and what is kept.
+    """The named units with the fewest of `more` without which heads keep half, and what is kept.
 
     As they were, where all of them are not enough.
-    kept  what groups of heads keep without some units (`Naming.kept`); left: without those found
+    kept  what heads keep without some units (`Naming.kept`); left: without those found
     """
     units = [*found.units, *dict.fromkeys(unit for unit in more if unit not in found.units)]
     low, high = len(found.units), len(units)
     best = kept(units) if high > low else None
-    if best is None or max(best) > HALF:
+    if best is None or best[0] > HALF:
         return found, left
     while high - low > 1:
         middle = (low + high) // 2
         tried = kept(units[:middle]) or left
-        low, high, best = (low, middle, tried) if max(tried) <= HALF else (middle, high, best)
+        low, high, best = (low, middle, tried) if tried[0] <= HALF else (middle, high, best)
     return replace(these_components(writes, units[:high]), whole=found.whole), best
 
 

@@ -82,7 +82,7 @@ def _of_named(traced: Traced) -> list[str]:
     notes = []
     if named.fewest:
         notes.append(
-            f"Without the {named.fewest} components that make 90 % of what sink heads read, some "
+            f"Without the {named.fewest} components that make 90 % of what sink heads read, they "
             f"keep more than half of their sink: {len(named.components.units)} are named."
         )
     here, there = named.prompts, named.vocabulary

@@ -16,9 +16,9 @@ Units that write along the sink direction and are read by no head are named too 
 half of their rise without them, because later writes of P0 need them.
 
 What was named is then taken away: each named unit's write at P0 becomes its mean over the other
-positions, with P0's later writes held as they are, and again with P0 running on. If the heads, or
-those of a group, keep more than half of their share of P0 both times, a tenth of a long write may
-be all that they need: the next units are named too, as few as end that, up to 99 % of what is read.
+positions, with P0's later writes held as they are, and again with P0 running on. If the heads keep
+more than half of their share of P0 both times, a tenth of a long write may be all that they need:
+the next units are named too, as few as end that, up to 99 % of what is read.
 If all heads together keep more than half even so, these units are not what makes the sink: none is
 named but those of groups that lose theirs, where other heads read something else.
 """
@@ -243,7 +243,7 @@ def name_writers(naming: Naming, along_u: tuple[Components, Writes]) -> Named:
         writes = along_u[1]
         found = these_components(writes, {*found.units, *needed})
     left, fewest = naming.kept(found.units), found
-    if left is not None and max(left) > HALF:
+    if left is not None and left[0] > HALF:
         more = [unit for one in (read, *each) for unit in main_components(one, MOST).units]
         found, left = enough_components(naming.kept, writes, found, left, more)
     kept = None if left is None else left[0]
