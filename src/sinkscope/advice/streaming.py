@@ -131,7 +131,7 @@ def _sentence(bench: Bench, costs: dict[int, dict[int, Cost]], keep: int, sure: 
         return f"{bench.texts} cannot tell how many first tokens suffice: {facts}."
     if keep == 0:
         return f"No first token has to stay, so there is nothing to set: {facts}."
-    fewer = "" if sure else f" Whether fewer do, {bench.texts.lower()} cannot tell."
+    fewer = "" if sure else f" Whether fewer are, {bench.texts.lower()} cannot tell."
     what = f"The first {_tokens(keep)} to stay" if sure else _enough(keep)
     return f"{what}: {facts}.{fewer}"
 
@@ -143,7 +143,7 @@ def _worst(bench: Bench, costs: dict[int, dict[int, Cost]], keep: int) -> tuple[
 
 
 def _enough(keep: int) -> str:
-    return "One first token does" if keep == 1 else f"{keep} first tokens do"
+    return "One first token is enough" if keep == 1 else f"{keep} first tokens are enough"
 
 
 def _tokens(keep: int) -> str:
