@@ -9,7 +9,7 @@ from rich.console import Console
 
 from sinkscope.report import commands
 from sinkscope.report.brief import MORE, brief, fitted, print_brief, sentences, weaknesses
-from sinkscope.report.compare import policies_compared, runs_compared
+from sinkscope.report.compare import comparison, policies_compared, runs_compared
 from sinkscope.report.parts import QUESTIONS, WEAK, Findings
 from sinkscope.report.table import print_tables, render_text
 from sinkscope.report.text import percent
@@ -180,6 +180,22 @@ def test_differences_beyond_noise_are_named_and_those_within_are_counted():
     said = runs_compared(result, other)[-1][1]
     assert "differ in model (" in said
     assert "99)" in said
+
+
+def test_of_runs_without_a_shared_policy_nothing_bound_to_one_is_compared():
+    one, other = build_circuit(policies=("without",)), build_circuit(policies=("with",))
+    one.summary.scan["without"].late_share = Measured(value=0.9, low=0.89, high=0.91)
+    other.summary.scan["with"].late_share = Measured(value=0.1, low=0.09, high=0.11)
+    [(table, said)] = runs_compared(one, other)
+    section = comparison(one, other)
+    assert table.rows == section.parts == []
+    for words in (said, section.lead):
+        assert words.count("share no BOS policy, so nothing is compared.") == 1
+        assert "beyond noise" not in words
+    both = build_circuit(policies=("without", "with"))
+    both.summary.scan["with"].late_share = Measured(value=0.9, low=0.89, high=0.91)
+    table, said = runs_compared(both, other)[-1]  # the shared policy alone, as one has two
+    assert "scan: late share" in [row[0] for row in table.rows]
 
 
 def test_of_many_figures_without_a_difference_none_is_called_one():

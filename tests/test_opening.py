@@ -171,6 +171,9 @@ def test_short_documents_are_used_or_told(subject, tmp_path, many):
     said = " ".join(prompts.notes)
     assert f"{64 - many} of 64 prompts are whole documents shorter than 64 tokens (20 " in said
     assert f"{35 + many} of {99 + many} documents are too short for a prompt of 64 tokens" in said
+    alone = lines(tmp_path / "one.jsonl", *short[:1])
+    said = " ".join(build_prompts(subject, text=alone, n=1, length=64).notes)
+    assert "The prompt is a whole document shorter than 64 tokens (20 tokens of text)." in said
 
 
 def test_fewer_prompts_than_asked_is_said_by_every_command(subject, jsonl_file):

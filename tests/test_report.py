@@ -476,12 +476,22 @@ def test_a_run_does_not_differ_from_itself(result):
         assert {row[3].split()[0] for row in table.rows} <= {"0.0", "0"}
 
 
+def test_one_head_of_a_kind_is_one():
+    data = frames.datasets(build_result(policies=("without",)))["without"].copy(deep=True)
+    data["head_class"].values[:] = 0
+    data["head_class"].values[0, :4] = (2, 2, 3, 0)
+    said = words.classes(data)
+    assert said.startswith("Of 3 sink heads, 0 read next to nothing")
+    assert "2 hand one vector to every position (broadcast) and 1 lies between the" in said
+
+
 def test_comparison_of_unlike_models_has_no_head_map(result):
     other = build_result(layers=4, policies=("with",))
     section = compare.comparison(result, other)
     assert not section.figures
     assert "cannot be matched" in section.lead
-    assert len(compared_tables(result, other)) == 1
+    titles = [table.title for table in compared_tables(result, other)]
+    assert titles == ["With BOS", "Differences beyond noise"]  # of the policy they share
     none = compare.comparison(build_result(policies=("without",)), build_result(policies=()))
     assert "share no BOS policy" in none.lead
 

@@ -12,8 +12,8 @@ import pytest
 from sinkscope.errors import InputError
 from sinkscope.report import commands, frames, phases, theme
 from sinkscope.report.causal import charts as causal_charts
+from sinkscope.report.causal import stage_cards, verdict_page
 from sinkscope.report.causal import tables as causal_tables
-from sinkscope.report.causal import verdict_page
 from sinkscope.report.circuit import charts as circuit_charts
 from sinkscope.report.circuit import drawing as circuit_drawing
 from sinkscope.report.circuit import picture as circuit_picture
@@ -189,6 +189,9 @@ def test_numbers_are_said_when_pointed_at(result):
     tips = [e.get("data-tip") for e in drawn(result).iter() if e.get("data-tip")]
     assert any(tip.startswith("Block 1, neuron 58: 34.0") for tip in tips)
     assert any("without it the sink changes by −97.0" in tip for tip in tips)
+    assert [circuit_drawing._cut(cut) for cut in (-0.772, 0.03, 4e-5, -4e-8)] == [
+        *("−77.2\u00a0%", "+3.0\u00a0%", "±0.0\u00a0%", "±0.0\u00a0%")
+    ]
     assert sum("sink margin" in tip for tip in tips) == len(
         result.summary.trace["without"].reading_heads
     )
@@ -212,11 +215,43 @@ def test_strip_says_pass_fail_and_not_tested(page):
 
 def test_stage_rows_carry_their_intervals(result):
     first, second, *_ = result.summary.verify["without"].stages
-    rows = {name: (value, interval) for name, value, interval in verdict_page.stage_rows(first)}
+    rows = {name: (value, interval) for name, value, interval in stage_cards.stage_rows(first, [])}
     assert rows["Sink without it"] == ("−81.0\u00a0%", "−84 to −78")
     assert rows["Given elsewhere"] == ("+4.6 nats", "+4.6 to +4.6")
-    kept = {r[0]: r[1] for r in verdict_page.stage_rows(second)}["Faithfulness"]
+    kept = {r[0]: r[1] for r in stage_cards.stage_rows(second, [])}["Faithfulness"]
     assert kept == "95.0\u00a0%"
+
+
+def test_a_stage_shows_each_control_over_its_own_effect(result):
+    verified = result.summary.verify["without"].model_copy(deep=True)
+    stage = verified.stages[0].model_copy(update={"edits": ["out", "in"]})
+    row = next(test for test in verified.tests if test.claim)
+    tests = [
+        row.model_copy(update={"kind": kind, "edit": edit, "specificity": ratio})
+        for kind, edit, ratio in (("necessity", "out", -0.001), ("sufficiency", "in", 0.287))
+    ]
+    rows = [row[:2] for row in stage_cards.stage_rows(stage, tests)]
+    after = {name: rows[at + 1] for at, (name, _) in enumerate(rows[:-1])}
+    assert after["Sink without it"] == ("Control ÷ that effect", "0.00")
+    assert after["Given elsewhere"] == ("Control ÷ that effect", "0.29")
+    stage.necessity = Measured(value=-4e-8, low=-1e-7, high=5e-8)  # over nothing: no ratio
+    first, then, *_ = stage_cards.stage_rows(stage, tests)
+    assert first == ("Sink without it", "0.0\u00a0%", "0 to 0")
+    assert then[0] != "Control ÷ that effect"
+
+
+def test_the_size_of_the_circuit_is_said_with_what_its_bounds_ask(result):
+    verified = result.summary.verify["without"].model_copy(deep=True)
+    assert "would keep" not in " ".join(verdict_page._details(verified))
+    verified.faithfulness = Measured(value=0.879, low=0.667, high=1.0)
+    verified.circuit_size["needed"] = 4
+    said = " ".join(verdict_page._details(verified))
+    assert "of the sink in full passes. 4 of them are traced along the sink direction. " in said
+    assert "To be faithful the circuit would keep 90\u00a0% or more." in said
+    assert "complete through position zero’s key, all else held as it was." in said
+    assert "small sets hardly weigh in them: 4 units alone keep 70.0\u00a0%." in said
+    verified.circuit_growth = verified.circuit_growth[1:]  # faithful at every size tried
+    assert "small sets" not in " ".join(verdict_page._details(verified))
 
 
 def test_effects_table_has_every_test_with_edit_and_control(result):
@@ -230,6 +265,9 @@ def test_effects_table_has_every_test_with_edit_and_control(result):
     assert row[5:7] == [*map(causal_tables.change, (_m(-0.97), _m(-0.01)))]
     aftermath = causal_tables.aftermath_table(verified).rows[1]
     assert aftermath[6].startswith("3 “</script>” +11.0")
+    assert causal_tables._moved({"position": 1, "token": "a", "share": 1e-5}) == (
+        "1 “a” <\u00a00.1\u00a0%"
+    )
 
 
 def test_paths_stand_apart_and_screened_rows_that_say_nothing_are_one(result):
@@ -248,6 +286,11 @@ def test_paths_stand_apart_and_screened_rows_that_say_nothing_are_one(result):
         assert found[3][1] == fold
         assert all(len(row) == len(table.columns) for row in table.rows)
     deciding = found
+    for row in rows:
+        row.key_change = _m(0.0 if row.confirmed else -4e-8)
+    last = causal_tables.deciding_table(verified).rows
+    last = [row for row in last if row[0] == "N3"][3]
+    assert last[1:3] == [fold.replace("more than 0.4\u00a0%", "0.1\u00a0% or more"), "0.0\u00a0%"]
     assert deciding[1][7] == "undetermined,\u00a0take\u00a09\u00a0prompts"
     assert deciding[2][2:5] == ["−90.0\u00a0%", "−7.0\u00a0%", "−97.0\u00a0%"]
 

@@ -56,7 +56,8 @@ def percent(value: float) -> str:
 
 def would_change(test: Test, bound: float, words: str) -> str:
     """What the row would have to be for another verdict."""
-    return f"{test.id}: were it to {words} (now {test.size:+.0%}, bound {bound:+.0%}): {test.edit}"
+    now = round(test.size, 2) + 0.0  # no minus before a zero
+    return f"{test.id}: were it to {words} (now {now:+.0%}, bound {bound:+.0%}): {test.edit}"
 
 
 def straddles(by: str, rows: Sequence[Test], carrier: Carrier, prompts: int) -> str:

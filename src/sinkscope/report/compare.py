@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from sinkscope.report import commands, frames
-from sinkscope.report.differences import beyond_noise, done_differently
+from sinkscope.report.differences import beyond_noise, done_differently, shared_policies
 from sinkscope.report.mixing import page as mixing_page
 from sinkscope.report.parts import Headline, Part, Section, Table, Tables
 from sinkscope.report.scan import figures as scan_figures
@@ -28,7 +28,7 @@ def comparison(result: Result, *others: Result) -> Section:
     Runs that have mixed are also drawn over the depth of their models.
     """
     runs = [result, *others]
-    shared = _shared(result, *others)
+    shared = shared_policies(result, *others)
     if all(run.summary.timeline for run in runs):
         shared.append("")
     found = {bos: _of_runs(bos, runs, commands.headlines(runs, bos)) for bos in shared}
@@ -41,16 +41,15 @@ def comparison(result: Result, *others: Result) -> Section:
         lead += f" Differences are this run minus the other. {done_differently(result, *others)}"
         drawn, no_maps = scan_figures.comparison(result, others[0])
         maps = [*drawn]
-    which = "The two runs" if two else "These runs"
+    noise, said = beyond_noise(result, others[0]) if two else (Table("", []), "")
     if not shared:
-        lead += f" {which} share no BOS policy, so nothing can be compared."
+        lead += f" {said or 'These runs share no BOS policy, so nothing is compared.'}"
     elif not filled:
-        lead += f" {which} share no command, so nothing can be compared."
+        lead += f" {'The two' if two else 'These'} runs share no command, so nothing is compared."
     elif no_maps:
         lead += f" {no_maps}"
     maps += mixing_page.comparison([(visible(run.summary.model.id), run) for run in runs])
     parts: list[Part] = [Tables(filled), *maps] if filled else []
-    noise, said = beyond_noise(result, others[0]) if two else (Table("", []), "")
     if noise.rows:
         parts.insert(1, Tables({"": [noise]}))
     return Section(
@@ -85,7 +84,7 @@ def policies_compared(result: Result) -> list[Compared]:
 def runs_compared(result: Result, *others: Result) -> list[Compared]:
     """Runs beside each other under each BOS policy they share, in the numbers that matter most."""
     made = []
-    for bos in _shared(result, *others):
+    for bos in shared_policies(result, *others):
         headlines = [*map(_that_matter, commands.headlines([result, *others], bos))]
         table = _of_runs(bos, [result, *others], headlines)
         scans = [run.summary.scan.get(bos) for run in (result, *others)]
@@ -121,12 +120,6 @@ def _points(share: float) -> str:
     """A share in points with its sign, which zero has none of."""
     shown = f"{100 * share:+.1f}"
     return "0.0" if float(shown) == 0 else shown.replace("-", "−")
-
-
-def _shared(result: Result, *others: Result) -> list[str]:
-    """BOS policies of all runs."""
-    found = frames.policies(result)
-    return [bos for bos in found if all(bos in frames.policies(other) for other in others)]
 
 
 def _of_runs(bos: str, runs: Sequence[Result], headlines: Sequence[Headline]) -> Table:

@@ -23,6 +23,7 @@ SHARES = (  # figures that are shown as percentages
 # of a list, what tells its rows apart; lists of other rows are not compared
 ROW_KEYS = (("id", "edit"), ("name",), ("stage",), ("length",), ("block",), ("components",))
 MOST = 12  # rows
+LABELS = frames.POLICIES.values()
 
 
 def done_differently(result: Result, other: Result) -> str:
@@ -66,6 +67,7 @@ def beyond_noise(result: Result, other: Result) -> tuple[Table, str]:
     p (normal, from that interval) is adjusted over all of them (Holm) and held against ALPHA.
     """
     mine, theirs = (dict(figures(one)) for one in (result, other))
+    bound = shared_policies(result, other)
     shared = [key for key in mine if key in theirs]
     changes = {key: difference(mine[key], theirs[key]) for key in shared}
     known = [key for key in shared if changes[key].low is not None]
@@ -77,28 +79,38 @@ def beyond_noise(result: Result, other: Result) -> tuple[Table, str]:
     for key in told[:MOST]:
         show = _show(key)
         cells = [show(each[key].value) for each in (mine, theirs)]
-        table.rows.append([": ".join(key), *cells, _signed(show, changes[key].value or 0.0)])
+        said = ": ".join(key if len(bound) > 1 else [name for name in key if name not in LABELS])
+        table.rows.append([said, *cells, _signed(show, changes[key].value or 0.0)])
     of = f"of {len(known)} figures that both have with an interval (p < {ALPHA}, Holm)"
+    policies = frames.policies(result) + frames.policies(other)
+    apart = "The two runs share no BOS policy, so " if policies and not bound else ""
     if not known:
-        return table, "No figure has an interval in both runs."
+        said = f"{apart}nothing is compared." if apart else ""
+        return table, said or "No figure has an interval in both runs."
+    if apart:
+        apart += f"only {', '.join(dict.fromkeys(key[0] for key in known))} is compared. "
     if not told:
-        return table, f"No difference lies beyond noise, {of}."
+        return table, f"{apart}No difference lies beyond noise, {of}."
     count = "1 differs" if len(told) == 1 else f"{len(told)} differ"
     rest = f"; the {MOST} clearest are shown" if len(told) > MOST else ""
-    return table, f"{count} beyond noise, {of}{rest}."
+    return table, f"{apart}{count} beyond noise, {of}{rest}."
+
+
+def shared_policies(result: Result, *others: Result) -> list[str]:
+    """BOS policies of all runs."""
+    found = frames.policies(result)
+    return [bos for bos in found if all(bos in frames.policies(other) for other in others)]
 
 
 def figures(result: Result) -> Iterator[tuple[Key, Measured]]:
-    """Every figure of a summary with an interval, by its key in words."""
-    several = len(frames.policies(result)) > 1
+    """Every figure of a summary with an interval, by its key in words, its BOS policy in it."""
     for name in COMMANDS:
         held = getattr(result.summary, name)
         if hasattr(held, "model_dump"):
             yield from _figures(held.model_dump(), (name,))
             continue
         for panel, one in (held or {}).items():
-            told = (name, frames.label(panel)) if several else (name,)
-            yield from _figures(one.model_dump(), told)
+            yield from _figures(one.model_dump(), (name, frames.label(panel)))
 
 
 def _figures(value: Any, key: Key) -> Iterator[tuple[Key, Measured]]:

@@ -73,6 +73,17 @@ def percent(value: float | None) -> str:
     return f"{share:.1f}\u00a0%".replace("-", "−")
 
 
+def percent_change(value: float | None) -> str:
+    """A relative change as a percentage; 0.0 where less would be shown, as no bound reads right."""
+    return percent(0.0 if value is not None and abs(value) < 0.0005 else value)
+
+
+def change_bounds(measured: Any) -> str:
+    """The interval of a relative change in whole percent, as `−98 to −55`; empty without one."""
+    bounds = bounds_of(measured) or ()
+    return " to ".join(f"{round(100 * bound)}" for bound in bounds).replace("-", "−")
+
+
 def typeset(sentence: str) -> str:
     """A sentence of a result with numbers as `percent` writes them: -93% is `−93 %`."""
     return re.sub(r"(?<=\d)%", "\u00a0%", re.sub(r"(?<![\w.-])-(?=\d)", "−", sentence))

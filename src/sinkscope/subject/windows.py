@@ -123,10 +123,8 @@ def _lengths(
     if used:
         are = "are whole documents" if len(used) > 1 else "is a whole document"
         span = str(min(used)) if min(used) == max(used) else f"{min(used)} to {max(used)}"
-        notes.append(
-            f"{len(used)} of {len(cut)} prompts {are} shorter than {length} tokens "
-            f"({span} tokens of text)."
-        )
+        which = f"{len(used)} of {len(cut)} prompts" if len(cut) > 1 else "The prompt"
+        notes.append(f"{which} {are} shorter than {length} tokens ({span} tokens of text).")
     if short > len(used):
         notes.append(
             f"{short - len(used)} of {len(streams)} documents are too short for a prompt of "

@@ -150,10 +150,12 @@ SUFFICIENCY = (
         "kept-growth",
         "How many units it takes",
         "The traced units first, then those that do most through position zero’s key, at the sizes "
-        "of the MIB benchmark and between them. Reported is the smallest circuit that is faithful "
-        "and complete (see the bounds below), confirmed by full passes. CPR is the area under "
-        "the curve of the circuit alone over the part of all units (0.999: faithful at any size), "
-        "CMD the area between it and 1 (0: never off).",
+        "of the MIB benchmark and between them. Reported is the smallest set that is faithful and "
+        "complete here (see the bounds below), made larger where it is not in full passes, in "
+        "which what the other heads and neurons do differs too. CPR is the area under the curve of "
+        "the circuit alone over the part of all units from 0.1\u00a0% on, CMD the area between it "
+        "and 1. A curve at 1 has 0.999 and 0; small sets weigh by the part of all units that they "
+        "span, next to nothing, so read those off the curve.",
         growth_chart,
         wide=True,
     ),

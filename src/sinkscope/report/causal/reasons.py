@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sinkscope.report.causal.names import name_of
-from sinkscope.report.text import number_of, percent, visible
+from sinkscope.report.text import number_of, percent_change, visible
 from sinkscope.result import StageSummary, TestRow
 
 WHY = {
@@ -33,7 +33,7 @@ def _lacks(test: TestRow) -> str:
     elif gained:
         shown = f"gives {value:+.1f} nats".replace("-", "−")
     else:
-        shown = f"changes the sink by {percent(0.0 if abs(value) < 0.0005 else value)}"
+        shown = f"changes the sink by {percent_change(value)}"
     why = WHY.get(test.outcome, visible(test.outcome))
     needs = f" (take {test.needs} prompts)" if test.needs is not None else ""
     return f"{name_of(test.id)} {shown}{f', {why}' if why else ''}{needs}"

@@ -11,8 +11,10 @@ from sinkscope.report.parts import Table
 from sinkscope.report.text import (
     NO_VALUE,
     bounds_of,
+    change_bounds,
     number_of,
     percent,
+    percent_change,
     token_text,
     typeset,
     visible,
@@ -22,8 +24,8 @@ from sinkscope.result import StageSummary, TestRow, VerifySummary
 RESULTS = {
     "necessity": {True: "✓ needed", False: "not needed"},
     "sufficiency": {True: "✓ enough", False: "not enough"},
-    "mediation": {True: "✓ passes on", False: "does not"},
-    "identity": {True: "carries it", False: "✓ does not"},
+    "mediation": {True: "✓ passes on", False: "does not pass on"},
+    "identity": {True: "carries it", False: "✓ does not carry it"},
 }
 
 # of necessity, where a row does not hold: "not needed" only where it is shown to do nothing
@@ -48,7 +50,7 @@ def effects_table(verified: VerifySummary) -> Table:
 
     def cells(test: Entry) -> list[str]:
         if isinstance(test, Fold):
-            return [test.words, NO_VALUE, percent(test.largest), *[NO_VALUE] * 6]
+            return [test.words, NO_VALUE, percent_change(test.largest), *[NO_VALUE] * 6]
         return [
             edit_words(test.edit),
             _result(test),
@@ -111,7 +113,7 @@ def stages_table(verified: VerifySummary) -> Table:
     )
     for one in verified.stages:
         given = _kept(one) if one.stage == 2 else _short_nats(one.sufficiency)
-        without, total = (percent(number_of(x)) for x in (one.necessity, one.total))
+        without, total = (percent_change(number_of(x)) for x in (one.necessity, one.total))
         table.rows.append(
             [str(one.stage), visible(one.name), stage_said(one), without, total, given]
         )
@@ -135,7 +137,7 @@ def deciding_table(verified: VerifySummary) -> Table:
 
     def cells(test: Entry) -> list[str]:
         if isinstance(test, Fold):
-            return [test.words, percent(test.largest), *[NO_VALUE] * 4, ""]
+            return [test.words, percent_change(test.largest), *[NO_VALUE] * 4, ""]
         total, control = test.sink_change, test.control_change
         show: Callable[[Any], str] = _short_change
         if test.kind == "sufficiency" and test.margin_change is not None:
@@ -152,8 +154,7 @@ def deciding_table(verified: VerifySummary) -> Table:
 
 
 def _short_change(measured: Any) -> str:
-    value = number_of(measured)
-    return NO_VALUE if value is None else percent(0.0 if abs(value) < 0.0005 else value)
+    return percent_change(number_of(measured))
 
 
 def _short_nats(measured: Any) -> str:
@@ -186,13 +187,9 @@ def thresholds_table(verified: VerifySummary) -> Table:
 
 def change(measured: Any) -> str:
     """A relative change as a percentage with its interval."""
-    value, bounds = number_of(measured), bounds_of(measured)
-    if value is None:
-        return NO_VALUE
-    shown = percent(0.0 if abs(value) < 0.0005 else value)
-    if bounds is not None:
-        shown += f" ({round(100 * bounds[0])} to {round(100 * bounds[1])})"
-    return _tidy(shown)
+    value, interval = number_of(measured), change_bounds(measured)
+    shown = percent_change(value)
+    return _tidy(f"{shown} ({interval})" if interval and value is not None else shown)
 
 
 def nats(measured: Any, digits: int = 1, sign: bool = True) -> str:
@@ -231,5 +228,6 @@ def _moved(moved: dict[str, Any] | None) -> str:
     if not moved:
         return NO_VALUE
     share = percent(number_of(moved.get("share")))
+    sign = "" if share[0] in "<>−–" else "+"
     token = token_text(moved.get("token", ""), 16)
-    return f"{visible(moved.get('position', NO_VALUE))} “{token}” +{share}".replace("+−", "−")
+    return f"{visible(moved.get('position', NO_VALUE))} “{token}” {sign}{share}"

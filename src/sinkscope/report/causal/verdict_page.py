@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from sinkscope.causal.thresholds import COMPLETE, FAITHFUL
 from sinkscope.report.causal import tables as causal_tables
 from sinkscope.report.causal.charts import areas_of
 from sinkscope.report.causal.names import name_of, short_edit, with_names
 from sinkscope.report.causal.reasons import why_not
+from sinkscope.report.causal.stage_cards import stages_of
 from sinkscope.report.circuit.words import AMPLIFIED
-from sinkscope.report.parts import WEAK, Findings, Headline, Part, Section, Stage, Strip, Words
+from sinkscope.report.parts import WEAK, Findings, Headline, Part, Section, Strip, Words
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.text import (
-    bounds_of,
     multiple,
     number_of,
     percent,
@@ -42,13 +43,6 @@ NEEDS = {
     "undetermined": "Whether phase {phase} needs phase {other} is undetermined",
     "not removed": "Whether phase {phase} needs phase {other} is not shown, since it stays",
 }
-NAMES = {1: "Recognition", 2: "Amplification", 3: "Induction", 4: "Sink"}
-MEANINGS = {
-    1: "Position zero can be separated from every other position.",
-    2: "What separates it is amplified along one direction.",
-    3: "The queries of later positions find that direction in its key.",
-    4: "Later positions give it their attention.",
-}
 
 
 def sections(result: Result) -> list[Section]:
@@ -60,7 +54,7 @@ def sections(result: Result) -> list[Section]:
     said = {bos: one.headline for bos, one in found.items()}
     parts: list[Part] = [
         Words(found),
-        Strip({bos: _stages(one) for bos, one in verified.items()}),
+        Strip({bos: stages_of(one) for bos, one in verified.items()}),
         *tables_of(verified, lambda one: [causal_tables.changes_table(one)], stacked=True),
     ]
     return [Section("verdict", "Verdict", "", parts, said, unfolded=True)]
@@ -93,7 +87,7 @@ def findings(result: Result, bos: str) -> Findings | None:
 def _not_shown(stage: StageSummary, verified: VerifySummary) -> str:
     """Why a stage is not shown, in a sentence."""
     why = why_not(stage, verified.tests)
-    said = {True: "", False: "is not shown", None: "is undetermined"}[stage.passed]
+    said = {True: "", False: "is not shown by intervention", None: "is undetermined"}[stage.passed]
     return f"Stage {stage.stage}, {visible(stage.name)}, {said}: {why}." if why else ""
 
 
@@ -141,22 +135,49 @@ def _details(verified: VerifySummary) -> list[str]:
     size, tried = verified.circuit_size, verified.circuit_growth
     if not size.get("components") or size.get("share") is None:
         return []
-    said = [f"{_counted(size['components'])} ({_part(size['share'])}) {_keeps(verified)}."]
+    by_key = verified.circuit_curve.get("path") == "key"
+    keeps = _keeps(verified) + (" in full passes" if by_key else "")
+    said = [f"{_counted(size['components'])} ({_part(size['share'])}) {keeps}."]
     if size.get("traced") is not None and size["traced"] < size["components"]:
         said.append(f"{size['traced']} of them are traced along the sink direction.")
+    said += _short_of(verified)
     faithful, needed = size.get("faithful"), size.get("needed")
-    path = " through position zero’s key" if verified.circuit_curve.get("path") == "key" else ""
+    path = " through position zero’s key" if by_key else ""
     if needed is None and tried:
         said.append(
             f"No set of up to {tried[-1]['components']} units is faithful and complete{path}."
         )
     elif needed is not None and needed != size["components"]:
-        said.append(f"It takes {_counted(needed)} to be both faithful and complete{path}.")
+        alone = ", all else held as it was" if by_key else ""
+        said.append(f"It takes {_counted(needed)} to be both faithful and complete{path}{alone}.")
     if faithful is not None and faithful not in (needed, size["components"]):
         said.append(f"{_counted(faithful)} are faithful{path}.")
     if areas_of(verified):
-        said.append(f"{areas_of(verified)}.")
+        said.append(f"{areas_of(verified)}{_small_sets(verified)}.")
     return said
+
+
+def _short_of(verified: VerifySummary) -> list[str]:
+    """Which bounds of the reported circuit its full passes do not meet."""
+    kept, left = number_of(verified.faithfulness), number_of(verified.completeness)
+    lacks = []
+    if kept is not None and kept < FAITHFUL:
+        lacks.append(f"to be faithful the circuit would keep {FAITHFUL:.0%} or more")
+    if left is not None and left > COMPLETE:
+        lacks.append(f"to be complete it would leave all else {COMPLETE:.0%} or less")
+    said = " and ".join(lacks)
+    return [typeset(f"T{said[1:]}.")] if said else []
+
+
+def _small_sets(verified: VerifySummary) -> str:
+    """What the smallest set of the curve keeps, where it is not faithful; the areas hide it."""
+    tried = [one for one in verified.circuit_growth if one["components"]]
+    kept = number_of(tried[0]["faithfulness"]) if tried else None
+    if kept is None or kept >= FAITHFUL:
+        return ""
+    units = tried[0]["components"]
+    keep = "keeps" if units == 1 else "keep"
+    return f"; small sets hardly weigh in them: {_counted(units)} alone {keep} {percent(kept)}"
 
 
 def _need(row: PhaseNeed) -> str:
@@ -209,58 +230,6 @@ def _keys(verified: VerifySummary) -> list[tuple[str, str, str]]:
 def _interval(value: Any) -> str:
     shown = percent_interval(value)
     return f"95 % interval {shown} %" if shown else ""
-
-
-def _stages(verified: VerifySummary) -> list[Stage]:
-    state = {True: "shown", False: "failed", None: "untested"}
-    return [
-        Stage(
-            one.stage,
-            NAMES.get(one.stage, visible(one.name)),
-            state[one.passed] if one.outcome != "undetermined" else "undetermined",
-            MEANINGS.get(one.stage, ""),
-            stage_rows(one),
-            why_not(one, verified.tests),
-        )
-        for one in verified.stages
-    ]
-
-
-def stage_rows(stage: StageSummary) -> list[tuple[str, str, str]]:
-    """What a stage rests on: label, value, interval."""
-    rows = []
-    held = stage.reading_heads_late_share
-    if held is not None and held.value is not None:
-        rows.append(("Of sink heads", percent(held.value), percent_interval(held)))
-    if stage.necessity is not None and stage.necessity.value is not None:
-        bounds = bounds_of(stage.necessity)
-        interval = f"{100 * bounds[0]:.0f} to {100 * bounds[1]:.0f}" if bounds else ""
-        rows.append(("Sink without it", percent(stage.necessity.value), _minus(interval)))
-    if stage.total is not None and stage.total.value is not None:
-        rows.append(("In all", percent(stage.total.value), ""))
-    if stage.stage == 2:  # here it is what the circuit alone keeps of the sink, a share
-        kept = number_of(stage.sufficiency)
-        if kept is not None:
-            rows.append(("Faithfulness", multiple(kept), percent_interval(stage.sufficiency)))
-    elif stage.sufficiency is not None and stage.sufficiency.value is not None:
-        bounds = bounds_of(stage.sufficiency)
-        interval = f"{bounds[0]:+.1f} to {bounds[1]:+.1f}" if bounds else ""
-        shown = f"{stage.sufficiency.value:+.1f} nats"
-        rows.append(("Given elsewhere", _minus(shown), _minus(interval)))
-    if stage.specificity is not None:
-        rows.append(("Control ÷ effect", _minus(f"{round(stage.specificity, 2) + 0.0:.2f}"), ""))
-    if stage.dose is not None:
-        rows.append(("Dose (Spearman)", _minus(f"{stage.dose:.2f}"), ""))
-    through = number_of(stage.mediation)
-    if through is not None:
-        rows.append(
-            ("Passes through the next", multiple(through), percent_interval(stage.mediation))
-        )
-    return rows
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "−")
 
 
 def headline(result: Result, bos: str) -> Headline:

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 from sinkscope.report.circuit.layout import NARROW, Layout, Sheet, tip_of
 from sinkscope.report.circuit.picture import NAMES, Picture, PictureRow, Reader, Writer
-from sinkscope.report.text import number_of, percent
+from sinkscope.report.text import number_of, percent, percent_change
 
 LINE, COMPACT, FULL = 21.0, 9.0, 26.0  # heights: a unit, a row that only reads, when few and many
 MANY = 20  # from this many reading rows on they are drawn compactly
@@ -138,7 +138,7 @@ def _node(sheet: Sheet, writer: Writer, block: int, middle: float) -> None:
     tip = f"Block {block}, {name}: {share_text(writer.share)} of what sets position zero apart"
     cut = number_of(writer.without)
     if cut is not None:
-        tip += f"; without it the sink changes by {percent(cut)}"
+        tip += f"; without it the sink changes by {_cut(cut)}"
     sheet.marks.append(
         f'<rect x="{sheet.at.node}" y="{middle - NODE_HIGH / 2:.1f}"'
         f' width="{sheet.at.node_wide}" height="{NODE_HIGH}"'
@@ -149,8 +149,14 @@ def _node(sheet: Sheet, writer: Writer, block: int, middle: float) -> None:
     centre = 'text-anchor="middle" pointer-events="none"'
     sheet.text(x, y, f"{name} {share_text(writer.share)}", centre)
     if cut is not None:
-        words = f"{'' if sheet.at.over else 'sink '}{percent(cut)} without"
+        words = f"{'' if sheet.at.over else 'sink '}{_cut(cut)} without"
         sheet.text(x, middle + 12, words, f'{centre} font-size="11" fill="var(--quiet)"')
+
+
+def _cut(change: float) -> str:
+    """A change of the sink with its sign, so that it is not read as what is left."""
+    shown = percent_change(change)
+    return shown if shown.startswith("−") else f"{'±' if shown.startswith('0.0') else '+'}{shown}"
 
 
 def _unit(

@@ -135,6 +135,7 @@ def _amplification(trace: TraceSummary) -> str:
     """In what it is amplified, how far, and how much of that is written early."""
     how = trace.amplification
     said = f"Amplified in {AMPLIFIED.get(how, visible(how))}" if how else "Not amplified"
+    said = f"Observed: {said[0].lower()}{said[1:]}"
     ratio = (trace.emergence.get("norm") or {}).get("largest_ratio")
     if ratio is not None:
         said += f"; its norm is at most {short(ratio)} times the others’"

@@ -201,10 +201,15 @@ def classes(data: Dataset) -> str:
     if not sinks:
         return ""
     return (
-        f"Of {sinks} sink heads, {counts['no-op']} read next to nothing at position zero (no-op), "
-        f"{counts['broadcast']} hand one vector to every position (broadcast) and "
-        f"{counts['undecided']} lie between the thresholds."
+        f"Of {sinks} sink head{'' if sinks == 1 else 's'}, "
+        f"{_do(counts['no-op'], 'read')} next to nothing at position zero (no-op), "
+        f"{_do(counts['broadcast'], 'hand')} one vector to every position (broadcast) and "
+        f"{_do(counts['undecided'], 'lie')} between the thresholds."
     )
+
+
+def _do(count: int, verb: str) -> str:
+    return f"{count} {verb}{'s' if count == 1 else ''}"
 
 
 def _unread(data: Dataset) -> str:

@@ -1,0 +1,86 @@
+"""The cards of the four stages: what each says, and the numbers that it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sinkscope.report.causal.reasons import why_not
+from sinkscope.report.parts import Stage
+from sinkscope.report.text import (
+    bounds_of,
+    change_bounds,
+    multiple,
+    number_of,
+    percent,
+    percent_change,
+    percent_interval,
+    visible,
+)
+from sinkscope.result import StageSummary, TestRow, VerifySummary
+
+NAMES = {1: "Recognition", 2: "Amplification", 3: "Induction", 4: "Sink"}
+MEANINGS = {
+    1: "Position zero can be separated from every other position.",
+    2: "The sink needs what amplifies it along one direction.",
+    3: "The queries of later positions find that direction in its key.",
+    4: "Later positions give it their attention.",
+}
+
+
+def stages_of(verified: VerifySummary) -> list[Stage]:
+    """The stages of a verdict, each with what it rests on, or lacks."""
+    state = {True: "shown", False: "failed", None: "untested"}
+    return [
+        Stage(
+            one.stage,
+            NAMES.get(one.stage, visible(one.name)),
+            state[one.passed] if one.outcome != "undetermined" else "undetermined",
+            MEANINGS.get(one.stage, ""),
+            stage_rows(one, verified.tests),
+            why_not(one, verified.tests),
+        )
+        for one in verified.stages
+    ]
+
+
+def stage_rows(stage: StageSummary, tests: Sequence[TestRow]) -> list[tuple[str, str, str]]:
+    """What a stage rests on: label, value, interval; each effect with its control over it."""
+    rows = []
+    control = {t.kind: t.specificity for t in tests if t.claim and t.edit in stage.edits}
+    held = stage.reading_heads_late_share
+    if held is not None and held.value is not None:
+        rows.append(("Of sink heads", percent(held.value), percent_interval(held)))
+    if stage.necessity is not None and stage.necessity.value is not None:
+        shown = percent_change(stage.necessity.value)
+        rows.append(("Sink without it", shown, change_bounds(stage.necessity)))
+        if not shown.startswith("0.0"):  # over nothing, a ratio says nothing
+            rows += _over("Control ÷ that effect", control.get("necessity"))
+    if stage.total is not None and stage.total.value is not None:
+        rows.append(("In all", percent_change(stage.total.value), ""))
+    if stage.stage == 2:  # here it is what the circuit alone keeps of the sink, a share
+        kept = number_of(stage.sufficiency)
+        if kept is not None:
+            rows.append(("Faithfulness", multiple(kept), percent_interval(stage.sufficiency)))
+    elif stage.sufficiency is not None and stage.sufficiency.value is not None:
+        bounds = bounds_of(stage.sufficiency)
+        interval = f"{bounds[0]:+.1f} to {bounds[1]:+.1f}" if bounds else ""
+        shown = f"{stage.sufficiency.value:+.1f} nats"
+        rows.append(("Given elsewhere", _minus(shown), _minus(interval)))
+        rows += _over("Control ÷ that effect", control.get("sufficiency"))
+    if stage.dose is not None:
+        rows.append(("Dose (Spearman)", _minus(f"{stage.dose:.2f}"), ""))
+    through = number_of(stage.mediation)
+    if through is not None:
+        rows.append(
+            ("Passes through the next", multiple(through), percent_interval(stage.mediation))
+        )
+    return rows
+
+
+def _over(label: str, ratio: float | None) -> list[tuple[str, str, str]]:
+    """The effect of a control over that of its edit, as a row."""
+    return [] if ratio is None else [(label, _minus(f"{round(ratio, 2) + 0.0:.2f}"), "")]
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
