@@ -32,8 +32,8 @@ def chosen_prompts(
     """Ready-made prompts, or those that the settings describe: one set for each BOS policy."""
     if prompts is not None and not isinstance(prompts, Prompts):
         raise InputError(
-            f"prompts={prompts!r:.40} is no Prompts; sinkscope.build_prompts makes them. The kind of "
-            'prompts is given as kind="text", "random" or "repeat".'
+            f"prompts={prompts!r:.40} is no Prompts; sinkscope.build_prompts makes them. The kind "
+            'of prompts is given as kind="text", "random" or "repeat".'
         )
     return prompts_of(subject, settings) if prompts is None else [with_positions(subject, prompts)]
 
