@@ -86,7 +86,7 @@ def lines_table(one: Advice) -> Table:
         one.lines,
         {
             "Tool": lambda line: line["tool"],
-            "For": lambda line: line["purpose"],
+            "For": lambda line: line.get("purpose", ""),
             "Line": lambda line: visible(line["line"]),
             "Know": lambda line: f"{line['note']} Read in {line['version']}, {line['source']}.",
         },
@@ -230,7 +230,7 @@ def with_bounds(value: Measured, unit: str) -> str:
 def _pasted(pasted: list[Any]) -> Table:
     columns = {
         "Tool": lambda line: line["tool"],
-        "For": lambda line: line["purpose"],
+        "For": lambda line: line.get("purpose", ""),
         "Line": lambda line: visible(line["line"]),
     }
     return table_of("Lines to paste", pasted, columns, set())
