@@ -33,7 +33,7 @@ def model_card(result: Result) -> str:
     ]
     pasted = [line for one in summary.advise.values() for line in one.lines]
     for line in pasted:
-        about = f"{line['tool']} ({line['version']}), {line['purpose']}:"
+        about = f"{line['tool']} ({line['version']}), {line.get('purpose', '')}:"
         lines += [about, "", f"    {visible(line['line'])}", ""]
     return "\n".join(lines)
 
