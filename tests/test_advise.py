@@ -13,6 +13,7 @@ from rich.console import Console
 import sinkscope
 from sinkscope.advice import gates
 from sinkscope.advice.advise import QUESTIONS, questions
+from sinkscope.advice.bench import told
 from sinkscope.advice.lines import lines, table
 from sinkscope.advice.prefix import PREFIX
 from sinkscope.advice.repeats import onset_of, onsets
@@ -23,7 +24,7 @@ from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.mixing.conditions import INTACT
 from sinkscope.mixing.dose import Cost
 from sinkscope.report.advise.card import model_card
-from sinkscope.report.advise.page import SHORT, with_bounds
+from sinkscope.report.advise.page import SHORT, findings, in_short, with_bounds
 from sinkscope.report.brief import print_brief
 from sinkscope.result import load_result
 from sinkscope.schema import Measured
@@ -376,9 +377,47 @@ def test_judged_says_nothing_that_an_interval_does_not_say():
 
 
 def test_few_or_short_texts_are_never_enough_for_an_answer(circuit):
-    found = sinkscope.advise(circuit, n=2, length=3, questions="bos,streaming,quantisation")
-    answers = [one.answer for one in found.summary.advise.values()]
-    assert answers == ["undetermined", "does not apply", "undetermined"]
+    for length in (3, LENGTH):
+        found = sinkscope.advise(circuit, n=2, length=length)
+        answers = {name: one.answer for name, one in found.summary.advise.items()}
+        assert set(answers.values()) == {"undetermined"}, answers
+    said = found.summary.advise["bos"].sentence
+    assert "an answer takes 4 at least, and intervals that cover 95 % take 7" in said
+
+
+def test_where_no_first_token_has_to_stay_no_line_keeps_one():
+    one = advised(constructed("uniform"), "streaming").summary.advise["streaming"]
+    assert (one.answer, one.facts["kv-keep"], one.lines, one.without) == ("0", 0.0, [], [])
+    assert "nothing to set" in one.sentence
+    assert f"keeping none costs {told(one.value)}" in one.sentence
+
+
+def test_the_lines_keep_as_many_tokens_as_the_answer_says():
+    subject = constructed("p0-two-block", carry=1.0)
+    one = advised(subject, "streaming").summary.advise["streaming"]
+    keep = int(one.facts["kv-keep"])
+    assert 0 < keep < KEPT[-1]
+    [line] = [line for line in one.lines if line["tool"] == "llama.cpp"]
+    assert line["line"] == f"--keep {keep} --context-shift"
+    said = {line["tool"]: line["purpose"] for line in one.lines}
+    assert said["kvpress"] == f"first tokens kept: {keep}"
+    assert said["OpenVINO GenAI"] == "first tokens kept: 32, whole blocks"
+
+
+def test_the_answer_on_quantisation_tells_the_cache_that_its_lines_set(whole):
+    one = whole.summary.advise["quantisation"]
+    cost = {row["what"]: row["ce_change"] for row in one.rows}
+    for bits in (4, 8):
+        measured = cost[f"int{bits} cache, a scale a token and head"]
+        assert f"int{bits} costs {told(measured)}" in one.sentence
+    bits = next(bits for bits in (4, 8) if one.facts[f"int{bits}-cache"] == "fine")
+    assert {f"int{bits} KV cache"} == {
+        line["purpose"] for line in one.lines if "cache" in line["purpose"]
+    }
+    [table] = findings(whole, "").tables
+    assert table.columns[:2] == ["Tool", "For"]
+    brief = in_short("quantisation", one)
+    assert with_bounds(cost["int4 cache, a scale a token and head"], "nats") in brief
 
 
 def test_gates():

@@ -102,6 +102,14 @@ def test_a_file_of_another_program_is_not_replaced(folder, text_file, tmp_path, 
     assert run(capsys, *scan, "--force")[0] == 0
 
 
+def test_a_reader_that_leaves_is_no_failure():
+    command = [sys.executable, "-m", "sinkscope", "models"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert (process.wait(), process.stderr.read()) == (0, "")
+
+
 def test_names_of_folders_are_plain():
     from sinkscope.cli.common import name_of
 

@@ -290,6 +290,11 @@ def test_one_prompt_gives_no_interval(llama):
     assert any("One prompt only" in note for note in summary.notes)
 
 
+def test_a_kind_of_prompts_is_no_prompts(llama):
+    with pytest.raises(InputError, match='kind="text"'):
+        scan(llama, prompts="random")
+
+
 def test_settings_are_checked(llama):
     for change in ({"reader": "fast"}, {"bos": "perhaps"}):
         with pytest.raises(InputError):

@@ -19,7 +19,7 @@ FLOORS: dict[str, tuple[float, float]] = {
     "few prompts: not wrong": (1.0, 1.0),
     "few prompts: says how many": (1.0, 1.0),
     "few prompts: that suffices": (0.95, 1.0),
-    "timeline: emergence": (0.93, 1.0),  # 95 % intervals, on some two hundred runs
+    "timeline: emergence": (0.95, 1.0),
     "timeline: settling": (1.0, 1.0),
     "use of the sink": (0.97, 1.0),
     "interval, part of the prompts": (0.93, 0.97),

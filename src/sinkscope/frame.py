@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sinkscope.errors import InputError
 from sinkscope.provenance import new_summary
 from sinkscope.result import Result
 from sinkscope.settings import PromptSettings
@@ -29,6 +30,11 @@ def chosen_prompts(
     subject: Subject, settings: PromptSettings, prompts: Prompts | None
 ) -> list[Prompts]:
     """Ready-made prompts, or those that the settings describe: one set for each BOS policy."""
+    if prompts is not None and not isinstance(prompts, Prompts):
+        raise InputError(
+            f"prompts={prompts!r:.40} is no Prompts; sinkscope.build_prompts makes them. The kind "
+            'of prompts is given as kind="text", "random" or "repeat".'
+        )
     return prompts_of(subject, settings) if prompts is None else [with_positions(subject, prompts)]
 
 

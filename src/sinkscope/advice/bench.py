@@ -21,7 +21,7 @@ from sinkscope.pace import ADVICE
 from sinkscope.schema import Measured, ScanSummary
 from sinkscope.schema.advise import AdviceRow
 from sinkscope.settings import AdviseSettings
-from sinkscope.stats import at_most, bootstrap, nan_mean
+from sinkscope.stats import at_most, bootstrap, nan_mean, units_needed
 from sinkscope.subject.at_hand import is_packed, lies_elsewhere
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, vocabulary
@@ -59,7 +59,10 @@ class Bench:
         """Why this text is not enough for an answer; empty where it is."""
         length = int(self.prompts.lengths.min())
         if self.count < FEWEST:
-            return f"{self.texts} are too few for an interval; {FEWEST} are needed."
+            return (
+                f"{self.texts} are too few: an answer takes {FEWEST} at least, and intervals that "
+                f"cover 95 % take {units_needed(self._late, self.units)}."
+            )
         if length < SHORTEST:
             return f"Texts of {length} tokens are too short; {SHORTEST} are needed."
         return ""
@@ -84,9 +87,13 @@ class Bench:
     @property
     def about_text(self) -> str:
         """What is to be said of the intervals, where they rest on few documents."""
-        late = self.scan_data["p0_late"].to_numpy()[: len(self.prompts)]
         unit = ("texts", "n") if self.units is None else ("documents", "text")
-        return " ".join(too_few(nan_mean(late, (1, 2)), self.units, *unit))
+        return " ".join(too_few(self._late, self.units, *unit))
+
+    @property
+    def _late(self) -> np.ndarray:
+        """[n] late share of P0, the figure by which few texts are told to be too few."""
+        return nan_mean(self.scan_data["p0_late"].to_numpy()[: len(self.prompts)], (1, 2))
 
     def mean(self, values: np.ndarray) -> Measured:
         """Mean of a figure of each text [n], with its interval over documents."""
@@ -218,3 +225,9 @@ def logits_of(subject: Subject, rows: Prompts, condition: Condition = INTACT) ->
 def three(value: float | None, sign: str = "") -> str:
     """A number in three decimals for a sentence; what rounds to zero has no minus."""
     return f"{round(value or 0.0, 3) + 0.0:{sign}.3f}"
+
+
+def told(change: Measured) -> str:
+    """A change of the loss with its interval, for a sentence."""
+    ends = "" if change.low is None else f" ({three(change.low)} to {three(change.high)})"
+    return f"{three(change.value)} nats a token{ends}"

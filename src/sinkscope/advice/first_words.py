@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from sinkscope.advice.bench import FEWEST, Bench
+from sinkscope.advice.bench import Bench
 from sinkscope.advice.prefix import spare_token
 from sinkscope.intervene.cost import divergences
 from sinkscope.mixing.conditions import run
@@ -32,8 +32,10 @@ def advise_first_words(bench: Bench) -> Advice:
     """The effect of the first words against that of later ones, with a spare token and without."""
     prompts = bench.prompts
     length = int(prompts.lengths.min())
-    if bench.count < FEWEST or length < 8 * SPAN:
-        few = f"{bench.texts} of {length} tokens are too few or too short for this question."
+    few = bench.too_little
+    if length < 8 * SPAN:
+        few = few or f"Texts of {length} tokens are too short; {8 * SPAN} are needed."
+    if few:
         return Advice(question=QUESTION, answer="undetermined", sentence=few)
     spare = spare_token(bench)
     found: dict[str, np.ndarray] = {}

@@ -29,6 +29,8 @@ SHOWN = 4  # tokens a document is called by
 
 def advise_heads(bench: Bench) -> Advice:
     """How many heads are idle, and what switching them off costs."""
+    if bench.too_little:
+        return Advice(question=QUESTION, answer="undetermined", sentence=bench.too_little)
     idle, others = _by_evidence(bench)
     if not idle:
         return Advice(
@@ -49,8 +51,7 @@ def advise_heads(bench: Bench) -> Advice:
     except Unsupported as error:
         return Advice(question=QUESTION, answer="does not apply", sentence=str(error))
     change = bench.mean(costs[0].ce)
-    enough = not bench.too_little
-    idle_here = at_most(change, bench.within) if enough else None
+    idle_here = at_most(change, bench.within)
     what = {
         True: "are not needed on this text",
         False: "look idle, but are used",

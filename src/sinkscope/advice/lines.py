@@ -12,6 +12,16 @@ from sinkscope.schema.advise import AdviceLine
 from sinkscope.subject.load import Subject
 
 TABLE = Path(__file__).with_name("settings.yaml")
+# what a line does, where its entry in the table does not say otherwise
+PURPOSES = {
+    "bos": "BOS first: {lower}",
+    "keep": "first tokens kept: {keep}",
+    "cache_bits": "int{bits} KV cache",
+    "skip_layers": "int4 KV cache, not in blocks {layers}",
+    "ignore": "int8, not in maps with outliers",
+    "dtype": "{dtype}",
+    "learned": "learned sink",
+}
 
 
 @cache
@@ -32,6 +42,7 @@ def lines(purpose: str, **values: Any) -> list[AdviceLine]:
             found.append(
                 {
                     "tool": entry["tool"],
+                    "purpose": entry.get("purpose", PURPOSES[purpose]).format(**values),
                     "line": line,
                     "version": entry["version"],
                     "source": entry["source"],

@@ -9,7 +9,7 @@ much, it is tried without the layers that it hurts most.
 
 from __future__ import annotations
 
-from sinkscope.advice.bench import OTHER, Bench, three
+from sinkscope.advice.bench import OTHER, Bench, three, told
 from sinkscope.advice.cache_layers import DRAWN, LEFT, left_alone
 from sinkscope.advice.kernels import beside
 from sinkscope.advice.lines import lines, without
@@ -94,6 +94,7 @@ FACTS = {
     "int8-weights": NAMES["int8"],
     "int4-weights": NAMES["int4"],
 }
+CACHE_BITS = {4: INT4, 8: FACTS["int8-cache"]}  # the fewest first
 CONTROLS = (CONTROL, OTHERS, DRAWN, *PREFIX[1:])
 
 
@@ -159,6 +160,8 @@ def _answer(bench: Bench, costs: dict[str, Cost]) -> str:
         return "no token"
     if p0_helps(bench, costs):
         return "position zero"
+    if layers_help(bench, costs):
+        return "some layers' KV cache"
     if bench.affordable(costs[TENSOR]):
         return "nothing"
     return "not position zero" if p0_saves_nothing(bench, costs) else "undetermined"
@@ -169,10 +172,11 @@ def _sentence(bench: Bench, costs: dict[str, Cost], found: list[Outlier]) -> str
         return nats(costs[name])
 
     if bench.learned:
-        return _of_learned(bench, costs)
+        return f"{_of_learned(bench, costs)} {_of_cache(bench, costs)}"
     kept = p0_helps(bench, costs)
     maps = {0: "no map is", 1: "one map is"}.get(len(found), f"{len(found)} maps are")
-    seen = f"int8 activations with one scale cost {loss(TENSOR)}, and {maps} given outliers"
+    activations = told(bench.mean(costs[TENSOR].ce))
+    seen = f"with one scale they cost {activations}, and {maps} given outliers"
     if kept:
         parts = [f"{n}: {loss(n)} nats a token, {loss(n + P0)} with it exact" for n in kept]
         said = (
@@ -180,17 +184,23 @@ def _sentence(bench: Bench, costs: dict[str, Cost], found: list[Outlier]) -> str
             "a single position so."
         )
     elif bench.affordable(costs[TENSOR]):
-        said = f"Int8 is fine within {bench.within:g} nats a token: {seen}."
+        said = f"Int8 activations are fine within {bench.within:g} nats a token: {seen}."
     else:
         spared = (
             "saves nothing beyond" if p0_saves_nothing(bench, costs) else "is not shown to save"
         )
-        said = f"Keeping position zero exact {spared} {bench.within:g} nats a token: {seen}."
-    told = (TENSOR, *kept)
+        said = (
+            f"For int8 activations keeping position zero exact {spared} {bench.within:g} nats a "
+            f"token: {seen}."
+        )
+    if maps_help(bench, costs):
+        said += f" With those maps left alone they cost {loss(WITHOUT)}."
+    said += f" {_of_cache(bench, costs)}"
+    others = [name for name in FACTS.values() if name not in (TENSOR, *CACHE_BITS.values(), *kept)]
     costly = [
         f"{short} ({loss(name)})"
         for short, name in FACTS.items()
-        if name in costs and name not in told and bench.affordable(costs[name]) is False
+        if name in costs and name in others and bench.affordable(costs[name]) is False
     ]
     if costly:
         said += f" Costly here: {', '.join(costly)}."
@@ -216,6 +226,19 @@ def _of_learned(bench: Bench, costs: dict[str, Cost]) -> str:
     )
 
 
+def _of_cache(bench: Bench, costs: dict[str, Cost]) -> str:
+    """What a KV cache of few bits costs, and which of them is fine."""
+    word = {True: "fine", False: "costly", None: "undetermined"}
+    parts = [
+        f"int{bits} costs {told(bench.mean(costs[name].ce))}, {word[bench.affordable(costs[name])]}"
+        for bits, name in CACHE_BITS.items()
+    ]
+    left = ""
+    if layers_help(bench, costs):
+        left = f" With the layers it hurts most left alone int4 costs {nats(costs[INT4 + LEFT])}."
+    return f"A KV cache in {'; in '.join(parts)}.{left}"
+
+
 def nats(cost: Cost) -> str:
     """Mean rise of the loss."""
     return three(float(cost.ce.mean()))
@@ -227,7 +250,7 @@ def _cache_lines(bench: Bench, costs: dict[str, Cost], layers: list[int]) -> lis
     if layers_help(bench, costs):
         numbers = " ".join(map(str, layers))
         found = lines("skip_layers", vllm="int4_per_token_head", layers=numbers)
-    bits = next((each for each in (4, 8) if bench.affordable(costs[FACTS[f"int{each}-cache"]])), 0)
+    bits = next((each for each, name in CACHE_BITS.items() if bench.affordable(costs[name])), 0)
     if not bits:
         return found
     values = {"vllm": f"int{bits}_per_token_head", "k": f"q{bits}_0", "bits": bits}
@@ -238,7 +261,12 @@ def _cache_lines(bench: Bench, costs: dict[str, Cost], layers: list[int]) -> lis
 
 def _module_lines(bench: Bench, names: tuple[str, ...], costs: dict[str, Cost]) -> list[AdviceLine]:
     """Lines that leave the maps with outliers alone, where that was seen to help."""
+    return lines_that_ignore(names) if maps_help(bench, costs) else []
+
+
+def maps_help(bench: Bench, costs: dict[str, Cost]) -> bool:
+    """Whether int8 activations clearly cost less with the maps that have outliers left alone."""
     if WITHOUT not in costs:
-        return []
+        return False
     gain = bench.saved(costs[TENSOR], costs[WITHOUT])
-    return lines_that_ignore(names) if gain.low is not None and gain.low > bench.within else []
+    return gain.low is not None and gain.low > bench.within

@@ -23,6 +23,8 @@ ANSWERS = {"used": "keep it", "free": "it can go", "harmful": "it can go", None:
 
 def advise_remedies(bench: Bench) -> Advice:
     """Which way of taking the sink away costs nothing."""
+    if bench.too_little:
+        return Advice(question=QUESTION, answer="undetermined", sentence=bench.too_little)
     if not bench.scan.p0_sink:
         return Advice(
             question=QUESTION,
@@ -43,14 +45,11 @@ def advise_remedies(bench: Bench) -> Advice:
     costs = bench.cost(tried)
     changes = {name: bench.mean(cost.ce) for name, cost in costs.items()}
     before = float(text_loss(bench.subject, bench.prompts, 2).mean())
-    enough = not bench.too_little
     free = [
-        name
-        for name in list(tried)[:3]
-        if enough and judged(changes[name], bench.within) in ("same", "less")
+        name for name in list(tried)[:3] if judged(changes[name], bench.within) in ("same", "less")
     ]
     whole = changes[next(iter(tried))]
-    used = judged(whole, bench.within) if enough else "unclear"
+    used = judged(whole, bench.within)
     word = {"more": "used", "same": "free", "less": "harmful", "unclear": None}[used]
     if free:
         said = f"These cost nothing beyond {bench.within:g} nats a token: {'; '.join(free)}."

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from sinkscope.advice.bench import Bench, three
+from sinkscope.advice.bench import Bench, told
 from sinkscope.advice.cache_heads import streaming_heads
 from sinkscope.advice.elsewhere import tokens_that_stay
 from sinkscope.advice.lines import lines, without
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import SlidingCache
 from sinkscope.mixing.dose import Cost
+from sinkscope.schema import Measured
 from sinkscope.schema.advise import Advice, AdviceLine, AdviceRow
 from sinkscope.stats import at_most, bootstrap
 
@@ -38,9 +39,17 @@ def advise_streaming(bench: Bench) -> Advice:
             "keep. Serve it with a backend that knows learned sinks.",
             lines=lines("learned"),
         )
-    reason = _refusal(bench, length)
+    others = sorted({kind for kind in bench.layers if kind != "full"})
+    if others:
+        return Advice(
+            question=QUESTION,
+            answer="does not apply",
+            sentence=f"Not every layer keeps the whole text ({', '.join(others)} layers): a "
+            "sliding cache of first and recent tokens is not how such a model is served.",
+        )
+    reason = _too_little(bench, length)
     if reason:
-        return Advice(question=QUESTION, answer="does not apply", sentence=reason)
+        return Advice(question=QUESTION, answer="undetermined", sentence=reason)
     try:
         costs = {window: _costs(bench, window) for window in windows}
     except Unsupported as error:
@@ -50,36 +59,27 @@ def advise_streaming(bench: Bench) -> Advice:
         question=QUESTION,
         answer=_answer(keep, sure),
         sentence=_sentence(bench, costs, keep, sure),
+        value=_worst(bench, costs, keep)[1],
         facts={"kv-keep": None if keep == KEPT[-1] and not sure else float(keep)},
         rows=[row for window, each in costs.items() for row in _rows(bench, window, each)],
-        without=without("keep"),
+        without=without("keep") if 0 < keep < KEPT[-1] else [],
         limits=f"Texts of {length} tokens, so the cache was full for {length - windows[0]} tokens "
         "at most; longer streams were not tried.",
     )
-    window = windows[-1]
-    found.value = bench.saved(costs[window][keep], costs[window][KEPT[-1]])
     stay, said, rows = tokens_that_stay(bench, windows[0], keep, costs[windows[0]][keep])
     found.rows += rows
     found.facts["keep-tokens"] = stay
     found.sentence = f"{found.sentence} {said}".strip()
     if keep < KEPT[-1]:
-        # keeping the sink costs one token of the cache, and other texts may need it
-        at = max(bench.scan.sink.get("positions") or [0]) + 1 if bench.scan.p0_sink else 0
-        found.lines = lines_that_keep(max(keep, at), window, bench.subject.anatomy.model_type)
+        found.lines = lines_that_keep(keep, windows[-1], bench.subject.anatomy.model_type)
         found.heads, rows, about = streaming_heads(bench, max(keep, 1), windows[0])
         found.rows += rows
         found.limits += f" {about}"
     return found
 
 
-def _refusal(bench: Bench, length: int) -> str:
-    """Why the question cannot be asked here; empty where it can."""
-    others = sorted({kind for kind in bench.layers if kind != "full"})
-    if others:
-        return (
-            f"Not every layer keeps the whole text ({', '.join(others)} layers): a sliding cache "
-            "of first and recent tokens is not how such a model is served."
-        )
+def _too_little(bench: Bench, length: int) -> str:
+    """Why these texts are not enough for an answer; empty where they are."""
     if length < 4 * 2 * KEPT[-1]:
         return f"Texts of {length} tokens are too short for a window that slides."
     return bench.too_little
@@ -117,18 +117,33 @@ def _answer(keep: int, sure: bool) -> str:
 
 
 def _sentence(bench: Bench, costs: dict[int, dict[int, Cost]], keep: int, sure: bool) -> str:
-    window = max(costs)
-    bare = bench.mean(costs[window][0].ce)
-    full = bench.mean(costs[window][KEPT[-1]].ce)
+    """The answer, beside what it costs to keep none, the next fewer, and that many."""
+    below = KEPT[max(KEPT.index(keep) - 1, 0)]
+    parts = []
+    for each in sorted({0, below, keep} - {KEPT[-1]}):
+        window, change = _worst(bench, costs, each)
+        parts.append(f"keeping {each or 'none'} costs {told(change)} at a window of {window}")
     facts = (
-        f"at a window of {window}, keeping none costs {three(bare.value)} nats a token against the "
-        f"whole cache, keeping {KEPT[-1]} costs {three(full.value)}"
+        f"against keeping {KEPT[-1]}, {', '.join(parts)}, the worst tried; {bench.within:g} is "
+        "accepted"
     )
     if keep == KEPT[-1] and not sure:
         return f"{bench.texts} cannot tell how many first tokens suffice: {facts}."
-    what = "No first token has" if keep == 0 else f"The first {_tokens(keep)}"
-    fewer = "" if sure else f" Whether fewer do, {bench.texts.lower()} cannot tell."
-    return f"{what} to stay: {facts}.{fewer}"
+    if keep == 0:
+        return f"No first token has to stay, so there is nothing to set: {facts}."
+    fewer = "" if sure else f" Whether fewer are, {bench.texts.lower()} cannot tell."
+    what = f"The first {_tokens(keep)} to stay" if sure else _enough(keep)
+    return f"{what}: {facts}.{fewer}"
+
+
+def _worst(bench: Bench, costs: dict[int, dict[int, Cost]], keep: int) -> tuple[int, Measured]:
+    """The window in which keeping so few does worst, and what it costs there against the most."""
+    changes = {w: bench.saved(each[keep], each[KEPT[-1]]) for w, each in costs.items()}
+    return max(changes.items(), key=lambda item: item[1].low or 0.0)
+
+
+def _enough(keep: int) -> str:
+    return "One first token is enough" if keep == 1 else f"{keep} first tokens are enough"
 
 
 def _tokens(keep: int) -> str:

@@ -74,8 +74,10 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(arguments, prog_name="sinkscope", standalone_mode=False)
         if code == INTERRUPTED:  # the framework turns Ctrl-C into an exit of its own
             code, sentence = _interruption()
-    except SystemExit:
-        raise
+    except SystemExit as error:  # rich ends so where the reader of its output left (`| head`)
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        code = 0
     except BaseException as error:  # noqa: BLE001 - the last resort; panics of Rust are no Exception
         if "--debug" in arguments and not isinstance(error, typer.Exit):
             import traceback

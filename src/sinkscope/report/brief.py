@@ -115,8 +115,9 @@ class Answer:
 def fitted(said: list[Said], width: int, room: int, weak: int) -> list[Answer]:
     """Answers that take so many lines together, where that is possible.
 
-    Only whole sentences are left out, and they are counted: weaknesses first, of which `weak` are
-    told at most, then the last of the longest answer, never the first of an answer.
+    Only whole sentences are left out, and they are counted: what would change the verdict, then
+    weaknesses, of which `weak` are told at most, then the last of the longest answer, never the
+    first of an answer.
     """
     told = [Answer(question, sentences(typeset(text)), width) for question, text in said]
     whole = sum(len(one.said) for one in told)
@@ -131,15 +132,14 @@ def fitted(said: list[Said], width: int, room: int, weak: int) -> list[Answer]:
     for one in told:
         while len(one.said) > 1 and len(one.lines) > LONGEST:
             one.shorten()
-    while (last := least(WEAK)) and (full() or sum(x.question == WEAK for x in told) > weak):
+    while sum(one.question == WEAK for one in told) > weak and (last := least(WEAK)):
         told.remove(last)
     while full():
         longer = [one for one in told if len(one.said) > 1]
-        spare = least(SPARE)
-        if longer:
-            max(reversed(longer), key=lambda one: len(one.lines)).shorten()
-        elif spare:
+        if spare := least(SPARE) or least(WEAK):
             told.remove(spare)
+        elif longer:
+            max(reversed(longer), key=lambda one: len(one.lines)).shorten()
         else:
             break
     left_out = whole - sum(len(one.said) for one in told)

@@ -11,6 +11,7 @@ class AdviceLine(TypedDict):
     """A line for the user's own tool. In advice/lines."""
 
     tool: str  # the tool it is for
+    purpose: str  # what it sets there, such as an int4 KV cache
     line: str  # what to paste
     version: str  # version or commit in which the setting was read
     source: str  # file or page in which it was read

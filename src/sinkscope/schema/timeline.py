@@ -11,8 +11,8 @@ class EmergencePoint(TypedDict):
     """When a signal emerged above its null. In training_runs/emergence."""
 
     step: int  # first checkpoint of the sustained crossing [step]
-    low: float | None  # 95 % interval; None: the first checkpoint is above [step]
-    high: float  # its upper end [step]
+    low: float | None  # checkpoint before the crossing, 95 % sure; None: there is none [step]
+    high: float  # checkpoint behind the crossing, 95 % sure [step]
     before: int | None  # the checkpoint before it [step]
 
 

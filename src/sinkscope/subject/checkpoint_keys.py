@@ -96,7 +96,7 @@ def refuse_or_tell(where: str, model: Any, unused: Iterable[str], part: Part) ->
             f"{count}: one of the two belongs to another model."
         )
     if part is not None:
-        head = ("head", "output")
+        head = ("head", "output", "embed_out")
         names = [n for n in names if (at[n] or 0) < loaded and not any(h in n for h in head)]
     names = [name for name in names if not _BUFFERS.search(name)]
     inside = [name for name in names if at[name] is not None]

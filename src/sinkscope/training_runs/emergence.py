@@ -8,9 +8,9 @@ from the null in standard errors, a crossing between i−1 and i has the weight
 
     Π_{k<i} Φ(−z_k) · Π_{k≥i} Φ(z_k)
 
-over the checkpoints near the crossing (a flat prior on where each lies, one change of sign), and
-within a gap of the grid every moment is as likely as another on the axis of log steps. Reported are
-the 2.5th and 97.5th percentiles.
+over the checkpoints near the crossing (a flat prior on where each lies, one change of sign). Within
+a gap of the grid nothing tells one moment from another, so the interval is of whole gaps: from the
+checkpoint before the 2.5th percentile of the crossing to the one behind the 97.5th.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Emergence:
     """When a signal emerged.
 
     step        first checkpoint of the sustained crossing
-    low, high   95 % interval of the crossing; low is None where the first checkpoint is above
+    low, high   checkpoints between which it crosses, with 95 % or more; low is None where it may
+                have crossed before the first
     before      the checkpoint before it, None where there is none
     """
 
@@ -97,7 +98,7 @@ def noise(values: np.ndarray, error: np.ndarray | float = 0.0, quantile: float =
 
 
 def _interval(steps: Sequence[int], z: np.ndarray, found: int) -> tuple[float | None, float]:
-    """Percentiles of the crossing over the gaps near it; gap i lies before checkpoint i."""
+    """Checkpoints around the percentiles of the crossing; gap i lies before checkpoint i."""
     first = found
     while first > 0 and z[first - 1] > -CERTAIN:
         first -= 1
@@ -110,28 +111,8 @@ def _interval(steps: Sequence[int], z: np.ndarray, found: int) -> tuple[float | 
     weight = np.array([under[:k].sum() + over[k:].sum() for k in range(len(gaps))])
     share = np.exp(weight - weight.max())
     share /= share.sum()
-    edges = [_gap(steps, int(i)) for i in gaps]
     tail = (1.0 - LEVEL) / 2.0
-    low = _percentile(edges, share, tail)
-    return (
-        None if gaps[0] == 0 and share[0] > tail else low,
-        _percentile(edges, share, 1.0 - tail),
-    )
-
-
-def _gap(steps: Sequence[int], i: int) -> tuple[float, float]:
-    """The stretch before checkpoint i; before the first it has no length."""
-    return (float(steps[max(i - 1, 0)]), float(steps[i]))
-
-
-def _percentile(edges: list[tuple[float, float]], share: np.ndarray, wanted: float) -> float:
-    """Where the cumulated share reaches `wanted`, each gap filled evenly on the log axis."""
-    total = 0.0
-    for (start, stop), part in zip(edges, share, strict=True):
-        if total + part >= wanted and part > 0:
-            inner = (wanted - total) / part
-            if start <= 0 or stop <= start:
-                return start + inner * (stop - start)
-            return float(math.exp(math.log(start) + inner * math.log(stop / start)))
-        total += part
-    return edges[-1][1]
+    below = np.cumsum(share)
+    low = int(gaps[np.searchsorted(below, tail, side="right")])
+    high = int(gaps[np.searchsorted(below, 1.0 - tail)])
+    return (float(steps[low - 1]) if low else None, float(steps[high]))

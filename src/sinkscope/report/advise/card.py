@@ -33,7 +33,8 @@ def model_card(result: Result) -> str:
     ]
     pasted = [line for one in summary.advise.values() for line in one.lines]
     for line in pasted:
-        lines += [f"{line['tool']} ({line['version']}):", "", f"    {visible(line['line'])}", ""]
+        about = f"{line['tool']} ({line['version']}), {line['purpose']}:"
+        lines += [about, "", f"    {visible(line['line'])}", ""]
     return "\n".join(lines)
 
 

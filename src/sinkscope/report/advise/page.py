@@ -35,10 +35,12 @@ NATS, SIZE, SHARE = "nats", "size", "share"
 SHORT = {
     "bos": ("BOS", "without it {} a token", NATS),
     "streaming": (
-        "First tokens that a short cache must keep", "{} a token against keeping eight", NATS,
+        "First tokens that a short cache must keep",
+        "keeping so many costs {} a token against eight",
+        NATS,
     ),
     "quantisation": (
-        "To be kept in full precision", "int8 with one scale costs {} a token", NATS,
+        "To be kept in full precision", "int8 activations cost {} a token", NATS,
     ),
     "fp16": ("float16", "a text's largest is {} of 65,504", SIZE),
     "repeats": ("Repeats take the sink over", "{} of its norm", SHARE),
@@ -84,13 +86,15 @@ def lines_table(one: Advice) -> Table:
         one.lines,
         {
             "Tool": lambda line: line["tool"],
+            "For": lambda line: line["purpose"],
             "Line": lambda line: visible(line["line"]),
             "Know": lambda line: f"{line['note']} Read in {line['version']}, {line['source']}.",
         },
         set(),
     )
     if one.lines and one.without:
-        table.rows.append([", ".join(one.without), NO_VALUE, "No such setting was found."])
+        none = [NO_VALUE, NO_VALUE, "No such setting was found."]
+        table.rows.append([", ".join(one.without), *none])
     return table
 
 
@@ -204,7 +208,12 @@ def in_short(name: str, one: Advice) -> str:
         said += ", and the first delimiter"
     if one.value is None or one.value.value is None:
         return f"{said}."
-    return f"{said}; {number.format(with_bounds(one.value, unit))}."
+    said += f"; {number.format(with_bounds(one.value, unit))}"
+    # lines to paste may set a cache of few bits; the first of its rows is the one they rest on
+    cache = next((row for row in one.rows if row["what"].startswith("int4 cache")), None)
+    if cache is not None:
+        said += f", an int4 KV cache {with_bounds(cache['ce_change'], NATS)}"
+    return f"{said}."
 
 
 def with_bounds(value: Measured, unit: str) -> str:
@@ -219,7 +228,11 @@ def with_bounds(value: Measured, unit: str) -> str:
 
 
 def _pasted(pasted: list[Any]) -> Table:
-    columns = {"Tool": lambda line: line["tool"], "Line": lambda line: visible(line["line"])}
+    columns = {
+        "Tool": lambda line: line["tool"],
+        "For": lambda line: line["purpose"],
+        "Line": lambda line: visible(line["line"]),
+    }
     return table_of("Lines to paste", pasted, columns, set())
 
 
