@@ -302,7 +302,8 @@ def stages_are_alike_on_card_and_table_and_in_the_verdict(seen: Seen) -> Iterato
             yield from differ(f"verb of {name}", said, known == "shown")
         value = number_of(stage["necessity"])
         if value is not None:
-            yield from differ(f"necessity of {name}", percent(value) in html.unescape(card), True)
+            shown = percent(0.0 if abs(value) < NO_CHANGE else value)
+            yield from differ(f"necessity of {name}", shown in html.unescape(card), True)
     amplified = any(one["stage"] == 2 and one["passed"] for one in held["stages"])
     if not amplified:
         yield from differ("amplified", "amplified in" in seen.concluded("verdict"), False)
