@@ -191,7 +191,7 @@ def _find(
     if reads is not None and not isinstance(logits, Missing):
         naming = Naming(
             subject, sites, logits, reads, _in_reach(logits, main), elsewhere,
-            _contrast(here[:, at], sample), own, drawn,
+            _contrast(here[:, at], sample), own, drawn, start,
         )  # fmt: skip
     if writing is not None:
         writes = writing()

@@ -25,7 +25,7 @@ named but those of groups that lose theirs, where other heads read something els
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,7 +50,7 @@ from sinkscope.circuit.writes import Key, Writes, dense_maps, written_along
 from sinkscope.observe.p0_stream import p0_states
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.observe.sites import Sites
-from sinkscope.observe.together import together
+from sinkscope.observe.together import Later, together
 from sinkscope.subject.load import Subject
 
 
@@ -65,6 +65,7 @@ class Named:
     vocabulary  part that the named units make of it over first tokens drawn evenly from the
                 vocabulary; `prompts` over those of the prompts
     fewest      how many make 90 % of it, where they are not enough and more are named; else 0
+    of_heads    how many heads the units are named for and `kept` is of, where it is some; else 0
     """
 
     components: Components
@@ -74,6 +75,7 @@ class Named:
     prompts: float | None = None
     vocabulary: float | None = None
     fewest: int = 0
+    of_heads: int = 0
 
 
 class Naming:
@@ -94,12 +96,14 @@ class Naming:
         d: torch.Tensor,
         tokens: torch.Tensor,
         vocabulary: torch.Tensor,
+        start: Callable[..., Later],
     ) -> None:
         """What is written is asked for at once, so that it takes one way through the blocks.
 
         d           [L+1, d] what the embedding and each block wrote at P0, less at the others
         tokens      [n] first tokens of the prompts
         vocabulary  [m] such as are drawn evenly from the vocabulary, to compare with
+        start       of the `together` within which the naming is done
         """
         self.subject, self.sites, self.reads = subject, sites, reads
         chosen = [i for i, head in enumerate(logits.heads) if head in set(heads)]
@@ -117,10 +121,9 @@ class Naming:
         groups = [given == block for block in given.unique()] if len(chosen) else []
         large = [group for group in groups if group.sum() >= GROUP * len(chosen)]
         self.groups = large if len(groups) > 1 else []
-        with together(subject) as start:
-            self.own = start(self.written, tokens)
-            self.of_groups = [start(self.written, tokens, group) for group in self.groups]
-            self.elsewhere = start(self.written, vocabulary)
+        self.own = start(self.written, tokens)
+        self.of_groups = [start(self.written, tokens, group) for group in self.groups]
+        self.elsewhere = start(self.written, vocabulary)
 
     def written(self, tokens: torch.Tensor, heads: torch.Tensor | None = None) -> Writes:
         """What each unit adds to the logits with these tokens at P0, over elsewhere: the w_i.
@@ -246,17 +249,34 @@ def name_writers(naming: Naming, along_u: tuple[Components, Writes]) -> Named:
     if left is not None and left[0] > HALF:
         more = [unit for one in (read, *each) for unit in main_components(one, MOST).units]
         found, left = enough_components(naming.kept, writes, found, left, more)
-    kept = None if left is None else left[0]
+    kept, of = None if left is None else left[0], 0
     if left is not None and left[0] > HALF:
-        own = [main_components(one) for one, rest in zip(each, left[1:]) if rest <= HALF]
-        if not own:
+        own = _of_some(naming, each, left[1:])
+        if own is None:
             whole = Components((), along_u[0].whole or found.whole)
             return Named(whole, along_u[1], kept, rejected=found)
-        units = {unit for one in own for unit in one.units}
+        units, kept, of = own
         found = fewest = replace(these_components(writes, units), whole=found.whole)
     elsewhere = part_of(naming.elsewhere(), found.units)
     more_than = 0 if found is fewest else len(fewest.units)
-    return Named(found, writes, kept, None, part_of(read, found.units), elsewhere, more_than)
+    return Named(found, writes, kept, None, part_of(read, found.units), elsewhere, more_than, of)
+
+
+def _of_some(
+    naming: Naming, each: Sequence[Writes], left: Sequence[float]
+) -> tuple[set[Unit], float, int] | None:
+    """The units of the groups of heads that lose half without theirs, by these units alone.
+
+    each, left  what is written for each of `naming.groups`, and what it keeps without all found
+    Returns them, the most that such a group keeps without them, and how many heads that are.
+    """
+    own = [i for i, rest in enumerate(left) if rest <= HALF]
+    units = {unit for i in own for unit in main_components(each[i]).units}
+    alone = naming.kept(list(units)) if own else None
+    if alone is None or max(alone[1 + i] for i in own) > HALF:
+        return None
+    heads = sum(int(naming.groups[i].sum()) for i in own)
+    return units, max(alone[1 + i] for i in own), heads
 
 
 def with_named(part: PhaseParts, named: Named) -> PhaseParts:
