@@ -77,7 +77,8 @@ def _floors(values: dict[str, list[int]], missed: list[str]) -> str:
             "weak, in few heads or in a part of\nthe prompts. *Decoys* are models whose sink is no "
             "circuit of position zero.\n\n"
         )
-        + (f"Missed: {'; '.join(missed)}.\n" if missed else "Every floor of what was drawn is met.\n")
+        + (f"Missed: {'; '.join(missed)}." if missed else "Every floor of what was drawn is met.")
+        + "\n"
     )
 
 
