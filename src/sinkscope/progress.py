@@ -63,8 +63,8 @@ def _stages(name: str, arguments: tuple[Any, ...], given: dict[str, Any]) -> lis
     settings = (one for one in (*arguments, given.get("settings")) if hasattr(one, "n"))
     asked = vars(next(settings, VerifySettings())) | given
     sources = arguments[0] if arguments else given.get("sources")
-    several = name == "timeline" and isinstance(sources, (list, tuple))
-    return stages_of(name, asked, len(sources) if several else None)
+    runs = sources if name == "timeline" and isinstance(sources, (list, tuple)) else None
+    return stages_of(name, asked, None if runs is None else len(runs))
 
 
 @contextlib.contextmanager
