@@ -37,6 +37,7 @@ from sinkscope.circuit.head_reads import HeadReads
 from sinkscope.circuit.induction import read_gradients
 from sinkscope.circuit.keys import SinkLogits
 from sinkscope.circuit.model import Circuit
+from sinkscope.circuit.naming import Naming
 from sinkscope.circuit.null import untrained_ratio
 from sinkscope.circuit.observed import Observed
 from sinkscope.circuit.phase_parts import all_parts, most_read, sink_heads
@@ -52,7 +53,7 @@ from sinkscope.circuit.reading import SinkHeads, reading_from_scan, reading_of
 from sinkscope.circuit.recognition import recognition
 from sinkscope.circuit.record import FoundCircuit
 from sinkscope.circuit.streams import p0_points
-from sinkscope.circuit.writers import Naming, name_writers, with_named
+from sinkscope.circuit.writers import name_writers, with_named
 from sinkscope.circuit.writes import written_along
 from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.frame import Progress, silent
