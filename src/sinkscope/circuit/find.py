@@ -8,12 +8,11 @@
    tokens give it at every read point (`streams.p0_points`).
 5. Amplification: where ‖x_0‖ over the others' median norm, and P0's part along the sink direction
    u = unit(mean unit P0 − mean unit other), cross half of their rise (`amplification`). P0 may
-   rise and fall more than once: each time is a phase with its own parts, and the circuit's own
-   keys are those of the phase that most sink heads read (`phases`, `phase_parts`). Whether
-   heads read it is measured through P0's key (`head_reads`, `phase_reads`).
+   rise and fall more than once: each time is a phase with its own parts; the circuit's own are
+   those of the phase that most sink heads read through P0's key (`phases`, `phase_reads`).
 6. Direct attribution with norms frozen splits what the sink heads read of P0 into embedding, heads
    and neurons; the fewest that make 90 % of it are the writers, unless the sink stays when they
-   are taken away (`writes`, `components`, `writers`).
+   are taken away (`writes`, `naming`, `writers`).
 7. Recognition: the first read point at which P0 is told from the same tokens elsewhere.
 8. All heads and neurons are ranked by what mean ablation at P0 takes, to first order, from the sink
    heads' logits on P0 (`keys`, `ranking`).
