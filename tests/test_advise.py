@@ -299,6 +299,20 @@ def test_float16_by_running_it(factor, answer):
     assert ("first at block 1" in one.sentence) == (answer == "overflows")
 
 
+def test_the_number_beside_float16_is_the_largest_of_all_texts(circuit, monkeypatch):
+    """One text of six has a large activation: the mean over texts is far below it."""
+    tops = np.array([20_000.0, 10.0, 20.0, 10.0, 20.0, 10.0])
+    found = (tops, "block 1", 3, 0, "a")
+    monkeypatch.setattr("sinkscope.advice.half._largest", lambda bench: found)
+    result = advised(circuit, "fp16")
+    one = result.summary.advise["fp16"]
+    assert one.answer == "near the limit"
+    assert one.value == Measured(value=20_000.0)
+    assert "the largest activation is 20,000 of 65,504." in in_short("fp16", one)
+    assert "| the largest activation is 20,000 of 65,504 |" in model_card(result)
+    assert "The largest activation of a text is 3,345 on average (" in one.limits
+
+
 def test_repeats_take_over_and_the_patch_undoes_it(circuit, whole):
     """The patch by hand: what the neurons give is zero but at the first position."""
     one = whole.summary.advise["repeats"]
