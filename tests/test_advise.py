@@ -13,11 +13,11 @@ from rich.console import Console
 import sinkscope
 from sinkscope.advice import gates
 from sinkscope.advice.advise import QUESTIONS, questions
-from sinkscope.advice.bench import told
+from sinkscope.advice.bench import Bench, told
 from sinkscope.advice.lines import lines, table
 from sinkscope.advice.prefix import PREFIX
 from sinkscope.advice.repeats import onset_of, onsets
-from sinkscope.advice.streaming import KEPT, smallest
+from sinkscope.advice.streaming import KEPT, _worst, smallest
 from sinkscope.advice.weights import NAMES, OTHERS, WRITERS
 from sinkscope.errors import InputError
 from sinkscope.known.constructed import build_in_memory, draw_spec
@@ -248,6 +248,23 @@ def test_the_smallest_number_that_is_shown_to_do(rises, found):
     }
     costs[8] = cost([1.0] * 6)
     assert smallest({16: costs, 32: costs}, 0.02) == found
+
+
+def test_the_worst_window_is_that_by_which_the_number_is_refused(circuit):
+    """The upper end decides: a narrow interval with a higher lower end is not the worst."""
+    narrow, wide = np.array([0.01] * 6), np.array([-0.2, 0.3, 0.1, -0.1, 0.2, 0.0])
+    costs = {
+        window: {k: cost(list(1 + rise * (k < 8))) for k in KEPT}
+        for window, rise in ((16, narrow), (32, wide))
+    }
+    prompts = sinkscope.build_prompts(circuit, n=N, length=LENGTH, kind="random")
+    bench = Bench(circuit, prompts, None, None, None, None)
+    window, change = _worst(bench, costs, 1)
+    assert (window, smallest(costs, 0.02)) == (32, (8, False))
+    assert change.low < 0.0 < 0.02 < change.high
+    one = {w: {k: cost([each.ce[1]]) for k, each in both.items()} for w, both in costs.items()}
+    assert _worst(bench, one, 1)[0] == 32
+    assert bench.saved(one[32][1], one[32][8]).high is None
 
 
 def test_learned_sinks_have_no_token_to_keep():
