@@ -16,7 +16,7 @@ from sinkscope.advice.advise import QUESTIONS, questions
 from sinkscope.advice.bench import Bench, told
 from sinkscope.advice.lines import lines, table
 from sinkscope.advice.prefix import PREFIX
-from sinkscope.advice.repeats import onset_of, onsets
+from sinkscope.advice.repeats import onset_of, onsets, patch_word
 from sinkscope.advice.streaming import KEPT, _worst, smallest
 from sinkscope.advice.weights import NAMES, OTHERS, WRITERS
 from sinkscope.errors import InputError
@@ -337,6 +337,9 @@ def test_repeats_take_over_and_the_patch_undoes_it(circuit, whole):
     assert whole.data["advise"]["repeat_norm"].to_numpy()[1:] == pytest.approx(1.0, abs=0.05)
     assert one.value.low <= one.value.value <= one.value.high
     assert "2 to 2 with other tokens" in one.sentence
+    last = f"the last repeat has, on average, {one.value.value:.0%} of the norm of position zero"
+    assert f"Over 8 tokens, each repeated {LENGTH} times, {last}" in one.sentence
+    assert re.search(r"like P0: .*; the last: .* of P0's norm\.", in_short("repeats", one))
     [block, *_], *_ = re.findall(r"block (\d+)", one.sentence)
     names = re.findall(r"neurons ([\d, ]+) of", one.sentence)[0].split(", ")
 
@@ -378,6 +381,12 @@ def test_onset():
     assert (never.value, never.low, never.high) == (None, None, None)
     mixed = onset_of(np.concatenate([np.tile(curves[:1], (5, 1)), np.tile(curves[2:], (3, 1))]))
     assert (mixed.value, mixed.high) == (4.0, None)
+
+
+def test_the_patch_works_or_fails_only_where_the_interval_says_so():
+    like, unlike = [1.0, 0.1, 0.2, 0.6, 0.9], [1.0, 0.1, 0.1, 0.1, 0.2]
+    rows = {count: np.array([like] * count + [unlike] * (8 - count)) for count in (0, 4, 8)}
+    assert [patch_word(curve) for curve in rows.values()] == ["works", None, "fails"]
 
 
 def test_a_layer_with_an_outlier_is_left_out_of_an_int4_cache():

@@ -77,8 +77,8 @@ def _limits(bench: Bench, of_text: Measured, broken: str | None) -> str:
     return (
         f"This is a maximum, not a mean: another document exceeds that of {bench.count} with a "
         f"chance of 1 in {bench.count + 1}, hence a factor of {NEAR:.0f} in hand. The largest "
-        f"activation of a text is {of_text.value:,.0f} on average{ends}, in the dtype the model was "
-        "loaded in. " + tried
+        f"activation of a text is {of_text.value:,.0f} on average{ends}, in the dtype the model "
+        "was loaded in. " + tried
     )
 
 
