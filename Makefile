@@ -45,7 +45,7 @@ $(VENV)/tools: tests/tools.txt $(VENV)/installed-dev
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ -r tests/tools.txt
 
 tools: $(VENV)/tools
-	PYTHONPATH=$(VENV)/tools $(BIN)/python -m pytest tests/test_advice_lines.py tests/test_advice_kernels.py
+	PYTHONPATH=$(VENV)/tools $(BIN)/python -m pytest tests/test_advice_lines.py tests/test_advice_kernels.py tests/test_quantised.py
 
 # Mutated inputs by the thousand: make fuzz COUNT=5000 SEED=7
 COUNT ?= 2000

@@ -44,9 +44,9 @@ controls; what carries the sink was left to gradient descent.
 
 ## Runs
 
-Emergence of the sink with its 95 % interval (first sustained crossing of the 99th percentile of the
-null), stages by change points (their number by BIC), the settling signal (given online), and `C_2`
-at its least after the emergence and at the end.
+Emergence of the sink and the checkpoints between which it crosses (first sustained crossing of the
+99th percentile of the null), stages by change points (their number by BIC), the settling signal
+(given online), and `C_2` at its least after the emergence and at the end.
 
 {runs}
 

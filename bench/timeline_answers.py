@@ -2,10 +2,10 @@
 
     python bench/timeline_answers.py --draws 200 --json
 
-Twice: on curves that are drawn (`timeline.simulate`), and on real models in which a circuit appears
-and moves (`timeline.planted`), which are measured as any checkpoint is, from the pilot on. A fifth
-of the latter holds an event after a longer calm than the settling signal waits for. Nothing that
-looks back could foresee it; these are counted apart, and in all.
+Twice: on curves that are drawn (`known.simulated_curves`), and on real models in which a circuit
+appears and moves (`known.planted_series`), which are measured as any checkpoint is, from the pilot
+on. A fifth of the latter holds an event after a longer calm than the settling signal waits for.
+Nothing that looks back could foresee it; these are counted apart, and in all.
 """
 
 from __future__ import annotations

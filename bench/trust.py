@@ -1,13 +1,14 @@
 """How far to trust the answers: models whose truth is known, each answer held against it.
 
-    python bench/trust.py --draws 1000 --jobs 2 --keep trust.jsonl --json    measure
-    python bench/trust.py --draws 1000 --keep trust.jsonl --write            and keep the summary
-    python bench/trust.py --page                                             docs/trust.md from it
+    python bench/trust.py --draws 1000 --jobs 2 --keep trust.jsonl           measure
+    python bench/trust.py --draws 1000 --keep trust.jsonl --page             write it down
 
 Six parts, in turn: the newer mechanisms (one draw each), networks without a sink (half as many),
 series of few prompts and of training runs (a fifth each), uses of the sink and intervals (a tenth
 each). With --keep every draw is written down as it ends, and a second run makes those that are
-missing; --only takes some parts. Exit code 1 if a floor is missed.
+missing; --only takes some parts. --page draws nothing: it writes results/trust.json from what is
+kept so far and docs/trust.md from that, which says how much of what is asked for there is. Exit
+code 1 if a floor is missed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import json
 import multiprocessing
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,36 +72,42 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=[], choices=list(PARTS))
     parser.add_argument("--keep", type=Path, help="JSON lines, one draw each")
-    parser.add_argument(
-        "--write", action="store_true", help="keep the summary in results/trust.json"
-    )
-    parser.add_argument("--page", action="store_true", help="only write docs/trust.md from it")
+    parser.add_argument("--page", action="store_true", help="write down what is kept so far")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    draws = _kept(options) if options.page else list(_drawn(options))
+    asked = Counter(part for part, _ in tasks(options.draws, options.seed, []))
+    there = Counter(draw["part"] for draw in draws)
+    values = summary(draws) | {"draws": options.draws, "seed": options.seed}
+    values["drawn"] = {part: [there[part], asked[part]] for part in PARTS}
+    values["missed"] = missed = missed_floors(values)
     if options.page:
-        PAGE.write_text(page(json.loads(RESULTS.read_text("utf-8"))), encoding="utf-8")
+        RESULTS.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+        PAGE.write_text(page(values), encoding="utf-8")
         return 0
-    draws = list(_drawn(options))
-    values = summary(draws) | {"draws": options.draws}
-    missed = missed_floors(values)
-    if options.write:
-        RESULTS.write_text(json.dumps(values | {"missed": missed}, indent=1) + "\n", "utf-8")
     if options.json:
-        print(json.dumps(values | {"missed": missed, "all": draws}, indent=1))
+        print(json.dumps(values | {"all": draws}, indent=1))
     else:
         print(table(values))
         print("\n".join(f"missed: {each}" for each in missed) or "every floor is met")
     return 1 if missed else 0
 
 
+def _kept(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Draws that are kept, of those that are asked for."""
+    if not options.keep or not options.keep.exists():
+        return []
+    wanted = set(tasks(options.draws, options.seed, options.only))
+    lines = map(json.loads, options.keep.read_text("utf-8").splitlines())
+    return [draw for draw in lines if (draw["part"], draw["seed"]) in wanted]
+
+
 def _drawn(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Draws that are kept, then those that are missing."""
-    wanted = list(tasks(options.draws, options.seed, options.only))
-    kept = []
-    if options.keep and options.keep.exists():
-        kept = [json.loads(line) for line in options.keep.read_text("utf-8").splitlines()]
-    done = {(draw["part"], draw["seed"]): draw for draw in kept}
-    yield from (done[task] for task in wanted if task in done)
+    kept = _kept(options)
+    yield from kept
+    done = {(draw["part"], draw["seed"]) for draw in kept}
+    wanted = tasks(options.draws, options.seed, options.only)
     todo = [task for task in wanted if task not in done]
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
         steps = pool.imap_unordered(one_draw, todo)

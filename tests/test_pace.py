@@ -14,7 +14,7 @@ from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.timing import seconds_a_prompt
 from sinkscope.pace import LEAST, WORK, Budget, Pace, planned, rounded, span
 from sinkscope.progress import _lines, _moves, _stages, progress_bar, shown
-from sinkscope.settings import RunSettings, ScanSettings
+from sinkscope.settings import RunSettings, ScanSettings, TimelineSettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.tiny import tiny_model
 
@@ -171,7 +171,11 @@ def test_the_bar_knows_what_a_command_was_asked_for():
     assert _stages("run", (None, asked), {}) == planned("run", 32, 8, 2)
     assert _stages("run", (None,), {"n": 32, "rows": 8, "bos": "both"}) == planned("run", 32, 8, 2)
     assert _stages("scan", (None, ScanSettings(n=4)), {}) == planned("scan", 4, 4)
-    assert planned("scan", 4, 4, writes=True)[-1][0] == "report"
+    *before, (last, work) = planned("scan", 4, 4, writes=True)
+    assert last == "report"
+    assert work < 0.05 * sum(part for _, part in before)  # it does not grow with the model
+    assert len(_stages("timeline", (["a", "b"], TimelineSettings()), {})) == 4
+    assert len(_stages("timeline", ("a",), {})) == 2
 
 
 def test_span():

@@ -79,10 +79,9 @@ def test_the_exact_reader_and_the_null_go_in_pieces_too(rows, monkeypatch, llama
     prompts = token_prompts(rows)
     whole, pieces = whole_and_in_pieces(llama, prompts, monkeypatch, reader="exact")
     assert any(f"in pieces of {PIECE}" in note for note in pieces.summary.scan["without"].notes)
-    for name in ("received", "p0_late", "entropy", "untrained_p0_late"):
-        if name in whole.data["scan/without"]:
-            a, b = (x.data["scan/without"][name].values for x in (pieces, whole))
-            np.testing.assert_allclose(a, b, atol=1e-5, err_msg=name)
+    for name in ("received", "p0_late", "entropy", "untrained_late", "untrained_received"):
+        a, b = (x.data["scan/without"][name].values for x in (pieces, whole))
+        np.testing.assert_allclose(a, b, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])

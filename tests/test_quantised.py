@@ -85,14 +85,14 @@ def test_quantised_weights_that_do_not_run_are_no_fault_of_the_configuration(lla
 
 
 def _bitsandbytes(**told):
-    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("bitsandbytes", reason="make tools")
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(**told)
 
 
 def _torchao():
-    pytest.importorskip("torchao")
+    pytest.importorskip("torchao", reason="make tools")
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 

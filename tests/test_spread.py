@@ -51,7 +51,7 @@ def work(folder: Path, out: Path) -> None:
         sinkscope.trace(routed, **FEW).save(out / f"{kind}-trace-{rank}")
         if kind == "mixtral":
             sinkscope.run(routed, **BUDGET).save(out / f"budget-{rank}")
-    said = {}
+    said = {"clock": [spreading.clock_of(subject.model)() for _ in range(3)]}
     try:
         refuse_edit(block, "block 1")
     except Unsupported as error:
@@ -151,6 +151,8 @@ def test_weights_that_are_split_in_another_way_are_refused(monkeypatch, style):
 
 def test_a_budget_is_of_one_clock(spread):
     """Processes that took other prompts, or other tests, would wait for each other for ever."""
+    clocks = [json.loads((spread / f"said-{rank}.json").read_text())["clock"] for rank in (0, 1)]
+    assert clocks[0] == clocks[1]
     one, other = (load_result(spread / f"budget-{rank}").summary for rank in (0, 1))
     assert one.prompts.n == other.prompts.n == 8
     (a,), (b,) = (summary.scan.values() for summary in (one, other))

@@ -245,11 +245,13 @@ def test_an_error_of_a_task_is_raised_where_its_result_is_asked_for(streamed):
 
     cancelled = []
     with together(streamed) as start:
-        start(passed, streamed, cancelled)
+        late = start(passed, streamed, cancelled)
         wrong = start(failing)
         with pytest.raises(Unsupported, match="this one"):
             wrong()
     assert cancelled == [0]
+    with pytest.raises(RuntimeError, match="asked for too late"):
+        late()
     assert left_alone(streamed)
     assert passed(streamed, []) == [0, 1, 2, 3]
 

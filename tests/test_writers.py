@@ -201,10 +201,13 @@ def test_beside_another_sink_the_writers_of_the_circuit_are_named():
     """Half of the heads read the circuit, half the BOS embedding, which has no writer."""
     subject, _, truth = constructed("p0-and-bos", family="llama", noise=0.02)
     prompts = build_prompts(subject, n=16, length=64, bos="with")
-    found = find(subject, prompts)
-    assert {unit.place for unit in found.circuit.of(NEURON)} == pairs(truth.writing_neurons)
-    assert found.circuit.emergence_block == truth.amplifying_blocks[0]
-    assert set(found.circuit.reading_heads) == pairs(truth.reading_heads)
+    summary = sinkscope.trace(subject, prompts=prompts, untrained=False).summary.trace["with"]
+    assert pairs(summary.writing_neurons) == pairs(truth.writing_neurons)
+    assert summary.emergence_block == truth.amplifying_blocks[0]
+    assert pairs(summary.reading_heads) == pairs(truth.reading_heads)
+    assert summary.named["kept"] < 0.5
+    assert 0 < summary.named["of_heads"] < len(truth.reading_heads)
+    assert any("The named writers are those of" in note for note in summary.notes)
 
 
 def test_units_that_write_against_each_other_are_named_together():

@@ -8,11 +8,12 @@ from trust_parts.tally import FLOORS
 
 INTRO = """# How far to trust it
 
-Written by `python bench/trust.py --page` from `bench/results/trust.json`, which
-`python bench/trust.py --draws {draws} --jobs 2 --write` makes. Every model below is built so that
-the answer is known, by code that the tool does not use ([known-answers.md](known-answers.md) says
-how that is held); what each answer means stands in [measures.md](measures.md).
-{note}"""
+Written by `python bench/trust.py --draws {draws} --seed {seed} --keep FILE`, and once
+more with `--page`. Every model below is built so that the answer is known, by code that the tool
+does not use ([known-answers.md](known-answers.md) says how that is held); what each answer means
+stands in [measures.md](measures.md). No seed here has set a threshold. Drawn so far:
+{drawn}.
+"""
 AGAIN = """The families were asked on 24 prompts. Where the verdict was *undetermined* and named a
 number of prompts, as in {count} of these draws, the answer on so many (256 at most) counts.
 """
@@ -20,7 +21,6 @@ NOT_SHOWN = """- What none of the prompts or documents shows, no interval over t
   was in {count} of the draws of intervals, where the sink is in one of ten and none was drawn;
   these are left out.
 """
-UNSEEN = "No seed here has set a threshold.\n"
 TELLS = """By construction, and not by a lack of prompts:
 
 - A sink that needs both an unmixed position zero and one of certain tokens there (`p0-part`) is a
@@ -36,15 +36,17 @@ TELLS = """By construction, and not by a lack of prompts:
 - Where prompts fill all positions of a model (`position-full`), ids cannot be shifted. Only
   swapping two of them is left to tell position ids from position zero.
 - An event after a calm longer than the settling signal waits for cannot be foreseen by anything
-  that looks back; such runs are left out of the figure for settling.
+  that looks back; such runs (`late`) are left out of the figures for timelines.
+- Where no late query of a network sees position zero, since all its windows are shorter,
+  *undetermined* is right as well as `none`.
 """
 
 
 def page(values: dict[str, Any]) -> str:
     """The whole page."""
     parts = [
-        INTRO.format(draws=values["draws"], note=values.get("note", UNSEEN)),
-        _floors(values["values"]),
+        _intro(values),
+        _floors(values["values"], values["missed"]),
         *([AGAIN.format(count=values["asked_again"])] if "asked_again" in values else []),
         _kinds(values["by_kind"]),
         _confusion(values["confusion"]),
@@ -56,7 +58,12 @@ def page(values: dict[str, Any]) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _floors(values: dict[str, list[int]]) -> str:
+def _intro(values: dict[str, Any]) -> str:
+    drawn = [f"{part} {there:,} of {asked:,}" for part, (there, asked) in values["drawn"].items()]
+    return INTRO.format(draws=values["draws"], seed=values["seed"], drawn=", ".join(drawn))
+
+
+def _floors(values: dict[str, list[int]], missed: list[str]) -> str:
     rows = [
         (name, f"{hits} of {of}", f"{hits / of:.3f}" if of else "", _floor(*FLOORS[name]))
         for name, (hits, of) in values.items()
@@ -68,8 +75,10 @@ def _floors(values: dict[str, list[int]]) -> str:
             "\n\n*Circuit*: emergence block, writing neurons and reading heads, all exactly. "
             "*Recognition*:\nwithin one read point. *Scan*: where the sink is, and whether it is "
             "weak, in few heads or in a part of\nthe prompts. *Decoys* are models whose sink is no "
-            "circuit of position zero.\n"
+            "circuit of position zero.\n\n"
         )
+        + (f"Missed: {'; '.join(missed)}." if missed else "Every floor of what was drawn is met.")
+        + "\n"
     )
 
 

@@ -9,11 +9,12 @@ depends on them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 WORK = {"scan": 1.8, "nulls": 1.2, "trace": 1.2, "circuit": 1.4, "vocabulary": 0.5, "verify": 34.0}
-WRITING = ("report", 2.0)  # the last stage where a folder is written
+WRITING = 0.03  # the report, of all work before it: it does not grow with the model
 ADVICE = {  # question -> its work, and how often its prompts go through the model
     "bos": (5.3, 5.0),
     "streaming": (24.0, 15.0),
@@ -65,7 +66,22 @@ def planned(
         part = min(ADVISED, prompts) / max(prompts, 1) if advise else 1.0
         asked = list(ADVICE) if questions is None else [q.strip() for q in questions.split(",")]
         stages += [(each, ADVICE[each][0] * part) for each in ADVICE if each in asked]
-    return [*stages, WRITING] if stages and writes else stages
+    written = [("report", WRITING * sum(part for _, part in stages))]
+    return stages + written if stages and writes else stages
+
+
+def stages_of(
+    name: str, asked: Mapping[str, Any], times: int | None = None, writes: bool = False
+) -> list[tuple[str, float]]:
+    """`planned` by the fields of a command's settings.
+
+    times  how often its stages come; None for once a BOS policy
+    """
+    policies = 2 if asked.get("bos") == "both" else 1
+    n, advise = asked["n"], bool(asked.get("advise"))
+    return planned(
+        name, n, asked.get("rows", n), times or policies, advise, writes, asked.get("questions")
+    )
 
 
 @dataclass

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from sinkscope.pace import Pace, planned
+from sinkscope.pace import Pace, stages_of
 from sinkscope.settings import VerifySettings
 
 Step = Callable[[str, int, int], None]
@@ -62,10 +62,9 @@ def _stages(name: str, arguments: tuple[Any, ...], given: dict[str, Any]) -> lis
     """What a command that is called so goes through."""
     settings = (one for one in (*arguments, given.get("settings")) if hasattr(one, "n"))
     asked = vars(next(settings, VerifySettings())) | given
-    rows = asked.get("rows", asked["n"])
-    policies = 2 if asked.get("bos") == "both" else 1
-    advice = bool(asked.get("advise"))
-    return planned(name, asked["n"], rows, policies, advice, questions=asked.get("questions"))
+    sources = arguments[0] if arguments else given.get("sources")
+    runs = sources if name == "timeline" and isinstance(sources, (list, tuple)) else None
+    return stages_of(name, asked, None if runs is None else len(runs))
 
 
 @contextlib.contextmanager

@@ -88,15 +88,19 @@ def enough_components(
     As they were, where all of them are not enough.
     kept  what heads keep without some units (`Naming.kept`); left: without those found
     """
-    units = [*found.units, *dict.fromkeys(unit for unit in more if unit not in found.units)]
+    there = {one for one, _ in _table(writes)} - {*found.units}
+    units = [*found.units, *dict.fromkeys(unit for unit in more if unit in there)]
     low, high = len(found.units), len(units)
     best = kept(units) if high > low else None
     if best is None or best[0] > HALF:
         return found, left
     while high - low > 1:
         middle = (low + high) // 2
-        tried = kept(units[:middle]) or left
-        low, high, best = (low, middle, tried) if tried[0] <= HALF else (middle, high, best)
+        tried = kept(units[:middle])
+        if tried is None or tried[0] > HALF:
+            low = middle
+        else:
+            high, best = middle, tried
     return replace(these_components(writes, units[:high]), whole=found.whole), best
 
 

@@ -8,12 +8,11 @@
    tokens give it at every read point (`streams.p0_points`).
 5. Amplification: where ‖x_0‖ over the others' median norm, and P0's part along the sink direction
    u = unit(mean unit P0 − mean unit other), cross half of their rise (`amplification`). P0 may
-   rise and fall more than once: each time is a phase with its own parts, and the circuit's own
-   keys are those of the phase that most sink heads read (`phases`, `phase_parts`). Whether
-   heads read it is measured through P0's key (`head_reads`, `phase_reads`).
+   rise and fall more than once: each time is a phase with its own parts; the circuit's own are
+   those of the phase that most sink heads read through P0's key (`phases`, `phase_reads`).
 6. Direct attribution with norms frozen splits what the sink heads read of P0 into embedding, heads
    and neurons; the fewest that make 90 % of it are the writers, unless the sink stays when they
-   are taken away (`writes`, `components`, `writers`).
+   are taken away (`writes`, `naming`, `writers`).
 7. Recognition: the first read point at which P0 is told from the same tokens elsewhere.
 8. All heads and neurons are ranked by what mean ablation at P0 takes, to first order, from the sink
    heads' logits on P0 (`keys`, `ranking`).
@@ -37,6 +36,7 @@ from sinkscope.circuit.head_reads import HeadReads
 from sinkscope.circuit.induction import read_gradients
 from sinkscope.circuit.keys import SinkLogits
 from sinkscope.circuit.model import Circuit
+from sinkscope.circuit.naming import Naming
 from sinkscope.circuit.null import untrained_ratio
 from sinkscope.circuit.observed import Observed
 from sinkscope.circuit.phase_parts import all_parts, most_read, sink_heads
@@ -52,7 +52,7 @@ from sinkscope.circuit.reading import SinkHeads, reading_from_scan, reading_of
 from sinkscope.circuit.recognition import recognition
 from sinkscope.circuit.record import FoundCircuit
 from sinkscope.circuit.streams import p0_points
-from sinkscope.circuit.writers import Naming, name_writers, with_named
+from sinkscope.circuit.writers import name_writers, with_named
 from sinkscope.circuit.writes import written_along
 from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.frame import Progress, silent
@@ -191,7 +191,7 @@ def _find(
     if reads is not None and not isinstance(logits, Missing):
         naming = Naming(
             subject, sites, logits, reads, _in_reach(logits, main), elsewhere,
-            _contrast(here[:, at], sample), own, drawn,
+            _contrast(here[:, at], sample), own, drawn, start,
         )  # fmt: skip
     if writing is not None:
         writes = writing()

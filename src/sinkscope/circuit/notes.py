@@ -80,6 +80,12 @@ def _of_named(traced: Traced) -> list[str]:
             f"heads read, they keep {named.kept:.0%} of their share of position zero."
         ]
     notes = []
+    if named.of_heads:
+        notes.append(
+            f"The named writers are those of {named.of_heads} sink heads, which keep "
+            f"{named.kept:.0%} of their share of position zero without them; the other sink heads "
+            "keep more than half of theirs even without all units that were found."
+        )
     if named.fewest:
         notes.append(
             f"Without the {named.fewest} components that make 90 % of what sink heads read, they "

@@ -197,6 +197,7 @@ def _named(traced: Traced) -> NamedWriters:
     return {
         "shares_of": "the sink direction" if along_u else "what the sink heads read",
         "kept": named.kept,
+        "of_heads": named.of_heads,
         "rejected": [[unit.block, unit.kind, unit.index] for unit in rejected],
         "prompts": named.prompts,
         "vocabulary": named.vocabulary,

@@ -12,7 +12,7 @@ import typer
 from sinkscope.cli import common
 from sinkscope.cli.options import Showing, options
 from sinkscope.errors import InputError
-from sinkscope.pace import planned
+from sinkscope.pace import stages_of
 from sinkscope.settings import (
     AdviseSettings,
     CheckpointSettings,
@@ -169,7 +169,7 @@ def timeline(
     common.stay_offline(sweeping.offline)
     from sinkscope.training_runs.timeline import timeline as follow
 
-    stages = planned("timeline", 1, 1, len(sources), writes=showing.out is not None)
+    stages = stages_of("timeline", vars(settings), len(sources), writes=showing.out is not None)
     with common.watched(showing, stages) as progress:
         result = follow(sources, settings, sweeping, progress=progress)
         page = common.saved(result, showing, progress)
@@ -208,7 +208,7 @@ def advise(
 
     wanted = gates.parse(gate or (), questions(settings.questions))
     writes = showing.out is not None
-    stages = planned("advise", settings.n, settings.n, writes=writes, questions=settings.questions)
+    stages = stages_of("advise", vars(settings), writes=writes)
     with common.watched(showing, stages) as progress:
         subject = common.opened(loading, showing, progress)
         result = answer(subject, settings, progress=progress)

@@ -21,7 +21,7 @@ from sinkscope.cli.options import Printing, Showing
 from sinkscope.cli.options import Seed as Seed
 from sinkscope.errors import InputError, SinkscopeError, is_out_of_memory
 from sinkscope.files import disk_is_full, prove_writable
-from sinkscope.pace import planned
+from sinkscope.pace import stages_of
 from sinkscope.progress import progress_bar as progress_bar
 from sinkscope.settings import LoadSettings, PromptSettings
 
@@ -69,14 +69,7 @@ def measure(
     """Load a model, run the command of that name on it, save, print, hold against `expect`."""
     check(showing.out, expect, known)
     check_unowned(showing)
-    stages = planned(
-        name,
-        settings.n,
-        getattr(settings, "rows", settings.n),
-        policies=2 if settings.bos == "both" else 1,
-        advise=getattr(settings, "advise", False),
-        writes=showing.out is not None,
-    )
+    stages = stages_of(name, vars(settings), writes=showing.out is not None)
     with watched(showing, stages) as progress:
         subject = opened(loading, showing, progress)
         from sinkscope.ranks import rank

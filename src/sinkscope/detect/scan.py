@@ -144,14 +144,15 @@ def _residual(
         return None, None, "the family has several residual streams"
     with together(subject) as start:
         alone = start(p0_states, subject, first_tokens(subject, prompts, settings.seed))
-        reading = start(_others_mean, subject, prompts, settings.reader, size, progress, other_mean)
+        if other_mean is None:
+            reading = start(_others_mean, subject, prompts, settings.reader, size, progress)
         states = alone()
         if states.shape[1] != len(subject.anatomy.blocks) + 1:
             return None, None, "not every block runs on text alone"
-        other_mean = reading()
-    direction = sink_direction(states, other_mean)
-    size = subject.anatomy.hidden_size
-    return ResidualStats(states.shape[1], size, direction), mean_cosine(states).numpy(), ""
+        if other_mean is None:
+            other_mean = reading()
+    direction, width = sink_direction(states, other_mean), subject.anatomy.hidden_size
+    return ResidualStats(states.shape[1], width, direction), mean_cosine(states).numpy(), ""
 
 
 def _others_mean(
@@ -160,14 +161,11 @@ def _others_mean(
     reader: str,
     size: int | None,
     progress: Progress,
-    known: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Mean unit vector of the other positions of all prompts: [point, d]. A plain pass, or none.
+    """Mean unit vector of the other positions of all prompts: [point, d]. A plain pass.
 
     Pieces of a text go through the reader, whose attention over a cache needs no mask.
     """
-    if known is not None:
-        return known
     others, done = OthersMean(), 0
     pieces = max(1, len(prompts) // 8)  # small ones, so that the time it all takes is known soon
 

@@ -42,7 +42,7 @@ class _Task:
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self.work, self.grad = work, torch.is_grad_enabled()
-        self.go, self.done = threading.Semaphore(0), False
+        self.go, self.done, self.dropped = threading.Semaphore(0), False, False
         self.thread: threading.Thread | None = None
         self.at, self.waits = -1, False
         self.wants: _Task | None = None
@@ -55,8 +55,8 @@ class _Task:
 def together(subject: Subject) -> Iterator[Callable[..., Later]]:
     """Gives `start(function, *arguments)`, which returns a function that gives the result.
 
-    What nobody has asked for by the end is cancelled. Within another `together` of the same model,
-    tasks join those of the other.
+    What nobody has asked for by the end is cancelled, and cannot be asked for any more. Within
+    another `together` of the same model, tasks join those of the other and live as long.
     """
     reader = reader_of(subject.anatomy.modules(subject.model))
     if reader is None:
@@ -80,7 +80,7 @@ class _Scheduler:
     """Lets one task run at a time; the first is what the caller does beside those it starts."""
 
     def __init__(self, subject: Subject, reader: BlockReader) -> None:
-        self.reader, self.cancelled, self.closing = reader, False, False
+        self.reader, self.cancelled, self.closing, self.closed = reader, False, False, False
         self.configs = configurations(subject.model)
         self.restore = attention_of(self.configs)
         self.caller = self.running = _Task(list)
@@ -113,10 +113,12 @@ class _Scheduler:
                     self._resume(task)
                 task.thread.join()
         self.restore()
-        self.reader.turn = None
+        self.reader.turn, self.closed = None, True
         TASK.reset(self._token)
 
     def _result(self, task: _Task) -> Any:
+        if self.closed and (not task.done or task.dropped):
+            raise RuntimeError("this pass was cancelled: it was asked for too late")
         if not task.done:
             self.running.wants = task
             self._hand_on()
@@ -178,7 +180,7 @@ class _Scheduler:
         try:
             task.value = task.work()
         except _Cancelled:
-            pass
+            task.dropped = True
         except BaseException as error:  # noqa: BLE001  raised where the result is asked for
             task.error = error
         task.done = True

@@ -10,7 +10,7 @@ from sinkscope.report.differences import beyond_noise, done_differently, shared_
 from sinkscope.report.mixing import page as mixing_page
 from sinkscope.report.parts import Headline, Part, Section, Table, Tables
 from sinkscope.report.scan import figures as scan_figures
-from sinkscope.report.text import NO_VALUE, bounds_of, percent, short, visible
+from sinkscope.report.text import NO_VALUE, bounds_of, minus, percent, short, visible
 from sinkscope.result import Result
 from sinkscope.schema import Measured, ScanSummary
 from sinkscope.stats import difference
@@ -119,7 +119,7 @@ def _late_share(one: ScanSummary | None, other: ScanSummary | None, here: str, t
 def _points(share: float) -> str:
     """A share in points with its sign, which zero has none of."""
     shown = f"{100 * share:+.1f}"
-    return "0.0" if float(shown) == 0 else shown.replace("-", "−")
+    return "0.0" if float(shown) == 0 else minus(shown)
 
 
 def _of_runs(bos: str, runs: Sequence[Result], headlines: Sequence[Headline]) -> Table:

@@ -9,7 +9,7 @@ from sinkscope.causal.thresholds import ALPHA
 from sinkscope.report import frames
 from sinkscope.report.causal.names import name_of, short_edit
 from sinkscope.report.parts import Table
-from sinkscope.report.text import bounds_of, percent, short, visible
+from sinkscope.report.text import bounds_of, minus, percent, short, visible
 from sinkscope.result import COMMANDS, Result
 from sinkscope.schema import Measured
 from sinkscope.stats import difference, holm
@@ -156,11 +156,11 @@ def _show(key: Key) -> Callable[[float | None], str]:
 
 
 def _plain(value: float | None) -> str:
-    return short(value).replace("-", "−")
+    return minus(short(value))
 
 
 def _signed(show: Callable[[float | None], str], change: float) -> str:
     """A difference; of shares in points."""
     if show is percent:
-        return f"{100 * change:+.1f} points".replace("-", "−")
+        return minus(f"{100 * change:+.1f} points")
     return f"+{show(change)}" if change > 0 else show(change)

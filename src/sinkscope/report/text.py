@@ -8,6 +8,7 @@ import unicodedata
 from typing import Any
 
 NO_VALUE = "–"
+NOTHING = 0.0005  # a relative change that is shown as 0.0
 _NAMED = {"\n": "↵", "\t": "⇥"}
 # categories whose characters draw nothing, move the cursor or reorder the line (bidi overrides)
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -63,6 +64,11 @@ def bounds_of(measured: Any) -> tuple[float, float] | None:
     return None if low is None or high is None else (float(low), float(high))
 
 
+def minus(text: str) -> str:
+    """Numbers in a text with the sign of a minus in place of a hyphen."""
+    return text.replace("-", "−")
+
+
 def percent(value: float | None) -> str:
     """A share as a percentage with one decimal: 0.0341 is `3.4 %`, which does not break."""
     if value is None or not math.isfinite(value):
@@ -70,18 +76,18 @@ def percent(value: float | None) -> str:
     share = 100 * value
     if 0 < abs(share) < 0.05:
         return "<\u00a00.1\u00a0%" if share > 0 else ">\u00a0−0.1\u00a0%"
-    return f"{share:.1f}\u00a0%".replace("-", "−")
+    return minus(f"{share:.1f}\u00a0%")
 
 
 def percent_change(value: float | None) -> str:
     """A relative change as a percentage; 0.0 where less would be shown, as no bound reads right."""
-    return percent(0.0 if value is not None and abs(value) < 0.0005 else value)
+    return percent(0.0 if value is not None and abs(value) < NOTHING else value)
 
 
 def change_bounds(measured: Any) -> str:
     """The interval of a relative change in whole percent, as `−98 to −55`; empty without one."""
     bounds = bounds_of(measured) or ()
-    return " to ".join(f"{round(100 * bound)}" for bound in bounds).replace("-", "−")
+    return minus(" to ".join(f"{round(100 * bound)}" for bound in bounds))
 
 
 def typeset(sentence: str) -> str:

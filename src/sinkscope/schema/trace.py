@@ -161,9 +161,8 @@ class NamedWriters(TypedDict, total=False):
 
     # the sink direction, or what the sink heads read: what shares of writers are parts of
     shares_of: str
-    # share of P0 that the sink heads keep without them, over intact; above one half only those are
-    # named whose own group of heads keeps less
-    kept: float | None
+    kept: float | None  # share of P0 that the sink heads keep without them, over intact
+    of_heads: int  # how many sink heads they are named for, and `kept` is of; 0: all
     rejected: list[list[int | str]]  # [block, kind, index] of what was not named for that reason
     prompts: float | None  # their part of what raises the heads' logits, prompts' first tokens
     vocabulary: float | None  # the same over first tokens drawn evenly from the vocabulary [share]

@@ -118,8 +118,10 @@ def clock_of(model: nn.Module) -> Callable[[], float]:
     if not is_spread(model):
         return time.monotonic
 
+    device = next(model.parameters()).device  # of the group's backend: NCCL takes no other
+
     def agreed() -> float:
-        now = torch.tensor(time.monotonic(), dtype=torch.float64)
+        now = torch.tensor(time.monotonic(), dtype=torch.float64, device=device)
         torch.distributed.broadcast(now, 0)
         return float(now)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sinkscope.report.causal.names import name_of
-from sinkscope.report.text import number_of, percent_change, visible
+from sinkscope.report.text import minus, number_of, percent_change, visible
 from sinkscope.result import StageSummary, TestRow
 
 WHY = {
@@ -31,7 +31,7 @@ def _lacks(test: TestRow) -> str:
     if value is None:
         shown = "gave no number"
     elif gained:
-        shown = f"gives {value:+.1f} nats".replace("-", "−")
+        shown = minus(f"gives {value:+.1f} nats")
     else:
         shown = f"changes the sink by {percent_change(value)}"
     why = WHY.get(test.outcome, visible(test.outcome))

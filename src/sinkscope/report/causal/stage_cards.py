@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from sinkscope.report.causal.reasons import why_not
 from sinkscope.report.parts import Stage
 from sinkscope.report.text import (
+    NOTHING,
     bounds_of,
     change_bounds,
+    minus,
     multiple,
     number_of,
     percent,
@@ -51,9 +53,9 @@ def stage_rows(stage: StageSummary, tests: Sequence[TestRow]) -> list[tuple[str,
     if held is not None and held.value is not None:
         rows.append(("Of sink heads", percent(held.value), percent_interval(held)))
     if stage.necessity is not None and stage.necessity.value is not None:
-        shown = percent_change(stage.necessity.value)
-        rows.append(("Sink without it", shown, change_bounds(stage.necessity)))
-        if not shown.startswith("0.0"):  # over nothing, a ratio says nothing
+        value = stage.necessity.value
+        rows.append(("Sink without it", percent_change(value), change_bounds(stage.necessity)))
+        if abs(value) >= NOTHING:  # over nothing, a ratio says nothing
             rows += _over("Control ÷ that effect", control.get("necessity"))
     if stage.total is not None and stage.total.value is not None:
         rows.append(("In all", percent_change(stage.total.value), ""))
@@ -65,10 +67,10 @@ def stage_rows(stage: StageSummary, tests: Sequence[TestRow]) -> list[tuple[str,
         bounds = bounds_of(stage.sufficiency)
         interval = f"{bounds[0]:+.1f} to {bounds[1]:+.1f}" if bounds else ""
         shown = f"{stage.sufficiency.value:+.1f} nats"
-        rows.append(("Given elsewhere", _minus(shown), _minus(interval)))
+        rows.append(("Given elsewhere", minus(shown), minus(interval)))
         rows += _over("Control ÷ that effect", control.get("sufficiency"))
     if stage.dose is not None:
-        rows.append(("Dose (Spearman)", _minus(f"{stage.dose:.2f}"), ""))
+        rows.append(("Dose (Spearman)", minus(f"{stage.dose:.2f}"), ""))
     through = number_of(stage.mediation)
     if through is not None:
         rows.append(
@@ -79,8 +81,4 @@ def stage_rows(stage: StageSummary, tests: Sequence[TestRow]) -> list[tuple[str,
 
 def _over(label: str, ratio: float | None) -> list[tuple[str, str, str]]:
     """The effect of a control over that of its edit, as a row."""
-    return [] if ratio is None else [(label, _minus(f"{round(ratio, 2) + 0.0:.2f}"), "")]
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "−")
+    return [] if ratio is None else [(label, minus(f"{round(ratio, 2) + 0.0:.2f}"), "")]

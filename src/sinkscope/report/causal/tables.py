@@ -12,6 +12,7 @@ from sinkscope.report.text import (
     NO_VALUE,
     bounds_of,
     change_bounds,
+    minus,
     number_of,
     percent,
     percent_change,
@@ -221,7 +222,7 @@ def _plain(value: float | None) -> str:
 
 def _tidy(text: str) -> str:
     """With signs; it breaks before an interval alone."""
-    return text.replace("-", "−").replace(" ", "\u00a0").replace("\u00a0(", " (")
+    return minus(text).replace(" ", "\u00a0").replace("\u00a0(", " (")
 
 
 def _moved(moved: dict[str, Any] | None) -> str:

@@ -10,6 +10,7 @@ from sinkscope.report.parts import Findings, Table, table_of
 from sinkscope.report.text import (
     NO_VALUE,
     bounds_of,
+    minus,
     number_of,
     percent,
     percent_interval,
@@ -237,4 +238,4 @@ def _signed(measured: Any) -> str:
 
 def _plain_zero(shown: str) -> str:
     """No sign on what rounds to zero."""
-    return shown[1:] if float(shown) == 0 else shown.replace("-", "−")
+    return shown[1:] if float(shown) == 0 else minus(shown)

@@ -10,7 +10,7 @@ from sinkscope.detect.heads import CLASS_MEANINGS
 from sinkscope.lab.studies.summary import STREAM
 from sinkscope.report.frames import HEAD_CLASSES
 from sinkscope.report.parts import Table, table_of
-from sinkscope.report.text import NO_VALUE, bounds_of, number_of, short, visible
+from sinkscope.report.text import NO_VALUE, bounds_of, minus, number_of, short, visible
 
 NOT_RUN = "not run"
 BOS = {"with": "BOS put first", "without": "text only"}
@@ -201,7 +201,7 @@ def ratio(measured: Any) -> str:
 
 def signed(measured: Any, scale: float, digits: int) -> str:
     """A difference with its sign and interval."""
-    return _with_interval(measured, lambda value: f"{scale * value:+.{digits}f}".replace("-", "−"))
+    return _with_interval(measured, lambda value: minus(f"{scale * value:+.{digits}f}"))
 
 
 def _with_interval(measured: Any, show: Any) -> str:

@@ -23,7 +23,7 @@ from sinkscope.report.parts import (
     present,
     table_of,
 )
-from sinkscope.report.text import NO_VALUE, number_of, percent, visible
+from sinkscope.report.text import NO_VALUE, minus, number_of, percent, visible
 from sinkscope.report.timeline import charts
 from sinkscope.report.timeline.axis import STEPS, Axis, Runs, axes_of
 from sinkscope.report.timeline.words import answers, of_several, sentences, step, unit_of, written
@@ -236,4 +236,4 @@ def _tables(result: Result) -> list[Table]:
 
 
 def _number(value: float | None) -> str:
-    return NO_VALUE if value is None else f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+    return NO_VALUE if value is None else minus(f"{round(value, 2) + 0.0:.2f}")
