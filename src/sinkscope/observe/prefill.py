@@ -27,9 +27,9 @@ LEAST = 64
 PILOT, PILOT_PIECE = 48, 20  # tokens on which both ways are compared; no multiple of the other
 # Windows are narrowed to so many tokens meanwhile, so that these leave them behind.
 WINDOWS, NARROW = ("sliding_window", "attention_chunk_size"), 16
-# Difference of P0's column, and of entropies as parts of the largest: the largest; in half precision,
-# where pieces are rounded otherwise and a token may be routed to other experts for it, the mean over
-# the tokens of a head.
+# Difference of P0's column, and of entropies as parts of the largest that there is: the largest; in
+# half precision, where pieces are rounded otherwise and a token may be routed to other experts for
+# it, the mean over the tokens of a head.
 LARGEST, MEAN = 1e-4, 1e-2
 
 
@@ -133,6 +133,8 @@ def _differences(
 ) -> Iterator[float]:
     """Largest difference over real tokens, or over heads in its mean over those: P0, entropy."""
     for one, other, most in ((a.p0, b.p0, 1.0), (a.entropy, b.entropy, math.log(PILOT))):
+        if one is None or other is None:  # only where it was not asked for
+            continue
         counted = valid.unsqueeze(1).to(one.device)
         found = (one - other).abs().masked_fill(~counted, 0) / most
         yield (found.sum((0, 2)) / counted.sum() if mean else found).max().item()

@@ -26,7 +26,6 @@ from sinkscope.training_runs.judging import baselines, judge, remaining_loss
 from sinkscope.training_runs.record import RunRecord
 from sinkscope.training_runs.settling import BOUNDS, HOLD, LEAST, QUIET
 
-
 FEW = 3  # checkpoints that are named where something is said of them
 
 
