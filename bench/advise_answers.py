@@ -128,7 +128,9 @@ def keep(seed: int) -> tuple[str, str] | None:
     subject, _ = subject_of(mechanism, seed, carry=draw.choice((0.0, 1.0, 1.0)))
     said, ids = on_windows(subject, "keep", "streaming", seed)
     lost = {  # window -> nats a token with a cache that keeps the last of KEPT
-        LENGTH // part: loss(served(subject.model, ids, LENGTH // part, KEPT[-1]), ids, LENGTH // part)
+        LENGTH // part: loss(
+            served(subject.model, ids, LENGTH // part, KEPT[-1]), ids, LENGTH // part
+        )
         for part in PARTS
     }
     for number in KEPT[:-1]:
