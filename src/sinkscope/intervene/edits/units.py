@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -109,19 +110,28 @@ class Neurons(Edit):
         if self.how != "zero":
             raise Unsupported("neurons inside experts can only be switched off (how='zero').")
         module = context.block(self.block).get_submodule(sublayer.experts)
-        again: list[bool] = []  # the forward below runs hooks of this module too
 
         def leave(owner, args, kwargs, output):
-            if again:
-                return None
-            again.append(True)
-            try:
-                with without_columns(context, self.block, self.neurons, self.expert):
-                    return rerun_rows(owner, args, kwargs, output, context, self.position)
-            finally:
-                again.clear()
+            with without_columns(context, self.block, self.neurons, self.expert):
+                return rerun_rows(owner, args, kwargs, output, context, self.position)
 
-        return [module.register_forward_hook(leave, with_kwargs=True)]
+        return [module.register_forward_hook(not_within(leave), with_kwargs=True)]
+
+
+def not_within(hook: Callable) -> Callable:
+    """A forward hook that calls its module again, and is not run by that call too."""
+    running: list[bool] = []
+
+    def outermost(*given: Any) -> Any:
+        if running:
+            return None
+        running.append(True)
+        try:
+            return hook(*given)
+        finally:
+            running.clear()
+
+    return outermost
 
 
 def rerun_rows(
