@@ -41,6 +41,7 @@ def test_every_answer_has_its_number_and_interval(advice):
         assert all(each.low is not None for each in measured), name
         if one.answer != "does not apply":
             assert one.value is not None, name
+        if one.answer != "does not apply" and name != "fp16":  # of a maximum there is no interval
             assert one.value.low <= one.value.value <= one.value.high, name
 
 

@@ -13,11 +13,11 @@ from rich.console import Console
 import sinkscope
 from sinkscope.advice import gates
 from sinkscope.advice.advise import QUESTIONS, questions
-from sinkscope.advice.bench import told
+from sinkscope.advice.bench import Bench, told
 from sinkscope.advice.lines import lines, table
 from sinkscope.advice.prefix import PREFIX
-from sinkscope.advice.repeats import onset_of, onsets
-from sinkscope.advice.streaming import KEPT, smallest
+from sinkscope.advice.repeats import onset_of, onsets, patch_word
+from sinkscope.advice.streaming import KEPT, _worst, smallest
 from sinkscope.advice.weights import NAMES, OTHERS, WRITERS
 from sinkscope.errors import InputError
 from sinkscope.known.constructed import build_in_memory, draw_spec
@@ -250,6 +250,23 @@ def test_the_smallest_number_that_is_shown_to_do(rises, found):
     assert smallest({16: costs, 32: costs}, 0.02) == found
 
 
+def test_the_worst_window_is_that_by_which_the_number_is_refused(circuit):
+    """The upper end decides: a narrow interval with a higher lower end is not the worst."""
+    narrow, wide = np.array([0.01] * 6), np.array([-0.2, 0.3, 0.1, -0.1, 0.2, 0.0])
+    costs = {
+        window: {k: cost(list(1 + rise * (k < 8))) for k in KEPT}
+        for window, rise in ((16, narrow), (32, wide))
+    }
+    prompts = sinkscope.build_prompts(circuit, n=N, length=LENGTH, kind="random")
+    bench = Bench(circuit, prompts, None, None, None, None)
+    window, change = _worst(bench, costs, 1)
+    assert (window, smallest(costs, 0.02)) == (32, (8, False))
+    assert change.low < 0.0 < 0.02 < change.high
+    one = {w: {k: cost([each.ce[1]]) for k, each in both.items()} for w, both in costs.items()}
+    assert _worst(bench, one, 1)[0] == 32
+    assert bench.saved(one[32][1], one[32][8]).high is None
+
+
 def test_learned_sinks_have_no_token_to_keep():
     one = advised(constructed("learned-sink", family="gpt_oss"), "streaming").summary.advise
     assert one["streaming"].answer == "no token"
@@ -299,6 +316,20 @@ def test_float16_by_running_it(factor, answer):
     assert ("first at block 1" in one.sentence) == (answer == "overflows")
 
 
+def test_the_number_beside_float16_is_the_largest_of_all_texts(circuit, monkeypatch):
+    """One text of six has a large activation: the mean over texts is far below it."""
+    tops = np.array([20_000.0, 10.0, 20.0, 10.0, 20.0, 10.0])
+    found = (tops, "block 1", 3, 0, "a")
+    monkeypatch.setattr("sinkscope.advice.half._largest", lambda bench: found)
+    result = advised(circuit, "fp16")
+    one = result.summary.advise["fp16"]
+    assert one.answer == "near the limit"
+    assert one.value == Measured(value=20_000.0)
+    assert "the largest activation is 20,000 of 65,504." in in_short("fp16", one)
+    assert "| the largest activation is 20,000 of 65,504 |" in model_card(result)
+    assert "The largest activation of a text is 3,345 on average (" in one.limits
+
+
 def test_repeats_take_over_and_the_patch_undoes_it(circuit, whole):
     """The patch by hand: what the neurons give is zero but at the first position."""
     one = whole.summary.advise["repeats"]
@@ -306,6 +337,9 @@ def test_repeats_take_over_and_the_patch_undoes_it(circuit, whole):
     assert whole.data["advise"]["repeat_norm"].to_numpy()[1:] == pytest.approx(1.0, abs=0.05)
     assert one.value.low <= one.value.value <= one.value.high
     assert "2 to 2 with other tokens" in one.sentence
+    last = f"the last repeat has, on average, {one.value.value:.0%} of the norm of position zero"
+    assert f"Over 8 tokens, each repeated {LENGTH} times, {last}" in one.sentence
+    assert re.search(r"like P0: .*; the last: .* of P0's norm\.", in_short("repeats", one))
     [block, *_], *_ = re.findall(r"block (\d+)", one.sentence)
     names = re.findall(r"neurons ([\d, ]+) of", one.sentence)[0].split(", ")
 
@@ -347,6 +381,12 @@ def test_onset():
     assert (never.value, never.low, never.high) == (None, None, None)
     mixed = onset_of(np.concatenate([np.tile(curves[:1], (5, 1)), np.tile(curves[2:], (3, 1))]))
     assert (mixed.value, mixed.high) == (4.0, None)
+
+
+def test_the_patch_works_or_fails_only_where_the_interval_says_so():
+    like, unlike = [1.0, 0.1, 0.2, 0.6, 0.9], [1.0, 0.1, 0.1, 0.1, 0.2]
+    rows = {count: np.array([like] * count + [unlike] * (8 - count)) for count in (0, 4, 8)}
+    assert [patch_word(curve) for curve in rows.values()] == ["works", None, "fails"]
 
 
 def test_a_layer_with_an_outlier_is_left_out_of_an_int4_cache():

@@ -65,13 +65,15 @@ def advise_repeats(bench: Bench) -> Advice:
     seen = _seen(bench, repeats, point)
     bench.arrays["repeat_norm"] = seen.curve.mean(0)
     start, last = onset_of(seen.curve), bootstrap(seen.curve[:, -1])
-    share = f"{last.value:.0%} of the norm of position zero at read point {point}"
-    tokens = f"{len(repeats)} tokens, each repeated {repeats.length} times"
+    share = (
+        f"Over {len(repeats)} tokens, each repeated {repeats.length} times, the last repeat has, "
+        f"on average, {last.value:.0%} of the norm of position zero at read point {point}"
+    )
     if start.value is None:
         return Advice(
             question=QUESTION,
             answer="no" if start.low is None else "undetermined",
-            sentence=f"Of {tokens}, the last has {share}; {ALIKE:.0%} would be like it.",
+            sentence=f"{share}; {ALIKE:.0%} would be like it.",
             value=last,
             facts={"repeats": "none" if start.low is None else None},
         )
@@ -81,7 +83,7 @@ def advise_repeats(bench: Bench) -> Advice:
         question=QUESTION,
         answer=f"from {start.value:.0f} on" if sure else "undetermined",
         sentence=f"From {start.value:.0f} repeats on ({span} with other tokens) a token is like "
-        f"position zero: of {tokens}, the last has {share}",
+        f"position zero. {share}",
         value=last,
         facts={"repeats": start.value if sure else None},
         limits="Intervals of repeats are over the tokens that were repeated, those of clean text "
@@ -151,8 +153,7 @@ def _try_patch(bench: Bench, advice: Advice, repeats: Prompts, point: int, befor
         *(bench.row(name, cost) for name, cost in clean.items()),
     ]
     cost = bench.mean(next(iter(clean.values())).ce)
-    undone = onset_of(after.curve).low is None
-    advice.facts["patch"] = "works" if undone else "fails"
+    advice.facts["patch"] = patch_word(after.curve)
     change = advice.rows[0]["ce_change"]
     goes_on = ""
     if abs(after.same.mean() - before.same.mean()) >= 0.005:
@@ -161,11 +162,22 @@ def _try_patch(bench: Bench, advice: Advice, repeats: Prompts, point: int, befor
             f"half instead of {before.same.mean():.0%}"
         )
     advice.sentence += (
-        f". With {patch} it has {after.curve[:, -1].mean():.0%} (with as many others off "
-        f"{control.curve[:, -1].mean():.0%}), the loss of the repeated token changes by "
+        f". With {patch} the last repeat has {after.curve[:, -1].mean():.0%} (with as many others "
+        f"off {control.curve[:, -1].mean():.0%}), the loss of the repeated token changes by "
         f"{three(change.value, '+')} nats{goes_on}, and that of clean text by "
         f"{three(cost.value, '+')}."
     )
+
+
+def patch_word(curve: np.ndarray) -> str | None:
+    """Whether no repeat is like position zero under the patch; None where intervals leave it open.
+
+    curve  [B, T] norm at each repeat over that of position zero
+    """
+    onset = onset_of(curve)
+    if onset.low is None:
+        return "works"
+    return None if onset.high is None else "fails"
 
 
 def _row(what: str, before: Seen, after: Seen, control: bool = False) -> AdviceRow:

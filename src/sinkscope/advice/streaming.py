@@ -137,9 +137,16 @@ def _sentence(bench: Bench, costs: dict[int, dict[int, Cost]], keep: int, sure: 
 
 
 def _worst(bench: Bench, costs: dict[int, dict[int, Cost]], keep: int) -> tuple[int, Measured]:
-    """The window in which keeping so few does worst, and what it costs there against the most."""
+    """The window in which keeping so few does worst, and what it costs there against the most.
+
+    By the upper end of the interval, as `smallest` decides; by the value where there is none.
+    """
     changes = {w: bench.saved(each[keep], each[KEPT[-1]]) for w, each in costs.items()}
-    return max(changes.items(), key=lambda item: item[1].low or 0.0)
+    return max(changes.items(), key=lambda item: _upper(item[1]))
+
+
+def _upper(change: Measured) -> float:
+    return change.value or 0.0 if change.high is None else change.high
 
 
 def _enough(keep: int) -> str:

@@ -42,8 +42,8 @@ SHORT = {
     "quantisation": (
         "To be kept in full precision", "int8 activations cost {} a token", NATS,
     ),
-    "fp16": ("float16", "a text's largest is {} of 65,504", SIZE),
-    "repeats": ("Repeats take the sink over", "{} of its norm", SHARE),
+    "fp16": ("float16", "the largest activation is {} of 65,504", SIZE),
+    "repeats": ("Repeats like P0", "the last: {} of P0's norm", SHARE),
     "heads": ("Heads that do nothing", "without those that look so {} a token", NATS),
     "first-words": ("First words weigh more than later ones", "KL {}", NATS),
     "remedies": ("The sink", "without it {} a token", NATS),
