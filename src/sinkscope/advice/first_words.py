@@ -12,15 +12,13 @@ import dataclasses
 
 import numpy as np
 
-from sinkscope.advice.bench import Bench
+from sinkscope.advice.bench import Bench, logits_of
 from sinkscope.advice.prefix import spare_token
-from sinkscope.intervene.cost import divergences
-from sinkscope.mixing.conditions import run
-from sinkscope.mixing.dose import LOGITS
+from sinkscope.intervene.cost import divergences, logit_batches
 from sinkscope.mixing.dropped import with_first
 from sinkscope.schema.advise import Advice
 from sinkscope.stats import judged
-from sinkscope.subject.prompts import Prompts, vocabulary
+from sinkscope.subject.prompts import Prompts
 from sinkscope.subject.tokens import token_text
 
 QUESTION = "Do the first words weigh more than others?"
@@ -89,14 +87,8 @@ def exchanged(prompts: Prompts, start: int) -> Prompts:
 def _moved(bench: Bench, prompts: Prompts, start: int, first: int) -> np.ndarray:
     """[n] KL of predictions at positions `first` and later once those tokens are exchanged."""
     other = exchanged(prompts, start)
-    size = max(1, LOGITS // vocabulary(bench.subject) // prompts.length)
     found = []
-    for at in range(0, len(prompts), size):
-        rows = slice(at, at + size)
-        a, b = (
-            run(bench.subject, each.take(rows), logits=True).logits for each in (prompts, other)
-        )
-        assert a is not None
-        assert b is not None
-        found.append(divergences(a, b, prompts.take(rows), first).numpy())
+    for before, after in zip(*(logit_batches(bench.subject, each) for each in (prompts, other))):
+        a, b = (logits_of(bench.subject, each) for each in (before, after))
+        found.append(divergences(a, b, before, first).numpy())
     return np.concatenate(found)

@@ -20,7 +20,7 @@ from sinkscope.report.parts import (
     Words,
     table_of,
 )
-from sinkscope.report.text import NO_VALUE, bounds_of, number_of, token_text, visible
+from sinkscope.report.text import NO_VALUE, bounds_of, minus, number_of, token_text, visible
 from sinkscope.result import Result
 from sinkscope.schema import Advice, Measured
 
@@ -40,7 +40,9 @@ SHORT = {
         NATS,
     ),
     "quantisation": (
-        "To be kept in full precision", "int8 activations cost {} a token", NATS,
+        "To be kept in full precision",
+        "int8 activations with one scale for all tokens cost {} a token",
+        NATS,
     ),
     "fp16": ("float16", "the largest activation is {} of 65,504", SIZE),
     "repeats": ("Repeats like P0", "the last: {} of P0's norm", SHARE),
@@ -154,7 +156,7 @@ def signed(measured: Any, sign: str = "+") -> str:
 
 def _three(value: float, sign: str = "+") -> str:
     """Three decimals; what rounds to zero has no minus."""
-    return f"{round(value, 3) + 0.0:{sign}.3f}".replace("-", "−")
+    return minus(f"{round(value, 3) + 0.0:{sign}.3f}")
 
 
 def interval(measured: Any) -> str:
