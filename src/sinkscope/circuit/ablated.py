@@ -64,7 +64,8 @@ def _dense(owner: nn.Module, chosen: list[int], heads: int | None, usual: torch.
 
 def _experts(block: nn.Module, sublayer: Sublayer, chosen: list[int]) -> Hooks:
     """The experts run again without the chosen neurons."""
-    assert sublayer.experts is not None and sublayer.projection is not None
+    assert sublayer.experts is not None
+    assert sublayer.projection is not None
     experts, projection = block.get_submodule(sublayer.experts), sublayer.projection
 
     def again(module: Any, args: tuple, kwargs: dict, output: Any) -> Any:
