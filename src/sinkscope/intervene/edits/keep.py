@@ -9,7 +9,12 @@ import torch
 
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.edits.base import Context, Edit, at_positions
-from sinkscope.intervene.edits.units import input_rows, not_within, with_row, without_columns
+from sinkscope.intervene.edits.units import (
+    expert_neurons_off,
+    input_rows,
+    not_within,
+    with_row,
+)
 from sinkscope.observe.stream import hidden_of
 
 
@@ -97,7 +102,7 @@ class KeepUnits(Edit):
         whole = run(clean_args, clean_kwargs)
         rest, others_rest = whole, hidden_of(output)
         if self.units:
-            with without_columns(context, self.block, self.units, None):
+            with expert_neurons_off(context, self.block, self.units, None):
                 rest, others_rest = run(clean_args, clean_kwargs), run(args, kwargs)
         rest, whole = (x.reshape(len(context.rows), -1) for x in (rest, whole))
         mean, mean_rest = (
