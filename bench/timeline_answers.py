@@ -2,8 +2,8 @@
 
     python bench/timeline_answers.py --draws 200 --json
 
-Twice: on curves that are drawn (`known.simulated_curves`), and on real models in which a circuit
-appears and moves (`known.planted_series`), which are measured as any checkpoint is, from the pilot
+Twice: on curves that are drawn (`planted.curves`), and on real models in which a circuit
+appears and moves (`planted.series`), which are measured as any checkpoint is, from the pilot
 on. A fifth of the latter holds an event after a longer calm than the settling signal waits for.
 Nothing that looks back could foresee it; these are counted apart, and in all.
 """
@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from planted.curves import Series, draw_series
+from planted.series import draw_script
 
-from sinkscope.known.planted_series import draw_script
-from sinkscope.known.simulated_curves import Series, draw_series
 from sinkscope.training_runs.course import Course, Curves, course
 from sinkscope.training_runs.settling import HOLD, QUIET
 

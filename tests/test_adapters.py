@@ -244,6 +244,10 @@ def test_checkpoints_that_are_adapters_are_followed(folder, tmp_path):
     assert result.summary.timeline.runs["run"].steps == [10, 20, 30, 40, 50]
     shares = result.data["timeline/run"]["sink_by_prompt"].values.mean(1)
     assert len(set(shares.round(6).tolist())) == 5
+    notes = result.summary.timeline.runs["run"].notes
+    assert [note for note in notes if "was merged" in note] == [
+        f"An adapter was merged in memory into {folder}."
+    ]
 
 
 def test_adapters_whose_base_is_gone_are_all_named(tmp_path, folder):

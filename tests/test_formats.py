@@ -237,6 +237,6 @@ def test_padding_that_sees_nothing_is_no_overflow(llama, ids):
     mask = torch.ones(2, 24, dtype=torch.long)
     mask[0, :3] = 0
     inputs = {"input_ids": ids, "attention_mask": mask}
-    refuse_overflow(llama, llama.model.model, inputs, Out())
+    refuse_overflow(llama, llama.model.model, lambda: inputs, Out())
     with pytest.raises(NotFinite, match="behind the last block"):
-        refuse_overflow(llama, llama.model.model, {"input_ids": ids}, Out())
+        refuse_overflow(llama, llama.model.model, lambda: {"input_ids": ids}, Out())

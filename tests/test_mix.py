@@ -1,5 +1,6 @@
 """`mix` end to end: one result, its words, its page, the command."""
 
+import copy
 import json
 
 import numpy as np
@@ -66,6 +67,19 @@ def test_the_floor_more_spread_without_the_sink_and_not_with_the_control(result)
     assert one.verdict == "present, not needed"  # its readout does not look at what the heads write
     assert findings_of(one).headline.startswith("The sink is present, not needed")
     assert one.thresholds["no_different"]["value"] == NO_DIFFERENT
+
+
+def test_what_is_mediated_is_a_share_only_where_its_parts_add_up(result):
+    one = copy.deepcopy(result.summary.mix["without"])
+    one.mediation |= {"share": {"value": 0.8}, "share_by_direct": {"value": 0.85}}
+    assert "80.0\u00a0%" in " ".join(findings_of(one).sentences)
+    for counted in ({"value": 1.37}, {"value": 0.6}):
+        one.mediation["share"] = counted
+        said = next(s for s in findings_of(one).sentences if s.startswith("Ablating the circuit"))
+        whole, through = (one.mediation[key].value for key in ("total", "through"))
+        for change in (whole, through):
+            assert f"{100 * change / one.spread['intact'].value:+.2f}" in said
+        assert "The two interact" in said
 
 
 def test_saved_and_loaded_it_is_the_same(result, tmp_path):

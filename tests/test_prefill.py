@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -197,6 +199,39 @@ def test_a_model_that_is_wrong_in_pieces_goes_whole_and_says_so(dtype, rows, in_
     assert "differed" in found.note
 
 
+def test_windows_are_left_behind_by_the_few_tokens_that_are_compared(rows, in_pieces):
+    """A family that is right before a window slides: a cache that forgets a key too many."""
+    subject = Subject.from_model(tiny_model("mistral"))
+    subject.model.config.sliding_window = 1000
+    assert prefill_of(subject, token_prompts(rows)).size == PIECE
+    for index, layer in enumerate(subject.model.model.layers):
+
+        def forgetful(*args, own=layer.self_attn.forward, index=index, **kwargs):
+            cache, mask = kwargs["past_key_values"], kwargs["attention_mask"]
+            held = cache and cache.layers[index]
+            if held and held.get_seq_length() > held.sliding_window:  # it has slid
+                kwargs["attention_mask"] = mask.clone()
+                kwargs["attention_mask"][..., 0] = False
+            return own(*args, **kwargs)
+
+        layer.self_attn.forward = forgetful
+    assert "differed" in prefill_of(subject, token_prompts(rows)).note
+    assert subject.model.config.sliding_window == 1000
+
+
+def test_numbers_that_are_none_are_no_agreement(rows, in_pieces, monkeypatch):
+    subject, observed = Subject.from_model(tiny_model("llama")), prefill.observe
+
+    def broken(*args, size=None, **kwargs):
+        reads, layout, out = observed(*args, size=size, **kwargs)
+        if size:
+            reads[2].p0[0, 1, 30] = torch.nan
+        return reads, layout, out
+
+    monkeypatch.setattr(prefill, "observe", broken)
+    assert "differed by nan" in prefill_of(subject, token_prompts(rows)).note
+
+
 def test_routing_that_turns_on_rounding_is_not_taken_for_wrong(rows, in_pieces):
     """A token of half precision may go to other experts in pieces."""
     subject = Subject.from_model(tiny_model("glm4_moe").to(torch.bfloat16))
@@ -220,8 +255,10 @@ def test_a_call_can_be_made_again_on_the_cache_as_it_was(llama, rows):
     with torch.no_grad():
         llama.model(**first)
         again = as_before(second)
+        held = weakref.ref(second["past_key_values"].layers[0].keys)
         once = llama.model(**second).logits
-        twice = llama.model(**again).logits
+        assert held() is None  # keys are not held twice
+        twice = llama.model(**again()).logits
     torch.testing.assert_close(twice, once, atol=0, rtol=0)
 
 

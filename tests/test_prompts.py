@@ -196,7 +196,9 @@ def test_a_line_in_another_layout_is_told_by_its_fields(subject, tmp_path):
     [("a.txt", " ".join(WORDS).encode("utf-16-le"), "full of NUL, as UTF-16"),
      ("a.txt", " ".join(WORDS).encode("utf-16"), "text in UTF-16, not UTF-8"),
      ("a.jsonl", b"\x1f\x8b\x08", "packed by gzip, not UTF-8"),
-     ("a.txt", b"PAR1 the of PAR1", "a Parquet file"), ("a.txt", b"PK\x03\x04 the", "an archive"),
+     ("a.txt", b"PAR1\x15\x04\x95\xff", "a Parquet file"),
+     ("a.txt", b"PK\x03\x04 the", "an archive"),
+     ("a.txt", b"GGUF\x03" + bytes(7), "not UTF-8 text: a GGUF file"),
      ("a.txt", b'{"text": "the"}\n\n{"text": "of"}\n', "an object of JSON a line: name it .jsonl"),
      ("a.jsonl", b'{"text": "the of"}\n{"text": null}', "line 2: its text is null, no string"),
      ("a.json", b'{"text": ["the of"]}', r'entry 1: its text is \["the of"\], no string'),
@@ -209,6 +211,12 @@ def test_a_file_that_is_something_else_is_told_as_what_it_is(tmp_path, name, con
         read_documents(str(tmp_path / name))
     with pytest.raises(InputError, match="is a folder; --text wants a file"):
         read_documents(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["GGUF is a file format.", "BZh, the of", "PAR1 the of PAR1"])
+def test_a_text_may_begin_as_another_file_does(tmp_path, text):
+    (tmp_path / "a.txt").write_text(text)
+    assert read_documents(str(tmp_path / "a.txt"))[0] == [text]
 
 
 def test_a_text_that_the_tokenizer_does_not_know_is_said(subject, tmp_path):
@@ -228,6 +236,20 @@ def test_a_tokenizer_whose_files_do_not_belong_together_is_said(subject, tmp_pat
     assert "do not belong together" not in " ".join(scanned(subject, file).notes)
     monkeypatch.setattr(subject.tokenizer, "decode", lambda ids, **more: "aaaa " * len(ids))
     assert "its files do not belong together" in " ".join(scanned(subject, file).notes)
+
+
+def test_a_chat_whose_special_tokens_are_most_of_it_is_given_back(subject, tmp_path):
+    turn = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    subject.tokenizer.add_special_tokens({"additional_special_tokens": turn})
+    subject.tokenizer.chat_template = (
+        "<s>{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>"
+        "{{ m.content }}<|eot_id|>{% endfor %}"
+    )
+    file = tmp_path / "chat.jsonl"
+    chat = [{"role": "the", "content": word} for word in WORDS[:8]]
+    file.write_text(json.dumps({"messages": chat}))
+    notes = scanned(subject, file, chat_template=True).notes
+    assert "do not belong together" not in " ".join(notes)
 
 
 def test_a_tokenizer_that_is_larger_than_the_model_is_said(subject, text_file):

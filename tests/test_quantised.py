@@ -12,7 +12,7 @@ from sinkscope.errors import InputError, Unsupported
 from sinkscope.subject.at_hand import NO_GRADIENTS, is_packed, no_gradients, plain_weight
 from sinkscope.subject.load import Subject, load
 from sinkscope.subject.probe import refuse_no_finite
-from sinkscope.subject.tiny import tiny_config
+from sinkscope.subject.tiny import tiny_config, tiny_model
 from tests.conftest import word_tokenizer
 
 FEW = {"n": 4, "length": 24, "kind": "random"}
@@ -70,6 +70,53 @@ def test_maps_that_lose_the_gradient_are_found(llama):
     assert no_gradients(llama.model) == NO_GRADIENTS
     (found,) = sinkscope.mix(llama, **FEW).summary.mix.values()
     assert found.path_bound["reason"] == NO_GRADIENTS
+
+
+def held_by(linear, kind):
+    """A linear map made one of a quantiser's, whose weight is of a class of its own."""
+    linear.__class__ = kind
+    linear.weight = nn.Parameter(linear.weight.detach().as_subclass(Held), requires_grad=False)
+
+
+class Sound(nn.Linear):
+    """A packed map that computes in the dtype of its weight, and has a derivative."""
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight.dequantize())
+
+
+class Stepped(nn.Linear):
+    """A packed map that rounds what it is given, so that only zero has a derivative."""
+
+    def forward(self, x):
+        step = x.detach().abs().amax(-1, keepdim=True)
+        rounded = torch.where(step > 0, (x / step * 127).round() * step / 127, x)
+        return nn.functional.linear(rounded, self.weight.dequantize())
+
+
+class NaNs(nn.Linear):
+    """A packed map whose derivative is no number."""
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight.dequantize()) + (0 * x[..., :1]).sqrt()
+
+
+@pytest.mark.parametrize("kind", [Stepped, NaNs])
+def test_maps_whose_gradient_is_another_are_found(llama, kind):
+    layer = llama.model.model.layers[0]
+    held_by(layer.self_attn.o_proj, Sound)
+    assert no_gradients(llama.model) == ""
+    held_by(layer.mlp.down_proj, kind)  # not the first packed map
+    assert no_gradients(llama.model) == NO_GRADIENTS
+
+
+def test_packed_maps_are_asked_in_the_dtype_that_they_compute_in():
+    llama = Subject.from_model(tiny_model("llama").to(torch.bfloat16))
+    linear = llama.model.model.layers[0].mlp.up_proj
+    plain = linear.weight.detach().float()
+    held_by(linear, Sound)
+    assert torch.equal(plain_weight(linear), plain)
+    assert no_gradients(llama.model) == ""
 
 
 def test_quantised_weights_that_do_not_run_are_no_fault_of_the_configuration(llama, monkeypatch):

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from planted.curves import draw_series
+from timeline_answers import check, curves_of, table
 
-from sinkscope.known.simulated_curves import draw_series
 from sinkscope.stats import first_sustained
 from sinkscope.training_runs import settling as settle
 from sinkscope.training_runs.course import spans
 from sinkscope.training_runs.emergence import crossing_at, emergence, noise
 from sinkscope.training_runs.settling import settling
 from sinkscope.training_runs.stages import SHORTEST, best_cuts, find_stages, segment_costs
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
-from timeline_answers import check, curves_of, table
 
 
 @pytest.mark.parametrize(

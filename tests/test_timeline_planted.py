@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from planted.curves import step_at
+from planted.series import DEPTH, LATE, Grown, State, draw_script, grown
+from timeline_answers import check_models, table
 
 from sinkscope.circuit.concentration import concentration
-from sinkscope.known.planted_series import DEPTH, LATE, Grown, State, draw_script, grown
-from sinkscope.known.simulated_curves import step_at
 from sinkscope.subject.prompts import Prompts
 from sinkscope.training_runs.checkpoint_metrics import light
 from sinkscope.training_runs.settling import QUIET
 from sinkscope.training_runs.signals import sink_share
 from sinkscope.training_runs.view import View
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
-from timeline_answers import check_models, table
 
 
 @pytest.fixture(scope="module")

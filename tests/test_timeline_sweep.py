@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from sweep_kill import kill_and_resume, snapshot
 
 from sinkscope.errors import InputError
 from sinkscope.subject.load import load
@@ -22,9 +21,6 @@ from sinkscope.training_runs.store import Store, decode, encode
 from sinkscope.training_runs.sweep import sweep
 from sinkscope.training_runs.task import Task
 from sinkscope.workers.pool import results_of
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
-from sweep_kill import kill_and_resume, snapshot
 
 COUNT = 6
 

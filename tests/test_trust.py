@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from planted.series import Grown, State
+from planted.unrest import UNREST, draw_unrest
+from planted.uses import USES, build_use
+from trust_parts import families, networks, tally, uses
+from trust_parts.page import page
 
 from sinkscope import Subject, build_prompts
 from sinkscope.known.constructed import build_in_memory, draw_spec
-from sinkscope.known.constructed.uses import USES, build_use
-from sinkscope.known.planted_series import Grown, State
-from sinkscope.known.planted_unrest import UNREST, draw_unrest
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
-sys.path.insert(0, str(BENCH))
-
-from trust_parts import families, networks, tally, uses  # noqa: E402
-from trust_parts.page import page  # noqa: E402
 
 
 @pytest.mark.parametrize("use", USES)

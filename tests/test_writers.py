@@ -11,7 +11,7 @@ from sinkscope.circuit.head_reads import HeadReads
 from sinkscope.circuit.phase_parts import PhaseParts, PhaseWrites
 from sinkscope.circuit.phases import Phase
 from sinkscope.circuit.streams import p0_points
-from sinkscope.circuit.unit import NEURON, Unit
+from sinkscope.circuit.unit import NEURON, Unit, of_kind
 from sinkscope.circuit.writes import Writes
 from sinkscope.observe.p0_stream import prompt_tokens
 from sinkscope.observe.parity import token_prompts
@@ -186,14 +186,22 @@ def test_units_without_which_the_sink_stays_are_not_named(monkeypatch):
     assert any("No writer is named" in note for note in summary.notes)
 
 
-def test_as_many_more_are_named_as_the_sink_needs_where_a_tenth_of_the_write_is_enough():
-    subject, prompts, truth = constructed("p0-two-block", family="llama", noise=0.0, writers=4)
+@pytest.mark.parametrize("family", ["llama", "mixtral", "gpt_oss"])
+def test_as_many_more_are_named_as_the_sink_needs_where_a_tenth_of_the_write_is_enough(family):
+    subject, prompts, truth = constructed("p0-two-block", family=family, noise=0.0, writers=4)
     first, *rest = truth.writing_neurons
+    mlp = subject.model.model.layers[first[0]].mlp
     with torch.no_grad():  # it makes more than 90 %; each of the others is enough by itself
-        subject.model.model.layers[first[0]].mlp.down_proj.weight[:, first[1]] *= 30
+        if family == "llama":
+            mlp.down_proj.weight[:, first[1]] *= 30
+        elif family == "mixtral":
+            mlp.experts.down_proj[:, :, first[1]] *= 30
+        else:
+            mlp.experts.down_proj[:, first[1]] *= 30
     named = find(subject, prompts).named
     assert next(unit.place for unit in named.components.units) == tuple(first)
-    assert {unit.place for unit in named.components.units} == pairs([first, *rest])
+    neurons = of_kind(named.components.units, NEURON)
+    assert {unit.place for unit in neurons} == pairs([first, *rest])
     assert (named.kept < 0.5, named.fewest) == (True, 1)
 
 

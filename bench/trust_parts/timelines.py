@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from sinkscope.known.planted_series import Grown, Script, draw_script, emerged_at, subjects
-from sinkscope.known.planted_unrest import UNREST, draw_unrest
+from planted.series import Grown, Script, draw_script, emerged_at, subjects
+from planted.unrest import UNREST, draw_unrest
+
 from sinkscope.training_runs.arrays import curves_of, run_arrays
 from sinkscope.training_runs.checkpoint import Checkpoint
 from sinkscope.training_runs.checkpoint_metrics import light

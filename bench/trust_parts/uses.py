@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from planted.uses import USES, build_use
 from torch.nn.functional import cross_entropy
 
 import sinkscope
 from sinkscope import Subject, build_prompts
-from sinkscope.known.constructed.uses import USES, build_use
 from trust_parts.asking import LENGTH, N
 
 WORDS = {

@@ -19,6 +19,7 @@ from sinkscope.intervene.edits.rounding import linear_maps
 from sinkscope.observe.attention import run_model
 from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.residual import residual_hooks
+from sinkscope.schema import Measured
 from sinkscope.schema.advise import Advice
 from sinkscope.subject.tokens import token_text
 
@@ -57,25 +58,27 @@ def advise_half(bench: Bench) -> Advice:
         question=QUESTION,
         answer=answer,
         sentence=sentence,
-        value=bench.mean(tops),
+        value=Measured(value=size),
         facts={
             "fp16": None if answer == "undetermined" else answer.replace(" ", "-"),
             "largest": size,
         },
         lines=lines("dtype", dtype="bfloat16", **name) if answer in WIDER else [],
-        limits=_limits(bench, broken),
+        limits=_limits(bench, bench.mean(tops), broken),
     )
 
 
-def _limits(bench: Bench, broken: str | None) -> str:
-    """What a maximum over so many texts says of others."""
+def _limits(bench: Bench, of_text: Measured, broken: str | None) -> str:
+    """What a maximum over so many texts says of others, beside the largest of a text [mean]."""
     tried = f"The pass in float16 took {ROWS} texts."
     if broken is None:
         tried = f"No copy in float16 was made: {bench.no_copy}."
+    ends = "" if of_text.low is None else f" ({of_text.low:,.0f} to {of_text.high:,.0f})"
     return (
         f"This is a maximum, not a mean: another document exceeds that of {bench.count} with a "
-        f"chance of 1 in {bench.count + 1}, hence a factor of {NEAR:.0f} in hand. The interval is "
-        "of the largest activation of a text, in the dtype the model was loaded in. " + tried
+        f"chance of 1 in {bench.count + 1}, hence a factor of {NEAR:.0f} in hand. The largest "
+        f"activation of a text is {of_text.value:,.0f} on average{ends}, in the dtype the model "
+        "was loaded in. " + tried
     )
 
 

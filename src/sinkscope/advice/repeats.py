@@ -17,15 +17,14 @@ import torch
 from sinkscope.advice.bench import Bench, three
 from sinkscope.advice.writers import STANDS_OUT, norm_writers, run_norms, where_p0_stands_out
 from sinkscope.errors import Unsupported
-from sinkscope.intervene.cost import losses
+from sinkscope.intervene.cost import logit_batches, losses
 from sinkscope.intervene.edits import Edit
-from sinkscope.mixing.dose import LOGITS
 from sinkscope.observe.sites import Sites, find_sites
 from sinkscope.replications.edits import NeuronsOff
 from sinkscope.schema import Measured
 from sinkscope.schema.advise import Advice, AdviceRow
 from sinkscope.stats import RESAMPLES, bootstrap, widened_tail
-from sinkscope.subject.prompts import Prompts, build_prompts, vocabulary
+from sinkscope.subject.prompts import Prompts, build_prompts
 
 QUESTION = "Does a repeated token take over the sink?"
 ALIKE = 0.5  # part of P0's norm from which a repeat counts as like it
@@ -65,13 +64,15 @@ def advise_repeats(bench: Bench) -> Advice:
     seen = _seen(bench, repeats, point)
     bench.arrays["repeat_norm"] = seen.curve.mean(0)
     start, last = onset_of(seen.curve), bootstrap(seen.curve[:, -1])
-    share = f"{last.value:.0%} of the norm of position zero at read point {point}"
-    tokens = f"{len(repeats)} tokens, each repeated {repeats.length} times"
+    share = (
+        f"Over {len(repeats)} tokens, each repeated {repeats.length} times, the last repeat has, "
+        f"on average, {last.value:.0%} of the norm of position zero at read point {point}"
+    )
     if start.value is None:
         return Advice(
             question=QUESTION,
             answer="no" if start.low is None else "undetermined",
-            sentence=f"Of {tokens}, the last has {share}; {ALIKE:.0%} would be like it.",
+            sentence=f"{share}; {ALIKE:.0%} would be like it.",
             value=last,
             facts={"repeats": "none" if start.low is None else None},
         )
@@ -81,7 +82,7 @@ def advise_repeats(bench: Bench) -> Advice:
         question=QUESTION,
         answer=f"from {start.value:.0f} on" if sure else "undetermined",
         sentence=f"From {start.value:.0f} repeats on ({span} with other tokens) a token is like "
-        f"position zero: of {tokens}, the last has {share}",
+        f"position zero. {share}",
         value=last,
         facts={"repeats": start.value if sure else None},
         limits="Intervals of repeats are over the tokens that were repeated, those of clean text "
@@ -118,10 +119,9 @@ def onset_of(curve: np.ndarray) -> Measured:
 def _seen(
     bench: Bench, repeats: Prompts, point: int, *edits: Edit, sites: Sites | None = None
 ) -> Seen:
-    size = max(1, LOGITS // vocabulary(bench.subject) // repeats.length)
     late = repeats.length // 2
     parts = []
-    for batch in repeats.batches(size):
+    for batch in logit_batches(bench.subject, repeats):
         norms, logits = run_norms(bench, batch, tuple(edits), sites, logits=True)
         assert logits is not None
         same = logits[:, late:-1].argmax(-1).cpu() == batch.input_ids[:, late + 1 :]
@@ -151,8 +151,7 @@ def _try_patch(bench: Bench, advice: Advice, repeats: Prompts, point: int, befor
         *(bench.row(name, cost) for name, cost in clean.items()),
     ]
     cost = bench.mean(next(iter(clean.values())).ce)
-    undone = onset_of(after.curve).low is None
-    advice.facts["patch"] = "works" if undone else "fails"
+    advice.facts["patch"] = patch_word(after.curve)
     change = advice.rows[0]["ce_change"]
     goes_on = ""
     if abs(after.same.mean() - before.same.mean()) >= 0.005:
@@ -161,11 +160,22 @@ def _try_patch(bench: Bench, advice: Advice, repeats: Prompts, point: int, befor
             f"half instead of {before.same.mean():.0%}"
         )
     advice.sentence += (
-        f". With {patch} it has {after.curve[:, -1].mean():.0%} (with as many others off "
-        f"{control.curve[:, -1].mean():.0%}), the loss of the repeated token changes by "
+        f". With {patch} the last repeat has {after.curve[:, -1].mean():.0%} (with as many others "
+        f"off {control.curve[:, -1].mean():.0%}), the loss of the repeated token changes by "
         f"{three(change.value, '+')} nats{goes_on}, and that of clean text by "
         f"{three(cost.value, '+')}."
     )
+
+
+def patch_word(curve: np.ndarray) -> str | None:
+    """Whether no repeat is like position zero under the patch; None where intervals leave it open.
+
+    curve  [B, T] norm at each repeat over that of position zero
+    """
+    onset = onset_of(curve)
+    if onset.low is None:
+        return "works"
+    return None if onset.high is None else "fails"
 
 
 def _row(what: str, before: Seen, after: Seen, control: bool = False) -> AdviceRow:

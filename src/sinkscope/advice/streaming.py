@@ -59,7 +59,7 @@ def advise_streaming(bench: Bench) -> Advice:
         question=QUESTION,
         answer=_answer(keep, sure),
         sentence=_sentence(bench, costs, keep, sure),
-        value=_worst(bench, costs, keep)[1],
+        value=_worst(bench, costs, min(keep, KEPT[-2]))[1],  # of the most against itself: none
         facts={"kv-keep": None if keep == KEPT[-1] and not sure else float(keep)},
         rows=[row for window, each in costs.items() for row in _rows(bench, window, each)],
         without=without("keep") if 0 < keep < KEPT[-1] else [],
@@ -137,9 +137,16 @@ def _sentence(bench: Bench, costs: dict[int, dict[int, Cost]], keep: int, sure: 
 
 
 def _worst(bench: Bench, costs: dict[int, dict[int, Cost]], keep: int) -> tuple[int, Measured]:
-    """The window in which keeping so few does worst, and what it costs there against the most."""
+    """The window in which keeping so few does worst, and what it costs there against the most.
+
+    By the upper end of the interval, as `smallest` decides; by the value where there is none.
+    """
     changes = {w: bench.saved(each[keep], each[KEPT[-1]]) for w, each in costs.items()}
-    return max(changes.items(), key=lambda item: item[1].low or 0.0)
+    return max(changes.items(), key=lambda item: _upper(item[1]))
+
+
+def _upper(change: Measured) -> float:
+    return change.value or 0.0 if change.high is None else change.high
 
 
 def _enough(keep: int) -> str:

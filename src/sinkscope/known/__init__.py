@@ -1,1 +1,1 @@
-"""Models and series whose answer is known, and checks of them."""
+"""Models whose answer is known, and checks of them."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sinkscope.intervene.cost import divergences, losses
+from sinkscope.intervene.cost import divergences, logit_batches, losses
 from sinkscope.intervene.edits import Edit, Heads, Neurons
 from sinkscope.intervene.readout import over_heads
 from sinkscope.mixing.conditions import INTACT, Condition, run
@@ -27,7 +27,7 @@ from sinkscope.observe.sites import Sites
 from sinkscope.result import Measured
 from sinkscope.stats import judged
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import TOKENS_PER_BATCH, Prompts, vocabulary
+from sinkscope.subject.prompts import Prompts
 
 DOSES = (0.25, 0.5, 0.75, 1.0)
 UNDETERMINED, NO_SINK = "undetermined", "no sink"
@@ -42,7 +42,6 @@ WORDS = {
     NO_SINK: "The model does not sink at position zero, so there is no sink to take away; the "
     "conditions took every head's attention to it",
 }
-LOGITS = 1 << 26  # logits held at once
 
 
 @dataclass
@@ -78,11 +77,11 @@ def costs(
     heads  (block, head) over which `left` and `removed` are averaged; all where none is named
     first  the loss counts predictions made at this position and later
     """
-    size = max(1, min(TOKENS_PER_BATCH, LOGITS // vocabulary(subject)) // prompts.length)
     parts: list[list[tuple[np.ndarray, ...]]] = [[] for _ in conditions]
-    for start in range(0, len(prompts), size):
-        rows = list(range(start, min(start + size, len(prompts))))
-        batch = prompts.take(slice(start, start + size))
+    done_rows = 0
+    for batch in logit_batches(subject, prompts):
+        rows = list(range(done_rows, done_rows + len(batch)))
+        done_rows += len(batch)
         intact = run(subject, batch, INTACT, logits=True).logits
         assert intact is not None
         base = losses(intact, batch, first)
@@ -97,7 +96,7 @@ def costs(
                 draws.append((ce.numpy(), kl.numpy(), *shares))
             parts[at].append(tuple(np.mean(column, 0) for column in zip(*draws)))
         if progress:
-            progress(rows[-1] + 1, len(prompts))
+            progress(done_rows, len(prompts))
     return [
         Cost(condition, *(np.concatenate(column) for column in zip(*part)))
         for condition, part in zip(conditions, parts)

@@ -168,16 +168,23 @@ def refuse_square(subject: Subject, inputs: dict[str, Any]) -> None:
         )
 
 
-def refuse_overflow(subject: Subject, target: Any, inputs: dict[str, Any], out: Any) -> None:
+def refuse_overflow(
+    subject: Subject, target: Any, again: Callable[[], dict[str, Any]], out: Any
+) -> None:
     """Raise NotFinite where what a pass gives is not finite, with the block in which that begins.
 
     One look at the last state of every token a pass; only where it fails, the pass runs once more.
+
+    again  gives the arguments of the call (see `as_before`)
     """
     logits = getattr(out, "logits", None)
     last = getattr(out, "last_hidden_state", None) if logits is None else logits[..., :1]
     if last is None or last.device.type == "meta":
         return
     finite = torch.isfinite(last).all(-1)
+    if bool(finite.all()):
+        return
+    inputs = again()
     mask = inputs.get("attention_mask")
     if isinstance(mask, torch.Tensor) and mask.dim() == 2:
         finite = finite | ~mask[:, -finite.shape[1] :].bool().to(finite.device)

@@ -8,7 +8,7 @@ sliding windows keep what they need and no more.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -51,14 +51,40 @@ def piece_inputs(
         yield (start, stop), piece
 
 
-def as_before(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The same arguments with a cache of its own, so that a call can be made once more."""
+def as_before(inputs: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+    """Remember a cache as it is, so that a call can be made once more after it has grown.
+
+    What is returned gives the arguments of that call. The keys and values that a layer keeps whole
+    are taken from the grown cache, so that they are not held twice; a window's are few.
+    """
     cache = inputs.get("past_key_values")
     if cache is None:
-        return inputs
-    held = copy.copy(cache)  # its tensors are replaced as it grows, never written to
-    held.layers = [copy.copy(layer) for layer in cache.layers]
-    return {**inputs, "past_key_values": held}
+        return lambda: inputs
+    held = [_length(layer) or copy.copy(layer) for layer in cache.layers]
+
+    def again() -> dict[str, Any]:
+        before = copy.copy(cache)  # its tensors are replaced as it grows, never written to
+        before.layers = [
+            _first(grown, kept) if isinstance(kept, int) else kept
+            for kept, grown in zip(held, cache.layers, strict=True)
+        ]
+        return {**inputs, "past_key_values": before}
+
+    return again
+
+
+def _length(layer: Any) -> int:
+    """Number of tokens that a layer of a cache keeps whole; 0 for none, and for a window's."""
+    from transformers.cache_utils import DynamicLayer
+
+    return layer.get_seq_length() if type(layer) is DynamicLayer else 0
+
+
+def _first(layer: Any, length: int) -> Any:
+    """A layer of a cache with its first tokens alone; shares memory."""
+    first = copy.copy(layer)
+    first.keys, first.values = layer.keys[..., :length, :], layer.values[..., :length, :]
+    return first
 
 
 class Piece:

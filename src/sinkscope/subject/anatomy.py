@@ -55,10 +55,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The decoder of a model: its blocks and the shape of its attention."""
+    """The decoder of a model: its blocks and the shape of its attention.
+
+    depth  blocks of the whole model, of which `blocks` may be the first
+    """
 
     model_type: str
     blocks: tuple[Block, ...]
+    depth: int
     hidden_size: int
     query_heads: int | None
     several_streams: bool
@@ -88,6 +92,7 @@ def find_anatomy(model: Any) -> Anatomy:
     return Anatomy(
         model_type=model.config.model_type,
         blocks=blocks,
+        depth=len(blocks),
         hidden_size=_first(config, "hidden_size", "n_embd", "d_model") or 0,
         query_heads=_first(config, "num_attention_heads", "n_head", "num_heads", "n_heads"),
         several_streams=model.config.model_type in SEVERAL_STREAMS,

@@ -40,37 +40,52 @@ def plain_weight(module: nn.Module, name: str = "weight") -> torch.Tensor:
         return getattr(module, name).detach()
     held = [*module.parameters(), *module.buffers()]
     device = held[0].device if held else torch.device("cpu")
-    units = torch.eye(int(module.in_features), device=device)  # type: ignore[arg-type]
+    units = torch.eye(int(module.in_features), device=device, dtype=_computes_in(module))  # type: ignore[arg-type]
     with torch.no_grad():
         given = module(torch.cat([units, units[:1] * 0]))
         return (given[:-1] - given[-1:]).T.float()
+
+
+def _computes_in(module: nn.Module) -> torch.dtype:
+    """The dtype that a packed map takes: that of its weight, bias or scales; else float32."""
+    held = [getattr(module, "weight", None), *module.parameters(), *module.buffers()]
+    plain = (t.dtype for t in held if isinstance(t, torch.Tensor) and t.is_floating_point())
+    return next((dtype for dtype in plain if dtype.itemsize > 1), torch.float32)
 
 
 NO_GRADIENTS = "its linear maps give no gradients: they were quantised after training"
 
 
 def no_gradients(model: nn.Module) -> str:
-    """NO_GRADIENTS where a packed map gives none, or another one than its weight; else "".
+    """NO_GRADIENTS where packed maps give none, or others than their weights; else "".
 
-    Some kernels of packed maps leave the graph without an error, for single rows or always.
+    Some kernels of packed maps leave the graph without an error, for single rows or always. Of
+    each class of maps and weights one is tried.
     """
-    packed = next((module for module in model.modules() if is_packed(module)), None)
-    if packed is None:
-        return ""
-    weight = plain_weight(packed)
+    packed: dict[tuple[type, type], nn.Module] = {}
+    for module in model.modules():
+        if is_packed(module):
+            packed.setdefault((type(module), type(module.weight)), module)
+    return "" if all(map(_gives_gradients, packed.values())) else NO_GRADIENTS
+
+
+def _gives_gradients(packed: nn.Module) -> bool:
+    """Whether the gradient of what a packed map gives is its weight, for one row and for two."""
+    weight, generator = plain_weight(packed), torch.Generator().manual_seed(0)
     for rows in (1, 2):
-        x = torch.zeros(rows, weight.shape[1], device=weight.device, requires_grad=True)
+        x = torch.randn(rows, weight.shape[1], generator=generator)
+        x = x.to(weight.device, _computes_in(packed)).requires_grad_()
         with torch.enable_grad():
             y = packed(x)
             if not y.requires_grad:
-                return NO_GRADIENTS
+                return False
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that a kernel has no derivative is seen here
                 (found,) = torch.autograd.grad(y.sum(), x, allow_unused=True)
         wanted = weight.sum(0).expand(rows, -1)
-        if found is None or (found - wanted).norm() > 0.05 * wanted.norm():
-            return NO_GRADIENTS
-    return ""
+        if found is None or not (found - wanted).norm() <= 0.05 * wanted.norm():  # also of NaN
+            return False
+    return True
 
 
 def bring(block: nn.Module) -> None:
@@ -123,12 +138,21 @@ def lies_elsewhere(block: nn.Module) -> bool:
 
 def refuse_edit(block: nn.Module, what: str) -> None:
     """Raise Unsupported where a change of a block's weights would be lost, or reach a part only."""
-    if hasattr(block, BRING) or _on_disk(block):
-        raise Unsupported(f"the weights of {what} lie on disk, and an edit of them would be lost.")
+    if why := against_edit(block):
+        raise Unsupported(f"the weights of {what} {why}.")
+
+
+def against_edit(block: nn.Module, running: bool = False) -> str:
+    """Why a change of a block's weights would be lost, or reach a part only; "" where it would not.
+
+    running  it is made and taken back while the block runs, when what is read for it is at hand
+    """
+    brought = hasattr(block, BRING)
+    if not running if brought else _on_disk(block):
+        return "lie on disk, and an edit of them would be lost"
     if any(is_packed(module) for module in block.modules()):
-        raise Unsupported(f"the weights of {what} are packed, and an edit would not be exact.")
-    if is_spread(block):
-        raise Unsupported(f"the weights of {what} are spread over processes, and are not edited.")
+        return "are packed, and an edit would not be exact"
+    return "are spread over processes, and are not edited" if is_spread(block) else ""
 
 
 def _on_disk(block: nn.Module) -> bool:

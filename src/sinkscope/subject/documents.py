@@ -15,7 +15,7 @@ from sinkscope.settings import BUILTIN
 
 JSON = (".jsonl", ".ndjson", ".json")
 TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".gz", ".xz", ".zst", ".zip", ".pdf", ".docx")
-# What files begin with that are no text, whatever they are named.
+# What files begin with that are no text, whatever they are named; a text may begin so as well.
 MAGIC = {
     b"PAR1": "a Parquet file", b"PK\x03\x04": "an archive", b"\x1f\x8b": "packed by gzip",
     b"\x28\xb5\x2f\xfd": "packed by zstd", b"\xfd7zXZ": "packed by xz", b"BZh": "packed by bzip2",
@@ -76,17 +76,16 @@ def _content(path: Path, text: str) -> str:
         held = path.read_bytes()
     except OSError as error:
         raise InputError(f"{text} cannot be read: {error.strerror or error}.") from None
-    for start, what in MAGIC.items():
-        if held.startswith(start):
-            raise InputError(f"{text} is {what}, not UTF-8 text.")
+    start = next((start for start in MAGIC if held.startswith(start)), b"")
     try:
         content = held.decode("utf-8-sig")  # some editors put a mark first
     except UnicodeDecodeError:
-        raise InputError(f"{text} is not UTF-8 text.") from None
-    if content.count("\0") > MOST_NULS * len(content):
-        raise InputError(
-            f"{text} is not UTF-8 text: it is full of NUL, as UTF-16 and binaries are."
-        )
+        said = f"{MAGIC[start]}, " if start else ""
+        raise InputError(f"{text} is {said}not UTF-8 text.") from None
+    full_of_nul = content.count("\0") > MOST_NULS * len(content)
+    if full_of_nul or not start.decode("latin-1").isprintable():
+        said = MAGIC.get(start, "it is full of NUL, as UTF-16 and binaries are")
+        raise InputError(f"{text} is not UTF-8 text: {said}.")
     return content.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -245,7 +245,7 @@ def _merged(adapter: adapters.Adapter, name: str, options: dict[str, Any]) -> Su
     refuse_no_finite(base.model, str(adapter.folder))
     base.identity["id"], base.identity["adapter_of"] = name, base.identity["id"]
     base.identity["weights_sha256"] = adapter.sha256(base.identity["weights_sha256"])
-    merged = f"The adapter {name} was merged in memory into {adapter.base}."
+    merged = f"An adapter was merged in memory into {adapter.base}."
     say(base.identity, merged, unchanged)
     common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
     base.tokenizer = load_tokenizer(str(adapter.folder), common, True) or base.tokenizer

@@ -51,6 +51,7 @@ def text_rows(
     if tokenizer is None:
         raise InputError("this model folder has no tokenizer; use --prompts random or repeat.")
     streams = [_encoded(tokenizer, document) for document in documents]
+    given_back = _not_given_back(streams[0], documents[0], tokenizer)
     brought = sum(opening.begins(stream) for stream in streams)
     policy = opening.policy(bos, brought == len(streams))
     first = list(opening.ids) if policy == "with" else []
@@ -60,7 +61,7 @@ def text_rows(
     notes = [*opening.notes(policy), *_own_bos(opening, policy, brought, len(streams))]
     notes += _lengths(streams, cut, n, length, body)
     notes += _inside(cut, opening)
-    notes += _unknown(cut, tokenizer) or _not_given_back(streams[0], documents[0], tokenizer)
+    notes += _unknown(cut, tokenizer) or given_back
     return Rows([first + row for row in cut], policy, notes, origin)
 
 
@@ -169,8 +170,11 @@ def _unknown(cut: list[list[int]], tokenizer: Any) -> list[str]:
 
 
 def _not_given_back(stream: array[int], document: str, tokenizer: Any) -> list[str]:
-    """A tokenizer that decodes other letters than it encoded: its files do not belong together."""
-    back = tokenizer.decode(list(stream[:SHOWN_BACK]), skip_special_tokens=True)
+    """A tokenizer that decodes other letters than it encoded: its files do not belong together.
+
+    Special tokens are decoded too, since a chat holds them as text.
+    """
+    back = tokenizer.decode(list(stream[:SHOWN_BACK]))
     letters = [c for c in back.casefold() if c.isalnum()]
     wanted = [c for c in document[: 8 * len(back) + 64].casefold() if c.isalnum()][: len(letters)]
     same = difflib.SequenceMatcher(None, letters, wanted, autojunk=False).ratio()

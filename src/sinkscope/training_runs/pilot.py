@@ -43,7 +43,8 @@ class Pilot:
     null        99th percentiles over untrained models: of the late share (`sink`), of log r
                 (`log_norm`) and of the distance along u (`distance`); or why they were not run
     note        why the horizon is what it is
-    kind        class of the model and width of its stream: those of every checkpoint
+    kind        class of the model, its number of blocks and the width of its stream: those of
+                every checkpoint
     """
 
     view: View
@@ -51,19 +52,17 @@ class Pilot:
     whole: bool
     null: dict[str, float] | Missing
     note: str
-    kind: tuple[str, int]
+    kind: tuple[str, int, int]
 
     def refuse_other(self, subject: Subject) -> None:
         """Raise InputError for a model of another class, width or depth than the last one."""
-        own = kind_of(subject)
-        blocks = len(subject.anatomy.blocks)
-        least = self.blocks if self.whole else self.view.horizon
-        if own == self.kind and (blocks == self.blocks or blocks == least):
-            return
-        raise InputError(
-            f"it is a {own[0]} of {blocks} blocks of width {own[1]}, and the last of the run a "
-            f"{self.kind[0]} of {self.blocks} blocks of width {self.kind[1]}: not of one training."
+        own, last = (
+            "{} of {} blocks of width {}".format(*kind) for kind in (kind_of(subject), self.kind)
         )
+        if own != last:
+            raise InputError(
+                f"it is a {own}, and the last of the run a {last}: not of one training."
+            )
 
     @property
     def null_or_reason(self) -> dict[str, float] | str:
@@ -116,7 +115,7 @@ class Pilot:
             whole=content["whole"],
             null=Missing(null) if isinstance(null, str) else null,
             note=content["note"],
-            kind=(content["kind"][0], content["kind"][1]),
+            kind=tuple(content["kind"]),
         )
 
 
@@ -179,9 +178,10 @@ def run_pilot(subject: Subject, settings: TimelineSettings, least: int = 0) -> P
     return Pilot(view, blocks, whole, null, note, kind_of(subject))
 
 
-def kind_of(subject: Subject) -> tuple[str, int]:
-    """Class of a model and the width of its stream."""
-    return subject.identity["architecture"], subject.anatomy.hidden_size
+def kind_of(subject: Subject) -> tuple[str, int, int]:
+    """Class of a model, number of blocks of the whole of it, and the width of its stream."""
+    anatomy = subject.anatomy
+    return subject.identity["architecture"], anatomy.depth, anatomy.hidden_size
 
 
 def _circuit(subject: Subject, prompts: Prompts, seed: int) -> tuple[int | None, int | None, str]:

@@ -26,6 +26,8 @@ from sinkscope.training_runs.judging import baselines, judge, remaining_loss
 from sinkscope.training_runs.record import RunRecord
 from sinkscope.training_runs.settling import BOUNDS, HOLD, LEAST, QUIET
 
+FEW = 3  # checkpoints that are named where something is said of them
+
 
 def timeline_summary(records: list[RunRecord]) -> TimelineSummary:
     """The first run's summary with those of all runs, and the judgement over them."""
@@ -197,12 +199,20 @@ def _remarks(one: RunRecord) -> tuple[list[str], list[str]]:
 
     Checkpoints of which a part is loaded may have less to say than the last, which is loaded whole.
     """
-    said = [text.replace(f" {name} ", " ").rstrip(".") for name, text in one.remarks.items()]
+    said: dict[str, list[str]] = {}
+    for name, text in one.remarks.items():
+        said.setdefault(text.rstrip("."), []).append(name)
     last = one.model.get("note", "")
-    total, measured = len(one.run.checkpoints), len(one.checkpoints)
-    some = [r for r in dict.fromkeys(said) if r != last.rstrip(".") or said.count(r) < measured]
-    remarks = [f"{said.count(remark)} of {total} checkpoints: {remark}." for remark in some]
+    whole = len(one.checkpoints)
+    some = {r: of for r, of in said.items() if r != last.rstrip(".") or len(of) < whole}
+    total = len(one.run.checkpoints)
+    remarks = [f"{len(of)} of {total} checkpoints{_named(of)}: {r}." for r, of in some.items()]
     return remarks, [last] if last and last.rstrip(".") not in some else []
+
+
+def _named(checkpoints: list[str]) -> str:
+    """Which they are, where they are few."""
+    return f" ({', '.join(checkpoints)})" if len(checkpoints) <= FEW else ""
 
 
 def _plain(row: Any) -> Any:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from planted.curves import draw_grid, step_at
 from sinkscope.known.constructed import circuit
 from sinkscope.known.constructed.build import byte_tokenizer
 from sinkscope.known.constructed.canvas import Canvas
@@ -24,7 +25,6 @@ from sinkscope.known.constructed.codes import LENGTH
 from sinkscope.known.constructed.noise import fill
 from sinkscope.known.constructed.plan import CONSTANT, FLAG, make_plan
 from sinkscope.known.constructed.spec import draw_spec
-from sinkscope.known.simulated_curves import draw_grid, step_at
 from sinkscope.subject.load import Subject
 from sinkscope.training_runs.checkpoint_metrics import light
 from sinkscope.training_runs.pilot import Pilot

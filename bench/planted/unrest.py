@@ -1,6 +1,6 @@
 """Known-answer series in which something goes on moving: relapse, rotation, slow halving, turning.
 
-The models are those of `planted_series`; what is planted here must not be called settled while it
+The models are those of `planted.series`; what is planted here must not be called settled while it
 moves.
 """
 
@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from sinkscope.known.planted_series import Script, State
-from sinkscope.known.simulated_curves import draw_grid, step_at
+from planted.curves import draw_grid, step_at
+from planted.series import Script, State
 from sinkscope.training_runs.settling import QUIET
 
 UNREST = ("gone", "returned", "rotation", "halving", "turning")
