@@ -126,7 +126,7 @@ def test_a_timeline_ends_with_its_answers(tmp_path, runs):
     lines = printed(build_timeline(tmp_path, runs=runs))
     assert len(lines) < 25
     assert max(map(cell_len, lines)) <= 80
-    assert "Without BOS, another token in every prompt at positions 0–2" == lines[2]
+    assert lines[2] == "Without BOS, another token in every prompt at positions 0–2"
     asked = [line[:9].strip() for line in lines[3:] if line[:9].strip()]
     assert asked[0] == "Formed"
     if runs == 1:
