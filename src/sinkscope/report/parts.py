@@ -35,11 +35,8 @@ Headline: TypeAlias = dict[str, tuple[str, Any]]
 
 @dataclass
 class Table:
-    """A table of strings.
-
-    numeric   columns that are aligned to the right
-    verbatim  a column to be copied: a terminal prints it unbroken, on a line of its own
-    """
+    """A table of strings; `numeric` columns are aligned to the right, a `verbatim` one is copied
+    from a terminal, which prints it unbroken on a line of its own."""
 
     title: str
     columns: list[str]
