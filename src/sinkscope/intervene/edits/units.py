@@ -82,7 +82,8 @@ class Neurons(Edit):
         few = ", ".join(map(str, self.neurons[:8])) + (", .." if len(self.neurons) > 8 else "")
         owner = "" if self.expert is None else f" of expert {self.expert}"
         where = f"block {self.block} at position {self.position}"
-        return f"{self.how}-ablate {len(self.neurons)} neurons ({few}){owner} of {where}"
+        what = "1 neuron" if len(self.neurons) == 1 else f"{len(self.neurons)} neurons"
+        return f"{self.how}-ablate {what} ({few}){owner} of {where}"
 
     def hooks(self, context: Context) -> list[Any]:
         """Replace the neurons' part of the projection's input, or run the experts again."""

@@ -252,7 +252,9 @@ def _pasted(pasted: list[Any]) -> Table:
         "For": lambda line: line.get("purpose", ""),
         "Line": lambda line: visible(line["line"]),
     }
-    return table_of("Lines to paste", pasted, columns, set())
+    table = table_of("Lines to paste", pasted, columns, set())
+    table.verbatim = list(columns).index("Line")
+    return table
 
 
 def headline(result: Result, bos: str) -> Headline:
