@@ -62,8 +62,16 @@ def advise_bos(bench: Bench) -> Advice:
         facts={"bos": answer if answer != "undetermined" else None, "bos-cost": change.value},
         rows=[_row("without BOS", change), _row("with BOS twice", double)],
         lines=_lines(subject, answer),
-        limits=f"{_sinks(bench, with_it)} {_habits(subject, token)} On this text: what holds for "
-        "prose need not hold for chats.",
+        limits=" ".join(
+            filter(
+                None,
+                [
+                    _sinks(bench, with_it),
+                    _habits(subject, token),
+                    "On this text: what holds for prose need not hold for chats.",
+                ],
+            )
+        ),
     )
 
 
@@ -95,8 +103,8 @@ def _sentence(
     }[answer]
     habit = "puts it first" if does else "does not put it first"
     return (
-        f"{said} (perplexity {perplexity['with']:.2f} with it, {perplexity['without']:.2f} "
-        f"without). The tokenizer by itself {habit}."
+        f"{said}. The perplexity is {perplexity['with']:.2f} with it and "
+        f"{perplexity['without']:.2f} without it. The tokenizer by itself {habit}."
     )
 
 
