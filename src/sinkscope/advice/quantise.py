@@ -25,9 +25,9 @@ def advise_quantisation(bench: Bench) -> Advice:
     found = tried(bench, weights)
     costs = found.costs | real
     spared = found.layers if isinstance(found.layers, Spared) else None
-    no_layers = (
-        f"Layers were not looked for: {found.layers}." if found.layers and not spared else ""
-    )
+    no_layers = ""
+    if found.layers and not spared:
+        no_layers = f"Layers to leave out of an int4 cache were not looked for: {found.layers}."
     return Advice(
         question=QUESTION,
         answer=answer_of(found),

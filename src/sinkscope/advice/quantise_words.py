@@ -96,12 +96,13 @@ def _of_learned(bench: Bench, costs: dict[str, Cost]) -> str:
 def _helped(found: Found) -> list[str]:
     """A sentence on each part that helps: each scheme without it and with it."""
     costs, said = found.costs, []
+    left = {True: "fine", False: "still costly", None: "perhaps still costly"}
+
+    def change(before: Cost, after: Cost) -> str:
+        return f"{nats(before)} becomes {nats(after)}, {left[found.bench.affordable(after)]}"
 
     def changes(schemes: list[str], end: str) -> str:
-        each = [
-            f"{name}, {nats(costs[name])} becomes {nats(costs[name + end])}" for name in schemes
-        ]
-        return "; ".join(each)
+        return "; ".join(f"{name}, {change(costs[name], costs[name + end])}" for name in schemes)
 
     if found.position and not found.bench.learned:
         said.append(
@@ -122,7 +123,7 @@ def _helped(found: Found) -> list[str]:
     if found.prefix:
         said.append(
             f"With a token put before every text and kept exact: {TENSOR}, "
-            f"{nats(costs[TENSOR])} becomes {nats(costs[PREFIX[0]])}."
+            f"{change(costs[TENSOR], costs[PREFIX[0]])}."
         )
     return said
 
