@@ -61,7 +61,7 @@ class Bench:
         length = int(self.prompts.lengths.min())
         if self.count < FEWEST:
             return (
-                f"{self.texts}: too few, since an answer takes {FEWEST} at least, and intervals that "
+                f"{self.texts}: too few, as an answer takes {FEWEST} at least, and intervals that "
                 f"cover 95 % take {units_needed(self._late, self.units)}."
             )
         if length < SHORTEST:
