@@ -123,7 +123,7 @@ def picture_of(result: Result, bos: str) -> Picture | None:
         embedding=None if several else trace.write_shares.get("embedding", 0.0),
         rows=_folded(rows),
         sink=sink,
-        whole="share of what its phase writes" if several else "share of all that adds to it",
+        whole="share of what its phase writes, or takes back" if several else "share of all that adds to it",
     )
 
 
