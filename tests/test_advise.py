@@ -446,7 +446,7 @@ def test_a_layer_with_an_outlier_is_left_out_of_an_int4_cache(with_value_outlier
     assert "With the cache of blocks 0 exact, int4 costs" in one.sentence
     [line] = [line["line"] for line in one.lines if "skip-layers" in line["line"]]
     assert line == "--kv-cache-dtype int4_per_token_head --kv-cache-dtype-skip-layers 0"
-    assert "SGLang (layers left out of it)" in one.without
+    assert "SGLang (layers left out of a cache of few bits)" in one.without
 
 
 def test_layers_are_tried_on_other_documents_than_those_they_were_chosen_on(

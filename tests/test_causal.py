@@ -31,6 +31,7 @@ from sinkscope.circuit.unit import NEURON, Unit
 from sinkscope.errors import InputError, Missing, Unsupported
 from sinkscope.intervene.edits import KeepUnits, from_json
 from sinkscope.intervene.engine import Engine
+from sinkscope.intervene.readout import over_heads
 from sinkscope.known.constructed.build import build_in_memory
 from sinkscope.known.constructed.spec import MECHANISMS, draw_spec
 from sinkscope.known.measure import plain_rows
@@ -244,7 +245,9 @@ def test_prompts_in_which_p_sinks_already_are_left_out_of_sufficiency():
         moved = read.bare_margin_on(lab.heads, 5) - intact.bare_margin_on(lab.heads, 5)
         assert np.isnan(test.effect).tolist() == (~lab.ordinary()).tolist()
         assert test.margin_change.value == pytest.approx(moved[[0, 2, 3, 5]].mean(), rel=1e-5)
-        gap = intact.margin_on(lab.heads) - intact.bare_margin_on(lab.heads, 5)
+        gap = over_heads(intact.margin[:, intact.at(0)], lab.heads) - intact.bare_margin_on(
+            lab.heads, 5
+        )
         assert test.size == pytest.approx(moved[[0, 2, 3, 5]].mean() / gap[[0, 2, 3, 5]].mean())
     run_tests(lab)
     assert any("in 2 of 6 prompts position 5 is a sink" in note for note in lab.notes)

@@ -39,10 +39,11 @@ def advise_quantisation(bench: Bench) -> Advice:
             *(spared.rows if spared else []),
         ],
         lines=[*_cache_lines(found), *lines_that_ignore(found.maps, found.by_maps)],
-        without=[*without("cache_bits"), *without("skip_layers")],
+        without=[*without("cache_bits"), *(without("skip_layers") if found.spared else [])],
         outliers=found.outliers,
         limits="Simulated by rounding in the model's own dtype with scales from the text itself; "
-        "an engine that calibrates its scales elsewhere, or sums in another order, differs. "
+        "an engine that calibrates its scales elsewhere, or sums in another order, differs. No "
+        "format of floating point, such as fp8, was tried. "
         + " ".join(filter(None, [no_writers, no_kernel, no_layers])),
     )
 

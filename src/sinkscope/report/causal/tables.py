@@ -108,16 +108,15 @@ def _result(test: TestRow) -> str:
 def stages_table(verified: VerifySummary) -> Table:
     """The stages in short, for a terminal."""
     table = Table(
-        "Stages",
-        ["Stage", "", "Shown", "Without it, through P0’s key", "In all", "It alone gives"],
-        numeric={0, 3, 4, 5},
+        "Stages, and the sink without each",
+        ["Stage", "Shown", "Through P0’s key", "In all", "It alone gives"],
+        numeric={2, 3, 4},
     )
     for one in verified.stages:
         given = _kept(one) if one.stage == 2 else _short_nats(one.sufficiency)
         without, total = (percent_change(number_of(x)) for x in (one.necessity, one.total))
-        table.rows.append(
-            [str(one.stage), visible(one.name), stage_said(one), without, total, given]
-        )
+        name = f"{one.stage} {visible(one.name)}"
+        table.rows.append([name, stage_said(one), without, total, given])
     return table
 
 
@@ -138,14 +137,15 @@ def deciding_table(verified: VerifySummary) -> Table:
 
     def cells(test: Entry) -> list[str]:
         if isinstance(test, Fold):
-            return [test.words, percent_change(test.largest), *[NO_VALUE] * 4, ""]
+            return [test.words, *[""] * 6]
         total, control = test.sink_change, test.control_change
         show: Callable[[Any], str] = _short_change
         if test.kind == "sufficiency" and test.margin_change is not None:
             total, control, show = test.margin_change, test.control_margin_change, _short_nats
         paths = map(_short_change, (test.key_change, test.others_change))
         shown = [*paths, show(total), show(control)]
-        return [short_edit(test.edit), *shown, p_value(test.p_holm), _result(test)]
+        said = _result(test).replace("\u00a0", " ")
+        return [short_edit(test.edit), *shown, p_value(test.p_holm), said]
 
     deciding = [test for test in verified.tests if test.claim and test.p_holm is not None]
     screened = [test for test in verified.tests if not test.confirmed]

@@ -35,7 +35,7 @@ PANEL = ""
 Choice: TypeAlias = "tuple[str, str, str, Callable[[Axis], Chart | None]]"
 LIMIT = (
     "A curve that has stopped moving says that this circuit has; whether the loss will still fall "
-    "is another question, which the table of signals answers where there are runs enough."
+    "is another question."
 )
 SHADE = (
     " Every second stage is shaded, the gaps between checkpoints in which stages change more "
@@ -185,12 +185,13 @@ def _findings(result: Result) -> Findings:
         for run, one in runs.items()
         for note in one.notes
     ]
+    limit = LIMIT if any(one.settled_step is not None for one in runs.values()) else ""
     if len(runs) == 1:
         [(run, one)] = runs.items()
         when, *others = sentences(one)
-        return Findings(f"{visible(run)}: {when}", others, _keys(one), LIMIT, notes)
+        return Findings(f"{visible(run)}: {when}", others, _keys(one), limit, notes)
     said = [f"{visible(run)}: {' '.join(sentences(one))}" for run, one in runs.items()]
-    return Findings(of_several(runs), said, [], LIMIT, notes)
+    return Findings(of_several(runs), said, [], limit, notes)
 
 
 def _keys(one: RunSummary) -> list[tuple[str, str, str]]:
