@@ -277,7 +277,7 @@ def test_writers_of_the_tokens_that_prompts_begin_with():
 
 
 def test_takers_share_what_the_fall_takes_back_however_much_more_than_the_rise_wrote(monkeypatch):
-    total = {"1.mlp": 2.0, "2.mlp": 5.0, "3.attention": 0.5, "3.mlp": -4.0, "4.mlp": -1.8, "5.mlp": -0.2}
+    total = {"1.mlp": 2.0, "2.mlp": 5.0, "3.mlp": -4.0, "4.mlp": -1.8, "5.mlp": -0.2}
     sites = SimpleNamespace(writes=[(int(name[0]), 0, name) for name in total])
     monkeypatch.setattr(phase_parts, "written_along", lambda *_: Writes(sites, total=total))
     monkeypatch.setattr(phase_parts, "main_components", lambda *_: Components())
