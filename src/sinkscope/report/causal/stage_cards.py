@@ -8,6 +8,7 @@ from sinkscope.report.text import (
     NOTHING,
     bounds_of,
     change_bounds,
+    decimals,
     minus,
     multiple,
     number_of,
@@ -78,4 +79,4 @@ def stage_rows(stage: StageSummary) -> list[tuple[str, str, str]]:
 
 def _over(label: str, ratio: float | None) -> list[tuple[str, str, str]]:
     """The effect of a control over that of its edit, as a row."""
-    return [] if ratio is None else [(label, minus(f"{round(ratio, 2) + 0.0:.2f}"), "")]
+    return [] if ratio is None else [(label, decimals(ratio, 2), "")]
