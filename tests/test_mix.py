@@ -108,10 +108,10 @@ def test_the_tables_fit_a_narrow_terminal(result):
 
     from rich.console import Console
 
-    from sinkscope.report.table import render_rich
+    from sinkscope.report.table import print_tables
 
     stream = io.StringIO()
-    render_rich(result, Console(file=stream, width=80, color_system=None))
+    print_tables(result, Console(file=stream, width=80, color_system=None))
     text = stream.getvalue()
     tables = text[text.index("Mixing") :]
     assert "…" not in tables

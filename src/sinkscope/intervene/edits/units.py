@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +82,8 @@ class Neurons(Edit):
         few = ", ".join(map(str, self.neurons[:8])) + (", .." if len(self.neurons) > 8 else "")
         owner = "" if self.expert is None else f" of expert {self.expert}"
         where = f"block {self.block} at position {self.position}"
-        return f"{self.how}-ablate {len(self.neurons)} neurons ({few}){owner} of {where}"
+        what = "1 neuron" if len(self.neurons) == 1 else f"{len(self.neurons)} neurons"
+        return f"{self.how}-ablate {what} ({few}){owner} of {where}"
 
     def hooks(self, context: Context) -> list[Any]:
         """Replace the neurons' part of the projection's input, or run the experts again."""
@@ -111,19 +112,28 @@ class Neurons(Edit):
         if self.how != "zero":
             raise Unsupported("neurons inside experts can only be switched off (how='zero').")
         module = context.block(self.block).get_submodule(sublayer.experts)
-        again: list[bool] = []  # the forward below runs hooks of this module too
 
         def leave(owner, args, kwargs, output):
-            if again:
-                return None
-            again.append(True)
-            try:
-                with expert_neurons_off(context, self.block, self.neurons, self.expert):
-                    return rerun_rows(owner, args, kwargs, output, context, self.position)
-            finally:
-                again.clear()
+            with expert_neurons_off(context, self.block, self.neurons, self.expert):
+                return rerun_rows(owner, args, kwargs, output, context, self.position)
 
-        return [module.register_forward_hook(leave, with_kwargs=True)]
+        return [module.register_forward_hook(not_within(leave), with_kwargs=True)]
+
+
+def not_within(hook: Callable) -> Callable:
+    """A forward hook that calls its module again, and is not run by that call too."""
+    running: list[bool] = []
+
+    def outermost(*given: Any) -> Any:
+        if running:
+            return None
+        running.append(True)
+        try:
+            return hook(*given)
+        finally:
+            running.clear()
+
+    return outermost
 
 
 def rerun_rows(
