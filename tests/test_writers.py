@@ -1,10 +1,12 @@
 """Writers are those of what sink heads read: beside unread spikes, in groups, over real tokens."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import sinkscope
-from sinkscope.circuit import writers
+from sinkscope.circuit import phase_parts, writers
 from sinkscope.circuit.components import Components, main_components
 from sinkscope.circuit.find import find
 from sinkscope.circuit.head_reads import HeadReads
@@ -272,6 +274,18 @@ def test_writers_of_the_tokens_that_prompts_begin_with():
     assert found.named.vocabulary < 0.5
     notes = sinkscope.trace(subject, prompts=prompts).summary.trace["without"].notes
     assert any("drawn evenly from the vocabulary" in note for note in notes)
+
+
+def test_takers_share_what_the_fall_takes_back_however_much_more_than_the_rise_wrote(monkeypatch):
+    total = {"1.mlp": 2.0, "2.mlp": 5.0, "3.mlp": -4.0, "4.mlp": -1.8, "5.mlp": -0.2}
+    sites = SimpleNamespace(writes=[(int(name[0]), 0, name) for name in total])
+    monkeypatch.setattr(phase_parts, "written_along", lambda *_: Writes(sites, total=total))
+    monkeypatch.setattr(phase_parts, "main_components", lambda *_: Components())
+    phase = Phase("norm", 3, 3.0, 1, (1, 1), (3, 5), (2, 3))
+    writes = phase_parts.phase_writes(None, sites, None, torch.ones(4), phase)
+    assert writes.takers == ("3.mlp", "4.mlp")
+    assert [writes.share[name] for name in writes.takers] == pytest.approx([-4 / 6, -0.3])
+    assert writes.share["2.mlp"] == 2.5
 
 
 def test_what_takes_back_keeps_its_share_of_the_direction():
