@@ -201,13 +201,17 @@ def refuse_overflow(
         return hook
 
     blocks = subject.anatomy.modules(subject.model)
-    with torch.no_grad(), hooks([b.register_forward_hook(look(i)) for i, b in enumerate(blocks)]):
-        target(**inputs)
-    where = f"from block {begins[0]}" if begins else "behind the last block"
+    where = "behind the last block on"
+    with hooks([b.register_forward_hook(look(i)) for i, b in enumerate(blocks)]):
+        try:
+            target(**inputs)
+        except Exception:  # noqa: BLE001 - what is hooked to the pass may stand but one
+            where = "in this pass"
+    where = f"from block {begins[0]} on" if begins else where
     dtype = str(subject.dtype).removeprefix("torch.")
     half = "use --dtype bfloat16."
     then = half if dtype == "float16" else f"what it gives {why_not_finite(subject.model)}"
-    sentence = f"the activations are not finite in {dtype} {where} on; {then}"
+    sentence = f"the activations are not finite in {dtype} {where}; {then}"
     raise NotFinite(sentence, begins[0] if begins else None)
 
 

@@ -73,8 +73,8 @@ def try_out(model: Any, anatomy: Anatomy, where: str) -> None:
             raise OutOfResources(f"{where} does not run in the memory there is.") from None
         if method := quantisation(model.config):
             raise Unsupported(
-                f"{where} is quantised ({method}), and its weights cannot be run here "
-                f"({type(error).__name__}: {_line(error)})"
+                f"{where} is quantised ({method}), and its weights cannot be run here in "
+                f"{str(model.dtype).removeprefix('torch.')} ({type(error).__name__}: {_line(error)})"
             ) from error
         raise InputError(
             f"{where}: the model that config.json describes cannot be run "
