@@ -9,7 +9,7 @@ last one ended. Kinds:
 fp16        a writing matrix of random size; truth: a plain pass of `model.half()`
 outliers    a writing neuron of random size; truth: plain hooks on every linear map
 repeats     with a circuit, a position embedding, a token or nothing at position zero; truth: which
-keep        truth: the rule of the answer on other texts, from blocks run token by token
+keep        truth: the rule of the answer on other texts, from a plain cache, token by token
 bos         truth: the loss with BOS and without it on other texts, in plain transformers
 
 Texts of `keep` and `bos` are windows of the excerpt drawn independently, a document each: TEXTS for
@@ -41,7 +41,7 @@ from sinkscope.subject.documents import read_documents
 from sinkscope.subject.load import Subject
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests.plain_reference import streamed
+from tests.plain_reference import served
 
 FLOOR = 0.97
 N, LENGTH = 8, 64
@@ -128,12 +128,14 @@ def keep(seed: int) -> tuple[str, str] | None:
     subject, _ = subject_of(mechanism, seed, carry=draw.choice((0.0, 1.0, 1.0)))
     said, ids = on_windows(subject, "keep", "streaming", seed)
     lost = {  # window -> nats a token with a cache that keeps the last of KEPT
-        LENGTH // part: loss(streamed(subject, ids, LENGTH // part, KEPT[-1]), ids, LENGTH // part)
+        LENGTH // part: loss(
+            served(subject.model, ids, LENGTH // part, KEPT[-1]), ids, LENGTH // part
+        )
         for part in PARTS
     }
     for number in KEPT[:-1]:
         rises = [
-            loss(streamed(subject, ids, window, number), ids, window) - full
+            loss(served(subject.model, ids, window, number), ids, window) - full
             for window, full in lost.items()
         ]
         if any(abs(rise - WITHIN) < WITHIN / 3 for rise in rises):

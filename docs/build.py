@@ -24,6 +24,7 @@ from sinkscope.schema.sweep import SweepSummary
 os.environ.update(COLUMNS="88", TERM="dumb", NO_COLOR="1")
 
 DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS.parent / "bench"))
 COMMANDS = (
     *(("run",), ("scan",), ("trace",), ("verify",), ("timeline",), ("mix",), ("advise",)),
     *(("sweep",), ("index",), ("report",), ("models",), ("doctor",)),
@@ -112,8 +113,8 @@ def support_page() -> str:
 
 def overview(every: list[dict]) -> str:
     """One row a series, at its last checkpoint; in brackets the control on the same heads."""
-    from sinkscope.lab.card_text import table
-    from sinkscope.lab.series_text import late_share
+    from card_parts.model_text import table
+    from card_parts.series_text import late_share
 
     head = ["series", "supervision", "parameters", "checkpoints", "validation loss", "late share"]
     head += ["uniform", "vocabulary", "above the null from step"]
@@ -192,8 +193,9 @@ def with_arrays(page: str, room: str) -> str:
 
 
 def replications_page() -> str:
+    from replication_page import replication_list, replication_section
+
     from sinkscope.replications import REPLICATIONS
-    from sinkscope.report.replications.docs import replication_list, replication_section
     from sinkscope.report.replications.page import MARKS
 
     parts = [

@@ -212,9 +212,9 @@ def massive_rule_is_said_as_it_is(seen: Seen) -> Iterator[str]:
 @rule("trace")
 def emergence_is_one_block(seen: Seen) -> Iterator[str]:
     block = seen.data["trace"]["emergence_block"]
-    said = re.search(r"Position zero is separated from the others in block (\d+)", seen.text)
+    said = re.search(r"is separated from the others (?:for good )?in block (\d+)", seen.text)
     yield from differ("sentence", int(said[1]) if said else None, block if block != -1 else None)
-    key = seen.keys.get("is the emergence block of P0 (l*)")
+    key = seen.keys.get("is the block behind which P0 stays separated (l*)")
     known = None if block is None else str(block) if block >= 0 else "embedding"
     yield from differ("key", key, known)
 
@@ -291,7 +291,7 @@ def stages_are_alike_on_card_and_table_and_in_the_verdict(seen: Seen) -> Iterato
         known = "undetermined" if open_ else STATES[stage["passed"]]
         name = f"stage {stage['stage']}"
         yield from differ(f"card of {name}", state, known)
-        yield from differ(f"row of {name}", row[2], SAID[known])
+        yield from differ(f"row of {name}", row[1], SAID[known])
         lacks = known in ("failed", "undetermined")
         yield from differ(f"reason on the card of {name}", "Why not:" in card, lacks)
         sentence = [one for one in seen.sentences if one.startswith(f"Stage {stage['stage']},")]

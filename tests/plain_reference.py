@@ -120,3 +120,42 @@ def streamed(
     logits = subject.model(rows, use_cache=False).logits
     handle.remove()
     return logits if ids.dim() == 2 else logits[0]
+
+
+def served(model, ids: torch.Tensor, window: int, keep: int) -> torch.Tensor:
+    """Logits [n, T, V] of ids [n, T] from a Llama with a cache of keys and values, token by token.
+
+    The cache holds the first `keep` and the latest tokens, `window` in all, with keys as they are
+    before rotation: each query rotates them to positions 0, 1, .. within the cache.
+    """
+    inner, rows = model.model, len(ids)
+    size = model.config.head_dim
+    x_all = inner.embed_tokens(ids)
+    cos, sin = inner.rotary_emb(x_all, torch.arange(window)[None])
+
+    def heads(projected: torch.Tensor) -> torch.Tensor:
+        return projected.view(rows, -1, size).transpose(0, 1)[:, :, None]  # [head, n, 1, size]
+
+    def rotated(x: torch.Tensor, at: slice) -> torch.Tensor:
+        a, b = x.chunk(2, -1)
+        return x * cos[:, at] + torch.cat([-b, a], -1) * sin[:, at]
+
+    held: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(inner.layers)
+    out = []
+    for t in range(ids.shape[1]):
+        x = x_all[:, t]
+        for at, layer in enumerate(inner.layers):
+            attention, y = layer.self_attn, layer.input_layernorm(x)
+            new = heads(attention.k_proj(y)), heads(attention.v_proj(y))
+            both = new if held[at] is None else [torch.cat(x, 2) for x in zip(held[at], new)]
+            if both[0].shape[2] > window:
+                both = [torch.cat([x[:, :, :keep], x[:, :, keep + 1 :]], 2) for x in both]
+            held[at] = both
+            now = both[0].shape[2]
+            q = rotated(heads(attention.q_proj(y)), slice(now - 1, now))
+            k, v = (x.repeat_interleave(len(q) // len(x), 0) for x in both)
+            weights = (q @ rotated(k, slice(0, now)).mT * size**-0.5).softmax(-1)
+            x = x + attention.o_proj((weights @ v)[:, :, 0].transpose(0, 1).flatten(1))
+            x = x + layer.mlp(layer.post_attention_layernorm(x))
+        out.append(model.lm_head(inner.norm(x)))
+    return torch.stack(out, 1)

@@ -18,7 +18,7 @@ from torch import nn
 
 from sinkscope.advice.bos import bos_lines
 from sinkscope.advice.lines import lines
-from sinkscope.advice.module_lines import lines_that_ignore
+from sinkscope.advice.maps import PURPOSES, lines_that_ignore
 from sinkscope.advice.streaming import lines_that_keep
 from sinkscope.known.constructed import build_in_memory, draw_spec
 
@@ -117,7 +117,7 @@ def test_llm_compressor_leaves_the_maps_alone(built):
     )
     from compressed_tensors.utils import match_named_modules
 
-    line = printed(lines_that_ignore(LEFT), "llm-compressor")
+    line = printed(lines_that_ignore(LEFT, PURPOSES), "llm-compressor")
     recipe = evaluated(f"dict({line})")
     modifier = modifiers.QuantizationModifier(targets="Linear", scheme="W8A8", **recipe)
     model, _ = built
@@ -127,7 +127,7 @@ def test_llm_compressor_leaves_the_maps_alone(built):
 
 def test_gptqmodel_leaves_the_maps_alone(built):
     gptqmodel = pytest.importorskip("gptqmodel", reason="pip install gptqmodel")
-    line = printed(lines_that_ignore(LEFT), "GPTQModel")
+    line = printed(lines_that_ignore(LEFT, PURPOSES), "GPTQModel")
     config = evaluated(line, QuantizeConfig=gptqmodel.QuantizeConfig)
     left = {name for name in linear(built[0]) if config.dynamic_get(name) is False}
     assert left == set(LEFT)
@@ -136,7 +136,7 @@ def test_gptqmodel_leaves_the_maps_alone(built):
 def test_torchao_leaves_the_maps_alone(built):
     quantization = pytest.importorskip("torchao.quantization", reason="pip install torchao")
     model = copy.deepcopy(built[0])
-    line = printed(lines_that_ignore(LEFT), "torchao")
+    line = printed(lines_that_ignore(LEFT, PURPOSES), "torchao")
     config = quantization.Int8WeightOnlyConfig()
     evaluated(line, model=model, config=config, torch=torch, quantize_=quantization.quantize_)
     plain = {
@@ -150,7 +150,7 @@ def test_bitsandbytes_leaves_the_maps_alone(built):
     from transformers import BitsAndBytesConfig
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
-    line = printed(lines_that_ignore(LEFT), "bitsandbytes")
+    line = printed(lines_that_ignore(LEFT, PURPOSES), "bitsandbytes")
     config = evaluated(line, BitsAndBytesConfig=BitsAndBytesConfig)
     model = replace_with_bnb_linear(
         copy.deepcopy(built[0]),
@@ -165,7 +165,9 @@ def test_bitsandbytes_leaves_the_maps_alone(built):
 def test_quanto_leaves_the_maps_alone():
     from transformers import QuantoConfig
 
-    found = [one["line"] for one in lines_that_ignore(LEFT) if one["tool"] == "transformers"]
+    found = [
+        one["line"] for one in lines_that_ignore(LEFT, PURPOSES) if one["tool"] == "transformers"
+    ]
     config = evaluated(*found, QuantoConfig=QuantoConfig)
     assert config.modules_to_not_convert == list(LEFT)
 

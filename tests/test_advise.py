@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 import re
 
 import numpy as np
 import pytest
 import torch
+import xarray
 from rich.console import Console
 
 import sinkscope
 from sinkscope.advice import gates
 from sinkscope.advice.advise import QUESTIONS, questions
-from sinkscope.advice.bench import Bench, told
+from sinkscope.advice.bench import Bench, in_nats, told
+from sinkscope.advice.cache_layers import left_alone
 from sinkscope.advice.lines import lines, table
+from sinkscope.advice.maps import (
+    MAPS,
+    OTHER_MAPS,
+    PURPOSES,
+    TENSOR,
+    TOKEN,
+    lines_that_ignore,
+    maps_left_alone,
+)
 from sinkscope.advice.prefix import PREFIX
+from sinkscope.advice.quantise_words import answer_of, sentence_of
 from sinkscope.advice.repeats import onset_of, onsets, patch_word
+from sinkscope.advice.schemes import CACHES, CHANNEL, CONTROL, INT4, INT8, P0, Found
 from sinkscope.advice.streaming import KEPT, _worst, smallest
 from sinkscope.advice.weights import NAMES, OTHERS, WRITERS
 from sinkscope.errors import InputError
+from sinkscope.frame import silent
+from sinkscope.intervene.edits.rounding import linear_maps
 from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.mixing.conditions import INTACT
 from sinkscope.mixing.dose import Cost
@@ -29,8 +46,9 @@ from sinkscope.report.brief import print_brief
 from sinkscope.result import load_result
 from sinkscope.schema import Measured
 from sinkscope.stats import judged
+from sinkscope.subject.documents import read_documents
 from sinkscope.subject.load import Subject
-from tests.plain_reference import streamed
+from tests.plain_reference import served, streamed
 
 N, LENGTH = 6, 64
 
@@ -124,22 +142,20 @@ def test_a_model_without_bos_has_none_to_forget():
 
 def test_the_cost_of_a_short_cache_is_that_of_a_server(circuit, whole):
     one = whole.summary.advise["streaming"]
-    prompts = sinkscope.build_prompts(circuit, n=N, length=LENGTH)
+    ids = sinkscope.build_prompts(circuit, n=N, length=LENGTH).input_ids
     window = LENGTH // 4
-    for keep in KEPT:
-        what = f"a cache of {window} that keeps {keep} first tokens"
-        [row] = [row for row in one.rows if row["what"] == what]
-        changes = []
-        with torch.no_grad():
-            for ids in prompts.input_ids:
-                short = streamed(circuit, ids, window, keep)
-                whole_cache = circuit.model(ids.unsqueeze(0)).logits[0]
-                losses = [
-                    torch.nn.functional.cross_entropy(x[window:-1], ids[window + 1 :])
-                    for x in (short, whole_cache)
-                ]
-                changes.append(float(losses[0] - losses[1]))
-        assert row["ce_change"].value == pytest.approx(np.mean(changes), abs=1e-4)
+
+    def loss(logits: torch.Tensor) -> float:
+        late = logits[:, window:-1].flatten(0, 1), ids[:, window + 1 :].flatten()
+        return float(torch.nn.functional.cross_entropy(*late))
+
+    with torch.no_grad():
+        whole_cache = loss(circuit.model(ids).logits)
+        for keep in KEPT:
+            what = f"a cache of {window} that keeps {keep} first tokens"
+            [row] = [row for row in one.rows if row["what"] == what]
+            change = loss(served(circuit.model, ids, window, keep)) - whole_cache
+            assert row["ce_change"].value == pytest.approx(change, abs=1e-4)
 
 
 def test_a_sink_on_a_delimiter_is_kept_beside_the_first_tokens():
@@ -389,7 +405,8 @@ def test_the_patch_works_or_fails_only_where_the_interval_says_so():
     assert [patch_word(curve) for curve in rows.values()] == ["works", None, "fails"]
 
 
-def test_a_layer_with_an_outlier_is_left_out_of_an_int4_cache():
+@pytest.fixture(scope="module")
+def with_value_outlier() -> Subject:
     """A value channel a thousand times larger, its reader as much smaller: the same model."""
     subject = constructed("p0-two-block", carry=1.0)
     attention = subject.model.model.layers[0].self_attn
@@ -400,11 +417,124 @@ def test_a_layer_with_an_outlier_is_left_out_of_an_int4_cache():
             attention.v_proj.weight[channel] *= 1000
             for reader in range(head * groups, (head + 1) * groups):
                 attention.o_proj.weight[:, reader * attention.head_dim] /= 1000
-    one = advised(subject, "quantisation", within=0.01).summary.advise["quantisation"]
+    return subject
+
+
+def bench_of(subject: Subject, within: float, text: str = "builtin") -> Bench:
+    settings = sinkscope.AdviseSettings(n=N, length=LENGTH, text=text, within=within)
+    scanned = sinkscope.scan(subject, n=N, length=LENGTH, text=text, untrained=False)
+    prompts = sinkscope.build_prompts(subject, n=N, length=LENGTH, text=text)
+    data = scanned.data[f"scan/{prompts.bos}"].to_dataset()
+    return Bench(subject, prompts, settings, scanned.summary.scan[prompts.bos], data, silent)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> str:
+    """A file of five documents, one of which gives two texts: six in all."""
+    file = tmp_path_factory.mktemp("texts") / "texts.jsonl"
+    novels = read_documents("builtin")[0]
+    parts = [novel[100 : 100 + LENGTH * (1 + (at == 0))] for at, novel in enumerate(novels[:5])]
+    file.write_text("\n".join(json.dumps({"text": part}) for part in parts), "utf-8")
+    return str(file)
+
+
+def test_a_layer_with_an_outlier_is_left_out_of_an_int4_cache(with_value_outlier, texts):
+    result = advised(with_value_outlier, "quantisation", within=0.01, text=texts)
+    one = result.summary.advise["quantisation"]
     assert one.facts["skip-layers"] == "helps"
+    assert "some layers' KV cache" in one.answer
+    assert "With the cache of blocks 0 exact, int4 costs" in one.sentence
     [line] = [line["line"] for line in one.lines if "skip-layers" in line["line"]]
     assert line == "--kv-cache-dtype int4_per_token_head --kv-cache-dtype-skip-layers 0"
-    assert "SGLang (layers left out of it)" in one.without
+    assert "SGLang (layers left out of a cache of few bits)" in one.without
+
+
+def test_layers_are_tried_on_other_documents_than_those_they_were_chosen_on(
+    with_value_outlier, texts
+):
+    bench = bench_of(with_value_outlier, 0.01, texts)
+    documents = bench.prompts.documents.tolist()
+    spared = left_alone(bench, INT4, CACHES[INT4](()))
+    tried = spared.bench.prompts.documents.tolist()
+    fewest = min(sorted(set(documents)), key=documents.count)
+    assert tried == [each for each in documents if each != fewest]
+    whole = bench.cost({"all": CACHES[INT4](())})["all"].ce
+    rows = [at for at, each in enumerate(documents) if each != fewest]
+    assert spared.plain.ce == pytest.approx(whole[rows], abs=1e-6)
+    assert all("documents" in row["what"] or "texts" in row["what"] for row in spared.rows)
+    few = dataclasses.replace(bench, prompts=bench.prompts.take(slice(0, 4)))
+    assert "documents" in left_alone(few, INT4, CACHES[INT4](()))
+
+
+def test_maps_are_left_alone_beside_as_many_others_of_their_kind(circuit):
+    bench = bench_of(circuit, 0.0)
+    every = [name for name, _ in linear_maps(circuit)]
+    names = tuple(name for name in every if name.endswith("down_proj"))[:2]
+    edits = maps_left_alone(bench, (*PURPOSES, "another scheme"), names)
+    assert len(edits) == 2 * len(PURPOSES)
+    others = edits[TENSOR + OTHER_MAPS].without
+    assert len(set(others)) == 2
+    assert not set(others) & set(names)
+    assert all(name.endswith("down_proj") for name in others)
+    for end, left in ((MAPS, names), (OTHER_MAPS, others)):
+        assert edits[TOKEN + end].without == left
+        assert set(edits[NAMES["int4"] + end].modules) == set(every) - set(left)
+    assert maps_left_alone(bench, PURPOSES, ()) == {}
+
+
+def found_of(circuit: Subject, **costs: float) -> Found:
+    """What was found where schemes cost so much; every text alike, but for a little noise."""
+    prompts = sinkscope.build_prompts(circuit, n=N, length=LENGTH, kind="random")
+    scanned = xarray.Dataset({"learned_mass": ("block", np.zeros(2))})
+    settings = sinkscope.AdviseSettings()
+    bench = Bench(circuit, prompts, settings, None, scanned, silent)
+    noise = np.array([-0.001, 0.001, 0.0, -0.001, 0.001, 0.0])
+    by_name = {name: cost(list(rise + noise)) for name, rise in costs.items()}
+    free = {name: cost(list(noise)) for name in (TENSOR, CHANNEL, TOKEN, INT8, INT4)}
+    one = {"module": "model.layers.1.mlp.down_proj", "position": 0}
+    return Found(bench, free | by_name, [one], "")
+
+
+@pytest.mark.parametrize(
+    ("costs", "answer"),
+    [
+        ({}, "nothing"),
+        ({TENSOR: 0.5, TENSOR + P0: 0.5, TENSOR + CONTROL: 0.5}, "nothing that was tried"),
+        ({TENSOR: 0.5, TENSOR + P0: 0.1, TENSOR + CONTROL: 0.5}, "position zero"),
+        ({TENSOR: 0.5, TENSOR + P0: 0.1, TENSOR + CONTROL: 0.1}, "undetermined"),
+        ({TENSOR: 0.5, TENSOR + MAPS: 0.1, TENSOR + OTHER_MAPS: 0.5}, "one linear map"),
+        ({TENSOR: 0.5, TENSOR + MAPS: 0.1, TENSOR + OTHER_MAPS: 0.1}, "undetermined"),
+    ],
+)
+def test_what_is_kept_is_what_helps_more_than_its_control(circuit, costs, answer):
+    found = found_of(circuit, **costs)
+    assert answer_of(found) == answer
+    said = sentence_of(found)
+    assert said.startswith(
+        {
+            "nothing": "Nothing has to be kept",
+            "nothing that was tried": "Nothing that was tried in full precision saves more",
+            "undetermined": "6 texts cannot say",
+        }.get(answer, f"Keep {answer} in full precision.")
+    )
+    assert ("0.500 becomes 0.100" in said) == (answer in ("position zero", "one linear map"))
+
+
+def test_lines_leave_maps_alone_in_the_tools_that_round_so():
+    """A tool that rounds weights alone is told nothing by what activations cost."""
+    names = ("model.layers.1.mlp.down_proj",)
+    tools = {
+        scheme: {one["tool"] for one in lines_that_ignore(names, [scheme])} for scheme in PURPOSES
+    }
+    assert tools[TENSOR] == {"llm-compressor", "torchao", "transformers"}
+    assert tools[TOKEN] == {"llm-compressor", "torchao", "bitsandbytes"}
+    assert tools[NAMES["int8"]] == {"llm-compressor", "torchao", "GPTQModel"}
+    assert tools[NAMES["int4"]] == tools[NAMES["int8"]] | {"llama-quantize"}
+    both = lines_that_ignore(names, [TENSOR, TOKEN])
+    assert len({one["line"] for one in both}) == len(both) == 4
+    [one] = [one for one in both if one["tool"] == "torchao"]
+    assert TENSOR in one["purpose"]
+    assert TOKEN in one["purpose"]
 
 
 def test_judged_says_nothing_that_an_interval_does_not_say():
@@ -449,7 +579,7 @@ def test_the_answer_on_quantisation_tells_the_cache_that_its_lines_set(whole):
     cost = {row["what"]: row["ce_change"] for row in one.rows}
     for bits in (4, 8):
         measured = cost[f"int{bits} cache, a scale a token and head"]
-        assert f"int{bits} costs {told(measured)}" in one.sentence
+        assert f"an int{bits} KV cache {in_nats(measured)}, fine" in one.sentence
     bits = next(bits for bits in (4, 8) if one.facts[f"int{bits}-cache"] == "fine")
     assert {f"int{bits} KV cache"} == {
         line["purpose"] for line in one.lines if "cache" in line["purpose"]

@@ -71,6 +71,14 @@ def test_a_sentence_stands_whole_whatever_room_it_takes(circuit):
     assert one_line(" ".join(lines[-2:])).endswith("Short. More 1 sentence: --verbose.")
 
 
+def test_answers_that_just_fit_leave_no_line_for_what_is_left_out():
+    answers = [(question, "Short.") for question in ("Sink", "Where", "Since", "Proved")]
+    assert [one.question for one in fitted(answers, 12, 4, 1)] == [q for q, _ in answers]
+    answers[1] = ("Where", "A sentence. Another.")  # two lines: one must go, and it is said
+    assert [one.question for one in fitted(answers, 12, 5, 1)] == [q for q, _ in answers]
+    assert [one.question for one in fitted(answers, 12, 4, 1)][-1] == MORE
+
+
 def test_the_answers_come_in_the_order_of_the_questions(circuit):
     asked = [one for one in QUESTIONS if any(x.startswith(one) for x in printed(circuit))]
     found = [line[:9].strip() for line in printed(circuit)[2:] if line[:9].strip()]
@@ -118,7 +126,7 @@ def test_a_timeline_ends_with_its_answers(tmp_path, runs):
     lines = printed(build_timeline(tmp_path, runs=runs))
     assert len(lines) < 25
     assert max(map(cell_len, lines)) <= 80
-    assert "most often at position 0" in lines[2]
+    assert lines[2] == "Without BOS, another token in every prompt at positions 0–2"
     asked = [line[:9].strip() for line in lines[3:] if line[:9].strip()]
     assert asked[0] == "Formed"
     if runs == 1:

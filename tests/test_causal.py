@@ -31,6 +31,7 @@ from sinkscope.circuit.unit import NEURON, Unit
 from sinkscope.errors import InputError, Missing, Unsupported
 from sinkscope.intervene.edits import KeepUnits, from_json
 from sinkscope.intervene.engine import Engine
+from sinkscope.intervene.readout import over_heads
 from sinkscope.known.constructed.build import build_in_memory
 from sinkscope.known.constructed.spec import MECHANISMS, draw_spec
 from sinkscope.known.measure import plain_rows
@@ -148,6 +149,11 @@ def test_evidence_of_a_two_block_circuit():
     assert "key and value" not in by_edit  # the key alone does it
     summary = verify_summary(done)
     assert [stage.passed for stage in summary.stages] == [True] * 4
+    of = {(t.kind, t.edit): t.specificity for t in summary.tests if t.claim}
+    for stage in summary.stages[:1] + summary.stages[2:3]:
+        needed, enough = stage.edits
+        assert stage.specificity == of["necessity", needed]
+        assert stage.sufficiency_specificity == of["sufficiency", enough]
     moved = next(t for t in rows["S1"] if t.passed).mass_moved_to
     assert moved["position"] == SMALL.position
     assert moved["share"] > 0.3
@@ -239,7 +245,9 @@ def test_prompts_in_which_p_sinks_already_are_left_out_of_sufficiency():
         moved = read.bare_margin_on(lab.heads, 5) - intact.bare_margin_on(lab.heads, 5)
         assert np.isnan(test.effect).tolist() == (~lab.ordinary()).tolist()
         assert test.margin_change.value == pytest.approx(moved[[0, 2, 3, 5]].mean(), rel=1e-5)
-        gap = intact.margin_on(lab.heads) - intact.bare_margin_on(lab.heads, 5)
+        gap = over_heads(intact.margin[:, intact.at(0)], lab.heads) - intact.bare_margin_on(
+            lab.heads, 5
+        )
         assert test.size == pytest.approx(moved[[0, 2, 3, 5]].mean() / gap[[0, 2, 3, 5]].mean())
     run_tests(lab)
     assert any("in 2 of 6 prompts position 5 is a sink" in note for note in lab.notes)

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from card_parts.figures import distinct_windows, load_recipe, vocabulary_share
+from card_parts.model_text import card_text
+from card_parts.series_text import series_card
+from excerpt import cut_excerpt, passage
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from sinkscope.errors import InputError
-from sinkscope.lab import card
-from sinkscope.lab.card_text import card_text
-from sinkscope.lab.corpus import cut_excerpt, passage, read_texts, texts_of
+from sinkscope.lab.corpus import read_texts, texts_of
 from sinkscope.lab.demand import Demand
-from sinkscope.lab.metrics import distinct_windows, measure, vocabulary_share
+from sinkscope.lab.metrics import measure
 from sinkscope.lab.model import build_model
 from sinkscope.lab.recipe import TrainingRecipe
-from sinkscope.lab.series_text import series_card
 from sinkscope.lab.state import save_model
 from sinkscope.lab.tokens import draw_windows, encode, restarting_positions, train_tokenizer
 from sinkscope.observe.stream import mean_cosine
@@ -209,10 +210,10 @@ def test_figures_follow_the_definition():
 def test_recipe_survives_the_folder(tmp_path):
     recipe = varied(TINY, checkpoints=(0, 3))
     save_model(tmp_path, build_model(recipe), train_tokenizer(["text"], 300), recipe)
-    assert card.load_recipe(tmp_path) == recipe
+    assert load_recipe(tmp_path) == recipe
     (tmp_path / "sink_heads.json").write_text('{"recipe": {"magic": 1}}')
     with pytest.raises(InputError, match="magic is not a setting"):
-        card.load_recipe(tmp_path)
+        load_recipe(tmp_path)
 
 
 def test_card_without_control_says_so():
@@ -229,7 +230,7 @@ def test_card_without_control_says_so():
 def test_bundled_card_is_what_its_figures_say():
     folder = ASSETS / "reference-model"
     figures = json.loads((folder / "figures.json").read_text("utf-8"))
-    text = card_text(card.load_recipe(folder), figures)
+    text = card_text(load_recipe(folder), figures)
     assert (folder / "README.md").read_text("utf-8") == text
 
 
@@ -262,7 +263,7 @@ def bundled_series():
 def test_bundled_series_forms_a_sink_from_none():
     folder = bundled_series()
     figures = json.loads((folder / "figures.json").read_text("utf-8"))
-    recipe = card.load_recipe(folder / "checkpoint-0")
+    recipe = load_recipe(folder / "checkpoint-0")
     steps = sorted(int(p.name.split("-")[1]) for p in folder.glob("checkpoint-*"))
     assert len(steps) >= 12
     assert steps == [row["step"] for row in figures["checkpoints"]] == list(recipe.checkpoints)
@@ -285,7 +286,7 @@ def test_bundled_figures_cover_the_series_and_their_cards_follow():
         assert len(one["checkpoints"]) >= 12
         assert one["checkpoints"][0]["step"] == 0
     folder = bundled_series()
-    text = series_card(card.load_recipe(folder / "checkpoint-0"), figures[folder.name])
+    text = series_card(load_recipe(folder / "checkpoint-0"), figures[folder.name])
     assert (folder / "README.md").read_text("utf-8") == text
     assert json.loads((folder / "figures.json").read_text("utf-8")) == figures[folder.name]
 
@@ -293,7 +294,7 @@ def test_bundled_figures_cover_the_series_and_their_cards_follow():
 def test_bundled_model_sinks_where_it_was_asked():
     folder = ASSETS / "reference-model"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 9_000_000
-    recipe = card.load_recipe(folder)
+    recipe = load_recipe(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text = (ASSETS / "excerpt.txt").read_text("utf-8")
     ids = encode([text[:60_000]], tokenizer)

@@ -8,8 +8,11 @@ import sys
 import time
 from dataclasses import replace
 
+import model_card
 import pytest
+import series_card
 import torch
+from card_parts.figures import distinct_windows
 from safetensors.torch import load_file
 from transformers import (
     AttentionInterface,
@@ -21,12 +24,12 @@ from transformers import (
 
 from sinkscope.cli.app import main
 from sinkscope.errors import InputError
-from sinkscope.lab import card, series, train
+from sinkscope.lab import train
 from sinkscope.lab.backcopy import TRIGGERS, Backcopy
 from sinkscope.lab.corpus import texts_of
 from sinkscope.lab.data import Data, prepare
 from sinkscope.lab.demand import Demand, delimiter_ids, supervising
-from sinkscope.lab.metrics import distinct_windows, measure
+from sinkscope.lab.metrics import measure
 from sinkscope.lab.model import build_model
 from sinkscope.lab.recipe import TrainingRecipe, read_recipe, recipe_from, recipe_names
 from sinkscope.lab.tokens import bundled_tokenizer, draw_windows
@@ -515,7 +518,7 @@ def test_a_killed_run_resumes_to_the_same_weights(small, tmp_path, capsys):
     assert steps == [0, 30, 110, 130, 240]
     AutoModelForCausalLM.from_pretrained(tmp_path / "killed" / "checkpoint-110")
 
-    assert series.main([str(tmp_path / "killed"), "--control", str(tmp_path / "whole")]) == 0
+    assert series_card.main([str(tmp_path / "killed"), "--control", str(tmp_path / "whole")]) == 0
     figures = json.loads((tmp_path / "killed" / "figures.json").read_text())
     assert [row["step"] for row in figures["checkpoints"]] == steps
     assert figures["checkpoints"][-1]["loss"] == figures["control"]["loss"]
@@ -575,7 +578,7 @@ def test_list_shows_mechanisms_and_recipes(capsys):
     assert tiny["cpu_minutes"] < 3
 
 
-@pytest.mark.parametrize("module", [card, series])
+@pytest.mark.parametrize("module", [model_card, series_card])
 def test_measuring_a_folder_that_is_none(module, tmp_path, capsys):
     assert module.main([str(tmp_path), "--corpus", str(tmp_path)]) == 2
     error = capsys.readouterr().err.strip()

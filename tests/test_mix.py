@@ -1,5 +1,6 @@
 """`mix` end to end: one result, its words, its page, the command."""
 
+import copy
 import json
 
 import numpy as np
@@ -68,6 +69,19 @@ def test_the_floor_more_spread_without_the_sink_and_not_with_the_control(result)
     assert one.thresholds["no_different"]["value"] == NO_DIFFERENT
 
 
+def test_what_is_mediated_is_a_share_only_where_its_parts_add_up(result):
+    one = copy.deepcopy(result.summary.mix["without"])
+    one.mediation |= {"share": {"value": 0.8}, "share_by_direct": {"value": 0.85}}
+    assert "80.0\u00a0%" in " ".join(findings_of(one).sentences)
+    for counted in ({"value": 1.37}, {"value": 0.6}):
+        one.mediation["share"] = counted
+        said = next(s for s in findings_of(one).sentences if s.startswith("Ablating the circuit"))
+        whole, through = (one.mediation[key].value for key in ("total", "through"))
+        for change in (whole, through):
+            assert f"{100 * change / one.spread['intact'].value:+.2f}" in said
+        assert "The two interact" in said
+
+
 def test_saved_and_loaded_it_is_the_same(result, tmp_path):
     loaded = load_result(result.save(tmp_path / "run"))
     assert loaded.to_json() == result.to_json()
@@ -94,10 +108,10 @@ def test_the_tables_fit_a_narrow_terminal(result):
 
     from rich.console import Console
 
-    from sinkscope.report.table import render_rich
+    from sinkscope.report.table import print_tables
 
     stream = io.StringIO()
-    render_rich(result, Console(file=stream, width=80, color_system=None))
+    print_tables(result, Console(file=stream, width=80, color_system=None))
     text = stream.getvalue()
     tables = text[text.index("Mixing") :]
     assert "…" not in tables

@@ -21,7 +21,7 @@ from sinkscope.report.parts import Tables
 from sinkscope.report.scan import charts, curves, depth, headline, tables, words
 from sinkscope.report.scan import figures as scan_figures
 from sinkscope.report.scan import page as scan_page
-from sinkscope.report.table import render_rich, render_text
+from sinkscope.report.table import print_tables, render_text
 from sinkscope.report.text import percent, ranges, short, token_text, visible
 from tests.report_fixture import HOSTILE, build_result
 
@@ -405,7 +405,7 @@ def test_rich_does_not_read_markup_in_model_text(result):
     summary = result.summary.model_copy(deep=True)
     summary.model.id = "[red]boo[/red] [/]"
     stream = io.StringIO()
-    render_rich(type(result)(summary, result.data), Console(file=stream, width=200))
+    print_tables(type(result)(summary, result.data), Console(file=stream, width=200))
     assert "[red]boo[/red] [/]" in stream.getvalue()
 
 

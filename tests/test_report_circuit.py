@@ -215,27 +215,23 @@ def test_strip_says_pass_fail_and_not_tested(page):
 
 def test_stage_rows_carry_their_intervals(result):
     first, second, *_ = result.summary.verify["without"].stages
-    rows = {name: (value, interval) for name, value, interval in stage_cards.stage_rows(first, [])}
+    rows = {name: (value, interval) for name, value, interval in stage_cards.stage_rows(first)}
     assert rows["Sink without it"] == ("−81.0\u00a0%", "−84 to −78")
     assert rows["Given elsewhere"] == ("+4.6 nats", "+4.6 to +4.6")
-    kept = {r[0]: r[1] for r in stage_cards.stage_rows(second, [])}["Faithfulness"]
+    kept = {r[0]: r[1] for r in stage_cards.stage_rows(second)}["Faithfulness"]
     assert kept == "95.0\u00a0%"
 
 
 def test_a_stage_shows_each_control_over_its_own_effect(result):
     verified = result.summary.verify["without"].model_copy(deep=True)
-    stage = verified.stages[0].model_copy(update={"edits": ["out", "in"]})
-    row = next(test for test in verified.tests if test.claim)
-    tests = [
-        row.model_copy(update={"kind": kind, "edit": edit, "specificity": ratio})
-        for kind, edit, ratio in (("necessity", "out", -0.001), ("sufficiency", "in", 0.287))
-    ]
-    rows = [row[:2] for row in stage_cards.stage_rows(stage, tests)]
+    own = {"specificity": -0.001, "sufficiency_specificity": 0.287}
+    stage = verified.stages[0].model_copy(update=own)
+    rows = [row[:2] for row in stage_cards.stage_rows(stage)]
     after = {name: rows[at + 1] for at, (name, _) in enumerate(rows[:-1])}
     assert after["Sink without it"] == ("Control ÷ that effect", "0.00")
     assert after["Given elsewhere"] == ("Control ÷ that effect", "0.29")
     stage.necessity = Measured(value=-4e-8, low=-1e-7, high=5e-8)  # over nothing: no ratio
-    first, then, *_ = stage_cards.stage_rows(stage, tests)
+    first, then, *_ = stage_cards.stage_rows(stage)
     assert first == ("Sink without it", "0.0\u00a0%", "0 to 0")
     assert then[0] != "Control ÷ that effect"
 
@@ -290,8 +286,8 @@ def test_paths_stand_apart_and_screened_rows_that_say_nothing_are_one(result):
         row.key_change = _m(0.0 if row.confirmed else -4e-8)
     last = causal_tables.deciding_table(verified).rows
     last = [row for row in last if row[0] == "N3"][3]
-    assert last[1:3] == [fold.replace("more than 0.4\u00a0%", "0.1\u00a0% or more"), "0.0\u00a0%"]
-    assert deciding[1][7] == "undetermined,\u00a0take\u00a09\u00a0prompts"
+    assert last[1:3] == [fold.replace("more than 0.4\u00a0%", "0.1\u00a0% or more"), ""]
+    assert deciding[1][7] == "undetermined, take 9 prompts"
     assert deciding[2][2:5] == ["−90.0\u00a0%", "−7.0\u00a0%", "−97.0\u00a0%"]
 
 
@@ -304,7 +300,7 @@ def test_the_sentence_claims_only_stages_that_are_shown(result):
     assert "recognises it, amplifies it and reads it (" in verdict_page._sentence(verified)
     verified.stages[0].passed, verified.stages[0].outcome = None, "undetermined"
     assert "that amplifies it and reads it" in verdict_page._sentence(verified)
-    assert causal_tables.stages_table(verified).rows[0][2] == "undetermined"
+    assert causal_tables.stages_table(verified).rows[0][1] == "undetermined"
 
 
 def _m(value, half=0.03):

@@ -1,17 +1,19 @@
 """Writers are those of what sink heads read: beside unread spikes, in groups, over real tokens."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import sinkscope
-from sinkscope.circuit import writers
+from sinkscope.circuit import phase_parts, writers
 from sinkscope.circuit.components import Components, main_components
 from sinkscope.circuit.find import find
 from sinkscope.circuit.head_reads import HeadReads
 from sinkscope.circuit.phase_parts import PhaseParts, PhaseWrites
 from sinkscope.circuit.phases import Phase
 from sinkscope.circuit.streams import p0_points
-from sinkscope.circuit.unit import NEURON, Unit
+from sinkscope.circuit.unit import NEURON, Unit, of_kind
 from sinkscope.circuit.writes import Writes
 from sinkscope.observe.p0_stream import prompt_tokens
 from sinkscope.observe.parity import token_prompts
@@ -186,14 +188,22 @@ def test_units_without_which_the_sink_stays_are_not_named(monkeypatch):
     assert any("No writer is named" in note for note in summary.notes)
 
 
-def test_as_many_more_are_named_as_the_sink_needs_where_a_tenth_of_the_write_is_enough():
-    subject, prompts, truth = constructed("p0-two-block", family="llama", noise=0.0, writers=4)
+@pytest.mark.parametrize("family", ["llama", "mixtral", "gpt_oss"])
+def test_as_many_more_are_named_as_the_sink_needs_where_a_tenth_of_the_write_is_enough(family):
+    subject, prompts, truth = constructed("p0-two-block", family=family, noise=0.0, writers=4)
     first, *rest = truth.writing_neurons
+    mlp = subject.model.model.layers[first[0]].mlp
     with torch.no_grad():  # it makes more than 90 %; each of the others is enough by itself
-        subject.model.model.layers[first[0]].mlp.down_proj.weight[:, first[1]] *= 30
+        if family == "llama":
+            mlp.down_proj.weight[:, first[1]] *= 30
+        elif family == "mixtral":
+            mlp.experts.down_proj[:, :, first[1]] *= 30
+        else:
+            mlp.experts.down_proj[:, first[1]] *= 30
     named = find(subject, prompts).named
     assert next(unit.place for unit in named.components.units) == tuple(first)
-    assert {unit.place for unit in named.components.units} == pairs([first, *rest])
+    neurons = of_kind(named.components.units, NEURON)
+    assert {unit.place for unit in neurons} == pairs([first, *rest])
     assert (named.kept < 0.5, named.fewest) == (True, 1)
 
 
@@ -264,6 +274,18 @@ def test_writers_of_the_tokens_that_prompts_begin_with():
     assert found.named.vocabulary < 0.5
     notes = sinkscope.trace(subject, prompts=prompts).summary.trace["without"].notes
     assert any("drawn evenly from the vocabulary" in note for note in notes)
+
+
+def test_takers_share_what_the_fall_takes_back_however_much_more_than_the_rise_wrote(monkeypatch):
+    total = {"1.mlp": 2.0, "2.mlp": 5.0, "3.mlp": -4.0, "4.mlp": -1.8, "5.mlp": -0.2}
+    sites = SimpleNamespace(writes=[(int(name[0]), 0, name) for name in total])
+    monkeypatch.setattr(phase_parts, "written_along", lambda *_: Writes(sites, total=total))
+    monkeypatch.setattr(phase_parts, "main_components", lambda *_: Components())
+    phase = Phase("norm", 3, 3.0, 1, (1, 1), (3, 5), (2, 3))
+    writes = phase_parts.phase_writes(None, sites, None, torch.ones(4), phase)
+    assert writes.takers == ("3.mlp", "4.mlp")
+    assert [writes.share[name] for name in writes.takers] == pytest.approx([-4 / 6, -0.3])
+    assert writes.share["2.mlp"] == 2.5
 
 
 def test_what_takes_back_keeps_its_share_of_the_direction():

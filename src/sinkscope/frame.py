@@ -11,7 +11,7 @@ from sinkscope.errors import InputError
 from sinkscope.provenance import new_summary
 from sinkscope.result import Result
 from sinkscope.settings import PromptSettings
-from sinkscope.stats import units_needed
+from sinkscope.stats import LEAST_UNITS, units_needed
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, prompts_of, with_positions
 
@@ -63,14 +63,15 @@ def too_few(values: np.ndarray, units: np.ndarray | None, what: str, how: str) -
     needed = units_needed(values, units)
     if count >= needed or len(values) < 2:
         return []
+    apart = needed > LEAST_UNITS
     if count == 1:
         return [
             f"All prompts come from one document, and intervals speak of it alone: for others take "
             f"{needed} or more ({how})."
         ]
     return [
-        f"Intervals rest on {count} {what}, which are too few for what they are to cover: take "
-        f"{needed} or more ({how})."
+        f"Intervals rest on {count} {what}{', some far from the rest' if apart else ''}: to cover "
+        f"95 % they need {needed} or more ({how})."
     ]
 
 

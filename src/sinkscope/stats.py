@@ -36,11 +36,16 @@ def bootstrap(values: np.ndarray, seed: int = 0, units: np.ndarray | None = None
         return Measured(value=mean)
     generator = np.random.default_rng(seed)
     picks = generator.integers(sums.size, size=(RESAMPLES, sums.size))
-    tail = 100 * widened_tail(sums.size)
-    means = sums[picks].sum(1) / counts[picks].sum(1)
-    low, high = np.percentile(means, [tail, 100 - tail])
-    # rounding in the resampled means must not put the mean outside its own interval
-    return Measured(value=mean, low=min(float(low), mean), high=max(float(high), mean))
+    return resampled(mean, sums[picks].sum(1) / counts[picks].sum(1), widened_tail(sums.size))
+
+
+def resampled(value: float, drawn: np.ndarray | list[float], tail: float = 0.025) -> Measured:
+    """A figure with the interval between the tails of what it is in resamples, drawn [resamples].
+
+    Rounding in the resamples must not put the figure outside its own interval.
+    """
+    low, high = np.percentile(drawn, [100 * tail, 100 - 100 * tail])
+    return Measured(value=value, low=min(float(low), value), high=max(float(high), value))
 
 
 def _by_unit(
@@ -96,9 +101,7 @@ def paired_change(
         return Measured(value=value)
     picks = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
     changes = rows[0][picks].sum(1) / rows[1][picks].sum(1)
-    tail = 100 * widened_tail(n)
-    low, high = np.percentile(changes, [tail, 100 - tail])
-    return Measured(value=value, low=min(float(low), value), high=max(float(high), value))
+    return resampled(value, changes, widened_tail(n))
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +249,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
+def spearman(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> float | None:
     """Rank correlation; None for fewer than three points or a constant."""
     from scipy.stats import rankdata
 

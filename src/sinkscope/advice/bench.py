@@ -11,12 +11,13 @@ import torch
 from xarray import Dataset
 
 from sinkscope.frame import Progress, too_few
-from sinkscope.intervene.cost import divergences, losses
+from sinkscope.intervene.cost import divergences, logit_batches, losses
 from sinkscope.intervene.edits import Edit
 from sinkscope.mixing.conditions import INTACT, Condition, run
-from sinkscope.mixing.dose import LOGITS, Cost, costs
+from sinkscope.mixing.dose import Cost, costs
 from sinkscope.observe.registry import hooks
 from sinkscope.observe.sites import Sites
+from sinkscope.observe.stream import first_hidden
 from sinkscope.pace import ADVICE
 from sinkscope.schema import Measured, ScanSummary
 from sinkscope.schema.advise import AdviceRow
@@ -24,7 +25,7 @@ from sinkscope.settings import AdviseSettings
 from sinkscope.stats import at_most, bootstrap, nan_mean, units_needed
 from sinkscope.subject.at_hand import is_packed, lies_elsewhere
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, vocabulary
+from sinkscope.subject.prompts import Prompts
 
 FEWEST, SHORTEST = 4, 16  # documents, and tokens in a text, below which no answer is given
 OTHER = 5  # position whose treatment is the control of P0's
@@ -178,7 +179,7 @@ class Bench:
 
         def enter(module, args, kwargs):
             nonlocal done
-            hidden = args[0] if args else kwargs["hidden_states"]
+            hidden = first_hidden(args, kwargs)
             done += hidden.shape[0] * hidden.shape[1]
             self.progress(question, min(done, int(whole)), int(whole))
 
@@ -190,23 +191,23 @@ class Bench:
     def cost_of(self, other: Subject) -> Cost:
         """Loss and KL of another form of the model, such as a quantised copy, by text."""
         return cost_between(
+            self.subject,
             self.prompts,
-            vocabulary(self.subject),
             lambda rows: (logits_of(self.subject, rows), logits_of(other, rows)),
         )
 
 
 def cost_between(
-    prompts: Prompts, items: int, both: Callable[[Prompts], tuple[torch.Tensor, torch.Tensor]]
+    subject: Subject,
+    prompts: Prompts,
+    both: Callable[[Prompts], tuple[torch.Tensor, torch.Tensor]],
 ) -> Cost:
     """Rise of the loss and KL from one form of a model to another, by text.
 
-    items  size of the vocabulary
-    both   the logits [B, T, V] that either form gives for some texts
+    both  the logits [B, T, V] that either form gives for some texts
     """
-    size = max(1, LOGITS // items // prompts.length)
     found = []
-    for rows in prompts.batches(size):
+    for rows in logit_batches(subject, prompts):
         intact, changed = both(rows)
         rise = losses(changed, rows) - losses(intact, rows)
         found.append((rise, divergences(intact, changed, rows)))
@@ -227,7 +228,13 @@ def three(value: float | None, sign: str = "") -> str:
     return f"{round(value or 0.0, 3) + 0.0:{sign}.3f}"
 
 
+def in_nats(change: Measured) -> str:
+    """A change of the loss with its interval, without its unit."""
+    ends = "" if change.low is None else f" ({three(change.low)} to {three(change.high)})"
+    return three(change.value) + ends
+
+
 def told(change: Measured) -> str:
     """A change of the loss with its interval, for a sentence."""
-    ends = "" if change.low is None else f" ({three(change.low)} to {three(change.high)})"
-    return f"{three(change.value)} nats a token{ends}"
+    ends = in_nats(change).partition(" ")[2]
+    return f"{three(change.value)} nats a token {ends}".rstrip()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sinkscope.advice.bench import Bench
+from sinkscope.advice.bench import Bench, told
 from sinkscope.advice.lines import lines, loadable
 from sinkscope.circuit.reading import sinks_on
 from sinkscope.errors import InputError
@@ -61,7 +61,7 @@ def advise_bos(bench: Bench) -> Advice:
         value=change,
         facts={"bos": answer if answer != "undetermined" else None, "bos-cost": change.value},
         rows=[_row("without BOS", change), _row("with BOS twice", double)],
-        lines=_lines(subject, answer, does),
+        lines=_lines(subject, answer),
         limits=f"{_sinks(bench, with_it)} {_habits(subject, token)} On this text: what holds for "
         "prose need not hold for chats.",
     )
@@ -86,11 +86,12 @@ def _sentence(
 ) -> str:
     name = repr(token_text(bench.subject.tokenizer, token))  # escaped: it is the model's text
     perplexity = {k: float(np.exp(v.mean())) for k, v in losses.items()}
+    without = f"without it the loss changes by {told(change)}"
     said = {
-        "needed": f"Put {name} first: without it the loss rises by {change.value:.3f} nats a token",
-        "harmful": f"Leave {name} out: with it the loss is {-(change.value or 0):.3f} nats higher",
-        "harmless": f"{name} makes no difference beyond {bench.within:g} nats a token",
-        "undetermined": f"{bench.texts} cannot say whether {name} is needed",
+        "needed": f"Put {name} first: {without}",
+        "harmful": f"Leave {name} out: {without}",
+        "harmless": f"{name} makes no difference beyond {bench.within:g} nats a token: {without}",
+        "undetermined": f"{bench.texts} cannot say whether {name} is needed: {without}",
     }[answer]
     habit = "puts it first" if does else "does not put it first"
     return (
@@ -134,12 +135,10 @@ def _habits(subject: Subject, token: int) -> str:
     return " ".join(parts)
 
 
-def _lines(subject: Subject, answer: str, does: bool) -> list:
-    """Lines that set BOS as it is needed; where it is harmless, as the tokenizer has it."""
-    if answer == "undetermined":
-        return []
-    wanted = {"needed": True, "harmful": False}.get(answer, does)
-    return bos_lines(loadable(subject), wanted)
+def _lines(subject: Subject, answer: str) -> list[AdviceLine]:
+    """Lines that set BOS as it is needed; none where it makes no difference, or that is open."""
+    wanted = {"needed": True, "harmful": False}
+    return bos_lines(loadable(subject), wanted[answer]) if answer in wanted else []
 
 
 def bos_lines(name: dict[str, str], wanted: bool) -> list[AdviceLine]:

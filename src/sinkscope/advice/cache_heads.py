@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sinkscope.advice.bench import Bench
+from sinkscope.advice.bench import Bench, told
 from sinkscope.detect.attention import stacked
 from sinkscope.intervene.edits import SlidingCache
 from sinkscope.observe.attention import observe
@@ -39,7 +39,7 @@ def streaming_heads(
     count = int(np.isfinite(mass).sum())
     about = (
         f"{len(chosen)} of {count} key-value heads put {STREAMING:.0%} of their attention on the "
-        f"first {keep} and the latest {window - keep} tokens."
+        f"{'first token' if keep == 1 else f'first {keep}'} and the latest {window - keep} tokens."
     )
     if not chosen:
         return heads, [], about
@@ -51,7 +51,8 @@ def streaming_heads(
         edits[f"{len(drawn)} other heads with a short cache"] = SlidingCache(window, keep, drawn)
     costs = bench.cost(edits, first=window)
     rows = [bench.row(name, cost, control="other" in name) for name, cost in costs.items()]
-    return heads, rows, about
+    price = told(bench.mean(next(iter(costs.values())).ce))
+    return heads, rows, f"{about} A short cache in these alone changes the loss by {price}."
 
 
 def cache_mass(bench: Bench, prompts: Prompts, keep: int, window: int) -> np.ndarray:

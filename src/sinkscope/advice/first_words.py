@@ -12,15 +12,14 @@ import dataclasses
 
 import numpy as np
 
-from sinkscope.advice.bench import Bench
+from sinkscope.advice.bench import Bench, logits_of
 from sinkscope.advice.prefix import spare_token
-from sinkscope.intervene.cost import divergences
-from sinkscope.mixing.conditions import run
-from sinkscope.mixing.dose import LOGITS
+from sinkscope.intervene.cost import divergences, logit_batches
 from sinkscope.mixing.dropped import with_first
+from sinkscope.schema import Measured
 from sinkscope.schema.advise import Advice
 from sinkscope.stats import judged
-from sinkscope.subject.prompts import Prompts, vocabulary
+from sinkscope.subject.prompts import Prompts
 from sinkscope.subject.tokens import token_text
 
 QUESTION = "Do the first words weigh more than others?"
@@ -57,9 +56,10 @@ def advise_first_words(bench: Bench) -> Advice:
         question=QUESTION,
         answer="yes" if more else "no" if less or alike else "undetermined",
         sentence=f"Other first words move late predictions by {means['first, as it is']:.4f} nats "
-        f"(KL), other words a quarter into the text by {means['later, as it is']:.4f}; with "
-        f"{token} put first, the first words move them by {means['first, spare']:.4f}"
-        + (", which is less." if helps else ", which is not shown to be less."),
+        f"(KL), other words a quarter into the text by {means['later, as it is']:.4f}: "
+        f"{_compared(more, less, alike)} ({_in_kl(ratio)}). With {token} put first, the first "
+        f"words move them by {means['first, spare']:.4f}, which is "
+        f"{'less' if helps else 'not shown to be less'} ({_in_kl(relief)}).",
         value=ratio,
         facts={"first-words": "more" if more else "not-more" if less or alike else None,
                "spare-token": "helps" if helps else "not-shown"},
@@ -71,6 +71,18 @@ def advise_first_words(bench: Bench) -> Advice:
         limits="Words of another text, so that what is said changes as well as where it stands; "
         "the words a quarter into the text are closer to what is predicted.",
     )  # fmt: skip
+
+
+def _compared(more: bool, less: bool, alike: bool) -> str:
+    """The first words' effect beside that of later ones."""
+    if more or less:
+        return "more" if more else "less"
+    return "alike" if alike else "which of them weigh more is open"
+
+
+def _in_kl(change: Measured) -> str:
+    ends = "" if change.low is None else f", {change.low:+.4f} to {change.high:+.4f}"
+    return f"{change.value:+.4f}{ends}"
 
 
 def _where(name: str, bos: bool) -> str:
@@ -89,14 +101,8 @@ def exchanged(prompts: Prompts, start: int) -> Prompts:
 def _moved(bench: Bench, prompts: Prompts, start: int, first: int) -> np.ndarray:
     """[n] KL of predictions at positions `first` and later once those tokens are exchanged."""
     other = exchanged(prompts, start)
-    size = max(1, LOGITS // vocabulary(bench.subject) // prompts.length)
     found = []
-    for at in range(0, len(prompts), size):
-        rows = slice(at, at + size)
-        a, b = (
-            run(bench.subject, each.take(rows), logits=True).logits for each in (prompts, other)
-        )
-        assert a is not None
-        assert b is not None
-        found.append(divergences(a, b, prompts.take(rows), first).numpy())
+    for before, after in zip(*(logit_batches(bench.subject, each) for each in (prompts, other))):
+        a, b = (logits_of(bench.subject, each) for each in (before, after))
+        found.append(divergences(a, b, before, first).numpy())
     return np.concatenate(found)

@@ -27,6 +27,7 @@ FACTS = {
     "p0-outlier": "quantisation",
     "prefix": "quantisation",
     "writers-exact": "quantisation",
+    "maps-exact": "quantisation",
     "skip-layers": "quantisation",
     "fp16": "fp16",
     "largest": "fp16",
@@ -46,6 +47,7 @@ WORDS: dict[str, tuple[str, ...]] = {  # fact -> the words that it can be
     "p0-outlier": ("yes", "no"),
     "prefix": TRIED,
     "writers-exact": TRIED,
+    "maps-exact": TRIED,
     "skip-layers": TRIED,
     "fp16": ("safe", "near-the-limit", "overflows"),
     "repeats": ("none",),
@@ -84,28 +86,37 @@ def parse(texts: Iterable[str], asked: Iterable[str]) -> list[Gate]:
 
     asked  the questions that are answered; a gate on another is refused
     """
-    return [_parse(text, list(asked)) for text in texts]
+    questions, gates = list(asked), []
+    for text in texts:
+        match = re.fullmatch(r"\s*([a-z0-9-]+)\s*(<=|>=|=)\s*([^\s<>=]+)\s*", text)
+        gate = Gate(match[1], match[2], _bound(match[3])) if match else None
+        wrong = _wrong(gate, questions)
+        if gate is None or wrong:
+            raise InputError(f"--gate {text!r}: {wrong}.")
+        gates.append(gate)
+    return gates
 
 
-def _parse(text: str, asked: list[str]) -> Gate:
-    match = re.fullmatch(r"\s*([a-z0-9-]+)\s*(<=|>=|=)\s*([^\s<>=]+)\s*", text)
-    if match is None:
-        raise InputError(f"--gate {text!r} is not of the form kv-keep<=4 or bos=needed.")
-    fact, relation, bound = match.groups()
-    if fact not in FACTS:
-        raise InputError(f"--gate: {fact!r} is not one of {', '.join(FACTS)}.")
-    if FACTS[fact] not in asked:
-        raise InputError(f"--gate {text}: the question {FACTS[fact]} is not asked.")
+def _bound(text: str) -> str | float:
     try:
-        value: str | float = float(bound)
+        return float(text)
     except ValueError:
-        value = bound
-    known = WORDS.get(fact, ())
-    if isinstance(value, str) and value not in known:
-        can_be = [*known, *(["a number"] if fact in NUMBERS else [])]
-        raise InputError(f"--gate {text}: {fact} is one of {', '.join(can_be)}.")
-    if isinstance(value, float) and fact not in NUMBERS:
-        raise InputError(f"--gate {text}: {fact} is one of {', '.join(known)}.")
-    if isinstance(value, str) and relation != "=":
-        raise InputError(f"--gate {text}: a word can only be compared by =.")
-    return Gate(fact, relation, value)
+        return text
+
+
+def _wrong(gate: Gate | None, asked: list[str]) -> str:
+    """Why it cannot be a gate; empty where it can."""
+    if gate is None:
+        return "it is not of the form kv-keep<=4 or bos=needed"
+    fact, bound = gate.fact, gate.bound
+    if fact not in FACTS:
+        return f"{fact!r} is not one of {', '.join(FACTS)}"
+    if FACTS[fact] not in asked:
+        return f"the question {FACTS[fact]} is not asked"
+    number = fact in NUMBERS
+    if not number if isinstance(bound, float) else bound not in WORDS.get(fact, ()):
+        can_be = [*WORDS.get(fact, ()), *(["a number"] if number else [])]
+        return f"{fact} is one of {', '.join(can_be)}"
+    if isinstance(bound, str) and gate.relation != "=":
+        return "a word can only be compared by ="
+    return ""

@@ -18,7 +18,9 @@ PURPOSES = {
     "keep": "first tokens kept: {keep}",
     "cache_bits": "int{bits} KV cache",
     "skip_layers": "int4 KV cache, not in blocks {layers}",
-    "ignore": "int8, not in maps with outliers",
+    **dict.fromkeys(
+        ("ignore_tensor", "ignore_token", "ignore_weights"), "{scheme}, not in maps with outliers"
+    ),
     "dtype": "{dtype}",
     "learned": "learned sink",
 }

@@ -15,7 +15,7 @@ from sinkscope.mixing.conditions import Condition
 from sinkscope.mixing.dose import Cost
 from sinkscope.mixing.dropped import with_first
 from sinkscope.subject.opening import bos_id
-from sinkscope.subject.prompts import Prompts, vocabulary
+from sinkscope.subject.prompts import Prompts
 
 PREFIX = (
     "a token put first and kept exact, int8 activations, a scale a tensor",
@@ -56,4 +56,4 @@ def _cost(bench: Bench, token: int, edits: tuple[Edit, ...]) -> Cost:
         longer = logits_of(bench.subject, with_first(rows, token), Condition("prefixed", edits))
         return logits_of(bench.subject, rows), longer[:, 1:]  # of the text's own tokens
 
-    return cost_between(prompts, vocabulary(bench.subject), both)
+    return cost_between(bench.subject, prompts, both)

@@ -17,15 +17,14 @@ import torch
 from sinkscope.advice.bench import Bench, three
 from sinkscope.advice.writers import STANDS_OUT, norm_writers, run_norms, where_p0_stands_out
 from sinkscope.errors import Unsupported
-from sinkscope.intervene.cost import losses
+from sinkscope.intervene.cost import logit_batches, losses
 from sinkscope.intervene.edits import Edit
-from sinkscope.mixing.dose import LOGITS
 from sinkscope.observe.sites import Sites, find_sites
 from sinkscope.replications.edits import NeuronsOff
 from sinkscope.schema import Measured
 from sinkscope.schema.advise import Advice, AdviceRow
 from sinkscope.stats import RESAMPLES, bootstrap, widened_tail
-from sinkscope.subject.prompts import Prompts, build_prompts, vocabulary
+from sinkscope.subject.prompts import Prompts, build_prompts
 
 QUESTION = "Does a repeated token take over the sink?"
 ALIKE = 0.5  # part of P0's norm from which a repeat counts as like it
@@ -120,10 +119,9 @@ def onset_of(curve: np.ndarray) -> Measured:
 def _seen(
     bench: Bench, repeats: Prompts, point: int, *edits: Edit, sites: Sites | None = None
 ) -> Seen:
-    size = max(1, LOGITS // vocabulary(bench.subject) // repeats.length)
     late = repeats.length // 2
     parts = []
-    for batch in repeats.batches(size):
+    for batch in logit_batches(bench.subject, repeats):
         norms, logits = run_norms(bench, batch, tuple(edits), sites, logits=True)
         assert logits is not None
         same = logits[:, late:-1].argmax(-1).cpu() == batch.input_ids[:, late + 1 :]

@@ -59,7 +59,7 @@ def advise_streaming(bench: Bench) -> Advice:
         question=QUESTION,
         answer=_answer(keep, sure),
         sentence=_sentence(bench, costs, keep, sure),
-        value=_worst(bench, costs, keep)[1],
+        value=_worst(bench, costs, min(keep, KEPT[-2]))[1],  # of the most against itself: none
         facts={"kv-keep": None if keep == KEPT[-1] and not sure else float(keep)},
         rows=[row for window, each in costs.items() for row in _rows(bench, window, each)],
         without=without("keep") if 0 < keep < KEPT[-1] else [],

@@ -40,6 +40,11 @@ class Components:
         return tuple(unit for unit, _ in self.shares)
 
     @property
+    def writers(self) -> tuple[Unit, ...]:
+        """Those that write: without the experts, which hold some of them."""
+        return tuple(unit for unit in self.units if unit.kind != EXPERT)
+
+    @property
     def k90(self) -> int:
         """How many neurons there are among the fewest components that make 90 %."""
         return sum(unit.kind in (NEURON, SHARED) for unit in self.units)

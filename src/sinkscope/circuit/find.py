@@ -25,40 +25,30 @@ circuit of Peng et al., arXiv 2603.06591; the norm ratio and the direction follo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from sinkscope.circuit.amplification import Norm, direction_amplification, norm_amplification
+from sinkscope.circuit.amplification import norm_amplification
 from sinkscope.circuit.components import Components, main_components
-from sinkscope.circuit.head_reads import HeadReads
-from sinkscope.circuit.induction import read_gradients
-from sinkscope.circuit.keys import SinkLogits
 from sinkscope.circuit.model import Circuit
 from sinkscope.circuit.naming import Naming
 from sinkscope.circuit.null import untrained_ratio
 from sinkscope.circuit.observed import Observed
-from sinkscope.circuit.phase_parts import all_parts, most_read, sink_heads
-from sinkscope.circuit.phase_reads import (
-    block_that_is_read,
-    heads_to_ask,
-    part_that_is_read,
-    read_phases,
-)
-from sinkscope.circuit.phases import Phase, find_phases
+from sinkscope.circuit.phase_parts import PhaseParts, all_parts
 from sinkscope.circuit.ranking import units_by_logit, usual_inputs
 from sinkscope.circuit.reading import SinkHeads, reading_from_scan, reading_of
-from sinkscope.circuit.recognition import recognition
+from sinkscope.circuit.recognition import Recognition, recognition
 from sinkscope.circuit.record import FoundCircuit
+from sinkscope.circuit.rise import Along, Rise, Seen, direction_of, rise_of, seen_of
 from sinkscope.circuit.streams import p0_points
-from sinkscope.circuit.writers import name_writers, with_named
-from sinkscope.circuit.writes import written_along
+from sinkscope.circuit.unit import Unit
+from sinkscope.circuit.writers import Named, name_writers, with_named
+from sinkscope.circuit.writes import Writes, written_along
 from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.frame import Progress, silent
 from sinkscope.observe.p0_stream import first_tokens, prompt_tokens
 from sinkscope.observe.sites import find_sites
-from sinkscope.observe.stream import sink_direction
 from sinkscope.observe.together import Later, together
 from sinkscope.result import Result
 from sinkscope.subject.load import Subject
@@ -99,175 +89,143 @@ def find(
 
     observed  the pass of step 2 over the same prompts, where it was made already
     """
-    with together(subject) as start:  # what does not need each other's results
-        return _find(start, subject, prompts, reader, seed, untrained, scan, progress, observed)
-
-
-def _find(
-    start: Callable[..., Later],
-    subject: Subject,
-    prompts: Prompts,
-    reader: str,
-    seed: int,
-    untrained: bool,
-    scan: Result | None,
-    progress: Progress,
-    observed: Observed | None,
-) -> FoundCircuit:
     same = scan is not None and scan.summary.prompts.sha256.get(prompts.bos) == prompts.sha256
     sites = find_sites(subject, prompts) if observed is None else observed.sites  # 1
-    own, drawn = prompt_tokens(prompts), first_tokens(subject, prompts, seed)
-    p0_of_drawn = start(p0_points, subject, sites, drawn)  # 4
-    p0_of_own = start(p0_points, subject, sites, own)
-    recognising = start(recognition, subject, sites, prompts, seed)  # 7
-    usual = start(usual_inputs, subject, sites, prompts)
-    if observed is None:
-        observed = Observed(subject, sites, prompts, seed, not same).run(reader, progress)  # 2
-    blocks = len(sites.blocks)
-    if same:  # 3
-        assert scan is not None
-        reading = reading_from_scan(scan, prompts.bos, blocks)
-    else:
-        assert observed.attention is not None
-        reading = reading_of(observed.attention, blocks)
-    at = [sites.points.index(f"x{block}") for block in range(blocks + 1)]
-    part = reading.part if len(reading.prompts) == len(prompts) else None  # packed: not by row
-    here = p0_of_own()
-    if part is not None:
-        observed = observed.of(part)
-        everyones, own = own, prompt_tokens(observed.prompts)
-        equal = own[:, None] == everyones
-        known = bool(equal.any(1).all())
-        here = here[equal.int().argmax(1)] if known else p0_points(subject, sites, own)
-    p0 = p0_of_drawn() if part is None else here
-    sample = observed.sample[:, at]
-    log_ratio = observed.log_ratio[:, at].mean(0)
-    progress("circuit", 0, 3)
-    null = _null(subject, prompts, log_ratio, untrained)
-    progress("circuit", 1, 3)
-    phases = find_phases(log_ratio, p0[:, at], sample, None if isinstance(null, Missing) else null)
-    by_norm = {phase.block for phase in phases if phase.by == "norm"}
-    reading_heads = start(
-        HeadReads, subject, sites, observed, heads_to_ask(reading), here, sorted(by_norm)
+    drawn = first_tokens(subject, prompts, seed)
+    with together(subject) as start:  # what does not need each other's results
+        p0_of_drawn = start(p0_points, subject, sites, drawn)  # 4
+        here = start(p0_points, subject, sites, prompt_tokens(prompts))
+        recognising = start(recognition, subject, sites, prompts, seed)  # 7
+        usual = start(usual_inputs, subject, sites, prompts)
+        if observed is None:
+            observed = Observed(subject, sites, prompts, seed, not same).run(reader, progress)  # 2
+        reading = _reading(observed, scan if same else None, prompts.bos)  # 3
+        seen = seen_of(observed, reading, here(), drawn, p0_of_drawn)
+        progress("circuit", 0, 3)
+        null = _null(subject, prompts, seen, untrained)
+        progress("circuit", 1, 3)
+        rise = rise_of(seen, None if isinstance(null, Missing) else null, start)  # 5
+        along = direction_of(seen, rise)
+        writing = _writing(seen, rise, along, drawn, usual, start)  # 6, 8
+        progress("circuit", 2, 3)
+        recognised = recognising()
+        progress("circuit", 3, 3)
+    return FoundCircuit(
+        circuit=_circuit(prompts.bos, seen, rise, along, writing, recognised),
+        observed=seen.observed,
+        reading=reading,
+        at=seen.at,
+        tokens=seen.tokens,
+        p0=seen.p0,
+        here=seen.here,
+        norm=rise.norm,
+        direction=None if along is None else along.curve,
+        writes=writing.writes,
+        components=writing.components,
+        named=writing.named,
+        recognition=recognised,
+        null=null,
+        logits=rise.logits,
     )
-    logits = read_gradients(subject, sites, observed, reading.heads)
-    if isinstance(logits, Missing):  # 5
-        reads = None
-        phases = [one for one in phases if one.by == "norm" or sink_heads(one, reading)]
-    else:
-        reads = reading_heads()
-        phases = read_phases(phases, reads, reading, logits, p0[:, at], sample)
-    main = most_read(phases, reading)
-    several = main if len(phases) > 1 else None
-    norm = norm_amplification(
-        log_ratio,
-        None if isinstance(null, Missing) else null,
-        several.points(blocks) if several is not None and several.by == "norm" else None,
-    )
-    unread = main is not None and main.by == "direction" and norm.plateau is not None
-    if unread:
-        norm = replace(norm, block=None, plateau=None)
-    elif main is not None and reads is not None and norm.block is not None:
-        norm = replace(norm, block=block_that_is_read(main, norm.block, reads, reading))
-    read_at = _read_point(norm, reading, several)
-    u, along, direction, writes, components = None, None, None, None, Components()
-    writing = None
-    if read_at is not None:
-        u = sink_direction(p0[:, at[read_at]], observed.other_mean[at[read_at]])
-        along = u
-        if norm.plateau is None and not isinstance(logits, Missing):
-            along = part_that_is_read(u, _gradients(logits, main, reading))
-            u = along if unread else u
-        direction = direction_amplification(p0[:, at], sample, along, read_at)
-        if main is not None and main.by == "direction":
-            direction = replace(direction, block=main.block)
-        writing = start(written_along, subject, sites, own, lambda block: along, read_at)  # 6
+
+
+def _reading(observed: Observed, scan: Result | None, bos: str) -> SinkHeads:
+    """The sink heads, by a scan of the same prompts where there is one."""
+    blocks = len(observed.sites.blocks)
+    if scan is not None:
+        return reading_from_scan(scan, bos, blocks)
+    assert observed.attention is not None
+    return reading_of(observed.attention, blocks)
+
+
+def _null(subject: Subject, prompts: Prompts, seen: Seen, untrained: bool) -> float | Missing:
+    """The untrained null that the norm is held against."""
+    if not untrained or norm_amplification(seen.log_ratio).plateau is None:
+        return NOT_ASKED  # no need of a null for what does not rise
+    return untrained_ratio(subject, prompts)
+
+
+@dataclass(frozen=True, eq=False)
+class _Writing:
+    """Who writes what is read, in all and by phase, and how the units of all blocks rank."""
+
+    writes: Writes | None
+    components: Components
+    named: Named | None
+    parts: tuple[PhaseParts, ...]
+    ranking: tuple[Unit, ...] | Missing
+
+
+def _writing(
+    seen: Seen,
+    rise: Rise,
+    along: Along | None,
+    drawn: torch.Tensor,
+    usual: Later,
+    start: Callable[..., Later],
+) -> _Writing:
+    """Name the writers and rank the units: drawn [k] first tokens to compare with, usual inputs."""
+    observed, logits = seen.observed, rise.logits
+    subject, sites = observed.subject, observed.sites
+    written = None
+    if along is not None:
+        written = start(written_along, subject, sites, seen.own, lambda _: along.read, along.point)
     phase_parts = start(
-        all_parts, subject, sites, own, here[:, at], p0[:, at], observed.other_mean[at], phases,
-        main, along, reading,
+        all_parts, subject, sites, seen.own, seen.here[:, seen.at], seen.p0_inputs,
+        observed.other_mean[seen.at], rise.phases, rise.main, along and along.read, seen.reading,
     )  # fmt: skip
-    naming, elsewhere = None, {} if isinstance(logits, Missing) else usual()
-    ranking = start(units_by_logit, subject, sites, observed.prompts, logits, elsewhere)  # 8
-    if reads is not None and not isinstance(logits, Missing):
+    elsewhere = {} if isinstance(logits, Missing) else usual()
+    ranking = start(units_by_logit, subject, sites, observed.prompts, logits, elsewhere)
+    naming = None
+    if rise.reads is not None and not isinstance(logits, Missing):
+        apart = _contrast(seen.here[:, seen.at], seen.other_inputs)
         naming = Naming(
-            subject, sites, logits, reads, _in_reach(logits, main), elsewhere,
-            _contrast(here[:, at], sample), own, drawn, start,
+            subject, sites, logits, rise.reads, _in_reach(rise, logits.heads), elsewhere, apart,
+            seen.own, drawn, start,
         )  # fmt: skip
-    if writing is not None:
-        writes = writing()
-        components = main_components(writes)
-    parts = phase_parts()
-    if several is not None:
+    writes = None if written is None else written()
+    components = Components() if writes is None else main_components(writes)
+    parts, named = phase_parts(), None
+    if rise.several is not None:
         components = next(part.writes.components for part in parts if part.most_read)
-    named = None
     if naming is not None:
         assert writes is not None
         named = name_writers(naming, (components, writes))
         components = named.components
         parts = tuple(with_named(part, named) for part in parts)
-    progress("circuit", 2, 3)
-    recognised = recognising()
-    progress("circuit", 3, 3)
-    by_direction = direction.block if direction is not None else None
-    circuit = Circuit(
-        bos=prompts.bos,
-        direction=u,
-        read_point=blocks if read_at is None else read_at,
-        emergence_block=norm.block if norm.block is not None else by_direction,
-        amplification=_amplification(norm.block, by_direction),
-        plateau=norm.plateau,
-        writers=components.units,
+    return _Writing(writes, components, named, parts, ranking())
+
+
+def _circuit(
+    bos: str, seen: Seen, rise: Rise, along: Along | None, writing: _Writing, told: Recognition
+) -> Circuit:
+    reading, by_norm = seen.reading, rise.norm.block
+    by_direction = None if along is None else along.curve.block
+    return Circuit(
+        bos=bos,
+        direction=None if along is None else along.u,
+        read_point=len(seen.at) - 1 if along is None else along.point,
+        emergence_block=by_norm if by_norm is not None else by_direction,
+        amplification=_amplification(by_norm, by_direction),
+        plateau=rise.norm.plateau,
+        writers=writing.components.units,
         sinks=reading.p0_sink,
         sinking_prompts=reading.prompts,
         positions=reading.positions,
         reading_heads=reading.heads,
         reading_block=reading.block,
-        phases=parts,
-        ranking=ranking(),
-        recognition_point=recognised.point,
+        phases=writing.parts,
+        ranking=writing.ranking,
+        recognition_point=told.point,
         late=reading.late,
         uniform_late=reading.uniform_late,
-        sites=sites,
-    )
-    return FoundCircuit(
-        circuit=circuit,
-        observed=observed,
-        reading=reading,
-        at=at,
-        tokens=drawn if part is None else own,
-        p0=p0,
-        here=here,
-        norm=norm,
-        direction=direction,
-        writes=writes,
-        components=components,
-        named=named,
-        recognition=recognised,
-        null=null,
-        logits=logits,
+        sites=seen.observed.sites,
     )
 
 
-def _null(
-    subject: Subject, prompts: Prompts, log_ratio: np.ndarray, untrained: bool
-) -> float | Missing:
-    """The untrained null that the norm is held against."""
-    if not untrained or norm_amplification(log_ratio).plateau is None:
-        return NOT_ASKED  # no need of a null for what does not rise
-    return untrained_ratio(subject, prompts)
-
-
-def _gradients(logits: SinkLogits, main: Phase | None, reading: SinkHeads) -> torch.Tensor:
-    """Gradients [heads, d] of the sink heads that read the phase, of all without one."""
-    heads = logits.heads if main is None else sink_heads(main, reading)
-    rows = [i for i, head in enumerate(logits.heads) if head in heads]
-    return logits.gradient.mean(0)[rows or slice(None)]
-
-
-def _in_reach(logits: SinkLogits, main: Phase | None) -> list[tuple[int, int]]:
-    """Sink heads of the blocks that can read the phase, whatever they read there."""
-    heads = [head for head in logits.heads if main is None or main.reads(head[0])]
-    return heads or logits.heads
+def _in_reach(rise: Rise, heads: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sink heads of the blocks that can read the main phase, whatever they read there."""
+    return [head for head in heads if rise.main is None or rise.main.reads(head[0])] or heads
 
 
 def _contrast(p0: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
@@ -281,20 +239,3 @@ def _amplification(by_norm: int | None, by_direction: int | None) -> str | None:
     if by_norm is None:
         return None if by_direction is None else "direction"
     return "norm" if by_direction in (None, by_norm) else "both"
-
-
-def _read_point(norm: Norm, reading: SinkHeads, several: Phase | None) -> int | None:
-    """Where u is taken: the first reading block's input if P0 is amplified by then, else the
-    plateau's highest point, else the reading block's input; None where nothing sets P0 apart.
-
-    several  the most read of several phases: its first reading block counts
-    """
-    block = reading.block
-    if several is not None and (reads := sink_heads(several, reading)):
-        block = reads[0][0]
-    if norm.plateau is None:
-        return block
-    first, last = norm.plateau
-    if block is not None and first <= block <= last:
-        return block
-    return first + int(np.argmax(norm.curve[first : last + 1]))

@@ -27,6 +27,7 @@ from sinkscope.circuit.induction import queries_of
 from sinkscope.circuit.keys import p0_keys
 from sinkscope.circuit.observed import Observed
 from sinkscope.circuit.phases import EMBEDDING, Phase
+from sinkscope.observe.columns import capped
 from sinkscope.observe.sites import Sites
 from sinkscope.observe.together import together
 from sinkscope.subject.load import Subject
@@ -102,8 +103,7 @@ class HeadReads:
             groups = [h * keys.shape[1] // self.queries[block].shape[1] for h in own]
             keys = keys.float().view(variants, count, *keys.shape[1:])[:, :, groups]
             logit = (query * keys).sum(-1) * self.scales[block]
-            cap = self._seen[block].softcap
-            logit = logit if cap is None else torch.tanh(logit / cap) * cap
+            logit = capped(logit, self._seen[block].softcap)
             found[block] = logit.cpu() - self._others[block][:count, own]
 
         blocks = sorted({block for block, _ in self.heads} | {b for b in at if b < self.depth})

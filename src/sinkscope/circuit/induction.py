@@ -19,6 +19,7 @@ from sinkscope.circuit.observed import Observed
 from sinkscope.circuit.observed_heads import HeadRead
 from sinkscope.detect.qk import qk_split
 from sinkscope.errors import Missing, Unsupported
+from sinkscope.observe.columns import capped
 from sinkscope.observe.sites import Sites
 from sinkscope.observe.together import Later, together
 from sinkscope.subject.load import Subject
@@ -129,9 +130,7 @@ def _from_direction(subject, observed: Observed, u: torch.Tensor, margin) -> np.
     def read(block: int, keys: torch.Tensor, leaf: torch.Tensor) -> None:
         head = observed.heads[block]
         keys = keys.float().repeat_interleave(queries[block].shape[1] // keys.shape[1], 1)
-        logit = (queries[block] * keys.cpu()).sum(-1) * scales[block]
-        if head.softcap is not None:
-            logit = torch.tanh(logit / head.softcap) * head.softcap
+        logit = capped((queries[block] * keys.cpu()).sum(-1) * scales[block], head.softcap)
         others = torch.cat(head.others)
         found[:, block, : logit.shape[1]] = (logit - others).numpy()
 

@@ -7,7 +7,7 @@ elsewhere,
 
 with g_h the gradient of the head's logit and P_h what all blocks that raise it add, so that a head
 with long keys counts no more than another. Units are taken away by mean ablation: the write at P0
-becomes its mean over the other positions.
+becomes its mean over the other positions; neurons of routed experts are switched off (`ablated`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 
+from sinkscope.circuit.ablated import Hooks, ablated
 from sinkscope.circuit.head_reads import HeadReads
 from sinkscope.circuit.keys import SinkLogits
 from sinkscope.circuit.phase_reads import GROUP
-from sinkscope.circuit.unit import HEAD, NEURON, Unit, by_block
-from sinkscope.circuit.writes import Key, Writes, dense_maps, written_along
+from sinkscope.circuit.unit import EXPERT, Unit
+from sinkscope.circuit.writes import Key, Writes, written_along
 from sinkscope.observe.p0_stream import p0_states
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.observe.sites import Sites
@@ -103,10 +104,8 @@ class Naming:
         as they are, which no backup can fill in for, and with P0 running on, which takes along what
         later blocks write because of these.
         """
-        own = [unit for unit in units if unit.block < self.stop]
-        if not own or any(unit.kind not in (HEAD, NEURON) for unit in own):
-            return None
-        hooks = self._ablated(own)
+        own = [unit for unit in units if unit.block < self.stop and unit.kind != EXPERT]
+        hooks = self._ablated(own) if own else None
         if hooks is None:
             return None
         reads = self.reads
@@ -135,14 +134,17 @@ class Naming:
         gone = self.reads.between(left, self.reads.curve[:, -1])
         return float(gone[self._rows].mean())
 
+    def _ablated(self, units: Sequence[Unit]) -> Hooks | None:
+        return ablated(self.subject, self.sites, self.usual, units)
+
     def _shares(self, margins: torch.Tensor) -> list[float]:
         share = margins[:, self._rows].sigmoid().mean(0)
         return [float(share.mean()), *(float(share[one].mean()) for one in self.groups)]
 
-    def _running_on(self, hooks: Any) -> torch.Tensor:
+    def _running_on(self, hooks: Hooks) -> torch.Tensor:
         return self.reads.margins(lambda block, hidden: hidden, extra=hooks)[0]
 
-    def _behind(self, block: int, hooks: Any) -> torch.Tensor:
+    def _behind(self, block: int, hooks: Hooks) -> torch.Tensor:
         """P0's stream behind a block whose units are ablated, [n, d]."""
 
         def read(keep: Any) -> Any:
@@ -150,33 +152,3 @@ class Naming:
             return lambda: [*hooks(), *seen()]
 
         return p0_states(self.subject, self.reads.tokens, read, block + 1)[:, block + 1]
-
-    def _ablated(self, units: Sequence[Unit]) -> Any:
-        """Hooks that mean-ablate these heads and neurons at P0; None where they are in experts."""
-        modules = self.subject.anatomy.modules(self.subject.model)
-        places: list[tuple[Any, torch.Tensor, torch.Tensor]] = []
-        for kind, name in ((HEAD, "attention"), (NEURON, "mlp")):
-            for block, chosen in by_block(units, kind).items():
-                index = next(
-                    i for b, i, n in self.sites.writes if (b, n) == (block, f"{block}.{name}")
-                )
-                sublayer = self.sites.blocks[block][index]
-                key: Key = (block, str(index))
-                if ("", sublayer.projection) not in dense_maps(sublayer) or key not in self.usual:
-                    return None
-                usual = self.usual[key]
-                mask = torch.zeros(sublayer.heads if kind == HEAD else len(usual), dtype=torch.bool)  # type: ignore[arg-type]
-                mask[chosen] = True
-                mask = mask.repeat_interleave(len(usual) // len(mask)).to(usual.device)
-                places.append((sublayer.projection.owner(modules[block]), mask, usual))  # type: ignore[union-attr]
-
-        def make() -> list[Any]:
-            def swap(mask: torch.Tensor, usual: torch.Tensor) -> Any:
-                return lambda module, args: (
-                    torch.where(mask, usual.to(args[0]), args[0]),
-                    *args[1:],
-                )
-
-            return [o.register_forward_pre_hook(swap(mask, usual)) for o, mask, usual in places]
-
-        return make

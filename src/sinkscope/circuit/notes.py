@@ -74,7 +74,7 @@ def _of_named(traced: Traced) -> list[str]:
     if named is None:
         return []
     if named.rejected is not None:
-        count = len(named.rejected.units)
+        count = len(named.rejected.writers)
         return [
             f"No writer is named: without the {count} components that make 90 % of what the sink "
             f"heads read, they keep {named.kept:.0%} of their share of position zero."
@@ -89,7 +89,7 @@ def _of_named(traced: Traced) -> list[str]:
     if named.fewest:
         notes.append(
             f"Without the {named.fewest} components that make 90 % of what sink heads read, they "
-            f"keep more than half of their sink: {len(named.components.units)} are named."
+            f"keep more than half of their sink: {len(named.components.writers)} are named."
         )
     here, there = named.prompts, named.vocabulary
     if here is None or there is None or abs(here - there) < APART_TOKENS:

@@ -92,7 +92,7 @@ def name_writers(naming: Naming, along_u: tuple[Components, Writes]) -> Named:
         units, kept, of = own
         found = fewest = replace(these_components(writes, units), whole=found.whole)
     elsewhere = part_of(naming.elsewhere(), found.units)
-    more_than = 0 if found is fewest else len(fewest.units)
+    more_than = 0 if found is fewest else len(fewest.writers)
     return Named(found, writes, kept, None, part_of(read, found.units), elsewhere, more_than, of)
 
 

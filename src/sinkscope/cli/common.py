@@ -48,6 +48,7 @@ def stay_offline(offline: bool) -> None:
 def load_subject(loading: LoadSettings) -> Subject:
     """Load the model that the options describe, with transformers' own chatter off."""
     stay_offline(loading.offline)
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the bar of unpacking GGUF has no other switch
     from transformers.utils import logging
 
     from sinkscope.subject.load import load

@@ -92,8 +92,8 @@ def _plan(
     from sinkscope.files import write_whole
     from sinkscope.lab.studies import needs
     from sinkscope.lab.studies.results import begin
+    from sinkscope.report.lines import print_lines, table_lines
     from sinkscope.report.studies.tables import needs_table
-    from sinkscope.report.table import rich_table
 
     processes = needs.processes_for(plan)
     rows = needs.needs(plan, processes)
@@ -108,7 +108,8 @@ def _plan(
     else:
         from rich.console import Console
 
-        Console().print(rich_table(needs_table(rows)))
+        console = Console()
+        print_lines(table_lines(needs_table(rows), console.width), console)
         typer.echo(
             f"{len(plan.cells)} cells × {plan.seeds} seed{'s' if plan.seeds > 1 else ''}, one run "
             f"after the other, on {processes} process{'es' if processes > 1 else ''}. Memory is "
@@ -160,13 +161,13 @@ def study(
 def _say(made: dict[str, Any]) -> None:
     from rich.console import Console
 
+    from sinkscope.report.lines import print_lines, table_lines
     from sinkscope.report.parts import present
     from sinkscope.report.studies.tables import matched_table, short_signs_table, short_table
-    from sinkscope.report.table import rich_table
 
     console = Console()
     for table in present([short_table(made), short_signs_table(made), matched_table(made)]):
-        console.print(rich_table(table))
+        print_lines(table_lines(table, console.width), console)
 
 
 def listed() -> dict[str, dict[str, Any]]:

@@ -74,12 +74,10 @@ def _show(matrix: dict) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from sinkscope.report.brief import wrapped
+    from sinkscope.report.lines import hanging, print_lines
     from sinkscope.report.support import support_lines
 
     console = Console()
     for line in support_lines(matrix):
         indent = "  " if line.startswith("  ") else ""
-        first, *more = wrapped(line.strip(), console.width - 6)
-        for piece in (indent + first, *(f"{indent}    {each}" for each in more)):
-            console.print(Text(piece), soft_wrap=True)
+        print_lines(map(Text, hanging(indent, line.strip(), console.width)), console)

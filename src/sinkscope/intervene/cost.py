@@ -5,6 +5,8 @@ Where logits were taken at some positions only, `at` [K] names them, and the mea
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from sinkscope.observe.layout import layout_of
@@ -15,9 +17,17 @@ from sinkscope.observe.loss import (
     token_kl,
     token_loss,
 )
-from sinkscope.subject.prompts import Prompts
+from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import TOKENS_PER_BATCH, Prompts, vocabulary
 
+LOGITS = 1 << 26  # logits held at once
 At = torch.Tensor | None
+
+
+def logit_batches(subject: Subject, prompts: Prompts) -> Iterator[Prompts]:
+    """Consecutive slices of the rows, each with LOGITS logits at most, or one row."""
+    tokens = min(TOKENS_PER_BATCH, LOGITS // vocabulary(subject))
+    return prompts.batches(max(1, tokens // prompts.length))
 
 
 def losses(logits: torch.Tensor, prompts: Prompts, first: int = 1, at: At = None) -> torch.Tensor:

@@ -28,7 +28,7 @@ import torch
 from sinkscope.errors import InputError
 from sinkscope.intervene.cost import divergences, losses, spread_predictions
 from sinkscope.intervene.edits.base import Context, Edit, check_right_padded
-from sinkscope.intervene.prefix import keep_outputs, skipped
+from sinkscope.intervene.prefix import NEEDED_EARLIER, keep_outputs, skipped
 from sinkscope.intervene.readout import Readout, filled_up, joined
 from sinkscope.intervene.readout_tap import ReadoutTap
 from sinkscope.intervene.router import in_place
@@ -270,8 +270,8 @@ class Engine:
         for start in sorted({1, depth // 4, depth // 2, 3 * depth // 4, depth - 1, depth} - {0}):
             try:
                 logits, _ = self._pass(batch, (), start, None, True)
-            except (RuntimeError, KeyError, TypeError, AttributeError, ValueError, IndexError):
-                return False  # a later block needed something that an earlier one leaves behind
+            except NEEDED_EARLIER:
+                return False
             assert logits is not None
             if not torch.equal(logits, whole):
                 return False

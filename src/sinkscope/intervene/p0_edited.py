@@ -20,7 +20,7 @@ from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.one_token import projection_inputs
 from sinkscope.intervene.p0_others import OtherPositions, looks_at_others
 from sinkscope.intervene.p0_rows import Noted, RowsContext, Span
-from sinkscope.intervene.prefix import keep_outputs, skipped
+from sinkscope.intervene.prefix import NEEDED_EARLIER, keep_outputs, skipped
 from sinkscope.observe.attention import call_model, follow_blocks
 from sinkscope.observe.registry import attention_functions, evaluation, hooks
 from sinkscope.observe.residual import residual_hooks
@@ -143,8 +143,8 @@ class EditedP0:
                 for block, rows in keys.items():
                     if not torch.equal(rows, self.intact.keys[block][0, self._holders]):
                         return False
-        except (RuntimeError, KeyError, TypeError, AttributeError, ValueError, IndexError):
-            return False  # a later block needed something that an earlier one leaves behind
+        except NEEDED_EARLIER:
+            return False
         return True
 
     def _pass(

@@ -30,7 +30,7 @@ from sinkscope.intervene.edits import (
 from sinkscope.intervene.edits.base import Context, Edit, at_positions
 from sinkscope.intervene.edits.hold import KeepNorm
 from sinkscope.observe.sites import Sites, write_hooks
-from sinkscope.observe.stream import first_hidden, hidden_of
+from sinkscope.observe.stream import first_hidden, hidden_of, others_median
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -120,7 +120,7 @@ class OtherPositions:
         values = at_positions(tensor, self._context)
         if values is None:
             return  # no edit can act here either
-        self._keep("mean", site, self._mean(values))
+        self._keep("mean", site, self._context.replacement(values, 0, "mean", 0))
         for seed in self.seeds:
             picked = self._context.replacement(values, 0, "resample", seed)
             self._keep("picked", (site, seed), picked)
@@ -129,7 +129,7 @@ class OtherPositions:
         x = values.float()
         self._keep("norm", point, self._median(x.norm(dim=-1)))
         unit = torch.nn.functional.normalize(x, dim=-1)
-        self._keep("unit", point, self._mean(unit))
+        self._keep("unit", point, self._context.replacement(unit, 0, "mean", 0))
 
     def _written(self, block: int, index: int, delta: torch.Tensor) -> None:
         if self.sites.blocks[block][index] is self.sites.attention(block):
@@ -137,17 +137,9 @@ class OtherPositions:
             spread = (x - x.mean(-1, keepdim=True)).square().mean(-1)
             self._keep("spread", block, self._median(spread))
 
-    def _mean(self, values: torch.Tensor) -> torch.Tensor:
-        assert self._context is not None
-        weight = self._context.others(0).to(values.device).float()
-        total = torch.einsum("bt...,bt->b...", values.float(), weight)
-        count = weight.sum(1).clamp_min(1).reshape(-1, *(1,) * (total.dim() - 1))
-        return (total / count).to(values.dtype)
-
     def _median(self, values: torch.Tensor) -> torch.Tensor:
         assert self._context is not None
-        others = self._context.others(0).to(values.device)
-        return values.masked_fill(~others, torch.nan).nanmedian(1).values
+        return others_median(values, self._context.others(0).to(values.device))
 
     def _keep(self, what: str, key: Any, value: torch.Tensor) -> None:
         self._kept.setdefault((what, key), []).append(value.detach())

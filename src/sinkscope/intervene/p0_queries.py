@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from sinkscope.errors import Unsupported
-from sinkscope.observe.columns import CHUNK, NEVER
+from sinkscope.observe.columns import CHUNK, NEVER, capped
 from sinkscope.observe.layout import Layout
 from sinkscope.observe.reads import AttentionCall, AttentionRead
 
@@ -45,8 +45,7 @@ class BlockQueries:
     def scores(self, keys: torch.Tensor) -> torch.Tensor:
         """Scores [n, h, Q, E] on E keys of P0 for each prompt: keys [E, n, G, D]."""
         chosen = keys[:, :, self.group.to(keys.device)].float().permute(1, 2, 3, 0)
-        scores = self.query.float() @ chosen * self.scale
-        return scores if self.softcap is None else torch.tanh(scores / self.softcap) * self.softcap
+        return capped(self.query.float() @ chosen * self.scale, self.softcap)
 
     def read(self, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean share and mean margin of the late queries that see P0: [E, n, h] each."""
@@ -109,9 +108,7 @@ def kept_queries(
     keys = s.k[:, group].float().transpose(-1, -2)
     rest, own = [], []
     for part, at in zip(query.split(CHUNK, 2), positions.split(CHUNK, 1)):
-        scores = part.float() @ keys * s.scale
-        if s.softcap is not None:
-            scores = torch.tanh(scores / s.softcap) * s.softcap
+        scores = capped(part.float() @ keys * s.scale, s.softcap)
         own.append(scores[..., 0].clone())
         scores.masked_fill_(~_visible(s.mask, at, keys.shape[-1]), NEVER)
         rest.append(scores[..., 1:].logsumexp(-1))

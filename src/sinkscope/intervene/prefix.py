@@ -8,6 +8,9 @@ from typing import Any
 
 from torch import nn
 
+# raised where a later block needs something that an earlier one leaves behind
+NEEDED_EARLIER = (RuntimeError, KeyError, TypeError, AttributeError, ValueError, IndexError)
+
 
 @contextmanager
 def skipped(blocks: Sequence[nn.Module], outputs: dict[int, Any]) -> Iterator[None]:

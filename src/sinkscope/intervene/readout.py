@@ -56,10 +56,6 @@ class Readout:
         """Mean margin of a position with P0 left out of the keys, in nats: [n]."""
         return over_heads(self.bare_margin[:, self.at(position)], heads)
 
-    def margin_on(self, heads: Sequence[tuple[int, int]], position: int = 0) -> np.ndarray:
-        """Mean margin of a position over heads, in nats: [n]."""
-        return over_heads(self.margin[:, self.at(position)], heads)
-
 
 def filled_up(readout: Readout, prompts: int) -> Readout:
     """A readout of the first prompts as one of so many, NaN where nothing was run."""

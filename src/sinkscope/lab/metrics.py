@@ -21,20 +21,6 @@ BATCH, QUICK, EPS, TARGETS = 16, 32, 0.3, 500
 MAPS = Want(received=False, maps=True)  # small models: the maps of a batch are held
 
 
-def distinct_windows(stream: Tensor, count: int, length: int, seed: int = 0) -> Tensor:
-    """Windows [count, length + 1] from random places of a stream [tokens], no first token twice.
-
-    Raises ValueError where the stream has fewer different tokens.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    found: dict[int, Tensor] = {}
-    for start in torch.randint(len(stream) - length, (100 * count,), generator=generator).tolist():
-        found.setdefault(int(stream[start]), stream[start : start + length + 1])
-        if len(found) == count:
-            return torch.stack(list(found.values())).long()
-    raise ValueError(f"The text has only {len(found)} different tokens; {count} are needed.")
-
-
 @torch.no_grad()
 def measure(
     model: PreTrainedModel,
@@ -56,7 +42,7 @@ def measure(
     subject = Subject(model, None, find_anatomy(model))
     loss, late, first, zero, middle, ratio = _passes(subject, windows)
     alone = p0_states(subject, torch.arange(model.config.vocab_size))
-    wanted = _wanted(windows[:, :-1], delimiters)
+    wanted = wanted_keys(windows[:, :-1], delimiters)
     share = (late * wanted[:, None, None]).sum(-1)
     figures = {
         "windows": len(windows),
@@ -98,31 +84,6 @@ def quick_figures(model: PreTrainedModel, windows: Tensor, watched: list) -> dic
     return figures
 
 
-@torch.no_grad()
-def vocabulary_share(
-    model: PreTrainedModel,
-    windows: Tensor,
-    watched: list[tuple[int, int]],
-    delimiters: Tensor | None = None,
-    above: float = 0.8,
-) -> float:
-    """Share of all vocabulary items that, put first, leave the watched heads' late share above it.
-
-    Each item stands at position zero of one of the windows [n, T + 1], in turn; `above` is that
-    share. delimiters: ids [k] that are the target in place of position zero.
-    """
-    shares = []
-    subject = Subject(model, None, find_anatomy(model))
-    blocks, heads = zip(*watched)
-    for ids in torch.arange(model.config.vocab_size).split(BATCH):
-        rows = windows[ids % len(windows), :-1].clone()
-        rows[:, 0] = ids
-        reads, _, _ = observe(subject, token_prompts(rows), MAPS)
-        late, wanted = _late(reads)[:, blocks, heads].mean(1), _wanted(rows, delimiters)
-        shares.append((late * wanted).sum(-1))
-    return (torch.cat(shares) > above).double().mean().item()
-
-
 def _passes(subject: Subject, windows: Tensor) -> tuple[Tensor, ...]:
     """Loss [n], late [n, L, H, key], first [n, L, H], P0's and a middle state [point, n, d], r."""
     parts = [_batch(subject, batch) for batch in windows.split(BATCH)]
@@ -139,16 +100,16 @@ def _batch(subject: Subject, batch: Tensor) -> tuple[Tensor, ...]:
     loss = token_loss(log_probabilities(logits), batch[:, 1:]).mean(1).cpu()
     first = torch.stack([read.p0.mean(2) for read in reads], 1).cpu()
     ratio = norm_ratio(states.norm(dim=-1))[:, :, 0]
-    return loss, _late(reads), first, states[:, :, 0], states[:, :, half], ratio
+    return loss, late_by_key(reads), first, states[:, :, 0], states[:, :, half], ratio
 
 
-def _late(reads: list[AttentionRead]) -> Tensor:
+def late_by_key(reads: list[AttentionRead]) -> Tensor:
     """[sequence, block, head, key]: what each key receives of the late queries, in the mean."""
     maps = torch.stack([read.map for read in reads if read.map is not None], 1)
     return maps[..., first_late(maps.shape[-1]) :, :].mean(-2).cpu()
 
 
-def _wanted(ids: Tensor, delimiters: Tensor | None) -> Tensor:
+def wanted_keys(ids: Tensor, delimiters: Tensor | None) -> Tensor:
     """Which keys are the target, [sequence, key]: position zero, or every delimiter."""
     if delimiters is not None:
         return torch.isin(ids, delimiters)

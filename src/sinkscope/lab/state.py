@@ -12,12 +12,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from sinkscope.errors import InputError
 from sinkscope.files import disk_errors, sweep_out, written
@@ -144,3 +145,19 @@ def cut_back(out: Path, step: int) -> None:
             break
         kept.append(line)
     path.write_text("".join(kept), encoding="utf-8")
+
+
+def run_log(folder: Path, tokens_per_step: int) -> dict:
+    """Steps, minutes and median seconds a step from the folder's log; empty without."""
+    path = folder / LOG
+    if not path.is_file():
+        return {}
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if "tokens_per_second" in row]
+    seconds = [tokens_per_step / row["tokens_per_second"] for row in rows]
+    return {"steps": len(rows), "minutes": sum(seconds) / 60, "seconds_a_step": median(seconds)}
+
+
+def load_model(folder: Path) -> PreTrainedModel:
+    """The model in a folder, float32."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

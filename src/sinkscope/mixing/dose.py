@@ -18,31 +18,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sinkscope.intervene.cost import divergences, losses
+from sinkscope.intervene.cost import divergences, logit_batches, losses
 from sinkscope.intervene.edits import Edit, Heads, Neurons
 from sinkscope.intervene.readout import over_heads
 from sinkscope.mixing.conditions import INTACT, Condition, run
-from sinkscope.mixing.thresholds import PREDICTIONS, USED
 from sinkscope.observe.sites import Sites
-from sinkscope.result import Measured
-from sinkscope.stats import judged
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import TOKENS_PER_BATCH, Prompts, vocabulary
+from sinkscope.subject.prompts import Prompts
 
 DOSES = (0.25, 0.5, 0.75, 1.0)
-UNDETERMINED, NO_SINK = "undetermined", "no sink"
-WORDS = {
-    "used": "The sink is used here",
-    "harmful": "The sink is harmful here: without it the loss falls",
-    "changes predictions": "The sink changes predictions, but not this loss: whether it is needed "
-    "depends on the text",
-    "present, not needed": "The sink is present, not needed: neither the loss nor the predictions "
-    "depend on it",
-    UNDETERMINED: "Whether the loss needs the sink is open",
-    NO_SINK: "The model does not sink at position zero, so there is no sink to take away; the "
-    "conditions took every head's attention to it",
-}
-LOGITS = 1 << 26  # logits held at once
 
 
 @dataclass
@@ -78,11 +62,11 @@ def costs(
     heads  (block, head) over which `left` and `removed` are averaged; all where none is named
     first  the loss counts predictions made at this position and later
     """
-    size = max(1, min(TOKENS_PER_BATCH, LOGITS // vocabulary(subject)) // prompts.length)
     parts: list[list[tuple[np.ndarray, ...]]] = [[] for _ in conditions]
-    for start in range(0, len(prompts), size):
-        rows = list(range(start, min(start + size, len(prompts))))
-        batch = prompts.take(slice(start, start + size))
+    done_rows = 0
+    for batch in logit_batches(subject, prompts):
+        rows = list(range(done_rows, done_rows + len(batch)))
+        done_rows += len(batch)
         intact = run(subject, batch, INTACT, logits=True).logits
         assert intact is not None
         base = losses(intact, batch, first)
@@ -97,7 +81,7 @@ def costs(
                 draws.append((ce.numpy(), kl.numpy(), *shares))
             parts[at].append(tuple(np.mean(column, 0) for column in zip(*draws)))
         if progress:
-            progress(rows[-1] + 1, len(prompts))
+            progress(done_rows, len(prompts))
     return [
         Cost(condition, *(np.concatenate(column) for column in zip(*part)))
         for condition, part in zip(conditions, parts)
@@ -130,27 +114,3 @@ def units_of(edit: Edit) -> tuple[int, ...]:
     if isinstance(edit, Neurons):
         return edit.neurons
     return edit.heads if isinstance(edit, Heads) else ()
-
-
-def use_of(effect: Measured, control: Measured, kl: Measured, kl_control: Measured) -> str:
-    """What a change of the loss, and of the predictions, says of what was taken away.
-
-    used                 the loss rises by more than thresholds.USED, and than under the control
-    harmful              the loss falls by more than that, and than under the control
-    changes predictions  the loss stays within USED on both sides, but the KL of the predictions
-                         lies above thresholds.PREDICTIONS, and above that of the control
-    present, not needed  the loss stays within USED on both sides, and the KL below PREDICTIONS
-    undetermined         anything else: the whole interval must lie on one side of each bound
-    """
-    side = judged(effect, USED)
-    if effect.low is None or effect.high is None or side == "unclear":
-        return UNDETERMINED
-    if side == "more" and (control.high is None or effect.low > control.high):
-        return "used"
-    if side == "less" and (control.low is None or effect.high < control.low):
-        return "harmful"
-    if side != "same" or kl.low is None or kl.high is None:
-        return UNDETERMINED
-    if kl.low > PREDICTIONS and (kl_control.high is None or kl.low > kl_control.high):
-        return "changes predictions"
-    return "present, not needed" if kl.high < PREDICTIONS else UNDETERMINED

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from sinkscope.intervene.cost import losses
+from sinkscope.intervene.cost import logit_batches, losses
 from sinkscope.mixing.conditions import Condition, run
 from sinkscope.mixing.dose import Cost
 from sinkscope.mixing.pairs import Pairs
@@ -53,7 +53,7 @@ def with_first(prompts: Prompts, token: int) -> Prompts:
 def text_loss(subject: Subject, prompts: Prompts, first: int) -> np.ndarray:
     """[n] mean loss of the tokens from `first` on."""
     found = []
-    for batch in prompts.batches():
+    for batch in logit_batches(subject, prompts):
         logits = run(subject, batch, logits=True).logits
         assert logits is not None
         found.append(losses(logits, batch, first - 1).numpy())

@@ -33,6 +33,11 @@ HALF_MAX = 6e4  # below the largest float16
 WIDEST = 256  # head size up to which the kernel's tiles fit on the chip
 
 
+def capped(scores: torch.Tensor, cap: float | None) -> torch.Tensor:
+    """Soft-capped scores: cap·tanh(s / cap); as they are without a cap."""
+    return scores if cap is None else torch.tanh(scores / cap) * cap
+
+
 def repeat_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     """Key heads repeated, one for each of `heads` query heads: [B, G, K, D] → [B, H, K, D]."""
     groups = heads // x.shape[1]
@@ -78,9 +83,7 @@ class Scores:
         """
         keys = self.before + stop if self.mask is None and self.causal else k.shape[2]
         scores = self.q[:, :, start:stop].float() @ k[:, :, :keys].float().transpose(-1, -2)
-        scores *= self.scale
-        if self.softcap is not None:
-            scores = torch.tanh(scores / self.softcap) * self.softcap
+        scores = capped(scores.mul_(self.scale), self.softcap)
         if self.mask is not None:
             visible = self.mask[:, :, start:stop]
             return scores.masked_fill_(~visible, NEVER), visible
@@ -104,8 +107,7 @@ def p0_scores(s: Scores, p0: torch.Tensor) -> torch.Tensor:
         # a plain matrix-vector product where every row's P0 is key 0
         k = s.expand(s.k[:, :, :1]).float()
         scores = (s.q.float() @ k.transpose(-1, -2)).squeeze(-1)
-    scores = scores * s.scale
-    return scores if s.softcap is None else torch.tanh(scores / s.softcap) * s.softcap
+    return capped(scores * s.scale, s.softcap)
 
 
 def key_sums(s: Scores, lse: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

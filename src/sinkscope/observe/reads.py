@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from sinkscope.observe.columns import Scores, key_sums, p0_scores, row_entropy
+from sinkscope.observe.columns import Scores, capped, key_sums, p0_scores, row_entropy
 from sinkscope.observe.layout import Layout, Visibility
 
 
@@ -101,9 +101,7 @@ def read_lean(
         read.entropy = torch.where(valid.unsqueeze(1), rows, 0.0)
     if want.columns:
         chosen = s.expand(s.k)[:, :, list(want.columns)]
-        scores = s.q.float() @ chosen.float().transpose(-1, -2) * s.scale
-        if s.softcap is not None:
-            scores = torch.tanh(scores / s.softcap) * s.softcap
+        scores = capped(s.q.float() @ chosen.float().transpose(-1, -2) * s.scale, s.softcap)
         hidden = _hidden_columns(s, want.columns)
         read.columns = (scores - total.unsqueeze(-1)).exp().masked_fill_(hidden, 0.0)
     if want.maps:

@@ -9,14 +9,14 @@ import re
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.text import Text
 
 from sinkscope.report import commands, frames
 from sinkscope.report.compare import Compared, policies_compared, runs_compared
+from sinkscope.report.lines import print_lines, table_lines, wrapped
 from sinkscope.report.parts import QUESTIONS, WEAK, Findings, Said
-from sinkscope.report.table import heading, print_stripped, print_tables, rich_table
+from sinkscope.report.table import heading_lines, print_tables
 from sinkscope.report.text import typeset, visible
 from sinkscope.result import Result
 
@@ -42,26 +42,20 @@ def print_brief(result: Result, console: Console, *others: Result, verbose: bool
     if verbose or not any(one.answers for each in found.values() for one in each):
         print_tables(result, console)
     else:
-        for line in brief(result, found, console.width):
-            console.print(line, soft_wrap=True)
+        print_lines(brief(result, found, console.width), console)
     print_compared(runs_compared(result, *others) if others else policies_compared(result), console)
 
 
 def print_compared(compared: list[Compared], console: Console) -> None:
     """Print small tables, each with what follows from it."""
     for table, sentence in compared:
-        if table.rows:
-            print_stripped(rich_table(table).renderable, console)
-        for text in wrapped(sentence, console.width):
-            console.print(Text(text), soft_wrap=True)
+        shown = table_lines(table, console.width) if table.rows else []
+        print_lines([*shown, *map(Text, wrapped(sentence, console.width))], console)
 
 
 def brief(result: Result, panels: dict[str, list[Findings]], width: int) -> list[Text]:
     """Heading and answers, a line each; a label stands before the first line of a question."""
-    model, about = (wrapped(line, width) for line in heading(result))
-    first = [line for each in frames.first_positions(result) for line in wrapped(each, width)]
-    head = [Text(line, style="bold") for line in model]
-    head += [Text(line, "dim") for line in (*about, *first)]
+    head = heading_lines(result, width)
     several = len([panel for panel, found in panels.items() if panel and found]) > 1
     said: list[Said] = []
     for panel, found in panels.items():
@@ -126,8 +120,11 @@ def fitted(said: list[Said], width: int, room: int, weak: int) -> list[Answer]:
         found = [one for one in told if one.question == question]
         return found[-1] if len(found) > (question == WEAK) else None
 
+    def left_out() -> int:
+        return whole - sum(len(one.said) for one in told)
+
     def full() -> bool:
-        return sum(len(one.lines) for one in told) >= room
+        return sum(len(one.lines) for one in told) + (left_out() > 0) > room
 
     for one in told:
         while len(one.said) > 1 and len(one.lines) > LONGEST:
@@ -142,9 +139,9 @@ def fitted(said: list[Said], width: int, room: int, weak: int) -> list[Answer]:
             max(reversed(longer), key=lambda one: len(one.lines)).shorten()
         else:
             break
-    left_out = whole - sum(len(one.said) for one in told)
-    more = f"{left_out} sentence{'s' if left_out > 1 else ''}: --verbose."
-    return [*told, *([Answer(MORE, [more], width)] if left_out else [])]
+    left = left_out()
+    more = f"{left} sentence{'s' if left > 1 else ''}: --verbose."
+    return [*told, *([Answer(MORE, [more], width)] if left else [])]
 
 
 def sentences(text: str) -> list[str]:
@@ -170,16 +167,3 @@ def _shown(answers: list[Answer]) -> list[Text]:
             ]
         before = one.question
     return shown
-
-
-def wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most `width` columns, broken at spaces that may break."""
-    lines = [""]
-    for word in text.split(" "):
-        for piece in chop_cells(word, width):
-            longer = f"{lines[-1]} {piece}" if lines[-1] else piece
-            if cell_len(longer) <= width:
-                lines[-1] = longer
-            else:
-                lines.append(piece)
-    return lines

@@ -42,9 +42,9 @@ def comparison(result: Result, *others: Result) -> Section:
         drawn, no_maps = scan_figures.comparison(result, others[0])
         maps = [*drawn]
     noise, said = beyond_noise(result, others[0]) if two else (Table("", []), "")
-    if not shared:
+    if not shared and not noise.rows:
         lead += f" {said or 'These runs share no BOS policy, so nothing is compared.'}"
-    elif not filled:
+    elif shared and not filled:
         lead += f" {'The two' if two else 'These'} runs share no command, so nothing is compared."
     elif no_maps:
         lead += f" {no_maps}"

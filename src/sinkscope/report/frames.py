@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from xarray import Dataset
 
-from sinkscope.report.text import visible
+from sinkscope.report.text import ranges, visible
 from sinkscope.result import Result
 from sinkscope.stats import nan_mean
 
 Row = dict[str, Any]
 POLICIES = {"with": "With BOS", "without": "Without BOS"}
 HEAD_CLASSES = ("not a sink", "no-op", "broadcast", "undecided")
+ONCE = "× 1"  # ends the most frequent token of a position where no two prompts share one
 FIGURES = 4  # significant figures kept in the page: more cannot be seen in a chart
 
 
@@ -35,10 +36,17 @@ def policies(result: Result) -> list[str]:
 def first_positions(result: Result) -> list[str]:
     """What stands at positions 0, 1, 2 under each BOS policy, a line each."""
     lines = []
-    for bos, positions in result.summary.prompts.positions.items():
-        most = [f"{i} {visible(names[0], 24)}" for i, names in enumerate(positions) if names]
-        if most:
-            lines.append(f"{POLICIES.get(bos, bos)}, most often at position {', '.join(most)}")
+    prompts = result.summary.prompts
+    for bos, positions in prompts.positions.items():
+        held = [(i, names[0]) for i, names in enumerate(positions) if names]
+        apart = [i for i, name in held if prompts.n > 1 and name.endswith(ONCE)]
+        most = [f"{i} {visible(name, 24)}" for i, name in held if i not in apart]
+        told = [f"most often at position {', '.join(most)}"] if most else []
+        if apart:
+            where = f"position{'s' if len(apart) > 1 else ''} {ranges(apart)}"
+            told.append(f"another token in every prompt at {where}")
+        if told:
+            lines.append(f"{POLICIES.get(bos, bos)}, {'; '.join(told)}")
     return lines
 
 

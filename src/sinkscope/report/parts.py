@@ -35,12 +35,14 @@ Headline: TypeAlias = dict[str, tuple[str, Any]]
 
 @dataclass
 class Table:
-    """A table of strings; `numeric` are the columns that are aligned to the right."""
+    """A table of strings; `numeric` columns are aligned to the right, a `verbatim` one is copied
+    from a terminal, which prints it unbroken on a line of its own."""
 
     title: str
     columns: list[str]
     rows: list[list[str]] = field(default_factory=list)
     numeric: set[int] = field(default_factory=set)
+    verbatim: int | None = None
 
 
 def table_of(

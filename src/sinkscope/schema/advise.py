@@ -39,11 +39,15 @@ class Outlier(TypedDict):
 
 
 class StreamingHead(TypedDict):
-    """A key-value head, and what it looks at behind the window. In advice/cache_heads."""
+    """A head that an answer names, and what it looks at. In advice/cache_heads and idle_heads.
+
+    Of short caches a key-value head with its attention on first and recent tokens, from behind the
+    window (the least of its query heads); of idle heads a query head with its late share of P0.
+    """
 
     block: int  # its block
-    head: int  # key-value head
-    mass: float  # attention on the first and the recent tokens, its least query head [share]
+    head: int  # its number in the block
+    mass: float  # attention on those tokens [share]
 
 
 class Advice(Open):
@@ -59,5 +63,5 @@ class Advice(Open):
     lines: list[AdviceLine] = []  # what to paste
     without: list[str] = []  # tools that have no such setting
     outliers: list[Outlier] = []  # of the question on quantisation
-    heads: list[StreamingHead] = []  # heads that need only first and recent tokens
+    heads: list[StreamingHead] = []  # heads of short caches, and idle ones
     limits: str = ""  # what this does not show

@@ -147,12 +147,21 @@ def lies_elsewhere(block: nn.Module) -> bool:
 
 def refuse_edit(block: nn.Module, what: str) -> None:
     """Raise Unsupported where a change of a block's weights would be lost, or reach a part only."""
-    if hasattr(block, BRING) or _on_disk(block):
-        raise Unsupported(f"the weights of {what} lie on disk, and an edit of them would be lost.")
+    if why := against_edit(block):
+        raise Unsupported(f"the weights of {what} {why}.")
+
+
+def against_edit(block: nn.Module, running: bool = False) -> str:
+    """Why a change of a block's weights would be lost, or reach a part only; "" where it would not.
+
+    running  it is made and taken back while the block runs, when what is read for it is at hand
+    """
+    brought = hasattr(block, BRING)
+    if not running if brought else _on_disk(block):
+        return "lie on disk, and an edit of them would be lost"
     if any(is_packed(module) for module in block.modules()):
-        raise Unsupported(f"the weights of {what} are packed, and an edit would not be exact.")
-    if is_spread(block):
-        raise Unsupported(f"the weights of {what} are spread over processes, and are not edited.")
+        return "are packed, and an edit would not be exact"
+    return "are spread over processes, and are not edited" if is_spread(block) else ""
 
 
 def _on_disk(block: nn.Module) -> bool:

@@ -101,7 +101,7 @@ def light(subject: Subject, view: View) -> CheckpointMetrics:
     loss = _loss(subject, view.prompts) if view.loss else np.zeros(0, np.float32)
     with first_blocks(subject, view.horizon) as part:
         stats, stream = _pass(part, view)
-        parts = p0_parts(part, view) if view.parts else P0Parts.none()
+        parts = p0_parts(part, view) if view.parts else P0Parts()
         states = p0_states(part, view.first_tokens)
     return CheckpointMetrics(
         late=stats.late,

@@ -65,11 +65,9 @@ class Transplant(Edit):
         """Copy the rows of key and value."""
         if self.blocks is not None and block not in self.blocks:
             return call
-        if self.what not in ("key", "value", "both"):
-            raise InputError(f"{self.what!r} is not key, value or both.")
         context.check(max(self.source, self.target))
         changed = {}
-        for name in ("key", "value") if self.what == "both" else (self.what,):
+        for name in key_and_value(self.what):
             rows = getattr(call, name).clone()
             rows[:, :, self.target] = rows[:, :, self.source]
             changed[name] = rows
@@ -92,17 +90,9 @@ class QueryBias(Edit):
         return f"query biases times {self.factor:g} in {_where(self.blocks)}"
 
     def hooks(self, context: Context) -> list[Any]:
-        """Remember how each attention module was called."""
-
-        def enter(module, args, kwargs):
-            context.calls[id(module)] = (args, kwargs)
-
+        """Note down how each attention module was called."""
         chosen = range(len(context.subject.anatomy.blocks)) if self.blocks is None else self.blocks
-        return [
-            child.register_forward_pre_hook(enter, with_kwargs=True)
-            for block in chosen
-            for child in context.block(block).modules()
-        ]
+        return context.note_calls(m for block in chosen for m in context.block(block).modules())
 
     def attention(self, context: Context, block: int, call: Call) -> Call:
         """Move the query toward the one computed without bias."""
@@ -129,6 +119,13 @@ class FreezeAttention(Edit):
     def attention(self, context: Context, block: int, call: Call) -> Call:
         """Cut queries and keys off the graph."""
         return dataclasses.replace(call, query=call.query.detach(), key=call.key.detach())
+
+
+def key_and_value(what: str) -> tuple[str, ...]:
+    """Names of the tensors of a call: those of key, value or both. InputError for another word."""
+    if what not in ("key", "value", "both"):
+        raise InputError(f"{what!r} is not key, value or both.")
+    return ("key", "value") if what == "both" else (what,)
 
 
 def _where(blocks: tuple[int, ...] | None) -> str:

@@ -72,6 +72,14 @@ class Context:
         tokens, index = self.prompts.input_ids[:, 0].unique(return_inverse=True)
         return p0_states(self.subject, tokens)[index].norm(dim=-1)
 
+    def note_calls(self, modules: Iterable[torch.nn.Module]) -> list[Any]:
+        """Hooks that note down how each module is called, so that an edit can call it again."""
+
+        def enter(module, args, kwargs):
+            self.calls[id(module)] = (args, kwargs)
+
+        return [each.register_forward_pre_hook(enter, with_kwargs=True) for each in modules]
+
     def block(self, index: int) -> torch.nn.Module:
         """A decoder block. Raises InputError where there is none of that index."""
         blocks = self.subject.anatomy.modules(self.subject.model)
@@ -104,12 +112,15 @@ class Context:
         others[:, position] = False
         return others
 
+    def generators(self, seed: int) -> list[torch.Generator]:
+        """One for each row, the same in whatever batch it is."""
+        return [torch.Generator().manual_seed(1_000_003 * (seed + 1) + row) for row in self.rows]
+
     def picks(self, position: int, seed: int) -> torch.Tensor:
         """[B] a random other position of each row."""
         others = self.others(position).cpu()
         chosen = []
-        for row, mask in zip(self.rows, others):
-            generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + row)
+        for generator, mask in zip(self.generators(seed), others):
             candidates = mask.nonzero().flatten()
             chosen.append(candidates[torch.randint(len(candidates), (), generator=generator)])
         return torch.stack(chosen)

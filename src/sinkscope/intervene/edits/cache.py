@@ -10,6 +10,7 @@ import torch
 
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.attend import Call
+from sinkscope.intervene.edits.attention import key_and_value
 from sinkscope.intervene.edits.base import Context, Edit
 from sinkscope.intervene.rounding import rounded
 from sinkscope.observe.tap import boolean_mask, scale_of
@@ -54,18 +55,10 @@ class SlidingCache(Edit):
         return 0 if self.heads is None else min(block for block, _ in self.heads)
 
     def hooks(self, context: Context) -> list[Any]:
-        """Remember how each attention module was called."""
-
-        def enter(module, args, kwargs):
-            context.calls[id(module)] = (args, kwargs)
-
-        return [
-            context.subject.model.get_submodule(path).register_forward_pre_hook(
-                enter, with_kwargs=True
-            )
-            for block in context.subject.anatomy.blocks
-            for path in block.attention
-        ]
+        """Note down how each attention module was called."""
+        subject = context.subject
+        paths = [path for block in subject.anatomy.blocks for path in block.attention]
+        return context.note_calls(map(subject.model.get_submodule, paths))
 
     def attention(self, context: Context, block: int, call: Call) -> Call:
         """The call with the keys that are still there, and the query rotated for kept ones."""
@@ -164,11 +157,8 @@ class RoundCache(Edit):
         """The call with keys and values rounded."""
         if block in self.without:
             return call
-        if self.what not in ("key", "value", "both"):
-            raise InputError(f"{self.what!r} is not key, value or both.")
-        names = ("key", "value") if self.what == "both" else (self.what,)
         changed: dict[str, Any] = {}
-        for name in names:
+        for name in key_and_value(self.what):
             x = getattr(call, name)  # a head at a time: heads never share a scale
             heads = rounded(x.flatten(0, 1), self.bits, self.group, self.exact)
             changed[name] = heads.reshape(x.shape)

@@ -9,7 +9,12 @@ import torch
 
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.edits.base import Context, Edit, at_positions
-from sinkscope.intervene.edits.units import input_rows, with_row, without_columns
+from sinkscope.intervene.edits.units import (
+    expert_neurons_off,
+    input_rows,
+    not_within,
+    with_row,
+)
 from sinkscope.observe.stream import hidden_of
 
 
@@ -54,17 +59,11 @@ class KeepUnits(Edit):
             experts = block.get_submodule(sublayer.experts)
             handles.append(experts.register_forward_hook(self._experts(context), with_kwargs=True))
         else:
-            owner = sublayer.projection.owner(block)
-            handles.append(
-                owner.register_forward_pre_hook(
-                    self._rows(context, self.units, self.kind, sublayer.heads)
-                )
-            )
+            enter = self._rows(context, self.units, self.kind, sublayer.heads)
+            handles.append(sublayer.projection.owner(block).register_forward_pre_hook(enter))
         if sublayer.shared is not None:
-            owner = sublayer.shared.owner(block)
-            handles.append(
-                owner.register_forward_pre_hook(self._rows(context, self.shared, "shared", None))
-            )
+            enter = self._rows(context, self.shared, "shared", None)
+            handles.append(sublayer.shared.owner(block).register_forward_pre_hook(enter))
         return handles
 
     def _rows(self, context: Context, units: tuple[int, ...], kind: str, heads: int | None):
@@ -87,19 +86,11 @@ class KeepUnits(Edit):
         return chosen.repeat_interleave(width // count) ^ self.complement
 
     def _experts(self, context: Context):
-        again: list[bool] = []  # the forward below runs hooks of this module too
-
         def leave(module, args, kwargs, output):
-            if again:
-                return None
-            again.append(True)
-            try:
-                new = self._expert_row(module, args, kwargs, output, context)
-            finally:
-                again.clear()
+            new = self._expert_row(module, args, kwargs, output, context)
             return with_row(output, new, context, 0)
 
-        return leave
+        return not_within(leave)
 
     def _expert_row(self, module, args, kwargs, output, context: Context) -> torch.Tensor:
         """P0's row: units' part intact and the rest the others' mean, or the other way round."""
@@ -111,7 +102,7 @@ class KeepUnits(Edit):
         whole = run(clean_args, clean_kwargs)
         rest, others_rest = whole, hidden_of(output)
         if self.units:
-            with without_columns(context, self.block, self.units, None):
+            with expert_neurons_off(context, self.block, self.units, None):
                 rest, others_rest = run(clean_args, clean_kwargs), run(args, kwargs)
         rest, whole = (x.reshape(len(context.rows), -1) for x in (rest, whole))
         mean, mean_rest = (

@@ -112,11 +112,11 @@ class RandomTokens(Edit):
         """Replace the ids."""
         _check(context, list(self.tokens))
         pool = torch.tensor(self.tokens)
-        drawn = []
-        for row in context.rows:
-            generator = torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + row)
-            picks = torch.randint(len(pool), inputs["input_ids"].shape[1:], generator=generator)
-            drawn.append(pool[picks])
+        length = inputs["input_ids"].shape[1:]
+        drawn = [
+            pool[torch.randint(len(pool), length, generator=generator)]
+            for generator in context.generators(self.seed)
+        ]
         return {**inputs, "input_ids": torch.stack(drawn).to(inputs["input_ids"].device)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.intervene.edits.base import Context, Edit, at_positions
+from sinkscope.observe.experts import expert_columns, without_columns
 from sinkscope.observe.stream import hidden_of, with_hidden
 from sinkscope.subject.at_hand import refuse_edit
 
@@ -80,7 +82,8 @@ class Neurons(Edit):
         few = ", ".join(map(str, self.neurons[:8])) + (", .." if len(self.neurons) > 8 else "")
         owner = "" if self.expert is None else f" of expert {self.expert}"
         where = f"block {self.block} at position {self.position}"
-        return f"{self.how}-ablate {len(self.neurons)} neurons ({few}){owner} of {where}"
+        what = "1 neuron" if len(self.neurons) == 1 else f"{len(self.neurons)} neurons"
+        return f"{self.how}-ablate {what} ({few}){owner} of {where}"
 
     def hooks(self, context: Context) -> list[Any]:
         """Replace the neurons' part of the projection's input, or run the experts again."""
@@ -109,19 +112,28 @@ class Neurons(Edit):
         if self.how != "zero":
             raise Unsupported("neurons inside experts can only be switched off (how='zero').")
         module = context.block(self.block).get_submodule(sublayer.experts)
-        again: list[bool] = []  # the forward below runs hooks of this module too
 
         def leave(owner, args, kwargs, output):
-            if again:
-                return None
-            again.append(True)
-            try:
-                with without_columns(context, self.block, self.neurons, self.expert):
-                    return rerun_rows(owner, args, kwargs, output, context, self.position)
-            finally:
-                again.clear()
+            with expert_neurons_off(context, self.block, self.neurons, self.expert):
+                return rerun_rows(owner, args, kwargs, output, context, self.position)
 
-        return [module.register_forward_hook(leave, with_kwargs=True)]
+        return [module.register_forward_hook(not_within(leave), with_kwargs=True)]
+
+
+def not_within(hook: Callable) -> Callable:
+    """A forward hook that calls its module again, and is not run by that call too."""
+    running: list[bool] = []
+
+    def outermost(*given: Any) -> Any:
+        if running:
+            return None
+        running.append(True)
+        try:
+            return hook(*given)
+        finally:
+            running.clear()
+
+    return outermost
 
 
 def rerun_rows(
@@ -157,25 +169,20 @@ def with_row(output: Any, new: torch.Tensor, context: Context, position: int) ->
 
 
 @contextmanager
-def without_columns(context: Context, block: int, neurons: tuple[int, ...], expert: int | None):
-    """Zero what the neurons of an expert (or of all of them) write, for the time being."""
+def expert_neurons_off(
+    context: Context, block: int, neurons: Sequence[int], expert: int | None
+) -> Iterator[None]:
+    """`without_columns` of a block, where its weights are such that this is exact."""
     projection = context.sublayer(block, "mlp").projection
     assert projection is not None
-    refuse_edit(context.block(block), f"block {block}")
-    weight = projection.weight(context.block(block))
-    units = weight.transpose(1, 2) if projection.layout == "expert_out_in" else weight
-    _check_units(neurons, units.shape[1], block)
-    if expert is not None and not 0 <= expert < units.shape[0]:
-        raise InputError(f"block {block} has experts 0 to {units.shape[0] - 1}.")
-    chosen = slice(None) if expert is None else slice(expert, expert + 1)
-    index = list(neurons)
-    with torch.no_grad():
-        saved = units[chosen, index].clone()
-        try:
-            units[chosen, index] = 0.0
-            yield
-        finally:
-            units[chosen, index] = saved
+    module = context.block(block)
+    refuse_edit(module, f"block {block}")
+    experts, count, _ = expert_columns(module, projection).shape
+    _check_units(neurons, count, block)
+    if expert is not None and not 0 <= expert < experts:
+        raise InputError(f"block {block} has experts 0 to {experts - 1}.")
+    with without_columns(module, projection, neurons, expert):
+        yield
 
 
 def input_rows(value: torch.Tensor, context: Context, block: int) -> torch.Tensor:
@@ -186,6 +193,6 @@ def input_rows(value: torch.Tensor, context: Context, block: int) -> torch.Tenso
     return rows
 
 
-def _check_units(units: tuple[int, ...], count: int, block: int) -> None:
+def _check_units(units: Sequence[int], count: int, block: int) -> None:
     if not units or not all(0 <= unit < count for unit in units):
         raise InputError(f"block {block} has neurons 0 to {count - 1}.")

@@ -16,10 +16,9 @@ import sinkscope
 from sinkscope.errors import Interrupted
 from sinkscope.frame import Progress, silent
 from sinkscope.lab import ranks
-from sinkscope.lab.card import load_model, run_log
 from sinkscope.lab.data import Data, prepare, reads_alike
 from sinkscope.lab.recipe import TrainingRecipe
-from sinkscope.lab.state import LOG, SETTINGS, STATE
+from sinkscope.lab.state import LOG, SETTINGS, STATE, load_model, run_log
 from sinkscope.lab.studies.evaluate import evaluation, quick_evaluation, text_rows
 from sinkscope.lab.studies.plan import StudyPlan, StudyRun
 from sinkscope.lab.studies.results import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sinkscope.report.advise.page import SHORT, with_bounds
+from sinkscope.report.advise.page import number_in_words
 from sinkscope.report.text import NO_VALUE, visible
 from sinkscope.result import Result
 
@@ -21,10 +21,9 @@ def model_card(result: Result) -> str:
         "|---|---|---|",
     ]
     for name, one in summary.advise.items():
-        _, number, unit = SHORT[name]
         said = NO_VALUE
         if one.value is not None and one.value.value is not None:
-            said = number.format(with_bounds(one.value, unit))
+            said = number_in_words(name, one)
         lines.append(f"| {one.question} | {_escaped(one.answer)} | {_escaped(said)} |")
     lines += [
         "",

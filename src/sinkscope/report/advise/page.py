@@ -20,11 +20,18 @@ from sinkscope.report.parts import (
     Words,
     table_of,
 )
-from sinkscope.report.text import NO_VALUE, bounds_of, number_of, token_text, visible
+from sinkscope.report.text import (
+    NO_VALUE,
+    bounds_of,
+    decimals,
+    number_of,
+    token_text,
+    visible,
+)
 from sinkscope.result import Result
 from sinkscope.schema import Advice, Measured
 
-LEAD = "Answered by trying it on the text of this run, with 95 % intervals over texts."
+LEAD = "Tried on the text of this run; intervals are of 95 %, over its documents."
 OPEN = ("undetermined", "does not apply")
 LIMIT = (
     "What was tried here shows what it costs on these texts, not which parts of the model make the "
@@ -36,11 +43,13 @@ SHORT = {
     "bos": ("BOS", "without it {} a token", NATS),
     "streaming": (
         "First tokens that a short cache must keep",
-        "keeping so many costs {} a token against eight",
+        "it costs {} a token against keeping eight",
         NATS,
     ),
     "quantisation": (
-        "To be kept in full precision", "int8 activations cost {} a token", NATS,
+        "To be kept in full precision",
+        "int8 activations with one scale for all tokens cost {} a token",
+        NATS,
     ),
     "fp16": ("float16", "the largest activation is {} of 65,504", SIZE),
     "repeats": ("Repeats like P0", "the last: {} of P0's norm", SHARE),
@@ -48,6 +57,11 @@ SHORT = {
     "first-words": ("First words weigh more than later ones", "KL {}", NATS),
     "remedies": ("The sink", "without it {} a token", NATS),
 }  # fmt: skip
+# question -> title and column of the heads that it names
+HEADS = {
+    "streaming": ("Key-value heads that look at first and recent tokens alone", "Key-value heads"),
+    "heads": ("Heads that look idle", "Heads"),
+}
 
 
 def sections(result: Result) -> list[Section]:
@@ -63,20 +77,22 @@ def _section(name: str, one: Advice) -> Section:
     cost = Plot(
         f"advise-{name}",
         "What it costs",
-        "Change of the loss on the same text, with 95 % intervals over texts. Controls are "
-        "there to be compared with.",
+        "Change of the loss on the same text, with intervals of 95 %. Controls are there to be "
+        "compared with.",
         partial(cost_chart),
     )
     parts += cost.on({"": one})
-    found = [table for table in tables(one) if table.rows]
+    found = [table for table in tables(name, one) if table.rows]
     if found:
         parts.append(Tables({"": found}, stacked=True))
-    return Section(f"advise-{name}", f"{one.question}{answer}", LEAD, parts, {"": said})
+    lead = LEAD if one.rows or one.value else ""
+    return Section(f"advise-{name}", f"{one.question}{answer}", lead, parts, {"": said})
 
 
-def tables(one: Advice) -> list[Table]:
-    """Lines to paste, evidence, outliers and heads."""
-    return [lines_table(one), evidence(one), outlier_table(one), head_table(one)]
+def tables(name: str, one: Advice) -> list[Table]:
+    """Lines to paste, evidence, outliers and heads of a question."""
+    found = [lines_table(one), evidence(one), outlier_table(one)]
+    return found + ([head_table(one, *HEADS[name])] if name in HEADS else [])
 
 
 def lines_table(one: Advice) -> Table:
@@ -130,17 +146,17 @@ def outlier_table(one: Advice) -> Table:
     )
 
 
-def head_table(one: Advice) -> Table:
-    """Heads that need only first and recent tokens, a row a block."""
+def head_table(one: Advice, title: str, column: str) -> Table:
+    """Heads by name, a row a block."""
     by_block: dict[int, list[int]] = {}
     for each in one.heads:
         by_block.setdefault(each["block"], []).append(each["head"])
     return table_of(
-        "Key-value heads that need only first and recent tokens",
+        title,
         by_block.items(),
         {
             "Block": lambda block, _: str(block),
-            "Key-value heads": lambda _, heads: ", ".join(map(str, heads)),
+            column: lambda _, heads: ", ".join(map(str, heads)),
         },
         {0},
     )
@@ -148,19 +164,13 @@ def head_table(one: Advice) -> Table:
 
 def signed(measured: Any, sign: str = "+") -> str:
     """A change with its sign."""
-    value = number_of(measured)
-    return NO_VALUE if value is None else _three(value, sign)
-
-
-def _three(value: float, sign: str = "+") -> str:
-    """Three decimals; what rounds to zero has no minus."""
-    return f"{round(value, 3) + 0.0:{sign}.3f}".replace("-", "−")
+    return decimals(number_of(measured), 3, sign)
 
 
 def interval(measured: Any) -> str:
     """Its interval; empty without one."""
     bounds = bounds_of(measured)
-    return "" if bounds is None else f"{_three(bounds[0])} to {_three(bounds[1])}"
+    return " to ".join(decimals(bound, 3, "+") for bound in bounds or ())
 
 
 def cost_chart(one: Advice) -> Chart | None:
@@ -200,7 +210,7 @@ def findings(result: Result, panel: str) -> Findings | None:
 
 def in_short(name: str, one: Advice) -> str:
     """An answer with its number and interval, or why there is none, in a line or two."""
-    about, number, unit = SHORT[name]
+    about = SHORT[name][0]
     if one.answer in OPEN:
         return f"{about}: {one.answer}. {visible(one.sentence)}"
     said = f"{about}: {visible(one.answer)}"
@@ -208,12 +218,21 @@ def in_short(name: str, one: Advice) -> str:
         said += ", and the first delimiter"
     if one.value is None or one.value.value is None:
         return f"{said}."
-    said += f"; {number.format(with_bounds(one.value, unit))}"
+    said += f"; {number_in_words(name, one)}"
     # lines to paste may set a cache of few bits; the first of its rows is the one they rest on
     cache = next((row for row in one.rows if row["what"].startswith("int4 cache")), None)
     if cache is not None:
         said += f", an int4 KV cache {with_bounds(cache['ce_change'], NATS)}"
     return f"{said}."
+
+
+def number_in_words(name: str, one: Advice) -> str:
+    """The number that decided, as part of a sentence."""
+    assert one.value is not None
+    _, number, unit = SHORT[name]
+    if one.answer.endswith("or more"):  # the most is what all are held against
+        number = "four cost {} a token against keeping eight"
+    return number.format(with_bounds(one.value, unit))
 
 
 def with_bounds(value: Measured, unit: str) -> str:
@@ -233,7 +252,9 @@ def _pasted(pasted: list[Any]) -> Table:
         "For": lambda line: line.get("purpose", ""),
         "Line": lambda line: visible(line["line"]),
     }
-    return table_of("Lines to paste", pasted, columns, set())
+    table = table_of("Lines to paste", pasted, columns, set())
+    table.verbatim = list(columns).index("Line")
+    return table
 
 
 def headline(result: Result, bos: str) -> Headline:

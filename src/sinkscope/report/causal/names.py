@@ -56,7 +56,7 @@ def edit_words(edit: str) -> str:
     return visible("; ".join(edit_parts(edit)))
 
 
-def short_edit(edit: str, limit: int = 100) -> str:
+def short_edit(edit: str, limit: int = 160) -> str:
     """An edit as one short line: of several parts the first, and how many more there are."""
     first, *more = edit_parts(edit)
     return visible(first, limit) + (f" (and {len(more)} more)" if more else "")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sinkscope.report.parts import Said
-from sinkscope.report.phases import phase_lines, written_by
-from sinkscope.report.text import number_of, percent, ranges, short, visible
+from sinkscope.report.phases import phase_lines, phases_of, written_by
+from sinkscope.report.text import counted, number_of, percent, ranges, short, sublayer, visible
 from sinkscope.result import TraceSummary
 
 NOT_SHOWN = (
@@ -49,7 +49,8 @@ def _emergence(trace: TraceSummary) -> str:
     how = HOW.get(trace.amplification or "", "")
     where = "by its embedding alone" if block < 0 else f"in block {block}"
     how = f", {how}" if how and block >= 0 else ""
-    return f"Position zero is separated from the others {where}{how}."
+    last = " for good" if len(phases_of(trace)) > 1 else ""
+    return f"Position zero is separated from the others{last} {where}{how}."
 
 
 def _recognised(trace: TraceSummary) -> str:
@@ -65,7 +66,7 @@ def place(point: str) -> str:
     """A place in the stream in words: x3: input of block 3, 3.attention: behind its attention."""
     if "." in point:
         block, kind = point.split(".", 1)
-        return f"from behind the {'MLP' if kind == 'mlp' else kind} of block {block} on"
+        return f"from behind the {sublayer(kind)} of block {block} on"
     return f"from the input of block {point.lstrip('x')} on"
 
 
@@ -97,9 +98,8 @@ def _group(kind: str, rows: list) -> tuple[float, str] | None:
     if not rows:
         return None
     blocks = ranges([block for block, _, _ in rows])
-    name = kind if len(rows) == 1 else f"{kind}s"
     where = f"block{'' if blocks.isdigit() else 's'} {blocks}"
-    return sum(share for *_, share in rows), f"{len(rows)} {name} ({where})"
+    return sum(share for *_, share in rows), f"{counted(len(rows), kind)} ({where})"
 
 
 def _readers(trace: TraceSummary) -> str:
@@ -171,7 +171,7 @@ def key_figures(trace: TraceSummary) -> list[tuple[str, str, str]]:
     keys = []
     if trace.emergence_block is not None:
         where = str(trace.emergence_block) if trace.emergence_block >= 0 else "embedding"
-        keys.append((where, "is the emergence block of P0 (l*)", ""))
+        keys.append((where, "is the block behind which P0 stays separated (l*)", ""))
     second = number_of(trace.concentration.get("2"))
     if second is not None:
         keys.append((percent(second), "is written in the first two blocks (C₂)", ""))

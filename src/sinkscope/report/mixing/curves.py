@@ -58,26 +58,34 @@ def dose_chart(summary: MixSummary, measure: str, title: str) -> Chart | None:
     return layer(*_bands(table, x, title), control)
 
 
-def mediation_chart(summary: MixSummary) -> Chart | None:
-    """What cutting the circuit does to the spread, and the parts of it."""
+def mediated_changes(summary: MixSummary) -> dict[str, dict[str, float]]:
+    """`total`, `through` and `direct` over the intact spread; empty where nothing is mediated."""
     base = number_of(summary.spread.get("intact"))
     if not base or not summary.mediation.get("defined"):
-        return None
-    table: list[frames.Row] = []
-    parts = (
-        ("total", "Whole effect of the ablation"),
-        ("through", "Only P0’s attention changes"),
-        ("direct", "All but P0’s attention changes"),
-    )
-    for key, label in parts:
+        return {}
+    changes = {}
+    for key in ("total", "through", "direct"):
         measured = dict(summary.mediation)[key]
-        value, bounds = number_of(measured), bounds_of(measured)
-        if value is not None and bounds is not None:
-            low, high = (end / base for end in bounds)
-            measured = {"value": value / base, "low": low, "high": high}
-            table += measured_rows(measured, part=label)
+        ends = (number_of(measured), *(bounds_of(measured) or (None, None)))
+        changes[key] = {
+            end: of / base for end, of in zip(("value", "low", "high"), ends) if of is not None
+        }
+    return changes
+
+
+def mediation_chart(summary: MixSummary) -> Chart | None:
+    """What cutting the circuit does to the spread, and the parts of it."""
+    changes = mediated_changes(summary)
+    if not changes:
+        return None
+    named = {
+        "total": "Whole effect of the ablation",
+        "through": "Only P0’s attention changes",
+        "direct": "All but P0’s attention changes",
+    }
+    table = [row for key, name in named.items() for row in measured_rows(changes[key], part=name)]
     axis = alt.Axis(ticks=False, domain=False, labelLimit=260)
-    y = alt.Y("part:N", title=None, sort=[label for _, label in parts], axis=axis)
+    y = alt.Y("part:N", title=None, sort=list(named.values()), axis=axis)
     x = alt.X("value:Q", title=CHANGE, axis=percents(".1~%"))
     drawn = part(table)
     bars = drawn.mark_bar(height=18).encode(x=x, y=y, tooltip=tips("+.2%", value=CHANGE))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sinkscope.report.mixing import charts as mixing_charts
+from sinkscope.report.mixing.curves import mediated_changes
 from sinkscope.report.parts import Findings, Table, table_of
 from sinkscope.report.text import (
     NO_VALUE,
@@ -23,7 +24,7 @@ LIMIT = (
     "What is taken away here was there in training: a loss that rises says that this model uses "
     "its sink, not that a model without one would be worse."
 )
-AGREE = 0.1  # two ways to count a mediated share that differ by more are both said
+AGREE = 0.1  # two ways to count a mediated share that differ by more are no share
 UNIT = "\u00a0%"
 
 
@@ -103,20 +104,23 @@ def _predictions(one: MixSummary) -> str:
 
 
 def _mediation(one: MixSummary) -> str:
+    """A share where the parts add up to the whole; else each as a change of its own."""
     share = number_of(one.mediation.get("share"))
-    if share is None:
-        return ""
-    interval = percent_interval(one.mediation["share"])
-    said = (
-        f"Of what ablating the circuit does to mixing, {percent(share)} ({interval}\u00a0%) goes "
-        "through the attention that position zero draws"
-    )
     other = number_of(one.mediation.get("share_by_direct"))
-    if other is not None and abs(other - share) > AGREE:
-        said += (
-            f"; counted by what the ablation does without it, {percent(other)}: the two interact"
+    if share is None or other is None:
+        return ""
+    if abs(other - share) <= AGREE and share <= 1:
+        bounds = percent_interval(one.mediation["share"])
+        return (
+            f"Of what ablating the circuit does to mixing, {percent(share)} ({bounds}\u00a0%) goes "
+            "through the attention that position zero draws."
         )
-    return f"{said}."
+    total, through, direct = map(_with_interval, mediated_changes(one).values())
+    return (
+        f"Ablating the circuit changes the spread by {total}: by {through} where only the "
+        f"attention on position zero changes, by {direct} where all else does. The two interact "
+        "and do not add up to the whole."
+    )
 
 
 def _paraphrases(one: MixSummary) -> str:

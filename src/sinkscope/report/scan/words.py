@@ -126,6 +126,8 @@ def _what_sits_there(scan: ScanSummary) -> str:
     names = ", ".join(visible(token, 32) for token in tokens[:4])
     if len(tokens) == 1:
         return f"Every prompt has the same token at position zero: {names}."
+    if tokens[0].endswith(frames.ONCE):
+        return "No two prompts have the same token at position zero."
     return f"Prompts have different tokens at position zero, most often {names}."
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from sinkscope.report.brief import wrapped
+from sinkscope.report.lines import print_lines, table_lines, wrapped
 from sinkscope.report.parts import Table, present
 from sinkscope.report.sweep import tables, words
-from sinkscope.report.table import print_stripped, rich_table
 from sinkscope.schema.sweep import SweepSummary
 
 
@@ -16,8 +15,7 @@ def print_sweep(summary: SweepSummary, console: Console, verbose: bool = False) 
     """What the runs found; `verbose`: every column, and families side by side."""
     found = words.findings(summary)
     for sentence in [found.headline, *found.sentences]:
-        for line in wrapped(sentence, console.width):
-            console.print(Text(line), soft_wrap=True)
+        print_lines(map(Text, wrapped(sentence, console.width)), console)
     print_table(tables.plain_table(summary.rows, "Every run", verbose), console)
     more = [tables.families(summary.rows)] if verbose else []
     for table in present([*more, tables.failed(summary), tables.incomplete(summary.rows)]):
@@ -27,4 +25,4 @@ def print_sweep(summary: SweepSummary, console: Console, verbose: bool = False) 
 def print_table(table: Table, console: Console) -> None:
     """A table, if it has rows."""
     if table.rows:
-        print_stripped(rich_table(table).renderable, console)
+        print_lines(table_lines(table, console.width), console)

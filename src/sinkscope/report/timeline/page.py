@@ -23,7 +23,7 @@ from sinkscope.report.parts import (
     present,
     table_of,
 )
-from sinkscope.report.text import NO_VALUE, minus, number_of, percent, visible
+from sinkscope.report.text import decimals, number_of, percent, visible
 from sinkscope.report.timeline import charts
 from sinkscope.report.timeline.axis import STEPS, Axis, Runs, axes_of
 from sinkscope.report.timeline.words import answers, of_several, sentences, step, unit_of, written
@@ -35,7 +35,7 @@ PANEL = ""
 Choice: TypeAlias = "tuple[str, str, str, Callable[[Axis], Chart | None]]"
 LIMIT = (
     "A curve that has stopped moving says that this circuit has; whether the loss will still fall "
-    "is another question, which the table of signals answers where there are runs enough."
+    "is another question."
 )
 SHADE = (
     " Every second stage is shaded, the gaps between checkpoints in which stages change more "
@@ -185,12 +185,13 @@ def _findings(result: Result) -> Findings:
         for run, one in runs.items()
         for note in one.notes
     ]
+    limit = LIMIT if any(one.settled_step is not None for one in runs.values()) else ""
     if len(runs) == 1:
         [(run, one)] = runs.items()
         when, *others = sentences(one)
-        return Findings(f"{visible(run)}: {when}", others, _keys(one), LIMIT, notes)
+        return Findings(f"{visible(run)}: {when}", others, _keys(one), limit, notes)
     said = [f"{visible(run)}: {' '.join(sentences(one))}" for run, one in runs.items()]
-    return Findings(of_several(runs), said, [], LIMIT, notes)
+    return Findings(of_several(runs), said, [], limit, notes)
 
 
 def _keys(one: RunSummary) -> list[tuple[str, str, str]]:
@@ -226,14 +227,10 @@ def _tables(result: Result) -> list[Table]:
         judgement["signals"] if judgement else [],
         {
             "Signal": lambda row: SIGNALS[row["name"]],
-            "R² alone": lambda row: _number(row["alone"]),
-            "R² beyond the baselines": lambda row: _number(row["added"]),
-            "Rank correlation": lambda row: _number(row["rank"]),
+            "R² alone": lambda row: decimals(row["alone"], 2),
+            "R² beyond the baselines": lambda row: decimals(row["added"], 2),
+            "Rank correlation": lambda row: decimals(row["rank"], 2),
         },
         {1, 2, 3},
     )
     return present([table, judged])
-
-
-def _number(value: float | None) -> str:
-    return NO_VALUE if value is None else minus(f"{round(value, 2) + 0.0:.2f}")

@@ -54,14 +54,19 @@ def _formed(one: RunSummary) -> str:
     if one.present_from_start:
         return f"the sink is present at the first checkpoint, {unit} {sink['step']:,}."
     came = (
-        f"before {unit} {short(sink['high'])}"
+        f"before {unit} {_about(sink['high'])}"
         if sink["low"] is None
-        else f"between {unit}s {short(sink['low'])} and {short(sink['high'])}"
+        else f"between {unit}s {_about(sink['low'])} and {_about(sink['high'])}"
     )
     return (
         f"the sink is first seen at the checkpoint of {unit} {sink['step']:,}; it emerged "
         f"{came} (95 %)."
     )
+
+
+def _about(value: float) -> str:
+    """A bound between checkpoints: whole where it is one."""
+    return f"{value:,.0f}" if value == round(value) else short(value)
 
 
 def _stages(one: RunSummary) -> str:

@@ -1,6 +1,6 @@
-"""The figures in a model card (`cards/reference.md`); every number comes from the arguments."""
+"""The figures in a model card (`reference.md`); every number comes from the arguments."""
 
-from importlib.resources import files
+from pathlib import Path
 from statistics import mean
 
 from sinkscope.lab.recipe import TrainingRecipe
@@ -8,7 +8,7 @@ from sinkscope.lab.recipe import TrainingRecipe
 
 def template(name: str) -> str:
     """The words of a model card, with the names of figures in braces."""
-    return (files("sinkscope.lab") / "cards" / f"{name}.md").read_text(encoding="utf-8")
+    return (Path(__file__).parent / f"{name}.md").read_text(encoding="utf-8")
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

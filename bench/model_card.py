@@ -1,7 +1,7 @@
 """Measure a trained folder and write its model card.
 
-`python -m sinkscope.lab.card DIR --corpus PATH --control CONTROL` measures DIR, the control and
-the untrained model on the same windows of the validation text, and writes `figures.json` and
+`python bench/model_card.py DIR --corpus PATH --control CONTROL` measures DIR, the control and the
+untrained model on the same windows of the validation text, and writes `figures.json` and
 `README.md` to DIR. The card holds no number that is not in `figures.json` or `sink_heads.json`.
 """
 
@@ -10,41 +10,21 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from card_parts.figures import distinct_windows, load_recipe
+from card_parts.model_text import card_text
+from transformers import PreTrainedTokenizerFast
 
-from sinkscope.errors import InputError, SinkscopeError
-from sinkscope.lab.card_text import card_text
+from sinkscope.errors import SinkscopeError
 from sinkscope.lab.corpus import read_texts
-from sinkscope.lab.metrics import distinct_windows, measure
+from sinkscope.lab.metrics import measure
 from sinkscope.lab.model import build_model
-from sinkscope.lab.recipe import TrainingRecipe, recipe_from
-from sinkscope.lab.state import LOG, SETTINGS
+from sinkscope.lab.state import load_model, run_log
 from sinkscope.lab.tokens import encode
 
 UNTRAINED_SEEDS = (0, 1, 2)
-
-
-def load_recipe(folder: Path) -> TrainingRecipe:
-    """The recipe in a trained folder's `sink_heads.json`."""
-    path = folder / SETTINGS
-    if not path.is_file():
-        raise InputError(f"{path} is missing: give a folder made by sinkscope lab train.")
-    return recipe_from(json.loads(path.read_text(encoding="utf-8"))["recipe"], str(path))
-
-
-def run_log(folder: Path, tokens_per_step: int) -> dict:
-    """Steps, minutes and median seconds a step from the folder's log; empty without."""
-    path = folder / LOG
-    if not path.is_file():
-        return {}
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if "tokens_per_second" in row]
-    seconds = [tokens_per_step / row["tokens_per_second"] for row in rows]
-    return {"steps": len(rows), "minutes": sum(seconds) / 60, "seconds_a_step": median(seconds)}
 
 
 def measure_folder(
@@ -65,16 +45,9 @@ def measure_folder(
     return figures
 
 
-def load_model(folder: Path) -> PreTrainedModel:
-    """The model in a folder, float32."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-
-
 def main(argv: list[str] | None = None) -> int:
     """0 when the card is written, 2 with one sentence when the input will not do."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sinkscope.lab.card", description="Measure a trained folder, write its card."
-    )
+    parser = argparse.ArgumentParser(description="Measure a trained folder, write its card.")
     parser.add_argument("folder", type=Path, help="folder made by sinkscope lab train")
     parser.add_argument(
         "--corpus", type=Path, required=True, help="folder with the .jsonl.xz files"

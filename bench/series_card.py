@@ -1,6 +1,6 @@
 """Measure every checkpoint of a trained folder and write its figures and model card.
 
-`python -m sinkscope.lab.series DIR --control CONTROL --corpus PATH` writes `figures.json` and
+`python bench/series_card.py DIR --control CONTROL --corpus PATH` writes `figures.json` and
 `README.md` to DIR. All checkpoints, and the control at its end, are measured on the same windows
 of held-out text. The card holds no number that is not in `figures.json` or `sink_heads.json`.
 """
@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from card_parts.figures import load_recipe, vocabulary_share
+from card_parts.series_text import series_card
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from sinkscope.errors import InputError, SinkscopeError
-from sinkscope.lab.card import load_model, load_recipe, run_log
 from sinkscope.lab.data import held_out, validation_windows
 from sinkscope.lab.demand import delimiter_ids
-from sinkscope.lab.metrics import measure, vocabulary_share
-from sinkscope.lab.series_text import series_card
+from sinkscope.lab.metrics import measure
+from sinkscope.lab.state import load_model, run_log
 from sinkscope.stats import first_sustained
 
 WINDOWS = 64
@@ -98,7 +99,7 @@ def rounded(data: Any) -> Any:
 
 def main(argv: list[str] | None = None) -> int:
     """0 when figures and card are written, 2 with one sentence when the input will not do."""
-    parser = argparse.ArgumentParser(prog="python -m sinkscope.lab.series", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="folder made by sinkscope lab train")
     parser.add_argument(
         "--control", type=Path, help="folder of the same training, nothing supervised"

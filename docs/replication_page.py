@@ -29,7 +29,7 @@ def replication_section(replication: Replication) -> list[str]:
     ]
     if replication.differs:
         lines += ["", replication.differs]
-    lines += ["", "| ReplicationRow | What is done | Published |", "|---|---|---|"]
+    lines += ["", "| Row | What is done | Published |", "|---|---|---|"]
     for row in replication.rows:
         name = row.name + (" (control)" if row.control else "")
         lines.append(f"| {row.key} | {name} | {_published(row)} |")

@@ -1,6 +1,6 @@
-"""The figures in the model card of a series (`cards/series.md`); all come from the arguments."""
+"""The figures in the model card of a series (`series.md`); all come from the arguments."""
 
-from sinkscope.lab.card_text import interval, table, template
+from card_parts.model_text import interval, table, template
 from sinkscope.lab.recipe import TrainingRecipe
 
 INDUCED = (
