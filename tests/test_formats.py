@@ -212,7 +212,7 @@ def test_overflow_is_named_with_the_block_in_which_it_begins(overflowing, comman
 
 
 def test_a_pass_that_stands_but_once_is_said_to_overflow_all_the_same(llama, ids):
-    """What is hooked to a pass may have been used up by the first: the reason stays the overflow."""
+    """What is hooked to a pass may be used up by the first: the reason stays the overflow."""
     from sinkscope.observe.attention import call_model
 
     used = iter([None])

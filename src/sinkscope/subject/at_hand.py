@@ -22,7 +22,7 @@ MARKS = ("qweight", "quantization_scheme")
 
 
 def is_packed(module: nn.Module) -> bool:
-    """Whether a linear map is more than a weight that is at hand: one in 8 or 4 bits, or rounding."""
+    """Whether a linear map is more than a weight at hand: one in 8 or 4 bits, or rounding."""
     weight = getattr(module, "weight", None)
     if not hasattr(module, "in_features"):
         return False
