@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sinkscope.errors import InputError, NotFinite, OutOfResources, Unsupported
+from sinkscope.errors import InputError, NotFinite, OutOfResources, Unsupported, is_out_of_memory
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.pieces import Assembly, as_before, piece_inputs
 from sinkscope.observe.reads import AttentionRead, Want
@@ -130,16 +130,12 @@ def call_model(
     again = as_before(inputs)
     try:
         out = target(**inputs)
-    except (torch.OutOfMemoryError, MemoryError):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise OutOfResources(
             f"Out of memory at {rows} × {length} tokens; use a shorter --length."
         ) from None
-    except RuntimeError as error:
-        if "allocate memory" in str(error):
-            raise OutOfResources(
-                f"Out of memory at {rows} × {length} tokens; use a shorter --length."
-            ) from None
-        raise
     refuse_overflow(subject, target, again, out)
     if not logits:
         return None
