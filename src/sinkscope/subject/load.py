@@ -84,7 +84,10 @@ class Subject:
         model.eval()
         if (getattr(model, "tp_size", None) or 1) > 1:
             make_whole(model)
-        return cls(model, tokenizer, find_anatomy(model), identity_of(model, name, None, None))
+        anatomy = find_anatomy(model)
+        if getattr(model, "is_quantized", False):
+            try_out(model, anatomy, name)  # some unpack their maps at the first pass of the whole
+        return cls(model, tokenizer, anatomy, identity_of(model, name, None, None))
 
 
 def load(
