@@ -520,6 +520,45 @@ def test_what_is_kept_is_what_helps_more_than_its_control(circuit, costs, answer
     assert ("0.500 becomes 0.100" in said) == (answer in ("position zero", "one linear map"))
 
 
+def test_what_could_not_be_rounded_is_not_called_fine():
+    """Experts lie in one tensor, not in linear maps: most of the weights stay exact."""
+    subject = constructed("p0-two-block", family="mixtral")
+    one = advised(subject, "quantisation").summary.advise["quantisation"]
+    blocks = subject.model.model.layers
+    sizes = {name: p.numel() for name, p in blocks.named_parameters() if p.dim() > 1}
+    inside = sum(size for name, size in sizes.items() if "self_attn" in name)
+    share = inside / sum(sizes.values())
+    assert 0 < share < 0.9
+    assert f"in maps with {share:.0%} of the weights of the blocks" in one.sentence
+    assert one.facts["int8-weights"] is None
+    assert one.facts["int8-cache"] == "fine"
+    assert one.answer != "nothing"
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "spare", "answer", "helps"),
+    [
+        (0.3, 0.1, 0.1, "yes", "helps"),
+        (0.105, 0.1, 0.1, "no", "not-shown"),
+        (3e-5, 1e-5, 1e-5, "no", "not-shown"),
+        (0.02, 0.1, 0.02, "no", "not-shown"),
+    ],
+)
+def test_first_words_weigh_more_by_a_tenth_at_least(
+    circuit, monkeypatch, first, later, spare, answer, helps
+):
+    """A difference of a hundred-thousandth of a nat is none, however sure it is."""
+
+    effects = iter((first, later, spare, later))
+    monkeypatch.setattr(
+        "sinkscope.advice.first_words._moved",
+        lambda bench, prompts, *_: next(effects) * np.linspace(0.999, 1.001, len(prompts)),
+    )
+    one = advised(circuit, "first-words").summary.advise["first-words"]
+    assert (one.answer, one.facts["spare-token"]) == (answer, helps)
+    assert "-0.0000" not in one.sentence
+
+
 def test_lines_leave_maps_alone_in_the_tools_that_round_so():
     """A tool that rounds weights alone is told nothing by what activations cost."""
     names = ("model.layers.1.mlp.down_proj",)

@@ -149,6 +149,11 @@ def test_evidence_of_a_two_block_circuit():
     assert "key and value" not in by_edit  # the key alone does it
     summary = verify_summary(done)
     assert [stage.passed for stage in summary.stages] == [True] * 4
+    of = {(t.kind, t.edit): t.specificity for t in summary.tests if t.claim}
+    for stage in summary.stages[:1] + summary.stages[2:3]:
+        needed, enough = stage.edits
+        assert stage.specificity == of["necessity", needed]
+        assert stage.sufficiency_specificity == of["sufficiency", enough]
     moved = next(t for t in rows["S1"] if t.passed).mass_moved_to
     assert moved["position"] == SMALL.position
     assert moved["share"] > 0.3

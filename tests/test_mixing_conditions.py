@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sinkscope.causal.power import prompts_to_settle
 from sinkscope.circuit.unit import HEAD, NEURON, Unit
 from sinkscope.errors import InputError
 from sinkscope.known.constructed import build_in_memory, draw_spec
@@ -20,16 +21,18 @@ from sinkscope.mixing.conditions import (
     run,
 )
 from sinkscope.mixing.cuts import cut_conditions, cut_edits
-from sinkscope.mixing.dose import costs, doses, use_of
+from sinkscope.mixing.dose import costs, doses
 from sinkscope.mixing.mediation import Mediation, mediate
 from sinkscope.mixing.pairs import swapped
 from sinkscope.mixing.perturbation import perturb
 from sinkscope.mixing.sweeps import lengths_up_to, sweep_depth, sweep_length
 from sinkscope.mixing.thresholds import USED
+from sinkscope.mixing.use import use_of, what_is_open
 from sinkscope.observe.parity import plain_logits, token_prompts
 from sinkscope.observe.sites import find_sites
 from sinkscope.result import Measured
-from sinkscope.stats import paired_change
+from sinkscope.schema import MixRow
+from sinkscope.stats import Draw, paired_change
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import build_prompts
 
@@ -183,10 +186,11 @@ def test_padding_does_not_count(llama, ids):
     assert padded.kl[1] == pytest.approx(alone.kl[0], abs=1e-5)
 
 
-def test_what_a_change_of_the_loss_says():
-    def at(value, low, high):
-        return Measured(value=value, low=low, high=high)
+def at(value, low, high):
+    return Measured(value=value, low=low, high=high)
 
+
+def test_what_a_change_of_the_loss_says():
     def use(effect, kl=None, control=None):
         return use_of(effect, control or quiet, kl or quiet, quiet)
 
@@ -259,3 +263,33 @@ def test_a_cut_of_nothing_is_no_condition(known):
     sites = find_sites(subject, prompts)
     assert cut_edits(sites, []) == ()
     assert earlier_keys(prompts, torch.full((24,), 9)).max() < 9
+
+
+def test_what_is_open_says_what_is_known_and_how_many_prompts_would_settle_it():
+    ce = np.array([0.3, -0.1, 0.1, 0.0, 0.2, -0.2])
+    names = ("redistributed", "value-zeroed", "other-key")
+    mass, value, other = (
+        SimpleNamespace(ce=ce if name in names[:2] else 0 * ce, kl=0 * ce) for name in names
+    )
+    found = SimpleNamespace(
+        heads=((1, 0),),
+        costs={"redistributed": [mass], "value-zeroed": [value], "other-key": [other]},
+        controls=dict.fromkeys(names[:2], "other-key"),
+        draw=Draw(None, 0),
+    )
+    row = {"use": "undetermined", "ce_change": at(0.05, -0.1, 0.2)}
+    rows = {
+        name: MixRow(name=name, what=f"the {name} sink", kl=at(kl, kl, kl), **row)
+        for name, kl in zip(names[:2], (0.2, 0.0))
+    }
+    needs = prompts_to_settle(ce, USED)
+    assert needs > 100
+    assert what_is_open(found, rows) == (
+        "The redistributed sink: the loss changes by -0.100 to +0.200 nats a token; 6 prompts "
+        f"cannot tell that from 0.01, take {needs}. The predictions do change, by 0.200 to 0.200 "
+        "nats of KL."
+    )
+    rows["redistributed"].use = "present, not needed"
+    assert "KL" not in what_is_open(found, rows)
+    rows["value-zeroed"].use = "used"
+    assert what_is_open(found, rows) == ""

@@ -215,27 +215,23 @@ def test_strip_says_pass_fail_and_not_tested(page):
 
 def test_stage_rows_carry_their_intervals(result):
     first, second, *_ = result.summary.verify["without"].stages
-    rows = {name: (value, interval) for name, value, interval in stage_cards.stage_rows(first, [])}
+    rows = {name: (value, interval) for name, value, interval in stage_cards.stage_rows(first)}
     assert rows["Sink without it"] == ("−81.0\u00a0%", "−84 to −78")
     assert rows["Given elsewhere"] == ("+4.6 nats", "+4.6 to +4.6")
-    kept = {r[0]: r[1] for r in stage_cards.stage_rows(second, [])}["Faithfulness"]
+    kept = {r[0]: r[1] for r in stage_cards.stage_rows(second)}["Faithfulness"]
     assert kept == "95.0\u00a0%"
 
 
 def test_a_stage_shows_each_control_over_its_own_effect(result):
     verified = result.summary.verify["without"].model_copy(deep=True)
-    stage = verified.stages[0].model_copy(update={"edits": ["out", "in"]})
-    row = next(test for test in verified.tests if test.claim)
-    tests = [
-        row.model_copy(update={"kind": kind, "edit": edit, "specificity": ratio})
-        for kind, edit, ratio in (("necessity", "out", -0.001), ("sufficiency", "in", 0.287))
-    ]
-    rows = [row[:2] for row in stage_cards.stage_rows(stage, tests)]
+    own = {"specificity": -0.001, "sufficiency_specificity": 0.287}
+    stage = verified.stages[0].model_copy(update=own)
+    rows = [row[:2] for row in stage_cards.stage_rows(stage)]
     after = {name: rows[at + 1] for at, (name, _) in enumerate(rows[:-1])}
     assert after["Sink without it"] == ("Control ÷ that effect", "0.00")
     assert after["Given elsewhere"] == ("Control ÷ that effect", "0.29")
     stage.necessity = Measured(value=-4e-8, low=-1e-7, high=5e-8)  # over nothing: no ratio
-    first, then, *_ = stage_cards.stage_rows(stage, tests)
+    first, then, *_ = stage_cards.stage_rows(stage)
     assert first == ("Sink without it", "0.0\u00a0%", "0 to 0")
     assert then[0] != "Control ÷ that effect"
 

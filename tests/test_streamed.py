@@ -256,6 +256,23 @@ def test_an_error_of_a_task_is_raised_where_its_result_is_asked_for(streamed):
     assert passed(streamed, []) == [0, 1, 2, 3]
 
 
+def test_what_nobody_asks_for_within_another_does_not_go_on(streamed):
+    left, behind = [], []
+
+    def asks(start):
+        start(passed, streamed, behind)  # for the sake of what nobody asks for
+        return passed(streamed, left)
+
+    with together(streamed) as start:
+        later = start(passed, streamed, [])
+        with together(streamed) as inner:
+            inner(asks, inner)
+            inner(one_token_pass, streamed, torch.tensor([3]), list, 2)()
+        assert later() == [0, 1, 2, 3]
+        assert max((*left, *behind)) < 2
+    assert left_alone(streamed)
+
+
 def test_an_interrupt_while_tasks_run_leaves_the_model_as_it_was(streamed):
     def interrupts(module, args):
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)

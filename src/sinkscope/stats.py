@@ -36,11 +36,16 @@ def bootstrap(values: np.ndarray, seed: int = 0, units: np.ndarray | None = None
         return Measured(value=mean)
     generator = np.random.default_rng(seed)
     picks = generator.integers(sums.size, size=(RESAMPLES, sums.size))
-    tail = 100 * widened_tail(sums.size)
-    means = sums[picks].sum(1) / counts[picks].sum(1)
-    low, high = np.percentile(means, [tail, 100 - tail])
-    # rounding in the resampled means must not put the mean outside its own interval
-    return Measured(value=mean, low=min(float(low), mean), high=max(float(high), mean))
+    return resampled(mean, sums[picks].sum(1) / counts[picks].sum(1), widened_tail(sums.size))
+
+
+def resampled(value: float, drawn: np.ndarray | list[float], tail: float = 0.025) -> Measured:
+    """A figure with the interval between the tails of what it is in resamples, drawn [resamples].
+
+    Rounding in the resamples must not put the figure outside its own interval.
+    """
+    low, high = np.percentile(drawn, [100 * tail, 100 - 100 * tail])
+    return Measured(value=value, low=min(float(low), value), high=max(float(high), value))
 
 
 def _by_unit(
@@ -96,9 +101,7 @@ def paired_change(
         return Measured(value=value)
     picks = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
     changes = rows[0][picks].sum(1) / rows[1][picks].sum(1)
-    tail = 100 * widened_tail(n)
-    low, high = np.percentile(changes, [tail, 100 - tail])
-    return Measured(value=value, low=min(float(low), value), high=max(float(high), value))
+    return resampled(value, changes, widened_tail(n))
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,14 +206,14 @@ def difference(one: Measured, other: Measured) -> Measured:
     return Measured(value=value, low=value - down, high=value + up)
 
 
-def widened_tail(n: int, tail: float = 0.025) -> float:
+def widened_tail(n: int) -> float:
     """The percentile level at which a bootstrap of n values covers as a t interval does.
 
     Φ(t_{n−1}(2.5 %)·√(n/(n−1))); Hesterberg (2015), arXiv 1411.5279.
     """
     from scipy.stats import norm, t
 
-    return float(norm.cdf(t.ppf(tail, n - 1) * np.sqrt(n / (n - 1))))
+    return float(norm.cdf(t.ppf(0.025, n - 1) * np.sqrt(n / (n - 1))))
 
 
 def sign_flip_p(differences: np.ndarray, seed: int = 0) -> float | None:
@@ -246,7 +249,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
+def spearman(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> float | None:
     """Rank correlation; None for fewer than three points or a constant."""
     from scipy.stats import rankdata
 
@@ -265,14 +268,14 @@ def nan_mean(values: np.ndarray, axis: int | tuple[int, ...] | None = 0) -> np.n
     return np.where(count > 0, np.nansum(values, axis) / np.maximum(count, 1), np.nan)
 
 
-def first_sustained(above: np.ndarray, sustained: int = SUSTAINED) -> int | None:
-    """Index in a boolean curve [n] of the first of `sustained` True in a row; None for none.
+def first_sustained(above: np.ndarray) -> int | None:
+    """Index in a boolean curve [n] of the first of SUSTAINED True in a row; None for none.
 
     At the end fewer are not enough.
     """
     run = 0
     for i, is_above in enumerate(above):
         run = run + 1 if is_above else 0
-        if run == sustained:
-            return i - sustained + 1
+        if run == SUSTAINED:
+            return i - SUSTAINED + 1
     return None

@@ -61,7 +61,7 @@ class Bench:
         length = int(self.prompts.lengths.min())
         if self.count < FEWEST:
             return (
-                f"{self.texts} are too few: an answer takes {FEWEST} at least, and intervals that "
+                f"{self.texts}: too few, as an answer takes {FEWEST} at least, and intervals that "
                 f"cover 95 % take {units_needed(self._late, self.units)}."
             )
         if length < SHORTEST:
@@ -82,7 +82,7 @@ class Bench:
     def texts(self) -> str:
         """What the intervals rest on, in words."""
         if self.count == len(self.prompts):
-            return f"{self.count} texts"
+            return f"{self.count} text{'s' * (self.count != 1)}"
         return f"Windows of {self.count} document{'s' * (self.count != 1)}"
 
     @property

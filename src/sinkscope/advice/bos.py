@@ -62,8 +62,16 @@ def advise_bos(bench: Bench) -> Advice:
         facts={"bos": answer if answer != "undetermined" else None, "bos-cost": change.value},
         rows=[_row("without BOS", change), _row("with BOS twice", double)],
         lines=_lines(subject, answer),
-        limits=f"{_sinks(bench, with_it)} {_habits(subject, token)} On this text: what holds for "
-        "prose need not hold for chats.",
+        limits=" ".join(
+            filter(
+                None,
+                [
+                    _sinks(bench, with_it),
+                    _habits(subject, token),
+                    "On this text: what holds for prose need not hold for chats.",
+                ],
+            )
+        ),
     )
 
 
@@ -93,10 +101,12 @@ def _sentence(
         "harmless": f"{name} makes no difference beyond {bench.within:g} nats a token: {without}",
         "undetermined": f"{bench.texts} cannot say whether {name} is needed: {without}",
     }[answer]
-    habit = "puts it first" if does else "does not put it first"
+    habit = f" The tokenizer by itself {'puts it first' if does else 'does not put it first'}."
+    if bench.subject.tokenizer is None:
+        habit = ""
     return (
-        f"{said} (perplexity {perplexity['with']:.2f} with it, {perplexity['without']:.2f} "
-        f"without). The tokenizer by itself {habit}."
+        f"{said}. The perplexity is {perplexity['with']:.2f} with it and "
+        f"{perplexity['without']:.2f} without it.{habit}"
     )
 
 
@@ -115,7 +125,7 @@ def _habits(subject: Subject, token: int) -> str:
     config: Any = getattr(subject.model.config.get_text_config(decoder=True), "bos_token_id", None)
     tokenizer = subject.tokenizer
     own = tokenizer.bos_token_id if tokenizer is not None else None
-    if own is None and config is not None:
+    if tokenizer is not None and own is None and config is not None:
         parts.append("The configuration names a BOS token that the tokenizer does not know as one.")
     if tokenizer is not None and getattr(tokenizer, "chat_template", None):
         chat = [{"role": "user", "content": "a"}]

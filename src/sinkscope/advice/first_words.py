@@ -22,9 +22,15 @@ from sinkscope.stats import judged
 from sinkscope.subject.prompts import Prompts
 from sinkscope.subject.tokens import token_text
 
+COMPARED = {
+    "more": "more",
+    "less": "less",
+    "same": "about as much",
+    "unclear": "which weighs more is open",
+}
 QUESTION = "Do the first words weigh more than others?"
 SPAN = 8
-ALIKE = 0.1  # part of the later words' effect within which the two are alike
+ALIKE, LEAST = 0.1, 1e-4  # two effects are alike within this part of one, or so many nats
 
 
 def advise_first_words(bench: Bench) -> Advice:
@@ -46,22 +52,20 @@ def advise_first_words(bench: Bench) -> Advice:
     bos = prompts.bos == "with"
     ratio = bench.mean(found["first, as it is"] - found["later, as it is"])
     relief = bench.mean(found["first, spare"] - found["first, as it is"])
-    more = ratio.low is not None and ratio.low > 0
-    less = ratio.high is not None and ratio.high < 0
-    helps = relief.high is not None and relief.high < 0
     means = {name: float(values.mean()) for name, values in found.items()}
-    alike = judged(ratio, ALIKE * means["later, as it is"]) == "same"
+    side = judged(ratio, max(ALIKE * means["later, as it is"], LEAST))
+    helps = judged(relief, max(ALIKE * means["first, as it is"], LEAST)) == "less"
     token = repr(token_text(bench.subject.tokenizer, spare))
     return Advice(
         question=QUESTION,
-        answer="yes" if more else "no" if less or alike else "undetermined",
+        answer={"more": "yes", "unclear": "undetermined"}.get(side, "no"),
         sentence=f"Other first words move late predictions by {means['first, as it is']:.4f} nats "
         f"(KL), other words a quarter into the text by {means['later, as it is']:.4f}: "
-        f"{_compared(more, less, alike)} ({_in_kl(ratio)}). With {token} put first, the first "
+        f"{COMPARED[side]} ({_in_kl(ratio)}). With {token} put first, the first "
         f"words move them by {means['first, spare']:.4f}, which is "
         f"{'less' if helps else 'not shown to be less'} ({_in_kl(relief)}).",
         value=ratio,
-        facts={"first-words": "more" if more else "not-more" if less or alike else None,
+        facts={"first-words": {"more": "more", "unclear": None}.get(side, "not-more"),
                "spare-token": "helps" if helps else "not-shown"},
         rows=[
             {"what": f"{SPAN} other words {_where(name, bos)}", "kl": bench.mean(values),
@@ -73,16 +77,11 @@ def advise_first_words(bench: Bench) -> Advice:
     )  # fmt: skip
 
 
-def _compared(more: bool, less: bool, alike: bool) -> str:
-    """The first words' effect beside that of later ones."""
-    if more or less:
-        return "more" if more else "less"
-    return "alike" if alike else "which of them weigh more is open"
-
-
 def _in_kl(change: Measured) -> str:
-    ends = "" if change.low is None else f", {change.low:+.4f} to {change.high:+.4f}"
-    return f"{change.value:+.4f}{ends}"
+    """A change of a KL with its interval; what rounds to zero has no minus."""
+    ends = [round(each or 0.0, 4) + 0.0 for each in (change.value, change.low, change.high)]
+    interval = "" if change.low is None else f", {ends[1]:+.4f} to {ends[2]:+.4f}"
+    return f"{ends[0]:+.4f}{interval}"
 
 
 def _where(name: str, bos: bool) -> str:

@@ -25,9 +25,9 @@ def advise_quantisation(bench: Bench) -> Advice:
     found = tried(bench, weights)
     costs = found.costs | real
     spared = found.layers if isinstance(found.layers, Spared) else None
-    no_layers = (
-        f"Layers were not looked for: {found.layers}." if found.layers and not spared else ""
-    )
+    no_layers = ""
+    if found.layers and not spared:
+        no_layers = f"Layers to leave out of an int4 cache were not looked for: {found.layers}."
     return Advice(
         question=QUESTION,
         answer=answer_of(found),
@@ -56,11 +56,7 @@ def _facts(found: Found) -> dict[str, str | float | None]:
         return "not-tried" if not tried else "helps" if helped else "not-shown"
 
     return {
-        **{
-            short: words[found.bench.affordable(costs[name])]
-            for short, name in FACTS.items()
-            if name in costs
-        },
+        **{short: words[found.fine(name)] for short, name in FACTS.items() if name in costs},
         "p0-outlier": "yes" if any(one["position"] == 0 for one in found.outliers) else "no",
         "prefix": shown(found.prefix, PREFIX[0] in costs),
         "writers-exact": shown(bool(found.writers), any(n.endswith(WRITERS) for n in costs)),

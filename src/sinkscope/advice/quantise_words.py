@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sinkscope.advice.bench import Bench, in_nats, three
-from sinkscope.advice.maps import MAPS, TENSOR
+from sinkscope.advice.maps import MAPS, TENSOR, TOKEN
 from sinkscope.advice.prefix import PREFIX
-from sinkscope.advice.schemes import CACHE_BITS, CHANNEL, P0, PARTS, TOKEN, Found
+from sinkscope.advice.schemes import CACHE_BITS, CHANNEL, FACTS, P0, PARTS, Found
 from sinkscope.advice.weights import NAMES, WRITERS
 from sinkscope.mixing.dose import Cost
 from sinkscope.stats import judged
@@ -15,10 +15,10 @@ def answer_of(found: Found) -> str:
     """What has to be kept in full precision."""
     kept = kept_by(found)
     if kept:
-        return " and ".join(kept)
+        return " and ".join(filter(None, [", ".join(kept[:-1]), kept[-1]]))
     if found.bench.learned:
         return "no token"
-    if all(found.bench.affordable(cost) for cost in _plain(found).values()):
+    if all(found.fine(name) for name in FACTS.values() if name in found.costs):
         return "nothing"
     return "nothing that was tried" if found.nothing_saves else "undetermined"
 
@@ -38,28 +38,20 @@ def kept_by(found: Found) -> list[str]:
 
 def sentence_of(found: Found) -> str:
     """The answer, what every scheme costs, and what was seen to help."""
-    parts = [_lead(found), _schemes(found)]
-    if found.bench.learned:
-        parts.append(_of_learned(found.bench, found.costs))
-    parts += _helped(found)
-    return " ".join(filter(None, parts))
+    learned = _of_learned(found.bench, found.costs) if found.bench.learned else ""
+    return " ".join(filter(None, [_lead(found), learned, _schemes(found), *_helped(found)]))
 
 
 def _lead(found: Found) -> str:
     bound = f"{found.bench.within:g} nats a token"
     answer = answer_of(found)
     return {
-        "no token": "",  # said with its reason below
+        "no token": "",  # said with its reason
         "nothing": f"Nothing has to be kept in full precision within {bound}.",
         "nothing that was tried": "Nothing that was tried in full precision saves more than "
         f"{bound}.",
         "undetermined": f"{found.bench.texts} cannot say what has to be kept in full precision.",
     }.get(answer, f"Keep {answer} in full precision.")
-
-
-def _plain(found: Found) -> dict[str, Cost]:
-    names = (TENSOR, CHANNEL, TOKEN, *NAMES.values(), *CACHE_BITS.values())
-    return {name: found.costs[name] for name in names if name in found.costs}
 
 
 def _schemes(found: Found) -> str:
@@ -73,11 +65,17 @@ def _schemes(found: Found) -> str:
     }
     word = {True: "fine", False: "costly", None: "undetermined"}
     parts = [
-        f"{about} {in_nats(found.bench.mean(cost.ce))}, {word[found.bench.affordable(cost)]}"
+        f"{about} {in_nats(found.bench.mean(cost.ce))}, {word[found.fine(name)]}"
         for name, about in called.items()
         if (cost := found.costs.get(name)) is not None
     ]
-    return f"Rise of the loss, in nats a token: {'; '.join(parts)}."
+    rest = ""
+    if found.covered < 1:
+        rest = (
+            f" Activations and weights were rounded in maps with {found.covered:.0%} of the "
+            "weights of the blocks; the others, such as those of experts, stayed exact."
+        )
+    return f"Rise of the loss, in nats a token: {'; '.join(parts)}.{rest}"
 
 
 def _of_learned(bench: Bench, costs: dict[str, Cost]) -> str:
@@ -98,12 +96,13 @@ def _of_learned(bench: Bench, costs: dict[str, Cost]) -> str:
 def _helped(found: Found) -> list[str]:
     """A sentence on each part that helps: each scheme without it and with it."""
     costs, said = found.costs, []
+    left = {True: "fine", False: "still costly", None: "perhaps still costly"}
+
+    def change(before: Cost, after: Cost) -> str:
+        return f"{nats(before)} becomes {nats(after)}, {left[found.bench.affordable(after)]}"
 
     def changes(schemes: list[str], end: str) -> str:
-        each = [
-            f"{name}, {nats(costs[name])} becomes {nats(costs[name + end])}" for name in schemes
-        ]
-        return "; ".join(each)
+        return "; ".join(f"{name}, {change(costs[name], costs[name + end])}" for name in schemes)
 
     if found.position and not found.bench.learned:
         said.append(
@@ -124,7 +123,7 @@ def _helped(found: Found) -> list[str]:
     if found.prefix:
         said.append(
             f"With a token put before every text and kept exact: {TENSOR}, "
-            f"{nats(costs[TENSOR])} becomes {nats(costs[PREFIX[0]])}."
+            f"{change(costs[TENSOR], costs[PREFIX[0]])}."
         )
     return said
 

@@ -11,6 +11,7 @@ int4 cache that costs too much is tried without the layers that it hurts most.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from sinkscope.advice.bench import OTHER, Bench
 from sinkscope.advice.cache_layers import Spared, left_alone
@@ -19,6 +20,7 @@ from sinkscope.advice.outliers import outliers
 from sinkscope.advice.prefix import PREFIX, prefixed
 from sinkscope.advice.weights import NAMES, OTHERS, WRITERS
 from sinkscope.intervene.edits import Edit, RoundCache, RoundInputs
+from sinkscope.intervene.edits.rounding import linear_maps
 from sinkscope.mixing.dose import Cost
 from sinkscope.schema.advise import Outlier
 
@@ -66,6 +68,23 @@ class Found:
     costs: dict[str, Cost]
     outliers: list[Outlier]
     layers: Spared | str
+
+    @cached_property
+    def covered(self) -> float:
+        """Share of the blocks' matrices that lies in linear maps, and so could be rounded."""
+        blocks = self.bench.subject.anatomy.modules(self.bench.subject.model)
+        matrices = {id(p): p.numel() for b in blocks for p in b.parameters() if p.dim() > 1}
+        inside = {id(p) for _, m in linear_maps(self.bench.subject) for p in m.parameters()}
+        rounded = sum(size for key, size in matrices.items() if key in inside)
+        return rounded / max(sum(matrices.values()), 1)
+
+    def fine(self, name: str) -> bool | None:
+        """Whether a scheme costs no more than the bound; None where that is open.
+
+        Activations and weights that could be rounded in part only are never shown to be fine.
+        """
+        word = self.bench.affordable(self.costs[name])
+        return None if word and self.covered < 1 and name not in CACHES else word
 
     @property
     def maps(self) -> tuple[str, ...]:

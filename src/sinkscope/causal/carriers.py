@@ -38,7 +38,7 @@ from sinkscope.causal.power import UNSPECIFIC
 from sinkscope.causal.sink_heads import SinkHeads
 from sinkscope.causal.thresholds import INDUCED, LOST
 from sinkscope.result import Measured
-from sinkscope.stats import RESAMPLES, widened_tail
+from sinkscope.stats import RESAMPLES, resampled, widened_tail
 
 BY_TOKEN, BY_ID, BY_MASK, BY_DISTANCE = "token", "position id", "causal mask", "distance"
 BY_QUERY, BY_NOTHING = "query bias", "nothing tested"
@@ -65,14 +65,11 @@ def carriers(tests: Sequence[Test], heads: SinkHeads, seed: int = 0) -> dict[str
     share = _means(weights, heads.share)
     held = _sets(tests, heads, weights, share)
     of_sink = share / np.maximum(share.sum(1, keepdims=True), 1e-9)
-    tail = 100 * widened_tail(len(heads.share)) if len(heads.share) > 1 else 50.0
+    tail = widened_tail(len(heads.share)) if len(heads.share) > 1 else 0.5
     found = {}
     for name, carried in held.items():
         mass = (of_sink * carried).sum(1)
-        low, high = np.percentile(mass[1:], [tail, 100 - tail])
-        value = float(mass[0])
-        interval = Measured(value=value, low=min(float(low), value), high=max(float(high), value))
-        found[name] = Carrier(carried[0], interval)
+        found[name] = Carrier(carried[0], resampled(float(mass[0]), mass[1:], tail))
     return found
 
 

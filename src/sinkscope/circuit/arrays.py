@@ -11,6 +11,7 @@ from sinkscope.circuit.record import Traced
 from sinkscope.circuit.unit import HEAD
 from sinkscope.errors import Missing
 from sinkscope.frame import Labels, labelled
+from sinkscope.stats import nan_mean
 
 if TYPE_CHECKING:
     import xarray
@@ -130,10 +131,10 @@ def _heads(traced: Traced) -> dict[str, Any]:
     }
     if induction.margin.shape[2] == width:
         values["margin_by_prompt"] = induction.margin
-        values["margin"] = _mean(induction.margin)
+        values["margin"] = nan_mean(induction.margin)
         values["query_bias"] = induction.bias
         if induction.from_u is not None:
-            values["margin_from_direction"] = _mean(induction.from_u)
+            values["margin_from_direction"] = nan_mean(induction.from_u)
     logits = traced.found.logits
     if not isinstance(logits, Missing):
         parts = np.concatenate(
@@ -141,12 +142,6 @@ def _heads(traced: Traced) -> dict[str, Any]:
         )
         values["logit_parts"] = parts
     return values
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over prompts; NaN, without a warning, where no prompt has a value."""
-    count = np.isfinite(values).sum(0)
-    return np.where(count > 0, np.nansum(values, 0) / np.maximum(count, 1), np.nan)
 
 
 def _writes(traced: Traced) -> dict[str, Any]:

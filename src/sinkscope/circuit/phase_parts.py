@@ -26,16 +26,17 @@ from sinkscope.observe.together import together
 from sinkscope.subject.load import Subject
 
 Heads = tuple[tuple[int, int], ...]
-WRITER = 0.1  # of what the rise writes along u: so much makes a sublayer a writer, or a taker
+WRITER = 0.1  # of what a rise writes, or a fall takes back, along u: so much makes one of its own
 
 
 @dataclass(frozen=True)
 class PhaseWrites:
     """What was written along the direction of a phase, mean over first tokens.
 
-    share       write name -> share of what all blocks of the rise wrote; negative in the fall
+    share       write name -> share of what all blocks of the rise wrote; in the fall, of what its
+                sublayers took back, those alone that did: negative there, −1 together
     writers     names in the rise that wrote a tenth or more, the largest first
-    takers      names in the fall that took back a tenth or more, the largest first
+    takers      names in the fall that took back a tenth or more of that, the largest first
     components  the fewest heads and neurons that make 90 % of the rise
     """
 
@@ -144,7 +145,12 @@ def phase_writes(
     risen = sum(found.total[name] for name, block in blocks.items() if _within(block, phase.rise))
     if phase.rise == EMBEDDING:
         risen = found.embedding
-    share = {name: found.total[name] / (abs(risen) or 1.0) for name in blocks}
+    fallen = {name: found.total[name] for name in blocks if _within(blocks[name], phase.fall)}
+    taken = sum(min(added, 0.0) for added in fallen.values())
+    share = {
+        name: found.total[name] / (abs(taken if name in fallen else risen) or 1.0)
+        for name in blocks
+    }
 
     def chosen(span: tuple[int, int] | None, sign: float) -> tuple[str, ...]:
         names = [n for n in blocks if _within(blocks[n], span) and sign * share[n] >= WRITER]

@@ -37,7 +37,7 @@ from sinkscope.circuit.writes import Writes, written_along
 from sinkscope.errors import Missing
 from sinkscope.frame import Progress, chosen_prompts, result_of, silent
 from sinkscope.observe.attention import check_reader
-from sinkscope.observe.p0_stream import one_token_pass, usable_vocabulary
+from sinkscope.observe.p0_stream import one_token_pass
 from sinkscope.observe.stream import unit
 from sinkscope.observe.together import together
 from sinkscope.progress import shown
@@ -46,6 +46,7 @@ from sinkscope.schema.trace import WeightView
 from sinkscope.settings import TraceSettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
+from sinkscope.subject.tokens import usable_vocabulary
 
 __all__ = ["TraceSettings", "Traced", "find_circuit", "trace", "trace_one", "traced_result"]
 

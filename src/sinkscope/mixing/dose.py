@@ -22,26 +22,11 @@ from sinkscope.intervene.cost import divergences, logit_batches, losses
 from sinkscope.intervene.edits import Edit, Heads, Neurons
 from sinkscope.intervene.readout import over_heads
 from sinkscope.mixing.conditions import INTACT, Condition, run
-from sinkscope.mixing.thresholds import PREDICTIONS, USED
 from sinkscope.observe.sites import Sites
-from sinkscope.result import Measured
-from sinkscope.stats import judged
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
 DOSES = (0.25, 0.5, 0.75, 1.0)
-UNDETERMINED, NO_SINK = "undetermined", "no sink"
-WORDS = {
-    "used": "The sink is used here",
-    "harmful": "The sink is harmful here: without it the loss falls",
-    "changes predictions": "The sink changes predictions, but not this loss: whether it is needed "
-    "depends on the text",
-    "present, not needed": "The sink is present, not needed: without it neither the loss nor the "
-    "predictions change by as much as counts",
-    UNDETERMINED: "Whether the loss needs the sink is open",
-    NO_SINK: "The model does not sink at position zero, so there is no sink to take away; the "
-    "conditions took every head's attention to it",
-}
 
 
 @dataclass
@@ -129,27 +114,3 @@ def units_of(edit: Edit) -> tuple[int, ...]:
     if isinstance(edit, Neurons):
         return edit.neurons
     return edit.heads if isinstance(edit, Heads) else ()
-
-
-def use_of(effect: Measured, control: Measured, kl: Measured, kl_control: Measured) -> str:
-    """What a change of the loss, and of the predictions, says of what was taken away.
-
-    used                 the loss rises by more than thresholds.USED, and than under the control
-    harmful              the loss falls by more than that, and than under the control
-    changes predictions  the loss stays within USED on both sides, but the KL of the predictions
-                         lies above thresholds.PREDICTIONS, and above that of the control
-    present, not needed  the loss stays within USED on both sides, and the KL below PREDICTIONS
-    undetermined         anything else: the whole interval must lie on one side of each bound
-    """
-    side = judged(effect, USED)
-    if effect.low is None or effect.high is None or side == "unclear":
-        return UNDETERMINED
-    if side == "more" and (control.high is None or effect.low > control.high):
-        return "used"
-    if side == "less" and (control.low is None or effect.high < control.low):
-        return "harmful"
-    if side != "same" or kl.low is None or kl.high is None:
-        return UNDETERMINED
-    if kl.low > PREDICTIONS and (kl_control.high is None or kl.low > kl_control.high):
-        return "changes predictions"
-    return "present, not needed" if kl.high < PREDICTIONS else UNDETERMINED

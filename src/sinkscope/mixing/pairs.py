@@ -17,7 +17,8 @@ from sinkscope.errors import InputError
 from sinkscope.settings import MixSettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.opening import opening_of
-from sinkscope.subject.prompts import Prompts, from_rows, vocabulary
+from sinkscope.subject.prompts import Prompts, from_rows
+from sinkscope.subject.tokens import usable_vocabulary
 
 SWAPS = MixSettings.swaps
 SHORTEST = 8  # tokens: below, there is no room for an edit with something before and behind it
@@ -99,12 +100,8 @@ def swapped(
 
 def _usable(subject: Subject) -> torch.Tensor:
     """Ids that may stand in for another: no special tokens, none that the tokenizer lacks."""
-    size = vocabulary(subject)
-    if subject.tokenizer is None:
-        return torch.arange(size)
-    size = min(size, len(subject.tokenizer))
-    special = set(subject.tokenizer.all_special_ids)
-    return torch.tensor([i for i in range(size) if i not in special])
+    special = set() if subject.tokenizer is None else {*subject.tokenizer.all_special_ids}
+    return torch.tensor([i for i in range(usable_vocabulary(subject)) if i not in special])
 
 
 def _nearest(subject: Subject, tokens: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:

@@ -8,11 +8,12 @@ from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.frame import opening_notes, too_few
 from sinkscope.intervene.readout import over_heads
 from sinkscope.mixing.collapse import ROUNDING as DOUBLE
-from sinkscope.mixing.conditions import INTACT, OTHER_KEY, REDISTRIBUTED, VALUE_ZEROED
+from sinkscope.mixing.conditions import INTACT, OTHER_KEY, REDISTRIBUTED
 from sinkscope.mixing.cuts import CUT_CONTROL
-from sinkscope.mixing.dose import NO_SINK, UNDETERMINED, WORDS, Cost, units_of, use_of
+from sinkscope.mixing.dose import Cost, units_of
 from sinkscope.mixing.record import Mixed
 from sinkscope.mixing.thresholds import CONTROL_KEEPS, NO_DIFFERENT, ROUNDING, thresholds
+from sinkscope.mixing.use import WORDS, use_of, use_of_sink, what_is_open
 from sinkscope.schema import Measured, MixRow, MixSummary
 from sinkscope.schema.mix import (
     DepthRow,
@@ -33,7 +34,7 @@ def mix_summary(found: Mixed) -> MixSummary:
         rows.append(_dropped_row(found))
     by_name = {row.name: row for row in rows}
     return MixSummary(
-        verdict=(verdict := _verdict(found, by_name)),
+        verdict=(verdict := use_of_sink(found, by_name)),
         sentence=f"{WORDS[verdict]}.",
         mixing=_mixing(found, by_name),
         sink_heads=[list(head) for head in found.heads],
@@ -78,7 +79,7 @@ def _notes(found: Mixed, rows: dict[str, MixRow]) -> list[str]:
         said.append(f"No Jacobian norms: {found.influence.reason}")
     if isinstance(found.bound, Missing) and found.bound != NOT_ASKED:
         said.append(f"No path-sum bound: {found.bound.reason}")
-    said += [each for each in [weak_control(rows)] if each]
+    said += [each for each in [weak_control(rows), what_is_open(found, rows)] if each]
     unit = ("prompts", "pairs") if found.draw.units is None else ("documents", "text")
     return said + too_few(found.spreads[INTACT.name].final, found.draw.units, *unit)
 
@@ -252,18 +253,6 @@ def _paraphrases(found: Mixed) -> Paraphrases:
             name: paired_change(each.final, intact, intact) for name, each in spreads.items()
         },
     }
-
-
-def _verdict(found: Mixed, rows: dict[str, MixRow]) -> str:
-    """What the loss makes of the sink's mass and of its value; no sink where no head sinks.
-
-    Either of them is enough for a finding; that the sink is not needed takes both.
-    """
-    if not found.heads:
-        return NO_SINK
-    uses = [rows[name].use for name in (REDISTRIBUTED.name, VALUE_ZEROED.name)]
-    order = ("used", "harmful", UNDETERMINED, "changes predictions")
-    return next((word for word in order if word in uses), "present, not needed")
 
 
 def _mixing(found: Mixed, rows: dict[str, MixRow]) -> str:

@@ -21,7 +21,8 @@ from sinkscope.observe.layout import layout_of
 from sinkscope.observe.registry import attention_functions, evaluation, hooks
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, vocabulary
+from sinkscope.subject.prompts import Prompts
+from sinkscope.subject.tokens import usable_vocabulary
 
 BATCH = 2048  # one-token sequences run at a time
 FIRST_TOKENS = 256  # first tokens over which P0 is averaged
@@ -124,12 +125,6 @@ def prompt_tokens(prompts: Prompts) -> torch.Tensor:
     """
     at_p0 = prompts.input_ids[layout_of(prompts, prompts.input_ids.device).is_p0][:FIRST_TOKENS]
     return at_p0[:1] if bool((at_p0 == at_p0[0]).all()) else at_p0
-
-
-def usable_vocabulary(subject: Subject) -> int:
-    """Ids that a tokenizer can give: padding rows of the embedding are left out."""
-    size = vocabulary(subject)
-    return size if subject.tokenizer is None else min(size, len(subject.tokenizer))
 
 
 def p0_cache(subject: Subject, first: torch.Tensor):

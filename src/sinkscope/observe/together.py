@@ -37,11 +37,14 @@ class _Task:
 
     at       the last block that it called; waits: whether for that block
     wants    the task whose result it waits for
+    maker    the task that started it
+    idle     nobody is left who would ask for it
     restore  routes attention as the task left it when it last stopped
     """
 
-    def __init__(self, work: Callable[[], Any]) -> None:
+    def __init__(self, work: Callable[[], Any], maker: _Task | None = None) -> None:
         self.work, self.grad = work, torch.is_grad_enabled()
+        self.maker, self.idle = maker, False
         self.go, self.done, self.dropped = threading.Semaphore(0), False, False
         self.thread: threading.Thread | None = None
         self.at, self.waits = -1, False
@@ -56,13 +59,19 @@ def together(subject: Subject) -> Iterator[Callable[..., Later]]:
     """Gives `start(function, *arguments)`, which returns a function that gives the result.
 
     What nobody has asked for by the end is cancelled, and cannot be asked for any more. Within
-    another `together` of the same model, tasks join those of the other and live as long.
+    another `together` of the same model, tasks join those of the other and live as long; but what
+    nobody has asked for by their own end does not go on unless somebody does after all.
     """
     reader = reader_of(subject.anatomy.modules(subject.model))
     if reader is None:
         yield lambda work, *args: functools.cache(functools.partial(work, *args))
     elif reader.turn is not None:
-        yield reader.turn.__self__.start  # type: ignore[attr-defined]
+        scheduler = reader.turn.__self__  # type: ignore[attr-defined]
+        first = len(scheduler.tasks)
+        try:
+            yield scheduler.start
+        finally:
+            scheduler.leave(first)
     else:
         scheduler = _Scheduler(subject, reader)
         try:
@@ -90,7 +99,7 @@ class _Scheduler:
 
     def start(self, work: Callable[..., Any], *args: Any) -> Later:
         """Have a task run as soon as whoever runs now waits for something."""
-        task = _Task(functools.partial(work, *args))
+        task = _Task(functools.partial(work, *args), self.running)
         self.tasks.append(task)
         return functools.partial(self._result, task)
 
@@ -103,6 +112,15 @@ class _Scheduler:
         self._hand_on()
         if self.reader.resident == block:  # another task may have asked for its gradients
             self.reader.stack[block].requires_grad_(False)
+
+    def leave(self, first: int) -> None:
+        """Let those that whoever runs has started since, and nobody waits for, stay where they are.
+
+        first  how many tasks there were then
+        """
+        wanted = [task.wants for task in self.tasks]
+        for task in self.tasks[first:]:
+            task.idle = task.maker is self.running and not task.done and task not in wanted
 
     def close(self) -> None:
         """Cancel what is left, and leave the model as it was."""
@@ -120,7 +138,7 @@ class _Scheduler:
         if self.closed and (not task.done or task.dropped):
             raise RuntimeError("this pass was cancelled: it was asked for too late")
         if not task.done:
-            self.running.wants = task
+            self.running.wants, task.idle = task, False
             self._hand_on()
         if task.error is not None:
             raise task.error
@@ -145,7 +163,7 @@ class _Scheduler:
     def _next(self) -> _Task:
         if self.cancelled:
             return self.caller
-        live = [task for task in self.tasks if not task.done]
+        live = [task for task in self.tasks if not task.done and not _left(task)]
         waiting = []
         for task in live:
             if task.waits:
@@ -186,3 +204,8 @@ class _Scheduler:
         task.done = True
         if not self.closing:
             self._hand_on()
+
+
+def _left(task: _Task | None) -> bool:
+    """Whether nobody asks for a task, or for one on whose behalf it was started."""
+    return task is not None and (task.idle or _left(task.maker))

@@ -11,7 +11,7 @@ import altair as alt
 
 from sinkscope.report import frames
 from sinkscope.report.charts import HEIGHT, by_series, part, tips
-from sinkscope.report.text import percent
+from sinkscope.report.text import counted, percent, sublayer
 from sinkscope.result import TraceSummary
 from sinkscope.schema.trace import PhaseRow
 
@@ -35,7 +35,7 @@ def written_by(name: str) -> str:
     if "." not in name:
         return f"the {name}"
     block, kind = name.split(".", 1)
-    return f"the {'MLP' if kind == 'mlp' else kind} of block {block}"
+    return f"the {sublayer(kind)} of block {block}"
 
 
 def phase_lines(trace: TraceSummary) -> list[str]:
@@ -66,10 +66,9 @@ def _read(row: PhaseRow) -> str:
     blocks = [block for block, _ in row["reading_heads"]]
     if not blocks:
         return "no head reads it"
-    heads = "1 head" if len(blocks) == 1 else f"{len(blocks)} heads"
     reads = "reads" if len(blocks) == 1 else "read"
     return (
-        f"{heads} of {span(min(blocks), max(blocks))} {reads} it "
+        f"{counted(len(blocks), 'head')} of {span(min(blocks), max(blocks))} {reads} it "
         f"({len(row['sink_heads'])} as sink heads)"
     )
 

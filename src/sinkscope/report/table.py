@@ -14,7 +14,7 @@ from rich.text import Text
 from sinkscope.report import commands, frames
 from sinkscope.report.lines import hanging, print_lines, table_lines, wrapped
 from sinkscope.report.parts import Findings
-from sinkscope.report.text import visible
+from sinkscope.report.text import counted, visible
 from sinkscope.result import Result
 
 PLAIN_WIDTH = 110
@@ -58,11 +58,10 @@ def heading(result: Result) -> tuple[str, str]:
     """Which model, and what was looked at."""
     model, prompts = result.summary.model, result.summary.prompts
     revision = f" @ {visible(model.revision)}" if model.revision else ""
-    count = "1 prompt" if prompts.n == 1 else f"{prompts.n} prompts"
     return (
         f"{visible(model.id)}{revision}",
         f"{visible(model.architecture)}, {model.parameters:,} parameters, "
-        f"{count} of {prompts.length} tokens ({visible(prompts.kind)})",
+        f"{counted(prompts.n, 'prompt')} of {prompts.length} tokens ({visible(prompts.kind)})",
     )
 
 

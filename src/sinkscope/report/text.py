@@ -69,6 +69,23 @@ def minus(text: str) -> str:
     return text.replace("-", "−")
 
 
+def decimals(value: float | None, digits: int, sign: str = "") -> str:
+    """A number with so many decimals; what rounds to zero has no minus. sign: "+" for a change."""
+    if value is None:
+        return NO_VALUE
+    return minus(f"{round(value, digits) + 0.0:{sign}.{digits}f}")
+
+
+def counted(count: int, what: str) -> str:
+    """How many there are: 1 prompt, 2 prompts."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def sublayer(kind: str) -> str:
+    """The kind of a sublayer in words."""
+    return "MLP" if kind == "mlp" else visible(kind)
+
+
 def percent(value: float | None) -> str:
     """A share as a percentage with one decimal: 0.0341 is `3.4 %`, which does not break."""
     if value is None or not math.isfinite(value):

@@ -205,7 +205,7 @@ class PhaseRow(TypedDict):
     fall: list[int] | None  # first and last block that take it back; none where it lasts
     # [sublayer, share of what the rise writes along its u]; most read: as in the summary
     writers: list[list[str | float]]
-    takers: list[list[str | float]]  # [sublayer, share of that, negative]
+    takers: list[list[str | float]]  # [sublayer, share of what the fall takes back, negative]
     writing_neurons: list[list[int | float]]  # [block, neuron, share] of its k90 set
     writing_heads: list[list[int | float]]  # [block, head, share] of its k90 set
     reading_heads: list[list[int]]  # [block, head] over three times uniform attention in it

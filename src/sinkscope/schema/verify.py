@@ -23,7 +23,8 @@ class StageSummary(Open):
     # what arises where the stage is given to another position, sink margin [nat]; for amplification
     # what the circuit alone keeps of the sink [ratio]
     sufficiency: Measured | None = None
-    specificity: float | None = None  # effect of the control over the effect [ratio]
+    specificity: float | None = None  # of necessity: effect of the control over it [ratio]
+    sufficiency_specificity: float | None = None  # the same of what arises elsewhere [ratio]
     dose: float | None = None  # Spearman correlation of dose and effect [1]
     # part of the effect that passes through the next stage [ratio, causal/families/mediation]
     mediation: Measured | float | None = None

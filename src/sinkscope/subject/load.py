@@ -23,6 +23,7 @@ from sinkscope.subject.spread import make_whole, spreading
 from sinkscope.subject.streamed import header_hash, streamed_model
 from sinkscope.subject.towers import text_decoder
 from sinkscope.subject.weights import (
+    LOCAL,
     load_config,
     load_tokenizer,
     load_weights,
@@ -83,7 +84,10 @@ class Subject:
         model.eval()
         if (getattr(model, "tp_size", None) or 1) > 1:
             make_whole(model)
-        return cls(model, tokenizer, find_anatomy(model), identity_of(model, name, None, None))
+        anatomy = find_anatomy(model)
+        if getattr(model, "is_quantized", False):
+            try_out(model, anatomy, name)  # some unpack their maps at the first pass of the whole
+        return cls(model, tokenizer, anatomy, identity_of(model, name, None, None))
 
 
 def load(
@@ -204,8 +208,7 @@ def _streamed(folder: Path, dtype: str, device: str, is_folder: bool) -> Subject
     if adapters.find_adapter(folder) is not None:
         raise InputError("An adapter is not merged into weights on disk: merge it first.")
     check_folder(folder, False, False)
-    common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
-    config = load_config(str(folder), common)
+    config = load_config(str(folder), LOCAL)
     check_weights(folder, config.to_dict(), None)
     model, plan, _ = streamed_model(folder, config, DTYPES[dtype], torch.device(device))
     identity = planned_identity(plan, folder.name, header_hash(folder), dtype, device, config)
@@ -214,7 +217,7 @@ def _streamed(folder: Path, dtype: str, device: str, is_folder: bool) -> Subject
         "Its blocks were read from disk one at a time, each whenever it ran; its hash is of the "
         "names, shapes and places of its weights, not of their values.",
     )
-    tokenizer = load_tokenizer(str(folder), common, True)
+    tokenizer = load_tokenizer(str(folder), LOCAL, True)
     return Subject(model, tokenizer, plan.anatomy, identity)
 
 
@@ -247,8 +250,7 @@ def _merged(adapter: adapters.Adapter, name: str, options: dict[str, Any]) -> Su
     base.identity["weights_sha256"] = adapter.sha256(base.identity["weights_sha256"])
     merged = f"An adapter was merged in memory into {adapter.base}."
     say(base.identity, merged, unchanged)
-    common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
-    base.tokenizer = load_tokenizer(str(adapter.folder), common, True) or base.tokenizer
+    base.tokenizer = load_tokenizer(str(adapter.folder), LOCAL, True) or base.tokenizer
     return base
 
 

@@ -21,7 +21,7 @@ from sinkscope.subject.documents import chat_renderer, read_chats, read_document
 from sinkscope.subject.load import Subject
 from sinkscope.subject.memory import refuse_long_rows
 from sinkscope.subject.opening import Opening, opening_of
-from sinkscope.subject.tokens import token_text, vocabulary
+from sinkscope.subject.tokens import token_text, usable_vocabulary, vocabulary
 from sinkscope.subject.windows import Rows, text_rows
 
 TOKENS_PER_BATCH = 8192
@@ -238,9 +238,7 @@ def _synthetic(
     """Rows of drawn ids; a draw that would put BOS first by chance is the next id instead."""
     policy = opening.policy(bos, False)
     first = list(opening.ids) if policy == "with" else []
-    size = vocabulary(subject)
-    if subject.tokenizer is not None:
-        size = min(size, len(subject.tokenizer))
+    size = usable_vocabulary(subject)
     body = length - len(first)
     _check_memory(subject, n, length)
     drawn = torch.randint(size, (n, body if kind == "random" else 1), generator=generator)

@@ -18,3 +18,9 @@ def token_text(tokenizer: Any, token: int) -> str:
 def vocabulary(subject: Subject) -> int:
     """Rows of the input embedding: ids at or above this cannot be looked up."""
     return subject.model.get_input_embeddings().weight.shape[0]
+
+
+def usable_vocabulary(subject: Subject) -> int:
+    """Ids that a tokenizer can give: padding rows of the embedding are left out."""
+    size = vocabulary(subject)
+    return size if subject.tokenizer is None else min(size, len(subject.tokenizer))

@@ -20,6 +20,8 @@ from sinkscope.subject.blame import first_line, named_value
 from sinkscope.subject.folder import refuse_foreign_code
 from sinkscope.subject.towers import sees_images
 
+# how a folder is loaded that is at hand
+LOCAL = {"revision": None, "local_files_only": True, "trust_remote_code": False}
 SAMPLE = "Attention is paid to the first token, whatever it is.\n"
 MOST_TOKENS = 20  # tokens a character of the sample: bytes of a character, and room
 _UNKNOWN = re.compile("does not recognize|[Uu]nrecognized|model.type|architecture")

@@ -25,10 +25,10 @@ from sinkscope.subject.checkpoint_keys import key_mapping, renamed
 from sinkscope.subject.header import WHOLE
 from sinkscope.subject.memory import refuse_too_large
 from sinkscope.subject.plan import LoadPlan, laid_out, model_classes, plan_blocks
-from sinkscope.subject.weights import load_config
+from sinkscope.subject.weights import LOCAL, load_config
+from sinkscope.training_runs.hub import SMALL
 
 CONFIG, METADATA, SHARD = "config.json", ".metadata", ".distcp"
-SMALL = (".json", ".model", ".txt", ".jinja")  # files beside weights: configuration, tokenizer
 # Modules whose classes an index is made of; of torch only what has no code of its own.
 _OF_DCP = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
 _PLAIN = {"collections": ("OrderedDict", "defaultdict"), "pathlib": ("Path", "PosixPath"),
@@ -125,8 +125,7 @@ def _write(parts: Path, place: Path, blocks: int | None) -> None:
     """The weights of the first blocks (None: all) out of shards, as one safetensors file."""
     from safetensors.torch import save_file
 
-    common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
-    config = load_config(str(place), common)
+    config = load_config(str(place), LOCAL)
     refuse_too_large(config.to_dict(), None, None, str(parts))
     plan = plan_blocks(config, blocks)
     wanted, tied = _parameters(plan, config)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sinkscope.errors import InputError, OutOfResources
 from sinkscope.subject.plan import LoadPlan, plan_blocks
-from sinkscope.subject.weights import load_config
+from sinkscope.subject.weights import LOCAL, load_config
 from sinkscope.training_runs.checkpoint import Checkpoint
 from sinkscope.training_runs.tensors import CHUNK, copy_tensors, kept_bytes
 
@@ -73,8 +73,7 @@ def _fetch(fs: Any, root: str, blocks: int | None, folder: Path, budget: int | N
         raise InputError(
             f"{root} holds only pickle weights or none; timelines read safetensors alone."
         )
-    common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
-    plan = plan_blocks(load_config(str(folder), common), blocks)
+    plan = plan_blocks(load_config(str(folder), LOCAL), blocks)
     shards = _shards(fs, root, weights, files, plan)
     ranges = all(_offers_ranges(fs, f"{root}/{name}") for name in shards)
     if ranges:

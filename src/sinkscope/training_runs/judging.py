@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
+
+from sinkscope.stats import spearman
 
 SIGNALS = ("sink", "log_norm", "concentration_2", "turn", "distance")
 BASELINES = ("log_step", "loss", "loss_slope", "gradient_norm")
@@ -79,7 +80,7 @@ def judge(runs: dict[str, dict[str, np.ndarray]]) -> list[Judged]:
         if name in SIGNALS:
             gains = [_left_out(tables, run, [*base, name]) - whole[run] for run in tables]
             added = float(np.median(gains))
-        ranks = [_spearman(t[name], t["remaining"]) for t in tables.values()]
+        ranks = [spearman(t[name], t["remaining"]) or 0.0 for t in tables.values()]
         found.append(
             Judged(
                 name, float(np.median(list(alone.values()))), added, float(np.median(ranks)), alone
@@ -118,10 +119,3 @@ def _left_out(tables: dict[str, dict[str, np.ndarray]], run: str, names: list[st
 
 def _design(table: dict[str, np.ndarray], names: list[str]) -> np.ndarray:
     return np.stack([np.ones(len(table["remaining"])), *(table[name] for name in names)], 1)
-
-
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
-    x, y = rankdata(a), rankdata(b)
-    if x.std() == 0 or y.std() == 0:
-        return 0.0
-    return float(np.corrcoef(x, y)[0, 1])

@@ -25,7 +25,7 @@ from sinkscope.subject.identity import planned_identity, say
 from sinkscope.subject.load import DTYPES, Subject
 from sinkscope.subject.plan import NOT_ALONE, LoadPlan, plan_blocks, quiet
 from sinkscope.subject.probe import refuse_no_finite
-from sinkscope.subject.weights import load_config, load_tokenizer, load_weights
+from sinkscope.subject.weights import LOCAL, load_config, load_tokenizer, load_weights
 from sinkscope.training_runs.tensors import hash_tensors, tensor_names
 
 
@@ -44,14 +44,13 @@ def load_first_blocks(
     `parameters` and `architecture` are those of the full model. Raises as `subject.load.load`.
     """
     check_folder(folder, allow_pickle, False)
-    common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
-    config = load_config(str(folder), common)
+    config = load_config(str(folder), LOCAL)
     check_weights(folder, config.to_dict(), None, blocks)
     plan = plan_blocks(config, blocks)
     try:
         with quiet():  # transformers reports every tensor that is left in the file
             model, unused = load_weights(
-                str(folder), config, common, DTYPES[dtype], None, allow_pickle,
+                str(folder), config, LOCAL, DTYPES[dtype], None, allow_pickle,
                 _cut_class(plan), (plan.blocks, plan.of),
             )  # fmt: skip
     except AttributeError:  # a constructor that goes on to use the blocks that were cut off
@@ -62,7 +61,7 @@ def load_first_blocks(
     sha256, where = content_hash(folder, plan), str(next(model.parameters()).device)
     identity = planned_identity(plan, name or folder.name, sha256, dtype, where, config)
     say(identity, unused)
-    tokenizer = load_tokenizer(str(folder), common, True)
+    tokenizer = load_tokenizer(str(folder), LOCAL, True)
     return Subject(model, tokenizer, plan.anatomy, identity)
 
 

@@ -35,11 +35,6 @@ class P0Parts:
     active: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     experts: dict[int, torch.Tensor] = field(default_factory=dict)
 
-    @classmethod
-    def none(cls) -> P0Parts:
-        """Nothing named."""
-        return cls()
-
     def chosen(self, u: torch.Tensor, point: int) -> tuple[np.ndarray, np.ndarray]:
         """k90 neurons along u [d] in the blocks before `point`, and experts: both [n, 2] int64."""
         found = [
@@ -71,7 +66,7 @@ def p0_parts(subject: Subject, view: View) -> P0Parts:
     try:
         sites = find_sites(subject, view.prompts)
     except Unsupported:
-        return P0Parts.none()
+        return P0Parts()
     parts = P0Parts()
     one_token_pass(subject, view.first_tokens, lambda: _hooks(subject, sites, parts))
     return parts

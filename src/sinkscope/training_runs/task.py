@@ -23,7 +23,7 @@ from sinkscope.subject.adapters import find_adapter
 from sinkscope.subject.folder import check_folder, check_weights
 from sinkscope.subject.load import Subject, load
 from sinkscope.subject.plan import plan_blocks, quiet
-from sinkscope.subject.weights import load_config
+from sinkscope.subject.weights import LOCAL, load_config
 from sinkscope.training_runs.assembled import assembled, content, needs_assembly, note
 from sinkscope.training_runs.checkpoint import Checkpoint
 from sinkscope.training_runs.checkpoint_metrics import light
@@ -62,8 +62,7 @@ def content_of(checkpoint: Checkpoint, pilot: Pilot | None) -> str:
         of = content_of(replace(checkpoint, place=adapter.base), None) if below.is_dir() else ""
         return adapter.sha256(of or adapter.base)
     check_folder(folder, False, False)
-    common = {"revision": None, "local_files_only": True, "trust_remote_code": False}
-    config = load_config(str(folder), common)
+    config = load_config(str(folder), LOCAL)
     check_weights(folder, config.to_dict(), None)
     plan = plan_blocks(config, None if pilot is None else _blocks(pilot))
     return content_hash(folder, plan)

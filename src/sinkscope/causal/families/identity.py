@@ -19,8 +19,9 @@ from sinkscope.intervene.edits import TokenAt
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.edits.tokens import DropToken, InsertToken, RandomTokens, RepeatToken
 from sinkscope.result import Measured
+from sinkscope.stats import resampled
 from sinkscope.subject.opening import bos_id
-from sinkscope.subject.prompts import vocabulary
+from sinkscope.subject.tokens import usable_vocabulary
 
 TOKEN_ARROW = "token at P0 -> stage 4"
 ITEMS = 5  # vocabulary items that are put at P0 of every prompt in turn
@@ -81,13 +82,11 @@ def random_tokens(lab: CausalBench, count: int, draw: int) -> tuple[int, ...]:
 def _shuffled(lab: CausalBench, draw: int) -> list[int]:
     """All tokens that text can hold, in random order; at least one."""
     subject = lab.engine.subject
-    size, special = vocabulary(subject), set()
+    special = {_bos(lab)}
     if subject.tokenizer is not None:
-        size = min(size, len(subject.tokenizer))
-        special = {*subject.tokenizer.all_special_ids}
-    special.add(_bos(lab))
+        special |= {*subject.tokenizer.all_special_ids}
     generator = torch.Generator().manual_seed(1000 * lab.seed + draw)
-    order = torch.randperm(size, generator=generator).tolist()
+    order = torch.randperm(usable_vocabulary(subject), generator=generator).tolist()
     return [token for token in order if token not in special] or order
 
 
@@ -141,8 +140,7 @@ def _interval(shares: np.ndarray, seed: int) -> Measured:
     generator, n = np.random.default_rng(seed), shares.shape[1]
     drawn = [explained(shares[:, generator.integers(n, size=n)]) for _ in range(RESAMPLES)]
     kept = [one for one in drawn if one is not None]
-    low, high = np.percentile(kept or [value], [2.5, 97.5])
-    return Measured(value=value, low=min(float(low), value), high=max(float(high), value))
+    return resampled(value, kept or [value])
 
 
 def _row(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sinkscope.report.advise.page import number_in_words
-from sinkscope.report.text import NO_VALUE, visible
+from sinkscope.report.text import NO_VALUE, typeset, visible
 from sinkscope.result import Result
 
 
@@ -27,7 +27,7 @@ def model_card(result: Result) -> str:
         lines.append(f"| {one.question} | {_escaped(one.answer)} | {_escaped(said)} |")
     lines += [
         "",
-        *(f"- {one.question} {_escaped(one.sentence)}" for one in summary.advise.values()),
+        *(f"- {one.question} {_escaped(typeset(one.sentence))}" for one in summary.advise.values()),
         "",
     ]
     pasted = [line for one in summary.advise.values() for line in one.lines]

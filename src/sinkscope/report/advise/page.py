@@ -20,7 +20,14 @@ from sinkscope.report.parts import (
     Words,
     table_of,
 )
-from sinkscope.report.text import NO_VALUE, bounds_of, minus, number_of, token_text, visible
+from sinkscope.report.text import (
+    NO_VALUE,
+    bounds_of,
+    decimals,
+    number_of,
+    token_text,
+    visible,
+)
 from sinkscope.result import Result
 from sinkscope.schema import Advice, Measured
 
@@ -157,19 +164,13 @@ def head_table(one: Advice, title: str, column: str) -> Table:
 
 def signed(measured: Any, sign: str = "+") -> str:
     """A change with its sign."""
-    value = number_of(measured)
-    return NO_VALUE if value is None else _three(value, sign)
-
-
-def _three(value: float, sign: str = "+") -> str:
-    """Three decimals; what rounds to zero has no minus."""
-    return minus(f"{round(value, 3) + 0.0:{sign}.3f}")
+    return decimals(number_of(measured), 3, sign)
 
 
 def interval(measured: Any) -> str:
     """Its interval; empty without one."""
     bounds = bounds_of(measured)
-    return "" if bounds is None else f"{_three(bounds[0])} to {_three(bounds[1])}"
+    return " to ".join(decimals(bound, 3, "+") for bound in bounds or ())
 
 
 def cost_chart(one: Advice) -> Chart | None:

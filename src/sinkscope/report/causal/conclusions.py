@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from sinkscope.report.causal.names import name_of
+from sinkscope.report.text import counted
 from sinkscope.result import TestRow, VerifySummary
 
 # what a test shows that holds, and that does not; a test is told by its code, with its name
@@ -45,16 +46,12 @@ def _codes(
     return [code for code in found if code not in without]
 
 
-def counted(verified: VerifySummary) -> str:
+def edits_said(verified: VerifySummary) -> str:
     """How many edits were run in full, how many were only screened, and how many decide."""
     tests = verified.tests
     full = [test for test in tests if test.confirmed]
     decide = [test for test in full if test.claim and test.passed is not None]
     return (
-        f"{_edits(len(tests))}: {len(full)} run in full, {len(tests) - len(full)} screened through "
-        f"position zero’s key alone; {len(decide)} of them decide."
+        f"{counted(len(tests), 'edit')}: {len(full)} run in full, {len(tests) - len(full)} "
+        f"screened through position zero’s key alone; {len(decide)} of them decide."
     )
-
-
-def _edits(count: int) -> str:
-    return "1 edit" if count == 1 else f"{count} edits"

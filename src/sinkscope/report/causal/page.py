@@ -15,7 +15,7 @@ from sinkscope.report.causal.charts import (
     paired_chart,
     sink_changes,
 )
-from sinkscope.report.causal.conclusions import counted, deciding, shown_by
+from sinkscope.report.causal.conclusions import deciding, edits_said, shown_by
 from sinkscope.report.causal.names import name_of
 from sinkscope.report.charts import Chart
 from sinkscope.report.parts import Plot, Section, concluded, plots
@@ -86,7 +86,7 @@ def sections(result: Result) -> list[Section]:
                     folded=True,
                 ),
             ],
-            concluded(counted, verified),
+            concluded(edits_said, verified),
         ),
     ]
     return [section for section in planned if section.parts]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from sinkscope.report.causal.reasons import why_not
 from sinkscope.report.parts import Stage
 from sinkscope.report.text import (
     NOTHING,
     bounds_of,
     change_bounds,
+    decimals,
     minus,
     multiple,
     number_of,
@@ -18,7 +17,7 @@ from sinkscope.report.text import (
     percent_interval,
     visible,
 )
-from sinkscope.result import StageSummary, TestRow, VerifySummary
+from sinkscope.result import StageSummary, VerifySummary
 
 NAMES = {1: "Recognition", 2: "Amplification", 3: "Induction", 4: "Sink"}
 MEANINGS = {
@@ -38,17 +37,16 @@ def stages_of(verified: VerifySummary) -> list[Stage]:
             NAMES.get(one.stage, visible(one.name)),
             state[one.passed] if one.outcome != "undetermined" else "undetermined",
             MEANINGS.get(one.stage, ""),
-            stage_rows(one, verified.tests),
+            stage_rows(one),
             why_not(one, verified.tests),
         )
         for one in verified.stages
     ]
 
 
-def stage_rows(stage: StageSummary, tests: Sequence[TestRow]) -> list[tuple[str, str, str]]:
+def stage_rows(stage: StageSummary) -> list[tuple[str, str, str]]:
     """What a stage rests on: label, value, interval; each effect with its control over it."""
     rows = []
-    control = {t.kind: t.specificity for t in tests if t.claim and t.edit in stage.edits}
     held = stage.reading_heads_late_share
     if held is not None and held.value is not None:
         rows.append(("Of sink heads", percent(held.value), percent_interval(held)))
@@ -56,7 +54,7 @@ def stage_rows(stage: StageSummary, tests: Sequence[TestRow]) -> list[tuple[str,
         value = stage.necessity.value
         rows.append(("Sink without it", percent_change(value), change_bounds(stage.necessity)))
         if abs(value) >= NOTHING:  # over nothing, a ratio says nothing
-            rows += _over("Control ÷ that effect", control.get("necessity"))
+            rows += _over("Control ÷ that effect", stage.specificity)
     if stage.total is not None and stage.total.value is not None:
         rows.append(("In all", percent_change(stage.total.value), ""))
     if stage.stage == 2:  # here it is what the circuit alone keeps of the sink, a share
@@ -68,7 +66,7 @@ def stage_rows(stage: StageSummary, tests: Sequence[TestRow]) -> list[tuple[str,
         interval = f"{bounds[0]:+.1f} to {bounds[1]:+.1f}" if bounds else ""
         shown = f"{stage.sufficiency.value:+.1f} nats"
         rows.append(("Given elsewhere", minus(shown), minus(interval)))
-        rows += _over("Control ÷ that effect", control.get("sufficiency"))
+        rows += _over("Control ÷ that effect", stage.sufficiency_specificity)
     if stage.dose is not None:
         rows.append(("Dose (Spearman)", minus(f"{stage.dose:.2f}"), ""))
     through = number_of(stage.mediation)
@@ -81,4 +79,4 @@ def stage_rows(stage: StageSummary, tests: Sequence[TestRow]) -> list[tuple[str,
 
 def _over(label: str, ratio: float | None) -> list[tuple[str, str, str]]:
     """The effect of a control over that of its edit, as a row."""
-    return [] if ratio is None else [(label, minus(f"{round(ratio, 2) + 0.0:.2f}"), "")]
+    return [] if ratio is None else [(label, decimals(ratio, 2), "")]

@@ -12,6 +12,7 @@ from sinkscope.report.text import (
     NO_VALUE,
     bounds_of,
     change_bounds,
+    decimals,
     minus,
     number_of,
     percent,
@@ -78,8 +79,8 @@ def aftermath_table(verified: VerifySummary) -> Table:
             edit_words(test.edit),
             nats(test.ce_change, 2),
             nats(test.kl, 2, sign=False),
-            _plain(test.p0_norm),
-            _plain(test.p0_cosine),
+            decimals(test.p0_norm, 2),
+            decimals(test.p0_cosine, 2),
             _moved(test.mass_moved_to),
             visible("; ".join(filter(None, (test.control, test.note)))) or NO_VALUE,
         ]
@@ -160,7 +161,7 @@ def _short_change(measured: Any) -> str:
 
 def _short_nats(measured: Any) -> str:
     value = number_of(measured)
-    return NO_VALUE if value is None else _tidy(f"{round(value, 1) + 0.0:+.1f} nats")
+    return NO_VALUE if value is None else _tidy(f"{decimals(value, 1, '+')} nats")
 
 
 def _kept(stage: StageSummary) -> str:
@@ -196,17 +197,8 @@ def change(measured: Any) -> str:
 def nats(measured: Any, digits: int = 1, sign: bool = True) -> str:
     """A figure in nats with its interval."""
     value, bounds = number_of(measured), bounds_of(measured)
-    if value is None:
-        return NO_VALUE
-    form = f"{'+' if sign else ''}.{digits}f"
-
-    def show(number: float) -> str:
-        return f"{round(number, digits) + 0.0:{form}}"  # no minus before a zero
-
-    shown = show(value)
-    if bounds is not None:
-        shown += f" ({show(bounds[0])} to {show(bounds[1])})"
-    return _tidy(shown)
+    shown, *ends = (decimals(x, digits, "+" if sign else "") for x in (value, *(bounds or ())))
+    return _tidy(f"{shown} ({' to '.join(ends)})" if ends and value is not None else shown)
 
 
 def p_value(p: float | None) -> str:
@@ -214,10 +206,6 @@ def p_value(p: float | None) -> str:
     if p is None:
         return NO_VALUE
     return "<\u00a00.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _plain(value: float | None) -> str:
-    return NO_VALUE if value is None else _tidy(f"{round(value, 2) + 0.0:.2f}")
 
 
 def _tidy(text: str) -> str:

@@ -14,6 +14,7 @@ from sinkscope.report.circuit.words import AMPLIFIED
 from sinkscope.report.parts import WEAK, Findings, Headline, Part, Section, Strip, Words
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.text import (
+    counted,
     multiple,
     number_of,
     percent,
@@ -137,7 +138,7 @@ def _details(verified: VerifySummary) -> list[str]:
         return []
     by_key = verified.circuit_curve.get("path") == "key"
     keeps = _keeps(verified) + (" in full passes" if by_key else "")
-    said = [f"{_counted(size['components'])} ({_part(size['share'])}) {keeps}."]
+    said = [f"{counted(size['components'], 'unit')} ({_part(size['share'])}) {keeps}."]
     if size.get("traced") is not None and size["traced"] < size["components"]:
         said.append(f"{size['traced']} of them are traced along the sink direction.")
     said += _short_of(verified)
@@ -149,9 +150,11 @@ def _details(verified: VerifySummary) -> list[str]:
         )
     elif needed is not None and needed != size["components"]:
         alone = ", all else held as it was" if by_key else ""
-        said.append(f"It takes {_counted(needed)} to be both faithful and complete{path}{alone}.")
+        said.append(
+            f"It takes {counted(needed, 'unit')} to be both faithful and complete{path}{alone}."
+        )
     if faithful is not None and faithful not in (needed, size["components"]):
-        said.append(f"{_counted(faithful)} are faithful{path}.")
+        said.append(f"{counted(faithful, 'unit')} are faithful{path}.")
     if areas_of(verified):
         said.append(f"{areas_of(verified)}{_small_sets(verified)}.")
     return said
@@ -177,7 +180,9 @@ def _small_sets(verified: VerifySummary) -> str:
         return ""
     units = tried[0]["components"]
     keep = "keeps" if units == 1 else "keep"
-    return f"; small sets hardly weigh in them: {_counted(units)} alone {keep} {percent(kept)}"
+    return (
+        f"; small sets hardly weigh in them: {counted(units, 'unit')} alone {keep} {percent(kept)}"
+    )
 
 
 def _need(row: PhaseNeed) -> str:
@@ -195,10 +200,6 @@ def _need(row: PhaseNeed) -> str:
 def _kept(measured: Any) -> str:
     interval = percent_interval(measured)
     return percent(number_of(measured)) + (f" [{interval}]" if interval else "")
-
-
-def _counted(units: int) -> str:
-    return "1 unit" if units == 1 else f"{units} units"
 
 
 def _part(share: float) -> str:

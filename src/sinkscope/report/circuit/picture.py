@@ -118,12 +118,13 @@ def picture_of(result: Result, bos: str) -> Picture | None:
     share = number_of(scan.late_share) if scan is not None else None
     sink = f"{percent(share)} of all late attention" if share is not None else ""
     several = phases_of(trace)
+    whole = "what its phase writes, or takes back" if several else "all that adds to it"
     return Picture(
         start=held,
         embedding=None if several else trace.write_shares.get("embedding", 0.0),
         rows=_folded(rows),
         sink=sink,
-        whole="share of what its phase writes" if several else "share of all that adds to it",
+        whole=f"share of {whole}",
     )
 
 

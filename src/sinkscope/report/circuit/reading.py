@@ -25,7 +25,7 @@ from sinkscope.report.charts import (
     tips,
     value_y,
 )
-from sinkscope.report.text import number_of
+from sinkscope.report.text import number_of, sublayer
 from sinkscope.result import TraceSummary
 
 MOST_PARTS = 14
@@ -39,11 +39,7 @@ def margin_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
         return None
     values = np.asarray(data["margin"].values, dtype=np.float64)
     count, heads = values.shape
-    table = frames.rows(
-        block=np.repeat(np.arange(count), heads),
-        head=np.tile(np.arange(heads), count),
-        value=values.ravel(),
-    )
+    table = frames.grid(values, block=range(count), head=range(heads))
     most = float(np.nanmax(np.abs(values)))
     scale = alt.Scale(domain=[-most, most], range="diverging")
     return tiles(
@@ -106,7 +102,7 @@ def _named(name: str) -> str:
     if "." not in name:
         return name
     block, kind = name.split(".", 1)
-    return f"block {block} {'MLP' if kind == 'mlp' else kind}"
+    return f"block {block} {sublayer(kind)}"
 
 
 def routing_chart(trace: TraceSummary, data: Dataset) -> Chart | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sinkscope.report.circuit.words import basis
 from sinkscope.report.parts import Table
-from sinkscope.report.text import percent, ranges, visible
+from sinkscope.report.text import percent, ranges, sublayer, visible
 from sinkscope.result import TraceSummary
 
 MOST = 12  # rows; the summary holds all
@@ -22,7 +22,7 @@ def _sublayers(trace: TraceSummary) -> Table:
         if abs(share) < 0.0005:
             break
         block, _, kind = name.partition(".")
-        known = [block, "MLP" if kind == "mlp" else visible(kind)] if kind else ["–", visible(name)]
+        known = [block, sublayer(kind)] if kind else ["–", visible(name)]
         table.rows.append([*known, percent(share)])
     return table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sinkscope.report.parts import Said
 from sinkscope.report.phases import phase_lines, phases_of, written_by
-from sinkscope.report.text import number_of, percent, ranges, short, visible
+from sinkscope.report.text import counted, number_of, percent, ranges, short, sublayer, visible
 from sinkscope.result import TraceSummary
 
 NOT_SHOWN = (
@@ -66,7 +66,7 @@ def place(point: str) -> str:
     """A place in the stream in words: x3: input of block 3, 3.attention: behind its attention."""
     if "." in point:
         block, kind = point.split(".", 1)
-        return f"from behind the {'MLP' if kind == 'mlp' else kind} of block {block} on"
+        return f"from behind the {sublayer(kind)} of block {block} on"
     return f"from the input of block {point.lstrip('x')} on"
 
 
@@ -98,9 +98,8 @@ def _group(kind: str, rows: list) -> tuple[float, str] | None:
     if not rows:
         return None
     blocks = ranges([block for block, _, _ in rows])
-    name = kind if len(rows) == 1 else f"{kind}s"
     where = f"block{'' if blocks.isdigit() else 's'} {blocks}"
-    return sum(share for *_, share in rows), f"{len(rows)} {name} ({where})"
+    return sum(share for *_, share in rows), f"{counted(len(rows), kind)} ({where})"
 
 
 def _readers(trace: TraceSummary) -> str:

@@ -11,7 +11,7 @@ from sinkscope.detect.attention import SINK
 from sinkscope.report import frames
 from sinkscope.report.scan.headline import LIMITS
 from sinkscope.report.scan.words import classes, elsewhere, stream, strongest_heads, where
-from sinkscope.report.text import number_of, percent, percent_interval, short
+from sinkscope.report.text import counted, number_of, percent, percent_interval, short
 from sinkscope.result import ScanSummary
 from sinkscope.stats import nan_mean
 
@@ -37,8 +37,7 @@ def heads(scan: ScanSummary, data: Dataset) -> str:
 
 def maps(packed: dict[str, Any]) -> str:
     """How many heads can be looked at, on how many prompts."""
-    prompts = len(packed["tokens"])
-    on = "1 prompt" if prompts == 1 else f"{prompts} prompts"
+    on = counted(len(packed["tokens"]), "prompt")
     return f"{len(packed['heads'])} of {packed['total']} heads, on {on}."
 
 

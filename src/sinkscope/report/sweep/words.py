@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from sinkscope.report.parts import Findings
 from sinkscope.report.sweep.columns import EMBEDDING
-from sinkscope.report.text import visible
+from sinkscope.report.text import counted, visible
 from sinkscope.schema.sweep import SweepRow, SweepSummary
 
 LIMIT = (
@@ -29,9 +29,11 @@ def findings(summary: SweepSummary) -> Findings:
 def measured(summary: SweepSummary) -> str:
     """How many runs there are, and how many failed."""
     choices = summary.runs // max(len(summary.models), 1)
-    said = f"{_models(len(summary.models))} under {_count(choices, 'choice')} of settings: "
+    said = (
+        f"{counted(len(summary.models), 'model')} under {counted(choices, 'choice')} of settings: "
+    )
     if not summary.failed:
-        return f"{said}{_count(summary.runs, 'run')}, all measured."
+        return f"{said}{counted(summary.runs, 'run')}, all measured."
     done = summary.runs - len(summary.failed)
     return f"{said}{done} of {summary.runs} runs measured, {len(summary.failed)} failed."
 
@@ -45,7 +47,7 @@ def sinks(rows: list[SweepRow]) -> str:
     some = [model for model, found in answers.items() if True in found and len(found) > 1]
     open_ = [model for model, found in answers.items() if True not in found and None in found]
     never = len(answers) - len(every) - len(some) - len(open_)
-    said = [f"Position zero is a sink in {len(every)} of {_models(len(answers))}"]
+    said = [f"Position zero is a sink in {len(every)} of {counted(len(answers), 'model')}"]
     said += [f"in part of the rows of {len(some)} ({_names(some)})"] if some else []
     said += [f"in none of {never}"] if never else []
     said += [f"and {len(open_)} are undecided ({_names(open_)})"] if open_ else []
@@ -59,7 +61,7 @@ def verdicts(rows: list[SweepRow]) -> str:
         return ""
     alike = Counter(next(iter(each)) for each in found.values() if len(each) == 1)
     differ = [model for model, each in found.items() if len(each) > 1]
-    said = [f"{verdict} for {_models(count)}" for verdict, count in alike.most_common()]
+    said = [f"{verdict} for {counted(count, 'model')}" for verdict, count in alike.most_common()]
     said += [f"not the same in all rows of {_names(differ)}"] if differ else []
     return f"Verdict: {', '.join(said)}."
 
@@ -72,7 +74,7 @@ def known(rows: list[SweepRow]) -> str:
     wrong = [row for row, one, other in told if {*one.split("+")} != {*other.split("+")}]
     open_ = [row for row in wrong if row.verdict == OPEN]
     other = dict.fromkeys(row.model for row in wrong if row.verdict != OPEN)
-    said = [f"the known one in {len(told) - len(wrong)} of {_count(len(told), 'row')}"]
+    said = [f"the known one in {len(told) - len(wrong)} of {counted(len(told), 'row')}"]
     said += [f"{OPEN} in {len(open_)}"] if open_ else []
     said += [f"another in {len(wrong) - len(open_)} ({_names(other)})"] if other else []
     return f"Of constructed models, whose answer is known, the verdict is {', '.join(said)}."
@@ -99,7 +101,7 @@ def phases(rows: list[SweepRow]) -> str:
     times = {len(row.phases) for row in rows if len(row.phases) > 1}
     most = "twice" if times == {2} else f"up to {max(times)} times"
     raises = "raises" if len(several) == 1 else "raise"
-    return f"{_models(len(several))} {raises} position zero {most}: {_names(several)}."
+    return f"{counted(len(several), 'model')} {raises} position zero {most}: {_names(several)}."
 
 
 def by_policy(rows: list[SweepRow]) -> str:
@@ -115,11 +117,10 @@ def by_policy(rows: list[SweepRow]) -> str:
     answers = [(one, other) for one, other in pairs if None not in (one.p0_sink, other.p0_sink)]
     differ = dict.fromkeys(one.model for one, other in answers if one.p0_sink != other.p0_sink)
     if not differ:
-        same = f"{len(answers)} of {_count(len(pairs), 'run')}"
+        same = f"{len(answers)} of {counted(len(pairs), 'run')}"
         return f"With BOS and without, the answer on the sink is the same in {same}; none differs."
-    return (
-        f"BOS decides whether position zero is a sink in {_models(len(differ))}: {_names(differ)}."
-    )
+    models = counted(len(differ), "model")
+    return f"BOS decides whether position zero is a sink in {models}: {_names(differ)}."
 
 
 def _by_model(pairs: Iterable[tuple[str, object]]) -> dict[str, set]:
@@ -127,14 +128,6 @@ def _by_model(pairs: Iterable[tuple[str, object]]) -> dict[str, set]:
     for model, value in pairs:
         found.setdefault(model, set()).add(value)
     return found
-
-
-def _models(count: int) -> str:
-    return _count(count, "model")
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _names(models: Iterable[str]) -> str:

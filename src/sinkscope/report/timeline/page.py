@@ -23,7 +23,7 @@ from sinkscope.report.parts import (
     present,
     table_of,
 )
-from sinkscope.report.text import NO_VALUE, minus, number_of, percent, visible
+from sinkscope.report.text import decimals, number_of, percent, visible
 from sinkscope.report.timeline import charts
 from sinkscope.report.timeline.axis import STEPS, Axis, Runs, axes_of
 from sinkscope.report.timeline.words import answers, of_several, sentences, step, unit_of, written
@@ -227,14 +227,10 @@ def _tables(result: Result) -> list[Table]:
         judgement["signals"] if judgement else [],
         {
             "Signal": lambda row: SIGNALS[row["name"]],
-            "R² alone": lambda row: _number(row["alone"]),
-            "R² beyond the baselines": lambda row: _number(row["added"]),
-            "Rank correlation": lambda row: _number(row["rank"]),
+            "R² alone": lambda row: decimals(row["alone"], 2),
+            "R² beyond the baselines": lambda row: decimals(row["added"], 2),
+            "Rank correlation": lambda row: decimals(row["rank"], 2),
         },
         {1, 2, 3},
     )
     return present([table, judged])
-
-
-def _number(value: float | None) -> str:
-    return NO_VALUE if value is None else minus(f"{round(value, 2) + 0.0:.2f}")
