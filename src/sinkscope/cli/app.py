@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from typing import Annotated
@@ -52,7 +53,10 @@ def _root(
 
 def _add(name: str, command: Callable[..., None], epilog: str) -> None:
     """Add a command; its short help is given, since a sentence that is cut says nothing."""
-    app.command(name, epilog=epilog, short_help=command.__doc__)(command)
+    title, *lines = [line for line in epilog.splitlines() if line.strip()]
+    examples = textwrap.dedent("\n".join(lines))
+    kept = f"{title}\n\n\b\n{examples}"  # examples stand as they are written
+    app.command(name, epilog=kept, short_help=command.__doc__)(command)
 
 
 for _name, _examples in commands.EXAMPLES.items():

@@ -61,7 +61,7 @@ def find_runs(
         runs.append(_folders(single, pattern))
     for run in runs:
         if len(run.checkpoints) < 2:
-            raise InputError(f"{run.name} holds one checkpoint only; a timeline needs two or more.")
+            raise InputError(f"{run.name} has one checkpoint only; a timeline needs two or more.")
     return _named_apart(runs)
 
 
