@@ -187,9 +187,10 @@ def test_a_cone_of_values_is_recognised():
     assert cone.isotropy[0] > 0.9
 
 
-def test_norms_are_frozen_as_what_they_are():
-    rms = torch.nn.RMSNorm(8)
-    layer = torch.nn.LayerNorm(8)
+@pytest.mark.parametrize("eps", [1e-5, 1e-197])  # so small that zeros give no number
+def test_norms_are_frozen_as_what_they_are(eps):
+    rms = torch.nn.RMSNorm(8, eps=eps)
+    layer = torch.nn.LayerNorm(8, eps=eps)
     with torch.no_grad():
         for norm in (rms, layer):
             norm.weight.copy_(torch.linspace(0.5, 2, 8))

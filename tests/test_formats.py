@@ -211,6 +211,18 @@ def test_overflow_is_named_with_the_block_in_which_it_begins(overflowing, comman
     assert caught.value.block == 1
 
 
+def test_a_pass_that_stands_but_once_is_said_to_overflow_all_the_same(llama, ids):
+    """What is hooked to a pass may be used up by the first: the reason stays the overflow."""
+    from sinkscope.observe.attention import call_model
+
+    used = iter([None])
+    blocks = llama.model.model.layers
+    blocks[0].register_forward_hook(lambda module, args, out: next(used))
+    blocks[1].register_forward_hook(lambda module, args, out: out * torch.nan)
+    with pytest.raises(NotFinite, match="not finite in float32 in this pass"):
+        call_model(llama, {"input_ids": ids}, False)
+
+
 def test_the_same_weights_are_read_in_formats_of_more_range(overflowing):
     found = [
         sinkscope.scan(load(overflowing, dtype=dtype), **FEW).summary.scan["without"]

@@ -9,7 +9,13 @@ from transformers import AutoModelForCausalLM
 
 import sinkscope
 from sinkscope.errors import InputError, Unsupported
-from sinkscope.subject.at_hand import NO_GRADIENTS, is_packed, no_gradients, plain_weight
+from sinkscope.subject.at_hand import (
+    NO_GRADIENTS,
+    is_packed,
+    no_gradients,
+    plain_weight,
+    refuse_edit,
+)
 from sinkscope.subject.load import Subject, load
 from sinkscope.subject.probe import refuse_no_finite
 from sinkscope.subject.tiny import tiny_config, tiny_model
@@ -70,6 +76,58 @@ def test_maps_that_lose_the_gradient_are_found(llama):
     assert no_gradients(llama.model) == NO_GRADIENTS
     (found,) = sinkscope.mix(llama, **FEW).summary.mix.values()
     assert found.path_bound["reason"] == NO_GRADIENTS
+
+
+def compressed(place, activations):
+    """A folder of compressed-tensors: weights of eight bits a row, activations as told."""
+    pytest.importorskip("compressed_tensors", reason="make tools")
+    from compressed_tensors.compressors import ModelCompressor
+    from compressed_tensors.quantization import (
+        QuantizationArgs,
+        QuantizationConfig,
+        QuantizationScheme,
+        QuantizationStatus,
+        apply_quantization_config,
+    )
+
+    weights = QuantizationArgs(num_bits=8, strategy="channel")
+    told = QuantizationArgs(num_bits=8, strategy="token", dynamic=True) if activations else None
+    scheme = QuantizationScheme(targets=["Linear"], weights=weights, input_activations=told)
+    config = QuantizationConfig(config_groups={"group": scheme}, ignore=["lm_head"])
+    model = tiny_model("llama")
+    model.save_pretrained(place / "plain")
+    apply_quantization_config(model, config)
+    for module in model.modules():
+        if getattr(module, "quantization_scheme", None) is not None:
+            module.weight_scale.data = module.weight.detach().abs().amax(1, keepdim=True) / 127
+            module.quantization_status = QuantizationStatus.FROZEN
+    compressor = ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model)
+    model.save_pretrained(place / "packed")
+    compressor.update_config(place / "packed")
+    return place / "packed"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("activations", [False, True])
+def test_a_folder_of_compressed_tensors_is_read_and_not_edited(tmp_path, activations):
+    """Its maps are unpacked at the first pass, and round what goes through them ever after."""
+    subject = load(compressed(tmp_path, activations))
+    whole = load(tmp_path / "plain")
+    assert "stored as compressed-tensors" in subject.identity["note"]
+    assert subject.identity["parameters"] == whole.identity["parameters"]
+    both = [s.model.model.layers[0].mlp.up_proj for s in (subject, whole)]
+    assert is_packed(both[0])
+    weights = [plain_weight(each) for each in both]
+    assert float((weights[0] - weights[1]).norm() / weights[1].norm()) < 0.02
+    assert no_gradients(subject.model) == (NO_GRADIENTS if activations else "")
+    with pytest.raises(Unsupported, match="packed"):
+        refuse_edit(subject.model.model.layers[0], "block 0")
+    found = [
+        next(iter(sinkscope.scan(s, untrained=False, **FEW).summary.scan.values())).late_share.value
+        for s in (subject, whole)
+    ]
+    assert found[0] == pytest.approx(found[1], rel=0.02)
 
 
 def held_by(linear, kind):

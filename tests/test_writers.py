@@ -7,18 +7,23 @@ import torch
 
 import sinkscope
 from sinkscope.circuit import phase_parts, writers
+from sinkscope.circuit.ablated import ablated
 from sinkscope.circuit.components import Components, main_components
 from sinkscope.circuit.find import find
 from sinkscope.circuit.head_reads import HeadReads
 from sinkscope.circuit.phase_parts import PhaseParts, PhaseWrites
 from sinkscope.circuit.phases import Phase
+from sinkscope.circuit.ranking import usual_inputs
 from sinkscope.circuit.streams import p0_points
-from sinkscope.circuit.unit import NEURON, Unit, of_kind
+from sinkscope.circuit.unit import EXPERT, NEURON, SHARED, Unit, of_kind
 from sinkscope.circuit.writes import Writes
-from sinkscope.observe.p0_stream import prompt_tokens
+from sinkscope.observe.p0_stream import p0_states, prompt_tokens
 from sinkscope.observe.parity import token_prompts
+from sinkscope.observe.residual import residual_hooks
 from sinkscope.observe.sites import find_sites
+from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import build_prompts
+from sinkscope.subject.tiny import tiny_model
 from tests.test_circuit import constructed, pairs
 
 TIMES = 10.0  # an unread write over the one that is read
@@ -205,6 +210,41 @@ def test_as_many_more_are_named_as_the_sink_needs_where_a_tenth_of_the_write_is_
     neurons = of_kind(named.components.units, NEURON)
     assert {unit.place for unit in neurons} == pairs([first, *rest])
     assert (named.kept < 0.5, named.fewest) == (True, 1)
+
+
+def test_units_of_experts_are_ablated_at_position_zero_and_weights_stay_as_they_were():
+    subject = Subject.from_model(tiny_model("qwen2_moe"))
+    prompts = token_prompts(torch.arange(3, 27).view(2, 12))
+    sites, tokens = find_sites(subject, prompts), torch.tensor([3, 15])
+    usual = usual_inputs(subject, sites, prompts)
+    mlp = subject.anatomy.modules(subject.model)[1].mlp
+    routed, shared = mlp.experts.down_proj.data, mlp.shared_expert.down_proj
+
+    def states(hooks=list):
+        def read(keep):
+            return lambda: [*hooks(), *residual_hooks(subject, keep)()]
+
+        return p0_states(subject, tokens, read)
+
+    intact, weights = states(), routed.clone()
+    off = states(ablated(subject, sites, usual, [Unit(1, NEURON, 2)]))
+    torch.testing.assert_close(routed, weights, rtol=0, atol=0)
+    routed[:, :, 2] = 0.0
+    torch.testing.assert_close(off, states())
+    routed.copy_(weights)
+    assert (off - intact)[:, 2].norm() > 1e-4
+    key = next(key for key in usual if key[0] == 1 and key[1].endswith("shared"))
+
+    def as_usual(module, args):
+        given = args[0].clone()
+        given[..., 5] = usual[key][5]
+        return (given,)
+
+    mean = states(ablated(subject, sites, usual, [Unit(1, SHARED, 5)]))
+    torch.testing.assert_close(mean, states(lambda: [shared.register_forward_pre_hook(as_usual)]))
+    assert (mean - intact)[:, 2].norm() > 1e-6
+    assert ablated(subject, sites, {}, [Unit(1, SHARED, 5)]) is None
+    assert ablated(subject, sites, usual, [Unit(1, EXPERT, 0)]) is None
 
 
 def test_beside_another_sink_the_writers_of_the_circuit_are_named():

@@ -10,7 +10,8 @@ from torch.nn.functional import cross_entropy
 
 import sinkscope
 from sinkscope import Subject, build_prompts
-from trust_parts.asking import LENGTH, N
+
+N, LENGTH = 64, 128  # prompts and tokens: a loss takes more text to settle than attention does
 
 WORDS = {
     "used": ("used",),
@@ -28,7 +29,7 @@ def one(seed: int) -> dict[str, Any]:
     ids = build_prompts(subject, n=N, length=LENGTH, bos="without", seed=seed + 1).input_ids
     loss, divergence = _without(model, ids, truth)
     result = sinkscope.mix(
-        subject, n=N, length=LENGTH, bos="without", seed=seed, jacobian=False, sweeps=False
+        subject, n=N, pairs=N, length=LENGTH, bos="without", seed=seed, jacobian=False, sweeps=False
     )
     (found,) = result.summary.mix.values()
     return {

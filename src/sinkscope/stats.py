@@ -206,14 +206,14 @@ def difference(one: Measured, other: Measured) -> Measured:
     return Measured(value=value, low=value - down, high=value + up)
 
 
-def widened_tail(n: int, tail: float = 0.025) -> float:
+def widened_tail(n: int) -> float:
     """The percentile level at which a bootstrap of n values covers as a t interval does.
 
     Φ(t_{n−1}(2.5 %)·√(n/(n−1))); Hesterberg (2015), arXiv 1411.5279.
     """
     from scipy.stats import norm, t
 
-    return float(norm.cdf(t.ppf(tail, n - 1) * np.sqrt(n / (n - 1))))
+    return float(norm.cdf(t.ppf(0.025, n - 1) * np.sqrt(n / (n - 1))))
 
 
 def sign_flip_p(differences: np.ndarray, seed: int = 0) -> float | None:
@@ -268,14 +268,14 @@ def nan_mean(values: np.ndarray, axis: int | tuple[int, ...] | None = 0) -> np.n
     return np.where(count > 0, np.nansum(values, axis) / np.maximum(count, 1), np.nan)
 
 
-def first_sustained(above: np.ndarray, sustained: int = SUSTAINED) -> int | None:
-    """Index in a boolean curve [n] of the first of `sustained` True in a row; None for none.
+def first_sustained(above: np.ndarray) -> int | None:
+    """Index in a boolean curve [n] of the first of SUSTAINED True in a row; None for none.
 
     At the end fewer are not enough.
     """
     run = 0
     for i, is_above in enumerate(above):
         run = run + 1 if is_above else 0
-        if run == sustained:
-            return i - sustained + 1
+        if run == SUSTAINED:
+            return i - SUSTAINED + 1
     return None

@@ -79,7 +79,7 @@ class FrozenNorms:
             scale = (target * basis).sum(-1, keepdim=True) / square
             error = (scale * basis - target).abs().max()
             tolerance = CLOSE if output.dtype == torch.float32 else 3e-2
-            if error > tolerance * target.abs().max().clamp_min(1e-30):
+            if not error <= tolerance * target.abs().max().clamp_min(1e-30):  # also NaN
                 raise Unsupported(
                     f"{type(module).__name__} is neither an RMSNorm nor a LayerNorm, so its scale "
                     "cannot be frozen."
@@ -119,15 +119,18 @@ def affine_form(module: nn.Module, like: torch.Tensor) -> Affine:
     """The affine form, by the norm of zeros, ones and alternating ones like `like` [1, .., d]."""
     with torch.no_grad():
         ones = torch.ones_like(like)
-        bias = module.forward(torch.zeros_like(like)).float()
-        flat = module.forward(ones).float() - bias
         alternating = ones.clone()
         alternating[..., 1::2] = -1.0
         signs = alternating.float()
         if like.shape[-1] % 2:  # an odd width: keep the mean at zero
             alternating[..., -1] = 0.0
-        # RMS keeps ones; a LayerNorm centres them away
-        centred = bool(flat.abs().max() < 1e-2)
+        bias = module.forward(torch.zeros_like(like)).float()
+        if not bias.isfinite().all():  # without an epsilon; but for its bias a norm is odd
+            both = module.forward(alternating).float(), module.forward(-alternating).float()
+            bias = (both[0] + both[1]) / 2
+        flat = module.forward(ones).float() - bias
+        # RMS keeps ones; a LayerNorm centres them away, to nothing that it could divide
+        centred = not bool(flat.abs().max() >= 1e-2)
         gain = (module.forward(alternating).float() - bias) * signs if centred else flat
         if centred and like.shape[-1] % 2:
             rolled = alternating.roll(1, -1)

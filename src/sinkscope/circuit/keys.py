@@ -8,7 +8,7 @@ sequences, so rotations, qk-norms and latent projections are the family's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,74 +82,88 @@ def sink_logits(
         raise Unsupported(reason)
     blocks = subject.anatomy.modules(subject.model)
     reading = sorted({block for block, _ in heads})
-    norms = FrozenNorms([blocks[block] for block in reading])
-    values: dict[tuple[int, int], torch.Tensor] = {}
-    gradients: dict[tuple[int, int], torch.Tensor] = {}
-    biases: dict[tuple[int, int], torch.Tensor] = {}
-
-    def logit(block: int, head: int, keys: torch.Tensor) -> torch.Tensor:
-        query = queries[block][:, head].to(keys)
-        group = head * keys.shape[1] // queries[block].shape[1]
-        return (query * keys[:, group]).sum(-1) * scales[block]
-
-    def differentiate(block: int, keys: torch.Tensor, leaf: torch.Tensor) -> None:
-        for b, head in heads:
-            if b == block:
-                value = logit(block, head, keys)
-                (gradient,) = torch.autograd.grad(value.sum(), leaf, retain_graph=True)
-                values[b, head] = value.detach().float().cpu()
-                gradients[b, head] = gradient[:, 0].float().cpu()
-
-    def at_zero(block: int, keys: torch.Tensor, leaf: torch.Tensor) -> None:
-        for b, head in heads:
-            if b == block:
-                biases[b, head] = logit(block, head, keys).detach().float().cpu()
-
-    names, at, added = ["embedding"], [-1], []
-
-    def write(block: int, index: int, delta: torch.Tensor) -> None:
-        names.append(next(n for b, i, n in sites.writes if (b, i) == (block, index)))
-        at.append(block)
-        added.append(delta[:, 0].detach().float().cpu())
-
-    def embed(block: int, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden
-
-    first: list[torch.Tensor] = []
-    stop = reading[-1] + 1
-    wrote = write_hooks(subject, sites, write)
+    norms, stop = FrozenNorms([blocks[block] for block in reading]), reading[-1] + 1
+    taken, added = _Taken(heads, queries, scales), _Added(sites)
+    wrote = write_hooks(subject, sites, added.write)
 
     def with_gradients() -> None:
         with norms.recording():
             p0_keys(
-                subject, tokens, reading, embed, differentiate, stop,
-                extra=lambda: [*_embedding_hook(blocks[0], first), *wrote()],
+                subject, tokens, reading, lambda block, x: x, taken.differentiate, stop,
+                extra=lambda: [added.embedding_of(blocks[0]), *wrote()],
                 grad=True,
             )  # fmt: skip
 
     def without_input() -> None:
         with norms.replaying():
-            p0_keys(subject, tokens, reading, lambda block, x: torch.zeros_like(x), at_zero, stop)
+            p0_keys(
+                subject, tokens, reading, lambda block, x: torch.zeros_like(x), taken.at_zero, stop
+            )
 
     with together(subject) as start:  # the second behind the first, block by block
         for done in (start(with_gradients), start(without_input)):
             done()
-    return SinkLogits(
-        heads,
-        torch.stack([values[h] for h in heads], 1),
-        torch.stack([gradients[h] for h in heads], 1),
-        torch.stack([biases[h] for h in heads], 1),
-        names,
-        torch.stack([*first, *added], 1),
-        at,
+    value, gradient, bias = (
+        torch.stack([each[head] for head in heads], 1)
+        for each in (taken.value, taken.gradient, taken.bias)
     )
+    rows = torch.stack(added.rows, 1)
+    return SinkLogits(heads, value, gradient, bias, added.names, rows, added.blocks)
 
 
-def _embedding_hook(block: torch.nn.Module, into: list[torch.Tensor]) -> list[Any]:
-    def hook(module, args, kwargs):
-        into[:] = [first_hidden(args, kwargs)[:, 0].detach().float().cpu()]
+class _Taken:
+    """Value [n] of each head, its gradient [n, d], and its bias [n]."""
 
-    return [block.register_forward_pre_hook(hook, with_kwargs=True)]
+    def __init__(self, heads, queries, scales) -> None:
+        self.heads, self.queries, self.scales = heads, queries, scales
+        self.value: dict[tuple[int, int], torch.Tensor] = {}
+        self.gradient: dict[tuple[int, int], torch.Tensor] = {}
+        self.bias: dict[tuple[int, int], torch.Tensor] = {}
+
+    def _logits(
+        self, block: int, keys: torch.Tensor
+    ) -> Iterator[tuple[tuple[int, int], torch.Tensor]]:
+        queries = self.queries[block]
+        for head in (head for head in self.heads if head[0] == block):
+            group = head[1] * keys.shape[1] // queries.shape[1]
+            query = queries[:, head[1]].to(keys)
+            yield head, (query * keys[:, group]).sum(-1) * self.scales[block]
+
+    def differentiate(self, block: int, keys: torch.Tensor, leaf: torch.Tensor) -> None:
+        """Take values and gradients, the leaf being the input of the block [n, 1, d]."""
+        for head, value in self._logits(block, keys):
+            (gradient,) = torch.autograd.grad(value.sum(), leaf, retain_graph=True)
+            self.value[head] = value.detach().float().cpu()
+            self.gradient[head] = gradient[:, 0].float().cpu()
+
+    def at_zero(self, block: int, keys: torch.Tensor, leaf: torch.Tensor) -> None:
+        """Take what is left without input."""
+        for head, value in self._logits(block, keys):
+            self.bias[head] = value.detach().float().cpu()
+
+
+class _Added:
+    """What was added to P0's stream: the embedding, then every write, rows [n, d]."""
+
+    def __init__(self, sites: Sites) -> None:
+        self.sites = sites
+        self.names, self.blocks = ["embedding"], [-1]
+        self.rows: list[torch.Tensor] = []
+
+    def embedding_of(self, block: torch.nn.Module) -> Any:
+        """A hook that takes the first block's input."""
+
+        def hook(module, args, kwargs):
+            self.rows[:] = [first_hidden(args, kwargs)[:, 0].detach().float().cpu()]
+
+        return block.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def write(self, block: int, index: int, delta: torch.Tensor) -> None:
+        """Take a write, delta [n, 1, d]."""
+        name = next(n for b, i, n in self.sites.writes if (b, i) == (block, index))
+        self.names.append(name)
+        self.blocks.append(block)
+        self.rows.append(delta[:, 0].detach().float().cpu())
 
 
 def p0_keys(

@@ -47,7 +47,8 @@ def notes(traced: Traced) -> list[str]:
     if found.writes is not None and found.writes.without_units:
         name, reason = next(iter(found.writes.without_units.items()))
         count = len(found.writes.without_units)
-        said.append(f"{count} sublayers are not split into units ({name}: {reason}).")
+        many = "1 sublayer is" if count == 1 else f"{count} sublayers are"
+        said.append(f"{many} not split into units ({name}: {reason}).")
     if isinstance(found.logits, Missing):
         said.append(f"The sink logit is not attributed: {found.logits.reason}.")
     if len(found.tokens) == 1:

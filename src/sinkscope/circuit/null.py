@@ -22,9 +22,9 @@ from sinkscope.subject.prompts import Prompts
 ROWS, TOKENS = 8, 64
 
 
-def untrained_ratio(subject: Subject, prompts: Prompts, seed: int = 0) -> float | Missing:
+def untrained_ratio(subject: Subject, prompts: Prompts) -> float | Missing:
     """Largest norm ratio of P0 over the read points, mean over prompts; or why there is none."""
-    fresh = untrained_copy(subject, seed)
+    fresh = untrained_copy(subject, 0)
     if isinstance(fresh, Missing):
         return fresh
     rows = prompts.take(slice(0, ROWS))

@@ -221,16 +221,14 @@ def observed_on(
     prompts: Prompts,
     reader: str = "auto",
     seed: int = 0,
-    stats: bool = False,
     progress: Progress = silent,
 ) -> Observed:
     """The one pass over the prompts, once it is proved where every block writes.
 
-    stats  keep the statistics of attention that a scan would keep
     Raises Unsupported for a model whose residual identity does not hold.
     """
     sites = find_sites(subject, prompts)
-    return Observed(subject, sites, prompts, seed, stats).run(reader, progress)
+    return Observed(subject, sites, prompts, seed, False).run(reader, progress)
 
 
 def _first_mixer(sublayers: tuple[Sublayer, ...]) -> int | None:

@@ -135,7 +135,6 @@ def estimate_norms(
     *,
     probes: int = PROBES,
     seed: int = 0,
-    frozen: bool = False,
     sites: Sites | None = None,
 ) -> Jacobian:
     """Hutchinson estimates of the norms for one prompt ids [T], with 95 % intervals.
@@ -154,7 +153,7 @@ def estimate_norms(
     def add(at: int, rows: torch.Tensor) -> None:
         samples[at].append(rows.double().square().sum(2).cpu().numpy())
 
-    with differentiable(subject, ids, min(ROWS, probes), condition, frozen, sites) as graph:
+    with differentiable(subject, ids, min(ROWS, probes), condition, sites=sites) as graph:
         _pull_all(graph, chosen, cotangents, add)
     drawn = np.stack([np.concatenate(one) for one in samples])  # [J, probes, T]
     low, high = interval(drawn)

@@ -61,7 +61,12 @@ def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress:
     if settings.paraphrases:
         file = settings.paraphrases
         rewritten = read_paraphrases(subject, file, prompts.bos, prompts.length)
-    prompts = prompts.take(slice(0, settings.pairs))
+    if len(prompts) > settings.pairs:
+        notes.append(
+            f"What is measured here is of the first {settings.pairs} of {len(prompts)} prompts "
+            "(pairs)."
+        )
+        prompts = prompts.take(slice(0, settings.pairs))
     step("conditions", 0, 1)
     pairs = swapped(subject, prompts, settings.swaps, settings.seed)
     keys = earlier_keys(prompts, pairs.first, settings.seed)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sinkscope.errors import InputError, NotFinite, OutOfResources, Unsupported
+from sinkscope.errors import InputError, NotFinite, OutOfResources, Unsupported, is_out_of_memory
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.pieces import Assembly, as_before, piece_inputs
 from sinkscope.observe.reads import AttentionRead, Want
@@ -130,16 +130,12 @@ def call_model(
     again = as_before(inputs)
     try:
         out = target(**inputs)
-    except (torch.OutOfMemoryError, MemoryError):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise OutOfResources(
             f"Out of memory at {rows} × {length} tokens; use a shorter --length."
         ) from None
-    except RuntimeError as error:
-        if "allocate memory" in str(error):
-            raise OutOfResources(
-                f"Out of memory at {rows} × {length} tokens; use a shorter --length."
-            ) from None
-        raise
     refuse_overflow(subject, target, again, out)
     if not logits:
         return None
@@ -201,13 +197,17 @@ def refuse_overflow(
         return hook
 
     blocks = subject.anatomy.modules(subject.model)
-    with torch.no_grad(), hooks([b.register_forward_hook(look(i)) for i, b in enumerate(blocks)]):
-        target(**inputs)
-    where = f"from block {begins[0]}" if begins else "behind the last block"
+    where = "behind the last block on"
+    with hooks([b.register_forward_hook(look(i)) for i, b in enumerate(blocks)]):
+        try:
+            target(**inputs)
+        except Exception:  # noqa: BLE001 - what is hooked to the pass may stand but one
+            where = "in this pass"
+    where = f"from block {begins[0]} on" if begins else where
     dtype = str(subject.dtype).removeprefix("torch.")
     half = "use --dtype bfloat16."
     then = half if dtype == "float16" else f"what it gives {why_not_finite(subject.model)}"
-    sentence = f"the activations are not finite in {dtype} {where} on; {then}"
+    sentence = f"the activations are not finite in {dtype} {where}; {then}"
     raise NotFinite(sentence, begins[0] if begins else None)
 
 

@@ -47,12 +47,12 @@ def render_page(result: Result, *against: Result) -> str:
     return render_sections(heading, shown, version, policies, empty=empty)
 
 
-def framed(result: Result, height: int = 900) -> str:
+def framed(result: Result) -> str:
     """The report as a frame for a notebook: its style, names and scripts stay inside it."""
     return Markup(
         '<iframe title="sinkscope report" srcdoc="{}" sandbox="allow-scripts allow-downloads" '
-        'style="width:100%;height:{}px;border:0"></iframe>'
-    ).format(render_page(result), height)
+        'style="width:100%;height:900px;border:0"></iframe>'
+    ).format(render_page(result))
 
 
 def _facts(result: Result) -> str:

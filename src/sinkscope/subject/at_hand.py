@@ -16,10 +16,19 @@ from sinkscope.subject.spread import is_spread, whole
 BRING = "bring"  # attribute of a block that is read when it runs: reads its weights
 
 
+# Of maps without a weight of their own (GPTQ), and of those that round what passes through them,
+# whether or not their weight is unpacked meanwhile (compressed-tensors).
+MARKS = ("qweight", "quantization_scheme")
+
+
 def is_packed(module: nn.Module) -> bool:
-    """Whether a linear map keeps its weight in a form that is not its numbers: 8 or 4 bits."""
+    """Whether a linear map is more than a weight at hand: one in 8 or 4 bits, or rounding."""
     weight = getattr(module, "weight", None)
-    if not hasattr(module, "in_features") or weight is None:
+    if not hasattr(module, "in_features"):
+        return False
+    if any(getattr(module, mark, None) is not None for mark in MARKS):
+        return True
+    if weight is None:
         return False
     if not isinstance(weight, torch.Tensor) or has_own_class(weight):
         return True
@@ -65,7 +74,7 @@ def no_gradients(model: nn.Module) -> str:
     packed: dict[tuple[type, type], nn.Module] = {}
     for module in model.modules():
         if is_packed(module):
-            packed.setdefault((type(module), type(module.weight)), module)
+            packed.setdefault((type(module), type(getattr(module, "weight", None))), module)
     return "" if all(map(_gives_gradients, packed.values())) else NO_GRADIENTS
 
 

@@ -38,8 +38,10 @@ def _count(model: Any) -> int:
     """Parameters of a model; a packed map has as many weights as it maps between."""
     held = sum(p.numel() for p in model.parameters())
     for module in model.modules():
-        if is_packed(module) and isinstance(module.weight, torch.Tensor):
-            held += module.in_features * module.out_features - module.weight.numel()
+        if is_packed(module):
+            own = dict(module.named_parameters(recurse=False))
+            own.pop("bias", None)
+            held += module.in_features * module.out_features - sum(p.numel() for p in own.values())
     return held
 
 

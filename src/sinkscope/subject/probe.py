@@ -72,8 +72,9 @@ def try_out(model: Any, anatomy: Anatomy, where: str) -> None:
         if is_out_of_memory(error):
             raise OutOfResources(f"{where} does not run in the memory there is.") from None
         if method := quantisation(model.config):
+            dtype = str(model.dtype).removeprefix("torch.")
             raise Unsupported(
-                f"{where} is quantised ({method}), and its weights cannot be run here "
+                f"{where} is quantised ({method}), and its weights cannot be run here in {dtype} "
                 f"({type(error).__name__}: {_line(error)})"
             ) from error
         raise InputError(
