@@ -15,6 +15,7 @@ from sinkscope.subject.load import load
 from sinkscope.subject.probe import try_out
 from sinkscope.subject.tiny import tiny_model
 from sinkscope.training_runs.partial import load_first_blocks
+from tests.conftest import word_tokenizer
 
 
 def rename(folder, change):
@@ -352,3 +353,19 @@ def test_numbers_beyond_a_dtype_are_no_fault_of_the_file(folder, dtype, most):
     rename(folder, lambda held: held | {name: held[name].sign().double() * large})
     with pytest.raises(InputError, match=f"{name} holds NaN, infinity or numbers beyond {most}"):
         load(folder, dtype=dtype)
+
+
+@pytest.mark.parametrize("tokenizer", [True, False])
+def test_an_encoder_is_refused_as_such_at_once(tmp_path, tokenizer):
+    """Not first for the tokenizer that it lacks, as the next refusal would not be mended by it."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=64,
+    )  # fmt: skip
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    if tokenizer:
+        word_tokenizer(100).save_pretrained(tmp_path)
+    with pytest.raises(Unsupported, match="bert without is_decoder: its attention is not causal"):
+        load(tmp_path)

@@ -9,40 +9,17 @@ import transformers
 
 from sinkscope.cli.models import MATRIX
 from sinkscope.observe.matrix import all_types, verified, verify_type
+from tests.families import NAMED
 
-MUST = [
-    "llama",
-    "mistral",
-    "mixtral",
-    "qwen2",
-    "qwen3",
-    "qwen3_moe",
-    "qwen3_next",
-    "gemma2",
-    "gemma3_text",
-    "phi3",
-    "olmo2",
-    "olmoe",
-    "gpt_neox",
-    "gpt2",
-    "opt",
-    "starcoder2",
-    "cohere2",
-    "granite",
-    "gpt_oss",
-    "deepseek_v3",
-    "glm4",
-    "smollm3",
-]
 COMMITTED = json.loads(MATRIX.read_text(encoding="utf-8"))
 # A sample of what the committed matrix claims: another one each day, the same all day.
 CLAIMED = sorted(
-    name for name, row in COMMITTED["types"].items() if verified(row)["lean"] and name not in MUST
+    name for name, row in COMMITTED["types"].items() if verified(row)["lean"] and name not in NAMED
 )
 SAMPLE = random.Random(datetime.date.today().toordinal()).sample(CLAIMED, min(8, len(CLAIMED)))
 
 
-@pytest.mark.parametrize("name", MUST)
+@pytest.mark.parametrize("name", NAMED)
 def test_named_families(name):
     marks = verified(verify_type(name))
     assert marks["exact"]
@@ -71,7 +48,7 @@ def test_the_floors_of_the_matrix():
     marks = [verified(row) for row in COMMITTED["types"].values()]
     assert sum(mark["lean"] for mark in marks) >= 100
     assert sum(mark["residual"] for mark in marks) >= 60
-    assert all(verified(COMMITTED["types"][name])["lean"] for name in MUST)
+    assert all(verified(COMMITTED["types"][name])["lean"] for name in NAMED)
 
 
 def test_every_no_has_a_reason():

@@ -410,8 +410,11 @@ def test_offline_asks_nobody(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: refuse(None, a))
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="No folder 'nobody/such-model' here, nor a downloaded"):
         load("nobody/such-model", offline=True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="No folder 'such-model' here, nor a downloaded"):
+        load("such-model")
     assert asked == []
 
 

@@ -4,39 +4,9 @@ import pytest
 import torch
 
 from sinkscope.subject.tiny import CannotBuild, causal_types, tiny_config, tiny_model
+from tests.families import NAMED
 
-FAMILIES = [
-    "llama",
-    "mistral",
-    "mixtral",
-    "qwen2",
-    "qwen3",
-    "qwen3_moe",
-    "qwen3_next",
-    "gemma2",
-    "gemma3",
-    "gemma3_text",
-    "phi3",
-    "olmo2",
-    "olmoe",
-    "gpt_neox",
-    "gpt2",
-    "opt",
-    "starcoder2",
-    "cohere2",
-    "granite",
-    "gpt_oss",
-    "deepseek_v3",
-    "glm4",
-    "smollm3",
-    "falcon",
-    "bloom",
-    "mpt",
-    "gptj",
-    "gpt_neo",
-    "codegen",
-    "xglm",
-]
+FAMILIES = [*NAMED, "gemma3", "falcon", "bloom", "mpt", "gptj", "gpt_neo", "codegen", "xglm"]
 HYBRID_OR_WINDOWED = ["cohere2", "gemma2", "gemma3_text", "gpt_oss", "qwen3_next"]
 
 

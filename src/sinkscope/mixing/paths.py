@@ -222,4 +222,4 @@ def _grad(y: torch.Tensor, inputs: list[torch.Tensor], cotangent: torch.Tensor):
 
 
 def _spectral(matrices: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.matrix_norm(matrices, ord=2)
+    return torch.linalg.matrix_norm(matrices.float(), ord=2)

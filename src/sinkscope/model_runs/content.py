@@ -30,7 +30,7 @@ def content_of(entry: ModelEntry, offline: bool) -> str:
     path = bundled_model() if entry.model == BUNDLED else Path(entry.model).expanduser()
     if path.exists():
         return _on_disk(path, entry.gguf_file)
-    refuse_bad_id(entry.model, offline)
+    refuse_bad_id(entry.model)
     return f"{entry.model}@{_commit(entry, offline)}/{entry.gguf_file or ''}"
 
 

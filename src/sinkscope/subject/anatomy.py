@@ -86,6 +86,8 @@ def find_anatomy(model: Any) -> Anatomy:
         value = getattr(config, entry, None)
         if value in values and isinstance(value, (bool, str)):
             raise Unsupported(NOT_CAUSAL.format(f"{config.model_type} with {entry} {value}"))
+    if getattr(config, "is_decoder", None) is False and _fills_in(config.model_type):
+        raise Unsupported(NOT_CAUSAL.format(f"{config.model_type} without is_decoder"))
     name, stack = _find_stack(model, getattr(config, "num_hidden_layers", None))
     types = _layer_types(config, len(stack))
     blocks = tuple(_describe(f"{name}.{i}", i, block, types[i]) for i, block in enumerate(stack))
@@ -97,6 +99,13 @@ def find_anatomy(model: Any) -> Anatomy:
         query_heads=_first(config, "num_attention_heads", "n_head", "num_heads", "n_heads"),
         several_streams=model.config.model_type in SEVERAL_STREAMS,
     )
+
+
+def _fills_in(model_type: str) -> bool:
+    """Whether a family was made to fill in masked words: causal only where its entry says so."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    return model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def _find_stack(model: nn.Module, wanted: int | None) -> tuple[str, nn.ModuleList]:

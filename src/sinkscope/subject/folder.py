@@ -22,8 +22,8 @@ def bundled_model() -> Path:
     return Path(__file__).resolve().parent.parent / "assets" / "reference-model"
 
 
-def refuse_bad_id(source: str, offline: bool) -> None:
-    """Refuse what is neither a folder nor a Hub id, and a Hub id where nothing may be fetched."""
+def refuse_bad_id(source: str) -> None:
+    """Refuse what is neither a folder nor a Hub id."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     if source.startswith((".", "/", "~")) or (
@@ -34,8 +34,6 @@ def refuse_bad_id(source: str, offline: bool) -> None:
         validate_repo_id(source)
     except HFValidationError:
         raise InputError(f"{source!r} is neither a folder nor a valid Hub id.") from None
-    if not offline and os.environ.get("HF_HUB_OFFLINE") == "1":
-        raise InputError(f"No folder {source!r} here and HF_HUB_OFFLINE=1 forbids downloading it.")
 
 
 def check_weights(

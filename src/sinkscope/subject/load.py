@@ -17,7 +17,7 @@ from sinkscope.subject.blame import odd_settings, rope_warnings
 from sinkscope.subject.folder import bundled_model, check_folder, check_weights, refuse_bad_id
 from sinkscope.subject.identity import identity_of, planned_identity, say, stored_as
 from sinkscope.subject.memory import refuse_large_layout, refuse_too_large
-from sinkscope.subject.offline import hub_forbidden
+from sinkscope.subject.offline import hub_forbidden, is_offline
 from sinkscope.subject.probe import refuse_no_finite, try_out
 from sinkscope.subject.spread import make_whole, spreading
 from sinkscope.subject.streamed import header_hash, streamed_model
@@ -128,7 +128,8 @@ def load(
     if tensor_parallel:
         spread, device_map = spreading(), None
     if not local:
-        refuse_bad_id(str(source), offline)
+        refuse_bad_id(str(source))
+        offline = offline or is_offline()
     where: str = packed.where if packed else str(path) if local else str(source)
     common = {
         "revision": revision,

@@ -6,6 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def is_offline() -> bool:
+    """Whether the environment forbids all requests: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 @contextmanager
 def hub_forbidden(forbidden: bool) -> Iterator[None]:
     """Have huggingface_hub, and all who go through it, refuse every request; False changes nothing.

@@ -38,6 +38,11 @@ def load_config(where: str, common: dict) -> Any:
     try:
         config = AutoConfig.from_pretrained(where, **common)
     except OSError as error:
+        if common["local_files_only"] and not Path(where).exists():
+            raise InputError(
+                f"No folder {where!r} here, nor a downloaded model of that name, and offline "
+                "nothing is fetched."
+            ) from None
         raise InputError(f"{where} cannot be loaded: {first_line(error)}") from None
     except Exception as error:  # noqa: BLE001 - all that transformers makes of a wrong value
         if "trust_remote_code" in str(error):

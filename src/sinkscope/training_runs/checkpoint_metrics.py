@@ -24,9 +24,9 @@ import torch
 from sinkscope.detect.attention import AttentionStats
 from sinkscope.detect.decision import sinks_of
 from sinkscope.errors import InputError
+from sinkscope.intervene.cost import logit_batches, losses
 from sinkscope.observe.attention import observe, run_model
 from sinkscope.observe.layout import Layout, layout_of
-from sinkscope.observe.loss import log_probabilities, mean_by_prompt, predictions, token_loss
 from sinkscope.observe.p0_stream import p0_states
 from sinkscope.observe.reads import Want
 from sinkscope.observe.registry import evaluation
@@ -183,11 +183,9 @@ def _by_point(rows: dict[int, list[torch.Tensor]]) -> torch.Tensor:
 
 def _loss(subject: Subject, prompts: Prompts) -> np.ndarray:
     """Mean next-token loss of each prompt in nats, P0's own prediction left out: [prompt]."""
-    losses = []
     with torch.no_grad(), evaluation(subject.model):
-        for batch in prompts.batches():
-            logits = run_model(subject, batch, logits=True)[:, :-1]
-            each = token_loss(log_probabilities(logits), batch.input_ids[:, 1:])
-            counted = predictions(layout_of(batch, logits.device))
-            losses.append(mean_by_prompt(each, counted).float().cpu())
-    return torch.cat(losses).numpy()
+        found = [
+            losses(run_model(subject, batch, logits=True), batch)
+            for batch in logit_batches(subject, prompts)
+        ]
+    return torch.cat(found).float().numpy()

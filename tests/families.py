@@ -1,0 +1,26 @@
+"""Families that everything must hold of."""
+
+NAMED = [
+    "llama",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "qwen3_next",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "olmo2",
+    "olmoe",
+    "gpt_neox",
+    "gpt2",
+    "opt",
+    "starcoder2",
+    "cohere2",
+    "granite",
+    "gpt_oss",
+    "deepseek_v3",
+    "glm4",
+    "smollm3",
+]
