@@ -185,10 +185,14 @@ def test_differences_beyond_noise_are_named_and_those_within_are_counted():
     assert "1 differs beyond noise" in said
     assert "same model, prompts and settings" in said
     other.summary.model.weights_sha256 = "another"
-    other.summary.command["n"] = 99
+    result.summary.command["n"], other.summary.command["n"] = 64, 99
+    other.summary.command["pairs"] = 3  # what the other alone is asked for is no difference
+    other.summary.trace = {}
     said = runs_compared(result, other)[-1][1]
     assert "differ in model (" in said
-    assert "99)" in said
+    assert "n (64 and 99)" in said
+    assert "pairs" not in said
+    assert "commands (scan + trace + verify and scan + verify)" in said
 
 
 def test_of_runs_without_a_shared_policy_nothing_bound_to_one_is_compared():

@@ -10,10 +10,17 @@ from sinkscope.cli.app import main
 from sinkscope.errors import InputError
 from sinkscope.model_runs.index import chosen, runs_in
 from sinkscope.report.sweep.page import render_index
+from sinkscope.report.sweep.tables import plain_table
 from sinkscope.schema import Measured
 from sinkscope.schema.sweep import SweepRow
 from tests.report_fixture import build_result
-from tests.test_report_browser import Opened, browser  # noqa: F401 - a fixture
+from tests.test_report_browser import (  # noqa: F401 - fixtures
+    SCREENS,
+    Opened,
+    axe,
+    browser,
+    serious,
+)
 
 
 def row(model: str, share: float | None = None, **about) -> SweepRow:
@@ -127,3 +134,23 @@ def test_the_page_sorts_and_filters(browser, tmp_path):  # noqa: F811
     page.get_by_label("Search").fill("bos-token")
     assert page.evaluate(shown) == "c"
     assert page.locator(".index output").inner_text() == "1 of 4 rows"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_axe_finds_nothing_serious_in_the_page(browser, axe, tmp_path, width, scheme):  # noqa: F811
+    file = tmp_path / "index.html"
+    file.write_text(render_index("runs", ROWS, {"a": "a/report.html"}, "0"), encoding="utf-8")
+    options = {"color_scheme": scheme, "viewport": {"width": width, "height": 900}}
+    opened = Opened(browser, file.as_uri(), folded=True, bypass_csp=True, **options)
+    assert serious(opened, axe) == []
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert opened.said == []
+    opened.page.close()
+
+
+def test_runs_that_nothing_else_tells_apart_are_listed_by_their_folder():
+    rows = [row("same", 0.5, run=run) for run in ("mon", "tue")]
+    shown = plain_table(rows, "Runs")
+    assert (shown.columns[0], [cells[0] for cells in shown.rows]) == ("Run", ["mon", "tue"])
+    assert "Run" not in plain_table(ROWS, "Runs").columns

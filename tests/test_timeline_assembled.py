@@ -58,8 +58,9 @@ def test_they_give_what_whole_checkpoints_give(run, tmp_path, first_blocks):
     for name, values in whole.data["timeline/whole"].data_vars.items():
         assert values.identical(result.data["timeline/run"][name]), name
     said = " ".join(result.summary.timeline.runs["run"].notes)
-    assert "2 of 4 checkpoints: its weights were put together from shards, and its config" in said
-    assert "1 of 4 checkpoints: its config.json is that of checkpoint-40" in said
+    of_shards = "(checkpoint-10, checkpoint-20): its weights were put together from shards, and its"
+    assert f"2 of 4 checkpoints {of_shards} config" in said
+    assert "1 of 4 checkpoints (checkpoint-30): its config.json is that of checkpoint-40" in said
     again = sinkscope.timeline(run, **options)  # nothing is measured again, and all is said again
     assert again.summary.timeline == result.summary.timeline
 

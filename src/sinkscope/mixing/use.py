@@ -17,8 +17,8 @@ WORDS = {
     "harmful": "The sink is harmful here: without it the loss falls",
     "changes predictions": "The sink changes predictions, but not this loss: whether it is needed "
     "depends on the text",
-    "present, not needed": "The sink is present, not needed: neither the loss nor the predictions "
-    "depend on it",
+    "present, not needed": "The sink is present, not needed: without it neither the loss nor the "
+    "predictions change by as much as counts",
     UNDETERMINED: "Whether the loss needs the sink is open",
     NO_SINK: "The model does not sink at position zero, so there is no sink to take away; the "
     "conditions took every head's attention to it",

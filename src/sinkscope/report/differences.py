@@ -37,10 +37,13 @@ def done_differently(result: Result, other: Result) -> str:
     if changed or not shared:
         told.append("prompts")
     held = (_settings(mine.command), _settings(theirs.command))
-    for name in dict.fromkeys([*held[0], *held[1]]):
-        here, there = (visible(each.get(name, "not set")) for each in held)
-        if here != there:
+    for name in held[0]:  # what one of them alone is asked for is another command, told below
+        here, there = (visible(each.get(name)) for each in held)
+        if name in held[1] and here != there:
             told.append(f"{name} ({here} and {there})")
+    done = [[name for name in COMMANDS if getattr(each, name)] for each in (mine, theirs)]
+    if done[0] != done[1]:
+        told.append(f"commands ({' + '.join(done[0])} and {' + '.join(done[1])})")
     used = [each.environment.model_dump() for each in (mine, theirs)]
     for name, value in used[0].items():
         if value != used[1].get(name) and name not in ("platform", "seed"):

@@ -62,6 +62,9 @@ def columns_of(rows: Sequence[SweepRow], every: bool = True) -> list[Column]:
         for name in settings
     ]
     found = [*COLUMNS[:2], *varied, *COLUMNS[2:]]
+    told = {(row.model, row.bos, str(row.settings)) for row in rows}
+    if len(told) < len(rows):  # else the folder tells nothing new
+        found = [RUN, *found]
     return [
         column
         for column in found
@@ -116,6 +119,7 @@ def _phases(row: SweepRow) -> str:
     return "; ".join(map(_phase, row.phases)) or NO_VALUE
 
 
+RUN = Column("run", "Run", lambda row: row.run)
 COLUMNS = (
     Column("model", "Model", lambda row: row.model),
     Column("family", "Family", lambda row: row.family, brief=False, choice=True),

@@ -20,8 +20,12 @@ def index(rows: Sequence[SweepRow], pages: dict[str, str]) -> Index:
     columns = columns_of(rows)
     cells = [
         [
-            Cell(column.text(row), column.value(row), pages.get(row.run, "") if not i else "")
-            for i, column in enumerate(columns)
+            Cell(
+                column.text(row),
+                column.value(row),
+                pages.get(row.run, "") if column.name == "model" else "",
+            )
+            for column in columns
         ]
         for row in rows
     ]
