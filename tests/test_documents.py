@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def test_windows_of_a_document_are_drawn_together(command):
     (apart, silent), (joined, said) = found
     assert joined.value == apart.value
     assert (joined.low, joined.high) != (apart.low, apart.high)
-    assert "documents, which are too few" in said
+    assert re.search(r"rest on \d+ documents.*: to cover 95 % they need", said)
     assert "documents" not in silent
 
 
@@ -61,11 +62,12 @@ def test_advice_and_a_timeline_say_where_documents_are_few(tmp_path):
     text.write_text("\n".join(json.dumps({"text": 12 * one}) for one in words))
     asked = {"text": str(text), "n": 12, "length": 48}
     found = sinkscope.advise(subject, questions="fp16", **asked).summary.advise["fp16"]
-    assert "4 documents, which are too few" in found.limits
+    assert "4 documents: to cover 95 % they need 7" in found.limits
     for step in (0, 10):
         subject.model.save_pretrained(tmp_path / f"run/checkpoint-{step}")
         subject.tokenizer.save_pretrained(tmp_path / f"run/checkpoint-{step}")
     series = sinkscope.timeline(
         str(tmp_path / "run"), cache=tmp_path / "cache", threads=1, untrained=False, **asked
     )
-    assert any("4 documents, which are too few" in note for note in series.summary.timeline.notes)
+    few = "4 documents: to cover 95 % they need 7"
+    assert any(few in note for note in series.summary.timeline.notes)

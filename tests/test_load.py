@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import sinkscope
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.subject.load import Subject, load
 from sinkscope.subject.tiny import tiny_config, tiny_model
@@ -160,3 +161,35 @@ def test_bundled_model_has_its_tokenizer():
 
 def tiny_or_embedding(subject):
     return subject.model.get_input_embeddings().weight.shape[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("gpt2", "not a str"), (None, "not a NoneType"), (torch.nn.Linear(3, 3), "not a Linear"),
+     (torch.nn.DataParallel(torch.nn.Linear(3, 3)), "not a DataParallel: give its .module")],
+)  # fmt: skip
+def test_what_is_no_model_is_refused(given, said):
+    with pytest.raises(InputError, match=said):
+        Subject.from_model(given)
+
+
+def test_a_tokenizers_name_and_a_model_without_weights_are_refused():
+    with pytest.raises(InputError, match="the tokenizer itself, not a str"):
+        Subject.from_model(tiny_model("llama"), "gpt2")
+    with pytest.raises(InputError, match="meta device: it has no weights"):
+        Subject.from_model(tiny_model("llama").to("meta"))
+
+
+def test_a_command_wants_a_subject(llama):
+    with pytest.raises(InputError, match="a LlamaForCausalLM is no Subject; "):
+        sinkscope.scan(llama.model, n=2, length=16, kind="random")
+
+
+def test_a_model_that_went_on_training_is_measured_without_dropout_and_checkpointing(llama):
+    few = {"n": 2, "length": 16, "kind": "random", "untrained": False}
+    before = sinkscope.scan(llama, **few).summary.scan["without"].late_share
+    llama.model.gradient_checkpointing_enable()
+    llama.model.train()
+    for layer in llama.model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    assert sinkscope.scan(llama, **few).summary.scan["without"].late_share == before

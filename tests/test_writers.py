@@ -316,8 +316,9 @@ def test_writers_of_the_tokens_that_prompts_begin_with():
     assert any("drawn evenly from the vocabulary" in note for note in notes)
 
 
-def test_takers_share_what_the_fall_takes_back_however_much_more_than_the_rise_wrote(monkeypatch):
-    total = {"1.mlp": 2.0, "2.mlp": 5.0, "3.mlp": -4.0, "4.mlp": -1.8, "5.mlp": -0.2}
+def test_writers_share_what_is_written_and_takers_what_is_taken_back(monkeypatch):
+    total = {"1.attention": -1.0, "1.mlp": 2.0, "2.mlp": 5.0}
+    total |= {"3.attention": 1.0, "3.mlp": -4.0, "4.mlp": -1.8, "5.mlp": -0.2}
     sites = SimpleNamespace(writes=[(int(name[0]), 0, name) for name in total])
     monkeypatch.setattr(phase_parts, "written_along", lambda *_: Writes(sites, total=total))
     monkeypatch.setattr(phase_parts, "main_components", lambda *_: Components())
@@ -325,7 +326,7 @@ def test_takers_share_what_the_fall_takes_back_however_much_more_than_the_rise_w
     writes = phase_parts.phase_writes(None, sites, None, torch.ones(4), phase)
     assert writes.takers == ("3.mlp", "4.mlp")
     assert [writes.share[name] for name in writes.takers] == pytest.approx([-4 / 6, -0.3])
-    assert writes.share["2.mlp"] == 2.5
+    assert (writes.writers, writes.share["1.mlp"]) == (("1.mlp",), 1.0)  # all that is written
 
 
 def test_what_takes_back_keeps_its_share_of_the_direction():

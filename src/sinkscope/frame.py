@@ -35,6 +35,11 @@ def chosen_prompts(
             f"prompts={prompts!r:.40} is no Prompts; sinkscope.build_prompts makes them. The kind "
             'of prompts is given as kind="text", "random" or "repeat".'
         )
+    if not isinstance(subject, Subject):
+        raise InputError(
+            f"a {type(subject).__name__} is no Subject; sinkscope.load reads a folder or a Hub id, "
+            "and sinkscope.Subject.from_model takes a model in memory."
+        )
     return prompts_of(subject, settings) if prompts is None else [with_positions(subject, prompts)]
 
 

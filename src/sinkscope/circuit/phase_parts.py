@@ -33,8 +33,8 @@ WRITER = 0.1  # of what a rise writes, or a fall takes back, along u: so much ma
 class PhaseWrites:
     """What was written along the direction of a phase, mean over first tokens.
 
-    share       write name -> share of what all blocks of the rise wrote; in the fall, of what its
-                sublayers took back, those alone that did: negative there, −1 together
+    share       write name -> share of what the sublayers of the rise wrote, those alone that did: 1
+                together; in the fall, of what those that take back took: −1 together
     writers     names in the rise that wrote a tenth or more, the largest first
     takers      names in the fall that took back a tenth or more of that, the largest first
     components  the fewest heads and neurons that make 90 % of the rise
@@ -142,14 +142,16 @@ def phase_writes(
     stop = max(phase.rise[1], (phase.fall or EMBEDDING)[1]) + 1
     found = written_along(subject, sites, tokens, lambda block: u, stop)
     blocks = {name: block for block, _, name in sites.writes if block < stop}
-    risen = sum(found.total[name] for name, block in blocks.items() if _within(block, phase.rise))
+    risen, fallen = (
+        {name: found.total[name] for name in blocks if _within(blocks[name], span)}
+        for span in (phase.rise, phase.fall)
+    )
+    written = sum(max(added, 0.0) for added in risen.values())
     if phase.rise == EMBEDDING:
-        risen = found.embedding
-    fallen = {name: found.total[name] for name in blocks if _within(blocks[name], phase.fall)}
-    taken = sum(min(added, 0.0) for added in fallen.values())
+        written = abs(found.embedding)
+    taken = -sum(min(added, 0.0) for added in fallen.values())
     share = {
-        name: found.total[name] / (abs(taken if name in fallen else risen) or 1.0)
-        for name in blocks
+        name: found.total[name] / ((taken if name in fallen else written) or 1.0) for name in blocks
     }
 
     def chosen(span: tuple[int, int] | None, sign: float) -> tuple[str, ...]:

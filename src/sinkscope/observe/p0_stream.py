@@ -98,7 +98,7 @@ def p0_states(
         points: dict[int, torch.Tensor] = {}
 
         def keep(point: int, hidden: torch.Tensor, into: dict = points) -> None:
-            into[point] = hidden[:, 0].float().cpu()
+            into[point] = hidden[:, 0].detach().float().cpu()  # checkpointing asks for gradients
 
         one_token_pass(subject, batch, read(keep) if read else residual_hooks(subject, keep), stop)
         rows.append(torch.stack([points[i] for i in sorted(points)], 1))

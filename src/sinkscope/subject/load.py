@@ -79,8 +79,10 @@ class Subject:
     def from_model(cls, model: Any, tokenizer: Any = None, name: str = "in memory") -> Subject:
         """Wrap a model (and tokenizer) that is already in memory.
 
-        Raises Unsupported when no decoder blocks with attention are found.
+        Raises Unsupported when no decoder blocks with attention are found, InputError for what is
+        no model of transformers or has no weights.
         """
+        _refuse_no_model(model, tokenizer)
         model.eval()
         if (getattr(model, "tp_size", None) or 1) > 1:
             make_whole(model)
@@ -88,6 +90,24 @@ class Subject:
         if getattr(model, "is_quantized", False):
             try_out(model, anatomy, name)  # some unpack their maps at the first pass of the whole
         return cls(model, tokenizer, anatomy, identity_of(model, name, None, None))
+
+
+def _refuse_no_model(model: Any, tokenizer: Any) -> None:
+    """Raise InputError for what is neither a transformers model nor its tokenizer."""
+    if not hasattr(model, "config") or not hasattr(model, "get_input_embeddings"):
+        inner = ": give its .module" if hasattr(model, "module") else ""
+        raise InputError(
+            f"Subject.from_model wants a transformers model, not a {type(model).__name__}{inner}."
+        )
+    if tokenizer is not None and not callable(tokenizer):
+        raise InputError(
+            f"Subject.from_model wants the tokenizer itself, not a {type(tokenizer).__name__}."
+        )
+    embedding = model.get_input_embeddings()
+    brought = hasattr(embedding, "_hf_hook") or hasattr(embedding, "rows_on")
+    weight = getattr(embedding, "weight", None)
+    if weight is not None and weight.device.type == "meta" and not brought:
+        raise InputError("the model is on the meta device: it has no weights to look at.")
 
 
 def load(

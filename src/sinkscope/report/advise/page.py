@@ -43,7 +43,7 @@ SHORT = {
     "bos": ("BOS", "without it {} a token", NATS),
     "streaming": (
         "First tokens that a short cache must keep",
-        "it costs {} a token against keeping eight",
+        "that number costs {} a token against keeping eight",
         NATS,
     ),
     "quantisation": (
@@ -54,7 +54,7 @@ SHORT = {
     "fp16": ("float16", "the largest activation is {} of 65,504", SIZE),
     "repeats": ("Repeats like P0", "the last: {} of P0's norm", SHARE),
     "heads": ("Heads that do nothing", "without those that look so {} a token", NATS),
-    "first-words": ("First words weigh more than later ones", "KL {}", NATS),
+    "first-words": ("First words weigh more than later ones", "the KL differs by {}", NATS),
     "remedies": ("The sink", "without it {} a token", NATS),
 }  # fmt: skip
 # question -> title and column of the heads that it names
