@@ -231,6 +231,12 @@ def test_the_same_weights_are_read_in_formats_of_more_range(overflowing):
     assert found[0].p0_sink == found[1].p0_sink
 
 
+def test_a_weight_in_memory_that_is_no_number_is_named(llama):
+    llama.model.model.layers[1].mlp.down_proj.weight.data[0, 0] = torch.nan
+    with pytest.raises(NotFinite, match=r"layers\.1\.mlp\.down_proj\.weight holds NaN"):
+        sinkscope.scan(llama, **FEW)
+
+
 def test_sums_that_overflow_float32_are_named_too(llama):
     llama.model.model.layers[2].mlp.down_proj.weight.data.fill_(3e38)
     with pytest.raises(

@@ -180,9 +180,28 @@ def test_a_tokenizers_name_and_a_model_without_weights_are_refused():
         Subject.from_model(tiny_model("llama").to("meta"))
 
 
+def test_a_block_that_stands_twice_is_refused():
+    model = tiny_model("llama")
+    model.model.layers[1] = model.model.layers[0]
+    with pytest.raises(Unsupported, match="one module"):
+        Subject.from_model(model)
+
+
 def test_a_command_wants_a_subject(llama):
     with pytest.raises(InputError, match="a LlamaForCausalLM is no Subject; "):
         sinkscope.scan(llama.model, n=2, length=16, kind="random")
+
+
+def test_a_compiled_model_and_its_hooks_are_left_as_they_are(llama):
+    few = {"n": 2, "length": 16, "kind": "random", "untrained": False}
+    before = sinkscope.scan(llama, **few).summary.scan["without"].late_share
+    called = []
+    llama.model.model.layers[0].register_forward_hook(lambda *given: called.append(1))
+    compiled = torch.compile(llama.model, backend="eager")
+    subject = Subject.from_model(compiled)
+    assert sinkscope.scan(subject, **few).summary.scan["without"].late_share == before
+    assert called
+    assert len(llama.model.model.layers[0]._forward_hooks) == 1
 
 
 def test_a_model_that_went_on_training_is_measured_without_dropout_and_checkpointing(llama):

@@ -79,7 +79,7 @@ def find_anatomy(model: Any) -> Anatomy:
     modules; ties go to the one whose length equals `num_hidden_layers`.
 
     Raises Unsupported when there is no such stack (state-space models, encoders without blocks),
-    and for a decoder that looks ahead.
+    for a decoder that looks ahead, and where one module serves as several blocks.
     """
     config = model.config.get_text_config(decoder=True)
     for entry, values in _AHEAD.items():
@@ -89,6 +89,8 @@ def find_anatomy(model: Any) -> Anatomy:
     if getattr(config, "is_decoder", None) is False and _fills_in(config.model_type):
         raise Unsupported(NOT_CAUSAL.format(f"{config.model_type} without is_decoder"))
     name, stack = _find_stack(model, getattr(config, "num_hidden_layers", None))
+    if len({id(block) for block in stack}) < len(stack):
+        raise Unsupported("some of its blocks are one module, whose passes cannot be told apart.")
     types = _layer_types(config, len(stack))
     blocks = tuple(_describe(f"{name}.{i}", i, block, types[i]) for i, block in enumerate(stack))
     return Anatomy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -96,8 +97,15 @@ def try_out(model: Any, anatomy: Anatomy, where: str) -> None:
 
 
 def why_not_finite(model: Any) -> str:
-    """The end of a sentence on what is not finite, which rests on the largest of the weights."""
-    largest = max(float(_numbers(w).abs().max()) for w in model.parameters() if _held(w))
+    """The end of a sentence on what is not finite: by a weight that is not, or their largest."""
+    largest = 0.0
+    for name, weight in model.named_parameters():
+        if not _held(weight):
+            continue
+        size = float(_numbers(weight).abs().max())
+        if not math.isfinite(size):
+            return f"is not finite: weight {name} holds NaN or infinity."
+        largest = max(largest, size)
     if largest < ORDINARY:
         return (
             f"is not finite, though no weight is beyond {largest:.2g}: a number in config.json "

@@ -53,7 +53,7 @@ SHORT = {
     ),
     "fp16": ("float16", "the largest activation is {} of 65,504", SIZE),
     "repeats": ("Repeats like P0", "the last: {} of P0's norm", SHARE),
-    "heads": ("Heads that do nothing", "without those that look so {} a token", NATS),
+    "heads": ("Heads that do nothing", "with those that look so switched off, {} a token", NATS),
     "first-words": ("First words weigh more than later ones", "the KL differs by {}", NATS),
     "remedies": ("The sink", "without it {} a token", NATS),
 }  # fmt: skip
