@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -146,6 +147,11 @@ def test_expect(folder, text_file, capsys):
     assert "expected sink" in err
     assert run(capsys, *arguments, "no-sink")[0] == 0
     assert run(capsys, *arguments, "everything")[0] == 2
+    assert run(capsys, *arguments, "late-share<0.3")[0] == 0
+    assert run(capsys, *arguments, "heads<=0")[0] == 0
+    code, _, err = run(capsys, *arguments, "late-share>=0.3")
+    assert code == 1
+    assert re.search(r"expected late-share>=0.3, found [\d.]+.% \(.*\) \(.* BOS\)", err)
 
 
 BAD = {

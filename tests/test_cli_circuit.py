@@ -11,8 +11,9 @@ import sys
 
 import pytest
 
-from sinkscope.cli import common
 from sinkscope.cli.app import main
+from sinkscope.cli.expect import VERDICTS as VERDICTS_OF_CLI
+from sinkscope.cli.expect import exit_on_expect
 from sinkscope.known.constructed import build_model, draw_spec, load_truth
 from sinkscope.lab.recipe import TrainingRecipe
 from sinkscope.schema import VerifySummary
@@ -108,6 +109,14 @@ def test_what_cannot_be_expected_is_refused_before_any_work(tmp_path, capsys):
         assert (code, "--expect 'magic' is not one of" in err) == (2, True)
     assert run(capsys, "verify", tmp_path / "nowhere", "--expect", "sink")[0] == 2
     assert run(capsys, "scan", tmp_path / "nowhere", "--expect", "none")[0] == 2
+    for wrong, said in (
+        ("late-share<few", "'few' is no number"),
+        ("norm<3", "'norm' is no column here; there are late-share, heads"),
+        ("late-share", "late-share<NUMBER"),
+    ):
+        code, _, err = run(capsys, "scan", tmp_path / "nowhere", "--expect", wrong)
+        assert (code, said in err) == (2, True), err
+    assert run(capsys, "verify", tmp_path / "nowhere", "--expect", "heads<3")[0] == 2
 
 
 def test_run_still_scans_what_cannot_be_traced(folder, tmp_path, capsys, monkeypatch):
@@ -143,10 +152,10 @@ def test_both_policies_of_a_run_are_held_against_the_expectation(capsys):
     from tests.circuit_fixture import build_circuit
 
     result = build_circuit()
-    common.exit_on_expect(result, "p0-circuit")
+    exit_on_expect(result, "p0-circuit")
     result.summary.verify["with"] = VerifySummary(verdict="bos-token")
     with pytest.raises(Exception, match="1"):
-        common.exit_on_expect(result, "p0-circuit")
+        exit_on_expect(result, "p0-circuit")
     assert "found bos-token (with BOS)" in capsys.readouterr().err
 
 
@@ -154,7 +163,7 @@ def test_verdicts_of_the_command_line_are_those_of_the_tests():
     from sinkscope.causal.verdict import VERDICTS
     from sinkscope.report.causal.verdict_page import SENTENCES
 
-    assert set(common.VERDICTS) == set(VERDICTS) == set(SENTENCES)
+    assert set(VERDICTS_OF_CLI) == set(VERDICTS) == set(SENTENCES)
 
 
 def test_options_are_shared_by_every_command_on_a_model(capsys):

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from sinkscope.cli import common
+from sinkscope.cli.expect import FIGURES, SINK, VERDICTS
 from sinkscope.cli.options import Showing, options
 from sinkscope.errors import InputError
 from sinkscope.pace import stages_of
@@ -78,14 +79,17 @@ def run(
     showing: Showing,
     expect: Annotated[
         str | None,
-        typer.Option(help="sink, no-sink or a verdict: exit with 1 if it turns out otherwise."),
+        typer.Option(
+            help="sink, no-sink, a verdict, or a bound such as late-share<0.3 or heads>=8: exit "
+            "with 1 if it turns out otherwise."
+        ),
     ] = None,
 ) -> None:
     """Scan a model, trace its circuit, test it, and write a report."""
     if showing.out is None:
         out = Path(f"sinkscope-run-{common.name_of(loading.model)}")
         showing = dataclasses.replace(showing, out=out)
-    known = (*common.SINK, *common.VERDICTS)
+    known = (*SINK, *VERDICTS, *FIGURES)
     common.measure("run", loading, settings, showing, expect, known)
 
 
@@ -96,11 +100,14 @@ def scan(
     showing: Showing,
     expect: Annotated[
         str | None,
-        typer.Option(help="sink or no-sink: exit with 1 if the model turns out otherwise."),
+        typer.Option(
+            help="sink, no-sink, or a bound such as late-share<0.3 or heads>=8: exit with 1 if it "
+            "turns out otherwise."
+        ),
     ] = None,
 ) -> None:
     """Is there an attention sink, in which heads, and how sure is that."""
-    common.measure("scan", loading, settings, showing, expect, common.SINK)
+    common.measure("scan", loading, settings, showing, expect, (*SINK, *FIGURES))
 
 
 @options
@@ -128,16 +135,16 @@ def verify(
     expect: Annotated[
         str | None,
         typer.Option(
-            help=f"{', '.join(common.VERDICTS)}; several with + between: exit with 1 for any other "
+            help=f"{', '.join(VERDICTS)}; several with + between: exit with 1 for any other "
             "verdict."
         ),
     ] = None,
 ) -> None:
     """Test the circuit by intervention, beside controls, and reach a verdict."""
     if replication is None:
-        common.measure("verify", loading, settings, showing, expect, common.VERDICTS)
+        common.measure("verify", loading, settings, showing, expect, VERDICTS)
         return
-    common.check(showing.out, expect, common.VERDICTS)
+    common.check(showing.out, expect, VERDICTS)
     common.check_unowned(showing)
     from sinkscope.replications.run import replication_of
     from sinkscope.replications.run import run as replicate

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 import sinkscope
+from sinkscope.cli.expect import exit_on_expect, refuse_unknown
 from sinkscope.cli.options import Debug as Debug
 from sinkscope.cli.options import Json as Json
 from sinkscope.cli.options import Printing, Showing
@@ -30,13 +29,7 @@ if TYPE_CHECKING:
     from sinkscope.result import Result
     from sinkscope.subject.load import Subject
 
-SINK = ("sink", "no-sink")  # what a scan can be held against
-VERDICTS = (  # what verify can be held against; the classes are those of causal/verdict.py
-    *("p0-circuit", "bos-token", "position-embedding", "learned-sink", "query-bias"),
-    *("rotary-distance", "other", "none", "undetermined"),
-)
 begun: list[tuple[float, list[str]]] = []  # when this command line began, and its arguments
-WHOLE = ("none", "undetermined")  # the others may be joined: p0-circuit+bos-token
 
 
 def stay_offline(offline: bool) -> None:
@@ -142,11 +135,7 @@ def check(out: Path | None, expect: str | None = None, known: tuple[str, ...] = 
         if out.exists() and not out.is_dir():
             raise InputError(f"{out} is a file; --out wants a folder.")
         prove_writable(out)
-    if expect is None:
-        return
-    parts = expect.split("+")
-    if not set(parts) <= set(known) or (len(parts) > 1 and set(parts) & {*SINK, *WHOLE}):
-        raise InputError(f"--expect {expect!r} is not one of {', '.join(known)}.")
+    refuse_unknown(expect, known)
 
 
 def check_unowned(showing: Showing) -> None:
@@ -216,26 +205,3 @@ def show(result: Result, showing: Printing, page: Path | None, *others: Result) 
         print(f"Report: {place}", file=sys.stderr if showing.json else sys.stdout)
     elif not showing.json:
         print("No report was written: --out FOLDER writes one.")
-
-
-def exit_on_expect(result: Result, expect: str | None) -> None:
-    """Exit with 1 where a BOS policy does not show what was expected."""
-    if expect is None:
-        return
-    shown = _shown(result, by_scan=expect in SINK)
-    wrong = {bos: what for bos, what in shown.items() if {*what.split("+")} != {*expect.split("+")}}
-    if wrong or not shown:
-        found = ", ".join(f"{what} ({bos} BOS)" for bos, what in wrong.items()) or "no verdict"
-        print(f"sinkscope: expected {expect}, found {found}.", file=sys.stderr)
-        raise typer.Exit(1)
-
-
-def _shown(result: Result, by_scan: bool) -> dict[str, str]:
-    """BOS policy -> sink or no-sink by the scan, or the verdict."""
-    summary = result.summary
-    if by_scan:
-        said = {True: SINK[0], False: SINK[1], None: "undecided"}
-        return {bos: said[one.p0_sink] for bos, one in summary.scan.items()}
-    # a policy that was scanned but could not be verified has no verdict
-    unverified = dict.fromkeys(summary.scan, "no verdict")
-    return unverified | {bos: one.verdict for bos, one in summary.verify.items()}

@@ -85,8 +85,8 @@ def chosen(rows: Sequence[SweepRow], where: Iterable[str], sort: str | None) -> 
     """
     columns = {column.name: column for column in columns_of(rows)}
     kept = list(rows)
-    for condition in where:
-        passes = _condition(condition, columns)
+    for text in where:
+        passes = condition(text, columns)
         kept = [row for row in kept if passes(row)]
     if sort is None:
         return kept
@@ -107,10 +107,13 @@ def _column(name: str, columns: dict[str, Column]) -> Column:
     return columns[name]
 
 
-def _condition(text: str, columns: dict[str, Column]) -> Callable[[SweepRow], bool]:
+def condition(
+    text: str, columns: dict[str, Column], option: str = "--where"
+) -> Callable[[SweepRow], bool]:
+    """Whether a row meets a comparison of a column; option: what gives it, for the refusal."""
     match = re.fullmatch(r"\s*([\w-]+?)\s*(<=|>=|!=|=|<|>)\s*(.+?)\s*", text)
     if match is None:
-        raise InputError(f"--where {text!r} is not of the form late-share>0.2 or sink=yes.")
+        raise InputError(f"{option} {text!r} is not of the form late-share>0.2 or sink=yes.")
     column, relation, bound = _column(match[1], columns), match[2], match[3]
     compare = RELATIONS[relation]
     if relation in ("=", "!="):
@@ -118,7 +121,7 @@ def _condition(text: str, columns: dict[str, Column]) -> Callable[[SweepRow], bo
     try:
         number = float(bound)
     except ValueError:
-        raise InputError(f"--where {text!r}: {bound!r} is no number.") from None
+        raise InputError(f"{option} {text!r}: {bound!r} is no number.") from None
 
     def passes(row: SweepRow) -> bool:
         value = column.value(row)
