@@ -73,6 +73,8 @@ def test_what_is_refused(tmp_path):
     _model(tmp_path / "step1")
     with pytest.raises(InputError, match="one checkpoint only"):
         find_runs([tmp_path])
+    with pytest.raises(InputError, match="step1 is one checkpoint; a timeline needs two"):
+        find_runs([tmp_path / "step1"])
     _model(tmp_path / "checkpoint-1")
     with pytest.raises(InputError, match="both step 1"):
         find_runs([tmp_path])

@@ -57,6 +57,10 @@ def find_runs(
                 runs.append(run)
         else:
             runs.append(_hub(text, revisions, pattern, offline))
+    if len(single) == 1:
+        raise InputError(
+            f"{single[0]} is one checkpoint; a timeline needs two or more, or their run folder."
+        )
     if single:
         runs.append(_folders(single, pattern))
     for run in runs:
