@@ -86,7 +86,7 @@ def test_the_sign_pattern_of_gpt2_on_a_model_that_sinks_by_query_bias():
     rows, _ = ran("ran-milo-2026", "query-bias", "gpt2")
     rest = {key: row["% of baseline"] for key, row in rows.items()}
     assert rest["a"] == pytest.approx(100)
-    assert rows["a"]["BOS attention"] > 0.3
+    assert rows["a"]["attention to P0"] > 0.3
     for key in "bcdghi":
         assert rest[key] < 15, (key, rest[key])
     for key in "efj":
@@ -439,7 +439,7 @@ def test_numbers_of_the_design_are_there():
         for row in r.rows
         for one in row.published
     }
-    assert marks <= {"[S]", "[2nd]", "[COMM]", "[CODE]", "[CODE, 2nd]", "[MEM]"}
+    assert marks <= {"[S]", "[2nd]", "[COMM]", "[CODE]", "[CODE, 2nd]"}
 
 
 def test_published_numbers_belong_to_a_checkpoint_by_name_and_size():

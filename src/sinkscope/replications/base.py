@@ -7,7 +7,6 @@ What was published is in `published/*.yaml`. Marks tell where a published number
     [2nd]   notes of others on the paper
     [COMM]  an independent replication, not the authors'
     [CODE]  the authors' code
-    [MEM]   from memory, not looked up again
     [INF]   inferred here
 """
 

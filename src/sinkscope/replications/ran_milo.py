@@ -29,7 +29,7 @@ from sinkscope.replications.positions import (
 )
 from sinkscope.stats import paired_change
 
-BAND, REST, ALL, COST = "BOS attention", "% of baseline", "all blocks", "cross-entropy change"
+BAND, REST, ALL, COST = "attention to P0", "% of baseline", "all blocks", "cross-entropy change"
 DRAWS = 5  # random columns are drawn anew for each
 
 

@@ -12,7 +12,7 @@ from sinkscope.schema.replication import ReplicatedRow, ReplicationSummary
 MOST_ROWS = 12  # that a terminal shows by itself
 MARKS = (
     "Marks of published numbers: [S] the paper, [2nd] notes of others on it, [COMM] an independent "
-    "replication, [CODE] the authors' code, [MEM] from memory, [INF] inferred."
+    "replication, [CODE] the authors' code, [INF] inferred."
 )
 
 
