@@ -598,7 +598,7 @@ def test_where_no_first_token_has_to_stay_no_line_keeps_one():
     one = advised(constructed("uniform"), "streaming").summary.advise["streaming"]
     assert (one.answer, one.facts["kv-keep"], one.lines, one.without) == ("0", 0.0, [], [])
     assert "nothing to set" in one.sentence
-    assert f"keeping none costs {told(one.value)}" in one.sentence
+    assert f"keeping none changes the loss by {told(one.value)}" in one.sentence
 
 
 def test_the_lines_keep_as_many_tokens_as_the_answer_says():

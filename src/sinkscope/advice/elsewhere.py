@@ -26,6 +26,8 @@ def tokens_that_stay(
 
     Returns that word, a sentence where there are such tokens, and the evidence.
     """
+    first = {0: "", 1: " the first token and"}.get(keep, f" the first {keep} tokens and")
+    cache = f"a cache of {window},{first}"
     words: list[str | None] = []
     said: list[str] = []
     rows: list[AdviceRow] = []
@@ -35,10 +37,9 @@ def tokens_that_stay(
             continue
         token = repr(each["token"])
         edits = {
-            f"a cache of {window}, the first {keep} tokens and the first {token} kept": at,
-            f"a cache of {window}, the first {keep} tokens and the one after {token} kept":
-                torch.where(at < 0, at, at + 1),
-        }  # fmt: skip
+            f"{cache} the first {token} kept": at,
+            f"{cache} the one after {token} kept": torch.where(at < 0, at, at + 1),
+        }
         kept, control = bench.cost(
             {what: SlidingCache(window, keep, extra=_named(at)) for what, at in edits.items()},
             first=window,
@@ -53,8 +54,8 @@ def tokens_that_stay(
         words.append("yes" if stays else "no" if spared else None)
         verb = {"yes": "has to stay", "no": "need not stay", None: "may have to stay"}[words[-1]]
         said.append(
-            f"Heads also sink on {token}: the first of them in each text {verb} (it saves "
-            f"{three(gain.value)} nats a token at a window of {window})."
+            f"Heads also sink on {token}: the first of them in each text {verb} (without it the "
+            f"loss changes by {three(gain.value, '+')} nats a token at a window of {window})."
         )
     if "yes" in words:
         said.append("No tool listed here keeps a token from the middle.")

@@ -110,7 +110,7 @@ def _helped(found: Found) -> list[str]:
             "single position so."
         )
     if found.by_maps:
-        said.append(f"Without the maps with outliers: {changes(found.by_maps, MAPS)}.")
+        said.append(f"With the maps that outliers reach exact: {changes(found.by_maps, MAPS)}.")
     if found.spared:
         one = found.spared
         said.append(

@@ -122,7 +122,9 @@ def _sentence(bench: Bench, costs: dict[int, dict[int, Cost]], keep: int, sure: 
     parts = []
     for each in sorted({0, below, keep} - {KEPT[-1]}):
         window, change = _worst(bench, costs, each)
-        parts.append(f"keeping {each or 'none'} costs {told(change)} at a window of {window}")
+        parts.append(
+            f"keeping {each or 'none'} changes the loss by {told(change)} at a window of {window}"
+        )
     facts = (
         f"against keeping {KEPT[-1]}, {', '.join(parts)}, the worst tried; {bench.within:g} is "
         "accepted"
