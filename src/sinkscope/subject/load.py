@@ -14,10 +14,11 @@ from sinkscope.subject import adapters, gguf
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
 from sinkscope.subject.at_hand import is_packed
 from sinkscope.subject.blame import odd_settings, rope_warnings
-from sinkscope.subject.folder import bundled_model, check_folder, check_weights, refuse_bad_id
+from sinkscope.subject.folder import check_folder, check_weights
 from sinkscope.subject.identity import identity_of, planned_identity, say, stored_as
 from sinkscope.subject.memory import refuse_large_layout, refuse_too_large
-from sinkscope.subject.offline import hub_forbidden, is_offline
+from sinkscope.subject.offline import hub_forbidden
+from sinkscope.subject.place import Place, adapter_at, find_place
 from sinkscope.subject.probe import refuse_no_finite, try_out
 from sinkscope.subject.spread import make_whole, spreading
 from sinkscope.subject.streamed import header_hash, streamed_model
@@ -32,7 +33,6 @@ from sinkscope.subject.weights import (
 )
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-BUNDLED = "bundled"
 INDUCED = "sink_heads.json"  # left by the lab beside a model, with the heads it supervised
 
 
@@ -140,91 +140,102 @@ def load(
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
-    path = bundled_model() if source in (None, BUNDLED) else Path(str(source)).expanduser()
-    local = _exists(path)
-    packed = gguf.find_gguf(path, gguf_file)
+    place = find_place(source, revision, offline, trust_remote_code, gguf_file)
     if stream:
-        return _streamed(path, dtype, device, local and path.is_dir() and packed is None)
-    if tensor_parallel:
-        spread, device_map = spreading(), None
-    if not local:
-        refuse_bad_id(str(source))
-        offline = offline or is_offline()
-    where: str = packed.where if packed else str(path) if local else str(source)
-    common = {
-        "revision": revision,
-        "local_files_only": offline or local,
-        "trust_remote_code": trust_remote_code,
-        **gguf.load_options(packed),
-    }
-    place = path if local and path.is_dir() else None
-    if not local and packed is None:
-        with hub_forbidden(offline):
-            place = adapters.hub_adapter(where, common)
-    adapter = adapters.find_adapter(place) if place and packed is None else None
+        return _streamed(place, dtype, device)
+    spread = spreading() if tensor_parallel else None
+    adapter = adapter_at(place)
     if adapter is not None:
         options = {"dtype": dtype, "device": device, "device_map": device_map, "offline": offline}
         safety = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        return _merged(adapter, path.name if local else where, {**options, **safety})
-    if local and packed is None:
-        check_folder(path, allow_pickle, trust_remote_code)
-    with hub_forbidden(offline or local):
+        return _merged(adapter, place.name, {**options, **safety})
+    read = _read(place, dtype, None if tensor_parallel else device_map, allow_pickle, spread)
+    model, text_only = text_decoder(read.model)
+    if tensor_parallel:
+        make_whole(model)
+        read.said.append(f"Its weights were spread over {model.tp_size} processes.")
+    elif device_map is None:
+        model = to_device(model, device)
+    model.eval()
+    refuse_no_finite(model, place.where)
+    anatomy = find_anatomy(model)
+    try_out(model, anatomy, place.where)
+    identity = identity_of(model, place.name, revision, place.file)
+    if read.weights is not None:
+        identity["weights"] = read.weights
+    say(identity, text_only, *read.said, *_how_stored(place, read, identity["dtype"]))
+    return Subject(model, read.tokenizer, anatomy, identity)
+
+
+@dataclass
+class _Read:
+    """What transformers made of a place.
+
+    said     what of it was read otherwise than it lies there
+    stored   how config.json says that the weights are quantised; tensors: of their headers
+    weights  the format of a GGUF file
+    """
+
+    model: Any
+    tokenizer: Any
+    said: list[str]
+    stored: Any
+    tensors: dict[str, Any]
+    weights: dict[str, Any] | None
+
+
+def _read(
+    place: Place,
+    dtype: str,
+    device_map: str | dict[str, str] | None,
+    allow_pickle: bool,
+    spread: dict[str, Any] | None,
+) -> _Read:
+    """Check what lies there, and read it. spread: options of tensor parallelism, or None."""
+    where, common, packed = place.where, place.common, place.packed
+    whole = place.local and packed is None
+    room_for = None if device_map or spread else dtype
+    if whole:
+        check_folder(place.path, allow_pickle, common["trust_remote_code"])
+    with hub_forbidden(common["local_files_only"]):
         weights = gguf.weight_format(packed, common) if packed else None
         with rope_warnings() as rope:
             config = load_config(where, common)
         plain = config.to_dict()
         stored = quantisation(config)  # loading may take the entry away
-        room_for = None if device_map or tensor_parallel else dtype
-        if local and packed is None:
-            tensors = check_weights(path, plain, room_for) or {}
-        else:
-            tensors = {}
+        tensors = (check_weights(place.path, plain, room_for) or {}) if whole else {}
+        if not whole:
             refuse_too_large(plain, None, room_for, where)
         if tensors and not stored and room_for:
             refuse_large_layout(config, tensors, room_for, where)
-        options = {**common, **gguf.weight_options(packed)}
-        if tensor_parallel:
-            options |= spread
+        options = {**common, **gguf.weight_options(packed), **(spread or {})}
         model, unused = load_weights(
             where, config, options, DTYPES[dtype], device_map, allow_pickle
         )
-        tokenizer = load_tokenizer(where, common, local)
+        tokenizer = load_tokenizer(where, common, place.local)
     if packed is not None:
         model = gguf.as_plain(model)
     odd = odd_settings(model, plain.get("architectures"), rope)
-    model, text_only = text_decoder(model)
-    if tensor_parallel:
-        make_whole(model)
-    elif device_map is None:
-        model = to_device(model, device)
-    model.eval()
-    refuse_no_finite(model, where)
-    anatomy = find_anatomy(model)
-    try_out(model, anatomy, where)
-    name = BUNDLED if source in (None, BUNDLED) else (path.name if local else str(source))
-    file = packed.path if packed else path if local else None
-    identity = identity_of(model, name, revision, file)
-    said = [text_only, unused, odd]
-    if tensor_parallel:
-        said.append(f"Its weights were spread over {model.tp_size} processes.")
-    if packed is None:
-        said.append(stored_as(stored, tensors, identity["dtype"]))
-    if weights is not None:
-        identity["weights"] = weights
-        said.append(
-            f"Its weights were unpacked from GGUF ({weights['label']}) to {identity['dtype']}."
-        )
-    if local and _supervised_heads(path):
+    return _Read(model, tokenizer, [unused, odd], stored, tensors, weights)
+
+
+def _how_stored(place: Place, read: _Read, dtype: str) -> list[str]:
+    """How the weights lay in their files, and whether the lab left word of how they came about."""
+    if read.weights is not None:
+        said = [f"Its weights were unpacked from GGUF ({read.weights['label']}) to {dtype}."]
+    else:
+        said = [stored_as(read.stored, read.tensors, dtype)]
+    if place.local and _supervised_heads(place.path):
         said.append(
             "The sink of this model was induced: an auxiliary loss supervised heads for it."
         )
-    say(identity, *said)
-    return Subject(model, tokenizer, anatomy, identity)
+    return said
 
 
-def _streamed(folder: Path, dtype: str, device: str, is_folder: bool) -> Subject:
+def _streamed(place: Place, dtype: str, device: str) -> Subject:
     """A folder whose blocks stay on disk, and are read when they run."""
-    if not is_folder:
+    folder = place.path
+    if not place.is_folder:
         raise InputError(f"{folder} is no folder of safetensors; only those are read in blocks.")
     if adapters.find_adapter(folder) is not None:
         raise InputError("An adapter is not merged into weights on disk: merge it first.")
@@ -240,13 +251,6 @@ def _streamed(folder: Path, dtype: str, device: str, is_folder: bool) -> Subject
     )
     tokenizer = load_tokenizer(str(folder), LOCAL, True)
     return Subject(model, tokenizer, plan.anatomy, identity)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # too long for a name, or one that no disk can hold
-        return False
 
 
 def _merged(adapter: adapters.Adapter, name: str, options: dict[str, Any]) -> Subject:
