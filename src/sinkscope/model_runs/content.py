@@ -13,8 +13,8 @@ from sinkscope.model_runs.plan import ModelEntry
 from sinkscope.settings import BUILTIN
 from sinkscope.subject.adapters import find_adapter
 from sinkscope.subject.folder import READ, bundled_model, refuse_bad_id
-from sinkscope.subject.place import BUNDLED
 from sinkscope.subject.offline import hub_forbidden
+from sinkscope.subject.place import BUNDLED
 
 BLOCK = 1 << 20  # bytes
 
