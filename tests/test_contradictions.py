@@ -92,7 +92,11 @@ WRONG = (
         lambda one, kind: "Needed: N2 variance. Not shown to be needed: N1 it.",
         "codes_in_a_heading",
     ),
-    ("causal.page.counted", lambda one: "1 edit: 1 run in full, 0 screened", "edits_are_counted"),
+    (
+        "causal.page.edits_said",
+        lambda one: "1 edit: 1 run in full, 0 screened",
+        "edits_are_counted",
+    ),
     ("causal.tables.with_names", lambda said: said, "what_would_change_it"),
 )
 

@@ -208,7 +208,7 @@ def test_a_small_vocabulary_leaves_tokens_to_try():
     subject = Subject.from_model(lab.engine.subject.model, name="few")
     bench = CausalBench(Engine(subject, few), lab.circuit, lab.heads, P, 2, 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(identity, "vocabulary", lambda subject: 14)
+        patch.setattr(identity, "usable_vocabulary", lambda subject: 14)
         drawn = identity.other_tokens(bench, 1)
         assert set(identity.random_tokens(bench, 128, 4)) <= set(range(14))
     assert len(drawn) == len(ids)

@@ -22,7 +22,7 @@ ANSWERS = {  # number -> what must be said, in any layout
     8: r"What must quantisation leave alone\? .*nats a token",
     9: r"Is float16 safe\? It is: the largest activation in \d+ texts is \d+ of",
     10: r"'share_of_step_time_at_every_100': 0\.\d+",
-    11: r"95 % interval \d+(\.\d+)?–\d+.* (take \d+ or more|too few)",
+    11: r"95 % interval \d+(\.\d+)?–\d+.* (take|need) \d+ or more",
     12: r"What would change it .*were it to remove less than half of the sink",
 }
 SMALL = ("--n", "8", "--length", "32", "--offline")

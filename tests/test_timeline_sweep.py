@@ -143,7 +143,13 @@ def test_ray_with_a_worker_killed(run, pilot, tmp_path, serial, monkeypatch):
         return measure(task)
 
     monkeypatch.setattr(sweeping, "measure", killed_once)
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local",
+        num_cpus=3,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     try:
         found = sweep(run, pilot, Store(tmp_path / "store"), workers="ray", threads=1)
     finally:

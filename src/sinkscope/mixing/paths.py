@@ -222,4 +222,5 @@ def _grad(y: torch.Tensor, inputs: list[torch.Tensor], cotangent: torch.Tensor):
 
 
 def _spectral(matrices: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.matrix_norm(matrices.float(), ord=2)
+    wide = matrices.float() if matrices.dtype.itemsize < 4 else matrices  # half precision has none
+    return torch.linalg.matrix_norm(wide, ord=2)

@@ -23,7 +23,7 @@ def wrapped(text: str, width: int) -> list[str]:
     """Lines of at most `width` columns, broken at spaces that may break."""
     lines = [""]
     for word in text.split(" "):
-        for piece in chop_cells(word, width):
+        for piece in chop_cells(word, max(1, width)):
             longer = f"{lines[-1]} {piece}" if lines[-1] else piece
             if cell_len(longer) <= width:
                 lines[-1] = longer
@@ -34,7 +34,7 @@ def wrapped(text: str, width: int) -> list[str]:
 
 def hanging(first: str, text: str, width: int) -> list[str]:
     """Wrapped lines that stand behind a mark; lines below the first one stand below its text."""
-    lines = wrapped(text, max(1, width - cell_len(first)))
+    lines = wrapped(text, width - cell_len(first))
     return [f"{first}{lines[0]}", *(" " * cell_len(first) + line for line in lines[1:])]
 
 
