@@ -286,8 +286,8 @@ def test_what_is_open_says_what_is_known_and_how_many_prompts_would_settle_it():
     assert needs > 100
     assert what_is_open(found, rows) == (
         "The redistributed sink: the loss changes by -0.100 to +0.200 nats a token; 6 prompts "
-        f"cannot tell that from 0.01, take {needs}. The predictions do change, by 0.200 to 0.200 "
-        "nats of KL."
+        f"cannot tell that from 0.01, take {needs} and as many pairs. The predictions do change, "
+        "by 0.200 to 0.200 nats of KL."
     )
     rows["redistributed"].use = "present, not needed"
     assert "KL" not in what_is_open(found, rows)

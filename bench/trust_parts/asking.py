@@ -12,7 +12,7 @@ N, LENGTH = 24, 64
 MOST = 256  # prompts that are still taken
 UNDETERMINED = "undetermined"
 SAYING = {"missing", "verdict_detail", "what_would_change_it", "notes"}  # where numbers are advised
-NUMBER = re.compile(r"take (?:at least )?(\d+) prompts")
+NUMBER = re.compile(r"take (?:at least )?(\d+)(?: prompts| and as many pairs)")
 
 
 def ask(subject: Subject, n: int = N, **settings: Any) -> dict[str, Any]:
@@ -23,10 +23,9 @@ def ask(subject: Subject, n: int = N, **settings: Any) -> dict[str, Any]:
         next(iter(getattr(summary, name).values()), None) for name in ("scan", "trace", "verify")
     )
     words = verify.model_dump_json(include=SAYING) if verify else ""
-    numbers = [int(number) for number in NUMBER.findall(words)]
     return {
         "verdict": verify.verdict if verify else "not tested",
-        "take": max(numbers, default=None),
+        "take": advised(words),
         "sink": getattr(scan, "sink", None),
         "p0_sink": scan.p0_sink,
         "block": trace.emergence_block if trace else None,
@@ -34,6 +33,11 @@ def ask(subject: Subject, n: int = N, **settings: Any) -> dict[str, Any]:
         "heads": _pairs(trace.reading_heads) if trace else [],
         "recognition": trace.recognition_point if trace else None,
     }
+
+
+def advised(words: str) -> int | None:
+    """The most prompts that these words ask for; None where they ask for none."""
+    return max(map(int, NUMBER.findall(words)), default=None)
 
 
 def ask_as_advised(

@@ -15,7 +15,8 @@ stands in [measures.md](measures.md). No seed here has set a threshold. Drawn so
 {drawn}.
 """
 AGAIN = """The families were asked on 24 prompts. Where the verdict was *undetermined* and named a
-number of prompts, as in {count} of these draws, the answer on so many (256 at most) counts.
+number of prompts, as in {count} of these draws, the answer on so many (256 at most) counts; so it
+does for what a sink is used for, where 64 prompts of 128 tokens are asked first.
 """
 NOT_SHOWN = """- What none of the prompts or documents shows, no interval over them holds. So it
   was in {count} of the draws of intervals, where the sink is in one of ten and none was drawn;

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 import sinkscope
 from sinkscope import Subject, build_prompts
+from trust_parts.asking import MOST, UNDETERMINED, advised
 
 N, LENGTH = 64, 128  # prompts and tokens: a loss takes more text to settle than attention does
 
@@ -28,18 +29,26 @@ def one(seed: int) -> dict[str, Any]:
     subject = Subject.from_model(model, tokenizer)
     ids = build_prompts(subject, n=N, length=LENGTH, bos="without", seed=seed + 1).input_ids
     loss, divergence = _without(model, ids, truth)
-    result = sinkscope.mix(
-        subject, n=N, pairs=N, length=LENGTH, bos="without", seed=seed, jacobian=False, sweeps=False
-    )
-    (found,) = result.summary.mix.values()
+    found, again = _asked(subject, seed, N), None
+    if found.verdict == UNDETERMINED and (take := advised(" ".join(found.notes))):
+        again = min(take, MOST)
+        found = _asked(subject, seed + 1, again)
     return {
         "kind": use,
         "loss": loss,
         "kl": divergence,
         "known": _true(use, loss, divergence),
         "said": {"verdict": found.verdict},
+        "asked again": again,
         "right": {"use": found.verdict.startswith(WORDS[use])},
     }
+
+
+def _asked(subject: Subject, seed: int, n: int) -> Any:
+    result = sinkscope.mix(
+        subject, n=n, pairs=n, length=LENGTH, bos="without", seed=seed, jacobian=False, sweeps=False
+    )
+    return next(iter(result.summary.mix.values()))
 
 
 def _true(use: str, loss: float, divergence: float) -> bool:

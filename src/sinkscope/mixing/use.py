@@ -81,7 +81,7 @@ def what_is_open(found: Mixed, rows: dict[str, MixRow]) -> str:
     ce = found.costs[row.name][-1].ce
     needs = prompts_to_settle(ce if change.value >= 0 else -ce, USED)
     if judged(change, USED) == "unclear" and needs is not None:
-        said += f"; {len(ce)} prompts cannot tell that from {USED}, take {needs}"
+        said += f"; {len(ce)} prompts cannot tell that from {USED}, take {needs} and as many pairs"
     control = found.draw.mean(found.costs[found.controls[row.name]][-1].kl)
     if _predictions_change(kl, control):
         said += f". The predictions do change, by {kl.low:.3f} to {kl.high:.3f} nats of KL"
