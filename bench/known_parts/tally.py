@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+# Preferring the farthest key sets nothing apart in any block; and where either of two carriers is
+# enough, the sink stays without the one that has writers, so that none is named.
+WITHOUT_BLOCK = ("rotary-distance", "p0-or-bos")
 MEASURED = ("sink rate", "necessity", "sufficiency")  # what has intervals
 # floor name -> (bound, whether the value must be at least it)
 FLOORS = {
@@ -36,6 +39,7 @@ def summary(draws: list[dict[str, Any]]) -> dict[str, Any]:
     good = [draw for draw in draws if "error" not in draw]
     tested = [draw for draw in good if "verdict" in draw]
     decoys = [draw for draw in tested if draw["verdict"][1] != "p0-circuit"]
+    placed = [draw for draw in good if draw["mechanism"] not in WITHOUT_BLOCK]
     routed = [draw for draw in good if draw["mechanism"] == "p0-expert"]
     errors = [d["attribution_error"] for d in good if d["attribution_error"] is not None]
     controls = [flag for draw in tested for _, flag in draw["controls"]]
@@ -44,11 +48,11 @@ def summary(draws: list[dict[str, Any]]) -> dict[str, Any]:
         "broken": len(draws) - len(good),
         "verdict": _share(draw["verdict"][0] == draw["verdict"][1] for draw in tested),
         "decoy called p0-circuit": _share(d["verdict"][0] == "p0-circuit" for d in decoys),
-        "emergence block": _share(draw["emergence"][0] == draw["emergence"][1] for draw in good),
+        "emergence block": _share(draw["emergence"][0] == draw["emergence"][1] for draw in placed),
         "recognition within one read point": _share(
             draw["recognised"] for draw in good if draw["recognised"] is not None
         ),
-        **_precision_recall("neuron", [draw["neurons"] for draw in good]),
+        **_precision_recall("neuron", [draw["neurons"] for draw in placed]),
         **_precision_recall("head", [draw["heads"] for draw in good]),
         "writing expert": _share(draw["experts"][1:] == [0, 0] for draw in routed),
         "phases": _share(not d["phases"] for d in good if d.get("phases") is not None),
