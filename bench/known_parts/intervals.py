@@ -24,7 +24,12 @@ SAMPLES = 40  # prompt sets that are drawn from the other windows
 def intervals(
     subject: Subject, found, done, truth: Truth, others: Prompts, seed: int
 ) -> list[dict[str, Any]]:
-    """Interval and truth on other windows of sink rate, necessity and sufficiency."""
+    """Interval and truth on other windows of sink rate, necessity and sufficiency.
+
+    None where the sink is in part of the prompts: edits are of these, and hold their tokens.
+    """
+    if truth.mechanism == "p0-part":
+        return []
     circuit = done.circuit
     rows = []
     if circuit.reading_heads:
