@@ -43,7 +43,7 @@ SHORT = {
     "bos": ("BOS", "without it {} a token", NATS),
     "streaming": (
         "First tokens that a short cache must keep",
-        "that number costs {} a token against keeping eight",
+        "that number changes the loss by {} a token against keeping eight",
         NATS,
     ),
     "quantisation": (
