@@ -78,13 +78,14 @@ def test_what_is_mediated_is_a_share_only_where_its_parts_add_up(result):
     one = copy.deepcopy(result.summary.mix["without"])
     one.mediation |= {"share": {"value": 0.8}, "share_by_direct": {"value": 0.85}}
     assert "80.0\u00a0%" in " ".join(findings_of(one).sentences)
-    for counted in ({"value": 1.37}, {"value": 0.6}):
-        one.mediation["share"] = counted
+    for counted, by_direct in ((1.37, 0.85), (0.6, 0.85), (-0.2, -0.2), (1.05, 1.05)):
+        one.mediation |= {"share": {"value": counted}, "share_by_direct": {"value": by_direct}}
         said = next(s for s in findings_of(one).sentences if s.startswith("Ablating the circuit"))
         whole, through = (one.mediation[key].value for key in ("total", "through"))
         for change in (whole, through):
             assert f"{100 * change / one.spread['intact'].value:+.2f}" in said
-        assert "The two interact" in said
+        assert ("The two interact" in said) == (abs(counted - by_direct) > 0.1)
+        assert ("against each other" in said) == (abs(counted - by_direct) <= 0.1)
 
 
 def test_saved_and_loaded_it_is_the_same(result, tmp_path):

@@ -104,22 +104,23 @@ def _predictions(one: MixSummary) -> str:
 
 
 def _mediation(one: MixSummary) -> str:
-    """A share where the parts add up to the whole; else each as a change of its own."""
+    """A share of the whole where it is one; else each part as a change of its own."""
     share = number_of(one.mediation.get("share"))
     other = number_of(one.mediation.get("share_by_direct"))
     if share is None or other is None:
         return ""
-    if abs(other - share) <= AGREE and share <= 1:
+    add_up = abs(other - share) <= AGREE
+    if add_up and 0 <= share <= 1:
         bounds = percent_interval(one.mediation["share"])
         return (
             f"Of what ablating the circuit does to mixing, {percent(share)} ({bounds}\u00a0%) goes "
             "through the attention that position zero draws."
         )
     total, through, direct = map(_with_interval, mediated_changes(one).values())
+    end = "work against each other" if add_up else "interact and do not add up to the whole"
     return (
         f"Ablating the circuit changes the spread by {total}: by {through} where only the "
-        f"attention on position zero changes, by {direct} where all else does. The two interact "
-        "and do not add up to the whole."
+        f"attention on position zero changes, by {direct} where all else does. The two {end}."
     )
 
 
