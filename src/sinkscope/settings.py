@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sinkscope.errors import InputError, OutOfResources
 
@@ -22,12 +25,44 @@ MOST = 2**63 - 1  # of a whole number
 MOST_TOKENS = 1 << 28  # of prompts that are drawn, whose number a text does not bound
 BOS_POLICIES = ("as-is", "with", "without", "both")
 Settings = TypeVar("Settings")
+KINDS: dict[Any, str] = {
+    int: "a whole number", float: "a number", str: "a text", bool: "True or False", Path: "a path",
+    tuple: "a tuple of texts", Sequence: "a list of texts",
+}  # fmt: skip
 
 
 def refuse_beyond(name: str, value: Any) -> None:
     """Raise InputError for a whole number that libraries have no room for."""
     if isinstance(value, int) and abs(value) > MOST:
         raise InputError(f"{name} is a whole number beyond 64 bits.")
+
+
+def _of_kind(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
+    """A setting as one of the types that it may have; numbers of numpy and paths are turned.
+
+    Raises InputError for a value of another type, and for NaN.
+    """
+    if value is None and NoneType in kinds:
+        return None
+    if isinstance(value, os.PathLike):
+        value = value if Path in kinds else os.fspath(value)
+    elif isinstance(value, list) and any(get_origin(kind) is tuple for kind in kinds):
+        value = tuple(value)
+    elif int in kinds and isinstance(value, Integral) and not isinstance(value, bool):
+        value = int(value)
+    elif float in kinds and isinstance(value, Real) and not isinstance(value, bool):
+        value = value if isinstance(value, int) else float(value)
+        if value == value:
+            return value
+    plain = tuple(get_origin(kind) or kind for kind in kinds)
+    if isinstance(value, plain) and (bool in kinds or not isinstance(value, bool)):
+        return value
+    wanted = " or ".join(KINDS.get(kind, "None") for kind in dict.fromkeys(plain))
+    raise InputError(f"{name} is {value!r:.80}; {wanted} is expected.")
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, UnionType)
 
 
 def option(default: Any, **about: Any) -> Any:
@@ -64,7 +99,26 @@ def part_of(settings: Any, kind: type[Settings]) -> Settings:
 
 
 @dataclass(frozen=True)
-class LoadSettings:
+class Checked:
+    """Settings that have the types and the bounds that their fields are declared with.
+
+    Raises InputError for a value of another type, beyond 64 bits, or below its least.
+    """
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for each in dataclasses.fields(self):
+            kinds = get_args(hints[each.name]) if _is_union(hints[each.name]) else ()
+            value = _of_kind(each.name, getattr(self, each.name), kinds or (hints[each.name],))
+            object.__setattr__(self, each.name, value)
+            least = each.metadata.get("at_least")
+            if least is not None and value is not None and value < least:
+                raise InputError(f"{each.name} is {value!r}; the least is {least}.")
+            refuse_beyond(each.name, value)
+
+
+@dataclass(frozen=True)
+class LoadSettings(Checked):
     """Which model, and how it is loaded.
 
     model              folder, .gguf file or Hub id of a causal model; default: the bundled model
@@ -94,7 +148,7 @@ class LoadSettings:
 
 
 @dataclass(frozen=True)
-class PromptSettings:
+class PromptSettings(Checked):
     """Which prompts a command looks at; its own settings are added to these.
 
     text    text of the prompts: builtin, a .txt or .jsonl file, or hub:NAME for a Hub data set
@@ -105,8 +159,8 @@ class PromptSettings:
     seed    seed of every random choice
     chat_template  render .jsonl lines with "messages" by the tokenizer's chat template
 
-    Raises InputError for a BOS policy that there is not, and for a number below its least;
-    OutOfResources for more drawn tokens than MOST_TOKENS.
+    Raises InputError for a BOS policy that there is not, OutOfResources for more drawn tokens than
+    MOST_TOKENS.
     """
 
     text: str = BUILTIN
@@ -118,13 +172,9 @@ class PromptSettings:
     chat_template: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.bos not in BOS_POLICIES:
             raise InputError(f"BOS policy {self.bos!r} is not one of {', '.join(BOS_POLICIES)}.")
-        for each in dataclasses.fields(self):
-            value, least = getattr(self, each.name), each.metadata.get("at_least")
-            if least is not None and value is not None and value < least:
-                raise InputError(f"{each.name} is {value!r}; the least is {least}.")
-            refuse_beyond(each.name, value)
         if self.kind in ("random", "repeat") and self.n * self.length > MOST_TOKENS:
             raise OutOfResources(
                 f"{self.n:,} prompts of {self.length:,} tokens are more than the {MOST_TOKENS:,} "
@@ -226,6 +276,8 @@ class TimelineSettings(PromptSettings):
     dtype         dtype to compute in: float32, bfloat16 or float16; early checkpoints want float32
     device        where to run, such as cpu, cuda, cuda:1 or mps
     untrained     compare with the same architecture untrained
+
+    Raises InputError for a number of blocks that is none.
     """
 
     n: int = option(16, at_least=1)
@@ -235,9 +287,15 @@ class TimelineSettings(PromptSettings):
     device: str = "cpu"
     untrained: bool = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        count = str(self.first_blocks)
+        if count not in ("auto", "all") and not re.fullmatch("0*[1-9][0-9]*", count):
+            raise InputError(f"--first-blocks {count!r} is neither auto, all nor a number above 0.")
+
 
 @dataclass(frozen=True)
-class CheckpointSettings:
+class CheckpointSettings(Checked):
     """Which checkpoints a timeline takes, and how it gets through them; no number depends on it.
 
     revisions    names of the checkpoints, in order, with commas between
@@ -259,7 +317,7 @@ class CheckpointSettings:
 
 
 @dataclass(frozen=True)
-class ReplicationSettings:
+class ReplicationSettings(Checked):
     """What a replication leaves open; length, BOS policy and kind of prompts are the paper's.
 
     text  text of the prompts, where the paper takes text

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class Adapter:
         """Folder or Hub id of the base: a folder is sought beside the adapter too."""
         named = str(self.config.get("base_model_name_or_path") or "")
         beside = self.folder / named
-        return str(beside) if named and beside.is_dir() else named
+        return str(beside) if named and beside.exists() else named
 
     def sha256(self, base: str) -> str:
         """Hash of the adapter's files behind that of its base."""
@@ -139,9 +140,11 @@ def _malformed(config: dict[str, Any]) -> str:
         patterns = config.get(entry) or {}
         if not isinstance(patterns, dict):
             return f"its {entry} is no JSON object"
-        whole = {"lora_alpha": config.get("lora_alpha", 8), **patterns}
+        rank = {"r": config["r"]} if config.get("r") is not None else {}
+        whole = {"lora_alpha": config.get("lora_alpha", 8), **rank, **patterns}
         for name, value in whole.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not math.isfinite(value):
                 return f"its {name} is {value!r}, where a number is expected"
         for pattern in patterns:
             try:
@@ -180,12 +183,33 @@ def merge(model: Any, adapter: Adapter) -> str:
     for name, pair in pairs.items():
         if set(pair) != {"A", "B"}:
             raise InputError(f"{adapter.folder}: {name} has only one half of its product.")
-        _refuse_other_configuration(adapter, name, pair["A"].shape[0])
-        _add(model, adapter, name, pair["A"].float(), pair["B"].float())
-        changed = changed or bool(pair["A"].any() and pair["B"].any())
+        a, b = pair["A"].float(), pair["B"].float()
+        if a.dim() != 2 or b.dim() != 2 or not 0 < a.shape[0] == b.shape[1]:
+            raise InputError(
+                f"{adapter.folder / WEIGHTS} holds {list(a.shape)} and {list(b.shape)} for {name}, "
+                "which have no product of low rank."
+            )
+        _refuse_other_configuration(adapter, name, a.shape[0])
+        _add(model, adapter, name, a, b)
+        changed = changed or bool(a.any() and b.any() and _scale(adapter.config, name, len(a)))
     if not held:
         raise InputError(f"{adapter.folder / WEIGHTS} is empty.")
+    _refuse_missing(model, adapter, [*pairs, *(key for key in bare_names(held))])
     return "" if changed else "All its products are zero: this is the base, unchanged."
+
+
+def _refuse_missing(model: Any, adapter: Adapter, held: list[str]) -> None:
+    """Refuse an adapter without a weight for a kind of module that it says it changed."""
+    asked = [adapter.config.get("target_modules"), adapter.config.get("modules_to_save")]
+    named = [str(each) for some in asked if isinstance(some, list) for each in some]
+    there = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    parts = {part for name in held for part in name.split(".")}
+    lost = [each for each in named if each in there and each not in parts]
+    if lost:
+        raise InputError(
+            f"{adapter.folder / WEIGHTS} holds nothing for {', '.join(lost)[:200]}, which {CONFIG} "
+            "says it changed: it was cut off, or one of the two belongs to another adapter."
+        )
 
 
 def _refuse_other_configuration(adapter: Adapter, name: str, rank: int) -> None:

@@ -73,8 +73,14 @@ def check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> dic
     """
     config_file = path / "config.json"
     for entry in path.iterdir():
-        if entry.suffix in READ and entry.exists() and not (entry.is_file() or entry.is_dir()):
-            raise InputError(f"{entry} is no regular file.")  # to read a pipe is to wait for ever
+        if entry.suffix not in READ or entry.is_file() or entry.is_dir():
+            continue
+        if entry.is_symlink() and not entry.exists():
+            raise InputError(
+                f"{entry} is a link to {os.readlink(entry)}, which is not there: the download was "
+                "cut off, or the folder was copied without what it links to."
+            )
+        raise InputError(f"{entry} is no regular file.")  # to read a pipe is to wait for ever
     refuse_pieces(path)
     if not config_file.is_file():
         other = left_by_training(path)

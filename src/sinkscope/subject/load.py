@@ -12,9 +12,10 @@ import torch
 from sinkscope.errors import InputError
 from sinkscope.subject import adapters, gguf
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
-from sinkscope.subject.at_hand import is_packed
+from sinkscope.subject.at_hand import BRING, is_packed
 from sinkscope.subject.blame import odd_settings, rope_warnings
 from sinkscope.subject.folder import check_folder, check_weights
+from sinkscope.subject.header import INDEX, WHOLE
 from sinkscope.subject.identity import identity_of, planned_identity, say, stored_as
 from sinkscope.subject.memory import refuse_large_layout, refuse_too_large
 from sinkscope.subject.offline import hub_forbidden
@@ -87,8 +88,8 @@ class Subject:
         if (getattr(model, "tp_size", None) or 1) > 1:
             make_whole(model)
         anatomy = find_anatomy(model)
-        if getattr(model, "is_quantized", False):
-            try_out(model, anatomy, name)  # some unpack their maps at the first pass of the whole
+        if not _is_brought(model):  # what lies on disk was tried when it was put there
+            try_out(model, anatomy, name)
         return cls(model, tokenizer, anatomy, identity_of(model, name, None, None))
 
 
@@ -103,11 +104,18 @@ def _refuse_no_model(model: Any, tokenizer: Any) -> None:
         raise InputError(
             f"Subject.from_model wants the tokenizer itself, not a {type(tokenizer).__name__}."
         )
-    embedding = model.get_input_embeddings()
-    brought = hasattr(embedding, "_hf_hook") or hasattr(embedding, "rows_on")
-    weight = getattr(embedding, "weight", None)
-    if weight is not None and weight.device.type == "meta" and not brought:
-        raise InputError("the model is on the meta device: it has no weights to look at.")
+    empty = [name for name, each in model.named_parameters() if each.device.type == "meta"]
+    if empty and not _is_brought(model):
+        raise InputError(
+            f"the model has no weights to look at: {len(empty)} are on the meta device, such as "
+            f"{empty[0]}."
+        )
+
+
+def _is_brought(model: Any) -> bool:
+    """Whether weights are read from disk when they are needed, by accelerate or by `streamed`."""
+    marks = ("_hf_hook", "rows_on", BRING)
+    return any(hasattr(module, mark) for module in model.modules() for mark in marks)
 
 
 def load(
@@ -225,6 +233,8 @@ def _how_stored(place: Place, read: _Read, dtype: str) -> list[str]:
         said = [f"Its weights were unpacked from GGUF ({read.weights['label']}) to {dtype}."]
     else:
         said = [stored_as(read.stored, read.tensors, dtype)]
+    if place.is_folder and (place.path / WHOLE).is_file() and (place.path / INDEX).is_file():
+        said.append(f"Beside {WHOLE}, which was read, lies an index of shards.")
     if place.local and _supervised_heads(place.path):
         said.append(
             "The sink of this model was induced: an auxiliary loss supervised heads for it."

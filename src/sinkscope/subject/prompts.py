@@ -150,7 +150,7 @@ def build_prompts(
         raise InputError(f"prompt kind {kind!r} is not one of {', '.join(KINDS)}.")
     if n < 1 or length < 2:
         raise InputError("at least one prompt of at least two tokens is needed.")
-    _check_length(subject, length)
+    check_length(subject, length)
     opening = opening_of(subject)
     generator = torch.Generator().manual_seed(seed)
     source = ""
@@ -190,7 +190,7 @@ def from_rows(
     if not rows:
         raise InputError("the prompts are empty: no row of at least two tokens was found.")
     lengths = torch.tensor([len(row) for row in rows])
-    _check_length(subject, int(lengths.max()))
+    check_length(subject, int(lengths.max()))
     _check_memory(subject, len(rows), int(lengths.max()))
     input_ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
     for i, row in enumerate(rows):
@@ -261,12 +261,13 @@ def _larger_tokenizer(subject: Subject) -> list[str]:
     ]
 
 
-def _check_length(subject: Subject, length: int) -> None:
+def check_length(subject: Subject, length: int, option: str = "length") -> None:
+    """Raise InputError for more tokens than the model has positions; option: what asked for it."""
     limit = subject.max_length
     if limit is not None and length > limit:
         raise InputError(
-            f"length {length} is beyond this model's maximum of {limit}; "
-            f"use --length {limit} or less."
+            f"{option} {length} is beyond this model's maximum of {limit}; "
+            f"use --{option} {limit} or less."
         )
 
 
