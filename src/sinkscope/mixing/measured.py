@@ -42,8 +42,9 @@ from sinkscope.mixing.sweeps import (
 from sinkscope.observe.sites import Sites
 from sinkscope.settings import MixSettings
 from sinkscope.subject.at_hand import no_gradients
+from sinkscope.subject.fitting import check_length
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, build_prompts, check_length
+from sinkscope.subject.prompts import Prompts, build_prompts
 
 PILOT = 8  # prompts for collapse, maps, sweeps
 COLLAPSE_TOKENS = 256

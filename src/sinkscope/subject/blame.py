@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sinkscope.checked import refuse_beyond
 from sinkscope.errors import InputError
-from sinkscope.settings import refuse_beyond
 
 
 def first_line(error: BaseException) -> str:

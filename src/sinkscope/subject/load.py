@@ -12,12 +12,13 @@ import torch
 from sinkscope.errors import InputError
 from sinkscope.subject import adapters, gguf
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
-from sinkscope.subject.at_hand import BRING, is_packed
+from sinkscope.subject.at_hand import is_brought, is_packed
 from sinkscope.subject.blame import odd_settings, rope_warnings
 from sinkscope.subject.folder import check_folder, check_weights
 from sinkscope.subject.header import INDEX, WHOLE
 from sinkscope.subject.identity import identity_of, planned_identity, say, stored_as
 from sinkscope.subject.memory import refuse_large_layout, refuse_too_large
+from sinkscope.subject.merging import merge
 from sinkscope.subject.offline import hub_forbidden
 from sinkscope.subject.place import Place, adapter_at, find_place
 from sinkscope.subject.probe import refuse_no_finite, try_out
@@ -88,7 +89,7 @@ class Subject:
         if (getattr(model, "tp_size", None) or 1) > 1:
             make_whole(model)
         anatomy = find_anatomy(model)
-        if not _is_brought(model):  # what lies on disk was tried when it was put there
+        if not is_brought(model):  # what lies on disk was tried when it was put there
             try_out(model, anatomy, name)
         return cls(model, tokenizer, anatomy, identity_of(model, name, None, None))
 
@@ -105,17 +106,11 @@ def _refuse_no_model(model: Any, tokenizer: Any) -> None:
             f"Subject.from_model wants the tokenizer itself, not a {type(tokenizer).__name__}."
         )
     empty = [name for name, each in model.named_parameters() if each.device.type == "meta"]
-    if empty and not _is_brought(model):
+    if empty and not is_brought(model):
         raise InputError(
             f"the model has no weights to look at: {len(empty)} are on the meta device, such as "
             f"{empty[0]}."
         )
-
-
-def _is_brought(model: Any) -> bool:
-    """Whether weights are read from disk when they are needed, by accelerate or by `streamed`."""
-    marks = ("_hf_hook", "rows_on", BRING)
-    return any(hasattr(module, mark) for module in model.modules() for mark in marks)
 
 
 def load(
@@ -279,7 +274,7 @@ def _merged(adapter: adapters.Adapter, name: str, options: dict[str, Any]) -> Su
             f"{adapter.folder} is a PEFT adapter, and its base {adapter.base!r} is quantised, so "
             "that the sum would be rounded: name its original in adapter_config.json."
         )
-    unchanged = adapters.merge(base.model, adapter)
+    unchanged = merge(base.model, adapter)
     refuse_no_finite(base.model, str(adapter.folder))
     base.identity["id"], base.identity["adapter_of"] = name, base.identity["id"]
     base.identity["weights_sha256"] = adapter.sha256(base.identity["weights_sha256"])
