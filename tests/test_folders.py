@@ -395,7 +395,7 @@ def test_shards_that_are_cut_or_have_no_metadata_are_named(tmp_path):
     shard.write_bytes(whole)
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": json.loads(index.read_text())["weight_map"]}))
-    refused(tmp_path, 'lacks "metadata", which transformers wants')
+    refused(tmp_path, 'has no "metadata", which transformers wants')
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])

@@ -78,7 +78,7 @@ def test_given_ids(subject):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"n": 0}, "at least one"),
+        ({"n": 0}, "n is 0; the least is 1"),
         ({"length": 100_000}, "beyond this model's maximum"),
         ({"bos": "maybe"}, "BOS policy"),
         ({"kind": "poem"}, "prompt kind"),

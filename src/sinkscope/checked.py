@@ -39,15 +39,18 @@ def _of_kind(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
         value = tuple(value)
     elif int in kinds and isinstance(value, Integral) and not isinstance(value, bool):
         value = int(value)
-    elif float in kinds and isinstance(value, Real) and not isinstance(value, bool):
-        value = value if isinstance(value, int) else float(value)
-        if value == value:
-            return value
+    elif float in kinds and isinstance(value, Real) and _is_number(value):
+        return value if isinstance(value, int) else float(value)
     plain = tuple(get_origin(kind) or kind for kind in kinds)
-    if isinstance(value, plain) and (bool in kinds or not isinstance(value, bool)):
+    if isinstance(value, plain) and (bool in kinds or _is_number(value)):
         return value
     wanted = " or ".join(KINDS.get(kind, "None") for kind in dict.fromkeys(plain))
     raise InputError(f"{name} is {value!r:.80}; {wanted} is expected.")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is neither a truth value nor NaN."""
+    return not isinstance(value, bool) and value == value
 
 
 def _is_union(hint: Any) -> bool:

@@ -190,8 +190,8 @@ class Curve:
         """Add values [L, B, H, T] of the counted keys [B, T]; what is NaN is left out."""
         layers, _, heads, length = values.shape
         if not self._sum.numel():
-            self._sum = torch.zeros(layers, heads, length, dtype=torch.float32)
-            self._count = torch.zeros_like(self._sum)
+            self._sum = torch.zeros(layers, heads, length)
+            self._count = torch.zeros(layers, heads, length)
         if length > self._sum.shape[2]:
             grow = (0, length - self._sum.shape[2])
             self._sum, self._count = (
@@ -200,7 +200,7 @@ class Curve:
         known = counted[None, :, None, :] & values.isfinite()
         values = torch.where(known, values, 0.0)
         for row, places in enumerate(torch.where(counted, layout.relative, 0)):
-            self._sum.index_add_(2, places, values[:, row].float())
+            self._sum.index_add_(2, places, values[:, row])
             self._count.index_add_(2, places, known[:, row].float())
 
     def with_(self, other: Curve) -> Curve:

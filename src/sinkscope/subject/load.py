@@ -111,6 +111,9 @@ def _refuse_no_model(model: Any, tokenizer: Any) -> None:
             f"the model has no weights to look at: {len(empty)} are on the meta device, such as "
             f"{empty[0]}."
         )
+    dtypes = {p.dtype for p in model.parameters()}
+    if torch.float64 in dtypes:
+        raise InputError(f"the model is in float64; give it in one of {', '.join(DTYPES)}.")
 
 
 def load(

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sinkscope.errors import InputError
 from sinkscope.subject import adapters, gguf
 from sinkscope.subject.folder import bundled_model, refuse_bad_id
 from sinkscope.subject.offline import hub_forbidden, is_offline
@@ -54,8 +53,6 @@ def find_place(
     bundled = source in (None, BUNDLED)
     path = bundled_model() if bundled else Path(str(source)).expanduser()
     local = _exists(path)
-    if local:
-        _refuse_bytes(path)
     packed = gguf.find_gguf(path, gguf_file)
     if not local:
         refuse_bad_id(str(source))
@@ -79,16 +76,6 @@ def adapter_at(place: Place) -> adapters.Adapter | None:
     with hub_forbidden(place.common["local_files_only"]):
         folder = adapters.hub_adapter(place.where, place.common)
     return None if folder is None else adapters.find_adapter(folder)
-
-
-def _refuse_bytes(path: Path) -> None:
-    """Refuse a path whose bytes are no UTF-8, which safetensors and tokenizers cannot open."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise InputError(
-            f"The name {str(path)!r} is not UTF-8: rename it to have it read."
-        ) from None
 
 
 def _exists(path: Path) -> bool:
