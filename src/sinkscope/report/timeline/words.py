@@ -60,7 +60,7 @@ def _formed(one: RunSummary) -> str:
     )
     return (
         f"the sink is first seen at the checkpoint of {unit} {sink['step']:,}; it emerged "
-        f"{came} (95 %)."
+        f"{came} (95 % interval)."
     )
 
 
