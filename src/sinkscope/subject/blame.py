@@ -93,10 +93,10 @@ def _positive(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
 
 
-def named_value(where: str, error: BaseException, name: str = "config.json") -> str:
-    """ "its hidden_act is 'x': " for an error that quotes a text that a JSON file holds, or ""."""
+def named_value(where: str, error: BaseException) -> str:
+    """ "its hidden_act is 'x': " for an error that quotes a text of config.json, or ""."""
     try:
-        content = json.loads((Path(where) / name).read_text(encoding="utf-8"))
+        content = json.loads((Path(where) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return ""
     said = str(error)
