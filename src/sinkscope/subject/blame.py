@@ -13,16 +13,6 @@ from sinkscope.errors import InputError
 from sinkscope.settings import refuse_beyond
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, as the end of a sentence, with those that it leads to."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    lines = lines or [type(error).__name__]
-    if isinstance(error, KeyError):
-        lines = [str(error.args[0]) if " " in str(error.args[:1]) else f"there is no {lines[0]}"]
-    whole = next((i for i, line in enumerate(lines) if not line.endswith((":", ","))), len(lines))
-    return " ".join(lines[: whole + 1])[:400].rstrip(".") + "."
-
-
 def refuse_wrong_values(config: dict[str, Any], where: str) -> None:
     """Refuse values of config.json that libraries take, and then fail on or make nothing of."""
     for name in ("quantization_config", "rope_parameters", "rope_scaling", "text_config"):
