@@ -9,7 +9,6 @@ transformers' own loading, so that renamed and fused weights come out as in a mo
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 import re
 import time
@@ -26,7 +25,7 @@ from torch import nn
 
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.subject.at_hand import BRING
-from sinkscope.subject.header import Place, declared, places
+from sinkscope.subject.header import Place, places
 from sinkscope.subject.plan import LoadPlan, plan_blocks, quiet
 
 NOT_STREAMED = "{} cannot be read block by block, since {}."
@@ -291,13 +290,3 @@ def _swapped(module: nn.Module, swap: dict[int, nn.Module | None]) -> nn.Module:
     new = {n: swap[id(c)] if id(c) in swap else _swapped(c, swap) for n, c in own.items()}
     tree._modules = {name: child for name, child in new.items() if child is not None}
     return tree
-
-
-def header_hash(folder: Path) -> str:
-    """SHA-256 of the configuration and of the names, dtypes, shapes and places of all tensors.
-
-    To hash the weights themselves would take as long as a pass over the model.
-    """
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    digest.update(repr(sorted(declared(folder).items())).encode())
-    return digest.hexdigest()
