@@ -163,19 +163,19 @@ def timeline(
         list[str],
         typer.Argument(help="Run folders, Hub ids, or bundled; or folders that are checkpoints."),
     ],
-    sweeping: CheckpointSettings,
+    checkpoints: CheckpointSettings,
     settings: TimelineSettings,
     showing: Showing,
 ) -> None:
     """When the circuit formed, where it concentrated, and whether it has settled."""
     common.check(showing.out)
     common.check_unowned(showing)
-    common.stay_offline(sweeping.offline)
+    common.stay_offline(checkpoints.offline)
     from sinkscope.training_runs.timeline import timeline as follow
 
     stages = stages_of("timeline", vars(settings), len(sources), writes=showing.out is not None)
     with common.watched(showing, stages) as progress:
-        result = follow(sources, settings, sweeping, progress=progress)
+        result = follow(sources, settings, checkpoints, progress=progress)
         page = common.saved(result, showing, progress)
     common.show(result, showing, page)
 

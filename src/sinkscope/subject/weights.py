@@ -12,11 +12,12 @@ from sinkscope.errors import (
     InputError,
     OutOfResources,
     Unsupported,
+    first_line,
     is_out_of_memory,
     is_panic,
 )
 from sinkscope.subject import checkpoint_keys as keys
-from sinkscope.subject.blame import first_line, named_value
+from sinkscope.subject.blame import named_value
 from sinkscope.subject.folder import refuse_foreign_code
 from sinkscope.subject.towers import sees_images
 
