@@ -157,10 +157,11 @@ def build(
     typer.echo(f"Built {build_model(spec, out)}; the truth is in {out / 'truth.json'}.")
 
 
-for _name, _command in (("list", list_known), ("build", build), ("train", train)):
-    add_command(app, _name, _command, EXAMPLES[_name])
-for _command in (lab_experiments.run, lab_experiments.study):
-    add_command(app, _command.__name__, _command, lab_experiments.EXAMPLES[_command.__name__])
+add_command(app, "run", lab_experiments.run, lab_experiments.EXAMPLES["run"])
+add_command(app, "study", lab_experiments.study, lab_experiments.EXAMPLES["study"])
+add_command(app, "list", list_known, EXAMPLES["list"])
+add_command(app, "build", build, EXAMPLES["build"])
+add_command(app, "train", train, EXAMPLES["train"])
 
 
 def _mechanism(name: str) -> dict:
