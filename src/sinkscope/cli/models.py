@@ -11,6 +11,7 @@ import typer
 
 from sinkscope.cli import common
 from sinkscope.errors import InputError
+from sinkscope.settings import ASSETS
 
 EPILOG = """Examples:\n
   sinkscope models                          what the committed check found\n
@@ -18,7 +19,7 @@ EPILOG = """Examples:\n
   sinkscope models --verify llama gpt_oss   check these families here and now\n
   sinkscope models --verify --out m.json    check every family; takes minutes"""
 
-MATRIX = Path(__file__).resolve().parent.parent / "assets" / "support.json"
+MATRIX = ASSETS / "support.json"
 
 
 def command(

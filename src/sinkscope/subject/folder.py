@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError, Unsupported
+from sinkscope.settings import ASSETS
 from sinkscope.subject.blame import refuse_wrong_values
 from sinkscope.subject.header import INDEX, WHOLE, declared, refuse_no_numbers
 from sinkscope.subject.incomplete import left_by_training, refuse_pieces
@@ -19,7 +20,7 @@ READ = (".json", ".jinja", ".txt", ".model", ".safetensors", ".py", *PICKLE_SUFF
 
 def bundled_model() -> Path:
     """Folder of the reference model that ships with the package."""
-    return Path(__file__).resolve().parent.parent / "assets" / "reference-model"
+    return ASSETS / "reference-model"
 
 
 def refuse_bad_id(source: str) -> None:

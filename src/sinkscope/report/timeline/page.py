@@ -91,7 +91,7 @@ def sections(result: Result) -> list[Section]:
             {PANEL: " ".join(written(run, one, len(runs)) for run, one in runs.items())},
         ),
     ]
-    return [section for section in planned if section.parts]
+    return planned
 
 
 def findings(result: Result, panel: str) -> Findings | None:
