@@ -175,7 +175,7 @@ class VerifySettings(PromptSettings):
 class RunSettings(VerifySettings, TraceSettings):
     """What to run with: the settings of `scan`, `trace` and `verify`.
 
-    advise  answer what `advise` answers too, on the first prompts
+    advise  answer what `advise` answers too, on eight of the prompts
     """
 
     advise: bool = False

@@ -126,6 +126,17 @@ class Draw:
         """`paired_change` of values [k] of the first k prompts."""
         return paired_change(edited, intact, scale, self.seed, self._first(intact))
 
+    def of_units(self, values: np.ndarray) -> np.ndarray:
+        """A value for each unit that `mean` draws, with the mean of values [k]: [units].
+
+        What a unit of sum s and size c adds to that mean m: m + (s − m c) / mean size.
+        """
+        values = np.asarray(values, dtype=np.float64)
+        known = np.isfinite(values)
+        sums, counts = _by_unit(values[known], known, self._first(values))
+        mean = sums.sum() / counts.sum()
+        return mean + (sums - mean * counts) / counts.mean()
+
     def _first(self, values: np.ndarray) -> np.ndarray | None:
         first = None if self.units is None else self.units[: len(values)]
         return None if first is None or len(np.unique(first)) < 2 else first

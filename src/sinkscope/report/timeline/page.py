@@ -26,7 +26,15 @@ from sinkscope.report.parts import (
 from sinkscope.report.text import decimals, number_of, percent, visible
 from sinkscope.report.timeline import charts
 from sinkscope.report.timeline.axis import STEPS, Axis, Runs, axes_of
-from sinkscope.report.timeline.words import answers, of_several, sentences, step, unit_of, written
+from sinkscope.report.timeline.words import (
+    answers,
+    of_several,
+    sentences,
+    step,
+    unit_of,
+    where,
+    written,
+)
 from sinkscope.result import Result
 from sinkscope.schema import RunSummary
 
@@ -199,7 +207,7 @@ def _keys(one: RunSummary) -> list[tuple[str, str, str]]:
     return [
         (step(one.emergence_step), "emerged", unit_of(one)),
         (str(len(one.stages)), "stages", "by change points"),
-        (step(one.settled_step), "settled", unit_of(one)),
+        (step(one.settled_step), "settled", f"{unit_of(one)}{where(one)}"),
         (percent(number_of(one.concentration["2"])), "C₂ at the end", "of what is written"),
     ]
 
