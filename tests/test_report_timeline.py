@@ -123,7 +123,9 @@ def test_dashes_tell_curves_of_one_colour_apart(one):
     data = one.data["timeline/run-0"].to_dataset()
     runs = {f"run {i}": data for i in range(6)}
     found = dict.fromkeys(runs, one.summary.timeline.runs["run-0"])
-    chart = timeline_page.charts.course_chart(runs, timeline_page.charts.MEASURES[1], found)
+    chart = timeline_page.charts.course_chart(
+        runs, timeline_page.charts.MEASURES[1], found, timeline_page.STEPS
+    )
     encodings = [layer.to_dict()["encoding"] for layer in chart.layer]
     dashes = next(e["strokeDash"]["scale"]["range"] for e in encodings if "strokeDash" in e)
     assert dashes[0] == dashes[3] != dashes[4]

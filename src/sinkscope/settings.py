@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from sinkscope.errors import InputError, OutOfResources
 
 BUILTIN = "builtin"
+ASSETS = Path(__file__).resolve().parent / "assets"  # the bundled model, series, excerpt, matrix
 MOST = 2**63 - 1  # of a whole number
 MOST_TOKENS = 1 << 28  # of prompts that are drawn, whose number a text does not bound
 BOS_POLICIES = ("as-is", "with", "without", "both")

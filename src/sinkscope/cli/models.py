@@ -11,6 +11,7 @@ import typer
 
 from sinkscope.cli import common
 from sinkscope.errors import InputError
+from sinkscope.settings import ASSETS
 
 EXAMPLES = """
   sinkscope models                          what the committed check found
@@ -18,7 +19,7 @@ EXAMPLES = """
   sinkscope models --verify llama gpt_oss   check these families here and now
   sinkscope models --verify --out m.json    check every family; takes minutes"""
 
-MATRIX = Path(__file__).resolve().parent.parent / "assets" / "support.json"
+MATRIX = ASSETS / "support.json"
 
 
 def command(

@@ -8,7 +8,6 @@ It is done here and not by peft, so that a machine without that package gives th
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 
 from sinkscope.errors import InputError, Unsupported
+from sinkscope.files import read_object
 from sinkscope.subject.checkpoint_keys import bare_names
 from sinkscope.subject.incomplete import refuse_pointer
 
@@ -68,12 +68,7 @@ def find_adapter(folder: Path) -> Adapter | None:
         if (folder / WEIGHTS).is_file() and not (folder / "config.json").is_file():
             raise InputError(f"{folder} holds {WEIGHTS} without the {CONFIG} that says its base.")
         return None
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file} cannot be read as JSON ({error}).") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{file} is not a JSON object.")
+    config = read_object(file)
     if "peft_type" not in config and (folder / MLX).is_file():
         raise InputError(f"{folder} is an adapter of MLX; fuse it with mlx_lm.fuse into its base.")
     others = [f.name for f in folder.glob("*.safetensors") if not f.name.startswith("adapter_")]
@@ -114,9 +109,8 @@ def _refuse_circle(adapter: Adapter) -> None:
             )
         seen.add(below.resolve())
         try:
-            config = json.loads((below / CONFIG).read_text(encoding="utf-8"))
-            below = Path(Adapter(below, dict(config)).base)
-        except (OSError, ValueError, TypeError, RecursionError):
+            below = Path(Adapter(below, read_object(below / CONFIG)).base)
+        except InputError:
             return  # told when the base is loaded
 
 

@@ -15,6 +15,7 @@ from sinkscope.report.parts import WEAK, Findings, Headline, Part, Section, Stri
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.text import (
     counted,
+    interval_note,
     multiple,
     number_of,
     percent,
@@ -224,13 +225,8 @@ def _keys(verified: VerifySummary) -> list[tuple[str, str, str]]:
         (verified.completeness, "is kept by everything but the circuit (completeness)"),
     ):
         if value is not None and value.value is not None:
-            keys.append((multiple(value.value), what, _interval(value)))
+            keys.append((multiple(value.value), what, interval_note(value)))
     return keys
-
-
-def _interval(value: Any) -> str:
-    shown = percent_interval(value)
-    return f"95 % interval {shown} %" if shown else ""
 
 
 def headline(result: Result, bos: str) -> Headline:
