@@ -14,11 +14,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from sinkscope.settings import CheckpointSettings
 from sinkscope.training_runs.checkpoint import TrainingRun
+from sinkscope.training_runs.measured import measure_checkpoints
 from sinkscope.training_runs.pilot import Pilot, TimelineSettings, run_pilot
 from sinkscope.training_runs.sources import find_runs
 from sinkscope.training_runs.store import Store
-from sinkscope.training_runs.sweep import sweep
+
+ONE_THREAD = CheckpointSettings(threads=1)
 
 
 def snapshot(store: Store) -> dict[str, bytes]:
@@ -35,19 +38,21 @@ def kill_and_resume(
     """
     store = Store(folder)
     began = time.perf_counter()
-    sweep(run, pilot, Store(folder.with_name(f"{folder.name}-timing")), threads=1)
+    measure_checkpoints(
+        run, pilot, Store(folder.with_name(f"{folder.name}-timing")), settings=ONE_THREAD
+    )
     needed = time.perf_counter() - began
     child = os.fork()
     if child == 0:
         try:
-            sweep(run, pilot, store, threads=1)
+            measure_checkpoints(run, pilot, store, settings=ONE_THREAD)
         finally:
             os._exit(0)
     time.sleep(moment * needed)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     left = snapshot(store) if folder.exists() else {}
-    sweep(run, pilot, store, threads=1)
+    measure_checkpoints(run, pilot, store, settings=ONE_THREAD)
     after = snapshot(store)
     lost = [name for name, content in left.items() if after.get(name) != content]
     if lost:
@@ -76,7 +81,7 @@ def main() -> None:
         looking = TimelineSettings(kind="random", n=2, length=32, first_blocks=2, untrained=False)
         pilot = run_pilot(load(run.checkpoints[-1].place), looking)
         store = Store(folder / "whole")
-        sweep(run, pilot, store, threads=1)
+        measure_checkpoints(run, pilot, store, settings=ONE_THREAD)
         expected = snapshot(store)
         same = [
             kill_and_resume(run, pilot, folder / f"killed-{i}", moments.random()) == expected

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import sinkscope
 from sinkscope.advice import gates
-from sinkscope.advice.advise import QUESTIONS, questions
+from sinkscope.advice.advise import QUESTIONS, advise_on, questions
 from sinkscope.advice.bench import Bench, in_nats, told
 from sinkscope.advice.cache_layers import left_alone
 from sinkscope.advice.lines import lines, table
@@ -45,6 +45,7 @@ from sinkscope.report.advise.page import SHORT, findings, in_short, with_bounds
 from sinkscope.report.brief import print_brief
 from sinkscope.result import load_result
 from sinkscope.schema import Measured
+from sinkscope.settings import AdviseSettings
 from sinkscope.stats import judged
 from sinkscope.subject.documents import read_documents
 from sinkscope.subject.load import Subject
@@ -120,7 +121,7 @@ def test_a_run_includes_the_advice(circuit, tmp_path):
 
 def test_bos_is_held_against_plain_losses(circuit, whole):
     one = whole.summary.advise["bos"]
-    rows = sinkscope.build_prompts(circuit, n=N, length=LENGTH, bos="with").input_ids
+    rows = sinkscope.build_prompts(circuit, n=N, length=LENGTH, bos="with", by_turns=True).input_ids
     with torch.no_grad():
 
         def loss(ids: torch.Tensor, first: int) -> torch.Tensor:
@@ -142,7 +143,7 @@ def test_a_model_without_bos_has_none_to_forget():
 
 def test_the_cost_of_a_short_cache_is_that_of_a_server(circuit, whole):
     one = whole.summary.advise["streaming"]
-    ids = sinkscope.build_prompts(circuit, n=N, length=LENGTH).input_ids
+    ids = sinkscope.build_prompts(circuit, n=N, length=LENGTH, by_turns=True).input_ids
     window = LENGTH // 4
 
     def loss(logits: torch.Tensor) -> float:
@@ -162,7 +163,7 @@ def test_a_sink_on_a_delimiter_is_kept_beside_the_first_tokens():
     """The rows against a server that keeps the delimiter's first occurrence, token by token."""
     subject = constructed("delimiter", carry=1.0)
     one = advised(subject, "streaming").summary.advise["streaming"]
-    prompts = sinkscope.build_prompts(subject, n=N, length=LENGTH)
+    prompts = sinkscope.build_prompts(subject, n=N, length=LENGTH, by_turns=True)
     window, token = LENGTH // 4, 48
     assert subject.tokenizer.decode([token]) == "."
     [row] = [row for row in one.rows if "first '.' kept" in row["what"]]
@@ -186,7 +187,7 @@ def test_what_a_prefix_costs_by_plain_rounding(circuit):
     """A token put first, its own inputs exact, all others in int8 with one scale a map."""
     found = advised(circuit, "quantisation", within=0.0).summary.advise["quantisation"]
     rows = {row["what"]: row["ce_change"].value for row in found.rows}
-    ids = sinkscope.build_prompts(circuit, n=N, length=LENGTH).input_ids
+    ids = sinkscope.build_prompts(circuit, n=N, length=LENGTH, by_turns=True).input_ids
     longer = torch.cat([torch.full((N, 1), circuit.tokenizer.bos_token_id), ids], 1)
 
     def loss(logits: torch.Tensor) -> torch.Tensor:
@@ -217,7 +218,7 @@ def test_what_a_prefix_costs_by_plain_rounding(circuit):
 
 def test_idle_heads_are_told_by_document(circuit, whole):
     one = whole.summary.advise["heads"]
-    documents = sinkscope.build_prompts(circuit, n=N, length=LENGTH).documents
+    documents = sinkscope.build_prompts(circuit, n=N, length=LENGTH, by_turns=True).documents
     rows = [row for row in one.rows if "document" in row["what"]]
     assert len(rows) == len(documents.unique())
     weights = [int((documents == i).sum()) for i in documents.unique()]
@@ -237,6 +238,18 @@ def test_windows_of_few_documents_are_no_texts(circuit, tmp_path):
     for one in found.summary.advise.values():
         assert one.answer == "undetermined"
         assert one.sentence.startswith("Windows of ")
+
+
+def test_intervals_rest_on_all_documents_of_the_text_that_ships(circuit):
+    """Eight windows of seven documents, drawn by `advise` or taken from the prompts of a run."""
+    few = re.compile("Intervals rest on [1-6] ")
+    own = sinkscope.advise(circuit, length=32, questions="fp16").summary.advise["fp16"]
+    assert not few.search(own.limits)
+    prompts = sinkscope.build_prompts(circuit, n=64, length=32)
+    scanned = sinkscope.scan(circuit, prompts=prompts, untrained=False)
+    of_run = advise_on(circuit, prompts, AdviseSettings(length=32), scanned, ["fp16"])
+    assert not few.search(of_run.summary.advise["fp16"].limits)
+    assert "On 8 of 64 prompts." in of_run.summary.advise["fp16"].limits
 
 
 def cost(values: list[float]) -> Cost:
@@ -300,7 +313,7 @@ def test_outliers_stand_where_they_were_written():
         mlp.down_proj.weight[:, neuron] /= 100
     subject = Subject.from_model(model, tokenizer, "outlier")
     one = advised(subject, "quantisation").summary.advise["quantisation"]
-    prompts = sinkscope.build_prompts(subject, n=N, length=LENGTH)
+    prompts = sinkscope.build_prompts(subject, n=N, length=LENGTH, by_turns=True)
     sizes: dict[str, torch.Tensor] = {}
     handles = [
         module.register_forward_hook(
@@ -368,7 +381,7 @@ def test_repeats_take_over_and_the_patch_undoes_it(circuit, whole):
         logits = circuit.model(rows).logits[:, first:-1].flatten(0, 1)
         return float(torch.nn.functional.cross_entropy(logits, rows[:, first + 1 :].flatten()))
 
-    text = sinkscope.build_prompts(circuit, n=N, length=LENGTH).input_ids
+    text = sinkscope.build_prompts(circuit, n=N, length=LENGTH, by_turns=True).input_ids
     repeats = sinkscope.build_prompts(circuit, n=8, length=LENGTH, kind="repeat").input_ids
     asked = {"clean text": (text, 1), "repeats": (repeats, LENGTH // 2)}
     with torch.no_grad():

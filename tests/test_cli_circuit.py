@@ -76,7 +76,7 @@ def test_trace_alone(model, tmp_path, capsys):
     arguments = ["trace", model, *PROMPTS, "--no-untrained", "--no-vocabulary"]
     code, out, _ = run(capsys, *arguments, "--out", tmp_path / "D")
     assert code == 0
-    assert "Position zero is separated from the others in block 1" in out
+    assert "Position zero stands apart from the others from block 1 on" in out
     summary = json.loads((tmp_path / "D" / "summary.json").read_text())
     assert "scan" not in summary
     assert summary["trace"]["without"]["spike_ratio"] is None

@@ -27,7 +27,7 @@ from sinkscope.mixing.pairs import swapped
 from sinkscope.mixing.perturbation import perturb
 from sinkscope.mixing.sweeps import lengths_up_to, sweep_depth, sweep_length
 from sinkscope.mixing.thresholds import USED
-from sinkscope.mixing.use import use_of, what_is_open
+from sinkscope.mixing.use import DECIDING, use_of, what_is_open
 from sinkscope.observe.parity import plain_logits, token_prompts
 from sinkscope.observe.sites import find_sites
 from sinkscope.result import Measured
@@ -286,10 +286,38 @@ def test_what_is_open_says_what_is_known_and_how_many_prompts_would_settle_it():
     assert needs > 100
     assert what_is_open(found, rows) == (
         "The redistributed sink: the loss changes by -0.100 to +0.200 nats a token; 6 prompts "
-        f"cannot tell that from 0.01, take {needs} and as many pairs. The predictions do change, "
-        "by 0.200 to 0.200 nats of KL."
+        f"cannot tell that from 0.01, take {needs} prompts and as many pairs. The predictions do "
+        "change, by 0.200 to 0.200 nats of KL."
     )
     rows["redistributed"].use = "present, not needed"
     assert "KL" not in what_is_open(found, rows)
     rows["value-zeroed"].use = "used"
     assert what_is_open(found, rows) == ""
+
+
+def test_where_intervals_count_documents_so_does_what_would_settle_it():
+    generator = np.random.default_rng(0)
+    units = np.repeat(np.arange(8), 6)
+    ce = 0.05 + 0.1 * generator.normal(size=8)[units] + 0.01 * generator.normal(size=48)
+    draw = Draw(units)
+    low_high = draw.mean(ce)
+    each = draw.of_units(ce)
+    assert each.mean() == pytest.approx(ce.mean())
+    assert len(each) == 8
+    resamples = (low_high.high - low_high.low) / 2 / 1.96
+    assert each.std(ddof=1) / 8**0.5 == pytest.approx(resamples, rel=0.35)
+    cost = SimpleNamespace(ce=ce, kl=0 * ce)
+    found = SimpleNamespace(
+        heads=((1, 0),),
+        costs={name: [cost] for name in (*DECIDING, "other-key")},
+        controls=dict.fromkeys(DECIDING, "other-key"),
+        draw=draw,
+    )
+    row = {"use": "undetermined", "ce_change": low_high, "kl": at(0.0, 0.0, 0.0)}
+    rows = {name: MixRow(name=name, what="it", **row) for name in DECIDING}
+    needs, alone = prompts_to_settle(each, USED), prompts_to_settle(ce, USED)
+    assert 6 * needs > alone  # alike windows of a document are worth less than apart ones
+    said = (
+        f"48 prompts of 8 documents cannot tell that from {USED}, take {needs} documents (text), "
+    )
+    assert f"{said}{6 * needs} prompts and as many pairs." in what_is_open(found, rows)

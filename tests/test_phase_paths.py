@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sinkscope.causal.phase_needs import need_rows, needs_it
+from sinkscope.causal.phase_paths import phase_needs, without_writes
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.verify import verify
 from sinkscope.circuit.find import find_circuit
@@ -16,7 +17,6 @@ from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import SetWrite
 from sinkscope.intervene.engine import Engine
 from sinkscope.intervene.p0_path import KeyPath
-from sinkscope.intervene.phase_paths import phase_needs, without_writes
 from sinkscope.known.constructed.build import build_in_memory
 from sinkscope.known.constructed.spec import draw_spec
 from sinkscope.report.causal.verdict_page import findings as verdict_findings

@@ -29,6 +29,16 @@ def test_text_windows_start_with_different_tokens(subject, text_file):
     assert other.sha256 != prompts.sha256
 
 
+def test_windows_by_turns_come_from_as_many_documents_as_there_are(subject, tmp_path):
+    (tmp_path / "a.txt").write_text(
+        "\f".join(f"{WORDS[i]} " * n for i, n in enumerate((900, 40, 40)))
+    )
+    asked = {"text": str(tmp_path / "a.txt"), "n": 4, "length": 32}
+    turns = build_prompts(subject, **asked, by_turns=True)
+    assert sorted(turns.documents.tolist()) == [0, 0, 1, 2]
+    assert set(build_prompts(subject, **asked).documents.tolist()) == {0}
+
+
 def test_with_bos_puts_it_first_and_keeps_the_length(subject, text_file):
     prompts = build_prompts(subject, text=str(text_file), n=4, length=32, bos="with")
     assert prompts.input_ids.shape == (4, 32)

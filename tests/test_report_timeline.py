@@ -10,8 +10,10 @@ import pytest
 from sinkscope.report import commands
 from sinkscope.report.page import render_page
 from sinkscope.report.timeline import page as timeline_page
+from sinkscope.report.timeline import words
 from sinkscope.report.timeline.axis import Axis, axes_of, event_layers, stage_layers, x_of
 from sinkscope.schema import RunSummary
+from sinkscope.schema.base import Measured
 from tests.timeline_fixture import STEPS, build_timeline
 
 AXES = ["steps, log", "steps, linear", "tokens, log", "tokens, linear"]
@@ -80,10 +82,26 @@ def test_words_name_every_run(one, three):
     assert "holds no findings" not in render_page(one)
     assert '<h1>Attention sinks in <span class="model">run-0, run-1 and run-2' in render_page(three)
     text = three.table()
-    assert re.search(r"A sink emerged in \d of 3 runs; (none|\d) settled\.", text)
+    assert re.search(r"[Aa] sink emerged in \d of 3 runs; (none|\d) settled\.", text)
     assert all(f"• run-{number}: " in text for number in range(3))
     [found] = commands.all_findings(one, "")
     assert len(found.keys) == 4
+
+
+def test_sentences_claim_no_more_than_the_blocks_that_were_looked_at():
+    one = {"settled_step": 80, "settled": {"announced": 80}, "unit": "step", "steps": [1, 80]}
+    one |= {"emergence": {"sink": None}, "vanished_step": None, "stages": []}
+    one |= {"concentration": {"2": Measured(value=0.5)}, "present_from_start": False}
+
+    def said(first):
+        looked = {"first_blocks": first, "blocks": 8}
+        run = RunSummary.model_construct(**one, looked_at=looked)
+        return [*words.sentences(run), words.of_several({"a": run, "b": run})]
+
+    for part in said(4)[0], said(4)[2]:
+        assert "in the first 4 of 8 blocks" in part
+    assert "In the blocks that were looked at" in said(4)[-1]
+    assert not any("blocks" in each for each in (*said(8)[:3], said(8)[-1]))
 
 
 def test_charts_over_tokens_hold_tokens(one):
@@ -105,7 +123,9 @@ def test_dashes_tell_curves_of_one_colour_apart(one):
     data = one.data["timeline/run-0"].to_dataset()
     runs = {f"run {i}": data for i in range(6)}
     found = dict.fromkeys(runs, one.summary.timeline.runs["run-0"])
-    chart = timeline_page.charts.course_chart(runs, timeline_page.charts.MEASURES[1], found)
+    chart = timeline_page.charts.course_chart(
+        runs, timeline_page.charts.MEASURES[1], found, timeline_page.STEPS
+    )
     encodings = [layer.to_dict()["encoding"] for layer in chart.layer]
     dashes = next(e["strokeDash"]["scale"]["range"] for e in encodings if "strokeDash" in e)
     assert dashes[0] == dashes[3] != dashes[4]

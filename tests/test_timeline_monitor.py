@@ -6,6 +6,7 @@ import copy
 import json
 import sys
 import types
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from sinkscope.subject.tiny import tiny_model
 from sinkscope.training_runs import callbacks, receivers, signals
 from sinkscope.training_runs.alarms import Watch
 from sinkscope.training_runs.checkpoint_metrics import light
-from sinkscope.training_runs.monitor import OVER_UNIFORM, SinkMonitor, unwrapped
+from sinkscope.training_runs.monitor import OVER_UNIFORM, Past, SinkMonitor, unwrapped
 from sinkscope.training_runs.view import View
 
 STEPS = 6
@@ -244,6 +245,17 @@ def test_settled_is_announced_online():
         metrics = monitor.observe(step)
     assert metrics["sink/settled"] == 1.0
     assert [alarm.kind for alarm in said] == ["settled"]
+    assert "the circuit has settled in the first of 4 blocks: " in said[0].sentence
+
+
+def test_heads_that_hand_over_have_not_settled_while_the_model_trains():
+    """All else stands still, and so does the sum over heads."""
+    past, still = Past(), np.eye(4)[0]
+    for step in range(1, 14):
+        part = np.log(step) / np.log(13)
+        late = np.tile([[[0.8 * (1 - part), 0.8 * part]]], (3, 1, 1))
+        past.add(step, 0.4, True, 0.5, 1.0, SimpleNamespace(direction=still, late=late))
+    assert not any(past.calm)
 
 
 def test_alarms():

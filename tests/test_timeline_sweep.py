@@ -11,18 +11,20 @@ import torch
 from sweep_kill import kill_and_resume, snapshot
 
 from sinkscope.errors import InputError
+from sinkscope.settings import CheckpointSettings
 from sinkscope.subject.load import load
 from sinkscope.subject.tiny import tiny_model
-from sinkscope.training_runs import sweep as sweeping
+from sinkscope.training_runs import measured
 from sinkscope.training_runs.checkpoint import Checkpoint, TrainingRun
+from sinkscope.training_runs.measured import measure_checkpoints
 from sinkscope.training_runs.pilot import Pilot, TimelineSettings, run_pilot, view_hash
 from sinkscope.training_runs.sources import find_runs
 from sinkscope.training_runs.store import Store, decode, encode
-from sinkscope.training_runs.sweep import sweep
 from sinkscope.training_runs.task import Task
 from sinkscope.workers.pool import results_of
 
 COUNT = 6
+ONE_THREAD = CheckpointSettings(threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +44,9 @@ def pilot(run) -> Pilot:
 @pytest.fixture(scope="module")
 def serial(run, pilot, tmp_path_factory) -> dict[str, bytes]:
     store = Store(tmp_path_factory.mktemp("serial"))
-    found = sweep(run, pilot, store, threads=1)
+    found = measure_checkpoints(run, pilot, store, settings=ONE_THREAD)
     assert not found.broken
-    assert all(light is not None for light in found.lights)
+    assert all(light is not None for light in found.metrics)
     return snapshot(store)
 
 
@@ -56,29 +58,29 @@ def test_pilot_survives_json(pilot):
 
 def test_what_is_stored_is_not_measured_again(run, pilot, tmp_path, monkeypatch, serial):
     store = Store(tmp_path)
-    first = sweep(run, pilot, store, threads=1)
+    first = measure_checkpoints(run, pilot, store, settings=ONE_THREAD)
     assert snapshot(store) == serial
-    monkeypatch.setattr(sweeping, "measure", None)
-    again = sweep(run, pilot, store, threads=1)
-    assert [encode(a) for a in again.lights] == [encode(a) for a in first.lights]
+    monkeypatch.setattr(measured, "measure", None)
+    again = measure_checkpoints(run, pilot, store, settings=ONE_THREAD)
+    assert [encode(a) for a in again.metrics] == [encode(a) for a in first.metrics]
 
 
 def test_changed_checkpoint_is_measured_again(run, pilot, tmp_path, serial):
     store = Store(tmp_path / "store")
-    sweep(run, pilot, store, threads=1)
+    measure_checkpoints(run, pilot, store, settings=ONE_THREAD)
     for step in (0, 10):
         tiny_model("llama", seed=99 + step).save_pretrained(tmp_path / f"checkpoint-{step}")
     other = find_runs([tmp_path / "checkpoint-0", tmp_path / "checkpoint-10"])[0]
-    sweep(other, pilot, store, threads=1)
+    measure_checkpoints(other, pilot, store, settings=ONE_THREAD)
     assert len(snapshot(store)) == COUNT + 2
 
 
 def test_damaged_file_is_measured_again(run, pilot, tmp_path, serial):
     store = Store(tmp_path)
-    sweep(run, pilot, store, threads=1)
+    measure_checkpoints(run, pilot, store, settings=ONE_THREAD)
     name = sorted(serial)[0]
     (tmp_path / name).write_bytes(serial[name][:100])
-    sweep(run, pilot, store, threads=1)
+    measure_checkpoints(run, pilot, store, settings=ONE_THREAD)
     assert snapshot(store) == serial
 
 
@@ -93,25 +95,31 @@ def test_broken_checkpoints_are_reported_and_skipped(pilot, tmp_path):
     with torch.no_grad():
         model.model.embed_tokens.weight[0, 0] = torch.nan
     model.save_pretrained(tmp_path / "run/checkpoint-2")
-    found = sweep(find_runs([tmp_path / "run"])[0], pilot, Store(tmp_path / "s"), threads=1)
+    found = measure_checkpoints(
+        find_runs([tmp_path / "run"])[0], pilot, Store(tmp_path / "s"), settings=ONE_THREAD
+    )
     assert sorted(found.broken) == ["checkpoint-0", "checkpoint-1", "checkpoint-2"]
     assert "corrupt" in found.broken["checkpoint-0"]
     assert "cut short" in found.broken["checkpoint-1"]
     assert "NaN" in found.broken["checkpoint-2"]
-    assert [light is not None for light in found.lights] == [False, False, False, True]
+    assert [light is not None for light in found.metrics] == [False, False, False, True]
     (tmp_path / "run/checkpoint-3" / weights).unlink()
     with pytest.raises(InputError, match="no checkpoint of run could be measured"):
-        sweep(find_runs([tmp_path / "run"])[0], pilot, Store(tmp_path / "t"), threads=1)
+        measure_checkpoints(
+            find_runs([tmp_path / "run"])[0], pilot, Store(tmp_path / "t"), settings=ONE_THREAD
+        )
 
 
 def test_processes_give_the_same_bytes(run, pilot, tmp_path, serial):
-    found = sweep(run, pilot, Store(tmp_path), workers=2, threads=1)
+    found = measure_checkpoints(
+        run, pilot, Store(tmp_path), settings=CheckpointSettings(workers=2, threads=1)
+    )
     assert not found.broken
     assert snapshot(Store(tmp_path)) == serial
 
 
 def test_a_task_that_kills_its_worker_is_reported():
-    tasks = [Task(i, Checkpoint(str(i), i, ""), {}, "", "", 1, 0) for i in range(4)]
+    tasks = [Task(i, Checkpoint(str(i), i, ""), None, "", "", 1, 0) for i in range(4)]
     found = sorted(results_of(iter(tasks), _die_or_answer, 2))
     assert [index for index, content, _ in found if content is None] == [1]
     assert "died three times" in found[1][2]
@@ -142,7 +150,7 @@ def test_ray_with_a_worker_killed(run, pilot, tmp_path, serial, monkeypatch):
 
         return measure(task)
 
-    monkeypatch.setattr(sweeping, "measure", killed_once)
+    monkeypatch.setattr(measured, "measure", killed_once)
     ray.init(
         address="local",
         num_cpus=3,
@@ -151,7 +159,12 @@ def test_ray_with_a_worker_killed(run, pilot, tmp_path, serial, monkeypatch):
         logging_level="ERROR",
     )
     try:
-        found = sweep(run, pilot, Store(tmp_path / "store"), workers="ray", threads=1)
+        found = measure_checkpoints(
+            run,
+            pilot,
+            Store(tmp_path / "store"),
+            settings=CheckpointSettings(workers="ray", threads=1),
+        )
     finally:
         ray.shutdown()
     assert killed.exists()
@@ -162,7 +175,9 @@ def test_ray_with_a_worker_killed(run, pilot, tmp_path, serial, monkeypatch):
 def test_workers_that_make_no_sense(run, pilot, tmp_path):
     for workers in ("many", 0):
         with pytest.raises(InputError, match="--workers"):
-            sweep(run, pilot, Store(tmp_path), workers=workers)
+            measure_checkpoints(
+                run, pilot, Store(tmp_path), settings=CheckpointSettings(workers=workers)
+            )
 
 
 def test_stored_bytes_say_everything(serial):

@@ -50,11 +50,35 @@ def is_panic(error: BaseException) -> bool:
     return type(error).__name__ == "PanicException"
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Whether an error ends the program (Ctrl-C, exit) and says nothing of what it was about."""
+    return not isinstance(error, Exception) and not is_panic(error)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error, of whatever library, says that memory ran out."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return "allocate memory" in str(error) or "Unable to allocate" in str(error)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, as the end of a sentence, with those that it leads to."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    lines = lines or [type(error).__name__]
+    if isinstance(error, KeyError):
+        lines = [str(error.args[0]) if " " in str(error.args[:1]) else f"there is no {lines[0]}"]
+    whole = next((i for i, line in enumerate(lines) if not line.endswith((":", ","))), len(lines))
+    return " ".join(lines[: whole + 1])[:400].rstrip(".") + "."
+
+
+def reason(error: BaseException) -> str:
+    """What is wrong with the one model that a task is about, as a sentence, whatever broke it."""
+    if isinstance(error, SinkscopeError):
+        return str(error)
+    if is_out_of_memory(error):
+        return "there is not enough memory for it."
+    return f"it cannot be measured ({type(error).__name__}: {first_line(error)[:-1]})"
 
 
 @dataclass(frozen=True)

@@ -76,11 +76,11 @@ def too_few(values: np.ndarray, units: np.ndarray | None, what: str, how: str) -
     if count == 1:
         return [
             f"All prompts come from one document, and intervals speak of it alone: for others take "
-            f"{needed} or more ({how})."
+            f"{needed} or more (--{how})."
         ]
     return [
         f"Intervals rest on {count} {what}{', some far from the rest' if apart else ''}: to cover "
-        f"95 % they need {needed} or more ({how})."
+        f"95 % they need {needed} or more (--{how})."
     ]
 
 

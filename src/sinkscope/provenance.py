@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
 import shlex
@@ -80,6 +81,13 @@ def _peak() -> int | None:
         return None
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def conditions(dtype: str, device: str, threads: int) -> str:
+    """What a number depends on beside content and settings, as text: for the keys of caches."""
+    import transformers
+
+    return json.dumps([dtype, device, threads, torch.__version__, transformers.__version__])
 
 
 def environment(identity: dict[str, Any], seed: int) -> Environment:

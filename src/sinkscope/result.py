@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from sinkscope.errors import InputError, SinkscopeError
+from sinkscope.errors import InputError, SinkscopeError, first_line
 from sinkscope.files import finish, latest, storable, write_folder
 from sinkscope.netcdf import read_arrays
 from sinkscope.schema import (
@@ -250,8 +250,7 @@ def older(summary: Summary) -> Summary:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return InputError(f"{path} is damaged: {first.rstrip('.')}.")
+    return InputError(f"{path} is damaged: {first_line(error)}")
 
 
 def load_result(folder: str | Path) -> Result:

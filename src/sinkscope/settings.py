@@ -19,6 +19,7 @@ from sinkscope.checked import Checked
 from sinkscope.errors import InputError, OutOfResources
 
 BUILTIN = "builtin"
+ASSETS = Path(__file__).resolve().parent / "assets"  # the bundled model, series, excerpt, matrix
 MOST_TOKENS = 1 << 28  # of prompts that are drawn, whose number a text does not bound
 BOS_POLICIES = ("as-is", "with", "without", "both")
 Settings = TypeVar("Settings")
@@ -164,7 +165,7 @@ class VerifySettings(PromptSettings):
 class RunSettings(VerifySettings, TraceSettings):
     """What to run with: the settings of `scan`, `trace` and `verify`.
 
-    advise  answer what `advise` answers too, on the first prompts
+    advise  answer what `advise` answers too, on eight of the prompts
     """
 
     advise: bool = False

@@ -8,6 +8,7 @@ float16 itself, since sums inside a layer can overflow where their result would 
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from sinkscope.observe.registry import evaluation, hooks
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.schema import Measured
 from sinkscope.schema.advise import Advice
+from sinkscope.subject.prompts import Prompts
 from sinkscope.subject.tokens import token_text
 
 QUESTION = "Is float16 safe?"
@@ -87,7 +89,7 @@ def _largest(bench: Bench) -> tuple[np.ndarray, str, int, int, str]:
     tops: list[torch.Tensor] = []
     best: tuple[float, str, int, int, int] = (0.0, "nothing", 0, 0, 0)
 
-    def look(name: str, x: torch.Tensor, batch) -> None:
+    def look(batch: Prompts, name: str, x: torch.Tensor) -> None:
         nonlocal best
         size, channel = x.detach().float().abs().reshape(*batch.input_ids.shape, -1).max(-1)
         valid = torch.arange(size.shape[1]) < batch.lengths.unsqueeze(1)
@@ -99,25 +101,20 @@ def _largest(bench: Bench) -> tuple[np.ndarray, str, int, int, str]:
             at = int(channel[row, position])
             best = (top, name, at, position, int(batch.input_ids[row, position]))
 
+    def leave(batch: Prompts, name: str, module, args, output: torch.Tensor) -> None:
+        if output.shape[:2] == batch.input_ids.shape:
+            look(batch, name, output)
+
+    def stream(batch: Prompts, point: int, hidden: torch.Tensor) -> None:
+        look(batch, f"the stream at read point {point}", hidden)
+
     for batch in bench.prompts.batches():
-        tokens = batch.input_ids.numel()
         tops.append(torch.zeros(len(batch)))
-
-        def leave_of(name: str, batch=batch, tokens=tokens):
-            def leave(module, args, output):
-                if output.numel() % tokens == 0 and output.shape[:2] == batch.input_ids.shape:
-                    look(name, output, batch)
-
-            return leave
-
-        def stream(point: int, hidden: torch.Tensor, batch=batch) -> None:
-            look(f"the stream at read point {point}", hidden, batch)
-
         handles = [
-            module.register_forward_hook(leave_of(name))
+            module.register_forward_hook(partial(leave, batch, name))
             for name, module in linear_maps(bench.subject)
         ]
-        handles += residual_hooks(bench.subject, stream)()
+        handles += residual_hooks(bench.subject, partial(stream, batch))()
         with torch.no_grad(), evaluation(bench.subject.model), hooks(handles):
             run_model(bench.subject, batch, logits=False)
     _, name, channel, position, token = best

@@ -8,6 +8,7 @@ others carry is then lost in a few steps.
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 
 import torch
 
@@ -26,7 +27,7 @@ SHOWN = 40
 def outliers(bench: Bench) -> list[Outlier]:
     """The maps with an outlier, the most extreme first, at most SHOWN."""
     largest = _largest(bench)
-    found = [one for name, rows in largest.items() if (one := _outlier(bench, name, rows))]
+    found = [one for name, rows in largest.items() if rows and (one := _outlier(bench, name, rows))]
     found.sort(key=lambda one: -one["size"] / max(one["median"], 1e-30))
     return found[:SHOWN]
 
@@ -35,24 +36,24 @@ def _largest(bench: Bench) -> dict[str, list[tuple[torch.Tensor, torch.Tensor]]]
     """Path -> for each batch the largest magnitude [B, T] it is given, and its channel."""
     seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
     for batch in bench.prompts.batches():
-        context = Context(bench.subject, batch)
-
-        def enter_of(name: str, context: Context = context):
-            def enter(module, args):
-                rows = at_positions(args[0], context)
-                if rows is not None:
-                    size, channel = rows.float().abs().flatten(2).max(-1)
-                    seen[name].append((size.cpu(), channel.cpu()))
-
-            return enter
-
+        look = partial(_note_input, Context(bench.subject, batch))
         handles = [
-            module.register_forward_pre_hook(enter_of(name))
+            module.register_forward_pre_hook(partial(look, seen[name]))
             for name, module in linear_maps(bench.subject)
         ]
         with torch.no_grad(), evaluation(bench.subject.model), hooks(handles):
             run_model(bench.subject, batch, logits=False)
     return seen
+
+
+def _note_input(
+    context: Context, seen: list[tuple[torch.Tensor, torch.Tensor]], module, args
+) -> None:
+    """A forward pre-hook: the largest magnitude at each position of a map's input, its channel."""
+    rows = at_positions(args[0], context)
+    if rows is not None:
+        size, channel = rows.float().abs().flatten(2).max(-1)
+        seen.append((size.cpu(), channel.cpu()))
 
 
 def _outlier(

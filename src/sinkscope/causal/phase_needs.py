@@ -1,7 +1,7 @@
 """Whether each phase of position zero needs the one before it.
 
 What an earlier phase wrote is replaced at P0 by the mean write of the other positions, and of the
-later one is measured what is left through P0's key (`intervene.phase_paths`): the late share of the
+later one is measured what is left through P0's key (`causal.phase_paths`): the late share of the
 heads that read it, or its log norm ratio where no head does. The same of the removed phase itself
 says whether it was removed at all.
 """
@@ -11,11 +11,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from sinkscope.causal.phase_paths import phase_needs
 from sinkscope.causal.power import ABSENT, PART, UNDETERMINED
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import NECESSARY, NEGLIGIBLE
 from sinkscope.errors import Missing, Unsupported
-from sinkscope.intervene.phase_paths import phase_needs
 from sinkscope.result import Measured
 from sinkscope.schema.verify import PhaseNeed
 

@@ -18,7 +18,7 @@ from sinkscope.cli.options import Debug as Debug
 from sinkscope.cli.options import Json as Json
 from sinkscope.cli.options import Printing, Showing
 from sinkscope.cli.options import Seed as Seed
-from sinkscope.errors import InputError, SinkscopeError, is_out_of_memory
+from sinkscope.errors import InputError, SinkscopeError, first_line, is_out_of_memory
 from sinkscope.files import disk_is_full, prove_writable
 from sinkscope.pace import stages_of
 from sinkscope.progress import progress_bar as progress_bar
@@ -165,10 +165,10 @@ def drawn_from(folder: Path) -> Iterator[None]:
     except Exception as error:
         if disk_is_full(error) or is_out_of_memory(error) or isinstance(error, BrokenPipeError):
             raise
-        first = (str(error).strip().splitlines() or [""])[0]
         raise InputError(
             f"{folder} cannot be drawn: its files lack something, or do not fit together "
-            f"({type(error).__name__}: {first}). If sinkscope wrote them so, please report it."
+            f"({type(error).__name__}: {first_line(error)[:-1]}). If sinkscope wrote them so, "
+            "please report it."
         ) from error
 
 

@@ -31,6 +31,7 @@ WEAK = 0.1  # a tenth of the attention: less is no place where it gathers
 # passing: at T = 8 uniform late queries already give P0 0.16.
 OVER_UNIFORM = 3.0
 LEAST = 0.05  # a key or token with less is not counted among those that hold a sink
+DELIMITERS = 12  # tokens away from P0 that are told
 MIN_QUERIES = 16  # a key seen by fewer queries has no stable mean
 
 
@@ -165,9 +166,9 @@ class AttentionStats:
         """Mean over valid queries of entropy, learned mass or mass elsewhere: [layer, head]."""
         return (self._sums[name] / self._queries).numpy() if name in self._sums else None
 
-    def delimiters(self, tokenizer, top: int = 12) -> list[Delimiter]:
+    def delimiters(self, tokenizer) -> list[Delimiter]:
         """Tokens away from P0 that most often receive more than SINK, with their mean alpha."""
-        order = np.argsort(-self.token_hits, kind="stable")[:top]
+        order = np.argsort(-self.token_hits, kind="stable")[:DELIMITERS]
         return [
             {
                 "token": token_text(tokenizer, int(i)),

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from sinkscope.causal.power import prompts_to_settle
 from sinkscope.mixing.conditions import REDISTRIBUTED, VALUE_ZEROED
 from sinkscope.mixing.record import Mixed
 from sinkscope.mixing.thresholds import PREDICTIONS, USED
 from sinkscope.result import Measured
 from sinkscope.schema import MixRow
-from sinkscope.stats import judged
+from sinkscope.stats import Draw, judged
 
 DECIDING = (REDISTRIBUTED.name, VALUE_ZEROED.name)  # conditions that decide
 UNDETERMINED, NO_SINK = "undetermined", "no sink"
 WORDS = {
-    "used": "The sink is used here",
-    "harmful": "The sink is harmful here: without it the loss falls",
+    "used": "The sink is used: without it the loss rises",
+    "harmful": "The sink is harmful: without it the loss falls",
     "changes predictions": "The sink changes predictions, but not this loss: whether it is needed "
     "depends on the text",
-    "present, not needed": "The sink is present, not needed: without it neither the loss nor the "
-    "predictions change by as much as counts",
+    "present, not needed": "The sink is present, not needed: without it the loss changes by less "
+    f"than {USED:g} nats a token, and the predictions by less than {PREDICTIONS:g} (KL)",
     UNDETERMINED: "Whether the loss needs the sink is open",
     NO_SINK: "The model does not sink at position zero, so there is no sink to take away; the "
     "conditions took every head's attention to it",
@@ -61,6 +65,22 @@ def use_of(effect: Measured, control: Measured, kl: Measured, kl_control: Measur
     return "present, not needed" if kl.high < PREDICTIONS else UNDETERMINED
 
 
+def _needs(ce: np.ndarray, draw: Draw) -> str:
+    """How many units of its interval tell a change of the loss [n] from USED, in their own words.
+
+    Where prompts are windows of documents, documents are counted, each with as many windows as now.
+    """
+    units, prompts = draw.of_units(ce), len(ce)
+    needed = prompts_to_settle(units, USED)
+    if needed is None:
+        return ""
+    now, take = f"{prompts} prompts", f"{needed} prompts"
+    if len(units) < prompts:
+        now += f" of {len(units)} documents"
+        take = f"{needed} documents (text), {math.ceil(needed * prompts / len(units))} prompts"
+    return f"{now} cannot tell that from {USED}, take {take} and as many pairs"
+
+
 def _predictions_change(kl: Measured, control: Measured) -> bool:
     low = kl.low if kl.low is not None else 0.0
     return low > PREDICTIONS and (control.high is None or low > control.high)
@@ -79,9 +99,9 @@ def what_is_open(found: Mixed, rows: dict[str, MixRow]) -> str:
         f"{change.high:+.3f} nats a token"
     )
     ce = found.costs[row.name][-1].ce
-    needs = prompts_to_settle(ce if change.value >= 0 else -ce, USED)
-    if judged(change, USED) == "unclear" and needs is not None:
-        said += f"; {len(ce)} prompts cannot tell that from {USED}, take {needs} and as many pairs"
+    needs = _needs(ce if change.value >= 0 else -ce, found.draw)
+    if judged(change, USED) == "unclear" and needs:
+        said += f"; {needs}"
     control = found.draw.mean(found.costs[found.controls[row.name]][-1].kl)
     if _predictions_change(kl, control):
         said += f". The predictions do change, by {kl.low:.3f} to {kl.high:.3f} nats of KL"

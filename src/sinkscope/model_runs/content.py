@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, first_line
 from sinkscope.known.constructed import draw_spec
 from sinkscope.model_runs.plan import ModelEntry
 from sinkscope.settings import BUILTIN
@@ -84,7 +84,4 @@ def _commit(entry: ModelEntry, offline: bool) -> str:
                 )
             ).name
     except failures as error:
-        first = (str(error).strip().splitlines() or ["no answer"])[0]
-        raise InputError(
-            f"{entry.model} cannot be found on the Hub: {first.rstrip('.')}."
-        ) from None
+        raise InputError(f"{entry.model} cannot be found on the Hub: {first_line(error)}") from None

@@ -29,10 +29,10 @@ from sinkscope.model_runs.content import content_of, text_content
 from sinkscope.model_runs.plan import PlannedRun, SweepPlan, read_plan
 from sinkscope.model_runs.task import ROW, RunTask, measure
 from sinkscope.pace import span
+from sinkscope.provenance import conditions
 from sinkscope.report.sweep.page import RUNS, render_sweep
 from sinkscope.result import REPORT, SUMMARY
 from sinkscope.schema.sweep import FailedRun, SweepRow, SweepSummary
-from sinkscope.training_runs.store import conditions
 from sinkscope.workers.pool import at_once, results_of
 
 VERSION = "1"  # of what is kept of a run; a new one makes every kept run stale

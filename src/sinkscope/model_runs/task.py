@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from sinkscope.detect.scan import scan
-from sinkscope.errors import SinkscopeError, is_out_of_memory, is_panic
+from sinkscope.errors import is_interrupt, reason
 from sinkscope.job import run
 from sinkscope.known.constructed import Truth, build_in_memory, draw_spec
 from sinkscope.model_runs.plan import LOADING, PlannedRun, settings_of
 from sinkscope.model_runs.rows import rows_of
 from sinkscope.subject.load import DTYPES, Subject, load
-from sinkscope.training_runs.partial import quiet
+from sinkscope.subject.plan import quiet
 
 ROW = "row.json"  # of a run's folder: its key, its rows, and the seconds that it took
 COMMANDS = {"run": run, "scan": scan}
@@ -59,15 +59,10 @@ def measure(task: RunTask) -> tuple[int, dict[str, bytes] | None, str]:
         rows = rows_of(result, task.folder, **about)
         for one in rows:
             one.expected = truth.verdict if truth and one.bos == truth.bos else None
-    except SinkscopeError as error:
-        return task.index, None, str(error)
     except BaseException as error:  # a broken model is a row, whatever breaks
-        if not isinstance(error, Exception) and not is_panic(error):
+        if is_interrupt(error):
             raise
-        if is_out_of_memory(error):
-            return task.index, None, "there is not enough memory for it."
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return task.index, None, f"it cannot be measured ({type(error).__name__}: {first})"
+        return task.index, None, reason(error)
     row = {
         "key": task.key,
         "seconds": round(time.monotonic() - began, 1),

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 import sinkscope
-from sinkscope.errors import SinkscopeError
+from sinkscope.errors import SinkscopeError, first_line
 from sinkscope.observe.p0_stream import p0_identity
 from sinkscope.observe.parity import (
     exact_difference,
@@ -89,8 +89,7 @@ def _attempt(row: dict[str, Any], key: str, measure) -> None:
     try:
         row[key] = float(f"{measure():.2e}")
     except Exception as error:  # noqa: BLE001 - a family may fail in any way; the reason is kept
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        row["reasons"][key] = text[:200]
+        row["reasons"][key] = first_line(error)[:200]
 
 
 def _leak(subject: Subject, ids: torch.Tensor) -> float:

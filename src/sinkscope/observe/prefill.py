@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from sinkscope.errors import first_line
 from sinkscope.observe.attention import observe, uses_registry
 from sinkscope.observe.reads import AttentionRead, Want
 from sinkscope.subject.load import Subject
@@ -88,8 +89,7 @@ def _compared(subject: Subject, prompts: Prompts, reader: str) -> tuple[str, boo
         try:
             parts, _, _ = observe(subject, few, want, reader, size=PILOT_PIECE)
         except Exception as error:  # noqa: BLE001 - a family may fail in any way; the reason is said
-            said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            return f"in pieces a few tokens ended in an error ({said})", True
+            return f"in pieces a few tokens ended in an error ({first_line(error)[:-1]})", True
     if [read.block for read in whole] != [read.block for read in parts]:
         return "in pieces other blocks attended", True
     half = subject.dtype.itemsize < 4

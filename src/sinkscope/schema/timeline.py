@@ -90,7 +90,7 @@ class RunSummary(Open):
     # 99th percentile of each signal over untrained models, or why there is none
     # [training_runs/pilot]
     null: dict[str, float] | str
-    broken: dict[str, str] = {}  # checkpoint -> what is wrong with it [training_runs/sweep]
+    broken: dict[str, str] = {}  # checkpoint -> what is wrong with it [training_runs/measured]
     notes: list[str] = []  # what a reader must know to read the numbers rightly
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError, Unsupported
+from sinkscope.files import read_object
 from sinkscope.subject.incomplete import refuse_pointer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -57,12 +57,7 @@ def find_adapter(folder: Path) -> Adapter | None:
         if (folder / WEIGHTS).is_file() and not (folder / "config.json").is_file():
             raise InputError(f"{folder} holds {WEIGHTS} without the {CONFIG} that says its base.")
         return None
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file} cannot be read as JSON ({error}).") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{file} is not a JSON object.")
+    config = read_object(file)
     if "peft_type" not in config and (folder / MLX).is_file():
         raise InputError(f"{folder} is an adapter of MLX; fuse it with mlx_lm.fuse into its base.")
     others = [f.name for f in folder.glob("*.safetensors") if not f.name.startswith("adapter_")]
@@ -103,9 +98,8 @@ def _refuse_circle(adapter: Adapter) -> None:
             )
         seen.add(below.resolve())
         try:
-            config = json.loads((below / CONFIG).read_text(encoding="utf-8"))
-            below = Path(Adapter(below, dict(config)).base)
-        except (OSError, ValueError, TypeError, RecursionError):
+            below = Path(Adapter(below, read_object(below / CONFIG)).base)
+        except InputError:
             return  # told when the base is loaded
 
 

@@ -14,16 +14,6 @@ from sinkscope.checked import refuse_beyond
 from sinkscope.errors import InputError
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, as the end of a sentence, with those that it leads to."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    lines = lines or [type(error).__name__]
-    if isinstance(error, KeyError):
-        lines = [str(error.args[0]) if " " in str(error.args[:1]) else f"there is no {lines[0]}"]
-    whole = next((i for i, line in enumerate(lines) if not line.endswith((":", ","))), len(lines))
-    return " ".join(lines[: whole + 1])[:400].rstrip(".") + "."
-
-
 def refuse_wrong_values(config: dict[str, Any], where: str) -> None:
     """Refuse values of config.json that libraries take, and then fail on or make nothing of."""
     for name in ("quantization_config", "rope_parameters", "rope_scaling", "text_config"):
@@ -107,10 +97,10 @@ def _positive(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
 
 
-def named_value(where: str, error: BaseException, name: str = "config.json") -> str:
-    """ "its hidden_act is 'x': " for an error that quotes a text that a JSON file holds, or ""."""
+def named_value(where: str, error: BaseException) -> str:
+    """ "its hidden_act is 'x': " for an error that quotes a text of config.json, or ""."""
     try:
-        content = json.loads((Path(where) / name).read_text(encoding="utf-8"))
+        content = json.loads((Path(where) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return ""
     said = str(error)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError
-from sinkscope.settings import BUILTIN
+from sinkscope.settings import ASSETS, BUILTIN
 
 JSON = (".jsonl", ".ndjson", ".json")
 TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".gz", ".xz", ".zst", ".zip", ".pdf", ".docx")
@@ -34,7 +34,7 @@ def read_documents(text: str, render: Render | None = None) -> tuple[list[str], 
     render  turns the field "messages" of a .jsonl line into text (see `chat_renderer`)
     """
     if text == BUILTIN:
-        file = Path(__file__).resolve().parent.parent / "assets" / "excerpt.txt"
+        file = ASSETS / "excerpt.txt"
         return _nonempty(file.read_text(encoding="utf-8").split("\f"), "the excerpt"), BUILTIN
     if text.startswith("hub:"):
         return _nonempty(list(_hub_documents(text[4:])), text), text

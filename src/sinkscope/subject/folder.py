@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError, Unsupported
+from sinkscope.files import read_object
+from sinkscope.settings import ASSETS
 from sinkscope.subject.blame import refuse_wrong_values
 from sinkscope.subject.header import INDEX, WHOLE, declared, refuse_no_numbers
 from sinkscope.subject.incomplete import left_by_training, refuse_pieces
@@ -19,7 +20,7 @@ READ = (".json", ".jinja", ".txt", ".model", ".safetensors", ".py", *PICKLE_SUFF
 
 def bundled_model() -> Path:
     """Folder of the reference model that ships with the package."""
-    return Path(__file__).resolve().parent.parent / "assets" / "reference-model"
+    return ASSETS / "reference-model"
 
 
 def refuse_bad_id(source: str) -> None:
@@ -88,12 +89,7 @@ def check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> dic
         raise InputError(
             other or f"{path} has no config.json, so it is not a Hugging Face model folder."
         )
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{config_file} cannot be read as JSON ({error}).") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{config_file} is not a JSON object.")
+    config = read_object(config_file)
     refuse_foreign_code(config, str(path))
     refuse_wrong_values(config, str(path))
     refuse_too_large(config, None, None, str(path))  # before transformers lays it out

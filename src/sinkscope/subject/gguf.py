@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, first_line
 from sinkscope.subject.incomplete import refuse_pointer
 
 MAGIC = b"GGUF"
@@ -144,14 +144,9 @@ def weight_format(file: GgufFile, common: dict[str, Any]) -> dict[str, Any]:
     try:
         tensors = GGUFReader(path).tensors
     except (ValueError, IndexError, KeyError, OSError, OverflowError) as error:
-        raise InputError(f"{path} cannot be read as GGUF: {_line(error)}") from None
+        raise InputError(f"{path} cannot be read as GGUF: {first_line(error)}") from None
     counts: Counter[str] = Counter()
     for tensor in tensors:
         counts[tensor.tensor_type.name] += int(tensor.n_elements)
     types = dict(counts.most_common())
     return {"container": "gguf", "label": next(iter(types), "none"), "types": types}
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].strip().rstrip(".") + "."

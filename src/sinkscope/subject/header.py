@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -158,3 +159,13 @@ def _files(folder: Path) -> list[Path]:
             raise InputError(f"{folder / INDEX} names {wrong[0]!r}, which is no file beside it.")
         return sorted(folder / name for name in names if (folder / name).is_file())
     return sorted(path for path in folder.glob("*.safetensors") if path.is_file())
+
+
+def header_hash(folder: Path) -> str:
+    """SHA-256 of the configuration and of the names, dtypes, shapes and places of all tensors.
+
+    To hash the weights themselves would take as long as a pass over the model.
+    """
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    digest.update(repr(sorted(declared(folder).items())).encode())
+    return digest.hexdigest()

@@ -15,7 +15,7 @@ from sinkscope.subject.anatomy import Anatomy, find_anatomy
 from sinkscope.subject.at_hand import is_brought, is_packed
 from sinkscope.subject.blame import odd_settings, rope_warnings
 from sinkscope.subject.folder import check_folder, check_weights
-from sinkscope.subject.header import INDEX, WHOLE
+from sinkscope.subject.header import INDEX, WHOLE, header_hash
 from sinkscope.subject.identity import identity_of, planned_identity, say, stored_as
 from sinkscope.subject.memory import refuse_large_layout, refuse_too_large
 from sinkscope.subject.merging import merge
@@ -23,7 +23,7 @@ from sinkscope.subject.offline import hub_forbidden
 from sinkscope.subject.place import Place, adapter_at, find_place
 from sinkscope.subject.probe import refuse_no_finite, try_out
 from sinkscope.subject.spread import make_whole, spreading
-from sinkscope.subject.streamed import header_hash, streamed_model
+from sinkscope.subject.streamed import streamed_model
 from sinkscope.subject.towers import text_decoder
 from sinkscope.subject.weights import (
     LOCAL,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sinkscope.errors import InputError, OutOfResources, Unsupported, is_out_of_memory
+from sinkscope.errors import InputError, OutOfResources, Unsupported, first_line, is_out_of_memory
 from sinkscope.subject.anatomy import Anatomy
 from sinkscope.subject.at_hand import has_own_class
 from sinkscope.subject.weights import quantisation
@@ -68,7 +68,7 @@ def try_out(model: Any, anatomy: Anatomy, where: str) -> None:
         with torch.no_grad():
             model(input_ids=ids, use_cache=False)
     except (ImportError, NotImplementedError) as error:
-        raise Unsupported(f"{where} cannot be run here: {_line(error)}") from None
+        raise Unsupported(f"{where} cannot be run here: {first_line(error)}") from None
     except Exception as error:
         if is_out_of_memory(error):
             raise OutOfResources(f"{where} does not run in the memory there is.") from None
@@ -76,7 +76,7 @@ def try_out(model: Any, anatomy: Anatomy, where: str) -> None:
             dtype = str(model.dtype).removeprefix("torch.")
             raise Unsupported(
                 f"{where} is quantised ({method}), and its weights cannot be run here in {dtype} "
-                f"({type(error).__name__}: {_line(error)})"
+                f"({type(error).__name__}: {first_line(error)})"
             ) from error
         dtypes = {str(p.dtype)[6:] for p in model.parameters() if p.is_floating_point()}
         if len(dtypes) > 1:
@@ -86,7 +86,7 @@ def try_out(model: Any, anatomy: Anatomy, where: str) -> None:
             ) from error
         raise InputError(
             f"{where}: the model that config.json describes cannot be run "
-            f"({type(error).__name__}: {_line(error)})"
+            f"({type(error).__name__}: {first_line(error)})"
         ) from error
     finally:
         for handle in handles:
@@ -129,7 +129,3 @@ def _numbers(weight: torch.Tensor) -> torch.Tensor:
     own = weight.detach()
     own = own.to_local() if hasattr(own, "to_local") else own  # spread over processes
     return (own.dequantize() if has_own_class(own) else own).float()
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0].rstrip(".") + "."

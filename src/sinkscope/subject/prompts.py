@@ -148,6 +148,7 @@ def build_prompts(
     seed: int = 0,
     chat_template: bool = False,
     ids: list[list[int]] | None = None,
+    by_turns: bool = False,
 ) -> Prompts:
     """Build prompts of `n` rows of at most `length` tokens.
 
@@ -157,6 +158,7 @@ def build_prompts(
            with `chat_template`), or "hub:NAME" for a Hub data set
     bos    as-is: what the tokenizer does by itself, and what the text brings; with: BOS is put
            first; without: not. `Prompts.bos` says what is there
+    by_turns  windows come from as many documents as there can be, not from any
     Raises InputError for empty text, ids outside the vocabulary, or a length over the model's.
     """
     if kind not in KINDS:
@@ -177,8 +179,9 @@ def build_prompts(
         else:
             documents, source = read_documents(text)
         rows = text_rows(
-            subject.tokenizer, opening, documents, n=n, length=length, bos=bos, generator=generator
-        )
+            subject.tokenizer, opening, documents,
+            n=n, length=length, bos=bos, generator=generator, by_turns=by_turns,
+        )  # fmt: skip
     else:
         rows = _synthetic(subject, opening, kind, n, length, bos, generator)
     prompts = from_rows(subject, rows.ids, kind, rows.bos, source)

@@ -9,7 +9,6 @@ transformers' own loading, so that renamed and fused weights come out as in a mo
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 import re
 import time
@@ -21,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.subject.at_hand import BRING
-from sinkscope.subject.header import Place, declared, places
+from sinkscope.subject.header import Place, places
 from sinkscope.subject.plan import LoadPlan, plan_blocks, quiet
 
 NOT_STREAMED = "{} cannot be read block by block, since {}."
@@ -101,6 +101,10 @@ class BlockReader:
             raise Unsupported(NOT_STREAMED.format("The folder", f"it lacks {path}"))
         return min(names, key=len)
 
+    def on_disk(self, name: str) -> OnDisk:
+        """A tensor of the files, to be read."""
+        return OnDisk(self.index[name].file, name)
+
     def _named(self, block: int) -> list[str]:
         found = ((name, self._number.search(name)) for name in self.index)
         return [name for name, match in found if match and int(match[1]) == block]
@@ -119,11 +123,11 @@ class BlockReader:
             module.__dict__.pop("_is_hf_initialized", None)
         kind = type(self.decoder)
         part = type(kind.__name__, (kind,), {"__init__": init, "__module__": kind.__module__})
-        with quiet(), opened(self.index, names) as tensors:
+        with quiet():
             loaded, info = part.from_pretrained(  # type: ignore[attr-defined]
                 None,
                 config=self._config,
-                state_dict=tensors,
+                state_dict={name: self.on_disk(name) for name in names},
                 dtype=self.decoder.dtype,
                 output_loading_info=True,
             )
@@ -151,17 +155,26 @@ def ask_for(wanted: Iterable[Place]) -> None:
                 os.posix_fadvise(file.fileno(), part.start, size, os.POSIX_FADV_WILLNEED)
 
 
-@contextmanager
-def opened(index: dict[str, Place], names: list[str]) -> Iterator[dict[str, Any]]:
-    """Tensors of these names, each read from its file when it is asked for."""
-    from safetensors import safe_open
+@dataclass(frozen=True)
+class OnDisk:
+    """A tensor of a safetensors file, which is mapped anew whenever it is read.
 
-    files = {path: safe_open(path, "pt") for path in {index[name].file for name in names}}
-    try:
-        yield {name: files[index[name].file].get_slice(name) for name in names}
-    finally:
-        for file in files.values():
-            file.__exit__(None, None, None)
+    Pages of a file are resident as long as a mapping of it lives. One that belongs to a single
+    tensor goes with it, as soon as the tensor has been converted to another dtype.
+    """
+
+    file: Path
+    name: str
+
+    def __getitem__(self, rows: Any) -> torch.Tensor:
+        with self.mapped() as values:
+            return values[rows]
+
+    @contextmanager
+    def mapped(self) -> Iterator[Any]:
+        """Reads several parts by one mapping."""
+        with safe_open(self.file, "pt") as file:
+            yield file.get_slice(self.name)
 
 
 def streamed_model(
@@ -219,8 +232,8 @@ def _rows_alone(embedding: Any, name: str, reader: BlockReader) -> None:
 
     def before(module: Any, args: tuple) -> tuple:
         ids, places = args[0].unique(return_inverse=True)
-        with opened(reader.index, [name]) as tensors:
-            rows = torch.stack([tensors[name][int(i)] for i in ids])
+        with reader.on_disk(name).mapped() as values:
+            rows = torch.stack([values[int(i)] for i in ids])
         module.weight = nn.Parameter(rows.to(reader.device, empty.dtype), requires_grad=False)
         module.padding_idx = None
         return (places, *args[1:])
@@ -244,8 +257,7 @@ def _head_alone(head: Any, tied: str, path: str, reader: BlockReader) -> None:
         for name, parameter in empty.items():
             if parameter is not None:
                 tensor = tied if tied and name == "weight" else reader.tensor(f"{path}.{name}")
-                with opened(reader.index, [tensor]) as tensors:
-                    values = tensors[tensor][...].to(reader.device, parameter.dtype)
+                values = reader.on_disk(tensor)[...].to(reader.device, parameter.dtype)
                 module._parameters[name] = nn.Parameter(values, requires_grad=False)
 
     def after(module: Any, args: tuple, output: Any) -> None:
@@ -278,13 +290,3 @@ def _swapped(module: nn.Module, swap: dict[int, nn.Module | None]) -> nn.Module:
     new = {n: swap[id(c)] if id(c) in swap else _swapped(c, swap) for n, c in own.items()}
     tree._modules = {name: child for name, child in new.items() if child is not None}
     return tree
-
-
-def header_hash(folder: Path) -> str:
-    """SHA-256 of the configuration and of the names, dtypes, shapes and places of all tensors.
-
-    To hash the weights themselves would take as long as a pass over the model.
-    """
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    digest.update(repr(sorted(declared(folder).items())).encode())
-    return digest.hexdigest()

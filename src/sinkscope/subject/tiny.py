@@ -8,12 +8,13 @@ makes every row of attention nearly flat, and a flat map hides mistakes in a rea
 
 import inspect
 import math
-from contextlib import contextmanager
 from importlib.resources import files
 
 import torch
 import yaml
 from torch import nn
+
+from sinkscope.subject.plan import quiet
 
 FAMILIES = yaml.safe_load((files("sinkscope.subject") / "tiny_overrides.yaml").read_text("utf-8"))
 OVERRIDES: dict[str, dict] = FAMILIES["overrides"]
@@ -92,7 +93,7 @@ def tiny_config(model_type: str):
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     try:
-        with _quiet():
+        with quiet():
             config_class = CONFIG_MAPPING[model_type]
             return config_class(**_tiny_fields(config_class, model_type))
     except Exception as error:
@@ -109,7 +110,7 @@ def tiny_model(model_type: str, seed: int = 0) -> nn.Module:
 
     config = tiny_config(model_type)
     try:
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             _spread_weights(model)
@@ -188,19 +189,6 @@ def _fan_in(weight: torch.Tensor, kind: type) -> int:
     if kind.__name__.startswith("Conv"):
         return weight[0].numel()
     return weight.shape[-1]
-
-
-@contextmanager
-def _quiet():
-    """Silence transformers' remarks about special tokens outside a tiny vocabulary."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
 
 
 def _first_line(error: Exception) -> str:

@@ -24,18 +24,23 @@ class Alarm:
 
 @dataclass
 class Watch:
-    """Gives each alarm once, and again only after its cause has gone."""
+    """Gives each alarm once, and again only after its cause has gone.
+
+    where  what the alarms speak of, where it is not the whole model
+    """
 
     top: float = 0.0
     ratios: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT + 1))
     active: set[str] = field(default_factory=set)
+    where: str = ""
 
     def look(self, step: int, metrics: dict[str, float]) -> list[Alarm]:
         """The alarms that an observation gives. metrics: what `SinkMonitor.observe` returns."""
         causes = {
             "collapse": self._collapse(metrics.get("sink/late_share", math.nan)),
             "blow-up": self._blow_up(metrics.get("sink/norm_ratio", math.nan)),
-            "settled": "the circuit has settled: nothing moved for two thirds of the training"
+            "settled": f"the circuit has settled{self.where}: nothing moved for two thirds of "
+            "the training"
             if metrics.get("sink/settled")
             else "",
         }

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, first_line
 from sinkscope.subject.checkpoint_keys import key_mapping, renamed
 from sinkscope.subject.header import WHOLE
 from sinkscope.subject.memory import refuse_too_large
@@ -196,5 +196,4 @@ def _fill(parts: Path, index: Any, tensors: dict[str, torch.Tensor]) -> None:
     except (Exception, dcp.api.CheckpointException) as error:  # a cut shard ends in many ways  # noqa: BLE001
         failed = [inner for inner, _ in getattr(error, "failures", {}).values()]
         cause = failed[0] if failed else error
-        first = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-        raise InputError(f"{parts}: its shards cannot be read ({first[:200]}).") from None
+        raise InputError(f"{parts}: its shards cannot be read: {first_line(cause)}") from None

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sinkscope.errors import InputError, OutOfResources
+from sinkscope.errors import InputError, OutOfResources, first_line
 from sinkscope.subject.plan import LoadPlan, plan_blocks
 from sinkscope.subject.weights import LOCAL, load_config
 from sinkscope.training_runs.checkpoint import Checkpoint
@@ -48,8 +48,7 @@ def fetch_first_blocks(
     try:
         return _fetch(fs, root, blocks, folder, budget)
     except hub_errors() as error:
-        first = (str(error).strip().splitlines() or ["no answer"])[0]
-        raise InputError(f"{root} cannot be fetched: {first.rstrip('.')}.") from None
+        raise InputError(f"{root} cannot be fetched: {first_line(error)}") from None
 
 
 def hub_errors() -> tuple[type[BaseException], ...]:

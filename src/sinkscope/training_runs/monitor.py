@@ -39,7 +39,7 @@ from sinkscope.training_runs.alarms import Alarm, Watch
 from sinkscope.training_runs.checkpoint_metrics import CheckpointMetrics, light
 from sinkscope.training_runs.course import standing
 from sinkscope.training_runs.settling import HOLD, calm_now
-from sinkscope.training_runs.view import View
+from sinkscope.training_runs.view import View, within
 from sinkscope.training_runs.watched import called_whole, refuse_parts, undisturbed, unwrapped
 
 PROMPTS, LENGTH = 4, 64  # enough for the mean over heads; a step of training sees far more
@@ -68,6 +68,7 @@ class Past:
     directions: list[np.ndarray] = field(default_factory=list)
     above: list[bool] = field(default_factory=list)
     calm: list[bool] = field(default_factory=list)
+    heads: list[np.ndarray] = field(default_factory=list)
 
     def add(
         self,
@@ -85,11 +86,13 @@ class Past:
         for name, value in (("sink", share), ("concentration_2", c2), ("log_norm", log_norm)):
             self.curves[name].append(float(np.nan_to_num(value)))
         self.directions.append(found.direction)
+        self.heads.append(np.nan_to_num(found.late.mean(0)).flatten())
         self.above.append(above)
         self.calm.append(self._calm())
 
     def _calm(self) -> bool:
         curves = {name: np.array(values) for name, values in self.curves.items()}
+        curves["heads"] = np.array(self.heads)
         stands = standing(np.array(self.above))
         return calm_now(self.steps, curves, np.array(self.directions), stands, self.calm)
 
@@ -146,6 +149,7 @@ class SinkMonitor:
         prompts = Prompts(ids, torch.full((len(ids),), ids.shape[1]), "ids", "without")
         first = first_tokens(self._subject, prompts, self.seed)[:FIRST_TOKENS]
         self._view = View(prompts, first, horizon, point, parts=False)
+        self._watch.where = within(horizon, blocks)
         unknown = sorted(set(self.metrics or ()) - set(self._names()))
         if unknown:
             raise InputError(f"{unknown[0]!r} is no metric here: {', '.join(self._names())}.")

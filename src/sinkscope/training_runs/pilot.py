@@ -71,52 +71,43 @@ class Pilot:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, from which `from_json` makes the same pilot."""
-        prompts = self.view.prompts
-        return {
-            "prompts": {
-                "input_ids": prompts.input_ids.tolist(),
-                "lengths": prompts.lengths.tolist(),
-                "kind": prompts.kind,
-                "bos": prompts.bos,
-                "source": prompts.source,
-                "positions": prompts.positions,
-                "notes": prompts.notes,
-                "documents": None if prompts.documents is None else prompts.documents.tolist(),
-            },
-            "first_tokens": self.view.first_tokens.tolist(),
-            "view": {k: getattr(self.view, k) for k in _VIEW},
-            "blocks": self.blocks,
-            "whole": self.whole,
-            "null": self.null_or_reason,
-            "note": self.note,
-            "kind": list(self.kind),
-        }
+        view = {**_plain(self.view), "prompts": _plain(self.view.prompts)}
+        return {**_plain(self), "view": view, "null": self.null_or_reason}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Pilot:
         """Read back what `to_json` made."""
-        rows = content["prompts"]
-        documents = rows.get("documents")
-        prompts = Prompts(
-            torch.tensor(rows["input_ids"]),
-            torch.tensor(rows["lengths"]),
-            rows["kind"],
-            rows["bos"],
-            source=rows["source"],
-            positions=rows["positions"],
-            notes=rows["notes"],
-            documents=None if documents is None else torch.tensor(documents),
-        )
-        view = View(prompts, torch.tensor(content["first_tokens"]), **content["view"])
-        null = content["null"]
+        view, null = content["view"], content["null"]
+        prompts = Prompts(**_with_tensors(view["prompts"]))
         return cls(
-            view=view,
-            blocks=content["blocks"],
-            whole=content["whole"],
-            null=Missing(null) if isinstance(null, str) else null,
-            note=content["note"],
-            kind=tuple(content["kind"]),
+            **{
+                **content,
+                "view": View(**{**_with_tensors(view), "prompts": prompts}),
+                "null": Missing(null) if isinstance(null, str) else null,
+                "kind": tuple(content["kind"]),
+            }
         )
+
+
+TENSORS = (
+    "input_ids", "lengths", "attention_mask", "position_ids", "documents", "first_tokens",
+)  # fmt: skip
+
+
+def _plain(held: Any) -> dict[str, Any]:
+    """The fields of a dataclass, tensors as lists."""
+    return {
+        name: value.tolist() if isinstance(value, torch.Tensor) else value
+        for name, value in vars(held).items()
+    }
+
+
+def _with_tensors(fields: dict[str, Any]) -> dict[str, Any]:
+    """The same with those tensors again."""
+    return {
+        name: torch.tensor(value) if name in TENSORS and value is not None else value
+        for name, value in fields.items()
+    }
 
 
 _VIEW = ("horizon", "point", "loss", "parts", "seed")

@@ -13,12 +13,13 @@ import torch
 from sinkscope.errors import InputError, OutOfResources, SinkscopeError, TooLarge
 from sinkscope.files import write_json
 from sinkscope.frame import Progress
+from sinkscope.provenance import conditions
 from sinkscope.settings import BUILTIN, TimelineSettings
 from sinkscope.subject.load import Subject
 from sinkscope.training_runs.checkpoint import Checkpoint, TrainingRun
 from sinkscope.training_runs.hub import LARGEST_SMALL, SMALL
 from sinkscope.training_runs.pilot import Pilot, blocks_read, run_pilot
-from sinkscope.training_runs.store import VERSION, Store, conditions
+from sinkscope.training_runs.store import VERSION, Store
 from sinkscope.training_runs.task import content_of, opened
 
 _NAMES = ("architecture", "weights_sha256", "parameters", "dtype", "device")

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, first_line
+from sinkscope.settings import ASSETS
 from sinkscope.training_runs.checkpoint import Checkpoint, TrainingRun
 from sinkscope.training_runs.hub import hub_errors
 from sinkscope.training_runs.revisions import (
@@ -21,7 +22,7 @@ from sinkscope.training_runs.revisions import (
 )
 
 BUNDLED = "bundled"
-SERIES = Path(__file__).resolve().parent.parent / "assets" / "series"
+SERIES = ASSETS / "series"
 
 
 def find_runs(
@@ -191,8 +192,7 @@ def _ask(repo: str, method: str, **arguments: Any) -> Any:
     try:
         return getattr(huggingface_hub.HfApi(), method)(repo, **arguments)
     except failures as error:
-        first = (str(error).strip().splitlines() or ["no answer"])[0]
-        raise InputError(f"{repo} cannot be reached on the Hub: {first.rstrip('.')}.") from None
+        raise InputError(f"{repo} cannot be reached on the Hub: {first_line(error)}") from None
 
 
 def _apart(found: list[Revision], refs: dict[str, str]) -> tuple[list[Revision], list[str]]:

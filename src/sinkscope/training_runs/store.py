@@ -52,16 +52,8 @@ class Store:
         sweep_out(self.folder)
 
 
-def conditions(dtype: str, device: str, threads: int) -> str:
-    """What a number depends on beside content and view, as text."""
-    import torch
-    import transformers
-
-    return json.dumps([dtype, device, threads, torch.__version__, transformers.__version__])
-
-
 def key_of(content: str, view: str) -> str:
-    """Key of a checkpoint's content, given by its hash, under a view and `conditions`."""
+    """Key of a checkpoint's content, given by its hash, under a view and conditions."""
     return hashlib.sha256(json.dumps([VERSION, content, view]).encode()).hexdigest()
 
 

@@ -168,7 +168,8 @@ def _notes(one: RunRecord) -> list[str]:
     if view.horizon < one.pilot.blocks:
         notes.append(
             f"Only the first {view.horizon} of {one.pilot.blocks} blocks were looked at: late "
-            "shares are means over their heads, and C_k is a share of what they write."
+            "shares are means over their heads, C_k is a share of what they write, and heads "
+            "behind them may have come, gone or moved."
         )
     if isinstance(one.pilot.null, Missing):
         notes.append(one.pilot.null.sentence)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,8 +15,9 @@ from sinkscope.errors import (
     OutOfResources,
     SinkscopeError,
     TooLarge,
+    is_interrupt,
     is_out_of_memory,
-    is_panic,
+    reason,
 )
 from sinkscope.subject.adapters import find_adapter
 from sinkscope.subject.folder import check_folder, check_weights
@@ -35,11 +35,11 @@ from sinkscope.training_runs.store import encode
 
 @dataclass(frozen=True)
 class Task:
-    """Everything a worker needs, as plain values."""
+    """Everything a worker needs."""
 
     index: int
     checkpoint: Checkpoint
-    pilot: dict[str, Any]
+    pilot: Pilot
     dtype: str
     device: str
     threads: int
@@ -116,21 +116,19 @@ def _blocks(pilot: Pilot) -> int | None:
 def measure(task: Task) -> tuple[int, bytes | None, str]:
     """Do one task: (index, encoded metrics, remark or ""), or (index, None, what is wrong)."""
     torch.set_num_threads(task.threads)
-    pilot = Pilot.from_json(task.pilot)
-    blocks = _blocks(pilot)
+    pilot, blocks = task.pilot, _blocks(task.pilot)
     try:
         with opened(task.checkpoint, blocks, task.dtype, task.device, task.budget) as found:
             subject, remark = found
             pilot.refuse_other(subject)
             return task.index, encode(light(subject, pilot.view)), remark
-    except SinkscopeError as error:
-        if isinstance(error, OutOfResources) and not isinstance(error, TooLarge):
-            raise
-        return task.index, None, str(error)
+    except TooLarge as error:
+        return task.index, None, reason(error)
+    except OutOfResources:
+        raise
     except BaseException as error:  # a broken checkpoint is a row, whatever breaks
-        if not isinstance(error, Exception) and not is_panic(error):
+        if is_interrupt(error):
             raise
-        if is_out_of_memory(error):
+        if not isinstance(error, SinkscopeError) and is_out_of_memory(error):
             raise OutOfResources(f"no memory for {task.checkpoint.name}.") from None
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return task.index, None, f"it cannot be measured ({type(error).__name__}: {first})"
+        return task.index, None, reason(error)

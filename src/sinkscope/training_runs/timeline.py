@@ -22,12 +22,12 @@ from sinkscope.training_runs.arrays import curves_of, run_arrays, run_dataset
 from sinkscope.training_runs.checkpoint import TrainingRun
 from sinkscope.training_runs.course import course
 from sinkscope.training_runs.logs import training_log
+from sinkscope.training_runs.measured import measure_checkpoints
 from sinkscope.training_runs.pilot_cache import cached_pilot
 from sinkscope.training_runs.record import RunRecord
 from sinkscope.training_runs.sources import find_runs
 from sinkscope.training_runs.store import Store
 from sinkscope.training_runs.summary import timeline_summary
-from sinkscope.training_runs.sweep import sweep
 from sinkscope.workers.pool import at_once
 
 
@@ -40,71 +40,69 @@ def default_cache() -> Path:
 def timeline(
     sources: str | Path | Sequence[str | Path],
     settings: TimelineSettings | None = None,
-    sweeping: CheckpointSettings | None = None,
+    checkpoints: CheckpointSettings | None = None,
     *,
     progress: Progress = silent,
     **changes: Any,
 ) -> Result:
     """Follow the circuit over the checkpoints of one or several training runs.
 
-    sources   run folders, Hub ids, "bundled"; or folders that are checkpoints themselves (see
-              `sources.find_runs`)
-    settings  what is measured in every checkpoint
-    sweeping  which checkpoints, and how the sweep gets through them; it goes on where it stopped
-    changes   fields of either: timeline(D, first_blocks="all", workers=2)
-    progress  called as progress(label, done, total); by default a bar
+    sources      run folders, Hub ids, "bundled"; or folders that are checkpoints themselves (see
+                 `sources.find_runs`)
+    settings     what is measured in every checkpoint
+    checkpoints  which checkpoints, and how they are gone through; it goes on where it stopped
+    changes      fields of either: timeline(D, first_blocks="all", workers=2)
+    progress     called as progress(label, done, total); by default a bar
 
     Returns a Result with a group for each run. Raises InputError, Unsupported, OutOfResources.
     """
-    sweeping = sweeping or CheckpointSettings()
-    own = {name: changes.pop(name) for name in vars(sweeping) if name in changes}
-    sweeping = dataclasses.replace(sweeping, **own)
+    checkpoints = checkpoints or CheckpointSettings()
+    own = {name: changes.pop(name) for name in vars(checkpoints) if name in changes}
+    checkpoints = dataclasses.replace(checkpoints, **own)
     settings = dataclasses.replace(settings or TimelineSettings(), **changes)
     given = [sources] if isinstance(sources, (str, Path)) else list(sources)
-    at_once(sweeping.workers)  # refuse a bad number before anything is loaded
-    names = sweeping.revisions
+    at_once(checkpoints.workers)  # refuse a bad number before anything is loaded
+    names = checkpoints.revisions
     runs = find_runs(
         given,
         revisions=names.split(",") if isinstance(names, str) else names,
-        pattern=sweeping.pattern,
-        offline=sweeping.offline,
+        pattern=checkpoints.pattern,
+        offline=checkpoints.offline,
     )
-    cache = default_cache() if sweeping.cache is None else Path(sweeping.cache).expanduser()
+    cache = default_cache() if checkpoints.cache is None else Path(checkpoints.cache).expanduser()
     prove_writable(cache)
-    records = [_measure(run, settings, sweeping, Store(cache), progress) for run in runs]
+    records = [_measure(run, settings, checkpoints, Store(cache), progress) for run in runs]
     _refuse_single(records)
-    return _result(records, settings, given, sweeping.threads)
+    return _result(records, settings, given, checkpoints.threads)
 
 
 def _measure(
     run: TrainingRun,
     settings: TimelineSettings,
-    sweeping: CheckpointSettings,
+    asked: CheckpointSettings,
     store: Store,
     progress: Progress,
 ) -> RunRecord:
-    pilot, model = cached_pilot(run, settings, store, sweeping.disk_budget, progress)
-    swept = sweep(
+    pilot, model = cached_pilot(run, settings, store, asked.disk_budget, progress)
+    measured = measure_checkpoints(
         run,
         pilot,
         store,
-        workers=sweeping.workers,
         dtype=settings.dtype,
         device=settings.device,
-        threads=sweeping.threads,
-        disk_budget=sweeping.disk_budget,
+        settings=asked,
         progress=progress,
     )
-    at = [i for i, light in enumerate(swept.lights) if light is not None]
+    at = [i for i, light in enumerate(measured.metrics) if light is not None]
     checkpoints = [run.checkpoints[i] for i in at]
-    lights = [light for light in swept.lights if light is not None]
+    lights = [light for light in measured.metrics if light is not None]
     arrays = run_arrays(checkpoints, lights, pilot)
     logged = {name: values[at] for name, values in training_log(run).items()}
     found = course(curves_of(checkpoints, arrays, lights))
     arrays = logged | arrays  # tokens that a checkpoint's name says go before logged ones
     arrays["stage"] = np.searchsorted(found.stages.starts, range(len(lights)), side="right")
     arrays["calm"] = np.array(found.settled.calm, dtype=np.int8)
-    return RunRecord(run, pilot, checkpoints, arrays, found, swept.broken, swept.notes, model)
+    return RunRecord(run, pilot, checkpoints, arrays, found, measured.broken, measured.notes, model)
 
 
 def _refuse_single(records: list[RunRecord]) -> None:

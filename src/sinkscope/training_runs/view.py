@@ -29,3 +29,10 @@ class View:
     loss: bool = False
     parts: bool = True
     seed: int = 0
+
+
+def within(first: int, blocks: int) -> str:
+    """What a sentence holds for, where not all blocks were looked at; nothing where all were."""
+    if first >= blocks:
+        return ""
+    return f" in the first {'' if first == 1 else f'{first} '}of {blocks} blocks"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, first_line
 from sinkscope.workers.task import Outcome, Task
 
 AHEAD = 2  # tasks in flight for each processor of the cluster, so that none waits for the driver
@@ -45,8 +45,7 @@ def _connect(ray: Any, address: str) -> None:
         except ConnectionError:
             ray.init(include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        first = (str(error).strip().splitlines() or ["no answer"])[0]
-        raise InputError(f"Ray at {address} does not answer: {first.rstrip('.')}.") from None
+        raise InputError(f"Ray at {address} does not answer: {first_line(error)}") from None
 
 
 def _run(ray: Any, tasks: Iterator[Task], work: Callable[[Task], Outcome]) -> Iterator[Outcome]:
@@ -70,5 +69,4 @@ def _run(ray: Any, tasks: Iterator[Task], work: Callable[[Task], Outcome]) -> It
             except ray.exceptions.RayTaskError as error:
                 raise error.cause if isinstance(error.cause, Exception) else error from None
             except ray.exceptions.RayError as error:
-                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                yield task.index, None, f"its worker was lost ({first.rstrip('.')})."
+                yield task.index, None, f"its worker was lost: {first_line(error)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,7 @@ from sinkscope.report.text import (
 )
 from sinkscope.result import Result
 from sinkscope.schema import Advice, Measured
+from sinkscope.schema.advise import AdviceLine
 
 LEAD = "Tried on the text of this run; intervals are of 95 %, over its documents."
 OPEN = ("undetermined", "does not apply")
@@ -47,7 +49,7 @@ SHORT = {
         NATS,
     ),
     "quantisation": (
-        "To be kept in full precision",
+        "Quantisation must leave alone",
         "int8 activations with one scale for all tokens cost {} a token",
         NATS,
     ),
@@ -91,23 +93,28 @@ def _section(name: str, one: Advice) -> Section:
 
 def tables(name: str, one: Advice) -> list[Table]:
     """Lines to paste, evidence, outliers and heads of a question."""
-    found = [lines_table(one), evidence(one), outlier_table(one)]
+    found = [told_lines_table(one), evidence(one), outlier_table(one)]
     return found + ([head_table(one, *HEADS[name])] if name in HEADS else [])
 
 
-def lines_table(one: Advice) -> Table:
-    """What to paste, for each tool that has such a setting."""
-    table = table_of(
-        "Lines to paste",
-        one.lines,
-        {
-            "Tool": lambda line: line["tool"],
-            "For": lambda line: line.get("purpose", ""),
-            "Line": lambda line: visible(line["line"]),
-            "Know": lambda line: f"{line['note']} Read in {line['version']}, {line['source']}.",
-        },
-        set(),
-    )
+def lines_table(lines: Sequence[AdviceLine]) -> Table:
+    """What to paste, and for which tool."""
+    columns = {
+        "Tool": lambda line: line["tool"],
+        "For": lambda line: line.get("purpose", ""),
+        "Line": lambda line: visible(line["line"]),
+    }
+    table = table_of("Lines to paste", lines, columns, set())
+    table.verbatim = list(columns).index("Line")
+    return table
+
+
+def told_lines_table(one: Advice) -> Table:
+    """The same with what is to be known of each line, and the tools that have no such setting."""
+    table = lines_table(one.lines)
+    table.columns.append("Know")
+    for row, line in zip(table.rows, one.lines, strict=True):
+        row.append(f"{line['note']} Read in {line['version']}, {line['source']}.")
     if one.lines and one.without:
         none = [NO_VALUE, NO_VALUE, "No such setting was found."]
         table.rows.append([", ".join(one.without), *none])
@@ -204,7 +211,7 @@ def findings(result: Result, panel: str) -> Findings | None:
     found = Findings("What to do about it", sentences, limit=LIMIT, answers=answers)
     pasted = [line for one in held.values() for line in one.lines]
     if pasted:
-        found.tables = [_pasted(pasted)]
+        found.tables = [lines_table(pasted)]
     return found
 
 
@@ -244,17 +251,6 @@ def with_bounds(value: Measured, unit: str) -> str:
     assert value.value is not None
     ends = " to ".join(f"{factor * x:,.0f}" for x in bounds or ())
     return f"{factor * value.value:,.0f}{sign}" + (f" ({ends})" if ends else "")
-
-
-def _pasted(pasted: list[Any]) -> Table:
-    columns = {
-        "Tool": lambda line: line["tool"],
-        "For": lambda line: line.get("purpose", ""),
-        "Line": lambda line: visible(line["line"]),
-    }
-    table = table_of("Lines to paste", pasted, columns, set())
-    table.verbatim = list(columns).index("Line")
-    return table
 
 
 def headline(result: Result, bos: str) -> Headline:

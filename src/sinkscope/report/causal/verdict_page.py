@@ -15,6 +15,7 @@ from sinkscope.report.parts import WEAK, Findings, Headline, Part, Section, Stri
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.text import (
     counted,
+    interval_note,
     multiple,
     number_of,
     percent,
@@ -199,7 +200,7 @@ def _need(row: PhaseNeed) -> str:
 
 def _kept(measured: Any) -> str:
     interval = percent_interval(measured)
-    return percent(number_of(measured)) + (f" [{interval}]" if interval else "")
+    return percent(number_of(measured)) + (f" ({interval})" if interval else "")
 
 
 def _part(share: float) -> str:
@@ -213,7 +214,7 @@ def _keeps(verified: VerifySummary) -> str:
     for what, kept in (("keep", verified.faithfulness), ("all else keeps", verified.completeness)):
         if kept is not None and kept.value is not None:
             interval = percent_interval(kept)
-            said.append(f"{what} {multiple(kept.value)}" + (f" [{interval}]" if interval else ""))
+            said.append(f"{what} {multiple(kept.value)}" + (f" ({interval})" if interval else ""))
     return "; ".join(said) + " of the sink"
 
 
@@ -224,13 +225,8 @@ def _keys(verified: VerifySummary) -> list[tuple[str, str, str]]:
         (verified.completeness, "is kept by everything but the circuit (completeness)"),
     ):
         if value is not None and value.value is not None:
-            keys.append((multiple(value.value), what, _interval(value)))
+            keys.append((multiple(value.value), what, interval_note(value)))
     return keys
-
-
-def _interval(value: Any) -> str:
-    shown = percent_interval(value)
-    return f"95 % interval {shown} %" if shown else ""
 
 
 def headline(result: Result, bos: str) -> Headline:

@@ -26,7 +26,15 @@ from sinkscope.report.parts import (
 from sinkscope.report.text import decimals, number_of, percent, visible
 from sinkscope.report.timeline import charts
 from sinkscope.report.timeline.axis import STEPS, Axis, Runs, axes_of
-from sinkscope.report.timeline.words import answers, of_several, sentences, step, unit_of, written
+from sinkscope.report.timeline.words import (
+    answers,
+    of_several,
+    sentences,
+    step,
+    unit_of,
+    where,
+    written,
+)
 from sinkscope.result import Result
 from sinkscope.schema import RunSummary
 
@@ -91,7 +99,7 @@ def sections(result: Result) -> list[Section]:
             {PANEL: " ".join(written(run, one, len(runs)) for run, one in runs.items())},
         ),
     ]
-    return [section for section in planned if section.parts]
+    return planned
 
 
 def findings(result: Result, panel: str) -> Findings | None:
@@ -124,7 +132,7 @@ def main_chart(result: Result, bos: str) -> Chart | None:
     if not runs:
         return None
     data = {name: frames.group(result, "timeline", name) for name in runs}
-    return charts.course_chart(data, charts.MEASURES[0], runs)
+    return charts.course_chart(data, charts.MEASURES[0], runs, STEPS)
 
 
 def _runs(result: Result) -> dict[str, RunSummary]:
@@ -199,7 +207,7 @@ def _keys(one: RunSummary) -> list[tuple[str, str, str]]:
     return [
         (step(one.emergence_step), "emerged", unit_of(one)),
         (str(len(one.stages)), "stages", "by change points"),
-        (step(one.settled_step), "settled", unit_of(one)),
+        (step(one.settled_step), "settled", f"{unit_of(one)}{where(one)}"),
         (percent(number_of(one.concentration["2"])), "C₂ at the end", "of what is written"),
     ]
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from sinkscope.report.parts import Said
 from sinkscope.report.text import NO_VALUE, number_of, percent, percent_interval, short, visible
 from sinkscope.schema import RunSummary
+from sinkscope.training_runs.view import within
 
 MOST_RUNS = 8  # that a terminal names by itself
 
@@ -15,7 +16,9 @@ def of_several(runs: Mapping[str, RunSummary]) -> str:
     """One sentence on all runs."""
     emerged = sum(one.emergence.get("sink") is not None for one in runs.values())
     settled = sum(one.settled_step is not None for one in runs.values())
-    return f"A sink emerged in {emerged} of {len(runs)} runs; {settled or 'none'} settled."
+    part = any(where(one) for one in runs.values())
+    begin = "In the blocks that were looked at a" if part else "A"
+    return f"{begin} sink emerged in {emerged} of {len(runs)} runs; {settled or 'none'} settled."
 
 
 def answers(runs: Mapping[str, RunSummary]) -> list[Said]:
@@ -50,17 +53,17 @@ def _asked(one: RunSummary) -> list[Said]:
 def _formed(one: RunSummary) -> str:
     unit, sink = unit_of(one), one.emergence.get("sink")
     if sink is None:
-        return f"no sink emerged over {len(one.steps)} checkpoints."
+        return f"no sink emerged{where(one)} over {len(one.steps)} checkpoints."
     if one.present_from_start:
-        return f"the sink is present at the first checkpoint, {unit} {sink['step']:,}."
+        return f"the sink is present{where(one)} at the first checkpoint, {unit} {sink['step']:,}."
     came = (
         f"before {unit} {_about(sink['high'])}"
         if sink["low"] is None
         else f"between {unit}s {_about(sink['low'])} and {_about(sink['high'])}"
     )
     return (
-        f"the sink is first seen at the checkpoint of {unit} {sink['step']:,}; it emerged "
-        f"{came} (95 %)."
+        f"the sink is first seen{where(one)} at the checkpoint of {unit} {sink['step']:,}; it "
+        f"emerged {came} (95 % interval)."
     )
 
 
@@ -82,16 +85,21 @@ def _stages(one: RunSummary) -> str:
 def _settled(one: RunSummary) -> str:
     unit, standing, announced = unit_of(one), one.settled_step, one.settled["announced"]
     if standing is not None:
-        return f"The circuit has settled: the signal was given at {unit} {standing:,}."
+        return f"The circuit has settled{where(one)}: the signal was given at {unit} {standing:,}."
     if announced is not None:
         return f"It seemed to have settled at {unit} {announced:,}, but moved again."
     if one.vanished_step is not None:
-        return f"It vanished: from {unit} {one.vanished_step:,} on there is no sink."
+        return f"It vanished: from {unit} {one.vanished_step:,} on there is no sink{where(one)}."
     return (
         ""
         if one.emergence.get("sink") is None
         else ("It has not settled within these checkpoints.")
     )
+
+
+def where(one: RunSummary) -> str:
+    """Which blocks a sentence speaks of, where not all were looked at."""
+    return within(one.looked_at["first_blocks"], one.looked_at["blocks"])
 
 
 def _concentrated(one: RunSummary) -> str:
