@@ -72,6 +72,11 @@ def test_the_floor_more_spread_without_the_sink_and_not_with_the_control(result)
 def test_prompts_that_no_pair_is_made_of_are_told(subject):
     few = sinkscope.mix(subject, n=3, pairs=2, length=32, jacobian=False, sweeps=False)
     assert "the first 2 of 3 prompts" in " ".join(few.summary.mix["without"].notes)
+    assert "Jacobian" not in render_text(few)  # no column of what was not asked for
+
+
+def test_jacobians_stand_beside_what_was_done(result):
+    assert "Jacobian" in render_text(result)
 
 
 def test_what_is_mediated_is_a_share_only_where_its_parts_add_up(result):

@@ -192,8 +192,11 @@ def condition_tables(one: MixSummary) -> list[Table]:
         "Sink left": lambda row: percent(number_of(row.sink_left)),
         "Mass taken": lambda row: percent(number_of(row.mass_removed)),
         "Spread (95 %)": lambda row: _or_change(row, row.spread, row.spread_change, _with_interval),
-        "Jacobian": lambda row: _or_change(row, row.influence, row.influence_change, _change),
     }
+    if any(number_of(row.influence) is not None for row in one.conditions):
+        mixing["Jacobian"] = lambda row: _or_change(
+            row, row.influence, row.influence_change, _change
+        )
     loss = {
         "P0 norm": lambda row: percent(number_of(row.p0_norm)),
         "Rank": lambda row: short(row.effective_rank),
