@@ -81,11 +81,11 @@ def collapse_said(one: MixSummary) -> str:
 
 
 def sweeps_said(one: MixSummary) -> str:
-    """What the sink does to the spread at the shortest and at the longest length."""
+    """What the sink does to the spread at the shortest and the longest length, with intervals."""
     if len(one.length) < 2:
         return "One block at a time."
     ends = [one.length[0], one.length[-1]]
-    told = [f"{_change(row['spread_change'])} at {row['length']:,} tokens" for row in ends]
+    told = [f"{_with_interval(row['spread_change'])} at {row['length']:,} tokens" for row in ends]
     return f"Without the sink the spread changes by {' and by '.join(told)}."
 
 
