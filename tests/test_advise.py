@@ -698,7 +698,15 @@ def test_gates():
     ):
         [gate] = gates.parse([text], asked)
         assert (gate.failure(held) == "") == met, text
-    wrong = ("kv-keep", "nothing=1", "bos<=needed", "kv-keep=<4", "kv-keep=needed", "bos=neded")
+    wrong = (
+        "kv-keep",
+        "nothing=1",
+        "bos<=needed",
+        "kv-keep=<4",
+        "kv-keep=needed",
+        "bos=neded",
+        "kv-keep<=nan",
+    )
     for text in (*wrong, "fp16=1"):
         with pytest.raises(InputError):
             gates.parse([text], asked)

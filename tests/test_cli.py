@@ -207,6 +207,8 @@ def test_bad_prompts(folder, tmp_path, capsys):
     empty = tmp_path / "empty.txt"
     empty.write_text("")
     assert "is empty" in run(capsys, "scan", folder, "--text", empty)[2]
+    for command in ("scan", "advise"):  # no model is loaded for a text that is not there
+        assert "No such text" in run(capsys, command, tmp_path / "gone", "--text", "gone.txt")[2]
     code, _, err = run(capsys, "scan", folder, "--length", "99999", "--prompts", "random")
     assert (code, "beyond this model's maximum" in err) == (2, True)
     code, _, err = run(capsys, "scan", folder, "--reader", "quick", "--prompts", "random")

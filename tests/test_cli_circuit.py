@@ -111,6 +111,7 @@ def test_what_cannot_be_expected_is_refused_before_any_work(tmp_path, capsys):
     assert run(capsys, "scan", tmp_path / "nowhere", "--expect", "none")[0] == 2
     for wrong, said in (
         ("late-share<few", "'few' is no number"),
+        ("late-share<nan", "'nan' is no number"),
         ("norm<3", "'norm' is no column here; there are late-share, heads"),
         ("late-share", "late-share<NUMBER"),
     ):

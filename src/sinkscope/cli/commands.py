@@ -27,6 +27,7 @@ from sinkscope.settings import (
     VerifySettings,
     part_of,
 )
+from sinkscope.subject.documents import refuse_no_text
 
 # in the order of the help; each is a function below
 EXAMPLES = {
@@ -210,6 +211,8 @@ def advise(
     from sinkscope.advice.advise import advise as answer
     from sinkscope.advice.advise import questions
 
+    if settings.kind == "text":
+        refuse_no_text(settings.text)
     wanted = gates.parse(gate or (), questions(settings.questions))
     writes = showing.out is not None
     stages = stages_of("advise", vars(settings), writes=writes)

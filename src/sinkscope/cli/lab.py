@@ -93,12 +93,12 @@ def train(
     import torch
     from transformers.utils import logging
 
+    from sinkscope.checked import refuse_beyond
     from sinkscope.lab.data import prepare
     from sinkscope.lab.recipe import read_recipe
     from sinkscope.lab.state import check_out
     from sinkscope.lab.summary import summary
     from sinkscope.lab.train import train as train_model
-    from sinkscope.settings import refuse_beyond
 
     logging.disable_progress_bar()
     torch.set_num_threads(threads)

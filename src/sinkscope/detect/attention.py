@@ -22,7 +22,8 @@ from sinkscope.observe.layout import Layout
 from sinkscope.observe.reads import AttentionRead, Want, on_cpu
 from sinkscope.schema.scan import Delimiter
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, token_text, vocabulary
+from sinkscope.subject.prompts import Prompts, token_text
+from sinkscope.subject.tokens import vocabulary
 
 SINK = 0.3  # the threshold of Gu et al., used where one threshold is needed
 WEAK = 0.1  # a tenth of the attention: less is no place where it gathers

@@ -72,10 +72,17 @@ def check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> dic
 
     Refuses a folder without a readable config.json, or without weights that may be read.
     """
+    _refuse_bytes(path)
     config_file = path / "config.json"
     for entry in path.iterdir():
-        if entry.suffix in READ and entry.exists() and not (entry.is_file() or entry.is_dir()):
-            raise InputError(f"{entry} is no regular file.")  # to read a pipe is to wait for ever
+        if entry.suffix not in READ or entry.is_file() or entry.is_dir():
+            continue
+        if entry.is_symlink() and not entry.exists():
+            raise InputError(
+                f"{entry} is a link to {os.readlink(entry)}, which is not there: the download was "
+                "cut off, or the folder was copied without what it links to."
+            )
+        raise InputError(f"{entry} is no regular file.")  # to read a pipe is to wait for ever
     refuse_pieces(path)
     if not config_file.is_file():
         other = left_by_training(path)
@@ -102,6 +109,16 @@ def check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> dic
         other = left_by_training(path)
         raise InputError(f"{path} holds no weights (no .safetensors file). {other}".rstrip())
     return config
+
+
+def _refuse_bytes(path: Path) -> None:
+    """Refuse a path whose bytes are no UTF-8, which safetensors and tokenizers cannot open."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"The name {str(path)!r} is not UTF-8: rename it to have it read."
+        ) from None
 
 
 def _refuse_odd_names(path: Path, files: list[Path]) -> None:

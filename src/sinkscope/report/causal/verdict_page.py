@@ -200,7 +200,7 @@ def _need(row: PhaseNeed) -> str:
 
 def _kept(measured: Any) -> str:
     interval = percent_interval(measured)
-    return percent(number_of(measured)) + (f" [{interval}]" if interval else "")
+    return percent(number_of(measured)) + (f" ({interval})" if interval else "")
 
 
 def _part(share: float) -> str:
@@ -214,7 +214,7 @@ def _keeps(verified: VerifySummary) -> str:
     for what, kept in (("keep", verified.faithfulness), ("all else keeps", verified.completeness)):
         if kept is not None and kept.value is not None:
             interval = percent_interval(kept)
-            said.append(f"{what} {multiple(kept.value)}" + (f" [{interval}]" if interval else ""))
+            said.append(f"{what} {multiple(kept.value)}" + (f" ({interval})" if interval else ""))
     return "; ".join(said) + " of the sink"
 
 

@@ -46,8 +46,8 @@ def run_sentence(summary: dict[str, Any]) -> str:
     windows = "/".join(map(str, held["windows"]))
     return (
         f"{said}, measured on {windows} held-out windows each; on {', '.join(held['device'])}, "
-        f"torch {', '.join(held['torch'])}, transformers {', '.join(held['transformers'])}; text "
-        f"{held['text_sha256'][:12]}."
+        f"torch {', '.join(held['torch'])}, transformers {', '.join(held['transformers'])}; hash "
+        f"of the text {held['text_sha256'][:12]}."
     )
 
 

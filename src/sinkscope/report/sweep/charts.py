@@ -69,7 +69,7 @@ def depth_chart(rows: Sequence[SweepRow]) -> Chart | None:
         return None
     names = names_of(bars, "row")
     most = len(names_of(bars, "phase"))
-    scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(format=".0%")
+    scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(format=".0%", tickCount=5)
     drawn = (
         part(bars)
         .mark_bar()
