@@ -39,6 +39,13 @@ def test_windows_by_turns_come_from_as_many_documents_as_there_are(subject, tmp_
     assert set(build_prompts(subject, **asked).documents.tolist()) == {0}
 
 
+def test_copies_of_a_document_are_one(subject, tmp_path):
+    text = " ".join(WORDS * 40)
+    (tmp_path / "a.txt").write_text("\f".join([text, text, f"{text} more"]))
+    prompts = build_prompts(subject, text=str(tmp_path / "a.txt"), n=99, length=32)
+    assert set(prompts.documents.tolist()) == {0, 2}
+
+
 def test_with_bos_puts_it_first_and_keeps_the_length(subject, text_file):
     prompts = build_prompts(subject, text=str(text_file), n=4, length=32, bos="with")
     assert prompts.input_ids.shape == (4, 32)

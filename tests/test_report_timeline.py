@@ -88,6 +88,12 @@ def test_words_name_every_run(one, three):
     assert len(found.keys) == 4
 
 
+def test_what_was_not_asked_for_is_named(one):
+    [run] = one.summary.timeline.runs.values()
+    assert "Not asked for." not in run.notes
+    assert any("untrained was not asked for" in note for note in run.notes)
+
+
 def test_sentences_claim_no_more_than_the_blocks_that_were_looked_at():
     one = {"settled_step": 80, "settled": {"announced": 80}, "unit": "step", "steps": [1, 80]}
     one |= {"emergence": {"sink": None}, "vanished_step": None, "stages": []}

@@ -60,7 +60,9 @@ def text_rows(
     first = list(opening.ids) if policy == "with" else []
     streams = [opening.without(stream) for stream in streams]
     body = length - len(first)
-    cut, origin = _cut(streams, n, body, opening, generator, by_turns)
+    first_with = {document: i for i, document in reversed(list(enumerate(documents)))}
+    same = [first_with[document] for document in documents]  # a copy is no further document
+    cut, origin = _cut(streams, same, n, body, opening, generator, by_turns)
     notes = [*opening.notes(policy), *_own_bos(opening, policy, brought, len(streams))]
     notes += _lengths(streams, cut, n, length, body)
     notes += _inside(cut, opening)
@@ -98,20 +100,21 @@ def in_turn(documents: Sequence[int]) -> list[int]:
 
 def _cut(
     streams: list[array[int]],
+    same: list[int],
     n: int,
     body: int,
     opening: Opening,
     generator: torch.Generator,
     by_turns: bool,
 ) -> tuple[list[list[int]], list[int]]:
-    """Rows, and the number of the document that each was cut from."""
+    """Rows, and the number of the document that each was cut from; same: of each stream."""
     whole = [
         (s, start)
         for s, stream in enumerate(streams)
         for start in range(0, len(stream) - body + 1, body)
     ]
     drawn = [whole[i] for i in torch.randperm(len(whole), generator=generator).tolist()]
-    order = in_turn([s for s, _ in drawn]) if by_turns else range(len(drawn))
+    order = in_turn([same[s] for s, _ in drawn]) if by_turns else range(len(drawn))
     rows = []
     for s, start in (drawn[i] for i in order[:n]):
         stream = streams[s]
@@ -120,7 +123,7 @@ def _cut(
         rows.append((list(stream[start : start + body]), s))
     short = [(list(stream), s) for s, stream in enumerate(streams) if 2 <= len(stream) < body]
     kept = [row for row in rows if len(row[0]) == body] + short[: n - len(rows)]
-    return [ids for ids, _ in kept], [s for _, s in kept]
+    return [ids for ids, _ in kept], [same[s] for _, s in kept]
 
 
 def _own_bos(opening: Opening, policy: str, brought: int, documents: int) -> list[str]:
