@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _open_streams() -> None:
-    """Put the null device where a stream was closed (`>&-`), lest a file of ours takes its number."""
+    """Put the null device where a stream was closed, lest a file of ours takes its number."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             with contextlib.suppress(OSError):
