@@ -69,7 +69,7 @@ def fp16(seed: int) -> tuple[str, str]:
     block = truth.amplifying_blocks[0]
     with torch.no_grad():
         subject.model.model.layers[block].mlp.down_proj.weight.mul_(draw.choice((1, 30, 300, 3000)))
-    ids = sinkscope.build_prompts(subject, n=N, length=LENGTH).input_ids
+    ids = sinkscope.build_prompts(subject, n=N, length=LENGTH, by_turns=True).input_ids
     said = answer(subject, "fp16").answer == "overflows"
     with torch.no_grad():
         finite = bool(torch.isfinite(subject.model.half()(ids).logits).all())
@@ -87,7 +87,7 @@ def outliers(seed: int) -> tuple[str, str]:
         mlp.up_proj.weight[neuron] *= factor
         mlp.down_proj.weight[:, neuron] /= factor
     found = answer(subject, "quantisation").outliers
-    ids = sinkscope.build_prompts(subject, n=N, length=LENGTH).input_ids
+    ids = sinkscope.build_prompts(subject, n=N, length=LENGTH, by_turns=True).input_ids
     sizes: dict[str, torch.Tensor] = {}
     for name, module in subject.model.model.layers.named_modules():
         if isinstance(module, torch.nn.Linear):

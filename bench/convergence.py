@@ -37,6 +37,7 @@ Written by `python bench/convergence.py {command}`, over {count} series of small
 `sinkscope lab train` makes (about a million parameters, more with experts), {checkpoints}
 checkpoints in all. Their sinks were *supervised* by an auxiliary loss ("induced"), except in the
 controls; what carries the sink was left to gradient descent.
+`C_2` is the share of what is written along the sink direction that the first two blocks write.
 
 ## What was found
 

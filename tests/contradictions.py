@@ -212,7 +212,7 @@ def massive_rule_is_said_as_it_is(seen: Seen) -> Iterator[str]:
 @rule("trace")
 def emergence_is_one_block(seen: Seen) -> Iterator[str]:
     block = seen.data["trace"]["emergence_block"]
-    said = re.search(r"is separated from the others (?:for good )?in block (\d+)", seen.text)
+    said = re.search(r"stands apart from the others (?:for good )?from block (\d+) on", seen.text)
     yield from differ("sentence", int(said[1]) if said else None, block if block != -1 else None)
     key = seen.keys.get("is the block behind which P0 stays separated (l*)")
     known = None if block is None else str(block) if block >= 0 else "embedding"

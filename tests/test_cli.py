@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sinkscope.cli.app import main
+from sinkscope.cli.lab import EXAMPLES as LAB
 
 SMALL = ["--n", "3", "--length", "24", "--no-untrained", "--offline"]
 
@@ -206,6 +207,8 @@ def test_bad_prompts(folder, tmp_path, capsys):
     empty = tmp_path / "empty.txt"
     empty.write_text("")
     assert "is empty" in run(capsys, "scan", folder, "--text", empty)[2]
+    for command in ("scan", "advise"):  # no model is loaded for a text that is not there
+        assert "No such text" in run(capsys, command, tmp_path / "gone", "--text", "gone.txt")[2]
     code, _, err = run(capsys, "scan", folder, "--length", "99999", "--prompts", "random")
     assert (code, "beyond this model's maximum" in err) == (2, True)
     code, _, err = run(capsys, "scan", folder, "--reader", "quick", "--prompts", "random")
@@ -381,3 +384,16 @@ def test_an_unexpected_error_is_no_bad_usage(monkeypatch, folder, text_file, cap
     assert (code, out) == (70, "")
     assert "unexpected ZeroDivisionError: a bug" in err
     assert err.count("\n") == 1, "one sentence"
+
+
+COMMANDS = ["run", "scan", "trace", "verify", "timeline", "mix", "advise", "sweep", "index"]
+COMMANDS += ["report", "models", "doctor", *(f"lab {name}" for name in LAB), "lab run", "lab study"]
+
+
+@pytest.mark.parametrize("command", ["", "lab", *COMMANDS])
+def test_help_is_whole_and_fits_eighty_columns(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(capsys, *command.split(), "-h")
+    assert code == 0
+    assert not [line for line in out.splitlines()[1:] if len(line) > 80 or line.endswith("...")]
+    assert command not in COMMANDS or f"\n  sinkscope {command}" in out  # examples as written

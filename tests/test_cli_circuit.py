@@ -76,7 +76,7 @@ def test_trace_alone(model, tmp_path, capsys):
     arguments = ["trace", model, *PROMPTS, "--no-untrained", "--no-vocabulary"]
     code, out, _ = run(capsys, *arguments, "--out", tmp_path / "D")
     assert code == 0
-    assert "Position zero is separated from the others in block 1" in out
+    assert "Position zero stands apart from the others from block 1 on" in out
     summary = json.loads((tmp_path / "D" / "summary.json").read_text())
     assert "scan" not in summary
     assert summary["trace"]["without"]["spike_ratio"] is None
@@ -111,6 +111,7 @@ def test_what_cannot_be_expected_is_refused_before_any_work(tmp_path, capsys):
     assert run(capsys, "scan", tmp_path / "nowhere", "--expect", "none")[0] == 2
     for wrong, said in (
         ("late-share<few", "'few' is no number"),
+        ("late-share<nan", "'nan' is no number"),
         ("norm<3", "'norm' is no column here; there are late-share, heads"),
         ("late-share", "late-share<NUMBER"),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -151,6 +152,8 @@ def test_a_shard_that_is_missing_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["model.safetensors.index.json", "sink_heads.json", "config.json"])
 def test_json_that_is_too_deep_is_told(folder, name):
     (folder / name).write_text("[" * 3000 + "]" * 3000)
+    if "index" in name:  # beside a whole file nobody reads it
+        (folder / "model.safetensors").unlink()
     with pytest.raises(InputError, match=name):
         load(folder)
 
@@ -248,6 +251,9 @@ def test_weights_under_a_name_that_is_not_read(folder, name, match):
      ({"rope_parameters": {"rope_type": "default", "rope_theta": "x"}}, "rope_theta is 'x'"),
      ({"rope_parameters": {"rope_type": "default", "rope_theta": 0}}, "rope_theta is 0"),
      ({"rope_scaling": [1]}, "rope_scaling is .* no JSON object"),
+     ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan; a finite number"),
+     ({"rope_parameters": {"rope_type": "default", "rope_theta": float("inf")}}, "theta is inf"),
+     ({"model_type": ["llama"]}, r"model_type is \['llama'\], no text"),
      ({"sliding_window": 0}, "sliding_window is 0"),
      ({"layers": [{"window": 10**400}]}, "layers.0.window is a whole number beyond 64 bits"),
      ({"quantization_config": {"bits": 4}}, "no quant_method"),
@@ -369,3 +375,47 @@ def test_an_encoder_is_refused_as_such_at_once(tmp_path, tokenizer):
         word_tokenizer(100).save_pretrained(tmp_path)
     with pytest.raises(Unsupported, match="bert without is_decoder: its attention is not causal"):
         load(tmp_path)
+
+
+def test_an_index_of_shards_beside_a_whole_file_is_not_read_and_said(folder):
+    (folder / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "gone.safetensors"}}'
+    )
+    assert "which was read, lies an index of shards" in load(folder).identity["note"]
+
+
+def test_shards_that_are_cut_or_have_no_metadata_are_named(tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path, max_shard_size="100KB")
+    shard = sorted(tmp_path.glob("*.safetensors"))[1]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-8])
+    refused(tmp_path, f"{shard.name}: the safetensors file is corrupt, or cut short")
+    shard.write_bytes(whole + b"\0" * 8)
+    refused(tmp_path, f"{shard.name}: the safetensors file is corrupt: 8 bytes too long")
+    shard.write_bytes(whole)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": json.loads(index.read_text())["weight_map"]}))
+    refused(tmp_path, 'has no "metadata", which transformers wants')
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_link_to_nothing_is_named(folder, name):
+    (folder / name).unlink()
+    (folder / name).symlink_to("../blobs/3f")
+    refused(folder, rf"{name} is a link to \.\./blobs/3f, which is not there")
+
+
+def test_a_name_that_is_no_utf8_is_no_fault_of_the_weights(folder, tmp_path):
+    place = tmp_path / os.fsdecode(b"m\xff")
+    folder.rename(place)
+    refused(place, "is not UTF-8: rename it")
+
+
+def test_a_second_model_among_the_weights_is_refused(folder):
+    rename(folder, lambda held: held | {f"ema.{name}": held[name] + 1 for name in held})
+    refused(folder, r"a second time under other names, such as ema\..*which of the two models")
+
+
+def test_a_limit_may_be_infinite(folder):
+    configure(folder, time_step_limit=[0.0, float("inf")])
+    assert load(folder)

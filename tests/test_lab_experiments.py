@@ -558,6 +558,11 @@ def test_a_published_direction_is_held_against_the_interval_over_seeds(values, e
     if values:
         differences = [other - own for own, other in values]
         assert row["change"]["value"] == pytest.approx(sum(differences) / len(values))
+    share = {**sign, "figure": "late_share"}
+    for line in lines:
+        line["figures"]["late_share"] = line["figures"]["loss"]
+    change = signed(results.Results({}, lines, []), share)["change"]
+    assert all(abs(change[end] or 0.0) <= 1.0 for end in ("low", "high"))  # of shares
 
 
 def test_every_figure_with_a_direction_is_measured_and_has_a_name():

@@ -176,8 +176,11 @@ def test_what_is_no_model_is_refused(given, said):
 def test_a_tokenizers_name_and_a_model_without_weights_are_refused():
     with pytest.raises(InputError, match="the tokenizer itself, not a str"):
         Subject.from_model(tiny_model("llama"), "gpt2")
-    with pytest.raises(InputError, match="meta device: it has no weights"):
-        Subject.from_model(tiny_model("llama").to("meta"))
+    for part in ("model", "model.layers.2", "lm_head"):
+        model = tiny_model("llama")
+        model.get_submodule(part).to("meta")
+        with pytest.raises(InputError, match=rf"on the meta device, such as {part}"):
+            Subject.from_model(model)
 
 
 def test_a_block_that_stands_twice_is_refused():

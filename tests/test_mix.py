@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sinkscope.cli.app import main
 from sinkscope.errors import InputError, Unsupported
 from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.mixing.thresholds import NO_DIFFERENT
-from sinkscope.report.mixing.words import findings_of
+from sinkscope.report.mixing.words import findings_of, sweeps_said
 from sinkscope.report.page import render_page
 from sinkscope.report.table import render_text
 from sinkscope.result import load_result
@@ -72,6 +73,16 @@ def test_the_floor_more_spread_without_the_sink_and_not_with_the_control(result)
 def test_prompts_that_no_pair_is_made_of_are_told(subject):
     few = sinkscope.mix(subject, n=3, pairs=2, length=32, jacobian=False, sweeps=False)
     assert "the first 2 of 3 prompts" in " ".join(few.summary.mix["without"].notes)
+    assert "Jacobian" not in render_text(few)  # no column of what was not asked for
+
+
+def test_the_spread_over_length_is_told_with_its_intervals(result):
+    said = sweeps_said(result.summary.mix["without"])
+    assert re.search(r"by \S+\u00a0% \(\S+ to \S+\u00a0%\) at [\d,]+ tokens", said)
+
+
+def test_jacobians_stand_beside_what_was_done(result):
+    assert "Jacobian" in render_text(result)
 
 
 def test_what_is_mediated_is_a_share_only_where_its_parts_add_up(result):

@@ -62,7 +62,9 @@ def random_subject(seed: int) -> tuple[Subject, torch.Tensor]:
             else:
                 parameter.add_(0.3 * torch.randn_like(parameter))
     ids = torch.randint(30, (length,), generator=generator)
-    return Subject.from_model(model.double().eval()), ids
+    subject = Subject.from_model(model)
+    subject.model.double()
+    return subject, ids
 
 
 def slack(subject: Subject, ids: torch.Tensor) -> np.ndarray:

@@ -44,6 +44,13 @@ def places(units, kind):
     return sorted(list(unit.place) for unit in units if unit.kind == kind)
 
 
+def shares_within(part, span):
+    """The shares of the sublayers in these blocks."""
+    shares = part.writes.share.items()
+    at = range(span[0], span[1] + 1) if span else ()
+    return [share for name, share in shares if int(name.split(".")[0]) in at]
+
+
 def test_constructed_phases_are_as_they_were_written(constructed):
     _, _, circuit, truth = constructed
     assert len(circuit.phases) == len(truth.phases) == 2
@@ -54,12 +61,11 @@ def test_constructed_phases_are_as_they_were_written(constructed):
         assert list(part.writes.takers) == stated["takers"]
         assert [list(head) for head in part.readers] == sorted(stated["reading_heads"])
         assert places(part.writes.components.units, NEURON) == sorted(stated["writing_neurons"])
-        risen = [
-            share
-            for name, share in part.writes.share.items()
-            if stated["rise"][0] <= int(name.split(".")[0]) <= stated["rise"][1]
-        ]
+        risen, fallen = (shares_within(part, stated[span]) for span in ("rise", "fall"))
         assert sum(risen) == pytest.approx(1.0, abs=1e-3)
+        taken = [share for share in fallen if share < 0]
+        assert not taken or sum(taken) == pytest.approx(-1.0, abs=1e-3)
+        assert bool(taken) == bool(stated["takers"])
     assert places(circuit.writers, NEURON) == sorted(truth.writing_neurons)
     assert [circuit.emergence_block] == truth.amplifying_blocks
 

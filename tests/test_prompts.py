@@ -29,6 +29,23 @@ def test_text_windows_start_with_different_tokens(subject, text_file):
     assert other.sha256 != prompts.sha256
 
 
+def test_windows_by_turns_come_from_as_many_documents_as_there_are(subject, tmp_path):
+    (tmp_path / "a.txt").write_text(
+        "\f".join(f"{WORDS[i]} " * n for i, n in enumerate((900, 40, 40)))
+    )
+    asked = {"text": str(tmp_path / "a.txt"), "n": 4, "length": 32}
+    turns = build_prompts(subject, **asked, by_turns=True)
+    assert sorted(turns.documents.tolist()) == [0, 0, 1, 2]
+    assert set(build_prompts(subject, **asked).documents.tolist()) == {0}
+
+
+def test_copies_of_a_document_are_one(subject, tmp_path):
+    text = " ".join(WORDS * 40)
+    (tmp_path / "a.txt").write_text("\f".join([text, text, f"{text} more"]))
+    prompts = build_prompts(subject, text=str(tmp_path / "a.txt"), n=99, length=32)
+    assert set(prompts.documents.tolist()) == {0, 2}
+
+
 def test_with_bos_puts_it_first_and_keeps_the_length(subject, text_file):
     prompts = build_prompts(subject, text=str(text_file), n=4, length=32, bos="with")
     assert prompts.input_ids.shape == (4, 32)
@@ -78,11 +95,12 @@ def test_given_ids(subject):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"n": 0}, "at least one"),
+        ({"n": 0}, "n is 0; the least is 1"),
         ({"length": 100_000}, "beyond this model's maximum"),
         ({"bos": "maybe"}, "BOS policy"),
         ({"kind": "poem"}, "prompt kind"),
         ({"text": "nowhere.txt"}, "No such text file"),
+        ({"text": "the sink of a head " * 40}, "No such text file"),
         ({"kind": "ids", "ids": []}, "empty"),
         ({"kind": "ids", "ids": [[1, 10_000]]}, "do not belong together"),
         ({"text": "hub:none"}, "Hub data set|extra"),
@@ -200,6 +218,7 @@ def test_a_line_in_another_layout_is_told_by_its_fields(subject, tmp_path):
      ("a.txt", b"PK\x03\x04 the", "an archive"),
      ("a.txt", b"GGUF\x03" + bytes(7), "not UTF-8 text: a GGUF file"),
      ("a.txt", b'{"text": "the"}\n\n{"text": "of"}\n', "an object of JSON a line: name it .jsonl"),
+     ("a.ipynb", b'{\n "cells": [{"source": ["the of"]}]\n}', "holds JSON: name it .json"),
      ("a.jsonl", b'{"text": "the of"}\n{"text": null}', "line 2: its text is null, no string"),
      ("a.json", b'{"text": ["the of"]}', r'entry 1: its text is \["the of"\], no string'),
      ("a.jsonl", b'"the of"\n"the of"', "line 1, is no object with a field"),

@@ -12,7 +12,7 @@ import pytest
 from tests.docs_runner import DOCS, ROOT, sinkscope
 
 ANSWERS = {  # number -> what must be said, in any layout
-    1: r"Position zero is an attention sink: later queries give it \d+(\.\d+)? % of",
+    1: r"Position zero is an attention sink: over all heads, later queries give it \d+(\.\d+)? %",
     2: r"Heads, neurons and experts that do Block Unit Share ─+ \d+ (head|neuron) \d+ \d",
     3: r"Sink heads, which read it Block Heads ─+ 2 0–1 3 0–1",
     4: r"Does it need BOS\? .*nats a token",

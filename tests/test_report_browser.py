@@ -441,11 +441,11 @@ def test_axe_finds_nothing_serious(request, browser, axe, which, width, scheme):
 
 
 def serious(opened, axe: str) -> list:
-    """What axe-core calls serious or critical on a page."""
+    """What axe-core calls moderate, serious or critical on a page."""
     opened.page.add_script_tag(content=axe)
     found = opened.page.evaluate("axe.run()")["violations"]
     return [
         (one["id"], one["help"], [n["html"][:150] for n in one["nodes"][:3]])
         for one in found
-        if one["impact"] in ("serious", "critical")
+        if one["impact"] in ("moderate", "serious", "critical")
     ]

@@ -88,6 +88,12 @@ def test_words_name_every_run(one, three):
     assert len(found.keys) == 4
 
 
+def test_what_was_not_asked_for_is_named(one):
+    [run] = one.summary.timeline.runs.values()
+    assert "Not asked for." not in run.notes
+    assert any("untrained was not asked for" in note for note in run.notes)
+
+
 def test_sentences_claim_no_more_than_the_blocks_that_were_looked_at():
     one = {"settled_step": 80, "settled": {"announced": 80}, "unit": "step", "steps": [1, 80]}
     one |= {"emergence": {"sink": None}, "vanished_step": None, "stages": []}
@@ -130,7 +136,9 @@ def test_dashes_tell_curves_of_one_colour_apart(one):
     data = one.data["timeline/run-0"].to_dataset()
     runs = {f"run {i}": data for i in range(6)}
     found = dict.fromkeys(runs, one.summary.timeline.runs["run-0"])
-    chart = timeline_page.charts.course_chart(runs, timeline_page.charts.MEASURES[1], found)
+    chart = timeline_page.charts.course_chart(
+        runs, timeline_page.charts.MEASURES[1], found, timeline_page.STEPS
+    )
     encodings = [layer.to_dict()["encoding"] for layer in chart.layer]
     dashes = next(e["strokeDash"]["scale"]["range"] for e in encodings if "strokeDash" in e)
     assert dashes[0] == dashes[3] != dashes[4]

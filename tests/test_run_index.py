@@ -9,6 +9,7 @@ import pytest
 from sinkscope.cli.app import main
 from sinkscope.errors import InputError
 from sinkscope.model_runs.index import chosen, runs_in
+from sinkscope.report.sweep.columns import COLUMNS
 from sinkscope.report.sweep.page import render_index
 from sinkscope.report.sweep.tables import plain_table
 from sinkscope.schema import Measured
@@ -154,3 +155,16 @@ def test_runs_that_nothing_else_tells_apart_are_listed_by_their_folder():
     shown = plain_table(rows, "Runs")
     assert (shown.columns[0], [cells[0] for cells in shown.rows]) == ("Run", ["mon", "tue"])
     assert "Run" not in plain_table(ROWS, "Runs").columns
+
+
+def test_every_cell_of_a_page_has_the_name_of_its_column():
+    """On a narrow screen a row is a list of cells."""
+    page = render_index("runs", ROWS, {}, "0")
+    assert page.count("<td data-key") == 0
+    assert page.count('<td data-label="Sink"') == len(ROWS)
+
+
+def test_tokens_that_stand_once_are_not_named_as_the_most_frequent():
+    [column] = [column for column in COLUMNS if column.name == "p0"]
+    shown = [column.text(row("a", 0.5, position_zero=zero)) for zero in ("':' × 1", "'<s>' × 8")]
+    assert shown == ["another in each prompt", "'<s>' × 8"]

@@ -279,7 +279,7 @@ def test_sentences_count_what_the_rows_say():
         row("d", p0_sink=False, kind="none", verdict="none", expected="p0-circuit"),
     ]
     assert words.sinks(rows) == (
-        "Position zero is a sink in 1 of 4 models, in part of the rows of 1 (a), in none of 1, "
+        "Position zero is a sink in 1 of 4 models, in part of the rows of 1 (a), in no row of 1, "
         "and 1 are undecided (c)."
     )
     assert words.known(rows) == (

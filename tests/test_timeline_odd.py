@@ -98,3 +98,9 @@ def test_what_is_said_is_said_of_a_checkpoint_by_whatever_name(run):
     assert [note for note in row.notes if "v_head" in note] == [
         f"2 of 3 checkpoints (of, its): {said}"
     ]
+
+
+def test_a_cache_that_cannot_be_one_is_no_fault_of_the_checkpoints(run, tmp_path):
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(InputError, match=r"^Cannot write to .*cache"):
+        timeline(run, kind="random", n=2, length=16, cache=tmp_path / "cache")

@@ -35,7 +35,16 @@ OURS = (
     *("P0", "sink head", "late share", "sink rate", "selectivity", "α₀", "block input"),
     *("sink direction", "sink margin", "emergence block", "unmixed", "C₂", "edit", "control"),
     *("spread", "row entropy", "no-op", "broadcast", "settled", "lean", "exact", "completeness"),
-    *("faithfulness", "frozen", "patched", "ablated", "supervised heads"),
+    *(
+        "null",
+        "unit",
+        "verdict",
+        "faithfulness",
+        "frozen",
+        "patched",
+        "ablated",
+        "supervised heads",
+    ),
 )
 
 

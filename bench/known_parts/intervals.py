@@ -16,7 +16,8 @@ from sinkscope.known.constructed import Truth
 from sinkscope.observe.attention import observe
 from sinkscope.result import Measured
 from sinkscope.stats import bootstrap, paired_change
-from sinkscope.subject.prompts import Prompts, vocabulary
+from sinkscope.subject.prompts import Prompts
+from sinkscope.subject.tokens import vocabulary
 
 SAMPLES = 40  # prompt sets that are drawn from the other windows
 

@@ -76,9 +76,14 @@ def _floors(values: dict[str, list[int]], missed: list[str]) -> str:
             "\n\n*Circuit*: emergence block, writing neurons and reading heads, all exactly. "
             "*Recognition*:\nwithin one read point. *Scan*: where the sink is, and whether it is "
             "weak, in few heads or in a part of\nthe prompts. *Decoys* are models whose sink is no "
-            "circuit of position zero.\n\n"
+            "circuit of position zero. *Anything else*: any\nverdict but `none` and "
+            "`undetermined`.\n\n"
         )
-        + (f"Missed: {'; '.join(missed)}." if missed else "Every floor of what was drawn is met.")
+        + (
+            f"Outside their bounds: {'; '.join(missed)}."
+            if missed
+            else "Every floor of what was drawn is met."
+        )
         + "\n"
     )
 

@@ -50,6 +50,11 @@ def is_panic(error: BaseException) -> bool:
     return type(error).__name__ == "PanicException"
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Whether an error ends the program (Ctrl-C, exit) and says nothing of what it was about."""
+    return not isinstance(error, Exception) and not is_panic(error)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error, of whatever library, says that memory ran out."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

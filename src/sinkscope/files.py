@@ -34,6 +34,17 @@ PROBE = 1 << 22  # bytes that must fit on a disk before anything is computed for
 written: list[Path] = []  # folders that this process has put something into
 
 
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object that a file of whoever holds. Raises InputError where it holds none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file} cannot be read as JSON ({error}).") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file} is not a JSON object.")
+    return content
+
+
 def prove_writable(folder: Path) -> None:
     """See that a folder can be made and written, and that its disk is not full; leave no trace.
 

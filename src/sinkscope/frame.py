@@ -12,6 +12,7 @@ from sinkscope.provenance import new_summary
 from sinkscope.result import Result
 from sinkscope.settings import PromptSettings
 from sinkscope.stats import LEAST_UNITS, units_needed
+from sinkscope.subject.fitting import refuse_unfit
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, prompts_of, with_positions
 
@@ -40,7 +41,10 @@ def chosen_prompts(
             f"a {type(subject).__name__} is no Subject; sinkscope.load reads a folder or a Hub id, "
             "and sinkscope.Subject.from_model takes a model in memory."
         )
-    return prompts_of(subject, settings) if prompts is None else [with_positions(subject, prompts)]
+    if prompts is None:
+        return prompts_of(subject, settings)
+    refuse_unfit(subject, prompts.input_ids, prompts.position_ids)
+    return [with_positions(subject, prompts)]
 
 
 def opening_notes(subject: Subject, prompts: Prompts) -> list[str]:
@@ -72,11 +76,11 @@ def too_few(values: np.ndarray, units: np.ndarray | None, what: str, how: str) -
     if count == 1:
         return [
             f"All prompts come from one document, and intervals speak of it alone: for others take "
-            f"{needed} or more ({how})."
+            f"{needed} or more (--{how})."
         ]
     return [
         f"Intervals rest on {count} {what}{', some far from the rest' if apart else ''}: to cover "
-        f"95 % they need {needed} or more ({how})."
+        f"95 % they need {needed} or more (--{how})."
     ]
 
 

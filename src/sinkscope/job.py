@@ -42,7 +42,8 @@ def run(
 ) -> Result:
     """Scan a model, trace the circuit of its sink and test it; with `advise` say what follows.
 
-    settings, changes  a RunSettings, or its fields as keywords: run(subject, n=16, bos="both")
+    settings, changes  a RunSettings, or its fields as keywords: run(subject, n=16, bos="both");
+                       help(sinkscope.RunSettings) has them all
     progress           called as progress(label, done, total); by default a bar
 
     A model whose circuit cannot be traced or tested is still scanned; its notes say why the rest is

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
+from sinkscope.ordinary import ordinary
 from sinkscope.pace import Pace, stages_of
 from sinkscope.settings import VerifySettings
 
@@ -34,10 +35,17 @@ def progress_bar(stages: Sequence[tuple[str, float]] = ()) -> Iterator[Step]:
 
 
 def shown(command: Command) -> Command:
-    """The command with a bar of its own, in a terminal or a notebook, where it is given none."""
+    """The command with a bar of its own, in a terminal or a notebook, where it is given none.
+
+    It computes as torch does by default, whatever the caller has set.
+    """
 
     @functools.wraps(command)
     def run(*arguments: Any, **given: Any) -> Any:
+        with ordinary():
+            return begun(*arguments, **given)
+
+    def begun(*arguments: Any, **given: Any) -> Any:
         if "progress" in given or showing:
             return command(*arguments, **given)
         from rich.console import Console

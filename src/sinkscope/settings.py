@@ -15,19 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sinkscope.checked import Checked
 from sinkscope.errors import InputError, OutOfResources
 
 BUILTIN = "builtin"
-MOST = 2**63 - 1  # of a whole number
+ASSETS = Path(__file__).resolve().parent / "assets"  # the bundled model, series, excerpt, matrix
 MOST_TOKENS = 1 << 28  # of prompts that are drawn, whose number a text does not bound
 BOS_POLICIES = ("as-is", "with", "without", "both")
 Settings = TypeVar("Settings")
-
-
-def refuse_beyond(name: str, value: Any) -> None:
-    """Raise InputError for a whole number that libraries have no room for."""
-    if isinstance(value, int) and abs(value) > MOST:
-        raise InputError(f"{name} is a whole number beyond 64 bits.")
 
 
 def option(default: Any, **about: Any) -> Any:
@@ -64,7 +59,7 @@ def part_of(settings: Any, kind: type[Settings]) -> Settings:
 
 
 @dataclass(frozen=True)
-class LoadSettings:
+class LoadSettings(Checked):
     """Which model, and how it is loaded.
 
     model              folder, .gguf file or Hub id of a causal model; default: the bundled model
@@ -94,7 +89,7 @@ class LoadSettings:
 
 
 @dataclass(frozen=True)
-class PromptSettings:
+class PromptSettings(Checked):
     """Which prompts a command looks at; its own settings are added to these.
 
     text    text of the prompts: builtin, a .txt or .jsonl file, or hub:NAME for a Hub data set
@@ -105,8 +100,8 @@ class PromptSettings:
     seed    seed of every random choice
     chat_template  render .jsonl lines with "messages" by the tokenizer's chat template
 
-    Raises InputError for a BOS policy that there is not, and for a number below its least;
-    OutOfResources for more drawn tokens than MOST_TOKENS.
+    Raises InputError for a BOS policy that there is not, OutOfResources for more drawn tokens than
+    MOST_TOKENS.
     """
 
     text: str = BUILTIN
@@ -118,13 +113,9 @@ class PromptSettings:
     chat_template: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.bos not in BOS_POLICIES:
             raise InputError(f"BOS policy {self.bos!r} is not one of {', '.join(BOS_POLICIES)}.")
-        for each in dataclasses.fields(self):
-            value, least = getattr(self, each.name), each.metadata.get("at_least")
-            if least is not None and value is not None and value < least:
-                raise InputError(f"{each.name} is {value!r}; the least is {least}.")
-            refuse_beyond(each.name, value)
         if self.kind in ("random", "repeat") and self.n * self.length > MOST_TOKENS:
             raise OutOfResources(
                 f"{self.n:,} prompts of {self.length:,} tokens are more than the {MOST_TOKENS:,} "
@@ -174,7 +165,7 @@ class VerifySettings(PromptSettings):
 class RunSettings(VerifySettings, TraceSettings):
     """What to run with: the settings of `scan`, `trace` and `verify`.
 
-    advise  answer what `advise` answers too, on the first prompts
+    advise  answer what `advise` answers too, on eight of the prompts
     """
 
     advise: bool = False
@@ -226,6 +217,8 @@ class TimelineSettings(PromptSettings):
     dtype         dtype to compute in: float32, bfloat16 or float16; early checkpoints want float32
     device        where to run, such as cpu, cuda, cuda:1 or mps
     untrained     compare with the same architecture untrained
+
+    Raises InputError for a number of blocks that is none.
     """
 
     n: int = option(16, at_least=1)
@@ -235,9 +228,15 @@ class TimelineSettings(PromptSettings):
     device: str = "cpu"
     untrained: bool = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        count = str(self.first_blocks)
+        if count not in ("auto", "all") and not re.fullmatch("0*[1-9][0-9]*", count):
+            raise InputError(f"--first-blocks {count!r} is neither auto, all nor a number above 0.")
+
 
 @dataclass(frozen=True)
-class CheckpointSettings:
+class CheckpointSettings(Checked):
     """Which checkpoints a timeline takes, and how it gets through them; no number depends on it.
 
     revisions    names of the checkpoints, in order, with commas between
@@ -259,7 +258,7 @@ class CheckpointSettings:
 
 
 @dataclass(frozen=True)
-class ReplicationSettings:
+class ReplicationSettings(Checked):
     """What a replication leaves open; length, BOS policy and kind of prompts are the paper's.
 
     text  text of the prompts, where the paper takes text

@@ -27,16 +27,7 @@ def bootstrap(values: np.ndarray, seed: int = 0, units: np.ndarray | None = None
     (`widened_tail`).
     """
     values = np.asarray(values, dtype=np.float64)
-    known = np.isfinite(values)
-    values, sums, counts = values[known], *_by_unit(values[known], known, units)
-    if values.size == 0:
-        return Measured(value=None)
-    mean = float(values.mean())
-    if sums.size < 2:
-        return Measured(value=mean)
-    generator = np.random.default_rng(seed)
-    picks = generator.integers(sums.size, size=(RESAMPLES, sums.size))
-    return resampled(mean, sums[picks].sum(1) / counts[picks].sum(1), widened_tail(sums.size))
+    return paired_change(values, np.zeros_like(values), seed=seed, units=units)
 
 
 def resampled(value: float, drawn: np.ndarray | list[float], tail: float = 0.025) -> Measured:
@@ -227,7 +218,7 @@ def widened_tail(n: int) -> float:
     return float(norm.cdf(t.ppf(0.025, n - 1) * np.sqrt(n / (n - 1))))
 
 
-def sign_flip_p(differences: np.ndarray, seed: int = 0) -> float | None:
+def sign_flip_p(differences: np.ndarray) -> float | None:
     """One-sided p of paired differences [n] being above zero, by flipping their signs.
 
     The share of sign flips whose sum reaches the observed one. Exact for up to 12 prompts, else
@@ -242,7 +233,7 @@ def sign_flip_p(differences: np.ndarray, seed: int = 0) -> float | None:
     if n <= EXACT_FLIPS:
         signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
     else:
-        draws = np.random.default_rng(seed).integers(0, 2, size=(FLIPS - 1, n))
+        draws = np.random.default_rng(0).integers(0, 2, size=(FLIPS - 1, n))
         signs = np.concatenate([np.ones((1, n)), 1 - 2 * draws])
     sums = signs @ values
     # rounding must not break the tie of a flip with the observed sum

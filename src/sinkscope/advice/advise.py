@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from sinkscope.advice.arrays import advise_dataset
 from sinkscope.advice.bench import Bench
 from sinkscope.advice.bos import advise_bos
@@ -23,9 +25,10 @@ from sinkscope.progress import shown
 from sinkscope.provenance import new_summary
 from sinkscope.result import Result
 from sinkscope.schema.advise import Advice
-from sinkscope.settings import AdviseSettings, ScanSettings
+from sinkscope.settings import AdviseSettings, PromptSettings, ScanSettings, part_of
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, prompts_of
+from sinkscope.subject.prompts import Prompts, build_prompts
+from sinkscope.subject.windows import in_turn
 
 QUESTIONS: dict[str, Callable[[Bench], Advice]] = {
     "bos": advise_bos,
@@ -61,7 +64,8 @@ def advise(
         raise InputError("advise compares BOS by itself; use --bos as-is, with or without.")
     length = min(settings.length, subject.max_length or settings.length)
     settings = dataclasses.replace(settings, length=length)
-    [prompts] = prompts_of(subject, settings)
+    asked_for = dataclasses.asdict(part_of(settings, PromptSettings))
+    prompts = build_prompts(subject, **asked_for, by_turns=True)  # intervals count documents
     seen = {k: v for k, v in vars(settings).items() if k not in ("within", "questions")}
     result = scan(
         subject, ScanSettings(**seen, untrained=False), prompts=prompts, progress=progress
@@ -77,12 +81,14 @@ def advise_on(
     asked: Sequence[str] = tuple(QUESTIONS),
     progress: Progress = silent,
 ) -> Result:
-    """The answers alone, from the first settings.n of the prompts that were scanned."""
+    """The answers alone, from settings.n of the prompts that were scanned, documents by turns."""
     import xarray
 
+    documents = range(len(prompts)) if prompts.units is None else prompts.units.tolist()
+    rows = sorted(in_turn(documents)[: settings.n])
     bench = Bench(
-        subject, prompts.take(slice(0, settings.n)), settings, scanned.summary.scan[prompts.bos],
-        scanned.data[f"scan/{prompts.bos}"].to_dataset(), progress,
+        subject, prompts.take(torch.tensor(rows)), settings, scanned.summary.scan[prompts.bos],
+        scanned.data[f"scan/{prompts.bos}"].to_dataset().isel(sequence=rows), progress,
     )  # fmt: skip
     command = {"name": "advise", **dataclasses.asdict(settings)}
     summary = new_summary(subject, [prompts], command, settings.seed)
@@ -90,7 +96,7 @@ def advise_on(
         with bench.counted(name):
             summary.advise[name] = QUESTIONS[name](bench)
     few = len(bench.prompts) < len(prompts)
-    part = f"On the first {len(bench.prompts)} of {len(prompts)} prompts." if few else ""
+    part = f"On {len(bench.prompts)} of {len(prompts)} prompts." if few else ""
     for one in summary.advise.values():
         one.limits = " ".join(filter(None, [one.limits, bench.about_text, part]))
     return Result(summary, xarray.DataTree.from_dict({"advise": advise_dataset(bench)}))

@@ -94,7 +94,7 @@ class Bench:
     @property
     def _late(self) -> np.ndarray:
         """[n] late share of P0, the figure by which few texts are told to be too few."""
-        return nan_mean(self.scan_data["p0_late"].to_numpy()[: len(self.prompts)], (1, 2))
+        return nan_mean(self.scan_data["p0_late"].to_numpy(), (1, 2))
 
     def mean(self, values: np.ndarray) -> Measured:
         """Mean of a figure of each text [n], with its interval over documents."""

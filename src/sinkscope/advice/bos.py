@@ -79,7 +79,7 @@ def _with(bench: Bench) -> Prompts:
     asked = {k: v for k, v in dataclasses.asdict(bench.settings).items() if k in _PROMPTS}
     most = bench.subject.max_length or bench.prompts.length + 1
     length = min(bench.prompts.length, most - 1)  # a second BOS has to fit
-    return build_prompts(bench.subject, **{**asked, "bos": "with", "length": length})
+    return build_prompts(bench.subject, **{**asked, "bos": "with", "length": length}, by_turns=True)
 
 
 _PROMPTS = ("text", "kind", "n", "seed", "chat_template")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Iterable
@@ -99,9 +100,10 @@ def parse(texts: Iterable[str], asked: Iterable[str]) -> list[Gate]:
 
 def _bound(text: str) -> str | float:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return text
+    return text if math.isnan(number) else number
 
 
 def _wrong(gate: Gate | None, asked: list[str]) -> str:

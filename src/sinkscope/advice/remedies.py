@@ -18,7 +18,12 @@ ELSEWHERE = {
     "tokens": "Its sink is on tokens wherever they stand",
     "positions": "Its sink is at other positions",
 }
-ANSWERS = {"used": "keep it", "free": "it can go", "harmful": "it can go", None: "undetermined"}
+ANSWERS = {
+    "used": "keep it",
+    "free": "not needed",
+    "harmful": "better without it",
+    None: "undetermined",
+}
 
 
 def advise_remedies(bench: Bench) -> Advice:

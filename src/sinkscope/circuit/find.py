@@ -59,25 +59,23 @@ def find_circuit(
     subject: Subject,
     prompts: Prompts,
     *,
-    reader: str = "auto",
     seed: int = 0,
     untrained: bool = True,
-    scan: Result | None = None,
     progress: Progress = silent,
 ) -> Circuit:
     """The circuit by which position zero becomes a sink on these prompts.
 
     untrained  compare the norm of P0 with the same architecture untrained
-    scan       a scan of the same prompts, whose sinking heads are taken instead of read again
 
     Raises Unsupported for a model whose residual identity does not hold.
     """
-    return find(subject, prompts, reader, seed, untrained, scan, progress).circuit
+    return find(subject, prompts, seed=seed, untrained=untrained, progress=progress).circuit
 
 
 def find(
     subject: Subject,
     prompts: Prompts,
+    *,
     reader: str = "auto",
     seed: int = 0,
     untrained: bool = True,
@@ -87,6 +85,7 @@ def find(
 ) -> FoundCircuit:
     """`find_circuit` with everything that was measured on the way (numbers: steps above).
 
+    scan      a scan of the same prompts, whose sinking heads are taken instead of read again
     observed  the pass of step 2 over the same prompts, where it was made already
     """
     same = scan is not None and scan.summary.prompts.sha256.get(prompts.bos) == prompts.sha256

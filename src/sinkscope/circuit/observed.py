@@ -28,7 +28,8 @@ from sinkscope.observe.softmax import attend_without_first
 from sinkscope.observe.stream import OthersMean, norm_ratio
 from sinkscope.observe.tap import SIGMOID
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, vocabulary
+from sinkscope.subject.prompts import Prompts
+from sinkscope.subject.tokens import vocabulary
 
 SAMPLE = 512  # other positions whose states are kept
 SAMPLE_BYTES = 1 << 27  # and the most memory they may take

@@ -40,11 +40,9 @@ def stream_hooks(
     return lambda: [*read(), *wrote()]
 
 
-def p0_points(
-    subject: Subject, sites: Sites, tokens: torch.Tensor, stop: int | None = None
-) -> torch.Tensor:
+def p0_points(subject: Subject, sites: Sites, tokens: torch.Tensor) -> torch.Tensor:
     """P0's stream at each of `sites.points` for each of tokens [n]: [n, points, d], fp32."""
-    return p0_states(subject, tokens, lambda keep: stream_hooks(subject, sites, keep), stop)
+    return p0_states(subject, tokens, lambda keep: stream_hooks(subject, sites, keep))
 
 
 def width_of(subject: Subject) -> int:

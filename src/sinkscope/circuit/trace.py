@@ -91,9 +91,15 @@ def trace_one(
     observed  the pass over these prompts, where it was made already
     """
     found = find(
-        subject, prompts, settings.reader, settings.seed, settings.untrained, scan, progress,
-        observed,
-    )  # fmt: skip
+        subject,
+        prompts,
+        reader=settings.reader,
+        seed=settings.seed,
+        untrained=settings.untrained,
+        scan=scan,
+        progress=progress,
+        observed=observed,
+    )
     sites, u, seen = found.circuit.sites, found.circuit.direction, found.observed
     with together(subject) as start:
         read = start(_read_writes, subject, found)

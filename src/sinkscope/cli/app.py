@@ -6,9 +6,7 @@ import errno
 import io
 import os
 import sys
-import textwrap
 import time
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -16,6 +14,7 @@ import typer
 import sinkscope
 from sinkscope.cli import commands, common, doctor, index, lab, models, report, sweep
 from sinkscope.cli.ending import INTERRUPTED, TERMINATED, terminated
+from sinkscope.cli.options import add_command
 from sinkscope.errors import Interrupted, SinkscopeError, is_out_of_memory, is_panic
 from sinkscope.files import disk_is_full, written
 from sinkscope.report.text import visible
@@ -51,18 +50,10 @@ def _root(
     pass
 
 
-def _add(name: str, command: Callable[..., None], epilog: str) -> None:
-    """Add a command; its short help is given, since a sentence that is cut says nothing."""
-    title, *lines = [line for line in epilog.splitlines() if line.strip()]
-    examples = textwrap.dedent("\n".join(lines))
-    kept = f"{title}\n\n\b\n{examples}"  # examples stand as they are written
-    app.command(name, epilog=kept, short_help=command.__doc__)(command)
-
-
 for _name, _examples in commands.EXAMPLES.items():
-    _add(_name, getattr(commands, _name), f"Examples:\n{_examples}")
+    add_command(app, _name, getattr(commands, _name), _examples)
 for _command in (sweep, index, report, models, doctor):
-    _add(_command.__name__.rpartition(".")[2], _command.command, _command.EPILOG)
+    add_command(app, _command.__name__.rpartition(".")[2], _command.command, _command.EXAMPLES)
 app.add_typer(lab.app, name="lab")
 
 

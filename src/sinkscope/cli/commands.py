@@ -27,48 +27,46 @@ from sinkscope.settings import (
     VerifySettings,
     part_of,
 )
+from sinkscope.subject.documents import refuse_no_text
 
 # in the order of the help; each is a function below
 EXAMPLES = {
     "run": """
-  sinkscope run                             the bundled model, into ./sinkscope-run-bundled\n
-  sinkscope run path/to/model --out D       a local model\n
-  sinkscope run path/to/model --budget 10           minutes; what was left out is said\n
-  sinkscope run Qwen/Qwen2.5-0.5B --bos both --dtype bfloat16 --device cuda\n
-  sinkscope run ./my-model --expect p0-circuit      exit code 1 for any other verdict""",
+  sinkscope run                                  the bundled model
+  sinkscope run path/to/model --out D            a local model
+  sinkscope run path/to/model --budget 10        ten minutes at most
+  sinkscope run Qwen/Qwen2.5-0.5B --bos both --dtype bfloat16 --device cuda
+  sinkscope run ./my-model --expect p0-circuit   exit code 1 for another verdict""",
     "scan": """
-  sinkscope scan                                   the bundled model\n
-  sinkscope scan EleutherAI/pythia-160m --json     a Hub model, summary as JSON\n
-  sinkscope scan ./my-model --length 256 --n 64 --bos both --out scan-of-my-model\n
-  sinkscope scan ./my-model --expect sink          exit code 1 if there is none""",
+  sinkscope scan                                 the bundled model
+  sinkscope scan EleutherAI/pythia-160m --json   a Hub model, summary as JSON
+  sinkscope scan ./my-model --length 256 --n 64 --bos both --out my-scan
+  sinkscope scan ./my-model --expect sink        exit code 1 if there is none""",
     "trace": """
-  sinkscope trace                                  the bundled model\n
-  sinkscope trace ./my-model --out traced          with a report: the circuit drawn\n
+  sinkscope trace                                the bundled model
+  sinkscope trace ./my-model --out traced        with a report, circuit drawn
   sinkscope trace ./my-model --bos both --no-vocabulary --json""",
     "verify": """
-  sinkscope verify                                 the bundled model\n
-  sinkscope verify ./my-model --out verified       every test beside its control\n
-  sinkscope verify ./my-model --expect p0-circuit  exit code 1 for any other verdict\n
-  sinkscope verify gpt2 --replication ran-milo-2026     published numbers beside measured ones""",
+  sinkscope verify                               the bundled model
+  sinkscope verify ./my-model --out verified     every test beside its control
+  sinkscope verify ./my-model --expect p0-circuit
+  sinkscope verify gpt2 --replication ran-milo-2026""",
     "timeline": """
-  sinkscope timeline bundled                        the bundled series\n
-  sinkscope timeline runs/llama-20m --workers 2     a folder of checkpoint-500, ..\n
-  sinkscope timeline EleutherAI/pythia-160m --revisions step0,step512,step1000,step143000\n
-  sinkscope timeline runs/a runs/b --first-blocks all --out two-runs     with losses\n
+  sinkscope timeline bundled                     the bundled series
+  sinkscope timeline runs/my-run --workers 2     a folder of checkpoint-500, ..
+  sinkscope timeline EleutherAI/pythia-160m --revisions step0,step512,step1000
+  sinkscope timeline runs/a runs/b --first-blocks all --out two-runs
   sinkscope timeline runs/a --pattern 'run-(?P<step>[0-9]+)' --workers ray""",
     "mix": """
-  sinkscope mix                                    the bundled model\n
-  sinkscope mix ./my-model --bos both --json       summary as JSON\n
-  sinkscope mix ./my-model --pairs 64 --length 512 --out mixing-of-my-model\n
+  sinkscope mix                                  the bundled model
+  sinkscope mix ./my-model --bos both --json     summary as JSON
+  sinkscope mix ./my-model --pairs 64 --length 512 --out mixed
   sinkscope mix ./my-model --paraphrases pairs.jsonl --longest 4096""",
     "advise": """
-  sinkscope advise                                 the bundled model
-
+  sinkscope advise                               the bundled model
   sinkscope advise ./my-model --out advice --model-card CARD.md
-
   sinkscope advise ./my-model --questions bos,streaming
-
-  sinkscope advise ./my-model --gate 'kv-keep<=4' --gate bos=needed     exit code 1 if not""",
+  sinkscope advise ./my-model --gate 'kv-keep<=4' --gate bos=needed""",
 }
 
 
@@ -213,6 +211,8 @@ def advise(
     from sinkscope.advice.advise import advise as answer
     from sinkscope.advice.advise import questions
 
+    if settings.kind == "text":
+        refuse_no_text(settings.text)
     wanted = gates.parse(gate or (), questions(settings.questions))
     writes = showing.out is not None
     stages = stages_of("advise", vars(settings), writes=writes)

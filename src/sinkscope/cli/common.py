@@ -23,6 +23,7 @@ from sinkscope.files import disk_is_full, prove_writable
 from sinkscope.pace import stages_of
 from sinkscope.progress import progress_bar as progress_bar
 from sinkscope.settings import LoadSettings, PromptSettings
+from sinkscope.subject.documents import refuse_no_text
 
 if TYPE_CHECKING:
     from sinkscope.frame import Progress
@@ -63,6 +64,8 @@ def measure(
     """Load a model, run the command of that name on it, save, print, hold against `expect`."""
     check(showing.out, expect, known)
     check_unowned(showing)
+    if settings.kind == "text":
+        refuse_no_text(settings.text)
     stages = stages_of(name, vars(settings), writes=showing.out is not None)
     with watched(showing, stages) as progress:
         subject = opened(loading, showing, progress)

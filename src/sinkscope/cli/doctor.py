@@ -9,8 +9,8 @@ import typer
 
 from sinkscope.cli import common
 
-EPILOG = """Examples:\n
-  sinkscope doctor\n
+EXAMPLES = """
+  sinkscope doctor
   sinkscope doctor --device cuda --json"""
 
 

@@ -12,9 +12,9 @@ import typer
 from sinkscope.cli import common
 from sinkscope.cli.options import Printing, options
 
-EPILOG = """Examples:\n
-  sinkscope index runs                        every run below it, and index.html there\n
-  sinkscope index runs --sort=-late-share     from the largest\n
+EXAMPLES = """
+  sinkscope index runs                      every run below it
+  sinkscope index runs --sort=-late-share   from the largest
   sinkscope index runs --where 'late-share>0.2' --where verdict=p0-circuit"""
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sinkscope.cli import common, lab_experiments
+from sinkscope.cli.options import add_command
 from sinkscope.errors import InputError
 
 app = typer.Typer(
@@ -17,14 +18,23 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(epilog=lab_experiments.RUN_EPILOG)(lab_experiments.run)
-app.command(epilog=lab_experiments.STUDY_EPILOG)(lab_experiments.study)
+EXAMPLES = {
+    "list": """
+  sinkscope lab list
+  sinkscope lab list --json""",
+    "build": """
+  sinkscope lab build --mechanism p0-two-block --seed 7 --out D
+  sinkscope scan D --prompts random --json       the truth is in D/truth.json
+  sinkscope lab build --mechanism p0-two-block --carry 1 --out E
+  sinkscope mix E --prompts random""",
+    "train": """
+  sinkscope lab train induced-tiny --out D       under three minutes
+  sinkscope lab train induced-from-2 --corpus PATH --out D
+  sinkscope lab train my-own.yaml --steps 500 --seed 3 --out D
+  sinkscope lab train induced-from-2 --corpus PATH --out D --resume""",
+}
 
 
-@app.command(
-    "list",
-    epilog="Examples:\n\n  sinkscope lab list\n\n  sinkscope lab list --json",
-)
 def list_known(json: common.Json = False, debug: common.Debug = False) -> None:
     """What can be built, trained and run: mechanisms, recipes and experiments."""
     from sinkscope.known.constructed import MECHANISMS
@@ -54,13 +64,6 @@ def list_known(json: common.Json = False, debug: common.Debug = False) -> None:
         typer.echo(f"  {name:24} {', '.join(sizes):30} {row['question']}")
 
 
-@app.command(
-    epilog="Examples:\n\n"
-    "  sinkscope lab train induced-tiny --out D      under three minutes; then sinkscope scan D\n\n"
-    "  sinkscope lab train induced-from-2 --corpus PATH --out D\n\n"
-    "  sinkscope lab train my-own.yaml --steps 500 --seed 3 --out D\n\n"
-    "  sinkscope lab train induced-from-2 --corpus PATH --out D --resume"
-)
 def train(
     recipe: Annotated[
         str, typer.Argument(metavar="NAME", help="One of sinkscope lab list, or a .yaml file.")
@@ -90,12 +93,12 @@ def train(
     import torch
     from transformers.utils import logging
 
+    from sinkscope.checked import refuse_beyond
     from sinkscope.lab.data import prepare
     from sinkscope.lab.recipe import read_recipe
     from sinkscope.lab.state import check_out
     from sinkscope.lab.summary import summary
     from sinkscope.lab.train import train as train_model
-    from sinkscope.settings import refuse_beyond
 
     logging.disable_progress_bar()
     torch.set_num_threads(threads)
@@ -123,12 +126,6 @@ def train(
     typer.echo(f"{summary(model, data, chosen)}\nSaved in {out}.")
 
 
-@app.command(
-    epilog="Examples:\n\n"
-    "  sinkscope lab build --mechanism p0-two-block --seed 7 --out D\n\n"
-    "  sinkscope scan D --prompts random --json      the truth is in D/truth.json\n\n"
-    "  sinkscope lab build --mechanism p0-two-block --carry 1 --out D     then sinkscope mix D"
-)
 def build(
     mechanism: Annotated[str, typer.Option(help="One of sinkscope lab list.")],
     out: Annotated[Path, typer.Option(help="Folder for the model and its truth.json.")],
@@ -158,6 +155,13 @@ def build(
     given = {"family": family, "noise": noise, "carry": carry}
     spec = draw_spec(mechanism, seed, **{k: v for k, v in given.items() if v is not None})
     typer.echo(f"Built {build_model(spec, out)}; the truth is in {out / 'truth.json'}.")
+
+
+add_command(app, "run", lab_experiments.run, lab_experiments.EXAMPLES["run"])
+add_command(app, "study", lab_experiments.study, lab_experiments.EXAMPLES["study"])
+add_command(app, "list", list_known, EXAMPLES["list"])
+add_command(app, "build", build, EXAMPLES["build"])
+add_command(app, "train", train, EXAMPLES["train"])
 
 
 def _mechanism(name: str) -> dict:

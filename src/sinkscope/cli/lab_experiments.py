@@ -15,18 +15,17 @@ if TYPE_CHECKING:
     from sinkscope.lab.studies.plan import StudyPlan
     from sinkscope.lab.studies.runs import StudyProgress
 
-RUN_EPILOG = (
-    "Examples:\n\n"
-    "  sinkscope lab run packing --size smoke --out D          a quarter of an hour on a CPU\n\n"
-    "  sinkscope lab run packing --size small --corpus PATH --device cuda --minutes 10 --out D\n\n"
-    "  sinkscope lab run packing --size paper --corpus PATH --out D --dry-run\n\n"
-    "The same command again goes on where it stopped, and writes the study page again."
-)
-STUDY_EPILOG = (
-    "Examples:\n\n"
-    "  sinkscope lab study smoke-run --out docs/studies\n\n"
-    "  sinkscope lab study smoke-run small-run --out docs/studies      two sizes on one page"
-)
+EXAMPLES = {
+    "run": """
+  sinkscope lab run packing --out D              a quarter of an hour on a CPU
+  sinkscope lab run packing --size small --corpus PATH --device cuda --out D
+  sinkscope lab run packing --size paper --corpus PATH --out D --dry-run
+
+  The same command again goes on where it stopped.""",
+    "study": """
+  sinkscope lab study smoke-run --out docs/studies
+  sinkscope lab study smoke-run small-run --out docs/studies""",
+}
 
 
 def run(

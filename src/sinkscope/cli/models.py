@@ -11,14 +11,15 @@ import typer
 
 from sinkscope.cli import common
 from sinkscope.errors import InputError
+from sinkscope.settings import ASSETS
 
-EPILOG = """Examples:\n
-  sinkscope models                          what the committed check found\n
-  sinkscope models --json\n
-  sinkscope models --verify llama gpt_oss   check these families here and now\n
+EXAMPLES = """
+  sinkscope models                          what the committed check found
+  sinkscope models --json
+  sinkscope models --verify llama gpt_oss   check these families here and now
   sinkscope models --verify --out m.json    check every family; takes minutes"""
 
-MATRIX = Path(__file__).resolve().parent.parent / "assets" / "support.json"
+MATRIX = ASSETS / "support.json"
 
 
 def command(

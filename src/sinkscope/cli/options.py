@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import NoneType
@@ -58,6 +59,12 @@ class Showing(Printing):
 
     out: Path | None = None
     force: bool = False
+
+
+def add_command(app: typer.Typer, name: str, command: Callable[..., None], examples: str) -> None:
+    """Add a command; examples stand as they are written, and its short help is never cut."""
+    shown = f"Examples:\n\n{textwrap.dedent(examples).strip()}".replace("\n\n", "\n\n\b\n")
+    app.command(name, epilog=shown, short_help=command.__doc__)(command)
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:

@@ -10,11 +10,11 @@ import typer
 from sinkscope.cli import common
 from sinkscope.cli.options import Printing, options
 
-EPILOG = """Examples:\n
-  sinkscope report sinkscope-run-bundled              render report.html again\n
-  sinkscope report run-a --against run-b              compare two runs on one page\n
-  sinkscope report run-a --against run-b --against run-c\n
-  sinkscope report run-a --figures figures            charts as PNG, SVG and PDF"""
+EXAMPLES = """
+  sinkscope report sinkscope-run-bundled     render report.html again
+  sinkscope report run-a --against run-b     compare two on one page
+  sinkscope report run-a --against run-b --against run-c
+  sinkscope report run-a --figures figures   charts as PNG, SVG and PDF"""
 
 
 @options

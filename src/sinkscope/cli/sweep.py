@@ -15,13 +15,14 @@ from sinkscope.cli.options import Showing, options
 if TYPE_CHECKING:
     from sinkscope.model_runs.sweep import Sweep
 
-EPILOG = """Examples:\n
-  sinkscope sweep models.yaml                     into ./sinkscope-sweep-models\n
-  sinkscope sweep models.yaml --workers 4         local processes; again after a kill: goes on\n
-  sinkscope sweep models.yaml --workers ray --out D --json\n
-  models.yaml, one run for each model and choice of settings (docs/sweep.md):\n
-    models: [bundled, Qwen/Qwen2.5-0.5B, {constructed: p0-two-block, seed: 7}]\n
-    do: run\n
+EXAMPLES = """
+  sinkscope sweep models.yaml               into ./sinkscope-sweep-models
+  sinkscope sweep models.yaml --workers 4   in four local processes
+  sinkscope sweep models.yaml --workers ray --out D --json
+
+  models.yaml, one run for each model and choice of settings (docs/sweep.md):
+    models: [bundled, Qwen/Qwen2.5-0.5B, {constructed: p0-two-block, seed: 7}]
+    do: run
     settings: {n: 16, length: [64, 128], bos: both}"""
 
 

@@ -22,7 +22,8 @@ from sinkscope.observe.layout import Layout
 from sinkscope.observe.reads import AttentionRead, Want, on_cpu
 from sinkscope.schema.scan import Delimiter
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, token_text, vocabulary
+from sinkscope.subject.prompts import Prompts, token_text
+from sinkscope.subject.tokens import vocabulary
 
 SINK = 0.3  # the threshold of Gu et al., used where one threshold is needed
 WEAK = 0.1  # a tenth of the attention: less is no place where it gathers
@@ -30,6 +31,7 @@ WEAK = 0.1  # a tenth of the attention: less is no place where it gathers
 # passing: at T = 8 uniform late queries already give P0 0.16.
 OVER_UNIFORM = 3.0
 LEAST = 0.05  # a key or token with less is not counted among those that hold a sink
+DELIMITERS = 12  # tokens away from P0 that are told
 MIN_QUERIES = 16  # a key seen by fewer queries has no stable mean
 
 
@@ -164,9 +166,9 @@ class AttentionStats:
         """Mean over valid queries of entropy, learned mass or mass elsewhere: [layer, head]."""
         return (self._sums[name] / self._queries).numpy() if name in self._sums else None
 
-    def delimiters(self, tokenizer, top: int = 12) -> list[Delimiter]:
+    def delimiters(self, tokenizer) -> list[Delimiter]:
         """Tokens away from P0 that most often receive more than SINK, with their mean alpha."""
-        order = np.argsort(-self.token_hits, kind="stable")[:top]
+        order = np.argsort(-self.token_hits, kind="stable")[:DELIMITERS]
         return [
             {
                 "token": token_text(tokenizer, int(i)),

@@ -34,7 +34,8 @@ from sinkscope.progress import shown
 from sinkscope.result import Result
 from sinkscope.settings import ScanSettings
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, token_text, vocabulary
+from sinkscope.subject.prompts import Prompts, token_text
+from sinkscope.subject.tokens import vocabulary
 
 PILOT = 8  # prompts for what needs queries and keys at hand, and for the nulls
 MAPS = 2  # prompts whose maps are kept for the report

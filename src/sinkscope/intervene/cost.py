@@ -18,7 +18,8 @@ from sinkscope.observe.loss import (
     token_loss,
 )
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import TOKENS_PER_BATCH, Prompts, vocabulary
+from sinkscope.subject.prompts import TOKENS_PER_BATCH, Prompts
+from sinkscope.subject.tokens import vocabulary
 
 LOGITS = 1 << 26  # logits held at once
 CACHED = 1 << 19  # logits of which log-probabilities are worked out at once on a CPU

@@ -38,7 +38,8 @@ from sinkscope.observe.registry import hooks
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.observe.sites import Sites
 from sinkscope.subject.load import Subject
-from sinkscope.subject.prompts import Prompts, vocabulary
+from sinkscope.subject.prompts import Prompts
+from sinkscope.subject.tokens import vocabulary
 
 KEPT_LOGITS = 1 << 26  # intact logits kept for all prompts together; more are computed again
 LOGITS_PER_PASS = 1 << 25

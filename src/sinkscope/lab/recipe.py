@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 
+from sinkscope.checked import refuse_beyond
 from sinkscope.errors import InputError
 from sinkscope.lab.demand import Demand
-from sinkscope.settings import refuse_beyond
 from sinkscope.subject.variants.configuration import FUSED
 from sinkscope.yaml_files import read_yaml, validated, yaml_names
 

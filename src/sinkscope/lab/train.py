@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from sinkscope.errors import InputError, Interrupted
 from sinkscope.lab import ranks
 from sinkscope.lab.data import Data
-from sinkscope.lab.demand import delimiter_ids, supervising
+from sinkscope.lab.demand import Supervised, delimiter_ids, supervising
 from sinkscope.lab.metrics import QUICK, quick_figures
 from sinkscope.lab.model import build_model
 from sinkscope.lab.recipe import TrainingRecipe
@@ -107,9 +107,8 @@ def fit(
     and Stopped is raised.
     """
     recipe, model = training.recipe, training.model
-    cuda = model.device.type == "cuda"
     forward = ranks.parallel(model)
-    forward = torch.compile(forward) if cuda else forward
+    forward = torch.compile(forward) if model.device.type == "cuda" else forward
     measure = measure or _quick(training)
     if training.step == 0 and ranks.first():
         keep(training.state())
@@ -119,36 +118,7 @@ def fit(
     model.train()
     with _demand(training) as supervised:
         while training.step < recipe.steps:
-            start, step = time.perf_counter(), training.step
-            batch = ranks.share(training.data.batch(recipe, training.generator)).to(model.device)
-            rate = _set_rate(training.optimizer, recipe.learning_rate_at(step))
-            with torch.autocast(
-                model.device.type, torch.bfloat16, enabled=cuda or recipe.precision == "bf16"
-            ):
-                out = forward(**model_inputs(batch[:, :-1], training), use_cache=False)
-            loss = nn.functional.cross_entropy(
-                out.logits.float().flatten(0, 1), targets(batch, training).flatten()
-            )
-            row: dict = {"step": step + 1, "loss": ranks.mean(loss.item())}
-            if not math.isfinite(row["loss"]):
-                raise InputError(f"the loss is no number at step {step + 1}: lower learning_rate.")
-            if supervised is not None and recipe.demand is not None:
-                share = supervised.log_share()
-                row["demand_share"] = math.exp(share.item())
-                loss = loss + recipe.demand.penalty(share, supervised.log_ratio(), step)
-            if getattr(out, "aux_loss", None) is not None:
-                loss = loss + model.config.router_aux_loss_coef * out.aux_loss
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-            training.optimizer.step()
-            training.optimizer.zero_grad()
-            training.step = step + 1
-            seconds = time.perf_counter() - start
-            row |= {
-                "gradient_norm": norm.item(),
-                "lr": rate,
-                "tokens_per_second": ranks.world() * batch[:, 1:].numel() / seconds,
-            }
+            row = _step(training, forward, supervised)
             last = training.step == recipe.steps
             # the first process' clock decides for all
             stopped = not last and ranks.mean(float(ranks.first() and stop())) > 0
@@ -163,6 +133,40 @@ def fit(
             if stopped:
                 raise Stopped
     model.eval()
+
+
+def _step(training: Training, forward: Callable, supervised: Supervised | None) -> dict:
+    """One step of the optimizer, and its row. Raises InputError for a loss that is no number."""
+    recipe, model, step = training.recipe, training.model, training.step
+    start = time.perf_counter()
+    batch = ranks.share(training.data.batch(recipe, training.generator)).to(model.device)
+    rate = _set_rate(training.optimizer, recipe.learning_rate_at(step))
+    half = model.device.type == "cuda" or recipe.precision == "bf16"
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=half):
+        out = forward(**model_inputs(batch[:, :-1], training), use_cache=False)
+    loss = nn.functional.cross_entropy(
+        out.logits.float().flatten(0, 1), targets(batch, training).flatten()
+    )
+    row: dict = {"step": step + 1, "loss": ranks.mean(loss.item())}
+    if not math.isfinite(row["loss"]):
+        raise InputError(f"the loss is no number at step {step + 1}: lower learning_rate.")
+    if supervised is not None and recipe.demand is not None:
+        share = supervised.log_share()
+        row["demand_share"] = math.exp(share.item())
+        loss = loss + recipe.demand.penalty(share, supervised.log_ratio(), step)
+    if getattr(out, "aux_loss", None) is not None:
+        loss = loss + model.config.router_aux_loss_coef * out.aux_loss
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    training.optimizer.step()
+    training.optimizer.zero_grad()
+    training.step = step + 1
+    seconds = time.perf_counter() - start
+    return row | {
+        "gradient_norm": norm.item(),
+        "lr": rate,
+        "tokens_per_second": ranks.world() * batch[:, 1:].numel() / seconds,
+    }
 
 
 def _quick(training: Training) -> Measure:

@@ -42,6 +42,7 @@ from sinkscope.mixing.sweeps import (
 from sinkscope.observe.sites import Sites
 from sinkscope.settings import MixSettings
 from sinkscope.subject.at_hand import no_gradients
+from sinkscope.subject.fitting import check_length
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, build_prompts
 
@@ -61,6 +62,7 @@ def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress:
     if settings.paraphrases:
         file = settings.paraphrases
         rewritten = read_paraphrases(subject, file, prompts.bos, prompts.length)
+    check_length(subject, settings.longest or 0, "longest")
     if len(prompts) > settings.pairs:
         notes.append(
             f"What is measured here is of the first {settings.pairs} of {len(prompts)} prompts "

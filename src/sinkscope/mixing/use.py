@@ -17,12 +17,12 @@ from sinkscope.stats import Draw, judged
 DECIDING = (REDISTRIBUTED.name, VALUE_ZEROED.name)  # conditions that decide
 UNDETERMINED, NO_SINK = "undetermined", "no sink"
 WORDS = {
-    "used": "The sink is used here",
-    "harmful": "The sink is harmful here: without it the loss falls",
+    "used": "The sink is used: without it the loss rises",
+    "harmful": "The sink is harmful: without it the loss falls",
     "changes predictions": "The sink changes predictions, but not this loss: whether it is needed "
     "depends on the text",
-    "present, not needed": "The sink is present, not needed: without it neither the loss nor the "
-    "predictions change by as much as counts",
+    "present, not needed": "The sink is present, not needed: without it the loss changes by less "
+    f"than {USED:g} nats a token, and the predictions by less than {PREDICTIONS:g} (KL)",
     UNDETERMINED: "Whether the loss needs the sink is open",
     NO_SINK: "The model does not sink at position zero, so there is no sink to take away; the "
     "conditions took every head's attention to it",

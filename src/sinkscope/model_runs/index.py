@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -121,7 +122,9 @@ def condition(
     try:
         number = float(bound)
     except ValueError:
-        raise InputError(f"{option} {text!r}: {bound!r} is no number.") from None
+        number = math.nan
+    if math.isnan(number):
+        raise InputError(f"{option} {text!r}: {bound!r} is no number.")
 
     def passes(row: SweepRow) -> bool:
         value = column.value(row)

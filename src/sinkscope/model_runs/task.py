@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from sinkscope.detect.scan import scan
-from sinkscope.errors import is_panic, reason
+from sinkscope.errors import is_interrupt, reason
 from sinkscope.job import run
 from sinkscope.known.constructed import Truth, build_in_memory, draw_spec
 from sinkscope.model_runs.plan import LOADING, PlannedRun, settings_of
@@ -60,7 +60,7 @@ def measure(task: RunTask) -> tuple[int, dict[str, bytes] | None, str]:
         for one in rows:
             one.expected = truth.verdict if truth and one.bos == truth.bos else None
     except BaseException as error:  # a broken model is a row, whatever breaks
-        if not isinstance(error, Exception) and not is_panic(error):
+        if is_interrupt(error):
             raise
         return task.index, None, reason(error)
     row = {

@@ -62,32 +62,16 @@ def observe(
     want = want or Want()
     layout = layout_of(prompts, subject.device)
     tap = Tap(layout, want, "exact" if reader == "exact" else "lean")
-    model = subject.model
-    blocks = subject.anatomy.modules(model)
+    inputs = model_inputs(subject, prompts)
+    found = Assembly(prompts.length)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(evaluation(model))
-        handles = follow_blocks(tap, blocks)
-        stack.enter_context(hooks(handles))
+        stack.enter_context(evaluation(subject.model))
+        stack.enter_context(hooks(follow_blocks(tap, subject.anatomy.modules(subject.model))))
         if extra_hooks is not None:
             stack.enter_context(hooks(extra_hooks()))
-        by_registry = uses_registry(model)
-        if by_registry:
-            masks = "eager" if tap.reader == "exact" else "sdpa"
-            stack.enter_context(attention_functions(model, tap.attention, masks))
-        else:
-            if reader == "lean":
-                raise Unsupported(
-                    f"{subject.anatomy.model_type} does not use the attention registry, so the "
-                    "lean reader cannot reach it; use --reader auto or exact."
-                )
-            stack.enter_context(hooks(own_map_hooks(tap, blocks)))
-            stack.enter_context(attention_functions(model, tap.attention, "eager"))
-        inputs = model_inputs(subject, prompts)
-        if not by_registry:
-            inputs["output_attentions"] = True
-        found = Assembly(prompts.length)
-        for (start, stop), part in piece_inputs(inputs, size, model.config):
+        inputs |= _tapped(stack, subject, tap, reader)
+        for (start, stop), part in piece_inputs(inputs, size, subject.model.config):
             if size is not None:
                 tap.begin(start, stop)
             if piece is not None:
@@ -99,6 +83,24 @@ def observe(
     if prompts.position_ids is not None:
         _check_kept_apart(subject, tap)
     return tap.reads, layout, output
+
+
+def _tapped(stack: ExitStack, subject: Subject, tap: Tap, reader: str) -> dict[str, Any]:
+    """Have the attention of the model pass through the tap; what to call the model with for that.
+
+    Raises Unsupported for the lean reader on a model that does not use the attention registry.
+    """
+    by_registry, blocks = uses_registry(subject.model), subject.anatomy.modules(subject.model)
+    if not by_registry and reader == "lean":
+        raise Unsupported(
+            f"{subject.anatomy.model_type} does not use the attention registry, so the lean reader "
+            "cannot reach it; use --reader auto or exact."
+        )
+    if not by_registry:
+        stack.enter_context(hooks(own_map_hooks(tap, blocks)))
+    masks = "sdpa" if by_registry and tap.reader == "lean" else "eager"
+    stack.enter_context(attention_functions(subject.model, tap.attention, masks))
+    return {} if by_registry else {"output_attentions": True}
 
 
 def uses_registry(model: Any) -> bool:

@@ -17,7 +17,8 @@ from sinkscope.observe.residual import keep_streams
 from sinkscope.replications.base import RowResult, read_replication
 from sinkscope.replications.bench import Bench, rate, spread
 from sinkscope.subject.opening import resolve_bos
-from sinkscope.subject.prompts import Prompts, vocabulary
+from sinkscope.subject.prompts import Prompts
+from sinkscope.subject.tokens import vocabulary
 
 STRONG, GU, COST, SPREAD = "sink rate ε 0.8, %", "sink rate ε 0.3, %", "cross-entropy", "spread"
 PERTURBED = 4  # the token at T / 4 is changed

@@ -27,6 +27,7 @@ SPARE, MORE = "Unless", "More"  # an answer that may be left out; how much was
 PANEL = ""  # the question of what is no answer but the name of a BOS policy
 LONGEST = 3  # lines of an answer, where it has more than one sentence
 WEAKNESSES = 3  # that are told
+RESTS_ON = re.compile(r"Intervals rest on .* they need (\d+) or more")  # frame.too_few
 BESIDE = ("Sink", "Proved", "Used")  # of two BOS policies, one sentence each; a table has the rest
 
 
@@ -83,8 +84,10 @@ def weaknesses(found: list[Findings]) -> list[Said]:
     missing = [text for one in found for label, text in one.answers if label == WEAK]
     by_turns = zip_longest(*(one.notes for one in found))  # so that each BOS policy has its word
     notes = [visible(note) for each in by_turns for note in each if note]
-    every = [*missing, *notes, *(one.limit for one in found if one.limit)]
-    return [(WEAK, text) for text in dict.fromkeys(every)]
+    every = dict.fromkeys([*missing, *notes, *(one.limit for one in found if one.limit)])
+    needed = {text: int(said[1]) for text in every if (said := RESTS_ON.match(text))}
+    most = max(needed, key=needed.__getitem__, default="")  # enough for every command
+    return [(WEAK, text) for text in every if text not in needed or text == most]
 
 
 @dataclass

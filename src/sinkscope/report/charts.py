@@ -25,6 +25,7 @@ BARE: dict[str, Any] = {"ticks": False, "domain": False, "labelAngle": 0}
 CHANNELS = {"color": alt.Color, "shape": alt.Shape, "strokeDash": alt.StrokeDash}
 COUNTS = {"step", "count"}  # columns of whole numbers that can be large
 NUMBERS = {"value", "low", "high", "start"}
+LABELS = 16  # on an axis
 FEW = 5  # whole numbers on an axis, between which a scale would put halves
 # words above bars: cut where the plot ends, so that they never squeeze it on a small screen
 WORDS: dict[str, Any] = {
@@ -228,7 +229,7 @@ def tiles_high(rows: int) -> int:
     return int(np.clip(rows * 14, 90, 420))
 
 
-def every(count: int, most: int = 16) -> list[int]:
-    """So many of 0 to `count` - 1 that at most `most` labels stand on an axis."""
-    step = next(step for step in (1, 2, 4, 8, 16, 32, 64) if count / step <= most or step == 64)
+def every(count: int) -> list[int]:
+    """So many of 0 to `count` - 1 that at most LABELS labels stand on an axis."""
+    step = next(step for step in (1, 2, 4, 8, 16, 32, 64) if count / step <= LABELS or step == 64)
     return list(range(0, count, step))

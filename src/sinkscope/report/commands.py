@@ -63,11 +63,13 @@ MAIN_CHARTS = {
 
 def all_sections(result: Result) -> list[Section]:
     """Every section that this result can fill, in reading order, the first of a group named so."""
-    found = [(group, sections(result)) for group, sections in SECTIONS]
-    for group, some in found:
-        for section in some[:1]:
+    shown: list[Section] = []
+    for group, sections in SECTIONS:
+        filled = [section for section in sections(result) if section.parts]
+        for section in filled[:1]:
             section.group = group
-    return [section for _, some in found for section in some]
+        shown += filled
+    return shown
 
 
 def all_findings(result: Result, panel: str) -> list[Findings]:

@@ -164,6 +164,11 @@ def alpha0(data: Dataset) -> np.ndarray:
     return nan_mean(data["p0_received"].values)
 
 
+def norm_ratio(data: Dataset) -> np.ndarray:
+    """[point] norm of P0 over the median of the others, median over the prompts."""
+    return nanmedian(data["norm_ratio"].values, axis=0)
+
+
 def grid(values: np.ndarray, **axes: Any) -> list[Row]:
     """[a, b] values as rows of their two coordinates, given by name in this order, and `value`."""
     (first, rows_at), (second, columns_at) = axes.items()

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from sinkscope.pace import span
 from sinkscope.report import embed, frames, theme
-from sinkscope.report.compare import comparison
+from sinkscope.report.compare import comparison, run_name
 from sinkscope.report.first import page_sections
 from sinkscope.report.listing import Index
 from sinkscope.report.parts import Maps, Part, Section, Table, Tables
@@ -38,10 +38,12 @@ def render_page(result: Result, *against: Result) -> str:
     """The whole report as one HTML string; `against` adds a comparison with other runs."""
     shown = page_sections(result)
     empty = not shown
+    facts = _facts(result)
     if against:
-        shown.append(comparison(result, *against))
+        shown.insert(1, comparison(result, *against))  # behind the answer of this run
+        facts += f" Beside {', '.join(map(run_name, against))}."
     shown.append(_settings(result))
-    heading = Heading("Attention sinks in", visible(result.summary.model.id), _facts(result))
+    heading = Heading("Attention sinks in", visible(result.summary.model.id), facts)
     policies = frames.policies(result)
     version = result.summary.environment.sinkscope
     return render_sections(heading, shown, version, policies, empty=empty)

@@ -127,6 +127,12 @@ def percent_interval(measured: Any) -> str:
     return f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}"
 
 
+def interval_note(measured: Any) -> str:
+    """The interval of a measured share, said to be one; empty without one."""
+    shown = percent_interval(measured)
+    return f"95 % interval {shown} %" if shown else ""
+
+
 def short(value: Any) -> str:
     """A number in three figures, without an exponent where it can be avoided."""
     number = number_of(value)

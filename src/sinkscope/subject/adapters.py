@@ -1,24 +1,16 @@
-"""LoRA adapters: folders that training leaves, merged in memory into the base that they name.
-
-    W' = W + s · B·A,   s = alpha / r, or alpha / √r with rslora   (Hu et al., 2106.09685)
-
-It is done here and not by peft, so that a machine without that package gives the same answer.
-"""
+"""LoRA adapters: folders that training leaves, and what of them can be merged into their base."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from sinkscope.errors import InputError, Unsupported
-from sinkscope.subject.checkpoint_keys import bare_names
+from sinkscope.files import read_object
 from sinkscope.subject.incomplete import refuse_pointer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -28,9 +20,6 @@ HELP = "merge it with merge_and_unload() of peft, save the model and look at tha
 _VECTORS = re.compile(r"PREFIX_TUNING|.*PROMPT.*|P_TUNING|CPT|CARTRIDGE")
 # Starting values that change the base too, so that base and adapter alone are not the model.
 _CHANGES_BASE = re.compile(r"pissa|olora|loftq|corda|lora_ga")
-_PART = re.compile(
-    r"^(?P<module>.+)\.lora_(?P<kind>embedding_)?(?P<side>[AB])(\.default)?(\.weight)?$"
-)
 
 
 @dataclass(frozen=True)
@@ -48,7 +37,7 @@ class Adapter:
         """Folder or Hub id of the base: a folder is sought beside the adapter too."""
         named = str(self.config.get("base_model_name_or_path") or "")
         beside = self.folder / named
-        return str(beside) if named and beside.is_dir() else named
+        return str(beside) if named and beside.exists() else named
 
     def sha256(self, base: str) -> str:
         """Hash of the adapter's files behind that of its base."""
@@ -68,12 +57,7 @@ def find_adapter(folder: Path) -> Adapter | None:
         if (folder / WEIGHTS).is_file() and not (folder / "config.json").is_file():
             raise InputError(f"{folder} holds {WEIGHTS} without the {CONFIG} that says its base.")
         return None
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file} cannot be read as JSON ({error}).") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{file} is not a JSON object.")
+    config = read_object(file)
     if "peft_type" not in config and (folder / MLX).is_file():
         raise InputError(f"{folder} is an adapter of MLX; fuse it with mlx_lm.fuse into its base.")
     others = [f.name for f in folder.glob("*.safetensors") if not f.name.startswith("adapter_")]
@@ -114,9 +98,8 @@ def _refuse_circle(adapter: Adapter) -> None:
             )
         seen.add(below.resolve())
         try:
-            config = json.loads((below / CONFIG).read_text(encoding="utf-8"))
-            below = Path(Adapter(below, dict(config)).base)
-        except (OSError, ValueError, TypeError, RecursionError):
+            below = Path(Adapter(below, read_object(below / CONFIG)).base)
+        except InputError:
             return  # told when the base is loaded
 
 
@@ -139,9 +122,11 @@ def _malformed(config: dict[str, Any]) -> str:
         patterns = config.get(entry) or {}
         if not isinstance(patterns, dict):
             return f"its {entry} is no JSON object"
-        whole = {"lora_alpha": config.get("lora_alpha", 8), **patterns}
+        rank = {"r": config["r"]} if config.get("r") is not None else {}
+        whole = {"lora_alpha": config.get("lora_alpha", 8), **rank, **patterns}
         for name, value in whole.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not math.isfinite(value):
                 return f"its {name} is {value!r}, where a number is expected"
         for pattern in patterns:
             try:
@@ -149,113 +134,6 @@ def _malformed(config: dict[str, Any]) -> str:
             except re.error:
                 return f"its {entry} holds {pattern!r}, which is no pattern"
     return ""
-
-
-@torch.no_grad()
-def merge(model: Any, adapter: Adapter) -> str:
-    """Add an adapter's low-rank products to the weights of its base, in place.
-
-    Weights that it saves whole (`modules_to_save`, biases) replace the base's. Returns what is to
-    be said where nothing changed, or "". Raises InputError where it does not fit the base.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        held = load_file(adapter.folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{adapter.folder / WEIGHTS} is corrupt ({error}).") from None
-    pairs: dict[str, dict[str, torch.Tensor]] = {}
-    changed = False
-    for key, tensor in bare_names(held).items():
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"{adapter.folder}: weight {key} holds NaN or infinity.")
-        name = key.removeprefix("base_model.model.")
-        part = _PART.match(name)
-        if part:
-            pairs.setdefault(part["module"], {})[part["side"]] = tensor
-        else:
-            changed = True
-            _replace(model, adapter, name.replace(".base_layer.", "."), tensor)
-    for name, pair in pairs.items():
-        if set(pair) != {"A", "B"}:
-            raise InputError(f"{adapter.folder}: {name} has only one half of its product.")
-        _refuse_other_configuration(adapter, name, pair["A"].shape[0])
-        _add(model, adapter, name, pair["A"].float(), pair["B"].float())
-        changed = changed or bool(pair["A"].any() and pair["B"].any())
-    if not held:
-        raise InputError(f"{adapter.folder / WEIGHTS} is empty.")
-    return "" if changed else "All its products are zero: this is the base, unchanged."
-
-
-def _refuse_other_configuration(adapter: Adapter, name: str, rank: int) -> None:
-    """Refuse a product of another rank, or in another module, than the configuration speaks of."""
-    config = adapter.config
-    named: Any = config.get("target_modules")
-    listed = isinstance(named, list) and all(isinstance(each, str) for each in named)
-    if listed and not any(name == each or name.endswith(f".{each}") for each in named):
-        raise InputError(
-            f"{adapter.folder / WEIGHTS} holds a product for {name}, and {CONFIG} speaks of "
-            f"{', '.join(named)[:200]}: one of the two belongs to another adapter."
-        )
-    asked = _of_pattern(config.get("rank_pattern"), name, config.get("r"))
-    if isinstance(asked, int) and asked != rank:
-        raise InputError(
-            f"{adapter.folder / WEIGHTS} holds a product of rank {rank} for {name}, and {CONFIG} "
-            f"speaks of {asked}: one of the two belongs to another adapter."
-        )
-
-
-def _add(model: Any, adapter: Adapter, name: str, a: torch.Tensor, b: torch.Tensor) -> None:
-    module = _module(model, adapter, name)
-    product = (b @ a) * _scale(adapter.config, name, a.shape[0])
-    weight = module.weight
-    # embeddings [vocabulary, d] and Conv1D [in, out] keep the transpose of a map's matrix
-    if isinstance(module, nn.Embedding) or not isinstance(module, nn.Linear):
-        product = product.T
-    _fits(adapter, name, weight, product)
-    weight.copy_((weight.float() + product.to(weight.device)).to(weight.dtype))
-
-
-def _replace(model: Any, adapter: Adapter, name: str, tensor: torch.Tensor) -> None:
-    path, _, leaf = name.rpartition(".")
-    held = getattr(_module(model, adapter, path), leaf, None)
-    if not isinstance(held, nn.Parameter):
-        raise _unfit(adapter, name)
-    _fits(adapter, name, held, tensor)
-    held.copy_(tensor.to(held.dtype))
-
-
-def _scale(config: dict[str, Any], name: str, rank: int) -> float:
-    alpha = _of_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", 8))
-    return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
-
-
-def _of_pattern(patterns: Any, name: str, otherwise: Any) -> Any:
-    """The value of the first pattern that a module's name ends in, as peft reads them."""
-    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
-        if re.match(rf"(.*\.)?({pattern})$", name):
-            return value
-    return otherwise
-
-
-def _module(model: Any, adapter: Adapter, name: str) -> Any:
-    try:
-        return model.get_submodule(name)
-    except AttributeError:
-        raise _unfit(adapter, name) from None
-
-
-def _fits(adapter: Adapter, name: str, held: torch.Tensor, other: torch.Tensor) -> None:
-    if held.shape != other.shape:
-        raise InputError(
-            f"{adapter.folder}: {name} is {list(other.shape)} in the adapter and "
-            f"{list(held.shape)} in {adapter.base}; {HELP}."
-        )
-
-
-def _unfit(adapter: Adapter, name: str) -> InputError:
-    return InputError(f"{adapter.folder}: {adapter.base} has no {name} to merge into; {HELP}.")
 
 
 def hub_adapter(repo: str, common: dict[str, Any]) -> Path | None:

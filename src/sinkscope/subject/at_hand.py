@@ -97,6 +97,12 @@ def _gives_gradients(packed: nn.Module) -> bool:
     return True
 
 
+def is_brought(model: Any) -> bool:
+    """Whether weights are read from disk when they are needed, by accelerate or by `streamed`."""
+    marks = ("_hf_hook", "rows_on", BRING)
+    return any(hasattr(module, mark) for module in model.modules() for mark in marks)
+
+
 def bring(block: nn.Module) -> None:
     """Read a block's weights now, where it would read them when it runs."""
     if (read := getattr(block, BRING, None)) is not None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sinkscope.checked import refuse_beyond
 from sinkscope.errors import InputError
-from sinkscope.settings import refuse_beyond
 
 
 def refuse_wrong_values(config: dict[str, Any], where: str) -> None:
@@ -19,8 +20,16 @@ def refuse_wrong_values(config: dict[str, Any], where: str) -> None:
         value = config.get(name)
         if value is not None and not isinstance(value, dict):
             raise InputError(f"{where}: config.json: {name} is {value!r:.80}, no JSON object.")
+    if not isinstance(config.get("model_type", ""), str):
+        raise InputError(
+            f"{where}: config.json: model_type is {config['model_type']!r:.80}, no text."
+        )
     for path, value in _leaves(config):
         refuse_beyond(f"{where}: config.json: {path}", value)
+        if isinstance(value, float) and not _is_number(path, value):
+            raise InputError(
+                f"{where}: config.json: {path} is {value}; a finite number is expected."
+            )
     window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
     if isinstance(window, int) and not isinstance(window, bool) and window < 1:
         raise InputError(
@@ -77,6 +86,11 @@ def odd_settings(model: Any, asked: Any, rope: list[str]) -> str:
             "another head, which was used."
         )
     return " ".join(said)
+
+
+def _is_number(path: str, value: float) -> bool:
+    """Whether a value is one; a limit (`time_step_limit`) may be infinite, nothing may be NaN."""
+    return math.isfinite(value) or (value == math.inf and "limit" in path)
 
 
 def _positive(value: Any) -> bool:

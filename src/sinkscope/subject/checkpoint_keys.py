@@ -77,6 +77,10 @@ def refuse_or_tell(where: str, model: Any, unused: Iterable[str], part: Part) ->
         packed = [name for name in names if _QUANTISED.search(name)]
         then = "and its config.json has no quantization_config that says how to read them"
         _refuse(where, packed, "of quantised weights", then)
+    own = set(model.state_dict())
+    twice = [name for name in names if any(name[i + 1 :] in own for i in _dots(name))]
+    then = "which of the two models is meant is not known: put one of them into a folder of its own"
+    _refuse(where, twice, "that are there a second time under other names", then)
     anatomy = find_anatomy(model)
     reads = [name for name in names if re.search(r"(^|\.)encoder\.", name)]
     if reads and "decoder." in anatomy.blocks[0].name:
@@ -146,6 +150,10 @@ def _refuse(where: str, names: list[str], what: str, then: str) -> None:
 
 def _count(names: list[str]) -> str:
     return f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
+
+
+def _dots(name: str) -> list[int]:
+    return [i for i, letter in enumerate(name) if letter == "."]
 
 
 def _block_of(name: str, stack: str) -> int | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError
-from sinkscope.settings import BUILTIN
+from sinkscope.settings import ASSETS, BUILTIN
 
 JSON = (".jsonl", ".ndjson", ".json")
 TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".gz", ".xz", ".zst", ".zip", ".pdf", ".docx")
@@ -34,15 +34,11 @@ def read_documents(text: str, render: Render | None = None) -> tuple[list[str], 
     render  turns the field "messages" of a .jsonl line into text (see `chat_renderer`)
     """
     if text == BUILTIN:
-        file = Path(__file__).resolve().parent.parent / "assets" / "excerpt.txt"
+        file = ASSETS / "excerpt.txt"
         return _nonempty(file.read_text(encoding="utf-8").split("\f"), "the excerpt"), BUILTIN
     if text.startswith("hub:"):
         return _nonempty(list(_hub_documents(text[4:])), text), text
     path = Path(text).expanduser()
-    if path.suffix.lower() in TABLES:
-        raise InputError(
-            f"{text} is no plain text; --text wants .txt, or .jsonl with a field text."
-        )
     content = _content(path, text)
     if path.suffix.lower() in JSON:
         documents = [_text_of(entry, where, render) for where, entry in _entries(content, path)]
@@ -66,12 +62,28 @@ def read_chats(text: str, render: Render) -> tuple[list[str], str]:
     return found
 
 
+def refuse_no_text(text: str) -> None:
+    """Raise InputError for what is no file of text by its name alone: before a model is loaded."""
+    if text == BUILTIN or text.startswith("hub:"):
+        return
+    path = Path(text).expanduser()
+    if path.suffix.lower() in TABLES:
+        raise InputError(
+            f"{text} is no plain text; --text wants .txt, or .jsonl with a field text."
+        )
+    try:
+        if path.is_dir():
+            raise InputError(f"{text} is a folder; --text wants a file.")
+        there = path.is_file()
+    except (OSError, ValueError):  # too long for a name, or one that no disk can hold
+        there = False
+    if not there:
+        raise InputError(f"No such text file: {text[:200]}.")
+
+
 def _content(path: Path, text: str) -> str:
     """The text of a file. Raises InputError for what is none, with what it is where that shows."""
-    if path.is_dir():
-        raise InputError(f"{text} is a folder; --text wants a file.")
-    if not path.is_file():
-        raise InputError(f"No such text file: {text}.")
+    refuse_no_text(text)
     try:
         held = path.read_bytes()
     except OSError as error:
@@ -91,6 +103,9 @@ def _content(path: Path, text: str) -> str:
 
 def _refuse_lines_of_json(content: str, text: str) -> None:
     """Refuse entries of JSON in a file that is not named as such: braces are not what is meant."""
+    with contextlib.suppress(ValueError, RecursionError):
+        if content.lstrip()[:1] in ("{", "[") and json.loads(content):
+            raise InputError(f"{text} holds JSON: name it .json to have it read so.")
     lines = [line for line in content.split("\n", 100)[:100] if line.strip()]
     try:
         objects = [isinstance(json.loads(line), dict) for line in lines]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError, Unsupported
+from sinkscope.files import read_object
+from sinkscope.settings import ASSETS
 from sinkscope.subject.blame import refuse_wrong_values
 from sinkscope.subject.header import INDEX, WHOLE, declared, refuse_no_numbers
 from sinkscope.subject.incomplete import left_by_training, refuse_pieces
@@ -19,7 +20,7 @@ READ = (".json", ".jinja", ".txt", ".model", ".safetensors", ".py", *PICKLE_SUFF
 
 def bundled_model() -> Path:
     """Folder of the reference model that ships with the package."""
-    return Path(__file__).resolve().parent.parent / "assets" / "reference-model"
+    return ASSETS / "reference-model"
 
 
 def refuse_bad_id(source: str) -> None:
@@ -71,22 +72,24 @@ def check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> dic
 
     Refuses a folder without a readable config.json, or without weights that may be read.
     """
+    _refuse_bytes(path)
     config_file = path / "config.json"
     for entry in path.iterdir():
-        if entry.suffix in READ and entry.exists() and not (entry.is_file() or entry.is_dir()):
-            raise InputError(f"{entry} is no regular file.")  # to read a pipe is to wait for ever
+        if entry.suffix not in READ or entry.is_file() or entry.is_dir():
+            continue
+        if entry.is_symlink() and not entry.exists():
+            raise InputError(
+                f"{entry} is a link to {os.readlink(entry)}, which is not there: the download was "
+                "cut off, or the folder was copied without what it links to."
+            )
+        raise InputError(f"{entry} is no regular file.")  # to read a pipe is to wait for ever
     refuse_pieces(path)
     if not config_file.is_file():
         other = left_by_training(path)
         raise InputError(
             other or f"{path} has no config.json, so it is not a Hugging Face model folder."
         )
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{config_file} cannot be read as JSON ({error}).") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{config_file} is not a JSON object.")
+    config = read_object(config_file)
     refuse_foreign_code(config, str(path))
     refuse_wrong_values(config, str(path))
     refuse_too_large(config, None, None, str(path))  # before transformers lays it out
@@ -106,6 +109,16 @@ def check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> dic
         other = left_by_training(path)
         raise InputError(f"{path} holds no weights (no .safetensors file). {other}".rstrip())
     return config
+
+
+def _refuse_bytes(path: Path) -> None:
+    """Refuse a path whose bytes are no UTF-8, which safetensors and tokenizers cannot open."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"The name {str(path)!r} is not UTF-8: rename it to have it read."
+        ) from None
 
 
 def _refuse_odd_names(path: Path, files: list[Path]) -> None:

@@ -73,12 +73,18 @@ def _headers(folder: Path) -> Iterator[tuple[Path, dict[str, dict[str, Any]], in
             header, base = read_header(file, path.name)
             size = path.stat().st_size
         header.pop("__metadata__", None)
+        size -= base
         for tensor, about in header.items():
             if not _plausible(about, size):
                 raise InputError(
                     f"{path}: the safetensors file is corrupt, or cut short: {tensor} is said to "
                     f"lie at {about.get('data_offsets')} with shape {about.get('shape')}."
                 )
+        last = max((about["data_offsets"][1] for about in header.values()), default=0)
+        if last < size:
+            raise InputError(
+                f"{path}: the safetensors file is corrupt: {size - last} bytes too long."
+            )
         yield path, header, base
 
 

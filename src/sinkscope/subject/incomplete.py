@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from sinkscope.errors import InputError
+from sinkscope.subject.header import INDEX, WHOLE
 
 LFS = b"version https://git-lfs"
-INDEX = "model.safetensors.index.json"
 # Weights that only other tools read.
 OTHER_FORMATS = {
     "*.onnx": "of ONNX", "onnx/*.onnx": "of ONNX", "*.h5": "of TensorFlow",
@@ -78,13 +78,18 @@ def refuse_pieces(path: Path) -> None:
         if file.suffix in (".safetensors", ".json", ".model", ".bin", ".gguf") and file.is_file():
             refuse_pointer(file)
     index = path / INDEX
-    if not index.is_file():
+    if not index.is_file() or (path / WHOLE).is_file():  # transformers reads the whole file
         return
     try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        held = json.loads(index.read_text(encoding="utf-8"))
+        shards = sorted(set(held["weight_map"].values()))
         missing = [name for name in shards if not (path / name).is_file()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{index} is no index of shards ({error}).") from None
+    if not isinstance(held.get("metadata"), dict):
+        raise InputError(
+            f'{index} has no "metadata", which transformers wants: put "metadata": {{}}.'
+        )
     if missing:
         raise InputError(
             f"{path} lacks {len(missing)} of {len(shards)} shards that {INDEX} names, such as "

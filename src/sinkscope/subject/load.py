@@ -12,12 +12,13 @@ import torch
 from sinkscope.errors import InputError
 from sinkscope.subject import adapters, gguf
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
-from sinkscope.subject.at_hand import is_packed
+from sinkscope.subject.at_hand import is_brought, is_packed
 from sinkscope.subject.blame import odd_settings, rope_warnings
 from sinkscope.subject.folder import check_folder, check_weights
-from sinkscope.subject.header import header_hash
+from sinkscope.subject.header import INDEX, WHOLE, header_hash
 from sinkscope.subject.identity import identity_of, planned_identity, say, stored_as
 from sinkscope.subject.memory import refuse_large_layout, refuse_too_large
+from sinkscope.subject.merging import merge
 from sinkscope.subject.offline import hub_forbidden
 from sinkscope.subject.place import Place, adapter_at, find_place
 from sinkscope.subject.probe import refuse_no_finite, try_out
@@ -88,8 +89,8 @@ class Subject:
         if (getattr(model, "tp_size", None) or 1) > 1:
             make_whole(model)
         anatomy = find_anatomy(model)
-        if getattr(model, "is_quantized", False):
-            try_out(model, anatomy, name)  # some unpack their maps at the first pass of the whole
+        if not is_brought(model):  # what lies on disk was tried when it was put there
+            try_out(model, anatomy, name)
         return cls(model, tokenizer, anatomy, identity_of(model, name, None, None))
 
 
@@ -104,11 +105,15 @@ def _refuse_no_model(model: Any, tokenizer: Any) -> None:
         raise InputError(
             f"Subject.from_model wants the tokenizer itself, not a {type(tokenizer).__name__}."
         )
-    embedding = model.get_input_embeddings()
-    brought = hasattr(embedding, "_hf_hook") or hasattr(embedding, "rows_on")
-    weight = getattr(embedding, "weight", None)
-    if weight is not None and weight.device.type == "meta" and not brought:
-        raise InputError("the model is on the meta device: it has no weights to look at.")
+    empty = [name for name, each in model.named_parameters() if each.device.type == "meta"]
+    if empty and not is_brought(model):
+        raise InputError(
+            f"the model has no weights to look at: {len(empty)} are on the meta device, such as "
+            f"{empty[0]}."
+        )
+    dtypes = {p.dtype for p in model.parameters()}
+    if torch.float64 in dtypes:
+        raise InputError(f"the model is in float64; give it in one of {', '.join(DTYPES)}.")
 
 
 def load(
@@ -226,6 +231,8 @@ def _how_stored(place: Place, read: _Read, dtype: str) -> list[str]:
         said = [f"Its weights were unpacked from GGUF ({read.weights['label']}) to {dtype}."]
     else:
         said = [stored_as(read.stored, read.tensors, dtype)]
+    if place.is_folder and (place.path / WHOLE).is_file() and (place.path / INDEX).is_file():
+        said.append(f"Beside {WHOLE}, which was read, lies an index of shards.")
     if place.local and _supervised_heads(place.path):
         said.append(
             "The sink of this model was induced: an auxiliary loss supervised heads for it."
@@ -270,7 +277,7 @@ def _merged(adapter: adapters.Adapter, name: str, options: dict[str, Any]) -> Su
             f"{adapter.folder} is a PEFT adapter, and its base {adapter.base!r} is quantised, so "
             "that the sum would be rounded: name its original in adapter_config.json."
         )
-    unchanged = adapters.merge(base.model, adapter)
+    unchanged = merge(base.model, adapter)
     refuse_no_finite(base.model, str(adapter.folder))
     base.identity["id"], base.identity["adapter_of"] = name, base.identity["id"]
     base.identity["weights_sha256"] = adapter.sha256(base.identity["weights_sha256"])

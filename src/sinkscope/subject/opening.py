@@ -44,7 +44,9 @@ class Opening:
         if asked not in BOS_POLICIES:
             raise InputError(f"BOS policy {asked!r} is not one of {', '.join(BOS_POLICIES)}.")
         if asked == "with" and not self.ids:
-            raise InputError("this model has no BOS token; use --bos without or --bos as-is.")
+            raise InputError(
+                "this model has no BOS token in its vocabulary; use --bos without or --bos as-is."
+            )
         if asked == "as-is":
             return "with" if self.by_itself or (brought and self.ids) else "without"
         return asked

@@ -78,6 +78,12 @@ def try_out(model: Any, anatomy: Anatomy, where: str) -> None:
                 f"{where} is quantised ({method}), and its weights cannot be run here in {dtype} "
                 f"({type(error).__name__}: {first_line(error)})"
             ) from error
+        dtypes = {str(p.dtype)[6:] for p in model.parameters() if p.is_floating_point()}
+        if len(dtypes) > 1:
+            raise InputError(
+                f"{where}: its weights are of several dtypes ({', '.join(sorted(dtypes))}), and so "
+                "it does not run: give all the same, as model.to(dtype) does."
+            ) from error
         raise InputError(
             f"{where}: the model that config.json describes cannot be run "
             f"({type(error).__name__}: {first_line(error)})"

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +20,10 @@ import torch
 from sinkscope.errors import InputError
 from sinkscope.settings import BUILTIN, PromptSettings, part_of
 from sinkscope.subject.documents import chat_renderer, read_chats, read_documents
+from sinkscope.subject.fitting import check_length, check_memory, larger_tokenizer, refuse_unfit
 from sinkscope.subject.load import Subject
-from sinkscope.subject.memory import refuse_long_rows
 from sinkscope.subject.opening import Opening, opening_of
-from sinkscope.subject.tokens import token_text, usable_vocabulary, vocabulary
+from sinkscope.subject.tokens import token_text, usable_vocabulary
 from sinkscope.subject.windows import Rows, text_rows
 
 TOKENS_PER_BATCH = 8192
@@ -56,6 +58,17 @@ class Prompts:
     positions: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     documents: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Raise InputError for parts that are not of one size."""
+        rows, whole = tuple(self.input_ids.shape[:1]), tuple(self.input_ids.shape)
+        due = {"lengths": rows, "documents": rows, "attention_mask": whole, "position_ids": whole}
+        for name, shape in due.items():
+            part = getattr(self, name)
+            if part is not None and tuple(part.shape) != shape:
+                raise InputError(
+                    f"prompts: {name} is {list(part.shape)}, and input_ids {list(whole)}."
+                )
 
     @property
     def position_zero(self) -> list[str]:
@@ -135,6 +148,7 @@ def build_prompts(
     seed: int = 0,
     chat_template: bool = False,
     ids: list[list[int]] | None = None,
+    by_turns: bool = False,
 ) -> Prompts:
     """Build prompts of `n` rows of at most `length` tokens.
 
@@ -144,32 +158,34 @@ def build_prompts(
            with `chat_template`), or "hub:NAME" for a Hub data set
     bos    as-is: what the tokenizer does by itself, and what the text brings; with: BOS is put
            first; without: not. `Prompts.bos` says what is there
+    by_turns  windows come from as many documents as there can be, not from any
     Raises InputError for empty text, ids outside the vocabulary, or a length over the model's.
     """
     if kind not in KINDS:
         raise InputError(f"prompt kind {kind!r} is not one of {', '.join(KINDS)}.")
-    if n < 1 or length < 2:
-        raise InputError("at least one prompt of at least two tokens is needed.")
-    _check_length(subject, length)
+    asked = PromptSettings(str(text), kind, n, length, bos, seed, chat_template)
+    text, n, length, seed = asked.text, asked.n, asked.length, asked.seed
+    check_length(subject, length)
     opening = opening_of(subject)
     generator = torch.Generator().manual_seed(seed)
     source = ""
     if chat_template and kind != "text":
         raise InputError(f"--chat-template renders chats of --text; prompts are {kind} here.")
     if kind == "ids":
-        rows = _given(opening, [list(map(int, row))[:length] for row in ids or []])
+        rows = _given(opening, [row[:length] for row in _whole_numbers(ids)])
     elif kind == "text":
         if chat_template:
             documents, source = read_chats(text, chat_renderer(subject.tokenizer))
         else:
             documents, source = read_documents(text)
         rows = text_rows(
-            subject.tokenizer, opening, documents, n=n, length=length, bos=bos, generator=generator
-        )
+            subject.tokenizer, opening, documents,
+            n=n, length=length, bos=bos, generator=generator, by_turns=by_turns,
+        )  # fmt: skip
     else:
         rows = _synthetic(subject, opening, kind, n, length, bos, generator)
     prompts = from_rows(subject, rows.ids, kind, rows.bos, source)
-    rows.notes += _larger_tokenizer(subject)
+    rows.notes += larger_tokenizer(subject)
     told = len(rows.documents) == len(prompts) > 0
     units = torch.tensor(rows.documents) if told else None
     return dataclasses.replace(prompts, notes=rows.notes, documents=units)
@@ -190,18 +206,23 @@ def from_rows(
     if not rows:
         raise InputError("the prompts are empty: no row of at least two tokens was found.")
     lengths = torch.tensor([len(row) for row in rows])
-    _check_length(subject, int(lengths.max()))
-    _check_memory(subject, len(rows), int(lengths.max()))
+    check_length(subject, int(lengths.max()))
+    check_memory(subject, len(rows), int(lengths.max()))
     input_ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
     for i, row in enumerate(rows):
         input_ids[i, : len(row)] = torch.tensor(row)
-    limit = vocabulary(subject)
-    if int(input_ids.max()) >= limit or int(input_ids.min()) < 0:
-        raise InputError(
-            f"token id {int(input_ids.max())} lies outside the model's vocabulary of {limit}: "
-            "the tokenizer and the model do not belong together."
-        )
-    return with_positions(subject, Prompts(input_ids, lengths, kind, bos, source=source))
+    prompts = Prompts(input_ids, lengths, kind, bos, source=source)
+    refuse_unfit(subject, prompts.input_ids, prompts.position_ids)
+    return with_positions(subject, prompts)
+
+
+def _whole_numbers(ids: Any) -> list[list[int]]:
+    """Rows of ids as lists. Raises InputError for what is none."""
+    ids = ids.tolist() if hasattr(ids, "tolist") else ids or []
+    try:
+        return [[operator.index(token) for token in row] for row in ids]
+    except TypeError:
+        raise InputError("ids are rows of token ids: a list of lists of whole numbers.") from None
 
 
 def with_positions(subject: Subject, prompts: Prompts) -> Prompts:
@@ -240,7 +261,7 @@ def _synthetic(
     first = list(opening.ids) if policy == "with" else []
     size = usable_vocabulary(subject)
     body = length - len(first)
-    _check_memory(subject, n, length)
+    check_memory(subject, n, length)
     drawn = torch.randint(size, (n, body if kind == "random" else 1), generator=generator)
     if opening.ids:
         drawn[:, 0] = torch.where(
@@ -248,31 +269,6 @@ def _synthetic(
         )
     rows = [first + row for row in drawn.expand(n, body).tolist()]
     return Rows(rows, policy, opening.notes(policy))
-
-
-def _larger_tokenizer(subject: Subject) -> list[str]:
-    """What is to be said where a tokenizer knows tokens that the model has no embedding for."""
-    known = 0 if subject.tokenizer is None else len(subject.tokenizer)
-    if known <= vocabulary(subject):
-        return []
-    return [
-        f"The tokenizer knows {known:,} tokens and the model {vocabulary(subject):,}: it may be "
-        "another model's."
-    ]
-
-
-def _check_length(subject: Subject, length: int) -> None:
-    limit = subject.max_length
-    if limit is not None and length > limit:
-        raise InputError(
-            f"length {length} is beyond this model's maximum of {limit}; "
-            f"use --length {limit} or less."
-        )
-
-
-def _check_memory(subject: Subject, rows: int, length: int) -> None:
-    if subject.device.type == "cpu":
-        refuse_long_rows(rows, length, subject.anatomy.hidden_size, subject.dtype.itemsize)
 
 
 def _named(subject: Subject, tokens: torch.Tensor) -> list[str]:

@@ -13,8 +13,8 @@ from sinkscope.errors import (
     OutOfResources,
     Unsupported,
     first_line,
+    is_interrupt,
     is_out_of_memory,
-    is_panic,
 )
 from sinkscope.subject import checkpoint_keys as keys
 from sinkscope.subject.blame import named_value
@@ -231,7 +231,7 @@ def load_tokenizer(where: str, common: dict, local: bool) -> Any:
         grown = len(tokenizer(SAMPLE, add_special_tokens=False)["input_ids"])
         tokenizer.decode([0])
     except BaseException as error:  # the library in Rust panics, which is no Exception
-        if not isinstance(error, Exception) and not is_panic(error):
+        if is_interrupt(error):
             raise
         raise InputError(f"{where}: the tokenizer cannot be loaded: {first_line(error)}") from None
     if grown > MOST_TOKENS * len(SAMPLE):

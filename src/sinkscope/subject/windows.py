@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from array import array
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,10 +43,11 @@ def text_rows(
     length: int,
     bos: str,
     generator: torch.Generator,
+    by_turns: bool = False,
 ) -> Rows:
     """At most `n` rows of at most `length` tokens under a BOS policy.
 
-    Windows are spread evenly over the documents, so that first tokens vary. Where there are fewer
+    Windows are drawn from all documents, or from each in turn. Where there are fewer
     than `n` whole windows, documents that are shorter than one are rows as they are. BOS that a
     text brings itself is taken off, and put back under "with": each row has it once or not at all.
     """
@@ -57,7 +60,9 @@ def text_rows(
     first = list(opening.ids) if policy == "with" else []
     streams = [opening.without(stream) for stream in streams]
     body = length - len(first)
-    cut, origin = _cut(streams, n, body, opening, generator)
+    first_with = {document: i for i, document in reversed(list(enumerate(documents)))}
+    same = [first_with[document] for document in documents]  # a copy is no further document
+    cut, origin = _cut(streams, same, n, body, opening, generator, by_turns)
     notes = [*opening.notes(policy), *_own_bos(opening, policy, brought, len(streams))]
     notes += _lengths(streams, cut, n, length, body)
     notes += _inside(cut, opening)
@@ -83,25 +88,42 @@ def _encoded(tokenizer: Any, document: str) -> array[int]:
     return ids
 
 
+def in_turn(documents: Sequence[int]) -> list[int]:
+    """Indices of rows by turns: one of each document before a second of any, else in order."""
+    before: Counter[int] = Counter()
+    turns = []
+    for document in documents:
+        turns.append(before[document])
+        before[document] += 1
+    return sorted(range(len(turns)), key=turns.__getitem__)
+
+
 def _cut(
-    streams: list[array[int]], n: int, body: int, opening: Opening, generator: torch.Generator
+    streams: list[array[int]],
+    same: list[int],
+    n: int,
+    body: int,
+    opening: Opening,
+    generator: torch.Generator,
+    by_turns: bool,
 ) -> tuple[list[list[int]], list[int]]:
-    """Rows, and the number of the document that each was cut from."""
+    """Rows, and the number of the document that each was cut from; same: of each stream."""
     whole = [
         (s, start)
         for s, stream in enumerate(streams)
         for start in range(0, len(stream) - body + 1, body)
     ]
-    order = torch.randperm(len(whole), generator=generator)[:n].tolist()
+    drawn = [whole[i] for i in torch.randperm(len(whole), generator=generator).tolist()]
+    order = in_turn([same[s] for s, _ in drawn]) if by_turns else range(len(drawn))
     rows = []
-    for s, start in (whole[i] for i in order):
+    for s, start in (drawn[i] for i in order[:n]):
         stream = streams[s]
         while opening.begins(stream[start : start + 1]):  # a window must not begin inside with BOS
             start += 1
         rows.append((list(stream[start : start + body]), s))
     short = [(list(stream), s) for s, stream in enumerate(streams) if 2 <= len(stream) < body]
     kept = [row for row in rows if len(row[0]) == body] + short[: n - len(rows)]
-    return [ids for ids, _ in kept], [s for _, s in kept]
+    return [ids for ids, _ in kept], [same[s] for _, s in kept]
 
 
 def _own_bos(opening: Opening, policy: str, brought: int, documents: int) -> list[str]:

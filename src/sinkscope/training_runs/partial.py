@@ -35,22 +35,20 @@ def load_first_blocks(
     *,
     dtype: str = "float32",
     device: str = "cpu",
-    name: str = "",
-    allow_pickle: bool = False,
 ) -> Subject:
     """Load the embeddings and the first `blocks` blocks of a local folder, without the head.
 
     Only the tensors that are needed are read from (sharded) safetensors files. The subject's
     `parameters` and `architecture` are those of the full model. Raises as `subject.load.load`.
     """
-    check_folder(folder, allow_pickle, False)
+    check_folder(folder, False, False)
     config = load_config(str(folder), LOCAL)
     check_weights(folder, config.to_dict(), None, blocks)
     plan = plan_blocks(config, blocks)
     try:
         with quiet():  # transformers reports every tensor that is left in the file
             model, unused = load_weights(
-                str(folder), config, LOCAL, DTYPES[dtype], None, allow_pickle,
+                str(folder), config, LOCAL, DTYPES[dtype], None, False,
                 _cut_class(plan), (plan.blocks, plan.of),
             )  # fmt: skip
     except AttributeError:  # a constructor that goes on to use the blocks that were cut off
@@ -59,7 +57,7 @@ def load_first_blocks(
     model = model.to(torch.device(device)).eval()
     _refuse_loops(model, plan)
     sha256, where = content_hash(folder, plan), str(next(model.parameters()).device)
-    identity = planned_identity(plan, name or folder.name, sha256, dtype, where, config)
+    identity = planned_identity(plan, folder.name, sha256, dtype, where, config)
     say(identity, unused)
     tokenizer = load_tokenizer(str(folder), LOCAL, True)
     return Subject(model, tokenizer, plan.anatomy, identity)

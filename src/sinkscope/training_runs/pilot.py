@@ -191,13 +191,7 @@ def _horizon(asked: str | int, blocks: int, point: int | None, reading: int | No
     if asked == "all":
         return blocks
     if asked != "auto":
-        try:
-            count = int(asked)
-        except ValueError:
-            count = 0
-        if count < 1:
-            raise InputError(f"--first-blocks {asked!r} is neither auto, all nor a number above 0.")
-        return min(count, blocks)
+        return min(int(asked), blocks)
     if point is None:
         return blocks
     return min(blocks, max(point, 0 if reading is None else reading) + 1 + ROOM)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError, first_line
+from sinkscope.settings import ASSETS
 from sinkscope.training_runs.checkpoint import Checkpoint, TrainingRun
 from sinkscope.training_runs.hub import hub_errors
 from sinkscope.training_runs.revisions import (
@@ -21,7 +22,7 @@ from sinkscope.training_runs.revisions import (
 )
 
 BUNDLED = "bundled"
-SERIES = Path(__file__).resolve().parent.parent / "assets" / "series"
+SERIES = ASSETS / "series"
 
 
 def find_runs(

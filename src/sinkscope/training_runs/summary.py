@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sinkscope.circuit.concentration import FIRST
-from sinkscope.errors import Missing
+from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.frame import few_documents
 from sinkscope.schema.base import Measured
 from sinkscope.schema.timeline import (
@@ -171,7 +171,9 @@ def _notes(one: RunRecord) -> list[str]:
             "shares are means over their heads, C_k is a share of what they write, and heads "
             "behind them may have come, gone or moved."
         )
-    if isinstance(one.pilot.null, Missing):
+    if one.pilot.null == NOT_ASKED:
+        notes.append("The same architecture untrained was not asked for, so norms have no null.")
+    elif isinstance(one.pilot.null, Missing):
         notes.append(one.pilot.null.sentence)
     notes += [f"{name} was skipped: {reason}" for name, reason in one.broken.items()]
     notes += remarks

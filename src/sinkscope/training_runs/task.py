@@ -15,8 +15,8 @@ from sinkscope.errors import (
     OutOfResources,
     SinkscopeError,
     TooLarge,
+    is_interrupt,
     is_out_of_memory,
-    is_panic,
     reason,
 )
 from sinkscope.subject.adapters import find_adapter
@@ -127,7 +127,7 @@ def measure(task: Task) -> tuple[int, bytes | None, str]:
     except OutOfResources:
         raise
     except BaseException as error:  # a broken checkpoint is a row, whatever breaks
-        if not isinstance(error, Exception) and not is_panic(error):
+        if is_interrupt(error):
             raise
         if not isinstance(error, SinkscopeError) and is_out_of_memory(error):
             raise OutOfResources(f"no memory for {task.checkpoint.name}.") from None

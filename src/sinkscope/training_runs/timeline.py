@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sinkscope.errors import InputError
+from sinkscope.files import prove_writable
 from sinkscope.frame import Progress, silent
 from sinkscope.progress import shown
 from sinkscope.provenance import environment
@@ -69,6 +70,7 @@ def timeline(
         offline=checkpoints.offline,
     )
     cache = default_cache() if checkpoints.cache is None else Path(checkpoints.cache).expanduser()
+    prove_writable(cache)
     records = [_measure(run, settings, checkpoints, Store(cache), progress) for run in runs]
     _refuse_single(records)
     return _result(records, settings, given, checkpoints.threads)

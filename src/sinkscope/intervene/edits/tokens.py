@@ -13,7 +13,7 @@ import torch
 
 from sinkscope.errors import InputError
 from sinkscope.intervene.edits.base import Context, Edit
-from sinkscope.subject.prompts import vocabulary
+from sinkscope.subject.tokens import vocabulary
 
 
 @dataclass(frozen=True)

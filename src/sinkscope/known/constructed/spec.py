@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sinkscope.checked import refuse_beyond
 from sinkscope.errors import InputError
 from sinkscope.known.constructed import choices
 from sinkscope.known.constructed.choices import (
@@ -19,7 +20,6 @@ from sinkscope.known.constructed.choices import (
     SPLIT,
 )
 from sinkscope.known.constructed.codes import LARGEST, LENGTH
-from sinkscope.settings import refuse_beyond
 
 SMALLEST_VOCABULARY = 258  # 256 bytes, <s>, </s>
 LONGEST = 512  # positions up to which the truth is promised

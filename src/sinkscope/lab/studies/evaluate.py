@@ -32,7 +32,8 @@ from sinkscope.observe.reads import Want
 from sinkscope.stats import nan_mean
 from sinkscope.subject.load import Subject
 from sinkscope.subject.opening import bos_id
-from sinkscope.subject.prompts import Prompts, vocabulary
+from sinkscope.subject.prompts import Prompts
+from sinkscope.subject.tokens import vocabulary
 
 EPS = (0.3, 0.8)
 

@@ -62,11 +62,8 @@ def matched(curves: Sequence[dict[str, Any]], control: str) -> list[Matched]:
             continue
         losses = _differences(pairs, SINK, "loss")
         rates = _differences(pairs, "loss", SINK)
-        found.append(
-            Matched(
-                cell, len(pairs), t_interval(losses), len(losses), t_interval(rates), len(rates)
-            )
-        )
+        loss, rate = t_interval(losses), t_interval(rates, -1.0, 1.0)
+        found.append(Matched(cell, len(pairs), loss, len(losses), rate, len(rates)))
     return found
 
 

@@ -101,7 +101,8 @@ def signed(results: Results, sign: dict[str, Any]) -> dict[str, Any]:
     bos, figure = sign["bos"], sign["figure"]
     own = figures_by_seed(results.lines, sign["cell"], bos, figure)
     other = figures_by_seed(results.lines, sign["than"], sign["than_bos"] or bos, figure)
-    change = t_interval([own[seed] - other[seed] for seed in own if seed in other])
+    ends = (-1.0, 1.0) if figure in SHARES else ()
+    change = t_interval([own[seed] - other[seed] for seed in own if seed in other], *ends)
     found = "open" if change.value is not None else "not run"
     if change.low is not None and change.high is not None and change.low * change.high > 0:
         found = "as published" if (change.low > 0) == (sign["expected"] == "higher") else "against"

@@ -49,7 +49,7 @@ SHORT = {
         NATS,
     ),
     "quantisation": (
-        "To be kept in full precision",
+        "Quantisation must leave alone",
         "int8 activations with one scale for all tokens cost {} a token",
         NATS,
     ),

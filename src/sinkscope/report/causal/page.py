@@ -89,7 +89,7 @@ def sections(result: Result) -> list[Section]:
             concluded(edits_said, verified),
         ),
     ]
-    return [section for section in planned if section.parts]
+    return planned
 
 
 def _necessity_tests(one: VerifySummary) -> Chart | None:

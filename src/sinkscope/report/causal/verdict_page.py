@@ -15,6 +15,7 @@ from sinkscope.report.parts import WEAK, Findings, Headline, Part, Section, Stri
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.text import (
     counted,
+    interval_note,
     multiple,
     number_of,
     percent,
@@ -201,7 +202,7 @@ def _need(row: PhaseNeed) -> str:
 
 def _kept(measured: Any) -> str:
     interval = percent_interval(measured)
-    return percent(number_of(measured)) + (f" [{interval}]" if interval else "")
+    return percent(number_of(measured)) + (f" ({interval})" if interval else "")
 
 
 def _part(share: float) -> str:
@@ -217,7 +218,7 @@ def _keeps(verified: VerifySummary) -> str:
             interval = percent_interval(kept)
             held = multiple(kept.value)
             unit = "" if held.endswith("%") else "\u00a0%"  # beside a multiple it needs its own
-            said.append(f"{what} {held}" + (f" [{interval}{unit}]" if interval else ""))
+            said.append(f"{what} {held}" + (f" ({interval}{unit})" if interval else ""))
     return "; ".join(said) + " of the sink"
 
 
@@ -228,13 +229,8 @@ def _keys(verified: VerifySummary) -> list[tuple[str, str, str]]:
         (verified.completeness, "is kept by everything but the circuit (completeness)"),
     ):
         if value is not None and value.value is not None:
-            keys.append((multiple(value.value), what, _interval(value)))
+            keys.append((multiple(value.value), what, interval_note(value)))
     return keys
-
-
-def _interval(value: Any) -> str:
-    shown = percent_interval(value)
-    return f"95 % interval {shown} %" if shown else ""
 
 
 def headline(result: Result, bos: str) -> Headline:

@@ -64,7 +64,7 @@ def sections(result: Result) -> list[Section]:
             for name, title, lead, planned in circuit_figures.SECTIONS
         ),
     ]
-    return [section for section in planned if section.parts]
+    return planned
 
 
 def _circuit(result: Result) -> list[Part]:

@@ -12,9 +12,9 @@ NOT_SHOWN = (
     "by sinkscope verify."
 )
 HOW = {
-    "norm": "by a longer stream",
+    "norm": "by the length of its stream",
     "direction": "by its direction",
-    "both": "by its direction and then by its length",
+    "both": "first by its direction, then by its length",
 }
 AMPLIFIED = {"norm": "norm", "direction": "direction", "both": "norm and direction"}
 
@@ -47,10 +47,10 @@ def _emergence(trace: TraceSummary) -> str:
     if block is None:
         return "Position zero is not separated from the other positions in any block."
     how = HOW.get(trace.amplification or "", "")
-    where = "by its embedding alone" if block < 0 else f"in block {block}"
+    where = "from its embedding" if block < 0 else f"from block {block}"
     how = f", {how}" if how and block >= 0 else ""
     last = " for good" if len(phases_of(trace)) > 1 else ""
-    return f"Position zero is separated from the others{last} {where}{how}."
+    return f"Position zero stands apart from the others{last} {where} on{how}."
 
 
 def _recognised(trace: TraceSummary) -> str:

@@ -183,7 +183,7 @@ def sections(result: Result) -> list[Section]:
             concluded(sweeps_said, mixed),
         ),
     ]
-    return [section for section in planned if section.parts] if mixed else []
+    return planned if mixed else []
 
 
 def _collapse(data: dict[str, Dataset]) -> list[Figure]:

@@ -81,11 +81,11 @@ def collapse_said(one: MixSummary) -> str:
 
 
 def sweeps_said(one: MixSummary) -> str:
-    """What the sink does to the spread at the shortest and at the longest length."""
+    """What the sink does to the spread at the shortest and the longest length, with intervals."""
     if len(one.length) < 2:
         return "One block at a time."
     ends = [one.length[0], one.length[-1]]
-    told = [f"{_change(row['spread_change'])} at {row['length']:,} tokens" for row in ends]
+    told = [f"{_with_interval(row['spread_change'])} at {row['length']:,} tokens" for row in ends]
     return f"Without the sink the spread changes by {' and by '.join(told)}."
 
 
@@ -192,8 +192,11 @@ def condition_tables(one: MixSummary) -> list[Table]:
         "Sink left": lambda row: percent(number_of(row.sink_left)),
         "Mass taken": lambda row: percent(number_of(row.mass_removed)),
         "Spread (95 %)": lambda row: _or_change(row, row.spread, row.spread_change, _with_interval),
-        "Jacobian": lambda row: _or_change(row, row.influence, row.influence_change, _change),
     }
+    if any(number_of(row.influence) is not None for row in one.conditions):
+        mixing["Jacobian"] = lambda row: _or_change(
+            row, row.influence, row.influence_change, _change
+        )
     loss = {
         "P0 norm": lambda row: percent(number_of(row.p0_norm)),
         "Rank": lambda row: short(row.effective_rank),

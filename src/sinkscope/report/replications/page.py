@@ -67,7 +67,7 @@ def _row_said(row: ReplicatedRow) -> str:
     """The first quantity of a row, measured and as it was published."""
     quantity, value, known = _lines(row)[0]
     beside = "" if known == NO_VALUE else f"; published {known}"
-    return f"{visible(row['key'])} {visible(row['name'])}: {quantity} {value}{beside}."
+    return f"{visible(row['name'])} ({visible(row['key'])}): {quantity} {value}{beside}."
 
 
 def rows_table(one: ReplicationSummary) -> Table:

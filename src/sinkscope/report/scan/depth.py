@@ -36,6 +36,8 @@ from sinkscope.report.phases import phase_marks
 from sinkscope.schema.trace import PhaseRow
 from sinkscope.stats import nan_mean
 
+CHANNELS = 8  # of P0 that are drawn
+
 
 def norm_chart(data: Dataset, phases: Sequence[PhaseRow] = ()) -> Chart | None:
     """Norm of P0's residual stream over the median token's: median and range over prompts.
@@ -107,12 +109,12 @@ def channels_chart(data: Dataset) -> Chart | None:
     )
 
 
-def top_channels(data: Dataset, most: int = 8) -> list[int]:
+def top_channels(data: Dataset) -> list[int]:
     """Channels of P0 with the largest activations at any block input, largest first."""
     channels = np.asarray(data["massive_channel"].values).ravel()
     size = np.abs(np.asarray(data["massive_value"].values, dtype=np.float64)).ravel()
     order = channels[np.argsort(-size)]
-    return [int(channel) for channel in dict.fromkeys(order.tolist())][:most]
+    return [int(channel) for channel in dict.fromkeys(order.tolist())][:CHANNELS]
 
 
 def value_chart(data: Dataset) -> Chart | None:

@@ -68,7 +68,8 @@ def headline(scan: ScanSummary) -> str:
     interval = f" (95\u00a0% interval {interval}\u00a0%)" if interval else ""
     times = short(share / scan.uniform_late_share)
     return (
-        f"{said}: later queries give it {percent(share)} of their attention{interval}, "
+        f"{said}: over all heads, later queries give it {percent(share)} of their attention"
+        f"{interval}, "
         f"{times} times the {percent(scan.uniform_late_share)} of uniform attention."
     )
 

@@ -22,42 +22,55 @@ from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.phases import phases_of
 from sinkscope.report.scan import charts, conclusions, figures, tables
 from sinkscope.report.scan.words import heads_above_random, verdict_so_far, where
-from sinkscope.report.text import number_of, percent, percent_interval, short, visible
+from sinkscope.report.text import interval_note, number_of, percent, short, visible
 from sinkscope.result import Result, ScanSummary
 from sinkscope.stats import nan_mean
 
 
 def sections(result: Result) -> list[Section]:
-    """All sections that this scan can fill, in reading order; none without a scan."""
+    """The sections of a scan, in reading order; none without a scan."""
     data = frames.datasets(result)
-    scans = result.summary.scan
     if not data:
         return []
-    both = {bos: (scans[bos], one) for bos, one in data.items()}
-    traced = result.summary.trace
+    both = {bos: (result.summary.scan[bos], one) for bos, one in data.items()}
+    return [
+        _verdict(result, data),
+        _rates(both),
+        figures.heads_section(data, concluded(conclusions.heads, both)),
+        figures.maps_section(data),
+        *_position_zero(result, data),
+        *_elsewhere(result, data),
+    ]
+
+
+def _rates(both: dict[str, tuple[ScanSummary, Dataset]]) -> Section:
+    """How many heads, beside their nulls."""
+    data = {bos: one for bos, (_, one) in both.items()}
+    return Section(
+        "rates",
+        "Sink rates and nulls",
+        "The sink rate is the share of heads, counted prompt by prompt, that give position "
+        "zero more than ε of their attention. Brackets hold 95\u00a0% intervals over prompts. "
+        "Rows that name a kind of attention count only its blocks.",
+        [
+            *tables_of(
+                both,
+                lambda scan, one: [tables.rates_table(scan), tables.nulls_table(scan, one)],
+                stacked=True,
+            ),
+            *plots(data, figures.NULLS),
+        ],
+        concluded(conclusions.rate, both),
+    )
+
+
+def _position_zero(result: Result, data: dict[str, Dataset]) -> list[Section]:
+    """What position zero looks like inside, and how far it is alone in that."""
+    scans, traced = result.summary.scan, result.summary.trace
     along = {
         bos: (one, phases_of(traced[bos]) if bos in traced else []) for bos, one in data.items()
     }
-    planned = [
-        _verdict(result, data),
-        Section(
-            "rates",
-            "Sink rates and nulls",
-            "The sink rate is the share of heads, counted prompt by prompt, that give position "
-            "zero more than ε of their attention. Brackets hold 95\u00a0% intervals over prompts. "
-            "Rows that name a kind of attention count only its blocks.",
-            [
-                *tables_of(
-                    both,
-                    lambda scan, one: [tables.rates_table(scan), tables.nulls_table(scan, one)],
-                    stacked=True,
-                ),
-                *plots(data, figures.NULLS),
-            ],
-            concluded(conclusions.rate, both),
-        ),
-        figures.heads_section(data, concluded(conclusions.heads, both)),
-        figures.maps_section(data),
+    return [
         Section(
             "position-zero",
             "What becomes of position zero",
@@ -89,6 +102,13 @@ def sections(result: Result) -> list[Section]:
             [*plots(data, *figures.READING)],
             concluded(conclusions.reading, data),
         ),
+    ]
+
+
+def _elsewhere(result: Result, data: dict[str, Dataset]) -> list[Section]:
+    """Other sinks, and every number by block."""
+    scans = result.summary.scan
+    return [
         Section(
             "elsewhere",
             "Where else attention sinks",
@@ -105,7 +125,6 @@ def sections(result: Result) -> list[Section]:
             concluded(conclusions.blocks, data),
         ),
     ]
-    return [section for section in planned if section.parts]
 
 
 def _verdict(result: Result, data: dict[str, Dataset]) -> Section:
@@ -154,28 +173,26 @@ def key_figures(scan: ScanSummary, data: Dataset) -> list[tuple[str, str, str]]:
     shown = [(percent(share), "of late attention goes to position zero", times)]
     middle = scan.sink_rate.get(str(SINK))
     if middle is not None:
-        interval = percent_interval(middle)
-        note = f"95 % interval {interval} %" if interval else ""
-        shown.append((percent(number_of(middle)), "sink rate at ε = 0.3", note))
+        shown.append((percent(number_of(middle)), "sink rate at ε = 0.3", interval_note(middle)))
     above = heads_above_random(data)
     if above is not None:
         shown.append(
             (percent(above), "of heads exceed random targets", "their own 99th percentile")
         )
     if frames.has(data, "norm_ratio"):
-        peak = frames.nanmedian(data["norm_ratio"].values, axis=0).max()
+        peak = frames.norm_ratio(data).max()
         shown.append((f"{short(float(peak))} ×", "the median token’s norm, at most", "1 × is none"))
     return shown
 
 
 def main_chart(result: Result, bos: str) -> Chart:
     """Block × head heat map of the late share of P0."""
-    return charts.heads_chart(result.data[f"scan/{bos}"].to_dataset())
+    return charts.heads_chart(frames.group(result, "scan", bos))
 
 
 def headline(result: Result, bos: str) -> Headline:
     """The numbers of a scan that two runs are compared by."""
-    scan, data = result.summary.scan[bos], result.data[f"scan/{bos}"].to_dataset()
+    scan, data = result.summary.scan[bos], frames.group(result, "scan", bos)
     shares = {
         "Late share of P0": number_of(scan.late_share),
         "Late share under uniform attention": scan.uniform_late_share,
@@ -188,6 +205,6 @@ def headline(result: Result, bos: str) -> Headline:
     numbers: Headline = {label: ("share", value) for label, value in shares.items()}
     numbers["Sink heads"] = ("count", scan.sink_head_count)
     if frames.has(data, "norm_ratio"):
-        ratio = frames.nanmedian(data["norm_ratio"].values, axis=0)
-        numbers["Largest norm of P0 over the median"] = ("ratio", float(ratio.max()))
+        ratio = float(frames.norm_ratio(data).max())
+        numbers["Largest norm of P0 over the median"] = ("ratio", ratio)
     return numbers

@@ -110,8 +110,7 @@ def blocks_table(data: Dataset) -> Table:
         mass = nan_mean(data["learned_mass"].values, axis=1)
         columns["Learned"] = [percent(value) for value in mass]
     if frames.has(data, "norm_ratio"):
-        ratio = frames.nanmedian(data["norm_ratio"].values, axis=0)
-        columns["P0 norm ×"] = [short(value) for value in _at_input(data, ratio)]
+        columns["P0 norm ×"] = [short(value) for value in _at_input(data, frames.norm_ratio(data))]
     if frames.has(data, "p0_cosine"):
         cosine = np.asarray(data["p0_cosine"].values, dtype=np.float64)
         columns["P0 cosine"] = [f"{value:.2f}" for value in _at_input(data, cosine)]

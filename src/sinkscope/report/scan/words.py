@@ -142,7 +142,7 @@ def stream(data: Dataset) -> str:
 
 
 def _norm(data: Dataset) -> str:
-    ratio = frames.nanmedian(data["norm_ratio"].values, axis=0)
+    ratio = frames.norm_ratio(data)
     peak = int(np.nanargmax(ratio))
     if ratio[peak] < LIMITS.norm_rise:
         return (

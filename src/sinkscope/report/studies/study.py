@@ -95,7 +95,7 @@ def _size(one: dict[str, Any], curves: list[dict[str, Any]]) -> list[str]:
             visible(one["about"]["options"]).replace("`", "")
             + ("" if one["excerpt"] else " --corpus PATH"),
         ),
-        _wrapped(f"{words.run_sentence(one)} {words.interval_sentence(one)}"),
+        _wrapped(f"{words.run_sentence(one)} {words.interval_sentence(one)} {MARKS}"),
         *(_table(make(one)) for make in (tables.measured_table, tables.heads_table)),
         _wrapped(words.BEST_HEAD),
         _table(tables.stream_table(one)),
@@ -112,7 +112,7 @@ def _size(one: dict[str, Any], curves: list[dict[str, Any]]) -> list[str]:
             _table(tables.matched_table(one)),
         ]
     limits = "\n".join(_wrapped(f"- {said}", "  ") for said in words.limits(one))
-    return [*parts, "What this cannot show:", limits, _wrapped(MARKS)]
+    return [*parts, "What this cannot show:", limits]
 
 
 def _signs(one: dict[str, Any]) -> list[str]:

@@ -16,8 +16,9 @@ SINK_FROM = (
     "with a sink rate (ε 0.3) above one half; median and range over the runs that come to it."
 )
 SIGNS = (
-    "Difference: of the figure between the two, seed by seed, with its 95 % t interval. As "
-    "published, or against: the interval is clear of zero; open: it is not."
+    "Difference: of the figure between the two, seed by seed, with its 95 % t interval (of "
+    "shares cut off at 100 points). As published, or against: the interval is clear of zero; open: "
+    "it is not."
 )
 AS_READ = (
     "As blocks read it: P0 at the inputs of the norms of attention and MLP, behind a force-sink "
@@ -45,8 +46,8 @@ def run_sentence(summary: dict[str, Any]) -> str:
     windows = "/".join(map(str, held["windows"]))
     return (
         f"{said}, measured on {windows} held-out windows each; on {', '.join(held['device'])}, "
-        f"torch {', '.join(held['torch'])}, transformers {', '.join(held['transformers'])}; text "
-        f"{held['text_sha256'][:12]}."
+        f"torch {', '.join(held['torch'])}, transformers {', '.join(held['transformers'])}; hash "
+        f"of the text {held['text_sha256'][:12]}."
     )
 
 

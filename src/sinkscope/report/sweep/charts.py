@@ -18,6 +18,7 @@ from sinkscope.report.charts import (
     spans,
     tips,
 )
+from sinkscope.report.phases import span
 from sinkscope.report.sweep.tables import settings_text
 from sinkscope.report.text import visible
 from sinkscope.schema.sweep import SweepRow
@@ -68,7 +69,7 @@ def depth_chart(rows: Sequence[SweepRow]) -> Chart | None:
         return None
     names = names_of(bars, "row")
     most = len(names_of(bars, "phase"))
-    scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(format=".0%")
+    scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(format=".0%", tickCount=5)
     drawn = (
         part(bars)
         .mark_bar()
@@ -103,13 +104,9 @@ def _bars(row: SweepRow) -> list[frames.Row]:
                     start=[first / blocks],
                     stop=[behind / blocks],
                     series=[series],
-                    said=[f"phase {number}: {_blocks(first, behind - 1)} of {blocks}"],
+                    said=[f"phase {number}: {span(first, behind - 1)} of {blocks}"],
                 )
     return bars
-
-
-def _blocks(first: int, last: int) -> str:
-    return f"block {first}" if first == last else f"blocks {first}–{last}"
 
 
 def _high(names: list[str], line: int = LINE) -> int:

@@ -82,6 +82,12 @@ def _numbers(rows: Sequence[SweepRow], name: str) -> bool:
     return all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in held)
 
 
+def _at_p0(row: SweepRow) -> str:
+    """What stands there most often; the first of tokens that stand there once says nothing."""
+    apart = row.position_zero.endswith(frames.ONCE) and row.settings.get("n") != 1
+    return "another in each prompt" if apart else row.position_zero
+
+
 def _sink(row: SweepRow) -> Value:
     return SINKS[row.p0_sink] if row.kind else None
 
@@ -124,7 +130,7 @@ COLUMNS = (
     Column("model", "Model", lambda row: row.model),
     Column("family", "Family", lambda row: row.family, brief=False, choice=True),
     Column("bos", "BOS", lambda row: row.bos, lambda row: frames.label(row.bos), choice=True),
-    Column("p0", "At position zero", lambda row: row.position_zero, brief=False),
+    Column("p0", "At position zero", lambda row: row.position_zero, _at_p0, brief=False),
     Column("sink", "Sink", _sink, choice=True),
     Column("late-share", "Late share", lambda row: number_of(row.late_share), _share, True),
     Column("heads", "Sink heads", lambda row: row.sink_heads, _heads, True),

@@ -49,7 +49,7 @@ def sinks(rows: list[SweepRow]) -> str:
     never = len(answers) - len(every) - len(some) - len(open_)
     said = [f"Position zero is a sink in {len(every)} of {counted(len(answers), 'model')}"]
     said += [f"in part of the rows of {len(some)} ({_names(some)})"] if some else []
-    said += [f"in none of {never}"] if never else []
+    said += [f"in no row of {never}"] if never else []
     said += [f"and {len(open_)} are undecided ({_names(open_)})"] if open_ else []
     return f"{', '.join(said)}."
 

@@ -13,7 +13,6 @@ from xarray import Dataset
 from sinkscope.report import frames
 from sinkscope.report.charts import INPUT, Chart, band, layer, names_of, part, tiles, tips, value_y
 from sinkscope.report.timeline.axis import (
-    STEPS,
     Axis,
     Runs,
     colour_of,
@@ -102,9 +101,7 @@ MEASURES = (
 )
 
 
-def course_chart(
-    runs: Runs, measure: Curve, found: dict[str, Any], axis: Axis = STEPS
-) -> Chart | None:
+def course_chart(runs: Runs, measure: Curve, found: dict[str, Any], axis: Axis) -> Chart | None:
     """One measure over the training of every run, stages shaded (one run), events marked."""
     table = _table(runs, measure.values, axis)
     if not table:
@@ -120,7 +117,7 @@ def course_chart(
     return _sized(*layers, *event_layers(runs, found, axis, x))
 
 
-def bands_chart(data: Dataset, axis: Axis = STEPS) -> Chart | None:
+def bands_chart(data: Dataset, axis: Axis) -> Chart | None:
     """C_1 to C_4 over training, with 95 % bands."""
     if not frames.has(data, "concentration"):
         return None
@@ -160,7 +157,7 @@ def heat_chart(data: Dataset) -> Chart | None:
     )
 
 
-def agreement_chart(data: Dataset, axis: Axis = STEPS) -> Chart | None:
+def agreement_chart(data: Dataset, axis: Axis) -> Chart | None:
     """Agreement of heads, neurons, channels and experts with the checkpoint before."""
     table: list[frames.Row] = []
     for name, label in AGREEMENT.items():
@@ -172,7 +169,7 @@ def agreement_chart(data: Dataset, axis: Axis = STEPS) -> Chart | None:
     return _sized(_lines(table, x_of({"": data}, axis), y, names_of(table, "run")))
 
 
-def loss_chart(runs: Runs, found: dict[str, Any], axis: Axis = STEPS) -> Chart | None:
+def loss_chart(runs: Runs, found: dict[str, Any], axis: Axis) -> Chart | None:
     """Losses of every run with the same marks, on the axis of the metrics."""
     kinds = [n for n in LOSSES if all(frames.has(data, n) for data in runs.values())]
     if not kinds:

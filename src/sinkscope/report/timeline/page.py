@@ -99,7 +99,7 @@ def sections(result: Result) -> list[Section]:
             {PANEL: " ".join(written(run, one, len(runs)) for run, one in runs.items())},
         ),
     ]
-    return [section for section in planned if section.parts]
+    return planned
 
 
 def findings(result: Result, panel: str) -> Findings | None:
@@ -132,7 +132,7 @@ def main_chart(result: Result, bos: str) -> Chart | None:
     if not runs:
         return None
     data = {name: frames.group(result, "timeline", name) for name in runs}
-    return charts.course_chart(data, charts.MEASURES[0], runs)
+    return charts.course_chart(data, charts.MEASURES[0], runs, STEPS)
 
 
 def _runs(result: Result) -> dict[str, RunSummary]:

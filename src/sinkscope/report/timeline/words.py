@@ -69,7 +69,7 @@ def _formed(one: RunSummary) -> str:
     )
     return (
         f"the sink is first seen{where(one)} at the checkpoint of {unit} {sink['step']:,}; it "
-        f"emerged {came} (95 %)."
+        f"emerged {came} (95\u00a0% interval)."
     )
 
 
