@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import sinkscope
 from sinkscope.cli.app import main
 from sinkscope.cli.lab import EXAMPLES as LAB
 
@@ -397,3 +398,19 @@ def test_help_is_whole_and_fits_eighty_columns(command, capsys, monkeypatch):
     assert code == 0
     assert not [line for line in out.splitlines()[1:] if len(line) > 80 or line.endswith("...")]
     assert command not in COMMANDS or f"\n  sinkscope {command}" in out  # examples as written
+
+
+def test_closed_streams_and_a_folder_that_is_gone(folder, tmp_path):
+    scan = [sys.executable, "-m", "sinkscope", "scan", str(folder), "--prompts", "random"]
+    closed = [*scan, "--n", "2", "--length", "16", "--no-untrained", "--out", str(tmp_path / "o")]
+    ended = subprocess.run(["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *closed], check=False)
+    assert ended.returncode == 0
+    assert sinkscope.load_result(tmp_path / "o")
+    gone = 'mkdir "$0" && cd "$0" && rmdir "$0" && exec "$@"'
+    ended = subprocess.run(
+        ["sh", "-c", gone, str(tmp_path / "gone"), *scan],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, "the current folder is gone" in ended.stderr) == (2, True)

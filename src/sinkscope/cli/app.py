@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -15,7 +16,7 @@ import sinkscope
 from sinkscope.cli import commands, common, doctor, index, lab, models, report, sweep
 from sinkscope.cli.ending import INTERRUPTED, TERMINATED, terminated
 from sinkscope.cli.options import add_command
-from sinkscope.errors import Interrupted, SinkscopeError, is_out_of_memory, is_panic
+from sinkscope.errors import InputError, Interrupted, SinkscopeError, is_out_of_memory, is_panic
 from sinkscope.files import disk_is_full, written
 from sinkscope.report.text import visible
 
@@ -61,11 +62,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     sentence = ""
+    _open_streams()
     written.clear()
     common.begun[:] = [(time.time(), arguments)]
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that is no UTF-8 must not end the output
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        _refuse_no_folder()
         code = app(arguments, prog_name="sinkscope", standalone_mode=False)
         if code == INTERRUPTED:  # the framework turns Ctrl-C into an exit of its own
             code, sentence = _interruption()
@@ -83,6 +86,23 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"sinkscope: {_harmless(sentence)}", file=sys.stderr)
     _flush()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_streams() -> None:
+    """Put the null device where a stream was closed, lest a file of ours takes its number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                os.close(number)
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
+def _refuse_no_folder() -> None:
+    """Raise InputError where the folder that the command was begun in is gone."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise InputError("the current folder is gone: change to one that is there.") from None
 
 
 def _interruption() -> tuple[int, str]:
