@@ -94,6 +94,7 @@ def test_all_mass_on_position_one():
     verdict = without_p0_sink(answer, 16)
     assert verdict.verdict == "other"
     assert verdict.detail["positions"] == [1]
+    assert "attention at position 1, whatever" in verdict.because
 
 
 @pytest.mark.parametrize("length", [64, 256])

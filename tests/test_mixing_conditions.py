@@ -298,7 +298,7 @@ def test_what_is_open_says_what_is_known_and_how_many_prompts_would_settle_it():
 def test_where_intervals_count_documents_so_does_what_would_settle_it():
     generator = np.random.default_rng(0)
     units = np.repeat(np.arange(8), 6)
-    ce = 0.05 + 0.1 * generator.normal(size=8)[units] + 0.01 * generator.normal(size=48)
+    ce = 0.01 + 0.1 * generator.normal(size=8)[units] + 0.01 * generator.normal(size=48)
     draw = Draw(units)
     low_high = draw.mean(ce)
     each = draw.of_units(ce)

@@ -8,6 +8,7 @@ import io
 import json
 import re
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from sinkscope.errors import InputError
 from sinkscope.report import compare, embed, frames, theme
+from sinkscope.report.causal import verdict_page
 from sinkscope.report.export import export_figures
 from sinkscope.report.page import render_page
 from sinkscope.report.parts import Tables
@@ -23,6 +25,7 @@ from sinkscope.report.scan import figures as scan_figures
 from sinkscope.report.scan import page as scan_page
 from sinkscope.report.table import print_tables, render_text
 from sinkscope.report.text import percent, ranges, short, token_text, visible
+from sinkscope.schema.base import Measured
 from tests.report_fixture import HOSTILE, build_result
 
 SECTIONS = (
@@ -514,3 +517,12 @@ def test_unknown_figure_format_is_refused(tmp_path, result):
     with pytest.raises(InputError, match="'gif' is not a format"):
         export_figures(result, tmp_path, formats=["gif"])
     assert not any(tmp_path.iterdir())
+
+
+def test_a_multiple_of_the_sink_has_an_interval_in_its_own_unit():
+    kept = SimpleNamespace(
+        faithfulness=Measured(value=1.4, low=1.2, high=1.5),
+        completeness=Measured(value=0.1, low=0.0, high=0.2),
+    )
+    said = verdict_page._keeps(kept).replace("\u00a0", " ")
+    assert said == "keep 1.4 times (120.0–150.0 %); all else keeps 10.0 % (0.0–20.0) of the sink"

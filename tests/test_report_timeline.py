@@ -97,13 +97,20 @@ def test_what_was_not_asked_for_is_named(one):
 def test_sentences_claim_no_more_than_the_blocks_that_were_looked_at():
     one = {"settled_step": 80, "settled": {"announced": 80}, "unit": "step", "steps": [1, 80]}
     one |= {"emergence": {"sink": None}, "vanished_step": None, "stages": []}
-    one |= {"concentration": {"2": Measured(value=0.5)}, "present_from_start": False}
+    one |= {
+        "concentration": {"2": Measured(value=0.5)},
+        "present_from_start": False,
+        "sink_spans": [],
+    }
 
     def said(first):
         looked = {"first_blocks": first, "blocks": 8}
         run = RunSummary.model_construct(**one, looked_at=looked)
         return [*words.sentences(run), words.of_several({"a": run, "b": run})]
 
+    one["sink_spans"] = [[80, 80]]
+    assert "no sink is seen to last over 2 checkpoints; one stands at step 80." in said(8)[0]
+    one["sink_spans"] = []
     for part in said(4)[0], said(4)[2]:
         assert "in the first 4 of 8 blocks" in part
     assert "In the blocks that were looked at" in said(4)[-1]

@@ -49,7 +49,8 @@ def without_p0_sink(sinks: Sinks, prompts: int, by_ids: bool = False) -> Verdict
         return Verdict("learned-sink", f"No head sinks at position zero; {because}.")
     if sinks.kind == "positions":
         places = ", ".join(map(str, sinks.positions))
-        because = f"{heads} heads gather their late attention at the positions {places}"
+        s = "s" if len(sinks.positions) > 1 else ""
+        because = f"{heads} heads gather their late attention at position{s} {places}"
         moved = "; exchanged with another, their ids take it along" if by_ids else ""
         return Verdict(
             "position-embedding" if by_ids else "other",

@@ -20,7 +20,7 @@ from sinkscope.schema.timeline import (
     TimelineSummary,
     TrainingStage,
 )
-from sinkscope.stats import Draw
+from sinkscope.stats import SUSTAINED, Draw
 from sinkscope.training_runs.emergence import STRAIGHT, Emergence, emergence, noise
 from sinkscope.training_runs.judging import baselines, judge, remaining_loss
 from sinkscope.training_runs.record import RunRecord
@@ -185,7 +185,13 @@ def _notes(one: RunRecord) -> list[str]:
     found, steps = one.course, [c.step for c in one.checkpoints]
     gone = _vanished(one, steps)
     notes += few_documents(one.arrays["sink_by_prompt"][-1], view.prompts.units)
-    if found.emergence is None:
+    sinking = int(one.arrays["sinking"].any((1, 2)).sum())
+    if found.emergence is None and sinking:
+        notes.append(
+            f"Heads sink at {sinking} of {len(steps)} checkpoints, and never at {SUSTAINED} in a "
+            "row or at the last two: none is said to have emerged, and nothing can have settled."
+        )
+    elif found.emergence is None:
         notes.append("No sink emerged, so there is nothing that could have settled.")
     elif gone is not None:
         notes.append(f"The sink vanished: it is gone from {gone} on. Nothing of it has settled.")

@@ -155,7 +155,9 @@ def _details(verified: VerifySummary) -> list[str]:
             f"It takes {counted(needed, 'unit')} to be both faithful and complete{path}{alone}."
         )
     if faithful is not None and faithful not in (needed, size["components"]):
-        said.append(f"{counted(faithful, 'unit')} are faithful{path}.")
+        said.append(
+            f"{counted(faithful, 'unit')} {'is' if faithful == 1 else 'are'} faithful{path}."
+        )
     if areas_of(verified):
         said.append(f"{areas_of(verified)}{_small_sets(verified)}.")
     return said
@@ -214,7 +216,9 @@ def _keeps(verified: VerifySummary) -> str:
     for what, kept in (("keep", verified.faithfulness), ("all else keeps", verified.completeness)):
         if kept is not None and kept.value is not None:
             interval = percent_interval(kept)
-            said.append(f"{what} {multiple(kept.value)}" + (f" ({interval})" if interval else ""))
+            held = multiple(kept.value)
+            unit = "" if held.endswith("%") else "\u00a0%"  # beside a multiple it needs its own
+            said.append(f"{what} {held}" + (f" ({interval}{unit})" if interval else ""))
     return "; ".join(said) + " of the sink"
 
 

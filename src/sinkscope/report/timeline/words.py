@@ -52,6 +52,12 @@ def _asked(one: RunSummary) -> list[Said]:
 
 def _formed(one: RunSummary) -> str:
     unit, sink = unit_of(one), one.emergence.get("sink")
+    if sink is None and one.sink_spans:
+        stood = ", ".join(f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in one.sink_spans)
+        return (
+            f"no sink is seen to last{where(one)} over {len(one.steps)} checkpoints; one stands at "
+            f"{unit} {stood}."
+        )
     if sink is None:
         return f"no sink emerged{where(one)} over {len(one.steps)} checkpoints."
     if one.present_from_start:
