@@ -80,12 +80,24 @@ def _floors(values: dict[str, list[int]], missed: list[str]) -> str:
             "`undetermined`.\n\n"
         )
         + (
-            f"Outside their bounds: {'; '.join(missed)}."
+            f"Outside their bounds: {'; '.join(missed)}.{_narrow(values)}"
             if missed
             else "Every floor of what was drawn is met."
         )
         + "\n"
     )
+
+
+def _narrow(values: dict[str, list[int]]) -> str:
+    """Which counts would lie within bounds on both sides that are missed."""
+    said = ""
+    for name, (hits, of) in values.items():
+        least, most = FLOORS[name]
+        if 0 < least < most < 1 and of and not least <= hits / of <= most:
+            inside = [count for count in range(of + 1) if least <= count / of <= most]
+            counts = " or ".join(map(str, inside)) or "no count"
+            said += f" Of {of} draws {counts} lies within."
+    return said
 
 
 def _floor(least: float, most: float) -> str:
