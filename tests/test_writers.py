@@ -11,6 +11,7 @@ from sinkscope.circuit.ablated import ablated
 from sinkscope.circuit.components import Components, main_components
 from sinkscope.circuit.find import find
 from sinkscope.circuit.head_reads import HeadReads
+from sinkscope.circuit.notes import notes_on_writers
 from sinkscope.circuit.phase_parts import PhaseParts, PhaseWrites
 from sinkscope.circuit.phases import Phase
 from sinkscope.circuit.ranking import usual_inputs
@@ -339,3 +340,11 @@ def test_what_takes_back_keeps_its_share_of_the_direction():
     writes = writers.with_named(part, writers.Named(Components(), read)).writes
     assert writes.takers == ("4.mlp", "5.mlp")
     assert writes.share == {"1.mlp": 1.0, "4.mlp": -0.6, "5.mlp": -0.2}
+
+
+@pytest.mark.parametrize(("second", "said"), [(-11.5, True), (-0.4, False)])
+def test_writers_that_take_back_what_others_write_are_told_of(second, said):
+    first = 1 - second if said else 0.9
+    shares = ((Unit(2, NEURON, 3), first), (Unit(2, NEURON, 8), second))
+    named = writers.Named(Components(shares), writes=None)
+    assert any("12.5 times" in note for note in notes_on_writers(named)) is said

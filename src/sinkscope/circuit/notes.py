@@ -6,6 +6,7 @@ import numpy as np
 
 from sinkscope.circuit.reading import in_part
 from sinkscope.circuit.record import Traced
+from sinkscope.circuit.writers import Named
 from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.frame import few_documents, opening_notes
 
@@ -32,7 +33,7 @@ def notes(traced: Traced) -> list[str]:
     if circuit.direction is None:
         said.append("Nothing sets position zero apart: no sink direction was taken.")
     said += _unread(traced)
-    said += _of_named(traced)
+    said += notes_on_writers(found.named)
     if found.norm.plateau is None and circuit.direction is not None and not _unread(traced):
         said.append(
             "The norm of position zero is not amplified; writes are taken along the part of the "
@@ -69,9 +70,8 @@ def _unread(traced: Traced) -> list[str]:
     ]
 
 
-def _of_named(traced: Traced) -> list[str]:
+def notes_on_writers(named: Named | None) -> list[str]:
     """What must be known of the named writers."""
-    named = traced.found.named
     if named is None:
         return []
     if named.rejected is not None:
@@ -91,6 +91,12 @@ def _of_named(traced: Traced) -> list[str]:
         notes.append(
             f"Without the {named.fewest} components that make 90 % of what sink heads read, they "
             f"keep more than half of their sink: {len(named.components.writers)} are named."
+        )
+    largest = max((abs(share) for _, share in named.components.shares), default=0.0)
+    if largest > 1:
+        notes.append(
+            f"Named writers work against each other: one alone writes {largest:,.3g} times what is "
+            "raised in all, so their shares say who writes, not how much of the sink is theirs."
         )
     here, there = named.prompts, named.vocabulary
     if here is None or there is None or abs(here - there) < APART_TOKENS:
