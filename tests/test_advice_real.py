@@ -25,7 +25,7 @@ def advice(smollm2):
 
 @pytest.fixture(scope="module")
 def ids(smollm2) -> torch.Tensor:
-    return sinkscope.build_prompts(smollm2, n=N, length=LENGTH).input_ids
+    return sinkscope.build_prompts(smollm2, n=N, length=LENGTH, by_turns=True).input_ids
 
 
 def loss(logits: torch.Tensor, ids: torch.Tensor, first: int) -> float:
@@ -46,7 +46,8 @@ def test_every_answer_has_its_number_and_interval(advice):
 
 
 def test_bos_by_loss(smollm2, advice):
-    rows = sinkscope.build_prompts(smollm2, n=N, length=LENGTH, bos="with").input_ids
+    made = sinkscope.build_prompts(smollm2, n=N, length=LENGTH, bos="with", by_turns=True)
+    rows = made.input_ids
     with torch.no_grad():
         with_it, without = smollm2.model(rows).logits, smollm2.model(rows[:, 1:]).logits
     plain = loss(without, rows[:, 1:], 1) - loss(with_it, rows, 2)
