@@ -47,21 +47,21 @@ def list_known(json: common.Json = False, debug: common.Debug = False) -> None:
         kinds = {"mechanisms": mechanisms, "recipes": recipes, "experiments": experiments}
         typer.echo(jsonlib.dumps(kinds, indent=2))
         return
-    typer.echo("To build (sinkscope lab build --mechanism NAME): expected verdict, families\n")
-    for name, row in mechanisms.items():
-        typer.echo(f"  {name:24} {row['verdict']:20} {', '.join(row['families'])}")
-    typer.echo(
-        "\nTo train (sinkscope lab train NAME): parameters, CPU minutes, what is supervised\n"
-    )
-    for name, row in recipes.items():
-        minutes = f"{row['cpu_minutes']:g} min" if row["cpu_minutes"] else "GPU"
-        typer.echo(
-            f"  {name:24} {row['parameters'] / 1e6:6.1f} M {minutes:>9}  {row['supervision']}"
-        )
-    typer.echo("\nTo run (sinkscope lab run NAME): sizes with cells × seeds, the question\n")
-    for name, row in experiments.items():
-        sizes = [f"{size} {len(s['cells'])}×{s['seeds']}" for size, s in row["sizes"].items()]
-        typer.echo(f"  {name:24} {', '.join(sizes):30} {row['question']}")
+    for title, rows in (
+        ("To build (sinkscope lab build --mechanism NAME): expected verdict, families", [
+            (f"{name:24} {row['verdict']:20}", ", ".join(row["families"]))
+            for name, row in mechanisms.items()
+        ]),
+        ("To train (sinkscope lab train NAME): parameters, CPU minutes, what is supervised", [
+            (f"{name:24} {row['parameters'] / 1e6:6.1f} M {_minutes(row):>9} ", row["supervision"])
+            for name, row in recipes.items()
+        ]),
+        ("To run (sinkscope lab run NAME): the question; sizes with cells × seeds", [
+            (f"{name:24}", f"{row['question']} ({_sizes(row)})")
+            for name, row in experiments.items()
+        ]),
+    ):  # fmt: skip
+        _print_rows(title, rows)
 
 
 def train(
@@ -162,6 +162,27 @@ add_command(app, "study", lab_experiments.study, lab_experiments.EXAMPLES["study
 add_command(app, "list", list_known, EXAMPLES["list"])
 add_command(app, "build", build, EXAMPLES["build"])
 add_command(app, "train", train, EXAMPLES["train"])
+
+
+def _minutes(recipe: dict) -> str:
+    return f"{recipe['cpu_minutes']:g} min" if recipe["cpu_minutes"] else "GPU"
+
+
+def _sizes(experiment: dict) -> str:
+    sizes = experiment["sizes"].items()
+    return ", ".join(f"{size} {len(each['cells'])}×{each['seeds']}" for size, each in sizes)
+
+
+def _print_rows(title: str, rows: list[tuple[str, str]]) -> None:
+    """A title and rows whose second part is broken to the width of the terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from sinkscope.report.lines import hanging, print_lines
+
+    console = Console(highlight=False)
+    lines = [line for first, rest in rows for line in hanging(f"  {first} ", rest, console.width)]
+    print_lines(map(Text, [*hanging("", title, console.width), "", *lines, ""]), console)
 
 
 def _mechanism(name: str) -> dict:
