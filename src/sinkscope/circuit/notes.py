@@ -95,7 +95,7 @@ def notes_on_writers(named: Named | None) -> list[str]:
     largest = max((abs(share) for _, share in named.components.shares), default=0.0)
     if largest > 1:
         notes.append(
-            f"Named writers work against each other: one alone writes {largest:,.3g} times what is "
+            f"Named writers work against each other: one alone writes {largest:,.1f} times what is "
             "raised in all, so their shares say who writes, not how much of the sink is theirs."
         )
     here, there = named.prompts, named.vocabulary
