@@ -348,3 +348,14 @@ def test_writers_that_take_back_what_others_write_are_told_of(second, said):
     shares = ((Unit(2, NEURON, 3), first), (Unit(2, NEURON, 8), second))
     named = writers.Named(Components(shares), writes=None)
     assert any("12.5 times" in note for note in notes_on_writers(named)) is said
+
+
+def test_heads_whose_share_underflows_have_nothing_to_lose():
+    model = tiny_model("gpt2")
+    with torch.no_grad():
+        model.transformer.h[3].ln_1.weight.mul_(1e5)
+    ids = torch.randint(100, (2, 24), generator=torch.Generator().manual_seed(0))
+    result = sinkscope.trace(Subject.from_model(model), prompts=token_prompts(ids))
+    (trace,) = result.summary.trace.values()
+    assert trace.reading_heads
+    assert trace.named["kept"] is None

@@ -12,6 +12,7 @@ becomes its mean over the other positions; neurons of routed experts are switche
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -100,9 +101,9 @@ class Naming:
     def kept(self, units: Sequence[Unit]) -> list[float] | None:
         """Part of their share that the heads keep without these units' writes; None: no telling.
 
-        Of all heads together, and of each of `groups`. The smaller of two: with later writes of P0
-        as they are, which no backup can fill in for, and with P0 running on, which takes along what
-        later blocks write because of these.
+        Of all heads together, and of each of `groups`; NaN for one without any share. The smaller
+        of two: with later writes of P0 as they are, which no backup can fill in for, and with P0
+        running on, which takes along what later blocks write because of these.
         """
         own = [unit for unit in units if unit.block < self.stop and unit.kind != EXPERT]
         hooks = self._ablated(own) if own else None
@@ -123,7 +124,9 @@ class Naming:
             less.update({block: reads.p0[:, block + 1] - x() for block, x in behind.items()})
             held, run = self._shares(reads.margins(edit)[0]), self._shares(running_on())
         intact = self._shares(reads.intact)
-        return [min(a, b) / whole for a, b, whole in zip(held, run, intact)]
+        if not intact[0]:  # margins so low that their sigmoid underflows
+            return None
+        return [min(a, b) / whole if whole else math.nan for a, b, whole in zip(held, run, intact)]
 
     def lost(self, units: Sequence[Unit]) -> float:
         """Part of the heads' rise that goes without these units, when P0 runs on from there."""
