@@ -318,6 +318,6 @@ def test_where_intervals_count_documents_so_does_what_would_settle_it():
     needs, alone = prompts_to_settle(each, USED), prompts_to_settle(ce, USED)
     assert 6 * needs > alone  # alike windows of a document are worth less than apart ones
     said = (
-        f"48 prompts of 8 documents cannot tell that from {USED}, take {needs} documents (text), "
+        f"48 prompts of 8 documents cannot tell that from {USED}, take {needs} documents (--text), "
     )
     assert f"{said}{6 * needs} prompts and as many pairs." in what_is_open(found, rows)

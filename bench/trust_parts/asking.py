@@ -12,7 +12,7 @@ N, LENGTH = 24, 64
 MOST = 256  # prompts that are still taken
 UNDETERMINED = "undetermined"
 SAYING = {"missing", "verdict_detail", "what_would_change_it", "notes"}  # where numbers are advised
-NUMBER = re.compile(r"take (?:at least )?(?:\d+ documents \(text\), )?(\d+) prompts")
+NUMBER = re.compile(r"take (?:at least )?(?:\d+ documents \(--text\), )?(\d+) prompts")
 
 
 def ask(subject: Subject, n: int = N, **settings: Any) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from sinkscope.ordinary import ordinary
 from sinkscope.pace import Pace, stages_of
 from sinkscope.settings import VerifySettings
+from sinkscope.torch_defaults import torch_defaults
 
 Step = Callable[[str, int, int], None]
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -42,7 +42,7 @@ def shown(command: Command) -> Command:
 
     @functools.wraps(command)
     def run(*arguments: Any, **given: Any) -> Any:
-        with ordinary():
+        with torch_defaults():
             return begun(*arguments, **given)
 
     def begun(*arguments: Any, **given: Any) -> Any:

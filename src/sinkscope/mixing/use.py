@@ -77,7 +77,7 @@ def _needs(ce: np.ndarray, draw: Draw) -> str:
     now, take = f"{prompts} prompts", f"{needed} prompts"
     if len(units) < prompts:
         now += f" of {len(units)} documents"
-        take = f"{needed} documents (text), {math.ceil(needed * prompts / len(units))} prompts"
+        take = f"{needed} documents (--text), {math.ceil(needed * prompts / len(units))} prompts"
     return f"{now} cannot tell that from {USED}, take {take} and as many pairs"
 
 

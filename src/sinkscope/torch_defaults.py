@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def ordinary() -> Iterator[None]:
+def torch_defaults() -> Iterator[None]:
     """New tensors are float32 and on the CPU, and no operation is cast by autocast."""
     torch = sys.modules.get("torch")
     if torch is None:  # then nobody has set anything
