@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from sinkscope.files import latest
 from sinkscope.result import Result
 from sinkscope.schema.sweep import PhaseSpan, SweepRow
 from sinkscope.schema.trace import PhaseRow, TraceSummary
 
 MOST_WRITERS = 2
+ROW = "row.json"  # of a run's folder
+
+
+class RowFile(BaseModel):
+    """What a sweep keeps beside each run.
+
+    key      of the content, settings and conditions that it was measured under
+    seconds  what it took
+    """
+
+    key: str
+    seconds: float
+    rows: list[SweepRow]
+
+    @property
+    def run(self) -> str:
+        """What the folder of the run is called."""
+        return self.rows[0].run
+
+
+def read_rows(folder: Path) -> RowFile | None:
+    """What is kept in a folder; None where there is nothing, or it is damaged."""
+    try:
+        held = RowFile.model_validate_json(latest(folder, ROW).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return held if held.rows else None
 
 
 def rows_of(result: Result, run: str, **about: Any) -> list[SweepRow]:
