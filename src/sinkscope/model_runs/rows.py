@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from sinkscope.files import latest
+from sinkscope.report.frames import policies
 from sinkscope.result import Result
 from sinkscope.schema.sweep import PhaseSpan, SweepRow
 from sinkscope.schema.trace import PhaseRow, TraceSummary
@@ -49,7 +50,6 @@ def rows_of(result: Result, run: str, **about: Any) -> list[SweepRow]:
     about  further fields of the rows, such as model, settings, expected
     """
     summary = result.summary
-    held = (summary.scan, summary.trace, summary.verify, summary.mix)
     known = {
         "model": summary.model.id,
         "family": summary.model.architecture,
@@ -63,7 +63,7 @@ def rows_of(result: Result, run: str, **about: Any) -> list[SweepRow]:
             **{**known, **about},
             **_found(result, bos),
         )
-        for bos in dict.fromkeys(bos for command in held for bos in command)
+        for bos in policies(result)
     ]
 
 
