@@ -181,7 +181,11 @@ def rate_in_the_heading_is_that_of_key_and_table(seen: Seen) -> Iterator[str]:
     known = percent(number_of(seen.data["scan"]["sink_rate"]["0.3"]))
     said = re.match(r"Sink rate ([^ ]+\u00a0%) at", seen.concluded("rates"))
     yield from differ("heading", said and said[1], known)
-    yield from differ("key", seen.keys.get("of heads give it more than 30\u00a0%, mean over prompts (sink rate)"), known)
+    yield from differ(
+        "key",
+        seen.keys.get("of heads give it more than 30\u00a0%, mean over prompts (sink rate)"),
+        known,
+    )
     table = seen.table("Sink rate")
     if table is not None:
         at = [row for row in table.rows if row[0] in ("ε = 0.3", "All blocks")]

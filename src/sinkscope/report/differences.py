@@ -77,19 +77,15 @@ def _setting(value: Any) -> str:
 
 def run_names(*results: Result) -> list[str]:
     """What runs are called side by side: by their models, where these tell them apart."""
-    ids = [visible(result.summary.model.id).rsplit("/", 1)[-1] for result in results]
-    revisions = [visible(result.summary.model.revision or "") for result in results]
-    for names in (ids, [f"{one} @ {at}" if at else one for one, at in zip(ids, revisions)]):
-        if len(set(names)) == len(names):
-            return names
+    names = [frames.model_name(result).rsplit("/", 1)[-1] for result in results]
+    if len(set(names)) == len(names):
+        return names
     return ["This run", *(["Other run"] if len(names) == 2 else map(run_name, results[1:]))]
 
 
 def run_name(result: Result) -> str:
     """Model id, revision and number format of a run."""
-    model = result.summary.model
-    revision = f" @ {visible(model.revision)}" if model.revision else ""
-    return f"{visible(model.id)}{revision} ({visible(result.summary.environment.dtype)})"
+    return f"{frames.model_name(result)} ({visible(result.summary.environment.dtype)})"
 
 
 def _settings(command: dict[str, Any]) -> dict[str, Any]:
