@@ -99,7 +99,8 @@ def runs_compared(result: Result, *others: Result) -> list[Compared]:
         here, there = run_names(result, *others)[:2]
         named = here != "This run"
         said = _late_share(
-            *scans[:2],
+            scans[0],
+            scans[1],
             f"In {here if named else 'this run'}",
             f"in {there if named else 'the other'}",
         )
