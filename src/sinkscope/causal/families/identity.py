@@ -155,7 +155,9 @@ def _row(
     extra: Mapping[str, Any] | None = None,
 ) -> Test:
     """An edit at P0 beside the same elsewhere; it is evidence where it has a role."""
-    plan = Planned("I1", IDENTITY, [edit], [[same]], control, TOKEN_ARROW, note=note, shifted=shifted)
+    plan = Planned(
+        "I1", IDENTITY, [edit], [[same]], control, TOKEN_ARROW, note=note, shifted=shifted
+    )
     extra = extra or {}
     return lab.test(replace(plan, claim="role" in extra, extra=extra))
 
