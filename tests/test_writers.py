@@ -184,6 +184,23 @@ def test_where_the_others_are_made_long_the_writers_are_those_that_do_it():
     assert found.named.kept < 0.5
 
 
+def test_what_is_usual_leaves_out_positions_that_are_amplified_as_position_zero_is():
+    """A token that repeats the first is as unmixed, and a few such would leave P0 long."""
+    subject, prompts, truth = constructed("p0-two-block", family="llama", noise=0.0)
+    prompts.input_ids[:, 1] = prompts.input_ids[:, 0]
+    block, neuron = truth.writing_neurons[0]
+    inputs = []
+    down = subject.model.model.layers[block].mlp.down_proj
+    handle = down.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    with torch.no_grad():
+        subject.model(prompts.input_ids)
+    handle.remove()
+    at_p0, at_first = inputs[0][:, :2, neuron].mean(0)
+    assert at_first > 0.9 * at_p0
+    usual = usual_inputs(subject, find_sites(subject, prompts), prompts)
+    assert usual[block, "1"][neuron] < 0.001 * at_p0
+
+
 def test_the_read_curve_rises_with_the_write_that_is_read():
     subject, prompts, truth = constructed("p0-deeper", family="llama", noise=0.05)
     found = find(subject, prompts)

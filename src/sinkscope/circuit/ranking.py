@@ -30,6 +30,7 @@ from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
 ROWS, USUAL_ROWS = 64, 16  # prompts whose first tokens are averaged, and whose other positions are
+ODD = 3.0  # times the median norm: a position that writes so much is no usual one
 
 
 def units_by_logit(
@@ -61,8 +62,9 @@ def units_by_logit(
 def usual_inputs(subject: Subject, sites: Sites, prompts: Prompts) -> dict[Key, torch.Tensor]:
     """Mean input [in] of every output projection (W_O, W_down), over t > 0.
 
-    Of the first USUAL_ROWS prompts. It is the baseline of mean ablation. Prompts are right-padded;
-    padded positions count.
+    Of the first USUAL_ROWS prompts. It is the baseline of mean ablation. Positions that are amplified
+    as P0 is (some delimiters, a token that repeats the first) are left out: a few of them in a
+    hundred would leave P0 long. Prompts are right-padded; padded positions count.
     """
     prompts = prompts.take(slice(0, USUAL_ROWS))
     sums: dict[Key, torch.Tensor] = {}
@@ -72,6 +74,8 @@ def usual_inputs(subject: Subject, sites: Sites, prompts: Prompts) -> dict[Key, 
         def hook(module: Any, args: tuple) -> None:
             rows = args[0].detach()
             rows = rows.reshape(len(prompts), -1, rows.shape[-1])[:, 1:].flatten(0, 1).float()
+            norms = rows.norm(dim=-1)
+            rows = rows[norms <= ODD * norms.median()]
             sums[key] = sums.get(key, 0.0) + rows.sum(0)
             counts[key] = counts.get(key, 0) + len(rows)
 
