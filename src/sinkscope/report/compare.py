@@ -65,9 +65,7 @@ def comparison(result: Result, *others: Result) -> Section:
 
 def run_name(result: Result) -> str:
     """Model id and revision of a run."""
-    model = result.summary.model
-    revision = f" @ {visible(model.revision)}" if model.revision else ""
-    return f"{visible(model.id)}{revision} ({visible(result.summary.environment.dtype)})"
+    return f"{frames.model_name(result)} ({visible(result.summary.environment.dtype)})"
 
 
 def policies_compared(result: Result) -> list[Compared]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 NO_VALUE = "–"
@@ -130,7 +131,21 @@ def percent_interval(measured: Any) -> str:
 def interval_note(measured: Any) -> str:
     """The interval of a measured share, said to be one; empty without one."""
     shown = percent_interval(measured)
-    return f"95 % interval {shown} %" if shown else ""
+    return f"95\u00a0% interval {shown}\u00a0%" if shown else ""
+
+
+def percent_with_interval(measured: Any) -> str:
+    """A measured share with its interval where it has one: `41.0 % (38.0–43.2)`."""
+    shown, interval = percent(number_of(measured)), percent_interval(measured)
+    return f"{shown} ({interval})" if interval else shown
+
+
+def with_interval(measured: Any, show: Callable[[float], str]) -> str:
+    """A measured value with its interval where it has one, each number as `show` has it."""
+    value, ends = number_of(measured), bounds_of(measured)
+    if value is None:
+        return NO_VALUE
+    return show(value) if ends is None else f"{show(value)} ({show(ends[0])} to {show(ends[1])})"
 
 
 def short(value: Any) -> str:

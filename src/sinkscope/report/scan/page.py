@@ -21,7 +21,7 @@ from sinkscope.report.parts import (
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.phases import phases_of
 from sinkscope.report.scan import charts, conclusions, figures, tables
-from sinkscope.report.scan.words import heads_above_random, verdict_so_far, where
+from sinkscope.report.scan.words import heads_above_random, stream, verdict_so_far, where
 from sinkscope.report.text import interval_note, number_of, percent, short, visible
 from sinkscope.result import Result, ScanSummary
 from sinkscope.stats import nan_mean
@@ -60,7 +60,7 @@ def _rates(both: dict[str, tuple[ScanSummary, Dataset]]) -> Section:
             ),
             *plots(data, figures.NULLS),
         ],
-        concluded(conclusions.rate, both),
+        concluded(conclusions.rate, {bos: scan for bos, (scan, _) in both.items()}),
     )
 
 
@@ -76,7 +76,7 @@ def _position_zero(result: Result, data: dict[str, Dataset]) -> list[Section]:
             "What becomes of position zero",
             "How its residual stream departs from that of the other tokens along the depth.",
             [*plots(along, figures.NORM), *plots(data, figures.COSINE)],
-            concluded(conclusions.position_zero, data),
+            concluded(stream, data),
         ),
         Section(
             "received",
@@ -185,7 +185,7 @@ def key_figures(scan: ScanSummary, data: Dataset) -> list[tuple[str, str, str]]:
     return shown
 
 
-def main_chart(result: Result, bos: str) -> Chart:
+def main_chart(result: Result, bos: str) -> Chart | None:
     """Block × head heat map of the late share of P0."""
     return charts.heads_chart(frames.group(result, "scan", bos))
 

@@ -31,7 +31,6 @@ from sinkscope.report.timeline.words import (
     of_several,
     sentences,
     step,
-    unit_of,
     where,
     written,
 )
@@ -205,9 +204,9 @@ def _findings(result: Result) -> Findings:
 def _keys(one: RunSummary) -> list[tuple[str, str, str]]:
     """The numbers at the top."""
     return [
-        (step(one.emergence_step), "emerged", unit_of(one)),
+        (step(one.emergence_step), "emerged", one.unit),
         (str(len(one.stages)), "stages", "by change points"),
-        (step(one.settled_step), "settled", f"{unit_of(one)}{where(one)}"),
+        (step(one.settled_step), "settled", f"{one.unit}{where(one)}"),
         (percent(number_of(one.concentration["2"])), "C₂ at the end", "of what is written"),
     ]
 
