@@ -168,7 +168,7 @@ def test_where_the_others_are_suppressed_the_block_is_that_of_the_suppression(fa
 
 
 def test_where_the_others_are_made_long_the_writers_are_those_that_do_it():
-    """No logit on P0 is linear in what the others are given along a direction that no head reads."""
+    """No logit on P0 is linear in what others are given along a direction that no head reads."""
     subject, prompts, truth = constructed("p0-suppression", family="llama", noise=0.0)
     unread = unread_direction(subject, truth)
     with torch.no_grad():
