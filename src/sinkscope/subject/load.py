@@ -12,7 +12,7 @@ import torch
 from sinkscope.errors import InputError
 from sinkscope.subject import adapters, gguf
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
-from sinkscope.subject.at_hand import is_brought, is_packed
+from sinkscope.subject.at_hand import is_brought, is_packed, rounds_input
 from sinkscope.subject.blame import odd_settings, rope_warnings
 from sinkscope.subject.folder import check_folder, check_weights
 from sinkscope.subject.header import INDEX, WHOLE, header_hash
@@ -113,7 +113,10 @@ def _refuse_no_model(model: Any, tokenizer: Any) -> None:
         )
     dtypes = {p.dtype for p in model.parameters()}
     if torch.float64 in dtypes:
-        raise InputError(f"the model is in float64; give it in one of {', '.join(DTYPES)}.")
+        raise InputError(
+            "the model is in float64, and transformers takes the softmax in float32 all the same, "
+            f"where the mask of float64 is infinite; give it in one of {', '.join(DTYPES)}."
+        )
 
 
 def load(
@@ -230,7 +233,8 @@ def _how_stored(place: Place, read: _Read, dtype: str) -> list[str]:
     if read.weights is not None:
         said = [f"Its weights were unpacked from GGUF ({read.weights['label']}) to {dtype}."]
     else:
-        said = [stored_as(read.stored, read.tensors, dtype)]
+        half = bool(read.stored) and dtype == "float32" and rounds_input(read.model)
+        said = [stored_as(read.stored, read.tensors, dtype, half)]
     if place.is_folder and (place.path / WHOLE).is_file() and (place.path / INDEX).is_file():
         said.append(f"Beside {WHOLE}, which was read, lies an index of shards.")
     if place.local and _supervised_heads(place.path):
