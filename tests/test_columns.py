@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinkscope.observe import columns as c
+from sinkscope.observe.flex import flex_attend, flex_received
 from sinkscope.observe.fused import fused_attention, fused_works, split_summands
 
 TOLERANCE = 2e-5
@@ -102,6 +103,27 @@ def test_softcap_is_applied_before_the_mask():
     torch.testing.assert_close(out, scores.softmax(-1) @ s.expand(v), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+@pytest.mark.parametrize(
+    ("mask", "cap", "before"),
+    [("window", None, 0), ("padding", 1.5, 0), ("causal", 1.5, 0), ("causal", 1.5, 20)],
+)
+def test_flex_attention_equals_chunks(mask, cap, before):
+    """Windows, padding, caps; and a piece of a text, whose queries come after `before` keys."""
+    s, v = draw(7, 60, 4, 2, 17, mask, softcap=cap)
+    s.q = s.q[:, :, before:]
+    valid = torch.ones(2, 60 - before, dtype=torch.bool)
+    valid[1, -3:] = False
+    right, right_lse = c.chunked_attention(s, v)
+    out, lse = flex_attend(s.q, s.k, v, s.mask, s.causal, s.scale, s.modify)
+    k = s.expand(s.k)
+    sums = flex_received(s.q, k, right_lse, valid, s.mask, s.causal, s.scale, s.modify)
+    torch.testing.assert_close(out, right, atol=TOLERANCE, rtol=1e-5)
+    torch.testing.assert_close(lse, right_lse, atol=TOLERANCE, rtol=1e-5)
+    want = c.chunked_key_sums(s, right_lse, valid)
+    torch.testing.assert_close(sums, want, atol=1e-4, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_loses_no_bits_of_the_log_sum_exp(dtype):
     """One summand instead of three would put the masses off by whole percents."""
@@ -161,9 +183,11 @@ def test_the_kernel_is_left_aside_where_it_does_not_serve():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_cuda_operators_and_the_kernel_are_right(dtype):
+    from sinkscope.observe.flex import flex_problem
     from sinkscope.observe.fused import operator_problem
 
     assert operator_problem("efficient", "cuda", dtype) is None
+    assert flex_problem("cuda", dtype) is None
     if dtype != torch.float32:
         assert operator_problem("flash", "cuda", dtype) is None
         assert c.received_problem("cuda", dtype) is None

@@ -131,6 +131,13 @@ def test_changes_on_windows_of_a_document_are_drawn_together():
     assert alone == bootstrap(values[:6])
 
 
+def test_few_documents_that_are_alike_by_chance_make_no_interval_narrow():
+    def draw(generator):  # windows that owe nothing to their documents
+        return generator.normal(0, 1, 24), 0, generator.choice(7, 24, p=np.arange(1, 8) / 28)
+
+    assert 0.945 <= _coverage(draw, 0.0, runs=600) <= 0.985
+
+
 def test_a_figure_that_few_prompts_make_needs_more_of_them():
     rare = np.r_[np.ones(2), np.zeros(18)]
     assert units_needed(rare) == 72

@@ -317,6 +317,16 @@ def test_writers_of_the_tokens_that_prompts_begin_with():
     assert any("drawn evenly from the vocabulary" in note for note in notes)
 
 
+def test_what_was_taken_back_before_the_main_phase_is_no_writer_of_it():
+    """Both phases write along one direction, so the second's heads read the first's write too."""
+    subject, prompts, truth = constructed("p0-two-phase", 8100062)
+    second = truth.phases[1]
+    circuit = find(subject, prompts).circuit
+    assert [part.most_read for part in circuit.phases] == [False, True]
+    assert {unit.place for unit in circuit.writers} == pairs(second["writing_neurons"])
+    assert list(circuit.phases[1].writes.writers) == second["writers"]
+
+
 def test_writers_share_what_is_written_and_takers_what_is_taken_back(monkeypatch):
     total = {"1.attention": -1.0, "1.mlp": 2.0, "2.mlp": 5.0}
     total |= {"3.attention": 1.0, "3.mlp": -4.0, "4.mlp": -1.8, "5.mlp": -0.2}

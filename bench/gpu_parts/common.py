@@ -142,15 +142,27 @@ def compare(calls: dict[str, Callable[[], Any]], rounds: int, device: str) -> di
 
 def wide_llama(run: Run, blocks: int, length: int):
     """A Llama of the 8B shape (vocabulary 32,000), bf16, random, made on the device."""
-    import torch
     from transformers import LlamaConfig
 
+    return _wide(run, LlamaConfig, blocks, length)
+
+
+def wide_gemma2(run: Run, blocks: int, length: int):
+    """The same shape with capped scores, and a window of 4,096 tokens in every other block."""
+    from transformers import Gemma2Config
+
+    return _wide(run, Gemma2Config, blocks, length)
+
+
+def _wide(run: Run, family: Any, blocks: int, length: int):
+    import torch
+
     sizes = {"hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8}
-    sizes |= {"intermediate_size": 14336, "vocab_size": 32000}
+    sizes |= {"intermediate_size": 14336, "vocab_size": 32000, "head_dim": 128}
     if run.tiny:
         sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
-        sizes |= {"intermediate_size": 96, "vocab_size": 128}
-    config = LlamaConfig(num_hidden_layers=blocks, max_position_embeddings=length, **sizes)
+        sizes |= {"intermediate_size": 96, "vocab_size": 128, "head_dim": 16}
+    config = family(num_hidden_layers=blocks, max_position_embeddings=length, **sizes)
     return on_device(run, config, torch.bfloat16)
 
 

@@ -20,6 +20,7 @@ from sinkscope.observe.columns import (
     received_problem,
     reversed_key_sums,
 )
+from sinkscope.observe.flex import flex_attend, flex_problem, flex_received
 from sinkscope.observe.fused import OPERATORS, general_operator, operator_problem
 from sinkscope.observe.parity import half_precision_errors, lean_difference, token_prompts
 from sinkscope.observe.reads import Want
@@ -62,6 +63,7 @@ def checks(run: Run, dtype: str) -> dict:
     kind, torch_dtype = torch.device(run.device).type, getattr(torch, dtype)
     names = ["cpu"] if kind == "cpu" else [name for name in OPERATORS if name != "cpu"]
     found: dict[str, Any] = {n: operator_problem(n, kind, torch_dtype) for n in names}
+    found["flex attention"] = flex_problem(kind, torch_dtype)
     return found | {"received kernel": received_problem(kind, torch_dtype)}
 
 
@@ -104,12 +106,28 @@ def operators(run: Run, dtype: str, size: int, groups: int, length: int) -> dict
 
         kernel = received(q, k, right, valid, s.scale)
         found["received kernel"] = _judged({"received": _relative(kernel, sums)}, dtype)
+    if run.tiny or flex_problem(kind, q.dtype) is None:
+        found["flex attention"] = _judged(_flex(s, v, valid), dtype)
     if kind == "cuda" and dtype == "float32":  # the reference itself, against the CPU
         there = Scores(q.cpu(), k.cpu(), None, True, s.scale)
         found["reference"] = _judged(
             {"lse": _largest(right, chunked_attention(there, v.cpu())[1])}, dtype
         )
     return found
+
+
+def _flex(s: Scores, v: torch.Tensor, valid: torch.Tensor) -> dict[str, float]:
+    """Errors of flex attention in a window of a third of the length, with capped scores."""
+    length = s.q.shape[2]
+    full = torch.ones(length, length, dtype=torch.bool, device=s.q.device).tril()
+    s = Scores(s.q, s.k, (full & full.triu(-length // 3))[None, None], False, s.scale, 5.0)
+    _, right = chunked_attention(s, v)
+    _, lse = flex_attend(s.q, s.k, v, s.mask, False, s.scale, s.modify)
+    sums = flex_received(s.q, s.expand(s.k), right, valid, s.mask, False, s.scale, s.modify)
+    return {
+        "lse": _largest(lse, right),
+        "received": _relative(sums, chunked_key_sums(s, right, valid)),
+    }
 
 
 def _largest(a: torch.Tensor, b: torch.Tensor) -> float:

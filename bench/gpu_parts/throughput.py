@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gpu_parts.common import Run, compare, timed, wide_llama
+from gpu_parts.common import Run, compare, timed, wide_gemma2, wide_llama
 from sinkscope.observe.attention import observe, run_model
 from sinkscope.observe.columns import Scores, p0_scores, received_problem, reversed_key_sums
 from sinkscope.observe.fused import OPERATORS, fused_operator
@@ -30,6 +30,8 @@ def section(run: Run) -> None:
     length = 256 if run.tiny else 32768
     run.part("kernels", kernels, run, length)
     run.part("8 blocks", whole, run, 2 if run.tiny else FEW, length, 3)
+    few, short = 2 if run.tiny else FEW, length if run.tiny else 8192  # caps make plain maps whole
+    run.part("8 blocks with windows and caps", whole, run, few, short, 2, "", wide_gemma2)
     run.part("profile", profile, run, 2 if run.tiny else FEW, length)
     if run.device == "cuda":
         for name in FORCED:
@@ -57,9 +59,11 @@ def rows(run: Run, subject: Subject, length: int) -> Prompts:
     return token_prompts(torch.randint(size, (1, length), generator=generator))
 
 
-def whole(run: Run, blocks: int, length: int, rounds: int, operator: str = "") -> dict:
+def whole(
+    run: Run, blocks: int, length: int, rounds: int, operator: str = "", make: Any = wide_llama
+) -> dict:
     """Interleaved passes; `operator` forces torch's choice, for plain passes and for ours."""
-    subject = wide_llama(run, blocks, length)
+    subject = make(run, blocks, length)
     forced = sdpa_kernel([FORCED[operator]]) if operator else nullcontext()
     with forced:
         found = compare(cases(subject, rows(run, subject, length)), rounds, run.device)

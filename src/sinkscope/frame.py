@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,12 @@ def too_few(values: np.ndarray, units: np.ndarray | None, what: str, how: str) -
         f"Intervals rest on {count} {what}{', some far from the rest' if apart else ''}: to cover "
         f"95 % they need {needed} or more (--{how})."
     ]
+
+
+def units_wanted(note: str) -> int | None:
+    """How many units a sentence of `too_few` asks for, where several are there; else None."""
+    found = re.match(r"Intervals rest on .* they need (\d+) or more", note)
+    return int(found[1]) if found else None
 
 
 def few_documents(values: np.ndarray, units: np.ndarray | None) -> list[str]:

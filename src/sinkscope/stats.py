@@ -22,9 +22,9 @@ def bootstrap(values: np.ndarray, seed: int = 0, units: np.ndarray | None = None
     """Mean over prompts with its 95 % percentile bootstrap interval (2,000 resamples).
 
     values [n]; NaN entries are prompts for which the figure is not defined. units [n] says which
-    document each prompt is of: prompts of one document are drawn together, since they are alike.
-    With fewer than two units there is no interval. The levels are widened for few units
-    (`widened_tail`).
+    document each prompt is of: prompts of one document are drawn together, since they are alike
+    (`paired_change`). With fewer than two units there is no interval. The levels are widened for
+    few units (`widened_tail`).
     """
     values = np.asarray(values, dtype=np.float64)
     return paired_change(values, np.zeros_like(values), seed=seed, units=units)
@@ -76,23 +76,35 @@ def paired_change(
     """Mean of edited − intact over prompts, in units of the mean of `scale`, with a 95 % interval.
 
     edited, intact, scale [n] are paired by prompt and resampled together (2,000 times); without a
-    scale the unit is 1. Prompts of one document (units [n], as in `bootstrap`) are drawn together.
-    The percentile levels are widened for few of them as Hesterberg (2015, arXiv 1411.5279) proposes
-    (`widened_tail`). NaN entries are left out; one unit gives no interval.
+    scale the unit is 1. Prompts of one document (units [n], as in `bootstrap`) are drawn together;
+    the interval is then as wide as that of prompts drawn apart, or wider, since few documents can
+    look more alike than prompts do by chance alone (the larger of both errors: Angrist and Pischke
+    2009, section 8.2). The percentile levels are widened for few units as Hesterberg (2015, arXiv
+    1411.5279) proposes (`widened_tail`). NaN entries are left out; one unit gives no interval.
     """
     scale = np.ones_like(intact) if scale is None else scale
     rows = np.stack([edited - intact, scale]).astype(np.float64)
     known = np.asarray(np.isfinite(rows).all(0))
     if not known.any() or abs(rows[1, known].mean()) < 1e-12:
         return Measured(value=None)
-    value = float(rows[0, known].mean() / rows[1, known].mean())
-    rows = np.stack([_by_unit(row[known], known, units)[0] for row in rows])
-    n = rows.shape[1]
-    if n < 2:
+    rows = rows[:, known]
+    value = float(rows[0].mean() / rows[1].mean())
+    drawn = [rows]
+    if units is not None:
+        drawn.append(np.stack([_by_unit(row, known, units)[0] for row in rows]))
+    if drawn[-1].shape[1] < 2:
         return Measured(value=value)
+    lows, highs = zip(*(_ends(sums, seed) for sums in drawn), strict=True)
+    return Measured(value=value, low=min([*lows, value]), high=max([*highs, value]))
+
+
+def _ends(sums: np.ndarray, seed: int) -> tuple[float, float]:
+    """Ends of the interval of the ratio of two rows of sums [2, n] over units."""
+    n = sums.shape[1]
     picks = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
-    changes = rows[0][picks].sum(1) / rows[1][picks].sum(1)
-    return resampled(value, changes, widened_tail(n))
+    tail = 100 * widened_tail(n)
+    low, high = np.percentile(sums[0][picks].sum(1) / sums[1][picks].sum(1), [tail, 100 - tail])
+    return float(low), float(high)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from sinkscope.causal.evidence import NECESSITY, Test
-from sinkscope.causal.screen import Planned
+from sinkscope.causal.evidence import Planned, Test
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import NECESSARY, NEGLIGIBLE
 from sinkscope.stats import nan_mean
@@ -32,8 +32,8 @@ def decide(lab: CausalBench, planned: Sequence[Planned], pick: Pick) -> list[Tes
     rows = []
     for i, (plan, key) in enumerate(zip(planned, keys)):
         if key is None or i in chosen:
-            how = {"few": True, **plan.how} if key is not None and _idle(sizes[i]) else plan.how
-            rows.append(lab.test(plan.id, NECESSITY, plan.edits, plan.controls, **how))
+            few = key is not None and _idle(sizes[i])
+            rows.append(lab.test(plan, few=True if few else None))
         else:
             rows.append(_screened(lab, plan, key))
     return rows
@@ -59,20 +59,11 @@ def _idle(size: Any) -> Any:
 
 def _screened(lab: CausalBench, plan: Planned, key: np.ndarray) -> Test:
     """A row that was not run in full: key [n, heads] is its effect through P0's key."""
-    how = plan.how
     return Test(
-        id=plan.id,
-        kind=NECESSITY,
-        arrow=how.get("arrow", ""),
-        edits=tuple(plan.edits),
-        control="",
+        **vars(replace(plan, controls=(), control="", claim=False)),
         position=0,
-        claim=False,
         confirmed=False,
         key_change=lab.share_change(nan_mean(key, 1)),
         effect=nan_mean(key, 1),
         by_head=key,
-        block=how.get("block"),
-        dose=how.get("dose"),
-        note=how.get("note", ""),
     )

@@ -32,13 +32,43 @@ QUERY_BIAS = "query bias"
 
 
 @dataclass(frozen=True, eq=False)
-class Test:
-    """One edit beside its control.
+class Planned:
+    """A test before it is run: an edit beside its control, and what is said of it.
 
-    kind            sufficiency: the effect is the change of the margin at the position over
-                    `SinkHeads.gap_of`; necessity, identity, mediation: the effect is the relative
-                    change of the sink at P0, of necessity through P0's key where that is at hand
-    claim           whether the row is evidence: doses and variants are shown and do not decide
+    kind      sufficiency: the effect is the change of the margin at p over `SinkHeads.gap_of`;
+              necessity, identity, mediation: the relative change of the sink at P0, of necessity
+              through P0's key where that is at hand
+    controls  the same edits where they must do nothing; several: random draws, which are averaged
+    control   the control in words
+    arrow     between stages of the circuit; block, dose: where the edit acts, and how much of it
+    claim     whether the row is evidence: doses and variants are shown and do not decide
+    moved     the text moves along, so that logits speak of other positions than the intact ones
+    extra     what only some families measure, under its name in `schema.TestRow`
+    """
+
+    id: str
+    kind: str
+    edits: Sequence[Edit]
+    controls: Sequence[Sequence[Edit]] = ()
+    control: str = ""
+    arrow: str = ""
+    block: int | None = None
+    dose: float | None = None
+    claim: bool = True
+    note: str = ""
+    moved: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def edit(self) -> str:
+        """The edits in words."""
+        return in_words(self.edits)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Test(Planned):
+    """What came of a test.
+
     prompts         it was run on in full
     confirmed       whether it was run in full; a screened row has its effect through the key alone
     key_change      change through P0's key, of the share relative to the intact sink at P0
@@ -50,21 +80,12 @@ class Test:
     p0_cosine       cosine of P0 to the sink direction, mean over the inputs of reading blocks
     effect, control_effect  [n] per prompt; draws [m] mean effect of each random control
     by_head, control_by_head  [n, heads] the same in each sink head, in the same units
-    extra           what only some families measure, under its name in `schema.TestRow`
     p_holm, control_p_holm, passed, outcome, needs  are given by `judge` (`causal.power`)
     """
 
     __test__ = False  # not a test of pytest
 
-    id: str
-    kind: str
-    arrow: str
-    edits: tuple[Edit, ...]
-    control: str
-    block: int | None
     position: int
-    dose: float | None
-    claim: bool
     effect: np.ndarray
     prompts: int = 0
     confirmed: bool = True
@@ -91,13 +112,6 @@ class Test:
     passed: bool | None = None
     outcome: str = ""
     needs: int | None = None
-    note: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def edit(self) -> str:
-        """The edits in words."""
-        return in_words(self.edits)
 
     @property
     def size(self) -> float:

@@ -9,8 +9,6 @@ all, and with it what goes through the other positions. Only confirmed rows are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -87,13 +85,3 @@ class Screen:
             return None
         blocks, heads = (list(part) for part in zip(*self.heads))
         return np.asarray(margin[..., blocks, heads].flatten(1).double().nanmean(1))
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A test of an edit of P0 that may be screened or confirmed; how: see `CausalBench.test`."""
-
-    id: str
-    edits: Edits
-    controls: Sequence[Edits] = ()
-    how: dict[str, Any] = field(default_factory=dict)

@@ -6,15 +6,23 @@ prompt in which p is a sink already, by its token, is left out of sufficiency.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from sinkscope.causal.evidence import IDENTITY, NECESSITY, SUFFICIENCY, Test, in_words, p_values
+from sinkscope.causal.evidence import (
+    IDENTITY,
+    NECESSITY,
+    SUFFICIENCY,
+    Planned,
+    Test,
+    in_words,
+    p_values,
+)
 from sinkscope.causal.readings import (
     all_of,
     cosine_on,
@@ -23,7 +31,7 @@ from sinkscope.causal.readings import (
     mean_of,
     median_draw,
 )
-from sinkscope.causal.screen import Planned, Screen
+from sinkscope.causal.screen import Screen
 from sinkscope.causal.sink_heads import SinkHeads
 from sinkscope.causal.thresholds import ORDINARY
 from sinkscope.circuit.model import Circuit
@@ -176,92 +184,80 @@ class CausalBench:
         change = self._on_heads(read.bare_margin[:, at] - intact.bare_margin[:, at])
         return np.where(self.ordinary()[:, None], change, np.nan) / self.sink_heads.gap_of()
 
-    def test(
-        self,
-        id: str,
-        kind: str,
-        edits: Edits,
-        controls: Sequence[Edits] = (),
-        *,
-        control: str = "",
-        arrow: str = "",
-        block: int | None = None,
-        dose: float | None = None,
-        claim: bool = True,
-        note: str = "",
-        moved: bool = False,
-        few: bool | None = None,
-        extra: Mapping[str, Any] | None = None,
-    ) -> Test:
-        """Run an edit and its controls (several: random draws, of which the mean is taken).
+    def test(self, plan: Planned, few: bool | None = None) -> Test:
+        """Run an edit and its controls.
 
-        moved  the text moves along, so that logits speak of other positions than the intact ones
-        few    on a few prompts only; by default where the row is no evidence
+        few  on a few prompts only; by default where the row is no evidence
 
         Of a necessity test the effect is that through P0's key, where that path is at hand. The
         control's effect is that in all, but for random draws of edits of P0, which are screened
         too: of them the median one alone is run in full.
         """
+        kind, controls = plan.kind, plan.controls
         at = self.position if kind == SUFFICIENCY else 0
-        by_head, screened = None, None
+        key_by_head, screened = None, None
         if kind == NECESSITY:
-            by_head = self.key_by_head([edits])[0]
-            if by_head is not None and len(controls) > 1:
+            key_by_head = self.key_by_head([plan.edits])[0]
+            if key_by_head is not None and len(controls) > 1:
                 screened = all_of(self.key_by_head(controls))
         if screened is not None:
             controls = [controls[median_draw(nan_mean(screened, 2))]]
-        few = not claim if few is None else few
-        read = self.run(edits, full=claim, few=few)
-        total = nan_mean(self.by_head(kind, read), 1)
-        key = None if by_head is None else nan_mean(by_head, 1)
-        by_head = self.by_head(kind, read) if by_head is None else by_head
-        reads = [self.run(each, few=few) for each in controls]
-        against = screened
-        if against is None and controls:
-            against = np.stack([self.by_head(kind, each) for each in reads])
+        few = not plan.claim if few is None else few
+        read = self.run(plan.edits, full=plan.claim, few=few)
+        in_all = self.by_head(kind, read)
+        by_head = in_all if key_by_head is None else key_by_head
+        total, effect = nan_mean(in_all, 1), nan_mean(by_head, 1)
+        key = None if key_by_head is None else effect
+        control = plan.control or (in_words(controls[0]) if controls else "")
         return Test(
-            id=id,
-            kind=kind,
-            arrow=arrow,
-            edits=tuple(edits),
-            control=control or (in_words(controls[0]) if controls else ""),
-            block=block,
+            **vars(replace(plan, controls=controls, control=control)),
             position=at,
-            dose=dose,
-            claim=claim,
             key_change=None if key is None else self.share_change(key),
             others_change=None if key is None else self.share_change(total - key),
             sink_change=self._sink([read], at),
             margin_change=self._margin([read], at),
             ce_change=self._ce(read),
-            kl=None if moved or read.kl is None else self._change(read.kl),
+            kl=None if plan.moved or read.kl is None else self._change(read.kl),
             p0_norm=finite(np.nanmean(read.norm[:, 0, -1])),
             p0_cosine=cosine_on(read, self.heads),
             mass_moved_to=mass_moved(self.engine, read),
-            effect=nan_mean(by_head, 1),
+            effect=effect,
             by_head=by_head,
             prompts=int(np.isfinite(total).sum()),
-            note=note,
-            extra=extra or {},
-            **({} if against is None else self._against(kind, by_head, reads, at, against)),
-            control_key_change=None if screened is None else self.share_change(mean_of(screened)),
+            **self._against(kind, effect, [self.run(each, few=few) for each in controls], screened),
         )
 
     def at_p0(self, id: str, make: Callable[[int], Edits], **how: Any) -> Planned:
         """A necessity test of the edits at P0, against the same edits at p."""
-        return Planned(id, make(0), [make(self.position)], how)
+        return Planned(id, NECESSITY, make(0), [make(self.position)], **how)
 
     def _against(
-        self, kind: str, by_head: np.ndarray, controls: list[Readout], at: int, each: np.ndarray
+        self,
+        kind: str,
+        effect: np.ndarray,
+        controls: list[Readout],
+        screened: np.ndarray | None,
     ) -> dict[str, Any]:
-        """What the controls add to a row; each [m, n, heads]: effects of the draws."""
+        """What the controls add to a row of effect [n].
+
+        screened  [m, n, heads] effects of random draws through P0's key, where they decide
+        """
+        if not controls:
+            return {}
+        at = self.position if kind == SUFFICIENCY else 0
+        each = screened
+        if each is None:
+            each = np.stack([self.by_head(kind, read) for read in controls])
         mean = nan_mean(each)
         return {
             "control_change": self._sink(controls, at),
             "control_margin_change": self._margin(controls, at),
-            **p_values(kind, nan_mean(by_head, 1), nan_mean(mean, 1)),
+            **p_values(kind, effect, nan_mean(mean, 1)),
             "control_by_head": mean,
             "draws": nan_mean(each, (1, 2)) if len(each) > 1 else None,
+            "control_key_change": None
+            if screened is None
+            else self.share_change(mean_of(screened)),
         }
 
     def share_change(self, effect: np.ndarray) -> Measured:

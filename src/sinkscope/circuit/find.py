@@ -180,7 +180,7 @@ def _writing(
         apart = _contrast(seen.here[:, seen.at], seen.other_inputs)
         naming = Naming(
             subject, sites, logits, rise.reads, _in_reach(rise, logits.heads), elsewhere, apart,
-            seen.own, drawn, start,
+            seen.own, drawn, start, _taken_back(rise),
         )  # fmt: skip
     writes = None if written is None else written()
     components = Components() if writes is None else main_components(writes)
@@ -225,6 +225,12 @@ def _circuit(
 def _in_reach(rise: Rise, heads: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Sink heads of the blocks that can read the main phase, whatever they read there."""
     return [head for head in heads if rise.main is None or rise.main.reads(head[0])] or heads
+
+
+def _taken_back(rise: Rise) -> list[tuple[int, int]]:
+    """First and last blocks of the phases that are over before the main one begins."""
+    spans = [(max(one.rise[0], 0), one.fall[1]) for one in rise.phases if one.fall is not None]
+    return [] if rise.main is None else [one for one in spans if one[1] < rise.main.rise[0]]
 
 
 def _contrast(p0: torch.Tensor, others: torch.Tensor) -> torch.Tensor:

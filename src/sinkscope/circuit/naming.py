@@ -22,6 +22,7 @@ import torch
 from sinkscope.circuit.ablated import Hooks, ablated
 from sinkscope.circuit.head_reads import HeadReads
 from sinkscope.circuit.keys import SinkLogits
+from sinkscope.circuit.phase_parts import WRITER
 from sinkscope.circuit.phase_reads import GROUP
 from sinkscope.circuit.unit import EXPERT, Unit
 from sinkscope.circuit.writes import Key, Writes, written_along
@@ -51,6 +52,7 @@ class Naming:
         tokens: torch.Tensor,
         vocabulary: torch.Tensor,
         start: Callable[..., Later],
+        over: Sequence[tuple[int, int]] = (),
     ) -> None:
         """What is written is asked for at once, so that it takes one way through the blocks.
 
@@ -58,6 +60,8 @@ class Naming:
         tokens      [n] first tokens of the prompts
         vocabulary  [m] such as are drawn evenly from the vocabulary, to compare with
         start       of the `together` within which the naming is done
+        over        first and last blocks of earlier phases that are taken back: their units are
+                    left out where no tenth of what the heads read is of these blocks
         """
         self.subject, self.sites, self.reads = subject, sites, reads
         chosen = [i for i, head in enumerate(logits.heads) if head in set(heads)]
@@ -66,6 +70,12 @@ class Naming:
         blocks = torch.tensor([logits.heads[i][0] for i in chosen])
         earlier = torch.arange(len(d)) <= blocks[:, None]  # row 0 is the embedding
         added = (gradient @ d.T) * earlier
+        self._left_out: set[int] = set()
+        for first, last in over:
+            rest = added[:, first + 1 : last + 2].sum() / added.sum().clamp_min(1e-9)
+            if abs(rest) < WRITER:
+                self._left_out |= {*range(first, last + 1)}
+                added[:, first + 1 : last + 2] = 0.0
         scale = added.clamp_min(0).sum(1, keepdim=True).clamp_min(1e-9)
         self._gradient, self._blocks = gradient / scale / len(chosen), blocks
         self._embedding = (added[:, 0] / scale[:, 0]) / len(chosen)
@@ -88,7 +98,8 @@ class Naming:
         chosen = torch.ones(len(self._blocks), dtype=torch.bool) if heads is None else heads
 
         def along(block: int) -> torch.Tensor:
-            return self._gradient[chosen & (self._blocks > block)].sum(0)
+            read = chosen & (self._blocks > block) & (block not in self._left_out)
+            return self._gradient[read].sum(0)
 
         found = written_along(self.subject, self.sites, tokens, along, self.stop, self.usual)
         total = dict(found.total)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import operator
 import re
@@ -12,8 +11,7 @@ from pathlib import Path
 
 from sinkscope.errors import InputError
 from sinkscope.files import latest
-from sinkscope.model_runs.rows import rows_of
-from sinkscope.model_runs.task import ROW
+from sinkscope.model_runs.rows import read_rows, rows_of
 from sinkscope.report.sweep.columns import Column, Value, columns_of
 from sinkscope.result import ARRAYS, REPORT, load_result
 from sinkscope.schema.sweep import SweepRow
@@ -55,25 +53,17 @@ def runs_in(folder: Path) -> Found:
         if any(part.startswith(".") for part in place.relative_to(folder).parts):
             continue  # of a process that writes, or was killed
         try:
-            rows = _swept(place, name) or rows_of(load_result(place), name)
+            kept = read_rows(place)
+            rows = rows_of(load_result(place), name) if kept is None else kept.rows
         except InputError as error:
             found.broken[name] = str(error)
             continue
-        found.rows.extend(rows)
+        found.rows.extend(row.model_copy(update={"run": name}) for row in rows)
         if latest(place, REPORT).is_file():
             found.pages[name] = f"{name}/{REPORT}"
     if not found.rows and not found.broken:
         raise InputError(f"{folder} holds no run: no folder below it has {ARRAYS}.")
     return found
-
-
-def _swept(place: Path, name: str) -> list[SweepRow]:
-    """The rows that a sweep left beside a run; none where there are no such."""
-    try:
-        held = json.loads(latest(place, ROW).read_text(encoding="utf-8"))
-        return [SweepRow.model_validate({**row, "run": name}) for row in held["rows"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return []
 
 
 def chosen(rows: Sequence[SweepRow], where: Iterable[str], sort: str | None) -> list[SweepRow]:

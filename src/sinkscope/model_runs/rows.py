@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from sinkscope.files import latest
+from sinkscope.report.frames import policies
 from sinkscope.result import Result
 from sinkscope.schema.sweep import PhaseSpan, SweepRow
 from sinkscope.schema.trace import PhaseRow, TraceSummary
 
 MOST_WRITERS = 2
+ROW = "row.json"  # of a run's folder
+
+
+class RowFile(BaseModel):
+    """What a sweep keeps beside each run.
+
+    key      of the content, settings and conditions that it was measured under
+    seconds  what it took
+    """
+
+    key: str
+    seconds: float
+    rows: list[SweepRow]
+
+    @property
+    def run(self) -> str:
+        """What the folder of the run is called."""
+        return self.rows[0].run
+
+
+def read_rows(folder: Path) -> RowFile | None:
+    """What is kept in a folder; None where there is nothing, or it is damaged."""
+    try:
+        held = RowFile.model_validate_json(latest(folder, ROW).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return held if held.rows else None
 
 
 def rows_of(result: Result, run: str, **about: Any) -> list[SweepRow]:
@@ -18,7 +50,6 @@ def rows_of(result: Result, run: str, **about: Any) -> list[SweepRow]:
     about  further fields of the rows, such as model, settings, expected
     """
     summary = result.summary
-    held = (summary.scan, summary.trace, summary.verify, summary.mix)
     known = {
         "model": summary.model.id,
         "family": summary.model.architecture,
@@ -32,7 +63,7 @@ def rows_of(result: Result, run: str, **about: Any) -> list[SweepRow]:
             **{**known, **about},
             **_found(result, bos),
         )
-        for bos in dict.fromkeys(bos for command in held for bos in command)
+        for bos in policies(result)
     ]
 
 

@@ -27,7 +27,8 @@ from sinkscope.files import latest, write_folder
 from sinkscope.frame import Progress, silent
 from sinkscope.model_runs.content import content_of, text_content
 from sinkscope.model_runs.plan import PlannedRun, SweepPlan, read_plan
-from sinkscope.model_runs.task import ROW, RunTask, measure
+from sinkscope.model_runs.rows import ROW, RowFile, read_rows
+from sinkscope.model_runs.task import RunTask, measure
 from sinkscope.pace import span
 from sinkscope.provenance import conditions
 from sinkscope.report.sweep.page import RUNS, render_sweep
@@ -87,39 +88,40 @@ def sweep(
     at_once(workers)
     _refuse_other(out)
     count = torch.get_num_threads() if threads is None else threads
-    found: list[dict[str, Any] | None] = [None] * len(plan.runs)
-    measured = 0
+    found: dict[int, RowFile] = {}
     failed: dict[int, str] = {}
-    label, total = f"runs of {plan.name}", len(plan.runs)
+    measured = 0
 
-    def done() -> int:
-        return len(failed) + sum(one is not None for one in found)
+    def tell() -> None:
+        progress(f"runs of {plan.name}", len(found) + len(failed), len(plan.runs))
 
     def tasks() -> Iterator[RunTask]:
         for index, planned in enumerate(plan.runs):
+            tell()
             try:
                 key = _key(plan, planned, count, offline)
             except SinkscopeError as error:
                 failed[index] = str(error)
-                progress(label, done(), total)
                 continue
-            folder = planned.folder(key)
-            found[index] = None if anew else _kept(out / RUNS / folder, key)
-            if found[index] is None:
-                yield RunTask(index, planned, plan.do, folder, key, count, offline)
-            progress(label, done(), total)
+            task = RunTask(index, planned, plan.do, planned.folder(key), key, count, offline)
+            kept = None if anew else read_rows(out / RUNS / task.folder)
+            if kept is not None and kept.key == key:
+                found[index] = kept
+            else:
+                yield task
 
-    progress(label, 0, total)
     for index, files, said in results_of(tasks(), measure, workers):
         if files is None:
             failed[index] = said
         else:
-            row, measured = json.loads(files[ROW]), measured + 1
-            write_folder(out / RUNS / row["rows"][0]["run"], {n: _put(c) for n, c in files.items()})
-            found[index] = row
-        progress(label, done(), total)
-    seconds = {one["rows"][0]["run"]: one["seconds"] for one in found if one is not None}
-    summary = _summary(plan, found, failed, count)
+            found[index] = RowFile.model_validate_json(files[ROW])
+            write_folder(out / RUNS / found[index].run, {n: _put(c) for n, c in files.items()})
+            measured += 1
+        tell()
+    tell()
+    runs = [found[index] for index in sorted(found)]
+    seconds = {one.run: one.seconds for one in runs}
+    summary = _summary(plan, runs, failed, count)
     _write(out, summary, seconds)
     return Sweep(summary, seconds, measured)
 
@@ -184,20 +186,8 @@ def _key(plan: SweepPlan, planned: PlannedRun, threads: int, offline: bool) -> s
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _kept(folder: Path, key: str) -> dict[str, Any] | None:
-    """The row of a run that was kept under this key; None where there is none, or it is damaged."""
-    try:
-        row = json.loads(latest(folder, ROW).read_text(encoding="utf-8"))
-        for each in row["rows"]:
-            SweepRow.model_validate(each)
-        float(row["seconds"])
-        return row if row["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-
-
 def _summary(
-    plan: SweepPlan, found: list[dict[str, Any] | None], failed: dict[int, str], threads: int
+    plan: SweepPlan, runs: list[RowFile], failed: dict[int, str], threads: int
 ) -> SweepSummary:
     varied = {name for planned in plan.runs for name in planned.varied}
     alike = {k: v for k, v in plan.runs[0].settings.items() if k not in varied}
@@ -219,6 +209,6 @@ def _summary(
         models=list(dict.fromkeys(planned.entry.called for planned in plan.runs)),
         runs=len(plan.runs),
         settings=alike,
-        rows=[SweepRow(**row) for one in found if one is not None for row in one["rows"]],
+        rows=[row for one in runs for row in one.rows],
         failed=failures,
     )

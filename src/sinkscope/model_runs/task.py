@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ from sinkscope.errors import is_interrupt, reason
 from sinkscope.job import run
 from sinkscope.known.constructed import Truth, build_in_memory, draw_spec
 from sinkscope.model_runs.plan import LOADING, PlannedRun, settings_of
-from sinkscope.model_runs.rows import rows_of
+from sinkscope.model_runs.rows import ROW, RowFile, rows_of
 from sinkscope.subject.load import DTYPES, Subject, load
 from sinkscope.subject.plan import quiet
 
-ROW = "row.json"  # of a run's folder: its key, its rows, and the seconds that it took
 COMMANDS = {"run": run, "scan": scan}
 
 
@@ -63,12 +61,8 @@ def measure(task: RunTask) -> tuple[int, dict[str, bytes] | None, str]:
         if is_interrupt(error):
             raise
         return task.index, None, reason(error)
-    row = {
-        "key": task.key,
-        "seconds": round(time.monotonic() - began, 1),
-        "rows": [each.model_dump(mode="json") for each in rows],
-    }
-    return task.index, {**files, ROW: (json.dumps(row, indent=1) + "\n").encode()}, ""
+    row = RowFile(key=task.key, seconds=round(time.monotonic() - began, 1), rows=rows)
+    return task.index, {**files, ROW: (row.model_dump_json(indent=1) + "\n").encode()}, ""
 
 
 def _opened(task: RunTask) -> tuple[Subject, Truth | None]:

@@ -9,7 +9,7 @@ and time reversed, which turns the anti-causal mask into a causal one: queries `
 precision on CUDA a kernel of our own does it in half the arithmetic (`observe.kernel`).
 
 The functions whose names begin with `chunked_` are the slow, obvious reference, and serve masks
-and soft-capped scores that the fused call does not know.
+and soft-capped scores that the fused call does not know; of long texts on CUDA `observe.flex` does.
 
 Shapes: q [B, H, T, D]; k, v [B, G, K, D] with G dividing H; mask boolean [B or 1, 1, T, K]. K is T,
 or more where the queries are a piece of a text and the keys all that it has had so far: the queries
@@ -18,12 +18,13 @@ are those of the last T keys.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 
+from sinkscope.observe.flex import LONG, flex_problem, flex_received
 from sinkscope.observe.fused import fused_attention, split_summands
 
 CHUNK = 128  # queries whose scores are held at a time
@@ -67,6 +68,19 @@ class Scores:
     def before(self) -> int:
         """How many keys come before the first query's own."""
         return self.k.shape[2] - self.q.shape[2]
+
+    @property
+    def modify(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The cap, as a function of scaled scores."""
+        return partial(capped, cap=self.softcap)
+
+    @property
+    def by_flex(self) -> bool:
+        """Whether `observe.flex` serves: a window or a cap, in a long text, on CUDA."""
+        special = self.mask is not None or self.softcap is not None
+        if not special or self.q.shape[2] < LONG or self.q.requires_grad:
+            return False
+        return flex_problem(self.q.device.type, self.q.dtype) is None
 
     def pieces(self) -> Iterator[tuple[int, int]]:
         """Consecutive queries start..stop whose scores can be held at once."""
@@ -115,6 +129,9 @@ def key_sums(s: Scores, lse: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
 
     Plain causal attention takes the kernel or the reversed fused pass; everything else is chunked.
     """
+    if s.by_flex:
+        k = s.expand(s.k)
+        return flex_received(s.q, k, lse, valid, s.mask, s.causal, s.scale, s.modify)
     if s.mask is not None or s.softcap is not None or not s.causal:
         return chunked_key_sums(s, lse, valid)
     if s.before:  # the earlier keys, which every query sees, and the queries' own

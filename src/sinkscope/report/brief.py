@@ -12,6 +12,7 @@ from itertools import zip_longest
 from rich.console import Console
 from rich.text import Text
 
+from sinkscope.frame import units_wanted
 from sinkscope.report import commands, frames
 from sinkscope.report.compare import Compared, policies_compared, runs_compared
 from sinkscope.report.lines import print_lines, table_lines, wrapped
@@ -27,7 +28,6 @@ SPARE, MORE = "Unless", "More"  # an answer that may be left out; how much was
 PANEL = ""  # the question of what is no answer but the name of a BOS policy
 LONGEST = 3  # lines of an answer, where it has more than one sentence
 WEAKNESSES = 3  # that are told
-RESTS_ON = re.compile(r"Intervals rest on .* they need (\d+) or more")  # frame.too_few
 BESIDE = ("Sink", "Proved", "Used")  # of two BOS policies, one sentence each; a table has the rest
 
 
@@ -51,7 +51,8 @@ def print_compared(compared: list[Compared], console: Console) -> None:
     """Print small tables, each with what follows from it."""
     for table, sentence in compared:
         shown = table_lines(table, console.width) if table.rows else []
-        print_lines([*shown, *map(Text, wrapped(sentence, console.width))], console)
+        said = wrapped(sentence, console.width) if sentence else []
+        print_lines([*shown, *map(Text, said)], console)
 
 
 def brief(result: Result, panels: dict[str, list[Findings]], width: int) -> list[Text]:
@@ -85,7 +86,7 @@ def weaknesses(found: list[Findings]) -> list[Said]:
     by_turns = zip_longest(*(one.notes for one in found))  # so that each BOS policy has its word
     notes = [visible(note) for each in by_turns for note in each if note]
     every = dict.fromkeys([*missing, *notes, *(one.limit for one in found if one.limit)])
-    needed = {text: int(said[1]) for text in every if (said := RESTS_ON.match(text))}
+    needed = {text: units for text in every if (units := units_wanted(text)) is not None}
     most = max(needed, key=needed.__getitem__, default="")  # enough for every command
     return [(WEAK, text) for text in every if text not in needed or text == most]
 

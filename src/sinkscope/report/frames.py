@@ -26,6 +26,12 @@ def datasets(result: Result) -> dict[str, Dataset]:
     return {bos: tree[f"scan/{bos}"].to_dataset() for bos in result.summary.scan}
 
 
+def model_name(result: Result) -> str:
+    """Model id and revision of a run."""
+    model = result.summary.model
+    return visible(model.id) + (f" @ {visible(model.revision)}" if model.revision else "")
+
+
 def policies(result: Result) -> list[str]:
     """Every BOS policy that some command of the result was run under."""
     summary = result.summary

@@ -57,9 +57,8 @@ def heading_lines(result: Result, width: int) -> list[Text]:
 def heading(result: Result) -> tuple[str, str]:
     """Which model, and what was looked at."""
     model, prompts = result.summary.model, result.summary.prompts
-    revision = f" @ {visible(model.revision)}" if model.revision else ""
     return (
-        f"{visible(model.id)}{revision}",
+        frames.model_name(result),
         f"{visible(model.architecture)}, {model.parameters:,} parameters, "
         f"{counted(prompts.n, 'prompt')} of {prompts.length} tokens ({visible(prompts.kind)})",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 NO_VALUE = "–"
@@ -119,18 +120,46 @@ def multiple(value: float | None) -> str:
     return f"{value:.1f}\u00a0times"
 
 
+def points(share: float) -> str:
+    """A difference of shares in points, with its sign, which zero has none of."""
+    shown = decimals(100 * share, 1, "+")
+    return "0.0" if float(shown.replace("−", "-")) == 0 else shown
+
+
 def percent_interval(measured: Any) -> str:
     """The interval of a measured share as `38.0–43.2`, empty without one."""
     bounds = bounds_of(measured)
     if bounds is None:
         return ""
-    return f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}"
+    between = " to " if min(bounds) < 0 else "–"
+    return between.join(decimals(100 * bound, 1) for bound in bounds)
+
+
+def as_shown(value: float, share: bool = False) -> float:
+    """A number, or a share with one decimal of a percent, as it is read: differences add up."""
+    if share:
+        return round(100 * value, 1) / 100
+    return float(short(value).replace(",", ""))
 
 
 def interval_note(measured: Any) -> str:
     """The interval of a measured share, said to be one; empty without one."""
     shown = percent_interval(measured)
-    return f"95 % interval {shown} %" if shown else ""
+    return f"95\u00a0% interval {shown}\u00a0%" if shown else ""
+
+
+def percent_with_interval(measured: Any) -> str:
+    """A measured share with its interval where it has one: `41.0 % (38.0–43.2)`."""
+    shown, interval = percent(number_of(measured)), percent_interval(measured)
+    return f"{shown} ({interval})" if interval else shown
+
+
+def with_interval(measured: Any, show: Callable[[float], str]) -> str:
+    """A measured value with its interval where it has one, each number as `show` has it."""
+    value, ends = number_of(measured), bounds_of(measured)
+    if value is None:
+        return NO_VALUE
+    return show(value) if ends is None else f"{show(value)} ({show(ends[0])} to {show(ends[1])})"
 
 
 def short(value: Any) -> str:

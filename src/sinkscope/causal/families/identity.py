@@ -7,12 +7,13 @@ see `causal.evidence`) decide, the others are shown.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from sinkscope.causal.evidence import IDENTITY, SUFFICIENCY, TOKEN, TOKEN_GIVEN, Test
+from sinkscope.causal.evidence import IDENTITY, SUFFICIENCY, TOKEN, TOKEN_GIVEN, Planned, Test
 from sinkscope.causal.testing import CausalBench
 from sinkscope.errors import InputError
 from sinkscope.intervene.edits import TokenAt
@@ -154,18 +155,9 @@ def _row(
     extra: Mapping[str, Any] | None = None,
 ) -> Test:
     """An edit at P0 beside the same elsewhere; it is evidence where it has a role."""
-    return lab.test(
-        "I1",
-        IDENTITY,
-        [edit],
-        [[same]],
-        control=control,
-        arrow=TOKEN_ARROW,
-        claim="role" in (extra or {}),
-        note=note,
-        moved=moved,
-        extra=extra,
-    )
+    plan = Planned("I1", IDENTITY, [edit], [[same]], control, TOKEN_ARROW, note=note, moved=moved)
+    extra = extra or {}
+    return lab.test(replace(plan, claim="role" in extra, extra=extra))
 
 
 def _bos_rows(lab: CausalBench) -> list[tuple[Edit, Edit, str]]:
@@ -201,10 +193,10 @@ def _given(lab: CausalBench, own: tuple[int, ...]) -> list[Test]:
     bos = _bos(lab)
     if bos is None or not lab.ordinary().any() or not _begin_with(lab, bos):
         return []
-    edit: list[Edit] = [TokenAt(lab.position, bos)]
+    edit, other = ([TokenAt(lab.position, token)] for token in (bos, own))
     extra = {"role": TOKEN_GIVEN}
-    controls = [[TokenAt(lab.position, own)]]
-    return [lab.test("I1", SUFFICIENCY, edit, controls, arrow=TOKEN_ARROW, extra=extra)]
+    plan = Planned("I1", SUFFICIENCY, edit, [other], arrow=TOKEN_ARROW, extra=extra)
+    return [lab.test(plan)]
 
 
 def _begin_with(lab: CausalBench, token: int) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sinkscope.causal.evidence import MEDIATION, Test, in_words
+from sinkscope.causal.evidence import MEDIATION, Planned, Test, in_words
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import ALPHA, NEGLIGIBLE, SPECIFIC
 from sinkscope.errors import Unsupported
@@ -91,14 +91,8 @@ def _direction(lab: CausalBench) -> list[Edit] | None:
 def _row(lab: CausalBench, edits: list[Edit], holds: Sequence[Edit], arrow: str) -> Test:
     """The edit with the next stage held at P0, against the same hold at position p."""
     held, control = ([*edits, hold] for hold in holds)
-    test = lab.test(
-        "M1",
-        MEDIATION,
-        held,
-        [control],
-        arrow=arrow,
-        note="effect: sink given back by the hold, over the intact sink",
-    )
+    note = "effect: sink given back by the hold, over the intact sink"
+    test = lab.test(Planned("M1", MEDIATION, held, [control], arrow=arrow, note=note))
     edited, given, other = (lab.run(each).on(lab.heads) for each in (edits, held, control))
     scale = max(float(np.nanmean(lab.intact_sink)), 1e-9)
     effect, control_effect = (given - edited) / scale, (other - edited) / scale

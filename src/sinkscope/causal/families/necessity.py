@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from sinkscope.causal.confirm import decide, strongest
-from sinkscope.causal.evidence import Test
-from sinkscope.causal.screen import Planned
+from sinkscope.causal.evidence import NECESSITY, Planned, Test
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import NECESSARY
 from sinkscope.circuit.unit import NEURON, Unit, by_block
@@ -55,8 +54,19 @@ def variance(lab: CausalBench, n1: list[Test]) -> list[Test]:
     for weight in WEIGHTS:
         edits: list[Edit] = [MatchVariance(block, 0, weight)]
         control: list[Edit] = [MatchVariance(block, 0, weight, "others", "stream")]
-        how = {"arrow": FIRST, "block": block, "dose": weight, "claim": weight == WEIGHTS[-1]}
-        plans.append(Planned("N2", edits, [control], how))
+        claim = weight == WEIGHTS[-1]
+        plans.append(
+            Planned(
+                "N2",
+                NECESSITY,
+                edits,
+                [control],
+                arrow=FIRST,
+                block=block,
+                dose=weight,
+                claim=claim,
+            )
+        )
     return decide(lab, plans, _last)
 
 
@@ -89,15 +99,15 @@ def neurons(lab: CausalBench) -> list[Test]:
         return []
     counts = _doubling(len(found))
 
-    def plan(count: int, how: str = "zero", **more) -> Planned:
-        more = {"arrow": SECOND, "dose": float(count), **more}
-        return Planned("N4", neurons_off(found[:count], how), more.pop("draws", ()), more)
+    def plan(count: int, how: str = "zero", **more: Any) -> Planned:
+        edits = neurons_off(found[:count], how)
+        return Planned("N4", NECESSITY, edits, arrow=SECOND, dose=float(count), **more)
 
     draws = [neurons_off(draw) for draw in _random_sets(lab, found)]
     like = f"{counts[-1]} random neurons of the same blocks, as active at P0 where there are any"
     control = f"{like} ({len(draws)} draws)" if draws else ""
     plans = [plan(count, claim=False) for count in counts[:-1]]
-    plans.append(plan(counts[-1], draws=draws, control=control))
+    plans.append(plan(counts[-1], controls=draws, control=control))
     tests = decide(lab, plans, _last)
     for how in ("mean", "resample"):
         try:
@@ -122,19 +132,15 @@ def direction(lab: CausalBench) -> list[Test]:
         return [Stream(point, 0, how, seed=lab.seed, vector=along) for point in points]
 
     def plan(how: str, **more: Any) -> Planned:
-        more = {"arrow": THIRD, "block": lab.start, "claim": how == LEVEL, **more}
-        return Planned("N5", edits(how), more.pop("controls", ()), more)
+        claim, block = how == LEVEL, lab.start
+        return Planned("N5", NECESSITY, edits(how), arrow=THIRD, block=block, claim=claim, **more)
 
     generator = torch.Generator().manual_seed(lab.seed)
     count = min(lab.draws, DIRECTIONS)
     drawn = torch.randn(count, len(lab.engine.direction), generator=generator).tolist()
     controls = [edits(LEVEL, tuple(along)) for along in drawn]
     plans = [
-        plan(
-            LEVEL,
-            controls=controls,
-            control=f"the same along random directions ({count} draws)",
-        ),
+        plan(LEVEL, controls=controls, control=f"the same along random directions ({count} draws)"),
         plan("remove"),
         plan("swap", note="all of P0's direction is lost, not u alone"),
         plan("norm", note="graded: a pre-norm takes the norm away by itself"),

@@ -19,6 +19,7 @@ from sinkscope.causal.evidence import (
     POSITION_GIVEN,
     QUERY_BIAS,
     SUFFICIENCY,
+    Planned,
     Test,
 )
 from sinkscope.causal.families.identity import other_tokens
@@ -49,21 +50,13 @@ def positions(lab: CausalBench) -> list[Test]:
     if not shifts:
         lab.notes.append("I2: the prompts fill the model's positions, so ids are not shifted.")
     extra = {"role": POSITION, "follows_ids": follows}
-    tests = [
-        lab.test(
-            "I2",
-            IDENTITY,
-            [edit],
-            [[late]],
-            arrow=ARROW,
-            extra={**extra, **({"moved": _moved(lab, swap)} if edit is swap else {})},
-        )
-        for edit in (*shifts, swap)
-    ]
+    more = {**extra, "moved": _moved(lab, swap)}
+    edits = [*((shift, extra) for shift in shifts), (swap, more)]
+    plans = [Planned("I2", IDENTITY, [edit], [[late]], arrow=ARROW, extra=e) for edit, e in edits]
     if lab.ordinary().any():
         given = {"role": POSITION_GIVEN, "follows_ids": follows}
-        tests.append(lab.test("I2", SUFFICIENCY, [swap], [[late]], arrow=ARROW, extra=given))
-    return tests
+        plans.append(Planned("I2", SUFFICIENCY, [swap], [[late]], arrow=ARROW, extra=given))
+    return [lab.test(plan) for plan in plans]
 
 
 def both(lab: CausalBench) -> list[Test]:
@@ -74,7 +67,8 @@ def both(lab: CausalBench) -> list[Test]:
     late, swap = _swaps(lab)
     edits, control = [TokenAt(0, own), swap], [TokenAt(lab.position, own), late]
     arrow = "token and position id -> stage 4"
-    return [lab.test("I3", IDENTITY, edits, [control], arrow=arrow, extra={"role": BOTH})]
+    plan = Planned("I3", IDENTITY, edits, [control], arrow=arrow, extra={"role": BOTH})
+    return [lab.test(plan)]
 
 
 def query_bias(lab: CausalBench) -> list[Test]:
@@ -83,7 +77,7 @@ def query_bias(lab: CausalBench) -> list[Test]:
         return []
     try:
         arrow, extra = "query bias -> stage 4", {"role": QUERY_BIAS}
-        return [lab.test("I2", IDENTITY, [QueryBias(0.0)], arrow=arrow, extra=extra)]
+        return [lab.test(Planned("I2", IDENTITY, [QueryBias(0.0)], arrow=arrow, extra=extra))]
     except Unsupported as refusal:
         lab.notes.append(f"query bias: {refusal}")
         return []

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from sinkscope.causal.carriers import BY_ID, BY_TOKEN
-from sinkscope.causal.evidence import IDENTITY, NECESSITY, Test, p_values
+from sinkscope.causal.evidence import IDENTITY, NECESSITY, Planned, Test, p_values
 from sinkscope.causal.families.identity import other_tokens
 from sinkscope.causal.families.necessity import (
     SECOND,
@@ -23,7 +23,6 @@ from sinkscope.causal.families.necessity import (
     neurons_off,
     ranked_neurons,
 )
-from sinkscope.causal.screen import Planned
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import NEGLIGIBLE
 from sinkscope.intervene.edits import PositionIds, TokenAt
@@ -59,7 +58,8 @@ def _strongest(lab: CausalBench, removed: list[Edit]) -> list[Planned]:
     neurons = ranked_neurons(lab)
     if neurons:
         off, same = (neurons_off(neurons, at=at) for at in (0, lab.position))
-        chosen.append(Planned(ID, off, [same], {"arrow": SECOND, "block": neurons[0].block}))
+        block = neurons[0].block
+        chosen.append(Planned(ID, NECESSITY, off, [same], arrow=SECOND, block=block))
     return chosen
 
 
@@ -67,7 +67,7 @@ def _row(lab: CausalBench, removed: list[Edit], plan: Planned, base: Readout, le
     """One write ablated with the other causes gone, relative to what these leave of the sink."""
     edits, control = ([*removed, *each] for each in (plan.edits, plan.controls[0]))
     note = "effect: of the sink that is left without the other cause"
-    test = lab.test(ID, IDENTITY, edits, [control], note=note, **plan.how)
+    test = lab.test(replace(plan, kind=IDENTITY, edits=edits, controls=[control], note=note))
     before = lab.by_head(IDENTITY, base)
     whole, same = (
         (lab.by_head(IDENTITY, lab.run(each)) - before) / left for each in (edits, control)

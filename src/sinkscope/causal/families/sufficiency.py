@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sinkscope.causal.carriers import HELD, depends_on_token
-from sinkscope.causal.evidence import SUFFICIENCY, Test
+from sinkscope.causal.evidence import SUFFICIENCY, Planned, Test
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import INDUCED, NEGLIGIBLE
 from sinkscope.intervene.edits import MatchVariance, SelfOnly, Stream, TokenAt, Transplant
@@ -28,11 +28,11 @@ def self_only(lab: CausalBench) -> list[Test]:
     """
     depth, last = lab.engine.depth, max(lab.start - 1, 0)
     control: list[Edit] = [SelfOnly(lab.position, tuple(range(last + 1, depth)))]
-    run = partial(lab.test, "S1", SUFFICIENCY, arrow=FIRST)
+    plan = partial(Planned, "S1", SUFFICIENCY, arrow=FIRST)
 
     def masked(n: int) -> Test:
         edits: list[Edit] = [SelfOnly(lab.position, tuple(range(n + 1)))]
-        return run(edits, [control], block=n, dose=float(n + 1))
+        return lab.test(plan(edits, [control], block=n, dose=float(n + 1)))
 
     tests = [masked(last)]
     if tests[0].size < INDUCED:
@@ -40,7 +40,7 @@ def self_only(lab: CausalBench) -> list[Test]:
         tests = [*map(masked, steps), *tests]
     narrow = [SelfOnly(lab.position, tuple(range(last + 1)), to=lab.position // 2)]
     note = "unmixed, but with another token's value: tells being unmixed from being itself"
-    return [*tests, run(narrow, block=last, claim=False, note=note)]
+    return [*tests, lab.test(plan(narrow, block=last, claim=False, note=note))]
 
 
 def with_its_token(lab: CausalBench, identity: Sequence[Test]) -> list[Test]:
@@ -51,20 +51,20 @@ def with_its_token(lab: CausalBench, identity: Sequence[Test]) -> list[Test]:
     last = max(lab.start - 1, 0)
     edits: list[Edit] = [own, SelfOnly(lab.position, tuple(range(last + 1)))]
     note = f"{HELD}, which the sink depends on"
-    return [lab.test("S1", SUFFICIENCY, edits, [[own]], arrow=FIRST, block=last, note=note)]
+    plan = Planned("S1", SUFFICIENCY, edits, [[own]], arrow=FIRST, block=last, note=note)
+    return [lab.test(plan)]
 
 
 def variance(lab: CausalBench, block: int | None) -> list[Test]:
     """S2: the variance of p's attention write moved to P0's, and beyond where that does a part."""
     if block is None:
         return []
+    plan = partial(Planned, "S2", SUFFICIENCY, arrow=FIRST, block=block)
     tests: list[Test] = []
     for weight in WEIGHTS:
         edits: list[Edit] = [MatchVariance(block, lab.position, weight, "p0")]
         control: list[Edit] = [MatchVariance(block, lab.position, weight, "p0", "stream")]
-        tests.append(
-            lab.test("S2", SUFFICIENCY, edits, [control], arrow=FIRST, block=block, dose=weight)
-        )
+        tests.append(lab.test(plan(edits, [control], dose=weight)))
         if not NEGLIGIBLE <= tests[-1].size < INDUCED:
             break
     return tests
@@ -81,7 +81,7 @@ def transplant(lab: CausalBench) -> list[Test]:
     # behind p and before the late queries, so that every one of them sees it
     low, high = lab.position + 1, max(lab.position + 2, shortest // 2)
     other = int(torch.randint(low, high, (), generator=generator))
-    run = partial(lab.test, "S3", SUFFICIENCY)
+    plan = partial(Planned, "S3", SUFFICIENCY)
     tests: list[Test] = []
     for what in ("key", "both", "value"):
         if what == "both" and tests[0].size >= INDUCED:
@@ -89,6 +89,9 @@ def transplant(lab: CausalBench) -> list[Test]:
         edits, control = ([Transplant(lab.position, at, what, blocks)] for at in (0, other))
         claim = what != "value"
         controls = [control] if claim else []
-        tests.append(run(edits, controls, arrow=THIRD, block=lab.first_read, claim=claim))
+        tests.append(
+            lab.test(plan(edits, controls, arrow=THIRD, block=lab.first_read, claim=claim))
+        )
     copy, copied = ([Stream(lab.start, lab.position, "copy", source=at)] for at in (0, other))
-    return [*tests, run(copy, [copied], arrow="stage 2 -> stage 4", block=lab.start)]
+    whole = plan(copy, [copied], arrow="stage 2 -> stage 4", block=lab.start)
+    return [*tests, lab.test(whole)]

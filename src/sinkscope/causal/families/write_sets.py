@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from sinkscope.causal.confirm import decide
-from sinkscope.causal.evidence import Test
-from sinkscope.causal.screen import Planned
+from sinkscope.causal.evidence import Planned, Test
 from sinkscope.causal.testing import CausalBench
 from sinkscope.causal.thresholds import NECESSARY
 from sinkscope.intervene.edits import SetWrite

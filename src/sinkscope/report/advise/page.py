@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import altair as alt
@@ -12,7 +11,6 @@ from sinkscope.report import frames
 from sinkscope.report.charts import Chart, by_series, measured_rows, tips, worded_bars
 from sinkscope.report.parts import (
     Findings,
-    Headline,
     Part,
     Plot,
     Section,
@@ -81,7 +79,7 @@ def _section(name: str, one: Advice) -> Section:
         "What it costs",
         "Change of the loss on the same text, with intervals of 95 %. Controls are there to be "
         "compared with.",
-        partial(cost_chart),
+        cost_chart,
     )
     parts += cost.on({"": one})
     found = [table for table in tables(name, one) if table.rows]
@@ -251,8 +249,3 @@ def with_bounds(value: Measured, unit: str) -> str:
     assert value.value is not None
     ends = " to ".join(f"{factor * x:,.0f}" for x in bounds or ())
     return f"{factor * value.value:,.0f}{sign}" + (f" ({ends})" if ends else "")
-
-
-def headline(result: Result, bos: str) -> Headline:
-    """The answers that two runs are compared by."""
-    return {one.question: ("word", one.answer) for one in result.summary.advise.values()}

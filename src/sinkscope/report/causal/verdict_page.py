@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sinkscope.causal.thresholds import COMPLETE, FAITHFUL
 from sinkscope.report.causal import tables as causal_tables
 from sinkscope.report.causal.charts import areas_of
@@ -20,6 +18,7 @@ from sinkscope.report.text import (
     number_of,
     percent,
     percent_interval,
+    percent_with_interval,
     typeset,
     visible,
 )
@@ -197,12 +196,8 @@ def _need(row: PhaseNeed) -> str:
     of = "of their attention through position zero’s key" if by_share else "of its log norm"
     said = NEEDS[row["outcome"]].format(phase=row["phase"], other=row["removed"])
     without = f"without what writes phase {row['removed']} ({', '.join(row['writers'])})"
-    return f"{said}: {without} {kept} {_kept(left)} {of}, and phase {row['removed']} {_kept(own)}."
-
-
-def _kept(measured: Any) -> str:
-    interval = percent_interval(measured)
-    return percent(number_of(measured)) + (f" ({interval})" if interval else "")
+    shown, held = map(percent_with_interval, (left, own))
+    return f"{said}: {without} {kept} {shown} {of}, and phase {row['removed']} {held}."
 
 
 def _part(share: float) -> str:
@@ -241,8 +236,8 @@ def headline(result: Result, bos: str) -> Headline:
         "Faithfulness": ("share", number_of(verified.faithfulness)),
         "Completeness": ("share", number_of(verified.completeness)),
         **{
-            f"{name_of(test.id)}, sink without: {short_edit(test.edit, 60)}": (
-                "share",
+            f"{name_of(test.id)}, sink without: {short_edit(test.edit, 0)}": (
+                "change",
                 number_of(test.sink_change),
             )
             for test in verified.tests

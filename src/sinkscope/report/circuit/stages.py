@@ -56,17 +56,15 @@ def auroc_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
 
 def unmixed_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
     """Unmixedness of the attention output by position, in the blocks that come first."""
-    return _by_position(trace, data, "unmixedness", "Σ attention² (1: attends to one key)")
+    return _by_position(data, "unmixedness", "Σ attention² (1: attends to one key)")
 
 
 def variance_chart(trace: TraceSummary, data: Dataset) -> Chart | None:
     """Variance over channels of what attention adds, by position, over the median one."""
-    return _by_position(trace, data, "attention_variance", "Variance over the median (×)", True)
+    return _by_position(data, "attention_variance", "Variance over the median (×)", relative=True)
 
 
-def _by_position(
-    trace: TraceSummary, data: Dataset, name: str, title: str, relative: bool = False
-) -> Chart | None:
+def _by_position(data: Dataset, name: str, title: str, relative: bool = False) -> Chart | None:
     if not frames.has(data, name):
         return None
     values = np.asarray(data[name].values, dtype=np.float64)

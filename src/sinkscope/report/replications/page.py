@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sinkscope.report.parts import Findings, Said, Section, Table, Tables, Words
-from sinkscope.report.text import NO_VALUE, bounds_of, number_of, visible
+from sinkscope.report.text import NO_VALUE, bounds_of, number_of, visible, with_interval
 from sinkscope.result import Result
 from sinkscope.schema.replication import ReplicatedRow, ReplicationSummary
 
@@ -108,12 +108,9 @@ def _published(row: ReplicatedRow, quantity: str) -> str:
 
 
 def _value(measured: Any) -> str:
-    value, ends = number_of(measured), bounds_of(measured)
-    if value is None:
-        return NO_VALUE
-    if ends is None or ends == (value, value):
-        return plain(value)
-    return f"{plain(value)} ({plain(ends[0])} to {plain(ends[1])})"
+    value = number_of(measured)
+    certain = bounds_of(measured) == (value, value)  # so many of all: no interval
+    return with_interval(value if certain else measured, plain)
 
 
 def printed(value: float | str) -> str:

@@ -108,12 +108,12 @@ def head_values(data: Dataset, name: str) -> np.ndarray | None:
     return np.asarray(data[name].values, dtype=np.float64) if frames.has(data, name) else None
 
 
-def heads_chart(data: Dataset, name: str = "late_share") -> Chart:
-    """Block × head heat map of one measure (`MEASURES` lists the names)."""
+def heads_chart(data: Dataset, name: str = "late_share") -> Chart | None:
+    """Block × head heat map of one measure (`MEASURES` lists the names); None without it."""
     measure = next(measure for measure in MEASURES if measure.name == name)
     values = head_values(data, name)
     if values is None:
-        raise KeyError(f"This scan holds no {name}.")
+        return None
     table = frames.per_head(data, values)
     if measure.scale == "class":
         for row in table:

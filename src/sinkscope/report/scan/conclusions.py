@@ -10,19 +10,19 @@ from xarray import Dataset
 from sinkscope.detect.attention import SINK
 from sinkscope.report import frames
 from sinkscope.report.scan.headline import LIMITS
-from sinkscope.report.scan.words import classes, elsewhere, stream, strongest_heads, where
-from sinkscope.report.text import counted, number_of, percent, percent_interval, short
+from sinkscope.report.scan.words import classes, elsewhere, strongest_heads, where
+from sinkscope.report.text import counted, interval_note, number_of, percent, short
 from sinkscope.result import ScanSummary
 from sinkscope.stats import nan_mean
 
 
-def rate(scan: ScanSummary, data: Dataset) -> str:
+def rate(scan: ScanSummary) -> str:
     """The sink rate at the usual bound, with its interval."""
     measured = scan.sink_rate.get(str(SINK))
     if measured is None:
         return "The sink rate was not measured at the usual bound."
-    interval = percent_interval(measured)
-    interval = f" (95\u00a0% interval {interval}\u00a0%)" if interval else ""
+    note = interval_note(measured)
+    interval = f" ({note})" if note else ""
     return f"Sink rate {percent(number_of(measured))} at ε = {SINK}{interval}."
 
 
@@ -39,11 +39,6 @@ def maps(packed: dict[str, Any]) -> str:
     """How many heads can be looked at, on how many prompts."""
     on = counted(len(packed["tokens"]), "prompt")
     return f"{len(packed['heads'])} of {packed['total']} heads, on {on}."
-
-
-def position_zero(data: Dataset) -> str:
-    """Its norm and its direction."""
-    return stream(data)
 
 
 def received(data: Dataset) -> str:

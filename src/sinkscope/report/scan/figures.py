@@ -5,7 +5,6 @@ from __future__ import annotations
 from xarray import Dataset
 
 from sinkscope.report import embed, frames
-from sinkscope.report.charts import Chart
 from sinkscope.report.parts import Figure, Maps, Plot, Section, Variant, with_tables
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.scan import charts, conclusions, curves, depth, tables
@@ -123,7 +122,7 @@ def heads_section(data: dict[str, Dataset], concluded: dict[str, str]) -> Sectio
     """The block × head heat map with its selector, and the strongest heads."""
     variants = []
     for measure in charts.MEASURES:
-        drawn = {bos: _heads(one, measure.name) for bos, one in data.items()}
+        drawn = {bos: charts.heads_chart(one, measure.name) for bos, one in data.items()}
         known = {bos: chart for bos, chart in drawn.items() if chart is not None}
         if known:
             name = f"heads-{measure.name.replace('_', '-')}"
@@ -140,10 +139,6 @@ def heads_section(data: dict[str, Dataset], concluded: dict[str, str]) -> Sectio
     heat = [Figure("heat", "Heads, block by block", variants, wide=True)] if variants else []
     strongest = tables_of(data, lambda one: [tables.heads_table(one)])
     return Section("heads", "Which heads", lead, with_tables(heat, strongest), concluded)
-
-
-def _heads(data: Dataset, name: str) -> Chart | None:
-    return None if charts.head_values(data, name) is None else charts.heads_chart(data, name)
 
 
 def maps_section(data: dict[str, Dataset]) -> Section:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sinkscope.detect.attention import SINK
-from sinkscope.report.text import number_of, percent, percent_interval, ranges, short, visible
+from sinkscope.report.text import interval_note, number_of, percent, ranges, short, visible
 from sinkscope.result import ScanSummary
 
 
@@ -64,8 +64,8 @@ def headline(scan: ScanSummary) -> str:
     said = words[kind] + _how(scan)
     if share is None or not scan.uniform_late_share:
         return f"{said}; no late query sees position zero."
-    interval = percent_interval(scan.late_share)
-    interval = f" (95\u00a0% interval {interval}\u00a0%)" if interval else ""
+    note = interval_note(scan.late_share)
+    interval = f" ({note})" if note else ""
     times = short(share / scan.uniform_late_share)
     return (
         f"{said}: over all heads, later queries give it {percent(share)} of their attention"

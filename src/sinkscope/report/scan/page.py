@@ -21,7 +21,7 @@ from sinkscope.report.parts import (
 from sinkscope.report.parts import tables as tables_of
 from sinkscope.report.phases import phases_of
 from sinkscope.report.scan import charts, conclusions, figures, tables
-from sinkscope.report.scan.words import heads_above_random, verdict_so_far, where
+from sinkscope.report.scan.words import heads_above_random, stream, verdict_so_far, where
 from sinkscope.report.text import interval_note, number_of, percent, short, visible
 from sinkscope.result import Result, ScanSummary
 from sinkscope.stats import nan_mean
@@ -60,7 +60,7 @@ def _rates(both: dict[str, tuple[ScanSummary, Dataset]]) -> Section:
             ),
             *plots(data, figures.NULLS),
         ],
-        concluded(conclusions.rate, both),
+        concluded(conclusions.rate, {bos: scan for bos, (scan, _) in both.items()}),
     )
 
 
@@ -76,7 +76,7 @@ def _position_zero(result: Result, data: dict[str, Dataset]) -> list[Section]:
             "What becomes of position zero",
             "How its residual stream departs from that of the other tokens along the depth.",
             [*plots(along, figures.NORM), *plots(data, figures.COSINE)],
-            concluded(conclusions.position_zero, data),
+            concluded(stream, data),
         ),
         Section(
             "received",
@@ -173,7 +173,10 @@ def key_figures(scan: ScanSummary, data: Dataset) -> list[tuple[str, str, str]]:
     shown = [(percent(share), "of late attention goes to position zero", times)]
     middle = scan.sink_rate.get(str(SINK))
     if middle is not None:
-        shown.append((percent(number_of(middle)), "sink rate at ε = 0.3", interval_note(middle)))
+        rate = f"of heads give it more than {SINK:.0%}, mean over prompts (sink rate)".replace(
+            "%", "\u00a0%"
+        )
+        shown.append((percent(number_of(middle)), rate, interval_note(middle)))
     above = heads_above_random(data)
     if above is not None:
         shown.append(
@@ -185,7 +188,7 @@ def key_figures(scan: ScanSummary, data: Dataset) -> list[tuple[str, str, str]]:
     return shown
 
 
-def main_chart(result: Result, bos: str) -> Chart:
+def main_chart(result: Result, bos: str) -> Chart | None:
     """Block × head heat map of the late share of P0."""
     return charts.heads_chart(frames.group(result, "scan", bos))
 

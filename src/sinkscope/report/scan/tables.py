@@ -15,7 +15,7 @@ from sinkscope.report.text import (
     NO_VALUE,
     number_of,
     percent,
-    percent_interval,
+    percent_with_interval,
     short,
     token_text,
     visible,
@@ -47,9 +47,7 @@ def _kind(kind: str) -> str:
 
 
 def _rate(measured: Any) -> str:
-    interval = percent_interval(measured)
-    value = percent(number_of(measured))
-    return f"{value} ({interval})".replace(" ", "\u00a0") if interval else value
+    return percent_with_interval(measured).replace(" ", "\u00a0")
 
 
 def nulls_table(scan: ScanSummary, data: Dataset) -> Table:
@@ -100,7 +98,7 @@ def blocks_table(data: Dataset) -> Table:
         "Block": [str(int(block)) for block in frames.blocks(data)],
         **{name: [*map(visible, held)] for name, held in words.items() if len(set(held)) > 1},
         "Late share": [percent(value) for value in nan_mean(share, axis=1)],
-        "Highest": [percent(value) for value in _nanmax(share)],
+        "Highest": [percent(frames.nanmax(heads)) for heads in share],
         "Uniform": [percent(float(value)) for value in data["uniform_late"].values],
     }
     sinking = sinking_layers(data)
@@ -117,11 +115,6 @@ def blocks_table(data: Dataset) -> Table:
     table = Table("By block", list(columns), [list(row) for row in zip(*columns.values())])
     table.numeric = {i for i, name in enumerate(columns) if name not in words}
     return table
-
-
-def _nanmax(values: np.ndarray) -> np.ndarray:
-    filled = np.where(np.isfinite(values), values, -np.inf).max(axis=1)
-    return np.where(np.isfinite(filled), filled, np.nan)
 
 
 def _at_input(data: Dataset, by_point: np.ndarray) -> np.ndarray:

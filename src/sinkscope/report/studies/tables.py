@@ -10,7 +10,7 @@ from sinkscope.detect.heads import CLASS_MEANINGS
 from sinkscope.lab.studies.summary import STREAM
 from sinkscope.report.frames import HEAD_CLASSES
 from sinkscope.report.parts import Table, table_of
-from sinkscope.report.text import NO_VALUE, bounds_of, minus, number_of, short, visible
+from sinkscope.report.text import NO_VALUE, minus, number_of, short, visible, with_interval
 
 NOT_RUN = "not run"
 BOS = {"with": "BOS put first", "without": "text only"}
@@ -186,29 +186,22 @@ def _matched(row: dict[str, Any], name: str, scale: float, digits: int) -> str:
 
 def share(measured: Any) -> str:
     """A share in percent with its interval."""
-    return _with_interval(measured, lambda value: f"{100 * value:.1f}")
+    return with_interval(measured, lambda value: f"{100 * value:.1f}")
 
 
 def nats(measured: Any) -> str:
     """A loss with its interval."""
-    return _with_interval(measured, lambda value: f"{value:.3f}")
+    return with_interval(measured, lambda value: f"{value:.3f}")
 
 
 def ratio(measured: Any) -> str:
     """A ratio with its interval."""
-    return _with_interval(measured, short)
+    return with_interval(measured, short)
 
 
 def signed(measured: Any, scale: float, digits: int) -> str:
     """A difference with its sign and interval."""
-    return _with_interval(measured, lambda value: minus(f"{scale * value:+.{digits}f}"))
-
-
-def _with_interval(measured: Any, show: Any) -> str:
-    value, ends = number_of(measured), bounds_of(measured)
-    if value is None:
-        return NO_VALUE
-    return show(value) if ends is None else f"{show(value)} ({show(ends[0])} to {show(ends[1])})"
+    return with_interval(measured, lambda value: minus(f"{scale * value:+.{digits}f}"))
 
 
 def _published(rows: list[dict[str, Any]], figure: str) -> str:

@@ -13,7 +13,7 @@ from sinkscope.report.text import (
     NO_VALUE,
     number_of,
     percent,
-    percent_interval,
+    percent_with_interval,
     ranges,
     short,
     visible,
@@ -92,12 +92,6 @@ def _sink(row: SweepRow) -> Value:
     return SINKS[row.p0_sink] if row.kind else None
 
 
-def _share(row: SweepRow) -> str:
-    interval = percent_interval(row.late_share)
-    value = percent(number_of(row.late_share))
-    return f"{value} ({interval})" if interval else value
-
-
 def _heads(row: SweepRow) -> str:
     if row.sink_heads is None:
         return NO_VALUE
@@ -122,7 +116,7 @@ def _phase(phase: PhaseSpan) -> str:
 
 
 def _phases(row: SweepRow) -> str:
-    return "; ".join(map(_phase, row.phases)) or NO_VALUE
+    return "; ".join(map(_phase, row.phases))
 
 
 RUN = Column("run", "Run", lambda row: row.run)
@@ -132,10 +126,18 @@ COLUMNS = (
     Column("bos", "BOS", lambda row: row.bos, lambda row: frames.label(row.bos), choice=True),
     Column("p0", "At position zero", lambda row: row.position_zero, _at_p0, brief=False),
     Column("sink", "Sink", _sink, choice=True),
-    Column("late-share", "Late share", lambda row: number_of(row.late_share), _share, True),
+    Column(
+        "late-share",
+        "Late share",
+        lambda row: number_of(row.late_share),
+        lambda row: percent_with_interval(row.late_share),
+        True,
+    ),
     Column("heads", "Sink heads", lambda row: row.sink_heads, _heads, True),
     Column("block", "Since block", lambda row: row.emergence_block, _block, True),
-    Column("phases", "Raised in, until", _phases, brief=False),
+    Column(
+        "phases", "Raised in, until", lambda row: _phases(row) if row.phases else None, brief=False
+    ),
     Column(
         "writers", "Written by", lambda row: _writers(row) if row.writers else None, brief=False
     ),

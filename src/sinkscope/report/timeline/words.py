@@ -51,7 +51,7 @@ def _asked(one: RunSummary) -> list[Said]:
 
 
 def _formed(one: RunSummary) -> str:
-    unit, sink = unit_of(one), one.emergence.get("sink")
+    unit, sink = one.unit, one.emergence.get("sink")
     if sink is None and one.sink_spans:
         stood = ", ".join(f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in one.sink_spans)
         return (
@@ -83,24 +83,22 @@ def _stages(one: RunSummary) -> str:
     if not later:
         return "Training shows one stage."
     return (
-        f"Training shows {len(later) + 1} stages; later ones begin between {unit_of(one)}s "
+        f"Training shows {len(later) + 1} stages; later ones begin between {one.unit}s "
         f"{', then between '.join(later)}."
     )
 
 
 def _settled(one: RunSummary) -> str:
-    unit, standing, announced = unit_of(one), one.settled_step, one.settled["announced"]
+    unit, standing, announced = one.unit, one.settled_step, one.settled["announced"]
     if standing is not None:
         return f"The circuit has settled{where(one)}: the signal was given at {unit} {standing:,}."
     if announced is not None:
         return f"It seemed to have settled at {unit} {announced:,}, but moved again."
     if one.vanished_step is not None:
         return f"It vanished: from {unit} {one.vanished_step:,} on there is no sink{where(one)}."
-    return (
-        ""
-        if one.emergence.get("sink") is None
-        else ("It has not settled within these checkpoints.")
-    )
+    if one.emergence.get("sink") is None:
+        return ""
+    return "It has not settled within these checkpoints."
 
 
 def where(one: RunSummary) -> str:
@@ -127,8 +125,3 @@ def written(run: str, one: RunSummary, several: int) -> str:
 def step(value: int | None) -> str:
     """A step, or that there is none."""
     return NO_VALUE if value is None else f"{value:,}"
-
-
-def unit_of(one: RunSummary) -> str:
-    """What the checkpoints are counted in."""
-    return str(one.unit)
