@@ -111,8 +111,7 @@ def _refuse_no_model(model: Any, tokenizer: Any) -> None:
             f"the model has no weights to look at: {len(empty)} are on the meta device, such as "
             f"{empty[0]}."
         )
-    dtypes = {p.dtype for p in model.parameters()}
-    if torch.float64 in dtypes:
+    if any(p.dtype == torch.float64 for p in model.parameters()):
         raise InputError(
             "the model is in float64, and transformers takes the softmax in float32 all the same, "
             f"where the mask of float64 is infinite; give it in one of {', '.join(DTYPES)}."
@@ -233,7 +232,7 @@ def _how_stored(place: Place, read: _Read, dtype: str) -> list[str]:
     if read.weights is not None:
         said = [f"Its weights were unpacked from GGUF ({read.weights['label']}) to {dtype}."]
     else:
-        half = bool(read.stored) and dtype == "float32" and rounds_input(read.model)
+        half = dtype == "float32" and rounds_input(read.model)
         said = [stored_as(read.stored, read.tensors, dtype, half)]
     if place.is_folder and (place.path / WHOLE).is_file() and (place.path / INDEX).is_file():
         said.append(f"Beside {WHOLE}, which was read, lies an index of shards.")
@@ -285,8 +284,7 @@ def _merged(adapter: adapters.Adapter, name: str, options: dict[str, Any]) -> Su
     refuse_no_finite(base.model, str(adapter.folder))
     base.identity["id"], base.identity["adapter_of"] = name, base.identity["id"]
     base.identity["weights_sha256"] = adapter.sha256(base.identity["weights_sha256"])
-    merged = f"An adapter was merged in memory into {adapter.base}."
-    say(base.identity, merged, unchanged)
+    say(base.identity, f"An adapter was merged in memory into {adapter.base}.", unchanged)
     base.tokenizer = load_tokenizer(str(adapter.folder), LOCAL, True) or base.tokenizer
     return base
 
