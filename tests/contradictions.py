@@ -181,7 +181,11 @@ def rate_in_the_heading_is_that_of_key_and_table(seen: Seen) -> Iterator[str]:
     known = percent(number_of(seen.data["scan"]["sink_rate"]["0.3"]))
     said = re.match(r"Sink rate ([^ ]+\u00a0%) at", seen.concluded("rates"))
     yield from differ("heading", said and said[1], known)
-    yield from differ("key", seen.keys.get("sink rate at ε = 0.3"), known)
+    yield from differ(
+        "key",
+        seen.keys.get("of heads give it more than 30\u00a0%, mean over prompts (sink rate)"),
+        known,
+    )
     table = seen.table("Sink rate")
     if table is not None:
         at = [row for row in table.rows if row[0] in ("ε = 0.3", "All blocks")]
@@ -214,7 +218,7 @@ def emergence_is_one_block(seen: Seen) -> Iterator[str]:
     block = seen.data["trace"]["emergence_block"]
     said = re.search(r"stands apart from the others (?:for good )?from block (\d+) on", seen.text)
     yield from differ("sentence", int(said[1]) if said else None, block if block != -1 else None)
-    key = seen.keys.get("is the block behind which P0 stays separated (l*)")
+    key = seen.keys.get("is the block from which on position zero stands apart (l*)")
     known = None if block is None else str(block) if block >= 0 else "embedding"
     yield from differ("key", key, known)
 
@@ -255,7 +259,7 @@ def early_writing_is_one_number(seen: Seen) -> Iterator[str]:
     known = percent(number_of(seen.data["trace"]["concentration"].get("2")))
     for said in re.findall(r"the first two blocks make ([^ ]+\u00a0%)", seen.text):
         yield from differ("heading", said, known)
-    key = seen.keys.get("is written in the first two blocks (C₂)")
+    key = seen.keys.get("is written by the first two blocks (C₂)")
     if key is not None:
         yield from differ("key", key, known)
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from sinkscope.report import commands
 from sinkscope.report.brief import MORE, SPARE, brief, fitted, print_brief, sentences, weaknesses
 from sinkscope.report.compare import comparison, policies_compared, runs_compared
+from sinkscope.report.differences import figures
 from sinkscope.report.parts import QUESTIONS, WEAK, Findings
 from sinkscope.report.table import print_tables, render_text
 from sinkscope.report.text import percent
@@ -246,3 +247,29 @@ def test_panels_have_headings_where_there_are_two():
     said = [line.plain for line in brief(result, found, 80)]
     assert said.count("With BOS") == said.count("Without BOS") == 1
     assert sum(line.startswith("Proved") for line in said) == 2
+
+
+def test_a_difference_is_that_of_the_numbers_beside_it():
+    result, other = build_circuit(policies=("without",)), build_circuit(policies=("without",))
+    other.summary.model.id, other.summary.model.weights_sha256 = "org/other", "another"
+    for run, value in ((result, 0.3346), (other, 0.4115)):  # 33.5 % and 41.1 %, but 7.69 apart
+        held = Measured(value=value, low=value - 0.01, high=value + 0.01)
+        run.summary.scan["without"].late_share = held
+    (table, said), (beyond, _) = runs_compared(result, other)
+    [row] = [row for row in table.rows if row[0] == "Late share of P0"]
+    assert [one.replace("\xa0", " ") for one in row[1:]] == ["33.5 %", "41.1 %", "−7.6 points"]
+    assert "is 7.6 points lower than in other" in said
+    assert [row[-1] for row in beyond.rows if row[0] == "scan: late share"] == ["−7.6 points"]
+    assert table.columns[1:3] == beyond.columns[1:3]  # named after the models
+    assert table.columns[2].startswith("other")
+
+
+def test_tests_that_differ_in_their_dose_alone_are_figures_apart():
+    result = build_circuit(policies=("without",))
+    tests = [one for one in result.summary.verify["without"].tests if one.sink_change is not None]
+    long = "give the sink direction's share of the other positions to the stream of position 0"
+    for number, test in enumerate(tests[:2]):
+        test.id, test.edit = "N5", f"{long} before block {number}"
+    found = [key for key, _ in figures(result) if key[2].startswith("N5") and long in key[2]]
+    assert found
+    assert len(set(found)) == len(found)

@@ -384,7 +384,7 @@ HALF = np.array([-0.9, -0.9, 0, 0])
         ([row()], "without", "undetermined", "no test of the position ids"),
         ([*identity(), raised()], "with", "undetermined", "necessity"),
         ([*identity(), row(control=-0.6), raised()], "without", "undetermined", "control"),
-        ([*identity(), row(size=-0.4), raised()], "without", "undetermined", "most: 40%"),
+        ([*identity(), row(size=-0.4), raised()], "without", "undetermined", "most: 40.0%"),
         ([*identity(token=-0.9), row()], "with", "bos-token", ""),
         ([*identity(token=-0.9), row()], "without", "other", ""),
         ([*identity(position=-0.9), row()], "without", "position-embedding", ""),
@@ -429,7 +429,7 @@ def test_a_large_effect_that_is_not_sure_is_not_called_not_needed():
     rows[0] = row("I1", -0.5, kind="identity", role="token at P0", noise=0.5)
     found = on_four_heads(rows, "with")
     assert found.verdict == "undetermined"
-    assert "token: it carries 0% to 100% of the sink; take" in found.missing[0]
+    assert "token: it carries 0.0% to 100.0% of the sink; take" in found.missing[0]
 
 
 def test_prompts_that_settle_a_row_do():
@@ -486,7 +486,7 @@ def test_what_goes_through_other_positions_is_no_evidence():
     (test,) = judge([large])
     assert test.passed is False
     (said,) = other_paths([test])
-    assert "7% through position zero's key (60% in all)" in said
+    assert "7.0% through position zero's key (60.0% in all)" in said
     assert "no evidence" in said
     path["key_change"] = Measured(value=-0.35)  # more than half of it, and the bound is not met
     most = dataclasses.replace(row("N1", -0.35), others_change=Measured(value=-0.25), **path)

@@ -24,7 +24,7 @@ def test_blocks_of_several_dtypes_are_told_as_such():
 
 
 def test_a_model_in_double_precision_is_told():
-    with pytest.raises(InputError, match="in float64; give it in one of float32"):
+    with pytest.raises(InputError, match="takes the softmax in float32 all the same"):
         Subject.from_model(tiny_model("llama").double())
 
 

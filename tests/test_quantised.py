@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -15,11 +16,14 @@ from sinkscope.subject.at_hand import (
     no_gradients,
     plain_weight,
     refuse_edit,
+    rounds_input,
 )
+from sinkscope.subject.identity import stored_as
 from sinkscope.subject.load import Subject, load
 from sinkscope.subject.probe import refuse_no_finite
 from sinkscope.subject.tiny import tiny_config, tiny_model
 from tests.conftest import word_tokenizer
+from tests.test_folders import configure
 
 FEW = {"n": 4, "length": 24, "kind": "random"}
 
@@ -236,3 +240,78 @@ def test_a_folder_of_its_package_is_read_where_that_is_installed(tmp_path, name)
     assert found[0] == pytest.approx(found[1], rel=0.1)
     for command in (sinkscope.trace, sinkscope.mix, sinkscope.advise):
         command(Subject.from_model(subject.model, subject.tokenizer), **FEW)
+
+
+def nibbles(numbers, dim, order=range(8)):
+    """Eight numbers of four bits of a dimension in each integer of 32."""
+    groups = numbers.long().movedim(dim, -1).unflatten(-1, (-1, 8))
+    whole = sum(groups[..., at] << 4 * place for place, at in enumerate(order))
+    return (
+        torch.where(whole >= 1 << 31, whole - (1 << 32), whole).int().movedim(-1, dim).contiguous()
+    )
+
+
+def packed_by(method, weight, group=32):
+    """The tensors that GPTQ or AWQ keep of a map [out, in], and the map that they stand for."""
+    grouped = weight.T.unflatten(0, (-1, group)).float()  # [groups, in a group, out]
+    scales = (grouped.abs().amax(1) / 7).half()
+    numbers = (grouped / scales.float()[:, None]).round().clamp(-8, 7) + 8
+    stands = ((numbers - 8).half() * scales[:, None]).float().flatten(0, 1).T.contiguous()
+    zeros, numbers = torch.full_like(scales, 8), numbers.flatten(0, 1)
+    if method == "awq":
+        order = (0, 2, 4, 6, 1, 3, 5, 7)
+        kept = {"qweight": nibbles(numbers, 1, order), "qzeros": nibbles(zeros, 1, order)}
+    else:
+        kept = {"qweight": nibbles(numbers, 0), "qzeros": nibbles(zeros - 1, 1)}
+        kept["g_idx"] = torch.arange(len(numbers)).int() // group
+    return {**kept, "scales": scales}, stands
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_gptq_and_awq_give_the_numbers_of_the_maps_that_they_stand_for(tmp_path, method):
+    pytest.importorskip("gptqmodel", reason="make tools")
+    pytest.importorskip("optimum", reason="make tools")
+    plain, packed = tiny_model("llama"), {}
+    for name, module in plain.named_modules():
+        if isinstance(module, nn.Linear) and name != "lm_head":
+            kept, module.weight.data = packed_by(method, module.weight.data)
+            packed |= {f"{name}.{key}": value for key, value in kept.items()}
+    plain.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    maps = {key.rpartition(".")[0] for key in packed}
+    rest = {k: v for k, v in load_file(file).items() if k.rpartition(".")[0] not in maps}
+    save_file(rest | packed, file, {"format": "pt"})
+    told = {"quant_method": method, "bits": 4, "group_size": 32, "sym": True, "desc_act": False}
+    configure(tmp_path, quantization_config=told | ({"version": "gemm"} if method == "awq" else {}))
+    with torch._dynamo.config.patch(disable=True):  # gptqmodel compiles what unpacks
+        subject, whole = load(tmp_path), Subject.from_model(plain)
+        both = [s.model.model.layers[0].mlp.up_proj for s in (subject, whole)]
+        assert is_packed(both[0])
+        close = {"rtol": 1e-3, "atol": 1e-3} if method == "awq" else {"rtol": 1e-5, "atol": 1e-6}
+        torch.testing.assert_close(*map(plain_weight, both), **close)
+        assert ("half precision" in subject.identity["note"]) == (method == "awq")
+        assert subject.identity["parameters"] == sum(p.numel() for p in plain.parameters())
+        with pytest.raises(Unsupported, match="packed"):
+            refuse_edit(subject.model.model.layers[0], "block 0")
+        found = [
+            sinkscope.trace(s, **FEW).data["trace/without"]["margin"] for s in (subject, whole)
+        ]
+        close = 2e-2 if method == "awq" else 1e-5
+        assert found[0].values == pytest.approx(found[1].values, rel=close, abs=close)
+
+
+class Halved(nn.Linear):
+    """A packed map that takes no more than half precision, whatever it is given."""
+
+    def forward(self, x):
+        return nn.functional.linear(x.half().float(), self.weight.dequantize())
+
+
+def test_packed_maps_that_compute_in_half_precision_are_found(llama):
+    layer = llama.model.model.layers[0]
+    held_by(layer.self_attn.o_proj, Sound)
+    assert not rounds_input(llama.model)
+    held_by(layer.mlp.down_proj, Halved)
+    assert rounds_input(llama.model)
+    assert "packed maps in half precision" in stored_as("awq", {}, "float32", True)

@@ -94,6 +94,12 @@ def test_stages_of_plain_curves():
     assert len(find_stages(np.zeros((4, 2)))) == 1
 
 
+@pytest.mark.parametrize("at", [7, 11, 12, 13])
+def test_a_stage_begins_where_the_change_is_up_to_the_last_checkpoint(at):
+    noise = np.random.default_rng(0).normal(0, 0.01, (14, 4))
+    assert find_stages((np.arange(14) >= at)[:, None] + noise).starts == (0, at)
+
+
 def test_settling_does_not_look_ahead():
     series = draw_series(11)
     curves = curves_of(series)

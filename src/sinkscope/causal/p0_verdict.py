@@ -227,7 +227,7 @@ def _circuit(evidence: Evidence, tests: Sequence[Test], carrier: Carrier) -> Fou
     if raised:
         top = max(raised, key=lambda test: test.size)
         said.append(f"{top.edit}: that position {gains(top)}")
-        changes.append(would_change(top, INDUCED, f"gain less than {percent(INDUCED)} of the gap"))
+        changes.append(would_change(top, INDUCED, f"gain less than {INDUCED:.0%} of the gap"))
     if on_condition(tests):
         most = max(-test.size for test in of_role(tests, TOKEN))
         said.append(f"it depends on the token there too: another one takes {percent(most)} of it")

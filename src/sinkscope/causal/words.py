@@ -50,14 +50,14 @@ def gains(test: Test) -> str:
 
 
 def percent(value: float) -> str:
-    """A share as a whole percentage."""
-    return f"{value + 0.0:.0%}"
+    """A share as a percentage, with the decimal that tables give it."""
+    return f"{round(value, 3) + 0.0:.1%}"
 
 
 def would_change(test: Test, bound: float, words: str) -> str:
     """What the row would have to be for another verdict."""
-    now = round(test.size, 2) + 0.0  # no minus before a zero
-    return f"{test.id}: were it to {words} (now {now:+.0%}, bound {bound:+.0%}): {test.edit}"
+    now = round(test.size, 3) + 0.0  # no minus before a zero
+    return f"{test.id}: were it to {words} (now {now:+.1%}, bound {bound:+.0%}): {test.edit}"
 
 
 def straddles(by: str, rows: Sequence[Test], carrier: Carrier, prompts: int) -> str:

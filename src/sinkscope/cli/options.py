@@ -69,7 +69,7 @@ def add_command(app: typer.Typer, name: str, command: Callable[..., None], examp
 
 def options(command: Callable[..., None]) -> Callable[..., None]:
     """Replace the parameters of a command that are settings by one option for each field."""
-    hints = get_type_hints(command, include_extras=True)
+    hints = inspect.get_annotations(command, eval_str=True)  # as written, in Python 3.10 too
     settings: dict[str, type] = {}
     shown: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():

@@ -51,7 +51,8 @@ def print_compared(compared: list[Compared], console: Console) -> None:
     """Print small tables, each with what follows from it."""
     for table, sentence in compared:
         shown = table_lines(table, console.width) if table.rows else []
-        print_lines([*shown, *map(Text, wrapped(sentence, console.width))], console)
+        said = wrapped(sentence, console.width) if sentence else []
+        print_lines([*shown, *map(Text, said)], console)
 
 
 def brief(result: Result, panels: dict[str, list[Findings]], width: int) -> list[Text]:

@@ -6,13 +6,28 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from sinkscope.report import commands, frames
-from sinkscope.report.differences import beyond_noise, done_differently, shared_policies
+from sinkscope.report.differences import (
+    beyond_noise,
+    done_differently,
+    run_name,
+    run_names,
+    shared_policies,
+)
 from sinkscope.report.mixing import page as mixing_page
 from sinkscope.report.parts import Headline, Part, Section, Table, Tables
 from sinkscope.report.scan import figures as scan_figures
-from sinkscope.report.text import NO_VALUE, bounds_of, minus, percent, short, visible
+from sinkscope.report.text import (
+    NO_VALUE,
+    as_shown,
+    bounds_of,
+    percent,
+    percent_change,
+    points,
+    short,
+    visible,
+)
 from sinkscope.result import Result
-from sinkscope.schema import Measured, ScanSummary
+from sinkscope.schema import ScanSummary
 from sinkscope.stats import difference
 
 Compared: TypeAlias = "tuple[Table, str]"  # and what follows from it
@@ -34,11 +49,11 @@ def comparison(result: Result, *others: Result) -> Section:
     found = {bos: _of_runs(bos, runs, commands.headlines(runs, bos)) for bos in shared}
     filled = {bos: [table] for bos, table in found.items() if table.rows}
     two = len(others) == 1
-    lead = f"This run beside {', '.join(map(run_name, others))}."
+    lead = f"{run_name(result)} beside {', '.join(map(run_name, others))}."
     maps: list[Part] = []
     no_maps = ""
     if two:
-        lead += f" Differences are this run minus the other. {done_differently(result, *others)}"
+        lead += f" Differences are the first minus the second. {done_differently(result, *others)}"
         drawn, no_maps = scan_figures.comparison(result, others[0])
         maps = [*drawn]
     noise, said = beyond_noise(result, others[0]) if two else (Table("", []), "")
@@ -63,11 +78,6 @@ def comparison(result: Result, *others: Result) -> Section:
     )
 
 
-def run_name(result: Result) -> str:
-    """Model id and revision of a run."""
-    return f"{frames.model_name(result)} ({visible(result.summary.environment.dtype)})"
-
-
 def policies_compared(result: Result) -> list[Compared]:
     """One run under two BOS policies: the numbers that matter most, and a sentence on the sink."""
     if not {*BOTH} <= {*frames.policies(result)}:
@@ -86,7 +96,14 @@ def runs_compared(result: Result, *others: Result) -> list[Compared]:
         headlines = [*map(_that_matter, commands.headlines([result, *others], bos))]
         table = _of_runs(bos, [result, *others], headlines)
         scans = [run.summary.scan.get(bos) for run in (result, *others)]
-        said = _late_share(scans[0], scans[1], "In this run", "in the other")
+        here, there = run_names(result, *others)[:2]
+        named = here != "This run"
+        said = _late_share(
+            scans[0],
+            scans[1],
+            f"In {here if named else 'this run'}",
+            f"in {there if named else 'the other'}",
+        )
         made += [(table, said if len(others) == 1 else "")] if table.rows else []
     if len(others) == 1:
         table, said = beyond_noise(result, *others)
@@ -100,29 +117,24 @@ def _that_matter(headline: Headline) -> Headline:
 
 def _late_share(one: ScanSummary | None, other: ScanSummary | None, here: str, there: str) -> str:
     """Whether position zero draws more or less here than there; empty where that is not known."""
-    change = Measured(value=None)
-    if one is not None and other is not None:
-        change = difference(one.late_share, other.late_share)
+    if one is None or other is None:
+        return ""
+    change = difference(one.late_share, other.late_share)
     if change.value is None:
         return ""
     bounds = bounds_of(change)
-    low, high = (_points(bound) for bound in bounds or (0.0, 0.0))
+    low, high = map(points, bounds or (0.0, 0.0))
     interval = f"95\u00a0% interval {low} to {high} points" if bounds else "without an interval"
     if bounds and bounds[0] <= 0 <= bounds[1]:
         return f"{here} the late share is not shown to differ from that {there} ({interval})."
-    size, way = f"{100 * abs(change.value):.1f} points", "higher" if change.value > 0 else "lower"
-    return f"{here} the late share is {size} {way} than {there} ({interval})."
-
-
-def _points(share: float) -> str:
-    """A share in points with its sign, which zero has none of."""
-    shown = f"{100 * share:+.1f}"
-    return "0.0" if float(shown) == 0 else minus(shown)
+    size, way = _difference("share", one.late_share.value, other.late_share.value), "lower"
+    if size.startswith("+"):
+        way = "higher"
+    return f"{here} the late share is {size.lstrip('+−')} {way} than {there} ({interval})."
 
 
 def _of_runs(bos: str, runs: Sequence[Result], headlines: Sequence[Headline]) -> Table:
-    others = ["Other run"] if len(runs) == 2 else [run_name(run) for run in runs[1:]]
-    return _table(frames.label(bos) or "Over training", ["This run", *others], headlines)
+    return _table(frames.label(bos) or "Over training", run_names(*runs), headlines)
 
 
 def _table(title: str, columns: list[str], headlines: Sequence[Headline]) -> Table:
@@ -131,6 +143,8 @@ def _table(title: str, columns: list[str], headlines: Sequence[Headline]) -> Tab
     table = Table(title, ["", *columns, *(["Difference"] if two else [])])
     table.numeric = set(range(1, len(table.columns)))
     for name in dict.fromkeys(key for headline in headlines for key in headline):
+        if sum(headline.get(name, ("", None))[1] is not None for headline in headlines) < 2:
+            continue  # what one run alone has is compared with nothing
         kind = next(headline[name][0] for headline in headlines if name in headline)
         values = [headline.get(name, (kind, None))[1] for headline in headlines]
         cells = [NO_VALUE if value is None else _SHOWN[kind](value) for value in values]
@@ -140,6 +154,7 @@ def _table(title: str, columns: list[str], headlines: Sequence[Headline]) -> Tab
 
 _SHOWN: dict[str, Callable[[Any], str]] = {
     "share": percent,
+    "change": percent_change,
     "count": "{:.0f}".format,
     "ratio": short,
     "word": visible,
@@ -147,12 +162,14 @@ _SHOWN: dict[str, Callable[[Any], str]] = {
 
 
 def _difference(kind: str, left: Any, right: Any) -> str:
-    """Left minus right; kind is share, count, ratio or word."""
+    """Left minus right, of both as they are shown; kind is one of `_SHOWN`."""
     if kind == "word":
         return "same" if left == right else "differs"
     if left is None or right is None:
         return NO_VALUE
-    difference = left - right
-    size = f"{100 * abs(difference):.1f}" if kind == "share" else _SHOWN[kind](abs(difference))
-    sign = "" if float(size.replace(",", "")) == 0 else "+" if difference > 0 else "−"
-    return f"{sign}{size}{' points' if kind == 'share' else ''}"
+    if kind in ("share", "change"):
+        return f"{points(as_shown(left, True) - as_shown(right, True))} points"
+    change = as_shown(left) - as_shown(right)
+    size = _SHOWN[kind](abs(change))
+    sign = "" if float(size.replace(",", "")) == 0 else "+" if change > 0 else "−"
+    return f"{sign}{size}"

@@ -9,7 +9,7 @@ from sinkscope.causal.thresholds import ALPHA
 from sinkscope.report import frames
 from sinkscope.report.causal.names import name_of, short_edit
 from sinkscope.report.parts import Table
-from sinkscope.report.text import bounds_of, minus, percent, short, visible
+from sinkscope.report.text import as_shown, bounds_of, minus, percent_change, points, short, visible
 from sinkscope.result import COMMANDS, Result
 from sinkscope.schema import Measured
 from sinkscope.stats import difference, holm
@@ -22,6 +22,25 @@ SHARES = (  # figures that are shown as percentages
 )
 # of a list, what tells its rows apart; lists of other rows are not compared
 ROW_KEYS = (("id", "edit"), ("name",), ("stage",), ("length",), ("block",), ("components",))
+# keys of the summary that say too little by themselves
+WORDS = {
+    "sink rate": "sink rate at ε =",
+    "sink rate after 2": "sink rate of blocks 2 and up at ε =",
+    "from direction": "from the sink direction alone",
+    "necessity": "change of the sink without it",
+    "total": "change of the sink without it, in all",
+    "sufficiency": "nats that another position gains",
+    "mediation": "part that passes through the next stage",
+    "sink change": "change of the sink, in all",
+    "key change": "change of the sink through P0’s key",
+    "others change": "change of the sink through other positions",
+    "control change": "change of the sink under its control",
+    "control key change": "change of the sink through P0’s key under its control",
+    "margin change": "change of the sink margin (nats)",
+    "control margin change": "change of the sink margin under its control (nats)",
+    "ce change": "change of the loss (nats a token)",
+    "kl": "KL (nats)",
+}
 MOST = 12  # rows
 LABELS = frames.POLICIES.values()
 
@@ -38,7 +57,7 @@ def done_differently(result: Result, other: Result) -> str:
         told.append("prompts")
     held = (_settings(mine.command), _settings(theirs.command))
     for name in held[0]:  # what one of them alone is asked for is another command, told below
-        here, there = (visible(each.get(name)) for each in held)
+        here, there = (_setting(each.get(name)) for each in held)
         if name in held[1] and here != there:
             told.append(f"{name} ({here} and {there})")
     done = [[name for name in COMMANDS if getattr(each, name)] for each in (mine, theirs)]
@@ -50,6 +69,23 @@ def done_differently(result: Result, other: Result) -> str:
             told.append(f"{name} ({visible(value)} and {visible(used[1].get(name))})")
     same = "The two runs are of the same model, prompts and settings."
     return f"The two runs differ in {', '.join(told)}." if told else same
+
+
+def _setting(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else visible(value)
+
+
+def run_names(*results: Result) -> list[str]:
+    """What runs are called side by side: by their models, where these tell them apart."""
+    names = [frames.model_name(result).rsplit("/", 1)[-1] for result in results]
+    if len(set(names)) == len(names):
+        return names
+    return ["This run", *(["Other run"] if len(names) == 2 else map(run_name, results[1:]))]
+
+
+def run_name(result: Result) -> str:
+    """Model id, revision and number format of a run."""
+    return f"{frames.model_name(result)} ({visible(result.summary.environment.dtype)})"
 
 
 def _settings(command: dict[str, Any]) -> dict[str, Any]:
@@ -77,13 +113,12 @@ def beyond_noise(result: Result, other: Result) -> tuple[Table, str]:
     adjusted = dict(zip(known, holm([_p(changes[key]) for key in known])))
     told = [key for key in known if (adjusted[key] or 0.0) < ALPHA]
     told.sort(key=lambda key: _p(changes[key]))
-    table = Table("Differences beyond noise", ["Figure", "This run", "Other run", "Difference"])
+    table = Table("Differences beyond noise", ["Figure", *run_names(result, other), "Difference"])
     table.numeric = {1, 2, 3}
     for key in told[:MOST]:
-        show = _show(key)
-        cells = [show(each[key].value) for each in (mine, theirs)]
-        said = ": ".join(key if len(bound) > 1 else [name for name in key if name not in LABELS])
-        table.rows.append([said, *cells, _signed(show, changes[key].value or 0.0)])
+        values = [each[key].value or 0.0 for each in (mine, theirs)]
+        said = _said(key if len(bound) > 1 else tuple(one for one in key if one not in LABELS))
+        table.rows.append([said, *map(_show(key), values), _difference(_show(key), *values)])
     of = f"of {len(known)} figures that both have with an interval (p < {ALPHA}, Holm)"
     policies = frames.policies(result) + frames.policies(other)
     apart = "The two runs share no BOS policy, so " if policies and not bound else ""
@@ -122,6 +157,8 @@ def _figures(value: Any, key: Key) -> Iterator[tuple[Key, Measured]]:
             if value["value"] is not None and value["low"] is not None:
                 yield key, Measured(**{name: value[name] for name in ("value", "low", "high")})
             return
+        if key[-1].endswith("by type") and len(value) == 1:
+            return  # the one type there is says what the figure without types says
         for name, each in value.items():
             yield from _figures(each, (*key, visible(name).replace("_", " ")))
     elif isinstance(value, list):
@@ -134,7 +171,7 @@ def _row_name(row: dict[str, Any]) -> str:
     for names in ROW_KEYS:
         if all(row.get(name) is not None for name in names):
             if names == ("id", "edit"):
-                return f"{name_of(row['id'])}, {short_edit(row['edit'], 60)}"
+                return f"{name_of(row['id'])}, {short_edit(row['edit'], 0)}"
             word = "" if names == ("name",) else f"{names[0]} "
             return f"{word}{visible(row[names[0]])}"
     return ""
@@ -155,15 +192,22 @@ def _show(key: Key) -> Callable[[float | None], str]:
     """How a figure is shown: shares as percentages."""
     if any(word in " ".join(key[-2:]) for word in NATS):
         return _plain
-    return percent if any(word in " ".join(key[1:]) for word in SHARES) else _plain
+    return percent_change if any(word in " ".join(key[1:]) for word in SHARES) else _plain
 
 
 def _plain(value: float | None) -> str:
     return minus(short(value))
 
 
-def _signed(show: Callable[[float | None], str], change: float) -> str:
-    """A difference; of shares in points."""
-    if show is percent:
-        return minus(f"{100 * change:+.1f} points")
+def _difference(show: Callable[[float | None], str], left: float, right: float) -> str:
+    """Left minus right, of both as they are shown; of shares in points."""
+    if show is percent_change:
+        return f"{points(as_shown(left, True) - as_shown(right, True))} points"
+    change = as_shown(left) - as_shown(right)
     return f"+{show(change)}" if change > 0 else show(change)
+
+
+def _said(key: Key) -> str:
+    """A key in words; a threshold stands behind what it is of."""
+    said = [WORDS.get(name, name) for name in key]
+    return ": ".join(said).replace("=: ", "= ")

@@ -120,12 +120,26 @@ def multiple(value: float | None) -> str:
     return f"{value:.1f}\u00a0times"
 
 
+def points(share: float) -> str:
+    """A difference of shares in points, with its sign, which zero has none of."""
+    shown = decimals(100 * share, 1, "+")
+    return "0.0" if float(shown.replace("−", "-")) == 0 else shown
+
+
 def percent_interval(measured: Any) -> str:
     """The interval of a measured share as `38.0–43.2`, empty without one."""
     bounds = bounds_of(measured)
     if bounds is None:
         return ""
-    return f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}"
+    between = " to " if min(bounds) < 0 else "–"
+    return between.join(decimals(100 * bound, 1) for bound in bounds)
+
+
+def as_shown(value: float, share: bool = False) -> float:
+    """A number, or a share with one decimal of a percent, as it is read: differences add up."""
+    if share:
+        return round(100 * value, 1) / 100
+    return float(short(value).replace(",", ""))
 
 
 def interval_note(measured: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -71,11 +71,29 @@ def no_gradients(model: nn.Module) -> str:
     Some kernels of packed maps leave the graph without an error, for single rows or always. Of
     each class of maps and weights one is tried.
     """
+    return "" if all(map(_gives_gradients, _packed_kinds(model))) else NO_GRADIENTS
+
+
+def _packed_kinds(model: nn.Module) -> Iterable[nn.Module]:
+    """One packed map of each class of maps and weights."""
     packed: dict[tuple[type, type], nn.Module] = {}
     for module in model.modules():
         if is_packed(module):
             packed.setdefault((type(module), type(getattr(module, "weight", None))), module)
-    return "" if all(map(_gives_gradients, packed.values())) else NO_GRADIENTS
+    return packed.values()
+
+
+def rounds_input(model: nn.Module) -> bool:
+    """Whether a packed map rounds what it is given to half precision, in whatever dtype that is."""
+    for packed in _packed_kinds(model):
+        held = next(iter([*packed.parameters(), *packed.buffers()]), torch.zeros(0))
+        if held.device.type == "meta" or not held.numel():
+            continue
+        one = torch.ones(1, int(packed.in_features), device=held.device)  # type: ignore[arg-type]
+        with torch.no_grad():
+            if torch.equal(packed(one), packed(one * (1 + 2**-12))):
+                return True
+    return False
 
 
 def _gives_gradients(packed: nn.Module) -> bool:

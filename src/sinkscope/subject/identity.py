@@ -73,16 +73,20 @@ def reading_note(config: Any) -> dict[str, str]:
     return {"note": SIGMOID} if getattr(config, "attention", None) == "sigmoid" else {}
 
 
-def stored_as(method: str, tensors: dict[str, dict[str, Any]], dtype: str) -> str:
+def stored_as(
+    method: str, tensors: dict[str, dict[str, Any]], dtype: str, half: bool = False
+) -> str:
     """A sentence on weights that are stored otherwise than they compute, or "".
 
     method   the quantisation that the configuration names, "" for none
     tensors  what the weight files declare; nothing where that is not known
+    half     its packed maps take no more than half precision
     """
     if method and tensors and stored_plainly(tensors):
         return f"Its config.json speaks of {method}, and its files hold plain numbers."
     if method:
-        return f"Its weights are stored as {method} and compute in {dtype}."
+        coarser = ", its packed maps in half precision" if half else ""
+        return f"Its weights are stored as {method} and compute in {dtype}{coarser}."
     if bare := eight_bits(tensors):
         return (
             f"{len(bare)} of its weights are stored in eight bits without a scale, such as "

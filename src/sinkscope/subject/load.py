@@ -12,7 +12,7 @@ import torch
 from sinkscope.errors import InputError
 from sinkscope.subject import adapters, gguf
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
-from sinkscope.subject.at_hand import is_brought, is_packed
+from sinkscope.subject.at_hand import is_brought, is_packed, rounds_input
 from sinkscope.subject.blame import odd_settings, rope_warnings
 from sinkscope.subject.folder import check_folder, check_weights
 from sinkscope.subject.header import INDEX, WHOLE, header_hash
@@ -111,9 +111,11 @@ def _refuse_no_model(model: Any, tokenizer: Any) -> None:
             f"the model has no weights to look at: {len(empty)} are on the meta device, such as "
             f"{empty[0]}."
         )
-    dtypes = {p.dtype for p in model.parameters()}
-    if torch.float64 in dtypes:
-        raise InputError(f"the model is in float64; give it in one of {', '.join(DTYPES)}.")
+    if any(p.dtype == torch.float64 for p in model.parameters()):
+        raise InputError(
+            "the model is in float64, and transformers takes the softmax in float32 all the same, "
+            f"where the mask of float64 is infinite; give it in one of {', '.join(DTYPES)}."
+        )
 
 
 def load(
@@ -230,7 +232,8 @@ def _how_stored(place: Place, read: _Read, dtype: str) -> list[str]:
     if read.weights is not None:
         said = [f"Its weights were unpacked from GGUF ({read.weights['label']}) to {dtype}."]
     else:
-        said = [stored_as(read.stored, read.tensors, dtype)]
+        half = dtype == "float32" and rounds_input(read.model)
+        said = [stored_as(read.stored, read.tensors, dtype, half)]
     if place.is_folder and (place.path / WHOLE).is_file() and (place.path / INDEX).is_file():
         said.append(f"Beside {WHOLE}, which was read, lies an index of shards.")
     if place.local and _supervised_heads(place.path):
@@ -281,8 +284,7 @@ def _merged(adapter: adapters.Adapter, name: str, options: dict[str, Any]) -> Su
     refuse_no_finite(base.model, str(adapter.folder))
     base.identity["id"], base.identity["adapter_of"] = name, base.identity["id"]
     base.identity["weights_sha256"] = adapter.sha256(base.identity["weights_sha256"])
-    merged = f"An adapter was merged in memory into {adapter.base}."
-    say(base.identity, merged, unchanged)
+    say(base.identity, f"An adapter was merged in memory into {adapter.base}.", unchanged)
     base.tokenizer = load_tokenizer(str(adapter.folder), LOCAL, True) or base.tokenizer
     return base
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ def load_weights(
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     refuse_unknown_format(where, config)
+    _plain_kernels(where, config)
     options = {
         "config": config,
         "dtype": dtype,
@@ -165,6 +167,25 @@ def quantisation(config: Any) -> str:
         return ""
     method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
     return str(getattr(method, "value", method))
+
+
+# of gptqmodel, for a CPU: the others are compiled when they first run, and round more
+KERNELS = {"gptq": "torch", "awq": "torch_awq"}
+
+
+def _plain_kernels(where: str, config: Any) -> None:
+    """See that what reads GPTQ and AWQ is there, and that on a CPU it multiplies plainly."""
+    held, method = getattr(config, "quantization_config", None), quantisation(config)
+    if method not in KERNELS or not isinstance(held, dict):
+        return
+    needs = ["gptqmodel", *(["optimum"] if method == "gptq" else [])]
+    if missing := [name for name in needs if find_spec(name) is None]:
+        raise InputError(
+            f"{where} is quantised ({method}); reading it needs what is not here: "
+            f"pip install {' '.join(missing)}."
+        )
+    if not torch.cuda.is_available() and held.get("backend") in (None, "auto", "autoawq"):
+        held["backend"] = KERNELS[method]
 
 
 def refuse_unknown_format(where: str, config: Any) -> None:

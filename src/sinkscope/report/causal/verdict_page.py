@@ -236,8 +236,8 @@ def headline(result: Result, bos: str) -> Headline:
         "Faithfulness": ("share", number_of(verified.faithfulness)),
         "Completeness": ("share", number_of(verified.completeness)),
         **{
-            f"{name_of(test.id)}, sink without: {short_edit(test.edit, 60)}": (
-                "share",
+            f"{name_of(test.id)}, sink without: {short_edit(test.edit, 0)}": (
+                "change",
                 number_of(test.sink_change),
             )
             for test in verified.tests

@@ -146,11 +146,11 @@ def _node(sheet: Sheet, writer: Writer, block: int, middle: float) -> None:
         f' tabindex="0"{tip_of(tip)}/>'
     )
     x, y = sheet.at.node + sheet.at.node_wide / 2, middle + 4 if cut is None else middle - 3
-    centre = 'text-anchor="middle" pointer-events="none"'
-    sheet.text(x, y, f"{name} {share_text(writer.share)}", centre)
+    centre = 'text-anchor="middle" pointer-events="none" font-size='
+    sheet.text(x, y, f"{name} {share_text(writer.share)}", f'{centre}"{sheet.at.sizes[0]}"')
     if cut is not None:
         words = f"{'' if sheet.at.over else 'sink '}{_cut(cut)} without"
-        sheet.text(x, middle + 12, words, f'{centre} font-size="11" fill="var(--quiet)"')
+        sheet.text(x, middle + 12, words, f'{centre}"{sheet.at.sizes[1]}" fill="var(--quiet)"')
 
 
 def _cut(change: float) -> str:

@@ -12,6 +12,7 @@ class Layout:
     """The columns, in units of the drawing.
 
     share  how far the name of a unit ends before its dot
+    sizes  of the two lines in a box, so that neither touches its frame
     over   height of a line for the name of a block above what it writes; 0: it stands beside
     """
 
@@ -19,12 +20,13 @@ class Layout:
     label: int = 78
     unit: int = 246
     share: int = 60
-    node: int = 334
-    node_wide: int = 126
+    node: int = 328
+    node_wide: int = 138
     bus: int = 520
     tiles: int = 596
     end: int = 866
     over: int = 0
+    sizes: tuple[int, int] = (12, 11)
     headings: tuple[str, str, str] = (
         "Who writes what sets it apart",
         "Position zero’s stream",
@@ -37,12 +39,13 @@ NARROW = Layout(
     label=62,
     unit=136,
     share=58,
-    node=150,
-    node_wide=98,
+    node=148,
+    node_wide=104,
     bus=274,
     tiles=300,
     end=366,
     over=16,
+    sizes=(11, 10),
     headings=("Writers", "Stream", "Readers"),
 )
 

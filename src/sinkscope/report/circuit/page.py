@@ -25,7 +25,7 @@ from sinkscope.report.parts import (
     plots,
 )
 from sinkscope.report.parts import tables as tables_of
-from sinkscope.report.text import number_of
+from sinkscope.report.text import counted, number_of
 from sinkscope.result import Result
 
 CAPTION = (
@@ -129,7 +129,8 @@ def headline(result: Result, bos: str) -> Headline:
         "Vocabulary that ends on the sink’s side": ("share", number_of(trace.spike_ratio)),
     }
     for name, value in trace.concentration.items():
-        numbers[f"C_{name}, first {name} blocks"] = ("share", number_of(value))
+        said = f"C{'₀₁₂₃₄'[int(name)]}, first {counted(int(name), 'block')}"
+        numbers[said] = ("share", number_of(value))
     return numbers
 
 

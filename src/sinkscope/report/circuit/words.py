@@ -171,10 +171,10 @@ def key_figures(trace: TraceSummary) -> list[tuple[str, str, str]]:
     keys = []
     if trace.emergence_block is not None:
         where = str(trace.emergence_block) if trace.emergence_block >= 0 else "embedding"
-        keys.append((where, "is the block behind which P0 stays separated (l*)", ""))
+        keys.append((where, "is the block from which on position zero stands apart (l*)", ""))
     second = number_of(trace.concentration.get("2"))
     if second is not None:
-        keys.append((percent(second), "is written in the first two blocks (C₂)", ""))
+        keys.append((percent(second), "is written by the first two blocks (C₂)", ""))
     if trace.k90:
         keys.append((f"{trace.k90:,}", "neurons named as writers", ""))
     if trace.reading_heads:

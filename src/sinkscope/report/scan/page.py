@@ -173,7 +173,10 @@ def key_figures(scan: ScanSummary, data: Dataset) -> list[tuple[str, str, str]]:
     shown = [(percent(share), "of late attention goes to position zero", times)]
     middle = scan.sink_rate.get(str(SINK))
     if middle is not None:
-        shown.append((percent(number_of(middle)), "sink rate at ε = 0.3", interval_note(middle)))
+        rate = f"of heads give it more than {SINK:.0%}, mean over prompts (sink rate)".replace(
+            "%", "\u00a0%"
+        )
+        shown.append((percent(number_of(middle)), rate, interval_note(middle)))
     above = heads_above_random(data)
     if above is not None:
         shown.append(

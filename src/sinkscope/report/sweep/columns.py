@@ -116,7 +116,7 @@ def _phase(phase: PhaseSpan) -> str:
 
 
 def _phases(row: SweepRow) -> str:
-    return "; ".join(map(_phase, row.phases)) or NO_VALUE
+    return "; ".join(map(_phase, row.phases))
 
 
 RUN = Column("run", "Run", lambda row: row.run)
@@ -135,7 +135,9 @@ COLUMNS = (
     ),
     Column("heads", "Sink heads", lambda row: row.sink_heads, _heads, True),
     Column("block", "Since block", lambda row: row.emergence_block, _block, True),
-    Column("phases", "Raised in, until", _phases, brief=False),
+    Column(
+        "phases", "Raised in, until", lambda row: _phases(row) if row.phases else None, brief=False
+    ),
     Column(
         "writers", "Written by", lambda row: _writers(row) if row.writers else None, brief=False
     ),

@@ -60,7 +60,12 @@ def families(rows: Sequence[SweepRow]) -> Table:
             [row.test_passes for row in of], "{:.1f}".format
         ),
     }
-    return table_of("By family", list(groups.items()), columns, {1, 2, 3})
+    told = {
+        title: show
+        for title, show in columns.items()
+        if any(show(name, of) != NO_VALUE for name, of in groups.items())
+    }
+    return table_of("By family", list(groups.items()), told, {1, 2, 3})
 
 
 def failed(summary: SweepSummary) -> Table:

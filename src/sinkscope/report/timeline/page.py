@@ -203,11 +203,18 @@ def _findings(result: Result) -> Findings:
 
 def _keys(one: RunSummary) -> list[tuple[str, str, str]]:
     """The numbers at the top."""
+    settled = f"is the {one.unit} at which it settled"
+    if one.settled_step is None:
+        settled = "it has not settled within these checkpoints"
     return [
-        (step(one.emergence_step), "emerged", one.unit),
-        (str(len(one.stages)), "stages", "by change points"),
-        (step(one.settled_step), "settled", f"{one.unit}{where(one)}"),
-        (percent(number_of(one.concentration["2"])), "C₂ at the end", "of what is written"),
+        (step(one.emergence_step), f"is the first {one.unit} at which the sink is seen", ""),
+        (str(len(one.stages)), "stages of training", "by change points"),
+        (step(one.settled_step), settled, where(one).strip()),
+        (
+            percent(number_of(one.concentration["2"])),
+            "is written by the first two blocks at the end (C₂)",
+            "",
+        ),
     ]
 
 
