@@ -97,7 +97,8 @@ def find(
         recognising = start(recognition, subject, sites, prompts, seed)  # 7
         usual = start(usual_inputs, subject, sites, prompts)
         if observed is None:
-            observed = Observed(subject, sites, prompts, seed, not same).run(reader, progress)  # 2
+            observed = Observed(subject, sites, prompts, seed, stats=not same)  # 2
+            observed.run(reader, progress)
         reading = _reading(observed, scan if same else None, prompts.bos)  # 3
         seen = seen_of(observed, reading, here(), drawn, p0_of_drawn)
         progress("circuit", 0, 3)
@@ -113,7 +114,6 @@ def find(
         circuit=_circuit(prompts.bos, seen, rise, along, writing, recognised),
         observed=seen.observed,
         reading=reading,
-        at=seen.at,
         tokens=seen.tokens,
         p0=seen.p0,
         here=seen.here,

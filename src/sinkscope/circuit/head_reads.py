@@ -66,9 +66,8 @@ class HeadReads:
         self._seen = observed.heads
         self._others = {b: torch.cat(head.others) for b, head in observed.heads.items()}
         self.tokens = observed.prompts.input_ids[:ROWS, 0]
-        at = [sites.points.index(f"x{block}") for block in range(self.depth + 1)]
-        self.p0 = here[:ROWS, at].expand(len(self.tokens), -1, -1)
-        sample = observed.sample[:, at]
+        self.p0 = here[:ROWS, sites.inputs].expand(len(self.tokens), -1, -1)
+        sample = observed.sample[:, sites.inputs]
         picked = torch.linspace(0, len(sample) - 1, len(self.tokens)).long()
         self.others = sample[picked]
         with together(subject) as start:
