@@ -76,6 +76,7 @@ class Naming:
         added = (gradient @ (p0 - others).T) * earlier
         given = torch.from_numpy(reads.block)[self._rows]
         main = Counter(given.tolist()).most_common(1)[0][0] if chosen else -1
+        main = min(main, len(p0) - 2)  # a head's curve may rise behind all blocks, or not at all
         from_main = float(added[:, main + 1].sum())
         self.at_others = float((gradient @ p0[main + 1]).sum()) < HALF * from_main
         self._left_out: set[int] = set()
