@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from sinkscope.errors import InputError, SinkscopeError
-from sinkscope.lab.data import held_out, validation_windows
+from sinkscope.lab.data import VALIDATION_SEED, held_out
 from sinkscope.lab.demand import delimiter_ids
 from sinkscope.lab.metrics import measure
 from sinkscope.lab.state import load_model, run_log
@@ -48,7 +48,8 @@ def measure_series(folder: Path, corpus: Path | None, control: Path | None = Non
     recipe = load_recipe(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     draw = held_out(recipe, corpus, tokenizer)
-    windows = validation_windows(draw, WINDOWS, max(recipe.lengths))
+    generator = torch.Generator().manual_seed(VALIDATION_SEED)
+    windows = draw(WINDOWS, max(recipe.lengths), generator)
     watched = recipe.watched_heads()
     characters = recipe.demand.delimiters if recipe.demand else ""
     delimiters = delimiter_ids(tokenizer, characters) if characters else None

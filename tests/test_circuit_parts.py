@@ -110,7 +110,8 @@ def test_neuron_and_head_writes_against_hand_computed_ones():
     torch.testing.assert_close(writes.units["1.mlp"], neurons.detach(), atol=1e-6, rtol=1e-4)
     channels = inputs["attn"][:, 0].mean(0) * (u @ block.self_attn.o_proj.weight)
     expected = channels.detach().reshape(4, -1).sum(1)
-    torch.testing.assert_close(writes.heads("1.attention", 4), expected, atol=1e-6, rtol=1e-4)
+    heads = writes.units["1.attention"].reshape(4, -1).sum(1)
+    torch.testing.assert_close(heads, expected, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])

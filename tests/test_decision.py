@@ -77,7 +77,7 @@ def test_even_attention_is_no_sink():
 
 
 def test_a_sink_at_position_zero():
-    answer = found(put(uniform_maps(), {0: 0.6}, np.s_[:, 2:]))
+    answer = found(put(uniform_maps(), {0: 0.5}, np.s_[:, 2:]))
     assert answer.at_p0
     assert answer.words == ()
     assert answer.positions == (0,)

@@ -20,6 +20,7 @@ from sinkscope.observe.reads import Want
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.stats import bootstrap
 from sinkscope.subject.load import Subject
+from sinkscope.subject.prompts import Prompts
 from sinkscope.subject.tiny import tiny_model
 
 LENGTH = 64
@@ -92,6 +93,19 @@ def test_batches_and_padding_do_not_change_the_figures(llama, rows):
     alone = gather(llama, token_prompts(rows[3:, 8:]))
     np.testing.assert_allclose(padded.alpha0[3:], alone.alpha0, atol=1e-5)
     np.testing.assert_allclose(padded.late[3:], alone.late, atol=1e-5)
+
+
+def test_means_over_queries_leave_padding_out(rows):
+    subject = Subject.from_model(tiny_model("gpt_oss"), name="learned")
+    lengths = torch.tensor([LENGTH, LENGTH // 2])
+    mixed = gather(subject, Prompts(rows[:2], lengths, "ids", "without"))
+    long, short = (
+        gather(subject, token_prompts(rows[row : row + 1, :n]))
+        for row, n in enumerate(lengths.tolist())
+    )
+    for name in ("entropy", "learned"):
+        whole = (2 * long.mean(name) + short.mean(name)) / 3
+        np.testing.assert_allclose(mixed.mean(name), whole, rtol=1e-4)
 
 
 def test_every_packed_segment_is_a_sample(llama, rows):

@@ -143,6 +143,7 @@ def test_variance_edits_reach_their_variance(llama, ids):
     torch.testing.assert_close(cosine, torch.ones(2))
     doubled = deltas(engine, [ScaleWrite(1, "attention", 3, 2.0)], llama, sites)[1, 0]
     torch.testing.assert_close(doubled.var(-1, unbiased=False)[:, 3], 4 * variance[:, 3])
+    torch.testing.assert_close(doubled.mean(-1)[:, 3], center, atol=1e-5, rtol=1e-4)
 
 
 def residual_of(engine, subject, points, edits):

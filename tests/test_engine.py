@@ -53,7 +53,8 @@ def test_a_suffix_pass_equals_a_whole_pass(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_intact_readings_are_those_of_observe(family):
     subject, prompts, _ = prepare(family)
-    engine = Engine(subject, prompts, positions=(0, 3), heads=[(0, 1), (2, 0)])
+    u = torch.nn.functional.normalize(torch.arange(float(subject.anatomy.hidden_size)), dim=0)
+    engine = Engine(subject, prompts, positions=(0, 3), heads=[(0, 1), (2, 0)], direction=u)
     points = {}
     taps = residual_hooks(subject, lambda i, h: points.__setitem__(i, h.clone()))
     reads, layout, logits = observe(subject, prompts, Want(maps=True), "auto", taps, logits=True)
@@ -75,6 +76,8 @@ def test_intact_readings_are_those_of_observe(family):
     received = (maps[0][:, 1] + maps[2][:, 0]) / 2
     received = (received * late.unsqueeze(-1)).sum(1) / late.sum(1, keepdim=True)
     np.testing.assert_allclose(engine.intact.received, received, atol=2e-6)
+    along = torch.nn.functional.cosine_similarity(points[2][:, [0, 3]], u, dim=-1)
+    np.testing.assert_allclose(engine.intact.cosine[:, :, 2], along, atol=1e-5)
     norm = points[2].norm(dim=-1)
     for row, length in enumerate(prompts.lengths.tolist()):
         ratio = norm[row, 0] / norm[row, 1:length].median()

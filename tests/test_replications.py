@@ -32,6 +32,7 @@ from sinkscope.replications.positions import (
 )
 from sinkscope.replications.queipo import entropy_bits
 from sinkscope.replications.run import about, replication_of
+from sinkscope.report.replications.page import MOST_ROWS, findings
 from sinkscope.result import load_result
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
@@ -476,6 +477,13 @@ def test_a_result_is_saved_read_and_merged(tmp_path):
     assert "measured" in again.data["replication/queipo-2025"]
     both = again.merge(ran("queipo-2025", "p0-two-block", "llama")[1])
     assert list(both.summary.replication) == ["queipo-2025"]
+
+
+def test_a_terminal_counts_the_rows_that_it_leaves_out():
+    _, result = ran("queipo-2025", "p0-two-block", "llama")
+    one = result.summary.replication["queipo-2025"]
+    one.rows = one.rows[:1] * (MOST_ROWS + 2)
+    assert findings(result, "").answers[-1] == ("Row", "2 more rows: --verbose.")
 
 
 def test_command_line(tmp_path, capsys):

@@ -11,7 +11,7 @@ from timeline_answers import check, curves_of, table
 
 from sinkscope.stats import first_sustained
 from sinkscope.training_runs import settling as settle
-from sinkscope.training_runs.course import spans
+from sinkscope.training_runs.course import spans, standing
 from sinkscope.training_runs.emergence import crossing_at, emergence, noise
 from sinkscope.training_runs.settling import settling
 from sinkscope.training_runs.stages import SHORTEST, best_cuts, find_stages, segment_costs
@@ -23,6 +23,12 @@ from sinkscope.training_runs.stages import SHORTEST, best_cuts, find_stages, seg
 )
 def test_first_sustained(above, index):
     assert first_sustained(np.array([c == "1" for c in above], dtype=bool)) == index
+
+
+def test_a_sink_stands_from_its_crossing_on_while_it_is_above():
+    above = np.array([mark == "1" for mark in "0111011"])
+    assert standing(above) == above.tolist()
+    assert standing(above[:3]) == [False] * 3
 
 
 def test_a_clear_jump_lies_within_its_gap():
@@ -86,6 +92,12 @@ def test_stages_of_plain_curves():
     assert len(find_stages(ramp + g.normal(0, 0.1, (30, 1)))) == 3
     assert len(find_stages(np.arange(30.0)[:, None] + g.normal(0, 0.1, (30, 1)))) == 1
     assert len(find_stages(np.zeros((4, 2)))) == 1
+
+
+@pytest.mark.parametrize("at", [7, 11, 12, 13])
+def test_a_stage_begins_where_the_change_is_up_to_the_last_checkpoint(at):
+    noise = np.random.default_rng(0).normal(0, 0.01, (14, 4))
+    assert find_stages((np.arange(14) >= at)[:, None] + noise).starts == (0, at)
 
 
 def test_settling_does_not_look_ahead():

@@ -167,6 +167,48 @@ def test_where_the_others_are_suppressed_the_block_is_that_of_the_suppression(fa
     assert main == truth.amplifying_blocks[0]
 
 
+def test_where_the_others_are_made_long_the_writers_are_those_that_do_it():
+    """No logit on P0 is linear in what others are given along a direction that no head reads."""
+    subject, prompts, truth = constructed("p0-suppression", family="llama", noise=0.0)
+    unread = unread_direction(subject, truth)
+    with torch.no_grad():
+        for block, neuron in truth.writing_neurons:
+            column = subject.model.model.layers[block].mlp.down_proj.weight[:, neuron]
+            column.copy_(TIMES * column.norm() * unread)
+        for block in {block for block, _ in truth.reading_heads}:  # the others ask by their length
+            queries = subject.model.model.layers[block].self_attn.q_proj.weight
+            queries.copy_(queries.norm(dim=1, keepdim=True) * unread)
+    found = find(subject, prompts)
+    assert found.circuit.emergence_block == truth.amplifying_blocks[0]
+    assert {unit.place for unit in found.circuit.writers} == pairs(truth.writing_neurons)
+    assert found.named.kept < 0.5
+
+
+def test_what_is_usual_leaves_out_positions_that_are_amplified_as_position_zero_is():
+    """A token that repeats the first is as unmixed, and a few such would leave P0 long."""
+    subject, prompts, truth = constructed("p0-two-block", family="llama", noise=0.0)
+    prompts.input_ids[:, 1] = prompts.input_ids[:, 0]
+    block, neuron = truth.writing_neurons[0]
+    inputs = []
+    down = subject.model.model.layers[block].mlp.down_proj
+    handle = down.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    with torch.no_grad():
+        subject.model(prompts.input_ids)
+    handle.remove()
+    at_p0, at_first = inputs[0][:, :2, neuron].mean(0)
+    assert at_first > 0.9 * at_p0
+    usual = usual_inputs(subject, find_sites(subject, prompts), prompts)
+    assert usual[block, "1"][neuron] < 0.001 * at_p0
+
+
+def test_heads_that_read_nothing_of_what_position_zero_is_given_have_no_phase():
+    """They prefer the farthest key: no block gives them that, least of all one behind the last."""
+    subject, prompts, truth = constructed("rotary-distance", noise=0.0)
+    circuit = find(subject, prompts).circuit
+    assert set(circuit.reading_heads) == pairs(truth.reading_heads)
+    assert (circuit.phases, circuit.emergence_block, circuit.writers) == ((), None, ())
+
+
 def test_the_read_curve_rises_with_the_write_that_is_read():
     subject, prompts, truth = constructed("p0-deeper", family="llama", noise=0.05)
     found = find(subject, prompts)

@@ -20,7 +20,7 @@ from sinkscope.observe.sites import Sites
 from sinkscope.observe.stream import first_hidden
 from sinkscope.pace import ADVICE
 from sinkscope.schema import Measured, ScanSummary
-from sinkscope.schema.advise import AdviceRow
+from sinkscope.schema.advise import Advice, AdviceRow
 from sinkscope.settings import AdviseSettings
 from sinkscope.stats import at_most, bootstrap, nan_mean, units_needed
 from sinkscope.subject.at_hand import is_packed, lies_elsewhere
@@ -31,6 +31,9 @@ FEWEST, SHORTEST = 4, 16  # documents, and tokens in a text, below which no answ
 OTHER = 5  # position whose treatment is the control of P0's
 LEARNED = 0.1  # mass on a learned logit from which it counts as one
 COPIED = 2_000_000_000  # parameters up to which a second copy of the model is made
+
+
+Ask = Callable[["Bench"], Advice]
 
 
 @dataclass
@@ -195,6 +198,20 @@ class Bench:
             self.prompts,
             lambda rows: (logits_of(self.subject, rows), logits_of(other, rows)),
         )
+
+
+def on_enough_text(question: str) -> Callable[[Ask], Ask]:
+    """Marks what answers a question: on too little text its answer is undetermined."""
+
+    def marked(ask: Ask) -> Ask:
+        def asked(bench: Bench) -> Advice:
+            if bench.too_little:
+                return Advice(question=question, answer="undetermined", sentence=bench.too_little)
+            return ask(bench)
+
+        return asked
+
+    return marked
 
 
 def cost_between(

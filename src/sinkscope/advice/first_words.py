@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from sinkscope.advice.bench import Bench, logits_of
+from sinkscope.advice.bench import Bench, logits_of, on_enough_text
 from sinkscope.advice.prefix import spare_token
 from sinkscope.intervene.cost import divergences, logit_batches
 from sinkscope.mixing.dropped import with_first
@@ -33,14 +33,13 @@ SPAN = 8
 ALIKE, LEAST = 0.1, 1e-4  # two effects are alike within this part of one, or so many nats
 
 
+@on_enough_text(QUESTION)
 def advise_first_words(bench: Bench) -> Advice:
     """The effect of the first words against that of later ones, with a spare token and without."""
     prompts = bench.prompts
     length = int(prompts.lengths.min())
-    few = bench.too_little
     if length < 8 * SPAN:
-        few = few or f"Texts of {length} tokens are too short; {8 * SPAN} are needed."
-    if few:
+        few = f"Texts of {length} tokens are too short; {8 * SPAN} are needed."
         return Advice(question=QUESTION, answer="undetermined", sentence=few)
     spare = spare_token(bench)
     found: dict[str, np.ndarray] = {}

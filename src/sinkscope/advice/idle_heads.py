@@ -11,7 +11,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from sinkscope.advice.bench import Bench, three
+from sinkscope.advice.bench import Bench, on_enough_text, three
 from sinkscope.detect.heads import NO_OP, NOT_A_SINK
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.edits import Edit, Heads
@@ -27,10 +27,9 @@ DOCUMENTS = 12  # that have a row each
 SHOWN = 4  # tokens a document is called by
 
 
+@on_enough_text(QUESTION)
 def advise_heads(bench: Bench) -> Advice:
     """How many heads are idle, and what switching them off costs."""
-    if bench.too_little:
-        return Advice(question=QUESTION, answer="undetermined", sentence=bench.too_little)
     idle, others = _by_evidence(bench)
     if not idle:
         return Advice(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sinkscope.advice.bench import Bench
+from sinkscope.advice.bench import Bench, on_enough_text
 from sinkscope.advice.cache_layers import Spared
 from sinkscope.advice.kernels import beside
 from sinkscope.advice.lines import lines, without
@@ -16,10 +16,9 @@ from sinkscope.schema.advise import Advice, AdviceLine
 QUESTION = "What must quantisation leave alone?"
 
 
+@on_enough_text(QUESTION)
 def advise_quantisation(bench: Bench) -> Advice:
     """What int8 and int4 cost, what keeping P0 saves, and which maps to leave alone."""
-    if bench.too_little:
-        return Advice(question=QUESTION, answer="undetermined", sentence=bench.too_little)
     weights, no_writers = rounded_weights(bench)
     real, no_kernel = beside(bench)
     found = tried(bench, weights)

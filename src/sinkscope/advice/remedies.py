@@ -6,7 +6,7 @@ would lose.
 
 from __future__ import annotations
 
-from sinkscope.advice.bench import OTHER, Bench
+from sinkscope.advice.bench import OTHER, Bench, on_enough_text
 from sinkscope.intervene.edits import RemoveAttention, RemoveValue
 from sinkscope.mixing.dropped import text_loss
 from sinkscope.schema.advise import Advice
@@ -26,10 +26,9 @@ ANSWERS = {
 }
 
 
+@on_enough_text(QUESTION)
 def advise_remedies(bench: Bench) -> Advice:
     """Which way of taking the sink away costs nothing."""
-    if bench.too_little:
-        return Advice(question=QUESTION, answer="undetermined", sentence=bench.too_little)
     if not bench.scan.p0_sink:
         return Advice(
             question=QUESTION,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sinkscope.advice.bench import Bench, three
+from sinkscope.advice.bench import Bench, on_enough_text, three
 from sinkscope.advice.writers import STANDS_OUT, norm_writers, run_norms, where_p0_stands_out
 from sinkscope.errors import Unsupported
 from sinkscope.intervene.cost import logit_batches, losses
@@ -45,10 +45,9 @@ class Seen:
     same: np.ndarray
 
 
+@on_enough_text(QUESTION)
 def advise_repeats(bench: Bench) -> Advice:
     """From which length on repeats look like position zero, and whether the patch undoes it."""
-    if bench.too_little:
-        return Advice(question=QUESTION, answer="undetermined", sentence=bench.too_little)
     point, ratio = where_p0_stands_out(bench)
     if ratio < STANDS_OUT:
         return Advice(

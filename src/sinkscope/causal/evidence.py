@@ -42,7 +42,7 @@ class Planned:
     control   the control in words
     arrow     between stages of the circuit; block, dose: where the edit acts, and how much of it
     claim     whether the row is evidence: doses and variants are shown and do not decide
-    moved     the text moves along, so that logits speak of other positions than the intact ones
+    shifted   the text moves along, so that logits speak of other positions than the intact ones
     extra     what only some families measure, under its name in `schema.TestRow`
     """
 
@@ -56,7 +56,7 @@ class Planned:
     dose: float | None = None
     claim: bool = True
     note: str = ""
-    moved: bool = False
+    shifted: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property

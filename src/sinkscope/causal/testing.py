@@ -217,7 +217,7 @@ class CausalBench:
             sink_change=self._sink([read], at),
             margin_change=self._margin([read], at),
             ce_change=self._ce(read),
-            kl=None if plan.moved or read.kl is None else self._change(read.kl),
+            kl=None if plan.shifted or read.kl is None else self._change(read.kl),
             p0_norm=finite(np.nanmean(read.norm[:, 0, -1])),
             p0_cosine=cosine_on(read, self.heads),
             mass_moved_to=mass_moved(self.engine, read),

@@ -97,7 +97,8 @@ def find(
         recognising = start(recognition, subject, sites, prompts, seed)  # 7
         usual = start(usual_inputs, subject, sites, prompts)
         if observed is None:
-            observed = Observed(subject, sites, prompts, seed, not same).run(reader, progress)  # 2
+            observed = Observed(subject, sites, prompts, seed, stats=not same)  # 2
+            observed.run(reader, progress)
         reading = _reading(observed, scan if same else None, prompts.bos)  # 3
         seen = seen_of(observed, reading, here(), drawn, p0_of_drawn)
         progress("circuit", 0, 3)
@@ -113,7 +114,6 @@ def find(
         circuit=_circuit(prompts.bos, seen, rise, along, writing, recognised),
         observed=seen.observed,
         reading=reading,
-        at=seen.at,
         tokens=seen.tokens,
         p0=seen.p0,
         here=seen.here,
@@ -177,10 +177,10 @@ def _writing(
     ranking = start(units_by_logit, subject, sites, observed.prompts, logits, elsewhere)
     naming = None
     if rise.reads is not None and not isinstance(logits, Missing):
-        apart = _contrast(seen.here[:, seen.at], seen.other_inputs)
         naming = Naming(
-            subject, sites, logits, rise.reads, _in_reach(rise, logits.heads), elsewhere, apart,
-            seen.own, drawn, start, _taken_back(rise),
+            subject, sites, logits, rise.reads, _in_reach(rise, logits.heads), elsewhere,
+            _added(seen.here[:, seen.at]), _added(seen.other_inputs), seen.own, drawn, start,
+            _taken_back(rise),
         )  # fmt: skip
     writes = None if written is None else written()
     components = Components() if writes is None else main_components(writes)
@@ -233,9 +233,9 @@ def _taken_back(rise: Rise) -> list[tuple[int, int]]:
     return [] if rise.main is None else [one for one in spans if one[1] < rise.main.rise[0]]
 
 
-def _contrast(p0: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """What embedding and blocks add at P0, less what they add at the others: [L+1, d]."""
-    x = p0.mean(0) - others.mean(0)
+def _added(states: torch.Tensor) -> torch.Tensor:
+    """What embedding and blocks add, mean over states [n, L+1, d]: [L+1, d]."""
+    x = states.mean(0)
     return torch.cat([x[:1], x.diff(dim=0)])
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from sinkscope.errors import Unsupported
 from sinkscope.observe.registry import hooks
+from sinkscope.observe.residual import is_norm
 
 CLOSE = 1e-3  # relative; far above rounding, far below what another kind of norm would give
 
@@ -45,12 +46,7 @@ class FrozenNorms:
     """
 
     def __init__(self, roots: list[nn.Module]) -> None:
-        self.norms = [
-            child
-            for root in roots
-            for child in root.modules()
-            if "norm" in type(child).__name__.lower() and not list(child.children())
-        ]
+        self.norms = [child for root in roots for child in root.modules() if is_norm(child)]
         self._forms: dict[tuple[nn.Module, torch.Size], Affine] = {}
         self._scales: dict[nn.Module, list[torch.Tensor]] = {}
 

@@ -160,8 +160,7 @@ class _Added:
 
     def write(self, block: int, index: int, delta: torch.Tensor) -> None:
         """Take a write, delta [n, 1, d]."""
-        name = next(n for b, i, n in self.sites.writes if (b, i) == (block, index))
-        self.names.append(name)
+        self.names.append(self.sites.name_of(block, index))
         self.blocks.append(block)
         self.rows.append(delta[:, 0].detach().float().cpu())
 

@@ -13,6 +13,7 @@ becomes its mean over the other positions; neurons of routed experts are switche
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,6 +25,7 @@ from sinkscope.circuit.head_reads import HeadReads
 from sinkscope.circuit.keys import SinkLogits
 from sinkscope.circuit.phase_parts import WRITER
 from sinkscope.circuit.phase_reads import GROUP
+from sinkscope.circuit.phases import HALF
 from sinkscope.circuit.unit import EXPERT, Unit
 from sinkscope.circuit.writes import Key, Writes, written_along
 from sinkscope.observe.p0_stream import p0_states
@@ -36,8 +38,9 @@ from sinkscope.subject.load import Subject
 class Naming:
     """What the sink heads of one phase read, and who wrote it.
 
-    groups  masks over the heads: those that one block gives what they read, where there are several
-            such blocks and a tenth of the heads or more belongs to it
+    groups     masks over the heads: those that one block gives what they read, where there are
+               several such blocks and a tenth of the heads or more belongs to it
+    at_others  the block that gives most heads what they read does it by its writes elsewhere
     """
 
     def __init__(
@@ -48,7 +51,8 @@ class Naming:
         reads: HeadReads,
         heads: Sequence[tuple[int, int]],
         usual: Mapping[Key, torch.Tensor],
-        d: torch.Tensor,
+        p0: torch.Tensor,
+        others: torch.Tensor,
         tokens: torch.Tensor,
         vocabulary: torch.Tensor,
         start: Callable[..., Later],
@@ -56,7 +60,7 @@ class Naming:
     ) -> None:
         """What is written is asked for at once, so that it takes one way through the blocks.
 
-        d           [L+1, d] what the embedding and each block wrote at P0, less at the others
+        p0, others  [L+1, d] what the embedding and each block wrote at P0, and at the others
         tokens      [n] first tokens of the prompts
         vocabulary  [m] such as are drawn evenly from the vocabulary, to compare with
         start       of the `together` within which the naming is done
@@ -68,20 +72,29 @@ class Naming:
         self._rows = [reads.heads.index(logits.heads[i]) for i in chosen]
         gradient = logits.gradient.mean(0)[chosen]
         blocks = torch.tensor([logits.heads[i][0] for i in chosen])
-        earlier = torch.arange(len(d)) <= blocks[:, None]  # row 0 is the embedding
-        added = (gradient @ d.T) * earlier
+        earlier = torch.arange(len(p0)) <= blocks[:, None]  # row 0 is the embedding
+        added = (gradient @ (p0 - others).T) * earlier
+        given = torch.from_numpy(reads.block)[self._rows]
+        main = Counter(given.tolist()).most_common(1)[0][0] if chosen else -1
+        main = min(main, len(p0) - 2)  # a head's curve may rise behind all blocks, or not at all
+        from_main = float(added[:, main + 1].sum())
+        self.at_others = float((gradient @ p0[main + 1]).sum()) < HALF * from_main
         self._left_out: set[int] = set()
         for first, last in over:
             rest = added[:, first + 1 : last + 2].sum() / added.sum().clamp_min(1e-9)
             if abs(rest) < WRITER:
                 self._left_out |= {*range(first, last + 1)}
                 added[:, first + 1 : last + 2] = 0.0
+        if main >= 0 and from_main < WRITER * float(added.clamp_min(0).sum()):
+            # the others are made long: no logit is linear in that, so its difference is divided up
+            self.at_others, self._left_out = True, {*range(len(p0))} - {main}
+            gradient = (p0 - others)[main + 1].expand_as(gradient)
+            added = (gradient * gradient).sum(1, keepdim=True) * torch.eye(len(p0))[main + 1]
         scale = added.clamp_min(0).sum(1, keepdim=True).clamp_min(1e-9)
         self._gradient, self._blocks = gradient / scale / len(chosen), blocks
         self._embedding = (added[:, 0] / scale[:, 0]) / len(chosen)
         self.stop = int(blocks.max())
         self.usual = usual
-        given = torch.from_numpy(reads.block)[self._rows]
         groups = [given == block for block in given.unique()] if len(chosen) else []
         large = [group for group in groups if group.sum() >= GROUP * len(chosen)]
         self.groups = large if len(groups) > 1 else []

@@ -28,7 +28,7 @@ def untrained_ratio(subject: Subject, prompts: Prompts) -> float | Missing:
     if isinstance(fresh, Missing):
         return fresh
     rows = prompts.take(slice(0, ROWS))
-    if rows.attention_mask is None and rows.position_ids is None:
+    if rows.right_padded:
         rows = rows.first_tokens(TOKENS)
     layout = layout_of(rows, subject.device)
     ratios: dict[int, float] = {}

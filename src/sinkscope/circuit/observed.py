@@ -50,8 +50,9 @@ class Observed:
     """
 
     def __init__(
-        self, subject: Subject, sites: Sites, prompts: Prompts, seed: int, stats: bool
+        self, subject: Subject, sites: Sites, prompts: Prompts, seed: int, *, stats: bool
     ) -> None:
+        """stats: whether attention is read too; sinking heads of a scan spare it."""
         self.subject, self.sites, self.prompts = subject, sites, prompts
         self.attention = AttentionStats(vocabulary(subject)) if stats else None
         self.heads: dict[int, HeadRead] = {}
@@ -189,8 +190,7 @@ class Observed:
     @property
     def input_mean(self) -> torch.Tensor:
         """The same at the inputs of the blocks, and behind the last: [L + 1, d]."""
-        blocks = range(len(self.sites.blocks) + 1)
-        return self.other_mean[[self.sites.points.index(f"x{block}") for block in blocks]]
+        return self.other_mean[self.sites.inputs]
 
     @property
     def first_rows(self) -> torch.Tensor | None:
@@ -229,7 +229,7 @@ def observed_on(
     Raises Unsupported for a model whose residual identity does not hold.
     """
     sites = find_sites(subject, prompts)
-    return Observed(subject, sites, prompts, seed, False).run(reader, progress)
+    return Observed(subject, sites, prompts, seed, stats=False).run(reader, progress)
 
 
 def _first_mixer(sublayers: tuple[Sublayer, ...]) -> int | None:

@@ -30,6 +30,7 @@ from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
 ROWS, USUAL_ROWS = 64, 16  # prompts whose first tokens are averaged, and whose other positions are
+AMPLIFIED = 2.0  # times the others' median norm at P0: from there on others may be like P0
 
 
 def units_by_logit(
@@ -61,8 +62,9 @@ def units_by_logit(
 def usual_inputs(subject: Subject, sites: Sites, prompts: Prompts) -> dict[Key, torch.Tensor]:
     """Mean input [in] of every output projection (W_O, W_down), over t > 0.
 
-    Of the first USUAL_ROWS prompts. It is the baseline of mean ablation. Prompts are right-padded;
-    padded positions count.
+    Of the first USUAL_ROWS prompts. It is the baseline of mean ablation. Positions amplified as P0
+    is (some delimiters, a token that repeats the first) are left out: a few of them in a hundred
+    would leave P0 long. Prompts are right-padded; padded positions count.
     """
     prompts = prompts.take(slice(0, USUAL_ROWS))
     sums: dict[Key, torch.Tensor] = {}
@@ -71,7 +73,12 @@ def usual_inputs(subject: Subject, sites: Sites, prompts: Prompts) -> dict[Key, 
     def listen(key: Key) -> Any:
         def hook(module: Any, args: tuple) -> None:
             rows = args[0].detach()
-            rows = rows.reshape(len(prompts), -1, rows.shape[-1])[:, 1:].flatten(0, 1).float()
+            rows = rows.reshape(len(prompts), -1, rows.shape[-1]).float()
+            norms = rows.norm(dim=-1)
+            at_p0, usual = norms[:, 0].mean(), norms[:, 1:].median()
+            like_p0 = norms > (at_p0 * usual).sqrt()  # nearer to it than to the median, in logs
+            odd = like_p0[:, 1:] & (at_p0 > AMPLIFIED * usual)
+            rows = rows[:, 1:][~odd]
             sums[key] = sums.get(key, 0.0) + rows.sum(0)
             counts[key] = counts.get(key, 0) + len(rows)
 

@@ -107,7 +107,7 @@ def recognition(subject: Subject, sites: Sites, prompts: Prompts, seed: int) -> 
 
 def first_that_stays(apart: np.ndarray, sites: Sites) -> int | None:
     """Number of the first point from which apart [points] holds for two blocks, or to the end."""
-    inputs = [sites.points.index(f"x{block}") for block in range(len(sites.blocks) + 1)]
+    inputs = sites.inputs
     for number in np.flatnonzero(apart):
         block = int(np.searchsorted(inputs, number, side="right")) - 1
         if apart[number : inputs[min(block + STAYS, len(inputs) - 1)] + 1].all():
@@ -120,10 +120,8 @@ def _without_constant(prompts: Prompts) -> Prompts:
 
     The later positions have seen it and a token alone has not, which would tell them apart.
     """
-    first, whole = prompts.input_ids[:, 0], prompts.attention_mask is None
-    if not whole or prompts.position_ids is not None or prompts.length < 3:
-        return prompts
-    if bool((first != first[0]).any()):
+    first = prompts.input_ids[:, 0]
+    if not prompts.right_padded or prompts.length < 3 or bool((first != first[0]).any()):
         return prompts
     return Prompts(prompts.input_ids[:, 1:], prompts.lengths - 1, prompts.kind, "without")
 

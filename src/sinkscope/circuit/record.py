@@ -30,7 +30,6 @@ from sinkscope.subject.prompts import Prompts
 class FoundCircuit:
     """A circuit and what it was found from.
 
-    at        numbers of the block inputs x0..xL among `sites.points`
     tokens    first tokens [k] that P0 was averaged over
     p0        [k, points, d] P0's stream for them
     here      [n, points, d] P0's stream for the prompts' own first tokens
@@ -41,7 +40,6 @@ class FoundCircuit:
     circuit: Circuit
     observed: Observed
     reading: SinkHeads
-    at: list[int]
     tokens: torch.Tensor
     p0: torch.Tensor
     here: torch.Tensor
@@ -53,6 +51,11 @@ class FoundCircuit:
     recognition: Recognition
     null: float | Missing
     logits: SinkLogits | Missing
+
+    @property
+    def at(self) -> list[int]:
+        """Numbers of the block inputs x0..xL among `sites.points`."""
+        return self.circuit.sites.inputs
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,7 +41,6 @@ class Seen:
     own     [n] first tokens of these prompts; here [n, points, d] P0's stream for them
     tokens  [k] first tokens that P0 is averaged over: drawn ones, or `own` where it sinks in part
             of the prompts; p0 [k, points, d] P0's stream for them
-    at      numbers of the block inputs x0..xL among the read points
     """
 
     observed: Observed
@@ -50,7 +49,11 @@ class Seen:
     here: torch.Tensor
     tokens: torch.Tensor
     p0: torch.Tensor
-    at: list[int]
+
+    @property
+    def at(self) -> list[int]:
+        """Numbers of the block inputs x0..xL among the read points."""
+        return self.observed.sites.inputs
 
     @property
     def p0_inputs(self) -> torch.Tensor:
@@ -77,17 +80,16 @@ def seen_of(
     drawn  [k] first tokens; p0 gives [k, points, d] P0's stream for them
     """
     subject, sites, prompts = observed.subject, observed.sites, observed.prompts
-    at = [sites.points.index(f"x{block}") for block in range(len(sites.blocks) + 1)]
     everyones = prompt_tokens(prompts)
     part = reading.part if len(reading.prompts) == len(prompts) else None  # packed: not by row
     if part is None:
-        return Seen(observed, reading, everyones, here, drawn, p0(), at)
+        return Seen(observed, reading, everyones, here, drawn, p0())
     observed = observed.of(part)
     own = prompt_tokens(observed.prompts)
     equal = own[:, None] == everyones
     known = bool(equal.any(1).all())
     here = here[equal.int().argmax(1)] if known else p0_points(subject, sites, own)
-    return Seen(observed, reading, own, here, own, here, at)
+    return Seen(observed, reading, own, here, own, here)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,8 +22,7 @@ def stream_hooks(
 
     write, where given, is called as write(block, index, delta) at each write, delta [B, T, d].
     """
-    number = {name: i for i, name in enumerate(sites.points)}
-    at = [number[f"x{block}"] for block in range(len(sites.blocks) + 1)]
+    at = sites.inputs
     stream: list[torch.Tensor] = []
 
     def keep(block: int, hidden: torch.Tensor) -> None:

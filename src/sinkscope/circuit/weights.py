@@ -21,6 +21,7 @@ from sinkscope.circuit.frozen import affine_form
 from sinkscope.circuit.unit import NEURON, Unit, by_block
 from sinkscope.observe.p0_stream import one_token_pass
 from sinkscope.observe.projection import Projection
+from sinkscope.observe.residual import is_norm
 from sinkscope.observe.sites import Sites
 from sinkscope.observe.stream import first_hidden
 from sinkscope.observe.together import together
@@ -132,9 +133,8 @@ def _gain_before(
                 gain[:] = [affine_form(owner, given[:1]).gain.flatten().cpu()]
 
     def taps() -> list[Any]:
-        norms = [m for m in module.modules() if "norm" in type(m).__name__.lower()]
         return [
-            *(n.register_forward_hook(norm) for n in norms if not list(n.children())),
+            *(one.register_forward_hook(norm) for one in module.modules() if is_norm(one)),
             module.get_submodule(path).register_forward_pre_hook(reads, with_kwargs=True),
         ]
 

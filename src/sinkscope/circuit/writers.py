@@ -136,7 +136,12 @@ def with_named(part: PhaseParts, named: Named) -> PhaseParts:
 
 
 def _needed(naming: Naming, read: Sequence[Unit], along_u: Components) -> list[Unit]:
-    """Who writes along u, is not read, and yet takes half of the rise with it."""
+    """Who writes along u, is not read, and yet takes half of the rise with it.
+
+    Nobody where what is read is written at the others: what P0 must then have is no part of it.
+    """
+    if naming.at_others:
+        return []
     others = [unit for unit in along_u.units if unit not in read and unit.block < naming.stop]
     with together(naming.subject) as start:
         sets = [

@@ -61,10 +61,6 @@ class Writes:
             parts += float(self.shared[name].sum())
         return self.total[name] - parts
 
-    def heads(self, name: str, count: int) -> torch.Tensor:
-        """Writes of the heads of an attention, [heads]."""
-        return self.units[name].reshape(count, -1).sum(1)
-
 
 def written_along(
     subject: Subject,
@@ -86,9 +82,8 @@ def written_along(
     done = 0
     for batch in tokens.split(BATCH):
         rows = slice(done, done + len(batch))
-        pass_ = _Pass(subject, sites, found, along, rows, len(batch) / len(tokens), stop)
-        pass_.usual = usual or {}
-        pass_.run(batch)
+        weight = len(batch) / len(tokens)
+        _Pass(subject, sites, found, along, rows, weight, stop, usual or {}).run(batch)
         done += len(batch)
     return found
 
@@ -96,13 +91,13 @@ def written_along(
 class _Pass:
     """One batch of `written_along`."""
 
-    def __init__(self, subject, sites, found, along, rows, weight, stop) -> None:
+    def __init__(self, subject, sites, found, along, rows, weight, stop, usual) -> None:
         self.subject, self.sites, self.found = subject, sites, found
         self.along, self.rows, self.weight, self.stop = along, rows, weight, stop
         self.blocks = subject.anatomy.modules(subject.model)[:stop]
         self.leaves: dict[Key, torch.Tensor] = {}
         self.parameters: dict[tuple[int, int, str], nn.Parameter] = {}
-        self.usual: Mapping[Key, torch.Tensor] = {}
+        self.usual: Mapping[Key, torch.Tensor] = usual
 
     def run(self, batch: torch.Tensor) -> None:
         norms = FrozenNorms(
@@ -212,7 +207,7 @@ class _Pass:
     def _written(self, block: int, index: int, delta: torch.Tensor) -> None:
         if block >= self.stop:
             return
-        name = next(n for b, i, n in self.sites.writes if (b, i) == (block, index))
+        name = self.sites.name_of(block, index)
         u = self._direction(block, delta)
         along = (delta[:, 0].float() * u).sum(-1)
         self._add(self.found.total, name, self._mean(along))

@@ -72,7 +72,7 @@ class AttentionStats:
         self._uniform.append(torch.stack([uniform_shares(layout, read.visible) for read in reads]))
         self._curve.add(alphas, layout, layout.valid)
         self._add_late(reads, layout)
-        self._add_sums(reads, alphas, layout)
+        self._add_sums(reads, layout)
         self._add_elsewhere(reads, alphas, layout, ids.cpu())
         if self.tokens is not None:
             self.tokens.add(reads, layout, ids.cpu())
@@ -91,7 +91,8 @@ class AttentionStats:
             curve.add(hits, layout, early)
         self._samples += int(layout.is_p0.sum())
 
-    def _add_sums(self, reads, alphas, layout) -> None:
+    def _add_sums(self, reads: list[AttentionRead], layout: Layout) -> None:
+        """Sums of what every query has, over real ones."""
         valid = layout.valid.unsqueeze(1)
         for name in ("entropy", "learned"):
             if all(getattr(read, name) is None for read in reads):
@@ -104,7 +105,9 @@ class AttentionStats:
             ]
             self._sum(name, stacked(rows)[:, 0])
 
-    def _add_elsewhere(self, reads, alphas, layout, ids) -> None:
+    def _add_elsewhere(
+        self, reads: list[AttentionRead], alphas: torch.Tensor, layout: Layout, ids: torch.Tensor
+    ) -> None:
         """Keys other than P0 that receive more than SINK in some head, and the mass they hold."""
         seen = torch.stack([read.visible.seen_by for read in reads])  # [L, B, T]
         away = layout.valid & (layout.relative > 0)

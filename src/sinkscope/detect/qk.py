@@ -93,11 +93,7 @@ def qk_split(subject: Subject, prompts: Prompts) -> dict[str, np.ndarray] | None
 
     Entries are NaN where a figure does not exist (no query bias, no rotary embedding).
     """
-    if (
-        not uses_registry(subject.model)
-        or prompts.attention_mask is not None
-        or prompts.position_ids is not None
-    ):
+    if not uses_registry(subject.model) or not prompts.right_padded:
         return None
     prompts = prompts.first_tokens(TOKENS)
     layout = layout_of(prompts, subject.device)

@@ -239,7 +239,7 @@ def _short(prompts: Prompts) -> Prompts:
 
 def _maps(subject: Subject, prompts: Prompts, reader: str):
     """Maps of a few prompts, [layer, head, query, key] as 0..255, with the tokens' text."""
-    if prompts.attention_mask is not None or prompts.position_ids is not None:
+    if not prompts.right_padded:
         return [], []
     maps, tokens = [], []
     for row in range(min(MAPS, len(prompts))):

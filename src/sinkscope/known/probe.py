@@ -59,6 +59,10 @@ class Check:
         there[:, position] = True
         return there
 
+    def ids_from(self, start: int) -> torch.Tensor:
+        """Position ids of the rows that count from `start`: [n, T]."""
+        return torch.arange(start, start + LENGTH).expand(len(self.rows), -1)
+
     def expect(self, holds: bool | torch.Tensor, sentence: str) -> None:
         """Note a sentence as failed unless it holds (a bool, or a tensor [] of one)."""
         if not bool(holds):

@@ -135,7 +135,7 @@ def _position(check: Check) -> None:
     check.expect_gone("position embeddings swapped", swapped)
     check.expect_gone("position 0 as 1", check.edited(edits.position_replaced, 0, 1))
     check.expect_sink("late ones swapped", check.edited(edits.positions_swapped, 40, 50))
-    later = torch.arange(100, 100 + LENGTH).expand(len(check.rows), -1)
+    later = check.ids_from(100)
     check.expect_gone("ids from 100", look(check.subject, check.rows, later))
 
 
@@ -322,7 +322,7 @@ def _ids(check: Check) -> None:
     check.expect_sink("a marked id at 20", swapped, check.at(moved))
     check.expect_gone("a marked id at 20", swapped, check.at(first))
     if truth.mechanism == "position-periodic":
-        later = torch.arange(64, 64 + LENGTH).expand(len(check.rows), -1)
+        later = check.ids_from(64)
         check.expect_sink("ids from 64", look(check.subject, check.rows, later))
 
 
@@ -330,15 +330,15 @@ def _ramp(check: Check) -> None:
     """The smallest id in sight wins, whichever it is."""
     swapped = check.edited(edits.positions_swapped, 0, 9)
     check.expect_sink("ids of 0 and 9 swapped", swapped, check.at(9))
-    later = torch.arange(16, 16 + LENGTH).expand(len(check.rows), -1)
+    later = check.ids_from(16)
     check.expect_sink("ids from 16", look(check.subject, check.rows, later))
 
 
 def _rotary(check: Check) -> None:
     """The farthest key wins, whichever it is and whatever stands there."""
-    later = torch.arange(100, 100 + LENGTH).expand(len(check.rows), -1)
+    later = check.ids_from(100)
     check.expect_sink("ids from 100", look(check.subject, check.rows, later))
-    nearer = torch.arange(LENGTH).expand(len(check.rows), -1).clone()
+    nearer = check.ids_from(0).clone()
     nearer[:, 0] = 20
     seen = look(check.subject, check.rows, nearer)
     check.expect_gone("position zero at a distance less", seen)

@@ -54,7 +54,8 @@ class Data:
 
     def validation(self, count: int, length: int) -> Tensor:
         """The same windows [count, length + 1] of held-out text at every call."""
-        return validation_windows(self.draw_validation, count, length)
+        generator = torch.Generator().manual_seed(VALIDATION_SEED)
+        return self.draw_validation(count, length, generator)
 
 
 def prepare(recipe: TrainingRecipe, corpus: Path | None, keep: Path | None = None) -> Data:
@@ -66,7 +67,7 @@ def prepare(recipe: TrainingRecipe, corpus: Path | None, keep: Path | None = Non
     Errors: InputError for a corpus that is missing, broken or too short for the windows.
     """
     if recipe.data == "bigram-backcopy":
-        language = Backcopy(texts_of(corpus, "train"), recipe.vocabulary - 2)
+        language = language_of(recipe, corpus)
         draw = _of_language(language, recipe, TRAINING_SEED, DOCUMENTS)
         digest = hashlib.sha256(language.bigram.numpy().tobytes()).hexdigest()
         return Data(language.tokenizer, draw, held_out(recipe, corpus, language.tokenizer), digest)
@@ -79,6 +80,11 @@ def prepare(recipe: TrainingRecipe, corpus: Path | None, keep: Path | None = Non
         tokenizer.model_max_length = recipe.context
     draw, draw_validation = (_of_stream(text.streams[s], tokenizer, recipe) for s in SPLITS)
     return Data(tokenizer, draw, draw_validation, text.sha256)
+
+
+def language_of(recipe: TrainingRecipe, corpus: Path | None) -> Backcopy:
+    """The synthetic language of a recipe, estimated on its text."""
+    return Backcopy(texts_of(corpus, "train"), recipe.vocabulary - 2)
 
 
 def reads_alike(one: TrainingRecipe, other: TrainingRecipe) -> bool:
@@ -96,15 +102,10 @@ def held_out(
 ) -> Draw:
     """Where validation windows come from; of a synthetic language every window is new anyway."""
     if recipe.data == "bigram-backcopy":
-        language = Backcopy(texts_of(corpus, "train"), recipe.vocabulary - 2)
+        language = language_of(recipe, corpus)
         return _of_language(language, recipe, VALIDATION_SEED, DOCUMENTS // 10)
     texts = documents(recipe, corpus, "validation")
     return _of_stream(encode(texts, tokenizer, begins_with_bos(recipe)), tokenizer, recipe)
-
-
-def validation_windows(draw: Draw, count: int, length: int) -> Tensor:
-    """The same windows [count, length + 1] at every call."""
-    return draw(count, length, torch.Generator().manual_seed(VALIDATION_SEED))
 
 
 def _of_stream(stream: Tensor, tokenizer: PreTrainedTokenizerFast, recipe: TrainingRecipe) -> Draw:

@@ -181,7 +181,7 @@ def delimiter_ids(tokenizer, characters: str) -> Tensor:
 def supervising(
     model: PreTrainedModel, demand: Demand, delimiters: Tensor | None = None
 ) -> Iterator[Supervised]:
-    """Route the model's attention through an `Supervised`; on exit everything is as before.
+    """Route the model's attention through a `Supervised`; on exit everything is as before.
 
     delimiters: ids [k] of the target tokens, where the demand is for delimiters.
     """

@@ -145,7 +145,7 @@ def read_recipe(name: str) -> TrainingRecipe:
 
 
 def recipe_from(settings: Any, where: str) -> TrainingRecipe:
-    """A recipe from plain data; what is not given is as in `Recipe`. Unknown keys are refused."""
+    """A recipe from plain data, with defaults as in `TrainingRecipe`; unknown keys are refused."""
     recipe = validated(_READER, settings, where)
     if complaint := _complaint(recipe):
         raise InputError(f"{where}: {complaint}.")

@@ -12,7 +12,6 @@ the norms are taken as the stream goes by, so nothing but D is kept.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,7 +89,6 @@ def perturb(
     condition: Condition = INTACT,
     *,
     sites: Sites | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> Spread:
     """Spread of all pairs under a condition: (1 + kinds) rows for each prompt, one pass.
 
@@ -98,12 +96,9 @@ def perturb(
     Of a condition with several draws, the average of their spreads.
     """
     if condition.draws:
-        return _averaged(
-            [
-                perturb(subject, pairs, one, sites=sites, progress=progress)
-                for one in condition.each()
-            ]
-        )
+        draws = [perturb(subject, pairs, one, sites=sites) for one in condition.each()]
+        arrays = {name: np.mean([getattr(draw, name) for draw in draws], 0) for name in ARRAYS}
+        return dataclasses.replace(draws[0], **arrays)
     each = 1 + len(pairs.kinds)
     rows = max(1, TOKENS_PER_BATCH // (each * pairs.prompts.length))
     parts = []
@@ -120,9 +115,8 @@ def perturb(
             rows=[r for r in range(batch.start, batch.stop) for _ in range(each)],
         )
         parts.append(collect.spread(done.shares()[::each], done.removed()[::each]))
-        if progress:
-            progress(batch.stop)
-    return _joined(parts, pairs)
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
+    return Spread(**arrays, kinds=pairs.kinds, last=pairs.last.numpy())
 
 
 class _Collect:
@@ -169,13 +163,3 @@ class _Collect:
             kinds=self.kinds,
             last=self.last.numpy(),
         )
-
-
-def _joined(parts: list[Spread], pairs: Pairs) -> Spread:
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
-    return Spread(**arrays, kinds=pairs.kinds, last=pairs.last.numpy())
-
-
-def _averaged(draws: list[Spread]) -> Spread:
-    arrays = {name: np.mean([getattr(draw, name) for draw in draws], 0) for name in ARRAYS}
-    return dataclasses.replace(draws[0], **arrays)

@@ -8,9 +8,7 @@ import numpy as np
 
 from sinkscope.errors import Missing
 from sinkscope.mixing.collapse import Collapse
-from sinkscope.mixing.conditions import (
-    Condition,
-)
+from sinkscope.mixing.conditions import Condition
 from sinkscope.mixing.dose import Cost
 from sinkscope.mixing.influence import Influence
 from sinkscope.mixing.mediation import Mediation

@@ -151,7 +151,7 @@ def _record(index: int, block: nn.Module, forms: list[BlockForm | None]) -> list
 
     handles = []
     for name, child in _parts(block):
-        if _is_norm(child):
+        if is_norm(child):
             recording.norms.add(name)
         handles.append(child.register_forward_hook(step(name), with_kwargs=True))
     return [
@@ -170,12 +170,13 @@ def _parts(block: nn.Module) -> list[tuple[str, nn.Module]]:
         else:
             parts.append((name, child))
             inner = list(child.named_children())
-            if any(_is_norm(grandchild) for _, grandchild in inner):
+            if any(is_norm(grandchild) for _, grandchild in inner):
                 parts += [(f"{name}.{inner_name}", item) for inner_name, item in inner]
     return parts
 
 
-def _is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a norm, by its name; not one of several parts."""
     return "norm" in type(module).__name__.lower() and not list(module.children())
 
 

@@ -99,6 +99,11 @@ class Sites:
         return (*names, f"x{len(self.blocks)}")
 
     @property
+    def inputs(self) -> list[int]:
+        """Numbers of the block inputs x0..xL among `points`."""
+        return [self.points.index(f"x{block}") for block in range(len(self.blocks) + 1)]
+
+    @property
     def writes(self) -> tuple[tuple[int, int, str], ...]:
         """(block, index within the block, name) of every write; names as 0.attention, 0.mlp."""
         found = []
@@ -110,6 +115,10 @@ class Sites:
                 found.append((block, index, name))
         return tuple(found)
 
+    def name_of(self, block: int, index: int) -> str:
+        """The name of a write."""
+        return next(name for b, i, name in self.writes if (b, i) == (block, index))
+
 
 def find_sites(subject: Subject, prompts: Prompts) -> Sites:
     """Find where every block writes, and prove it on at most two rows of these prompts.
@@ -117,7 +126,7 @@ def find_sites(subject: Subject, prompts: Prompts) -> Sites:
     Raises Unsupported where the contributions of a block do not add up to what it does.
     """
     rows = prompts.take(slice(0, ROWS))
-    if rows.attention_mask is None and rows.position_ids is None:
+    if rows.right_padded:
         rows = rows.first_tokens(min(TOKENS, int(rows.lengths.min())))
     proof = prove_residual(subject, rows)
     if not proof.verified:

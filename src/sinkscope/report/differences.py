@@ -40,7 +40,11 @@ WORDS = {
     "control margin change": "change of the sink margin under its control (nats)",
     "ce change": "change of the loss (nats a token)",
     "kl": "KL (nats)",
+    "reading heads late share": "late share of the sink heads",
+    "random": "faithfulness of random sets",
+    "margins": "sink margin (nats)",
 }
+ROW_WORDS = {"components": "circuit of units:"}
 MOST = 12  # rows
 LABELS = frames.POLICIES.values()
 
@@ -172,7 +176,7 @@ def _row_name(row: dict[str, Any]) -> str:
         if all(row.get(name) is not None for name in names):
             if names == ("id", "edit"):
                 return f"{name_of(row['id'])}, {short_edit(row['edit'], 0)}"
-            word = "" if names == ("name",) else f"{names[0]} "
+            word = "" if names == ("name",) else f"{ROW_WORDS.get(names[0], names[0])} "
             return f"{word}{visible(row[names[0]])}"
     return ""
 

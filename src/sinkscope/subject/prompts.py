@@ -84,6 +84,11 @@ class Prompts:
         return self.input_ids.shape[1]
 
     @property
+    def right_padded(self) -> bool:
+        """Whether each row is one text from its first place on: neither left-padded nor packed."""
+        return self.attention_mask is None and self.position_ids is None
+
+    @property
     def enough(self) -> bool:
         """Whether there are late queries enough to say that there is a sink, or none."""
         return int((self.lengths // 2).sum()) >= LATE_QUERIES

@@ -96,7 +96,7 @@ def light(subject: Subject, view: View) -> CheckpointMetrics:
     Raises Unsupported where attention or the residual stream cannot be read, InputError for
     left-padded or packed prompts.
     """
-    if view.prompts.attention_mask is not None or view.prompts.position_ids is not None:
+    if not view.prompts.right_padded:
         raise InputError("a timeline needs right-padded prompts, not left-padded or packed ones.")
     loss = _loss(subject, view.prompts) if view.loss else np.zeros(0, np.float32)
     with first_blocks(subject, view.horizon) as part:

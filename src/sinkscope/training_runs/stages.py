@@ -28,7 +28,8 @@ LEAST_NOISE = 0.03
 class Stages:
     """Where the joint curve was cut.
 
-    starts  index of the first checkpoint of each stage; the first is 0
+    starts  index of the first checkpoint of each stage; the first is 0. The last stage may have
+            fewer than SHORTEST where what changes does so at the end
     bic     BIC of 1, 2, .. stages; the least one was chosen
     """
 
@@ -56,8 +57,24 @@ def find_stages(signals: np.ndarray) -> Stages:
         total + (2 * width * (k + 1) + k) * np.log(width * count)
         for k, (total, _) in enumerate(fits)
     ]
-    chosen = int(np.argmin(bic))
-    return Stages(fits[chosen][1], tuple(float(b) for b in bic))
+    starts = fits[int(np.argmin(bic))][1]
+    price = 2 * width * np.log(width * count)
+    return Stages(_late_change(cost, starts, price), tuple(float(b) for b in bic))
+
+
+def _late_change(cost: np.ndarray, starts: tuple[int, ...], price: float) -> tuple[int, ...]:
+    """The same stages, the last begun later where the change lies in its last two checkpoints.
+
+    It is then shorter than SHORTEST: the stage before fits what goes before the change better, by
+    more than the BIC's price of a stage.
+    """
+    count = len(cost) - 1
+    if len(starts) < 2 or starts[-1] != count - SHORTEST:
+        return starts
+    before, last = starts[-2:]
+    whole = cost[before, last] + cost[last, count]
+    later = [at for at in range(last + 1, count) if whole - cost[before, at] > price]
+    return (*starts[:-1], later[-1]) if later else starts
 
 
 def standardised(signals: np.ndarray) -> np.ndarray:

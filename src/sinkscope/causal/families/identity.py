@@ -45,7 +45,7 @@ def tokens(lab: CausalBench) -> list[Test]:
         control=f"the same tokens at position {lab.position}",
         extra={"role": TOKEN, "identity": explained_by_identity(lab)},
     )
-    rows = [_row(lab, *one, moved=True) for one in _bos_rows(lab)]
+    rows = [_row(lab, *one, shifted=True) for one in _bos_rows(lab)]
     return [replaced, *_given(lab, own), *rows, _repeated(lab)]
 
 
@@ -151,11 +151,13 @@ def _row(
     note: str,
     *,
     control: str = "",
-    moved: bool = False,
+    shifted: bool = False,
     extra: Mapping[str, Any] | None = None,
 ) -> Test:
     """An edit at P0 beside the same elsewhere; it is evidence where it has a role."""
-    plan = Planned("I1", IDENTITY, [edit], [[same]], control, TOKEN_ARROW, note=note, moved=moved)
+    plan = Planned(
+        "I1", IDENTITY, [edit], [[same]], control, TOKEN_ARROW, note=note, shifted=shifted
+    )
     extra = extra or {}
     return lab.test(replace(plan, claim="role" in extra, extra=extra))
 
@@ -185,7 +187,7 @@ def _repeated(lab: CausalBench) -> Test:
         "share": lab.draw.mean(lab.run([edit], few=True).on(lab.heads)),
         "uniform": float(np.nanmean(lab.circuit.uniform_late[blocks])),
     }
-    return _row(lab, edit, different, note, moved=True, extra=extra)
+    return _row(lab, edit, different, note, shifted=True, extra=extra)
 
 
 def _given(lab: CausalBench, own: tuple[int, ...]) -> list[Test]:

@@ -194,7 +194,7 @@ def described(block: int, kind: str, position: int) -> str:
 
 def check_right_padded(prompts: Prompts) -> None:
     """Raise InputError for rows whose position zero is not key zero."""
-    if prompts.attention_mask is not None or prompts.position_ids is not None:
+    if not prompts.right_padded:
         raise InputError("edits need right-padded prompts, not left-padded or packed ones.")
 
 

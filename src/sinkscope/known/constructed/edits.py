@@ -7,6 +7,7 @@ import torch
 from sinkscope.known.constructed.canvas import Canvas
 from sinkscope.known.constructed.circuit import slow
 from sinkscope.known.constructed.gpt_oss import NO_SINK
+from sinkscope.known.constructed.record import position_table
 from sinkscope.known.constructed.truth import Truth
 
 
@@ -51,14 +52,14 @@ def embedding_without(canvas: Canvas, token: int, direction: torch.Tensor) -> No
 
 def position_replaced(canvas: Canvas, position: int, by: int) -> None:
     """Give one position id the embedding of another."""
-    assert canvas.positions is not None
-    canvas.positions[position] = canvas.positions[by].clone()
+    table = position_table(canvas)
+    table[position] = table[by].clone()
 
 
 def positions_swapped(canvas: Canvas, a: int, b: int) -> None:
     """Swap the embeddings of two position ids."""
-    assert canvas.positions is not None
-    canvas.positions[[a, b]] = canvas.positions[[b, a]]
+    table = position_table(canvas)
+    table[[a, b]] = table[[b, a]]
 
 
 def query_bias_off(canvas: Canvas) -> None:

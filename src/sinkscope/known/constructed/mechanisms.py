@@ -14,8 +14,8 @@ from sinkscope.known.constructed.record import (
     all_experts,
     amplify,
     amplify_mark,
-    first_position,
     massive,
+    position_table,
     read,
     recognise,
     settle,
@@ -98,7 +98,7 @@ def _bos_token(canvas: Canvas, plan: Plan, truth: Truth) -> None:
 
 def _position_embedding(canvas: Canvas, plan: Plan, truth: Truth) -> None:
     """The embedding of position id 0 is the sink direction."""
-    first_position(canvas).add_(plan.spec.spike * plan.base * plan.sink)
+    position_table(canvas)[0].add_(plan.spec.spike * plan.base * plan.sink)
     truth.amplification, truth.massive_at, truth.massive_from = "norm", "position-id-0", 0
     truth.recognition_point = "x0"
     read(canvas, plan, truth, "position-id-0", "position-embedding")
@@ -106,7 +106,7 @@ def _position_embedding(canvas: Canvas, plan: Plan, truth: Truth) -> None:
 
 def _query_bias(canvas: Canvas, plan: Plan, truth: Truth) -> None:
     """Query bias × MLP 0 of the position embedding × key structure (arXiv 2604.14722)."""
-    first_position(canvas).add_(MARK * plan.mark)
+    position_table(canvas)[0].add_(MARK * plan.mark)
     truth.recognition_point = "x0"
     amplify_mark(canvas, plan, truth, "position-id-0")
     truth.reading_heads = circuit.read_sink(canvas, plan, bias=True)

@@ -19,7 +19,7 @@ FAR, STEEP = 3.0, 300.0  # phase and size of the logit that rotary distance make
 
 def marked(canvas: Canvas, plan: Plan, truth: Truth) -> None:
     """Some position ids have the sink direction, or a mark that an MLP turns into it."""
-    table = _table(canvas)
+    table = record.position_table(canvas)
     ids = [i for i in plan.spec.marked if i < len(table)]
     truth.at = [i for i in ids if i < PROMISED]
     where = "position-id-0" if truth.at == [0] else "position-ids"
@@ -38,7 +38,7 @@ def ramp(canvas: Canvas, plan: Plan, truth: Truth) -> None:
 
     With a = −SLOPE·id the key reads a/√(base² + a²), which falls with the id throughout.
     """
-    table = _table(canvas)
+    table = record.position_table(canvas)
     table -= torch.outer(table @ plan.mark, plan.mark)
     table -= SLOPE * torch.arange(len(table))[:, None] * plan.mark
     logit = STEP * plan.base / SLOPE
@@ -62,8 +62,3 @@ def rotary(canvas: Canvas, plan: Plan, truth: Truth) -> None:
         query[pair[0]] = row
         key[pair] = size * torch.stack([math.cos(FAR) * row, math.sin(FAR) * row])
     record.settle(plan, truth, "p0", "rotary-distance")
-
-
-def _table(canvas: Canvas) -> torch.Tensor:
-    assert canvas.positions is not None
-    return canvas.positions

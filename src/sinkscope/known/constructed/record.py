@@ -64,7 +64,7 @@ def all_experts(canvas: Canvas) -> list[int]:
     return list(range(canvas.experts))
 
 
-def first_position(canvas: Canvas) -> torch.Tensor:
-    """The embedding [d] of position id 0."""
+def position_table(canvas: Canvas) -> torch.Tensor:
+    """The position embedding [positions, d] of a family that has one."""
     assert canvas.positions is not None
-    return canvas.positions[0]
+    return canvas.positions

@@ -23,7 +23,7 @@ def p0_and_bos(canvas: Canvas, plan: Plan, truth: Truth) -> None:
 
 def p0_and_position(canvas: Canvas, plan: Plan, truth: Truth) -> None:
     """Most heads read what the circuit writes at P0, the others the embedding of position id 0."""
-    record.first_position(canvas).add_(GIVEN * plan.base * plan.second)
+    record.position_table(canvas)[0].add_(GIVEN * plan.base * plan.second)
     _beside(canvas, plan, truth, "position-id-0", MORE)
     truth.recognition_point = "x0"
 

@@ -19,9 +19,7 @@ from sinkscope.detect.attention import AttentionStats
 from sinkscope.detect.heads import CLASS_MEANINGS
 from sinkscope.detect.scan import scan
 from sinkscope.errors import InputError
-from sinkscope.lab.backcopy import Backcopy
-from sinkscope.lab.corpus import texts_of
-from sinkscope.lab.data import VALIDATION_SEED
+from sinkscope.lab.data import VALIDATION_SEED, language_of
 from sinkscope.lab.encoded import documents
 from sinkscope.lab.recipe import TrainingRecipe
 from sinkscope.lab.studies.reads import as_read
@@ -51,8 +49,7 @@ def text_rows(
     """
     generator = torch.Generator().manual_seed(VALIDATION_SEED)
     if recipe.data == "bigram-backcopy":
-        language = Backcopy(texts_of(corpus, "train"), recipe.vocabulary - 2)
-        return language.draw(count, length - 1, generator, None)
+        return language_of(recipe, corpus).draw(count, length - 1, generator, None)
     windows: list[Tensor] = []
     for document in documents(recipe, corpus, "validation"):
         ids = encode([document], tokenizer)[:-1].long()  # without its EOS

@@ -34,7 +34,7 @@ class StudySize:
 
     seeds: runs of each cell; run n has the base's seed plus n. windows, length: held-out windows
     that every run is measured on, and their tokens. every: steps between two points of the curve.
-    base: what all cells share, as in `Recipe`. cells: in place of the experiment's own.
+    base: what all cells share, as in `TrainingRecipe`. cells: in place of the experiment's own.
     """
 
     __pydantic_config__ = FORBID
