@@ -201,6 +201,14 @@ def test_what_is_usual_leaves_out_positions_that_are_amplified_as_position_zero_
     assert usual[block, "1"][neuron] < 0.001 * at_p0
 
 
+def test_heads_that_read_nothing_of_what_position_zero_is_given_have_no_phase():
+    """They prefer the farthest key: no block gives them that, least of all one behind the last."""
+    subject, prompts, truth = constructed("rotary-distance", noise=0.0)
+    circuit = find(subject, prompts).circuit
+    assert set(circuit.reading_heads) == pairs(truth.reading_heads)
+    assert (circuit.phases, circuit.emergence_block, circuit.writers) == ((), None, ())
+
+
 def test_the_read_curve_rises_with_the_write_that_is_read():
     subject, prompts, truth = constructed("p0-deeper", family="llama", noise=0.05)
     found = find(subject, prompts)

@@ -26,7 +26,7 @@ from scipy.special import expit
 from sinkscope.circuit.induction import queries_of
 from sinkscope.circuit.keys import p0_keys
 from sinkscope.circuit.observed import Observed
-from sinkscope.circuit.phases import EMBEDDING, Phase
+from sinkscope.circuit.phases import EMBEDDING, HALF, Phase
 from sinkscope.observe.columns import capped
 from sinkscope.observe.sites import Sites
 from sinkscope.observe.together import together
@@ -47,6 +47,8 @@ class HeadReads:
     intact  [n, heads] margins as they are
     curve   [heads, L+2] read curves from l = −1 on, median over prompts; flat behind a head's block
     block   [heads] each head's own emergence block, −1 the embedding
+    draws   [heads] whether P0's own stream draws the head: another position's in its place takes
+            half of its share. One that prefers a distance reads nothing that P0 is given
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class HeadReads:
             self.curve = curves()
             self._left = {block: margins() for block, margins in left.items()}
         low, high = self.curve[:, :1], self.curve[:, -1:]
+        self.draws = expit(low[:, 0]) <= HALF * expit(high[:, 0])
         below = self.curve < (low + high) / 2
         last = self.curve.shape[1] - 1 - below[:, ::-1].argmax(1)
         self.block = np.where(below.any(1), last - 1, EMBEDDING[0])

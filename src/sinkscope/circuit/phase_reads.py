@@ -47,8 +47,8 @@ def read_phases(
     phases = [one for one in phases if one.by == "norm" or sink_heads(one, reading)]
     read = {head for phase in phases for head in sink_heads(phase, reading)}
     groups: dict[int, list[tuple[int, int]]] = {}
-    for head, block in zip(reads.heads, reads.block):
-        if head in reading.heads and head not in read:
+    for head, block, draws in zip(reads.heads, reads.block, reads.draws):
+        if draws and head in reading.heads and head not in read:
             groups.setdefault(int(block), []).append(head)
     for block, heads in groups.items():
         if len(heads) >= GROUP * len(reading.heads):
