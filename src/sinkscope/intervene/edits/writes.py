@@ -93,11 +93,12 @@ class MatchVariance(Edit):
 
     def __str__(self) -> str:
         if self.about == "stream":
-            what = "give the stream, direction kept, the norm of: variance"
+            what = "give the stream, its direction kept, the norm it has with the variance"
         else:
             what = "variance"
         where = described(self.block, "attention", self.position)
-        return f"{what} of the {where} moved by {self.weight:g} to that of {self.reference}"
+        of = "P0" if self.reference == "p0" else self.reference
+        return f"{what} of the {where} moved by {self.weight:g} to that of {of}"
 
     def hooks(self, context: Context) -> list[Any]:
         """Rescale the row of the attention's output."""
