@@ -240,6 +240,14 @@ def test_out_is_a_file(folder, tmp_path, capsys):
     assert (code, "is a file" in err) == (2, True)
 
 
+@pytest.mark.parametrize("given", [["--out", ""], ["--out="]])
+def test_an_empty_name_is_not_the_current_folder(tmp_path, capsys, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, "scan", *given)
+    assert (code, "given for --out is empty" in err) == (2, True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_full_disk(folder, text_file, tmp_path, capsys, monkeypatch):
     import errno
     import pathlib

@@ -134,6 +134,8 @@ def test_controls_differ_from_their_series_in_the_demand_alone():
         ({"force_sink": 96}, "leave channels"),
         ({"force_sink": -1}, "leave channels"),
         ({"attention": "learned-sink", "demand": {}}, "one of softmax, gated, head-norm"),
+        ({"width": 1_288_774_451_999_240}, "no machine holds"),
+        ({"steps": 2_664_362_628_897}, "none takes 100,000,000 steps"),
         ([1, 2], "object"),
     ],
 )

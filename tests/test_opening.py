@@ -143,6 +143,15 @@ def test_chats_need_to_be_asked_for_and_then_have_one_bos(subject, tmp_path):
         build_prompts(subject, text=file, n=4, length=16, chat_template=True)
 
 
+@pytest.mark.parametrize("messages", [[[]], [[{"role": "user", "content": BODY}]], "hello", None])
+def test_chats_that_are_no_list_of_turns_are_told(subject, tmp_path, messages):
+    """A library would take a list of lists for several chats, and give a list of texts."""
+    subject.tokenizer.chat_template = TEMPLATE
+    file = lines(tmp_path / "talk.jsonl", {"messages": messages})
+    with pytest.raises(InputError, match="line 1: its messages are no list of objects"):
+        build_prompts(subject, text=file, n=4, length=16, chat_template=True)
+
+
 def test_every_command_says_it(subject, chat):
     """Notes and first tokens reach the summary, the terminal and the page."""
     puts_first(subject, "<s>")

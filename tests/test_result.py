@@ -107,7 +107,15 @@ def test_damaged_run_folder(result, tmp_path, name):
     folder = result.save(tmp_path / "run")
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match=f"run/{name} is damaged"):
+        load_result(folder)
+
+
+def test_a_value_that_is_none_is_named(result, tmp_path):
+    folder = result.save(tmp_path / "run")
+    content = json.loads((folder / "summary.json").read_text()) | {"model": 3}
+    (folder / "summary.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"summary.json is damaged: model: "):
         load_result(folder)
 
 

@@ -206,13 +206,21 @@ def test_memory_that_runs_out_is_of_one_model(file, tmp_path, monkeypatch):
         ({"models": ["bundled"], "settings": {"n": [4, 4]}}, "the same value twice"),
         ({"models": ["bundled"], "settings": {"dtype": "int3"}}, "dtype 'int3'"),
         ({"models": ["bundled"], "settings": {"seed": [*range(20_000)]}}, "20,000 choices"),
-        ([1, 2], "a.yaml: "),
+        ({"modles": ["bundled"]}, "a.yaml: modles is not a setting"),
+        ([1, 2], "a.yaml: input should be an object"),
     ],
 )
 def test_files_that_will_not_do(tmp_path, content, said):
     file = tmp_path / "a.yaml"
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     with pytest.raises(InputError, match=said):
+        read_plan(file)
+
+
+def test_a_key_that_stands_twice_is_told(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("models: [bundled]\nmodels: [{constructed: bos-token}]\n", encoding="utf-8")
+    with pytest.raises(InputError, match="models stands there twice"):
         read_plan(file)
 
 

@@ -249,10 +249,6 @@ def older(summary: Summary) -> Summary:
     return summary
 
 
-def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} is damaged: {first_line(error)}")
-
-
 def load_result(folder: str | Path) -> Result:
     """Read a run folder back.
 
@@ -266,9 +262,11 @@ def load_result(folder: str | Path) -> Result:
     if not all(file.is_file() for file in files):
         raise InputError(f"{path} is not a run folder: it lacks {SUMMARY} or {ARRAYS}.")
     try:
-        content = json.loads(files[0].read_text(encoding="utf-8"))
+        file = files[0]
+        content = json.loads(file.read_text(encoding="utf-8"))
         summary = older(Summary.model_validate(content))
-        data = read_arrays(files[1])
+        file = files[1]
+        data = read_arrays(file)
     except SinkscopeError:
         raise
     except ValidationError as error:
@@ -276,13 +274,16 @@ def load_result(folder: str | Path) -> Result:
             at for each in error.errors() if each["type"] == "missing" for at in [each["loc"]]
         ]
         if len(absent) < error.error_count():
-            raise _damaged(path, error) from None
+            first = error.errors()[0]
+            raise InputError(
+                f"{files[0]} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}."
+            ) from None
         keys = ", ".join(".".join(map(str, at)) for at in absent[:3])
         raise InputError(
             f"{path} is of an older version of sinkscope: it lacks {keys}. Measure it again."
         ) from None
     except Exception as error:  # noqa: BLE001 - whatever the readers of JSON and HDF5 say of damaged files
-        raise _damaged(path, error) from None
+        raise InputError(f"{file} is damaged: {first_line(error)}") from None
     if summary.schema_version != SCHEMA:
         raise InputError(
             f"{path} has schema {summary.schema_version}; this version reads {SCHEMA}."

@@ -36,13 +36,25 @@ def read_yaml(folder: Any, name: str, kind: str, hint: str) -> Any:
             raise InputError(f"No {kind} at {name}.")
     try:
         if not isinstance(source, Path) or source.stat().st_size <= LARGEST:
-            held = yaml.safe_load(source.read_text(encoding="utf-8"))
+            held = yaml.load(source.read_text(encoding="utf-8"), _Reader)
             if _size(held, {}) <= LARGEST:
                 return held
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         first = str(error).splitlines()[0]
         raise InputError(f"{name} cannot be read as YAML: {first}.") from error
     raise InputError(f"{name} is too large for a {kind}.")
+
+
+class _Reader(yaml.SafeLoader):
+    """Plain data, in which no key stands twice: one of the two would be left out."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node. Errors: ConstructorError for a key that stands twice."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if double := next((key for key in keys if keys.count(key) > 1), None):
+            said = f"{double} stands there twice"
+            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _size(held: Any, seen: dict[int, float]) -> float:
@@ -77,10 +89,12 @@ def _first_complaint(error: Exception) -> str:
     """The first thing that pydantic finds wrong, as the end of a sentence."""
     if not isinstance(error, ValidationError):
         return str(error)
-    first = error.errors()[0]
-    if first["type"] == "unexpected_keyword_argument":
-        return f"{'.'.join(map(str, first['loc']))} is not a setting"
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    unknown = [e for e in error.errors() if e["type"] == "unexpected_keyword_argument"]
+    first = [*unknown, *error.errors()][0]
+    where = ".".join(map(str, first["loc"]))
+    if unknown:
+        return f"{where} is not a setting"
+    return f"{where}{': ' * bool(where)}{first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 def _is_yaml(name: str) -> bool:

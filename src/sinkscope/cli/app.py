@@ -69,6 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _refuse_no_folder()
+        _refuse_empty(arguments)
         code = app(arguments, prog_name="sinkscope", standalone_mode=False)
         if code == INTERRUPTED:  # the framework turns Ctrl-C into an exit of its own
             code, sentence = _interruption()
@@ -103,6 +104,15 @@ def _refuse_no_folder() -> None:
         os.getcwd()
     except OSError:
         raise InputError("the current folder is gone: change to one that is there.") from None
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """Raise InputError for an empty argument, which as a path would be the current folder."""
+    for before, each in zip(["", *arguments], arguments, strict=False):
+        if not each or (each.startswith("--") and each.endswith("=")):
+            what = (each or before).rstrip("=")
+            named = f"what is given for {what}" if what.startswith("--") else "an argument"
+            raise InputError(f"{named} is empty: is a variable of the shell not set?")
 
 
 def _interruption() -> tuple[int, str]:

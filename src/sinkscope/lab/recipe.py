@@ -152,6 +152,9 @@ def recipe_from(settings: Any, where: str) -> TrainingRecipe:
     return recipe
 
 
+MOST_PARAMETERS, MOST_STEPS = 10**15, 10**8  # beyond, sizes overflow and training has no end
+
+
 def _complaint(recipe: TrainingRecipe) -> str:
     """What is wrong with the settings taken together, or nothing."""
     for name in (each.name for each in fields(recipe)):
@@ -166,6 +169,12 @@ def _complaint(recipe: TrainingRecipe) -> str:
             4 <= n <= min(recipe.context, recipe.tokens_per_step) for n in recipe.lengths
         )
         or not recipe.lengths,
+        f"no machine holds a model of these sizes, and none takes {MOST_STEPS:,} steps": (
+            recipe.blocks * recipe.width * (recipe.width + recipe.hidden * max(1, recipe.experts))
+            + recipe.vocabulary * recipe.width
+            > MOST_PARAMETERS
+            or recipe.steps >= MOST_STEPS
+        ),
         "steps must be positive and checkpoints within them": recipe.steps < 1
         or not all(0 <= step <= recipe.steps for step in recipe.checkpoints),
         "mixtral wants experts, and active ones among them": recipe.family == "mixtral"

@@ -143,16 +143,19 @@ def _entries(content: str, path: Path) -> Iterator[tuple[str, Any]]:
 
 def _text_of(entry: Any, where: str, render: Render | None) -> str:
     fields = entry if isinstance(entry, dict) else {}
+    chat, text = fields.get("messages"), fields.get("text")
     if "messages" in fields and render is not None:
+        if not isinstance(chat, list) or not all(isinstance(each, dict) for each in chat):
+            raise InputError(f"{where}: its messages are no list of objects, a turn of it each.")
         try:
             with _within(RENDERING):
-                return render(fields["messages"])
+                text = render(chat)
         except Exception as error:  # noqa: BLE001 - a template is a program that comes with the model
             raise InputError(f"{where}: the chat template refuses it ({error}).") from None
-    if isinstance(fields.get("text"), str):
-        if any("\ud800" <= c <= "\udfff" for c in fields["text"]):
+    if isinstance(text, str):
+        if any("\ud800" <= c <= "\udfff" for c in text):
             raise InputError(f"{where}, holds half a character (a surrogate).")
-        return fields["text"]
+        return text
     if "messages" in fields:
         raise InputError(
             f"{where}, is a chat: --chat-template renders it with the tokenizer's template."
@@ -162,8 +165,8 @@ def _text_of(entry: Any, where: str, render: Render | None) -> str:
     if "text" in fields:
         raise InputError(f"{where}: its text is {json.dumps(fields['text'])[:40]}, no string.")
     there = ", ".join(map(str, list(fields)[:5])) or "none"
-    chat = "; a chat is expected as messages" if set(CHATS) & set(fields) else ""
-    raise InputError(f'{where}, has no "text" field, only {there[:200]}{chat}.')
+    hint = "; a chat is expected as messages" if set(CHATS) & set(fields) else ""
+    raise InputError(f'{where}, has no "text" field, only {there[:200]}{hint}.')
 
 
 @contextlib.contextmanager
@@ -195,6 +198,8 @@ def _hub_documents(name: str) -> Iterator[str]:
     try:
         stream = load_dataset(name, split="train", streaming=True)
         for row, _ in zip(stream, range(1000), strict=False):
+            if not isinstance(row["text"], str):
+                raise ValueError("its text is no string")
             yield row["text"]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"Hub data set {name!r} cannot be read ({error}).") from None

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from sinkscope.stats import first_sustained
-from sinkscope.training_runs.emergence import STRAIGHT, Emergence, crossing_at, noise
+from sinkscope.training_runs.emergence import (
+    STRAIGHT,
+    Emergence,
+    crossing_at,
+    error_over_prompts,
+    noise,
+)
 from sinkscope.training_runs.settling import Settled, settling
 from sinkscope.training_runs.stages import Stages, find_stages
 
@@ -71,18 +77,12 @@ def course(curves: Curves) -> Course:
 
 
 def log_margin(values: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """How far a share [c, prompt] lies above its null, on the log scale, in standard errors: [c].
-
-    What differs between prompts at every checkpoint alike is no noise here: the same prompts are
-    used throughout, so the error is that of each prompt's course around the common one.
-    """
+    """How far a share [c, prompt] lies above its null, on the log scale, in its errors: [c]."""
     mean = np.maximum(values.mean(1), 1e-9)
     apart = np.log(np.maximum(values, 1e-9)) - np.log(mean)[:, None]
-    apart = apart - apart.mean(0)
-    error = apart.std(1, ddof=1) / np.sqrt(values.shape[1]) if values.shape[1] > 1 else 0.0
     curve = np.log(mean)
     z = curve - np.log(np.maximum(null, 1e-9))
-    return z / np.maximum(noise(curve, error, STRAIGHT), 1e-12)
+    return z / np.maximum(noise(curve, error_over_prompts(apart), STRAIGHT), 1e-12)
 
 
 def spans(above: np.ndarray) -> tuple[tuple[int, int], ...]:

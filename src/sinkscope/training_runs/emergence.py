@@ -81,13 +81,24 @@ def crossing_at(steps: Sequence[int], z: np.ndarray, lasts: bool = False) -> Eme
     return Emergence(step, low, high, before)
 
 
+def error_over_prompts(values: np.ndarray) -> np.ndarray | float:
+    """Standard error of the mean over prompts of values [c, prompt], at each checkpoint: [c].
+
+    What differs between prompts at every checkpoint alike is no noise here: the same prompts are
+    used throughout, so the error is that of each prompt's course around the common one.
+    """
+    prompts = values.shape[1]
+    if prompts == 1:
+        return 0.0
+    return (values - values.mean(0)).std(1, ddof=1) / np.sqrt(prompts)
+
+
 def noise(values: np.ndarray, error: np.ndarray | float = 0.0, quantile: float = 0.5) -> float:
     """Standard deviation of a curve around its own course, from second differences.
 
     values [c]; second differences of a smooth course vanish, those of white noise of deviation s
     have the deviation √6·s; a quantile of their absolute values ignores jumps and bends, the more
-    of them the lower it is. Never below the median of `error` [c], standard
-    errors over prompts.
+    of them the lower it is. Never below the median of `error` [c] (`error_over_prompts`).
     """
     values = np.asarray(values, float)
     least = float(np.nanmedian(np.asarray(error, float)))

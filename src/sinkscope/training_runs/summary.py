@@ -21,7 +21,13 @@ from sinkscope.schema.timeline import (
     TrainingStage,
 )
 from sinkscope.stats import SUSTAINED, Draw
-from sinkscope.training_runs.emergence import STRAIGHT, Emergence, emergence, noise
+from sinkscope.training_runs.emergence import (
+    STRAIGHT,
+    Emergence,
+    emergence,
+    error_over_prompts,
+    noise,
+)
 from sinkscope.training_runs.judging import baselines, judge, remaining_loss
 from sinkscope.training_runs.record import RunRecord
 from sinkscope.training_runs.settling import BOUNDS, HOLD, LEAST, QUIET
@@ -106,10 +112,9 @@ def _emergences(one: RunRecord, steps: list[int]) -> dict[str, EmergencePoint | 
     found = {"sink": one.course.emergence}
     if isinstance(null, dict):
         norm = arrays["log_norm_by_prompt"]
-        apart = norm - norm.mean(0)
-        error = apart.std(1, ddof=1) / np.sqrt(norm.shape[1]) if norm.shape[1] > 1 else 0.0
         curve = norm.mean(1)
-        found["norm"] = emergence(steps, curve, null["log_norm"], noise(curve, error, STRAIGHT))
+        wide = noise(curve, error_over_prompts(norm), STRAIGHT)
+        found["norm"] = emergence(steps, curve, null["log_norm"], wide)
         distance = arrays["distance"]
         found["direction"] = emergence(
             steps, distance, null["distance"], noise(distance, 0.0, STRAIGHT)
