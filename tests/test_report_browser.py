@@ -293,6 +293,27 @@ def test_labels_of_the_circuit_lie_within_it_and_apart(browser, circuit):
     opened.page.close()
 
 
+@pytest.mark.parametrize("width", [1280, 400])
+def test_words_in_a_box_of_the_circuit_do_not_touch_its_frame(browser, circuit, width):
+    opened = Opened(browser, circuit, viewport={"width": width, "height": 800})
+    rooms = opened.page.evaluate(
+        """(() => {
+          const seen = [...document.querySelectorAll('svg')].filter((svg) => svg.clientWidth);
+          const drawn = seen.find((svg) => svg.classList[0]?.startsWith('circuit'));
+          const at = (element) => element.getBoundingClientRect();
+          const boxes = [...drawn.querySelectorAll('rect[rx="5"]')].map(at);
+          const within = (box, word) => word.top > box.top && word.bottom < box.bottom
+            && Math.abs(word.left + word.right - box.left - box.right) < 4;
+          return [...drawn.querySelectorAll('text')].flatMap((text) =>
+            boxes.filter((box) => within(box, at(text))).map((box) => [text.textContent,
+              Math.min(at(text).left - box.left, box.right - at(text).right)]));
+        })()"""
+    )
+    assert len(rooms) > 4
+    assert [text for text, room in rooms if room < 3] == []
+    opened.page.close()
+
+
 def test_circuit_on_a_phone_in_the_dark_and_on_paper(browser, circuit):
     options = {"color_scheme": "dark", "viewport": {"width": 375, "height": 800}}
     opened = Opened(browser, circuit, **options)
