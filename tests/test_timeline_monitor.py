@@ -209,6 +209,32 @@ def test_own_prompts_and_bad_settings(ids):
         monitor.observe(100)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"every": "x"}, "every must be"),
+        ({"prompts": [[1] * 9]}, "must be token ids"),
+        ({"prompts": torch.rand(2, 9)}, "must be token ids"),
+    ],
+)
+def test_settings_of_another_type_are_told(options, said):
+    with pytest.raises(InputError, match=said):
+        SinkMonitor(_model(), **options)
+
+
+def test_a_monitor_is_of_one_model_of_a_dtype_that_is_measured():
+    with pytest.raises(InputError, match="in float64"):
+        SinkMonitor(_model().double())
+    with pytest.raises(InputError, match="token id 500 lies outside"):
+        SinkMonitor(_model(), prompts=torch.full((2, 9), 500)).observe(0)
+    model = _model()
+    monitor = SinkMonitor(model, every=1)
+    monitor.observe(1)
+    model.model.layers = model.model.layers[:2]
+    with pytest.raises(InputError, match="has changed since the monitor was made"):
+        monitor.observe(2)
+
+
 def test_only_the_first_blocks_run():
     model = _model()
     monitor = SinkMonitor(model, first_blocks=1)

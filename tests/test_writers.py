@@ -1,5 +1,6 @@
 """Writers are those of what sink heads read: beside unread spikes, in groups, over real tokens."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -199,6 +200,18 @@ def test_what_is_usual_leaves_out_positions_that_are_amplified_as_position_zero_
     assert at_first > 0.9 * at_p0
     usual = usual_inputs(subject, find_sites(subject, prompts), prompts)
     assert usual[block, "1"][neuron] < 0.001 * at_p0
+
+
+@pytest.mark.parametrize(("mark", "named"), [(0.1, False), (0.5, True)])
+def test_a_mark_that_later_writes_need_is_no_writer(mark, named, monkeypatch):
+    """Of what is not read only what is amplified: half as much along u as what is read."""
+    first, second = Unit(0, NEURON, 3), Unit(1, NEURON, 8)
+    share = {first: mark, second: 0.5}
+    monkeypatch.setattr(writers, "part_of", lambda writes, units: sum(share[u] for u in units))
+    monkeypatch.setattr(writers, "together", lambda subject: nullcontext(lambda f, x: lambda: f(x)))
+    naming = SimpleNamespace(at_others=False, stop=3, subject=None, lost=lambda units: 1.0)
+    along_u = Components(tuple(share.items())), None
+    assert writers._needed(naming, [second], along_u) == ([first] if named else [])
 
 
 def test_heads_that_read_nothing_of_what_position_zero_is_given_have_no_phase():

@@ -75,7 +75,7 @@ def name_writers(naming: Naming, along_u: tuple[Components, Writes]) -> Named:
     apart = {unit for one in each for unit in main_components(one).units}
     if not apart <= {*found.units}:
         found = replace(these_components(read, {*found.units, *apart}), whole=found.whole)
-    needed = _needed(naming, found.units, along_u[0])
+    needed = _needed(naming, found.units, along_u)
     if needed:
         writes = along_u[1]
         found = these_components(writes, {*found.units, *needed})
@@ -135,19 +135,23 @@ def with_named(part: PhaseParts, named: Named) -> PhaseParts:
     )
 
 
-def _needed(naming: Naming, read: Sequence[Unit], along_u: Components) -> list[Unit]:
+def _needed(naming: Naming, read: Sequence[Unit], along_u: tuple[Components, Writes]) -> list[Unit]:
     """Who writes along u, is not read, and yet takes half of the rise with it.
 
-    Nobody where what is read is written at the others: what P0 must then have is no part of it.
+    Only units of a sublayer that write half as much along u as those that are read: the mark by
+    which P0 is told is needed too, and no amplification. Nobody where what is read is written at
+    the others: what P0 must then have is no part of it.
     """
     if naming.at_others:
         return []
-    others = [unit for unit in along_u.units if unit not in read and unit.block < naming.stop]
+    others = [unit for unit in along_u[0].units if unit not in read and unit.block < naming.stop]
+    least = HALF * (part_of(along_u[1], read) or 0.0)
     with together(naming.subject) as start:
         sets = [
             [Unit(block, kind, index) for index in chosen]
             for kind in (HEAD, NEURON)
             for block, chosen in by_block(others, kind).items()
         ]
-        asked = [(units, start(naming.lost, units)) for units in sets]
+        large = [units for units in sets if (part_of(along_u[1], units) or 0.0) >= least]
+        asked = [(units, start(naming.lost, units)) for units in large]
         return [unit for units, lost in asked if lost() >= HALF for unit in units]

@@ -21,7 +21,7 @@ from sinkscope.subject.memory import refuse_large_layout, refuse_too_large
 from sinkscope.subject.merging import merge
 from sinkscope.subject.offline import hub_forbidden
 from sinkscope.subject.place import Place, adapter_at, find_place
-from sinkscope.subject.probe import refuse_no_finite, try_out
+from sinkscope.subject.probe import refuse_double, refuse_no_finite, try_out
 from sinkscope.subject.spread import make_whole, spreading
 from sinkscope.subject.streamed import streamed_model
 from sinkscope.subject.towers import text_decoder
@@ -111,11 +111,7 @@ def _refuse_no_model(model: Any, tokenizer: Any) -> None:
             f"the model has no weights to look at: {len(empty)} are on the meta device, such as "
             f"{empty[0]}."
         )
-    if any(p.dtype == torch.float64 for p in model.parameters()):
-        raise InputError(
-            "the model is in float64, and transformers takes the softmax in float32 all the same, "
-            f"where the mask of float64 is infinite; give it in one of {', '.join(DTYPES)}."
-        )
+    refuse_double(model)
 
 
 def load(

@@ -16,6 +16,15 @@ ORDINARY = 1e4  # weights below do not overflow float32 in any model of ordinary
 LARGEST_WEIGHT = 1e12  # of a weight that means something; squares of larger ones soon overflow
 
 
+def refuse_double(model: Any) -> None:
+    """Raise InputError for a model in float64."""
+    if any(parameter.dtype == torch.float64 for parameter in model.parameters()):
+        raise InputError(
+            "the model is in float64, and transformers takes the softmax in float32 all the same, "
+            "where the mask of float64 is infinite; give it in float32, bfloat16 or float16."
+        )
+
+
 def refuse_no_finite(model: Any, where: str) -> None:
     """Raise InputError where a weight is not finite, or so large that sums over it overflow.
 

@@ -32,7 +32,9 @@ from sinkscope.observe.p0_stream import first_tokens
 from sinkscope.ranks import rank
 from sinkscope.stats import nan_mean
 from sinkscope.subject.anatomy import find_anatomy
+from sinkscope.subject.fitting import refuse_unfit
 from sinkscope.subject.load import Subject
+from sinkscope.subject.probe import refuse_double
 from sinkscope.subject.prompts import Prompts
 from sinkscope.training_runs import signals
 from sinkscope.training_runs.alarms import Alarm, Watch
@@ -134,10 +136,11 @@ class SinkMonitor:
     _watch: Watch = field(default_factory=Watch, init=False)
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise InputError("every must be at least 1.")
+        if not isinstance(self.every, int) or self.every < 1:
+            raise InputError("every must be a whole number, at least 1.")
         inner: Any = called_whole(unwrapped(self.model))
         anatomy = find_anatomy(inner)
+        refuse_double(inner)
         identity = {"id": "in training", "parameters": 0}
         self._subject = Subject(inner, None, anatomy, identity)
         blocks = len(anatomy.blocks)
@@ -165,7 +168,8 @@ class SinkMonitor:
             generator = torch.Generator().manual_seed(self.seed)
             size = inner.config.get_text_config(decoder=True).vocab_size
             ids = torch.randint(size, (PROMPTS, LENGTH), generator=generator)
-        if ids.dim() != 2 or ids.shape[1] < 8:
+        plain = isinstance(ids, torch.Tensor) and not ids.is_floating_point()
+        if not plain or ids.dim() != 2 or ids.shape[1] < 8 or not len(ids):
             raise InputError("prompts must be token ids [n, T] of at least eight tokens each.")
         return ids.cpu()
 
@@ -178,6 +182,7 @@ class SinkMonitor:
             return {}
         start = time.perf_counter()
         refuse_parts(self.model)
+        self._refuse_another()
         metrics = dict.fromkeys(self._names(), math.nan) | {"sink/settled": 0.0}
         with undisturbed(self.model):
             try:
@@ -194,6 +199,16 @@ class SinkMonitor:
                 self.on_alarm(alarm)
         wanted = self._names() if self.metrics is None else self.metrics
         return {name: metrics[name] for name in wanted}
+
+    def _refuse_another(self) -> None:
+        """Raise InputError where blocks or tokens are gone that the model had at the start."""
+        try:
+            self._subject.anatomy.modules(self._subject.model)
+        except AttributeError as error:
+            raise InputError(
+                f"the model has changed since the monitor was made ({error}): make another."
+            ) from None
+        refuse_unfit(self._subject, self._view.prompts.input_ids, None)
 
     def _metrics(self, step: int, found: CheckpointMetrics) -> dict[str, float]:
         point = self._view.point
