@@ -14,6 +14,7 @@ import torch
 
 import sinkscope
 from sinkscope.errors import InputError
+from sinkscope.report.frames import norm_ratio
 from sinkscope.subject.prompts import Prompts, build_prompts
 from tests.plain_reference import mean, plain_direction, plain_late, plain_loss, plain_norm_ratio
 from tests.rooms_fixture import (
@@ -123,6 +124,9 @@ def test_norm_ratio(name, room):
         names = {"scan": "norm_ratio", "trace": "norm_ratio_by_prompt", "verify": "p0_norm"}
         found = case.data(room)[names[room]].values
     np.testing.assert_allclose(found[:, :-1], expected, rtol=2e-5)
+    if room == "scan":  # what the report draws is the curve that a trace goes by
+        drawn = norm_ratio(case.data("scan"))
+        np.testing.assert_allclose(drawn, case.data("trace")["norm_ratio"].values, rtol=1e-5)
     last = case.data("scan")["norm_ratio"].values[:, -1]
     np.testing.assert_allclose(found[:, -1], last, rtol=2e-5)
 

@@ -171,8 +171,12 @@ def alpha0(data: Dataset) -> np.ndarray:
 
 
 def norm_ratio(data: Dataset) -> np.ndarray:
-    """[point] norm of P0 over the median of the others, median over the prompts."""
-    return nanmedian(data["norm_ratio"].values, axis=0)
+    """[point] norm of P0 over the median of the others: geometric mean over the prompts.
+
+    As a trace takes it (`circuit.rise.Seen.log_ratio`).
+    """
+    with np.errstate(divide="ignore"):
+        return np.exp(nan_mean(np.log(data["norm_ratio"].values)))
 
 
 def grid(values: np.ndarray, **axes: Any) -> list[Row]:

@@ -40,7 +40,7 @@ CHANNELS = 8  # of P0 that are drawn
 
 
 def norm_chart(data: Dataset, phases: Sequence[PhaseRow] = ()) -> Chart | None:
-    """Norm of P0's residual stream over the median token's: median and range over prompts.
+    """Norm of P0's residual stream over the median token's: mean of logs, and range.
 
     phases  its rises and falls, where a trace found several
     """
@@ -49,7 +49,7 @@ def norm_chart(data: Dataset, phases: Sequence[PhaseRow] = ()) -> Chart | None:
     values = np.asarray(data["norm_ratio"].values, dtype=np.float64)
     table = frames.rows(
         point=data["point"].values,
-        value=frames.nanmedian(values, axis=0),
+        value=frames.norm_ratio(data),
         low=np.nanmin(values, axis=0),
         high=np.nanmax(values, axis=0),
     )
