@@ -757,7 +757,7 @@ def write_corpus(folder):
         (["lab", "run", "packing", "--corpus", "nowhere", "--out", "{}/a"], "No corpus at"),
         (["lab", "run", "packing", "--device", "tpu", "--out", "{}/a"], "'tpu' is not there"),
         (["lab", "run", "packing", "--size", "small", "--out", "{}/a"], "excerpt is too short"),
-        (["lab", "run", "packing", "--out", "{}/file"], "is a file; --out wants a folder"),
+        (["lab", "run", "packing", "--out", "{}/file"], "is a file; a folder is wanted"),
         (["lab", "run", "packing", "--out", "{}/file/under"], "Cannot write to"),
         (["lab", "run", "packing", "--out", "{}"], "is not empty and holds no experiment"),
         (["lab", "study", "{}"], "holds no experiment"),

@@ -136,7 +136,7 @@ def check(out: Path | None, expect: str | None = None, known: tuple[str, ...] = 
     """Refuse an output folder or an expectation that cannot be one, before any work is done."""
     if out is not None:
         if out.exists() and not out.is_dir():
-            raise InputError(f"{out} is a file; --out wants a folder.")
+            raise InputError(f"{out} is a file; a folder is wanted.")
         prove_writable(out)
     refuse_unknown(expect, known)
 
