@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sinkscope.observe import columns as c
 from sinkscope.observe.flex import flex_attend, flex_received
 from sinkscope.observe.fused import fused_attention, fused_works, split_summands
+from sinkscope.observe.scores import Scores
 
 TOLERANCE = 2e-5
 
@@ -25,7 +26,7 @@ def draw(seed, length, heads, key_heads, size, mask_kind, softcap=None):
         mask = causal.repeat(2, 1, 1, 1)
         mask[1, :, :, : length // 3] = False
         mask[1, :, : length // 3, 0] = True  # a padding row sees something, as transformers does
-    return c.Scores(q, k, mask, mask is None, size**-0.5, softcap), v
+    return Scores(q, k, mask, mask is None, size**-0.5, softcap), v
 
 
 def whole_map(s):
@@ -115,9 +116,8 @@ def test_flex_attention_equals_chunks(mask, cap, before):
     valid = torch.ones(2, 60 - before, dtype=torch.bool)
     valid[1, -3:] = False
     right, right_lse = c.chunked_attention(s, v)
-    out, lse = flex_attend(s.q, s.k, v, s.mask, s.causal, s.scale, s.modify)
-    k = s.expand(s.k)
-    sums = flex_received(s.q, k, right_lse, valid, s.mask, s.causal, s.scale, s.modify)
+    out, lse = flex_attend(s, v)
+    sums = flex_received(s, right_lse, valid)
     torch.testing.assert_close(out, right, atol=TOLERANCE, rtol=1e-5)
     torch.testing.assert_close(lse, right_lse, atol=TOLERANCE, rtol=1e-5)
     want = c.chunked_key_sums(s, right_lse, valid)

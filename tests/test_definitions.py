@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from sinkscope.observe.columns import NEVER, Scores
 from sinkscope.observe.late import (
     first_late,
     late_seeing,
@@ -24,6 +23,7 @@ from sinkscope.observe.loss import (
     token_loss,
 )
 from sinkscope.observe.p0_stream import first_tokens, one_token_pass, p0_states
+from sinkscope.observe.scores import NEVER, Scores
 from sinkscope.observe.softmax import attend, attend_without, attend_without_first
 from sinkscope.observe.stream import (
     OthersMean,

@@ -13,13 +13,13 @@ from sinkscope.intervene.edits import Neurons, QueryBias, SelfOnly, SetWrite, St
 from sinkscope.intervene.edits.base import Edit
 from sinkscope.intervene.engine import Engine
 from sinkscope.observe.attention import observe
-from sinkscope.observe.columns import NEVER, Scores
 from sinkscope.observe.layout import layout_of
 from sinkscope.observe.p0_stream import p0_states
 from sinkscope.observe.parity import left_padded, plain_logits, token_prompts
 from sinkscope.observe.reads import Want
 from sinkscope.observe.registry import configurations
 from sinkscope.observe.residual import residual_hooks
+from sinkscope.observe.scores import NEVER, Scores
 from sinkscope.observe.sites import find_sites
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts

@@ -15,11 +15,12 @@ from sinkscope.detect.scan import scan
 from sinkscope.errors import NotFinite, OutOfResources
 from sinkscope.observe import attention, prefill
 from sinkscope.observe.attention import observe
-from sinkscope.observe.columns import Scores, chunked_key_sums, key_sums, row_entropy
+from sinkscope.observe.columns import chunked_key_sums, key_sums, row_entropy
 from sinkscope.observe.parity import left_padded, packed, token_prompts
 from sinkscope.observe.pieces import as_before, piece_inputs, spans
 from sinkscope.observe.prefill import prefill_of
 from sinkscope.observe.reads import Want
+from sinkscope.observe.scores import Scores
 from sinkscope.observe.softmax import attend
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts

@@ -13,7 +13,6 @@ from gpu_parts.common import Run
 from sinkscope.known.constructed import build_in_memory, draw_spec
 from sinkscope.observe.attention import observe
 from sinkscope.observe.columns import (
-    Scores,
     chunked_attention,
     chunked_key_sums,
     p0_scores,
@@ -24,6 +23,7 @@ from sinkscope.observe.flex import flex_attend, flex_problem, flex_received
 from sinkscope.observe.fused import OPERATORS, general_operator, operator_problem
 from sinkscope.observe.parity import half_precision_errors, lean_difference, token_prompts
 from sinkscope.observe.reads import Want
+from sinkscope.observe.scores import Scores
 from sinkscope.subject.load import Subject
 from sinkscope.subject.tiny import tiny_model
 
@@ -122,8 +122,8 @@ def _flex(s: Scores, v: torch.Tensor, valid: torch.Tensor) -> dict[str, float]:
     full = torch.ones(length, length, dtype=torch.bool, device=s.q.device).tril()
     s = Scores(s.q, s.k, (full & full.triu(-length // 3))[None, None], False, s.scale, 5.0)
     _, right = chunked_attention(s, v)
-    _, lse = flex_attend(s.q, s.k, v, s.mask, False, s.scale, s.modify)
-    sums = flex_received(s.q, s.expand(s.k), right, valid, s.mask, False, s.scale, s.modify)
+    _, lse = flex_attend(s, v)
+    sums = flex_received(s, right, valid)
     return {
         "lse": _largest(lse, right),
         "received": _relative(sums, chunked_key_sums(s, right, valid)),

@@ -14,10 +14,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gpu_parts.common import Run, compare, timed, wide_gemma2, wide_llama
 from sinkscope.observe.attention import observe, run_model
-from sinkscope.observe.columns import Scores, p0_scores, received_problem, reversed_key_sums
+from sinkscope.observe.columns import p0_scores, received_problem, reversed_key_sums
 from sinkscope.observe.fused import OPERATORS, fused_operator
 from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.reads import Want
+from sinkscope.observe.scores import Scores
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 

@@ -15,8 +15,8 @@ from sinkscope.advice.bench import Bench, told
 from sinkscope.detect.attention import stacked
 from sinkscope.intervene.edits import SlidingCache
 from sinkscope.observe.attention import observe
-from sinkscope.observe.columns import CHUNK
 from sinkscope.observe.reads import AttentionCall, AttentionRead, Want
+from sinkscope.observe.scores import CHUNK
 from sinkscope.observe.tap import fold_learned
 from sinkscope.schema.advise import AdviceRow, StreamingHead
 from sinkscope.subject.prompts import Prompts

@@ -27,7 +27,7 @@ from sinkscope.circuit.induction import queries_of
 from sinkscope.circuit.keys import p0_keys
 from sinkscope.circuit.observed import Observed
 from sinkscope.circuit.phases import EMBEDDING, HALF, Phase
-from sinkscope.observe.columns import capped
+from sinkscope.observe.scores import capped
 from sinkscope.observe.sites import Sites
 from sinkscope.observe.together import together
 from sinkscope.subject.load import Subject

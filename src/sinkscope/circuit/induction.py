@@ -19,7 +19,7 @@ from sinkscope.circuit.observed import Observed
 from sinkscope.circuit.observed_heads import HeadRead
 from sinkscope.detect.qk import qk_split
 from sinkscope.errors import Missing, Unsupported
-from sinkscope.observe.columns import capped
+from sinkscope.observe.scores import capped
 from sinkscope.observe.sites import Sites
 from sinkscope.observe.together import Later, together
 from sinkscope.subject.load import Subject

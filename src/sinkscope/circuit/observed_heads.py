@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from sinkscope.observe.columns import Scores
 from sinkscope.observe.reads import AttentionCall
+from sinkscope.observe.scores import Scores
 from sinkscope.observe.softmax import attend, squared_lse
 from sinkscope.observe.stream import unit
 from sinkscope.observe.tap import fold_learned

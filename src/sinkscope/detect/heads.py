@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sinkscope.observe.columns import repeat_heads
 from sinkscope.observe.layout import Layout
 from sinkscope.observe.reads import AttentionCall, AttentionRead
+from sinkscope.observe.scores import repeat_heads
 from sinkscope.observe.stream import eigenvalues, norm_ratio
 from sinkscope.stats import nan_mean
 

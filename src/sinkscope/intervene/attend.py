@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from sinkscope.errors import Unsupported
-from sinkscope.observe.columns import Scores, p0_scores, repeat_heads
+from sinkscope.observe.columns import p0_scores
+from sinkscope.observe.scores import Scores, repeat_heads
 from sinkscope.observe.softmax import attend, attend_without
 from sinkscope.observe.tap import (
     boolean_mask,

@@ -11,8 +11,8 @@ from itertools import pairwise
 
 import torch
 
-from sinkscope.observe.columns import NEVER
 from sinkscope.observe.late import mean_of
+from sinkscope.observe.scores import NEVER
 
 
 class Row:

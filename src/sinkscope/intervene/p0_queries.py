@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 
 from sinkscope.errors import Unsupported
-from sinkscope.observe.columns import CHUNK, NEVER, capped
 from sinkscope.observe.layout import Layout
 from sinkscope.observe.reads import AttentionCall, AttentionRead
+from sinkscope.observe.scores import CHUNK, NEVER, capped
 
 ELEMENTS = 1 << 25  # scores held at a time
 

@@ -14,10 +14,10 @@ from sinkscope.intervene.edits.keys import KeyRead
 from sinkscope.intervene.late_sums import Row, Sums
 from sinkscope.intervene.readout import Readout
 from sinkscope.intervene.router import EditTap
-from sinkscope.observe.columns import CHUNK, NEVER, Scores
 from sinkscope.observe.late import mean_over
 from sinkscope.observe.layout import Layout
 from sinkscope.observe.reads import AttentionCall, AttentionRead
+from sinkscope.observe.scores import CHUNK, NEVER, Scores
 from sinkscope.observe.stream import norm_ratio
 
 FLOOR = 1e-38  # least probability whose logarithm is taken

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sinkscope.errors import InputError
-from sinkscope.observe.columns import repeat_heads
 from sinkscope.observe.registry import attention_functions, hooks
+from sinkscope.observe.scores import repeat_heads
 from sinkscope.observe.stream import others_median
 
 # Arguments that would change the attention itself; to ignore one would train another model.

@@ -11,101 +11,21 @@ precision on CUDA a kernel of our own does it in half the arithmetic (`observe.k
 The functions whose names begin with `chunked_` are the slow, obvious reference, and serve masks
 and soft-capped scores that the fused call does not know; of long texts on CUDA `observe.flex` does.
 
-Shapes: q [B, H, T, D]; k, v [B, G, K, D] with G dividing H; mask boolean [B or 1, 1, T, K]. K is T,
-or more where the queries are a piece of a text and the keys all that it has had so far: the queries
-are those of the last T keys.
+Shapes as in `observe.scores`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 
 import torch
 
-from sinkscope.observe.flex import LONG, flex_problem, flex_received
+from sinkscope.observe.flex import by_flex, flex_received
 from sinkscope.observe.fused import fused_attention, split_summands
+from sinkscope.observe.scores import Scores, capped
 
-CHUNK = 128  # queries whose scores are held at a time
-HELD = 1 << 26  # scores, at the most; fewer queries then
-NEVER = -1e30
 HALF_MAX = 6e4  # below the largest float16
 WIDEST = 256  # head size up to which the kernel's tiles fit on the chip
-
-
-def capped(scores: torch.Tensor, cap: float | None) -> torch.Tensor:
-    """Soft-capped scores: cap·tanh(s / cap); as they are without a cap."""
-    return scores if cap is None else torch.tanh(scores / cap) * cap
-
-
-def repeat_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """Key heads repeated, one for each of `heads` query heads: [B, G, K, D] → [B, H, K, D]."""
-    groups = heads // x.shape[1]
-    return x if groups == 1 else x.repeat_interleave(groups, dim=1)
-
-
-@dataclass
-class Scores:
-    """What defines the scores of one attention call: inputs, mask, scale, cap.
-
-    q [B, H, T, D]; k [B, G, K, D]; mask boolean [B or 1, 1, T, K], True = visible. None with
-    `causal` means plain causal attention; None without it, no mask at all.
-    """
-
-    q: torch.Tensor
-    k: torch.Tensor
-    mask: torch.Tensor | None
-    causal: bool
-    scale: float
-    softcap: float | None = None
-
-    def expand(self, x: torch.Tensor) -> torch.Tensor:
-        """Key heads repeated, one for each query head: [B, G, K, D] → [B, H, K, D]."""
-        return repeat_heads(x, self.q.shape[1])
-
-    @property
-    def before(self) -> int:
-        """How many keys come before the first query's own."""
-        return self.k.shape[2] - self.q.shape[2]
-
-    @property
-    def modify(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The cap, as a function of scaled scores."""
-        return partial(capped, cap=self.softcap)
-
-    @property
-    def by_flex(self) -> bool:
-        """Whether `observe.flex` serves: a window or a cap, in a long text, on CUDA."""
-        special = self.mask is not None or self.softcap is not None
-        if not special or self.q.shape[2] < LONG or self.q.requires_grad:
-            return False
-        return flex_problem(self.q.device.type, self.q.dtype) is None
-
-    def pieces(self) -> Iterator[tuple[int, int]]:
-        """Consecutive queries start..stop whose scores can be held at once."""
-        batch, heads, length, _ = self.q.shape
-        size = max(1, min(CHUNK, HELD // (batch * heads * self.k.shape[2])))
-        for start in range(0, length, size):
-            yield start, min(start + size, length)
-
-    def chunk(self, start: int, stop: int, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores of queries start..stop in fp32 (masked ones at NEVER), and where they are visible.
-
-        k [B, H, K, D], expanded. Scores [B, H, stop − start, n]: n = K, but under plain causality
-        later keys than the last query's own are left out. The mask broadcasts to them.
-        """
-        keys = self.before + stop if self.mask is None and self.causal else k.shape[2]
-        scores = self.q[:, :, start:stop].float() @ k[:, :, :keys].float().transpose(-1, -2)
-        scores = capped(scores.mul_(self.scale), self.softcap)
-        if self.mask is not None:
-            visible = self.mask[:, :, start:stop]
-            return scores.masked_fill_(~visible, NEVER), visible
-        if self.causal:
-            rows = torch.arange(start, stop, device=k.device).unsqueeze(1)
-            hidden = torch.arange(keys, device=k.device) > self.before + rows
-            return scores.masked_fill_(hidden, NEVER), ~hidden
-        return scores, torch.ones((), dtype=torch.bool, device=k.device)
 
 
 def p0_scores(s: Scores, p0: torch.Tensor) -> torch.Tensor:
@@ -129,9 +49,8 @@ def key_sums(s: Scores, lse: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
 
     Plain causal attention takes the kernel or the reversed fused pass; everything else is chunked.
     """
-    if s.by_flex:
-        k = s.expand(s.k)
-        return flex_received(s.q, k, lse, valid, s.mask, s.causal, s.scale, s.modify)
+    if by_flex(s):
+        return flex_received(s, lse, valid)
     if s.mask is not None or s.softcap is not None or not s.causal:
         return chunked_key_sums(s, lse, valid)
     if s.before:  # the earlier keys, which every query sees, and the queries' own

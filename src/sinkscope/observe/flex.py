@@ -17,63 +17,53 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
+from sinkscope.observe.scores import Scores, capped
+
 LONG = 4096  # queries from which on a compilation pays
 NARROWEST = 16  # of a head; its kernels want powers of two
 
-Modify = Callable[[torch.Tensor], torch.Tensor]  # scaled scores -> scores
 Pairs = Callable[..., torch.Tensor]  # batch, head, query, key -> whether it is visible
 
 
-def flex_attend(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    mask: torch.Tensor | None,
-    causal: bool,
-    scale: float,
-    modify: Modify,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention output [B, H, T, Dv] and log-sum-exp [B, H, T] in fp32.
-
-    q, k, v, mask, causal, scale as of `fused.fused_attention`; modify is applied to scaled scores.
-    """
-    seen = _visible(mask, causal, k.shape[2] - q.shape[2])
-    return _call(q, k, v, seen, scale, lambda score, b, h, i, j: modify(score))
+def by_flex(s: Scores) -> bool:
+    """Whether flex attention serves: a window or a cap, in a long text, on CUDA."""
+    special = s.mask is not None or s.softcap is not None
+    if not special or s.q.shape[2] < LONG or s.q.requires_grad:
+        return False
+    return flex_problem(s.q.device.type, s.q.dtype) is None
 
 
-def flex_received(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    lse: torch.Tensor,
-    valid: torch.Tensor,
-    mask: torch.Tensor | None,
-    causal: bool,
-    scale: float,
-    modify: Modify,
-) -> torch.Tensor:
-    """Attention each key receives from the valid queries [B, T]: [B, H, K], fp32.
+def flex_attend(s: Scores, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention output [B, H, T, Dv] and log-sum-exp [B, H, T] in fp32; values [B, G, K, Dv]."""
+    cap = s.softcap
 
-    q [B, H, T, D]; k [B, H, K, D], repeated for every query head; lse [B, H, T].
-    """
-    seen = _visible(mask, causal, k.shape[2] - q.shape[2])
+    def score(product, b, h, query, key):
+        return capped(product, cap)
 
-    def less_lse(score, b, h, key, query):
-        return modify(score) - lse[b, h, query]
+    return _call(s.q, s.k, values, _visible(s), s.scale, score)
+
+
+def flex_received(s: Scores, lse: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Attention each key receives from the valid queries [B, T]: [B, H, K], fp32; lse [B, H, T]."""
+    seen, cap = _visible(s), s.softcap
+
+    def less_lse(product, b, h, key, query):
+        return capped(product, cap) - lse[b, h, query]
 
     def pairs(b, h, key, query):
         return seen(b, h, query, key) & valid[b, query]
 
-    _, log_sums = _call(k, q, q, pairs, scale, less_lse)
+    _, log_sums = _call(s.expand(s.k), s.q, s.q, pairs, s.scale, less_lse)
     return log_sums.exp()
 
 
-def _visible(mask: torch.Tensor | None, causal: bool, before: int) -> Pairs:
-    """mask [B or 1, 1, T, K] boolean, or causal queries of the last T keys, `before` keys ahead."""
+def _visible(s: Scores) -> Pairs:
+    mask, before = s.mask, s.before
     if mask is not None:
         if mask.shape[0] == 1:
             return lambda b, h, i, j: mask[0, 0, i, j]
         return lambda b, h, i, j: mask[b, 0, i, j]
-    if causal:
+    if s.causal:
         return lambda b, h, i, j: j <= i + before
     return lambda b, h, i, j: j >= 0
 
@@ -133,24 +123,21 @@ def _error(device: str, dtype: torch.dtype) -> float:
     def draw(heads: int) -> torch.Tensor:
         return torch.randn(2, heads, length, 24, generator=generator).to(device, dtype)
 
-    def modify(scores: torch.Tensor) -> torch.Tensor:
-        return 2.0 * torch.tanh(scores / 2.0)
-
     q, k, v = draw(4), draw(2), draw(2)
-    mask = torch.ones(length, length, dtype=torch.bool, device=device).tril().triu(-140)
+    window = torch.ones(length, length, dtype=torch.bool, device=device).tril().triu(-140)
     valid = torch.ones(2, length, dtype=torch.bool, device=device)
     valid[1, -3:] = False
-    keys, values = (x.repeat_interleave(2, 1) for x in (k, v))
-    scores = modify(scale * q.float() @ keys.float().transpose(-1, -2))
-    scores = scores.masked_fill(~mask, -torch.inf)
+    s = Scores(q, k, window[None, None], False, scale, softcap=2.0)
+    keys, values = s.expand(k).float(), s.expand(v).float()
+    scores = capped(scale * q.float() @ keys.transpose(-1, -2), s.softcap)
+    scores = scores.masked_fill(~window, -torch.inf)
     shares, right_lse = scores.softmax(-1), scores.logsumexp(-1)
-    window = mask[None, None]
-    out, lse = flex_attend(q, k, v, window, False, scale, modify)
-    sums = flex_received(q, keys, right_lse, valid, window, False, scale, modify)
+    out, lse = flex_attend(s, v)
     right_sums = (shares * valid[:, None, :, None]).sum(2)
+    unit = right_sums.clamp_min(1)
     pairs = (
-        (out.float(), shares @ values.float()),
+        (out.float(), shares @ values),
         (lse, right_lse),
-        (sums / right_sums.clamp_min(1), right_sums / right_sums.clamp_min(1)),
+        (flex_received(s, right_lse, valid) / unit, right_sums / unit),
     )
     return max((one - other).abs().max().item() for one, other in pairs)

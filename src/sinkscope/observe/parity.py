@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import torch
 
 from sinkscope.observe.attention import model_inputs, observe
-from sinkscope.observe.columns import Scores, chunked_attention, chunked_key_sums
+from sinkscope.observe.columns import chunked_attention, chunked_key_sums
 from sinkscope.observe.fused import fused_attention, fused_works
 from sinkscope.observe.layout import Layout, layout_of
 from sinkscope.observe.reads import AttentionCall, AttentionRead, Want, read_lean
 from sinkscope.observe.registry import configurations, evaluation
+from sinkscope.observe.scores import Scores
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 

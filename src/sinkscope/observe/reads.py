@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from sinkscope.observe.columns import Scores, capped, key_sums, p0_scores, row_entropy
+from sinkscope.observe.columns import key_sums, p0_scores, row_entropy
 from sinkscope.observe.layout import Layout, Visibility
+from sinkscope.observe.scores import Scores, capped
 
 
 @dataclass

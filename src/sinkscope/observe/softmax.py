@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import torch
 
-from sinkscope.observe.columns import Scores, chunked_attention
-from sinkscope.observe.flex import flex_attend
+from sinkscope.observe.columns import chunked_attention
+from sinkscope.observe.flex import by_flex, flex_attend
 from sinkscope.observe.fused import fused_attention, fused_works
+from sinkscope.observe.scores import Scores
 
 FAR = -2000.0  # added to the score of a hidden key: exp of it is 0 in every dtype
 
 
 def is_fused(s: Scores) -> bool:
     """Whether one fused call gives these scores, without chunks: no cap, or by flex attention."""
-    return s.by_flex or (s.softcap is None and not fused_works(s.q.device.type, s.q.dtype))
+    return by_flex(s) or (s.softcap is None and not fused_works(s.q.device.type, s.q.dtype))
 
 
 def attend(s: Scores, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention output [B, H, T, Dv] and log-sum-exp [B, H, T]."""
-    if s.by_flex:
-        return flex_attend(s.q, s.k, values, s.mask, s.causal, s.scale, s.modify)
+    if by_flex(s):
+        return flex_attend(s, values)
     if is_fused(s):
         return fused_attention(s.q, s.k, values, s.mask, s.causal, s.scale)
     return chunked_attention(s, values)

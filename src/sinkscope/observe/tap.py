@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from sinkscope.errors import Unsupported
-from sinkscope.observe.columns import Scores, chunked_attention
+from sinkscope.observe.columns import chunked_attention
 from sinkscope.observe.layout import Layout
 from sinkscope.observe.pieces import Piece
 from sinkscope.observe.reads import AttentionCall, AttentionRead, Want, read_lean, read_map
+from sinkscope.observe.scores import Scores
 from sinkscope.observe.softmax import attend, is_fused
 
 OUTSIDE = -1  # no decoder block is running
