@@ -12,6 +12,7 @@ from sinkscope.circuit.ablated import ablated
 from sinkscope.circuit.components import Components, main_components
 from sinkscope.circuit.find import find
 from sinkscope.circuit.head_reads import HeadReads
+from sinkscope.circuit.naming import what_is_read
 from sinkscope.circuit.notes import notes_on_writers
 from sinkscope.circuit.phase_parts import PhaseParts, PhaseWrites
 from sinkscope.circuit.phases import Phase
@@ -202,16 +203,29 @@ def test_what_is_usual_leaves_out_positions_that_are_amplified_as_position_zero_
     assert usual[block, "1"][neuron] < 0.001 * at_p0
 
 
-@pytest.mark.parametrize(("mark", "named"), [(0.1, False), (0.5, True)])
-def test_a_mark_that_later_writes_need_is_no_writer(mark, named, monkeypatch):
-    """Of what is not read only what is amplified: half as much along u as what is read."""
+@pytest.mark.parametrize(
+    ("mark", "at_others", "named"), [(0.1, False, False), (0.5, False, True), (0.5, True, False)]
+)
+def test_a_mark_that_later_writes_need_is_no_writer(mark, at_others, named, monkeypatch):
+    """Of what is not read only what is amplified at P0: half as much along u as what is read."""
     first, second = Unit(0, NEURON, 3), Unit(1, NEURON, 8)
     share = {first: mark, second: 0.5}
     monkeypatch.setattr(writers, "part_of", lambda writes, units: sum(share[u] for u in units))
     monkeypatch.setattr(writers, "together", lambda subject: nullcontext(lambda f, x: lambda: f(x)))
-    naming = SimpleNamespace(at_others=False, stop=3, subject=None, lost=lambda units: 1.0)
+    naming = SimpleNamespace(at_others=at_others, stop=3, subject=None, lost=lambda units: 1.0)
     along_u = Components(tuple(share.items())), None
     assert writers._needed(naming, [second], along_u) == ([first] if named else [])
+
+
+@pytest.mark.parametrize(("p0", "others", "at_others"), [(3.0, 0.5, False), (0.5, -3.0, True)])
+def test_whether_what_is_read_is_written_at_the_others(p0, others, at_others):
+    """Block 1 raises the logits along the second channel: at P0, or by what it does elsewhere."""
+    here, there = torch.zeros(3, 2), torch.zeros(3, 2)
+    here[2, 1], there[2, 1] = p0, others
+    gradient, blocks = torch.tensor([[0.0, 1.0]]), torch.tensor([2])
+    read = what_is_read(gradient, blocks, 1, here, there, [])
+    assert read.at_others is at_others
+    assert read.added.tolist() == [[0.0, 0.0, p0 - others]]
 
 
 def test_heads_that_read_nothing_of_what_position_zero_is_given_have_no_phase():

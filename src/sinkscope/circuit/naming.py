@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,12 +35,60 @@ from sinkscope.observe.together import Later, together
 from sinkscope.subject.load import Subject
 
 
+@dataclass(frozen=True)
+class Read:
+    """What the sink heads of a phase read, before it is divided up.
+
+    gradient   [heads, d] along which a write counts, head by head
+    added      [heads, L+1] what the embedding and each block add along it, P0 over the others
+    left_out   blocks whose units are not named
+    at_others  the block that gives most heads what they read does it by its writes elsewhere
+    """
+
+    gradient: torch.Tensor
+    added: torch.Tensor
+    left_out: set[int]
+    at_others: bool
+
+
+def what_is_read(
+    gradient: torch.Tensor,
+    blocks: torch.Tensor,
+    main: int,
+    p0: torch.Tensor,
+    others: torch.Tensor,
+    over: Sequence[tuple[int, int]],
+) -> Read:
+    """What heads read of what was written: arguments as of `Naming`.
+
+    gradient  [heads, d] of their logits to P0's stream; blocks [heads] where they stand
+    main      the block that gives most of them what they read, −1 the embedding
+    """
+    apart = p0 - others  # row 0 is the embedding
+    main = min(main, len(p0) - 2)  # a head's curve may rise behind all blocks, or not at all
+    added = (gradient @ apart.T) * (torch.arange(len(p0)) <= blocks[:, None])
+    from_main = float(added[:, main + 1].sum())
+    at_others = float((gradient @ p0[main + 1]).sum()) < HALF * from_main
+    left_out: set[int] = set()
+    for first, last in over:
+        rest = added[:, first + 1 : last + 2].sum() / added.sum().clamp_min(1e-9)
+        if abs(rest) < WRITER:
+            left_out |= {*range(first, last + 1)}
+            added[:, first + 1 : last + 2] = 0.0
+    if main < 0 or from_main >= WRITER * float(added.clamp_min(0).sum()):
+        return Read(gradient, added, left_out, at_others)
+    # the others are made long: no logit is linear in that, so its difference is divided up
+    gradient = apart[main + 1].expand_as(gradient)
+    added = (gradient * gradient).sum(1, keepdim=True) * torch.eye(len(p0))[main + 1]
+    return Read(gradient, added, {*range(len(p0))} - {main}, True)
+
+
 class Naming:
     """What the sink heads of one phase read, and who wrote it.
 
     groups     masks over the heads: those that one block gives what they read, where there are
                several such blocks and a tenth of the heads or more belongs to it
-    at_others  the block that gives most heads what they read does it by its writes elsewhere
+    at_others  as of `Read`
     """
 
     def __init__(
@@ -72,27 +120,13 @@ class Naming:
         self._rows = [reads.heads.index(logits.heads[i]) for i in chosen]
         gradient = logits.gradient.mean(0)[chosen]
         blocks = torch.tensor([logits.heads[i][0] for i in chosen])
-        earlier = torch.arange(len(p0)) <= blocks[:, None]  # row 0 is the embedding
-        added = (gradient @ (p0 - others).T) * earlier
         given = torch.from_numpy(reads.block)[self._rows]
         main = Counter(given.tolist()).most_common(1)[0][0] if chosen else -1
-        main = min(main, len(p0) - 2)  # a head's curve may rise behind all blocks, or not at all
-        from_main = float(added[:, main + 1].sum())
-        self.at_others = float((gradient @ p0[main + 1]).sum()) < HALF * from_main
-        self._left_out: set[int] = set()
-        for first, last in over:
-            rest = added[:, first + 1 : last + 2].sum() / added.sum().clamp_min(1e-9)
-            if abs(rest) < WRITER:
-                self._left_out |= {*range(first, last + 1)}
-                added[:, first + 1 : last + 2] = 0.0
-        if main >= 0 and from_main < WRITER * float(added.clamp_min(0).sum()):
-            # the others are made long: no logit is linear in that, so its difference is divided up
-            self.at_others, self._left_out = True, {*range(len(p0))} - {main}
-            gradient = (p0 - others)[main + 1].expand_as(gradient)
-            added = (gradient * gradient).sum(1, keepdim=True) * torch.eye(len(p0))[main + 1]
-        scale = added.clamp_min(0).sum(1, keepdim=True).clamp_min(1e-9)
-        self._gradient, self._blocks = gradient / scale / len(chosen), blocks
-        self._embedding = (added[:, 0] / scale[:, 0]) / len(chosen)
+        read = what_is_read(gradient, blocks, main, p0, others, over)
+        self.at_others, self._left_out = read.at_others, read.left_out
+        scale = read.added.clamp_min(0).sum(1, keepdim=True).clamp_min(1e-9)
+        self._gradient, self._blocks = read.gradient / scale / len(chosen), blocks
+        self._embedding = (read.added[:, 0] / scale[:, 0]) / len(chosen)
         self.stop = int(blocks.max())
         self.usual = usual
         groups = [given == block for block in given.unique()] if len(chosen) else []
@@ -111,8 +145,8 @@ class Naming:
         chosen = torch.ones(len(self._blocks), dtype=torch.bool) if heads is None else heads
 
         def along(block: int) -> torch.Tensor:
-            read = chosen & (self._blocks > block) & (block not in self._left_out)
-            return self._gradient[read].sum(0)
+            reading = chosen & (self._blocks > block) & (block not in self._left_out)
+            return self._gradient[reading].sum(0)
 
         found = written_along(self.subject, self.sites, tokens, along, self.stop, self.usual)
         total = dict(found.total)
