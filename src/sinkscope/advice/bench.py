@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -204,6 +205,7 @@ def on_enough_text(question: str) -> Callable[[Ask], Ask]:
     """Marks what answers a question: on too little text its answer is undetermined."""
 
     def marked(ask: Ask) -> Ask:
+        @functools.wraps(ask)
         def asked(bench: Bench) -> Advice:
             if bench.too_little:
                 return Advice(question=question, answer="undetermined", sentence=bench.too_little)

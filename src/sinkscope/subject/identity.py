@@ -85,7 +85,7 @@ def stored_as(
     if method and tensors and stored_plainly(tensors):
         return f"Its config.json speaks of {method}, and its files hold plain numbers."
     if method:
-        coarser = ", its packed maps in half precision" if half else ""
+        coarser = ", its packed maps in half precision at most" if half else ""
         return f"Its weights are stored as {method} and compute in {dtype}{coarser}."
     if bare := eight_bits(tensors):
         return (
