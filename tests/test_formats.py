@@ -11,6 +11,7 @@ from sinkscope.errors import InputError, NotFinite, Unsupported
 from sinkscope.observe.attention import observe
 from sinkscope.observe.reads import Want
 from sinkscope.observe.tap import Tap
+from sinkscope.subject import weights
 from sinkscope.subject.load import Subject, load
 from sinkscope.subject.prompts import build_prompts
 from sinkscope.subject.tiny import tiny_config, tiny_model
@@ -21,13 +22,24 @@ FEW = {"n": 3, "length": 32, "kind": "random", "untrained": False}
 
 @pytest.mark.parametrize(
     ("method", "package"),
-    [("bitsandbytes", "bitsandbytes"), ("gptq", "pip install.*optimum"), ("awq", "gptqmodel"),
-     ("compressed-tensors", "compressed-tensors")],
+    [("bitsandbytes", "bitsandbytes"), ("compressed-tensors", "compressed-tensors")],
 )  # fmt: skip
 def test_a_quantised_folder_names_the_package_it_needs(folder, method, package):
     told = {"load_in_4bit": True} if method == "bitsandbytes" else {"bits": 4}
     configure(folder, quantization_config={"quant_method": method, **told})
     with pytest.raises(InputError, match=rf"is quantised \({method}\).*{package}"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("method", "there", "wanted"),
+    [("gptq", "", "gptqmodel optimum"), ("gptq", "gptqmodel", "optimum"), ("awq", "", "gptqmodel")],
+)
+def test_every_package_that_gptq_and_awq_lack_is_named(folder, monkeypatch, method, there, wanted):
+    """With one of two alone, transformers ends in a name that is not defined."""
+    monkeypatch.setattr(weights, "find_spec", lambda name: True if name == there else None)
+    configure(folder, quantization_config={"quant_method": method, "bits": 4})
+    with pytest.raises(InputError, match=rf"\({method}\); .* not here: pip install {wanted}\.$"):
         load(folder)
 
 
