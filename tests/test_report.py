@@ -144,6 +144,16 @@ def test_one_policy_needs_no_policy_headings(page):
     assert '<p class="policy">' not in single
 
 
+def test_options_named_in_a_sentence_stay_whole_and_counts_are_no_plural_of_one():
+    result = build_result(policies=("without",))
+    result.summary.scan["without"].notes = ["Bring more <b>text</b> (--text), or --n 8."]
+    result.summary.prompts.n = 1
+    page = render_page(result)
+    kept = '(<span class="option">--text</span>), or <span class="option">--n</span> 8.'
+    assert f"Bring more &lt;b&gt;text&lt;/b&gt; {kept}" in page
+    assert " 1 prompt of " in page
+
+
 def test_result_without_a_scan_is_still_a_page():
     page = render_page(build_result(policies=()))
     assert "This result holds no findings." in page
