@@ -23,11 +23,11 @@ def bootstrap(values: np.ndarray, seed: int = 0, units: np.ndarray | None = None
 
     values [n]; NaN entries are prompts for which the figure is not defined. units [n] says which
     document each prompt is of: prompts of one document are drawn together, since they are alike
-    (`paired_change`). With fewer than two units there is no interval. The levels are widened for
+    (`ratio_of_means`). With fewer than two units there is no interval. The levels are widened for
     few units (`widened_tail`).
     """
     values = np.asarray(values, dtype=np.float64)
-    return paired_change(values, np.zeros_like(values), seed=seed, units=units)
+    return ratio_of_means(values, np.ones_like(values), seed, units)
 
 
 def resampled(value: float, drawn: np.ndarray | list[float], tail: float = 0.025) -> Measured:
@@ -73,17 +73,24 @@ def paired_change(
     seed: int = 0,
     units: np.ndarray | None = None,
 ) -> Measured:
-    """Mean of edited − intact over prompts, in units of the mean of `scale`, with a 95 % interval.
-
-    edited, intact, scale [n] are paired by prompt and resampled together (2,000 times); without a
-    scale the unit is 1. Prompts of one document (units [n], as in `bootstrap`) are drawn together;
-    the interval is then as wide as that of prompts drawn apart, or wider, since few documents can
-    look more alike than prompts do by chance alone (the larger of both errors: Angrist and Pischke
-    2009, section 8.2). The percentile levels are widened for few units as Hesterberg (2015, arXiv
-    1411.5279) proposes (`widened_tail`). NaN entries are left out; one unit gives no interval.
-    """
+    """Mean of edited − intact [n] over prompts, in units of the mean of `scale`, or of 1."""
     scale = np.ones_like(intact) if scale is None else scale
-    rows = np.stack([edited - intact, scale]).astype(np.float64)
+    return ratio_of_means(edited - intact, scale, seed, units)
+
+
+def ratio_of_means(
+    values: np.ndarray, base: np.ndarray, seed: int = 0, units: np.ndarray | None = None
+) -> Measured:
+    """Mean of values over the mean of base, with a 95 % interval.
+
+    values, base [n] are paired by prompt and resampled together (2,000 times). Prompts of one
+    document (units [n], as in `bootstrap`) are drawn together; the interval is then as wide as that
+    of prompts drawn apart, or wider, since few documents can look more alike than prompts do by
+    chance alone (the larger of both errors: Angrist and Pischke 2009, section 8.2). The percentile
+    levels are widened for few units as Hesterberg (2015, arXiv 1411.5279) proposes
+    (`widened_tail`). NaN entries are left out; one unit gives no interval.
+    """
+    rows = np.stack([values, base]).astype(np.float64)
     known = np.asarray(np.isfinite(rows).all(0))
     if not known.any() or abs(rows[1, known].mean()) < 1e-12:
         return Measured(value=None)
@@ -128,6 +135,10 @@ class Draw:
     ) -> Measured:
         """`paired_change` of values [k] of the first k prompts."""
         return paired_change(edited, intact, scale, self.seed, self._first(intact))
+
+    def ratio(self, values: np.ndarray, base: np.ndarray) -> Measured:
+        """`ratio_of_means` of values, base [k] of the first k prompts."""
+        return ratio_of_means(values, base, self.seed, self._first(values))
 
     def of_units(self, values: np.ndarray) -> np.ndarray:
         """A value for each unit that `mean` draws, with the mean of values [k]: [units].

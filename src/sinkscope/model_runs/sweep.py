@@ -25,7 +25,7 @@ import sinkscope
 from sinkscope.errors import InputError, SinkscopeError
 from sinkscope.files import latest, write_folder
 from sinkscope.frame import Progress, silent
-from sinkscope.model_runs.content import content_of, text_content
+from sinkscope.model_runs.content import content_of
 from sinkscope.model_runs.plan import PlannedRun, SweepPlan, read_plan
 from sinkscope.model_runs.rows import ROW, RowFile, read_rows
 from sinkscope.model_runs.task import RunTask, measure
@@ -34,6 +34,7 @@ from sinkscope.provenance import conditions
 from sinkscope.report.sweep.page import RUNS, render_sweep
 from sinkscope.result import REPORT, SUMMARY
 from sinkscope.schema.sweep import FailedRun, SweepRow, SweepSummary
+from sinkscope.subject.documents import text_content
 from sinkscope.workers.pool import at_once, results_of
 
 VERSION = "1"  # of what is kept of a run; a new one makes every kept run stale

@@ -200,7 +200,8 @@ def _read(
     whole = place.local and packed is None
     room_for = None if device_map or spread else dtype
     if whole:
-        check_folder(place.path, allow_pickle, common["trust_remote_code"])
+        trusted = common["trust_remote_code"]
+        check_folder(place.path, allow_pickle=allow_pickle, trust_remote_code=trusted)
     with hub_forbidden(common["local_files_only"]):
         weights = gguf.weight_format(packed, common) if packed else None
         with rope_warnings() as rope:
@@ -246,7 +247,7 @@ def _streamed(place: Place, dtype: str, device: str) -> Subject:
         raise InputError(f"{folder} is no folder of safetensors; only those are read in blocks.")
     if adapters.find_adapter(folder) is not None:
         raise InputError("An adapter is not merged into weights on disk: merge it first.")
-    check_folder(folder, False, False)
+    check_folder(folder)
     config = load_config(str(folder), LOCAL)
     check_weights(folder, config.to_dict(), None)
     model, plan, _ = streamed_model(folder, config, DTYPES[dtype], torch.device(device))

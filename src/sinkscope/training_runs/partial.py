@@ -41,7 +41,7 @@ def load_first_blocks(
     Only the tensors that are needed are read from (sharded) safetensors files. The subject's
     `parameters` and `architecture` are those of the full model. Raises as `subject.load.load`.
     """
-    check_folder(folder, False, False)
+    check_folder(folder)
     config = load_config(str(folder), LOCAL)
     check_weights(folder, config.to_dict(), None, blocks)
     plan = plan_blocks(config, blocks)
