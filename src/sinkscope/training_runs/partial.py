@@ -26,7 +26,7 @@ from sinkscope.subject.load import DTYPES, Subject
 from sinkscope.subject.plan import NOT_ALONE, LoadPlan, plan_blocks, quiet
 from sinkscope.subject.probe import refuse_no_finite
 from sinkscope.subject.weights import LOCAL, load_config, load_tokenizer, load_weights
-from sinkscope.training_runs.tensors import hash_tensors, tensor_names
+from sinkscope.training_runs.tensors import hash_tensors
 
 
 def load_first_blocks(
@@ -67,9 +67,7 @@ def content_hash(folder: Path, plan: LoadPlan) -> str:
     """SHA-256 of the configuration and of the tensors that the plan needs: what is measured."""
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     if any(folder.glob("*.safetensors")):
-        names = tensor_names(folder)
-        needed = {name for name in names if plan.keeps(name)}
-        digest.update(hash_tensors(folder, needed.__contains__).encode())
+        digest.update(hash_tensors(folder, plan.keeps).encode())
     else:
         for path in sorted(p for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth")):
             digest.update(path.read_bytes())

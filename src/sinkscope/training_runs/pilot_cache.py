@@ -83,7 +83,7 @@ def _kept(path: Path) -> dict[str, Any] | None:
 def _least(run: TrainingRun, settings: TimelineSettings, budget: int) -> int:
     """First blocks that a quarter, half and three quarters of the run need (`blocks_read`).
 
-    A checkpoint that cannot be read is passed over; the sweep will say so.
+    A checkpoint that cannot be read is passed over; the sweep will say so. Raises OutOfResources.
     """
     if settings.first_blocks != "auto":
         return 0
@@ -93,8 +93,9 @@ def _least(run: TrainingRun, settings: TimelineSettings, budget: int) -> int:
         try:
             with opened(checkpoint, None, settings.dtype, settings.device, budget) as (subject, _):
                 needed.append(blocks_read(subject, settings))
-        except Exception:  # noqa: BLE001 - as in `cached_pilot`
-            continue
+        except Exception as error:
+            if isinstance(error, OutOfResources) and not isinstance(error, TooLarge):
+                raise
     return max(needed)
 
 
