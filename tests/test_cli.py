@@ -437,3 +437,19 @@ def test_closed_streams_and_a_folder_that_is_gone(folder, tmp_path):
         check=False,
     )
     assert (ended.returncode, "the current folder is gone" in ended.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("group", [(), ("lab",)])
+def test_nothing_asked_for_is_answered_with_the_help_and_no_error(group, capsys):
+    code, out, err = run(capsys, *group)
+    assert (code, err) == (0, "")
+    assert out.startswith("Usage: sinkscope")
+
+
+@pytest.mark.parametrize("command", [("advise",), ("report",), ("doctor",), ("lab", "train")])
+def test_help_names_what_an_option_takes_and_no_type_of_python(command, capsys):
+    _, out, _ = run(capsys, *command, "--help")
+    options = out[out.index("Options:") : out.index("Examples:")]
+    taken = set(re.findall(r"^  --[a-z-]+ (\S+)", options, re.MULTILINE))
+    assert taken <= {"TEXT", "PATH", "N", "X", "/"}
+    assert taken & {"TEXT", "PATH"}

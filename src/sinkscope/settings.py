@@ -200,7 +200,8 @@ class AdviseSettings(PromptSettings):
 
     length     tokens in each text; fewer where the positions of the model end before
     within     rise of the loss that is acceptable, nats a token
-    questions  questions to answer, with commas between; default: all
+    questions  questions to answer, with commas between; default: all, which are bos, streaming,
+               quantisation, fp16, repeats, heads, first-words, remedies
     """
 
     n: int = option(8, at_least=1)
