@@ -151,8 +151,7 @@ def load(
             offline=offline, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code,
         )  # fmt: skip
     read = _read(place, dtype, None if tensor_parallel else device_map, allow_pickle, spread)
-    to = device if device_map is None else None
-    return _tried(place, read, revision, to, spread=tensor_parallel)
+    return _tried(place, read, revision, None if device_map else device, spread=tensor_parallel)
 
 
 def _tried(
@@ -165,8 +164,7 @@ def _tried(
         read.said.append(f"Its weights were spread over {model.tp_size} processes.")
     elif device is not None:
         model = to_device(model, device)
-    model.eval()
-    refuse_no_finite(model, place.where)
+    refuse_no_finite(model.eval(), place.where)
     anatomy = find_anatomy(model)
     try_out(model, anatomy, place.where)
     identity = identity_of(model, place.name, revision, place.file)
