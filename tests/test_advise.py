@@ -237,6 +237,7 @@ def test_windows_of_few_documents_are_no_texts(circuit, tmp_path):
     found = sinkscope.advise(
         circuit, n=8, length=LENGTH, text=str(tmp_path / "a.txt"), questions="quantisation,bos"
     )
+    assert set(found.summary.advise) == {"quantisation", "bos"}
     for one in found.summary.advise.values():
         assert one.answer == "undetermined"
         assert one.sentence.startswith("Windows of ")

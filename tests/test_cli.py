@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sinkscope
+import sinkscope.ranks
 from sinkscope.cli.app import main
 from sinkscope.cli.lab import EXAMPLES as LAB
 
@@ -73,6 +74,20 @@ def test_quiet_prints_the_path_alone(folder, text_file, tmp_path, capsys):
     assert run(capsys, *quiet) == (0, "", "")
     assert run(capsys, *quiet, "--json")[0] == 2
     assert run(capsys, "report", tmp_path / "D", "--quiet")[1] == f"{tmp_path}/D/report.html\n"
+
+
+@pytest.mark.parametrize("command", [["scan"], ["advise", "--questions", "bos"]])
+def test_of_several_processes_the_first_alone_writes_and_prints(
+    command, folder, text_file, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(sinkscope.ranks, "rank", lambda: 1)
+    card = ["--model-card", tmp_path / "C"] if command[0] == "advise" else []
+    given = [folder, "--text", text_file, "--n", "3", "--length", "24", "--out", tmp_path / "D"]
+    code, out, err = run(capsys, *command, *given, *card, "--offline", "--json")
+    assert (code, out, err) == (0, "", "")
+    assert not (tmp_path / "C").exists()
+    assert not (tmp_path / "D").exists()
 
 
 def test_a_result_of_another_model_is_not_replaced(folder, text_file, tmp_path, capsys):

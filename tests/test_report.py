@@ -485,13 +485,16 @@ def test_difference_map_is_this_run_minus_the_other(result):
     other = build_result(seed=5)
     rows = charts.difference_chart(dataset(result), dataset(other)).data["values"]
     expected = frames.late_share(dataset(result)) - frames.late_share(dataset(other))
+    assert len(rows) == np.isfinite(expected).sum()
     for row in rows:
         assert row["value"] == pytest.approx(expected[row["block"], row["head"]], abs=1e-4)
 
 
 def test_a_run_does_not_differ_from_itself(result):
     found = compared_tables(result, result)
+    assert found
     for table in found:
+        assert table.rows
         assert {row[3].split()[0] for row in table.rows} <= {"0.0", "0"}
 
 

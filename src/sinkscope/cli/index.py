@@ -37,11 +37,12 @@ def command(
     from sinkscope.report.sweep.page import render_index
     from sinkscope.report.text import visible
 
-    found = runs_in(folder.expanduser())
+    folder = folder.expanduser()
+    found = runs_in(folder)
     rows = chosen(found.rows, where or (), sort)
     common.check(folder)
-    page = folder.expanduser() / "index.html"
-    name = folder.expanduser().resolve().name
+    page = folder / "index.html"
+    name = folder.resolve().name
     html = render_index(name, found.rows, found.pages, sinkscope.__version__)
     write_whole(page, html.encode("utf-8", "replace"))
     for run, why in found.left_out.items():
