@@ -365,6 +365,12 @@ def test_doctor(capsys):
     assert run(capsys, "doctor", "--device", "nonsense")[0] == 2
 
 
+def test_doctor_fails_where_a_check_does(capsys, monkeypatch):
+    found = {"versions": {}, "checks": [{"name": "lean", "ok": False, "detail": "off by 1"}]}
+    monkeypatch.setattr("sinkscope.observe.selfcheck.self_check", lambda device: found)
+    assert run(capsys, "doctor") == (1, "FAIL lean: off by 1\n", "")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_interrupt(tmp_path):
     """Ctrl-C in the middle: 130, one sentence, nothing written."""
