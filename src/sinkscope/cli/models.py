@@ -11,6 +11,7 @@ import typer
 
 from sinkscope.cli import common
 from sinkscope.errors import InputError
+from sinkscope.files import expanded
 from sinkscope.settings import ASSETS
 
 EXAMPLES = """
@@ -34,7 +35,7 @@ def command(
     debug: common.Debug = False,
 ) -> None:
     """Support matrix: family, reader, and what was verified."""
-    common.check(None if out is None else out.expanduser().parent)
+    common.check(None if out is None else expanded(out).parent)
     matrix = _verify(types) if verify else jsonlib.loads(MATRIX.read_text(encoding="utf-8"))
     if types:
         unknown = [name for name in types if name not in matrix["types"]]
@@ -47,7 +48,7 @@ def command(
         text = jsonlib.dumps(matrix, indent=1) + "\n"
         from sinkscope.files import write_whole
 
-        write_whole(out.expanduser(), text.encode())
+        write_whole(expanded(out), text.encode())
     if json:
         sys.stdout.write(jsonlib.dumps(matrix, indent=1) + "\n")
     else:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sinkscope.errors import InputError, OutOfResources, SinkscopeError, TooLarge
-from sinkscope.files import write_json
+from sinkscope.files import expanded, write_json
 from sinkscope.frame import Progress
 from sinkscope.provenance import conditions
 from sinkscope.settings import BUILTIN, TimelineSettings
@@ -117,7 +117,7 @@ def _tokenizer_hash(folder: Path) -> str:
 
 
 def _text_hash(text: str) -> str:
-    path = Path(text).expanduser()
+    path = expanded(text)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else text
 
 
