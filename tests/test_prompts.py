@@ -99,6 +99,7 @@ def test_given_ids(subject):
         ({"n": 0}, "n is 0; the least is 1"),
         ({"length": 100_000}, "beyond this model's maximum"),
         ({"bos": "maybe"}, "BOS policy"),
+        ({"bos": "both"}, "not one of as-is, with, without"),
         ({"kind": "poem"}, "prompt kind"),
         ({"text": "nowhere.txt"}, "No such text file"),
         ({"text": "the sink of a head " * 40}, "No such text file"),

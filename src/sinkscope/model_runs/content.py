@@ -11,7 +11,6 @@ from sinkscope.errors import InputError, first_line
 from sinkscope.files import expanded
 from sinkscope.known.constructed import draw_spec
 from sinkscope.model_runs.plan import ModelEntry
-from sinkscope.settings import BUILTIN
 from sinkscope.subject.adapters import find_adapter
 from sinkscope.subject.folder import READ, bundled_model, refuse_bad_id
 from sinkscope.subject.offline import hub_forbidden
@@ -33,12 +32,6 @@ def content_of(entry: ModelEntry, offline: bool) -> str:
         return _on_disk(path, entry.gguf_file)
     refuse_bad_id(entry.model)
     return f"{entry.model}@{_commit(entry, offline)}/{entry.gguf_file or ''}"
-
-
-def text_content(text: str) -> str:
-    """The same for the text of prompts: the hash of a file, else its name."""
-    path = expanded(text)
-    return _hash([path]) if text != BUILTIN and path.is_file() else text
 
 
 def _on_disk(path: Path, gguf_file: str | None) -> str:

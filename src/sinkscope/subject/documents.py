@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import signal
 import threading
@@ -47,6 +48,13 @@ def read_documents(text: str, render: Render | None = None) -> tuple[list[str], 
         _refuse_lines_of_json(content, text)
         documents = content.split("\f")
     return _nonempty(documents, text), path.name
+
+
+def text_content(text: str) -> str:
+    """A text that changes with what `read_documents` reads: the hash of a file, else its name."""
+    path = expanded(text)
+    known = text == BUILTIN or not path.is_file()
+    return text if known else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_chats(text: str, render: Render) -> tuple[list[str], str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sinkscope.errors import InputError
-from sinkscope.settings import BOS_POLICIES
+from sinkscope.settings import ONE_POLICY
 from sinkscope.subject.load import Subject
 from sinkscope.subject.tokens import token_text, vocabulary
 
@@ -43,8 +43,8 @@ class Opening:
         as-is is "with" where the tokenizer puts BOS first, or where every document brings its own
         (`brought`). Raises InputError for a policy there is not, or where there is no BOS to put.
         """
-        if asked not in BOS_POLICIES:
-            raise InputError(f"BOS policy {asked!r} is not one of {', '.join(BOS_POLICIES)}.")
+        if asked not in ONE_POLICY:
+            raise InputError(f"BOS policy {asked!r} is not one of {', '.join(ONE_POLICY)}.")
         if asked == "with" and not self.ids:
             raise InputError(
                 "this model has no BOS token in its vocabulary; use --bos without or --bos as-is."
