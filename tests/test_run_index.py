@@ -22,6 +22,7 @@ from tests.test_report_browser import (  # noqa: F401 - fixtures
     browser,
     serious,
 )
+from tests.timeline_fixture import build_timeline
 
 
 def row(model: str, share: float | None = None, **about) -> SweepRow:
@@ -93,9 +94,28 @@ def test_every_run_below_a_folder_is_found(folder):
         ("one", "without"),
     ]
     assert found.pages["deep/er/two"] == "deep/er/two/report.html"
-    assert list(found.broken) == ["broken"]
+    assert list(found.left_out) == ["broken"]
     with pytest.raises(InputError, match="is no folder"):
         runs_in(folder / "none")
+
+
+def test_a_timeline_has_no_row_and_is_named(tmp_path):
+    build_timeline(tmp_path / "source").save(tmp_path / "runs" / "course")
+    found = runs_in(tmp_path / "runs")
+    assert found.rows == []
+    assert "over its checkpoints" in found.left_out["course"]
+
+
+def test_the_length_is_a_column_where_runs_differ_in_it(tmp_path):
+    for name, length in (("short", 16), ("long", 24)):
+        result = build_result(minimal=True, policies=("without",))
+        result.summary.prompts.length = length
+        result.save(tmp_path / name)
+    rows = runs_in(tmp_path).rows
+    assert [row.run for row in chosen(rows, ["length>20"], None)] == ["long"]
+    (tmp_path / "short" / "summary.json").unlink()
+    (tmp_path / "short" / "arrays.nc").unlink()
+    assert [row.settings for row in runs_in(tmp_path).rows] == [{}]
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

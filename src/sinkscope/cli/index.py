@@ -52,7 +52,7 @@ def command(
         html = render_index(name, found.rows, found.pages, sinkscope.__version__)
         page = place / "index.html"
         write_whole(page, html.encode("utf-8", "replace"))
-    for run, why in found.broken.items():
+    for run, why in found.left_out.items():
         print(f"sinkscope: {visible(run)} is left out: {visible(why)}", file=sys.stderr)
     if showing.quiet:
         print(visible(page))
