@@ -456,6 +456,17 @@ def test_closed_streams_and_a_folder_that_is_gone(folder, tmp_path):
     assert (ended.returncode, "the current folder is gone" in ended.stderr) == (2, True)
 
 
+def test_a_home_that_there_is_not_is_told(folder, capsys):
+    quick = ("--n", "2", "--length", "16", "--no-untrained")
+    for arguments in (
+        ("scan", "~no-such-user/model"), ("scan", folder, "--text", "~no-such-user/a.txt"),
+        ("scan", folder, "--out", "~no-such-user/out", *quick), ("report", "~no-such-user/run"),
+        ("index", "~no-such-user/runs"), ("timeline", "~no-such-user/run"),
+    ):  # fmt: skip
+        code, _, err = run(capsys, *arguments)
+        assert (code, "no such home folder" in err) == (2, True), arguments
+
+
 @pytest.mark.parametrize("group", [(), ("lab",)])
 def test_nothing_asked_for_is_answered_with_the_help_and_no_error(group, capsys):
     code, out, err = run(capsys, *group)

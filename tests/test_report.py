@@ -186,6 +186,13 @@ def test_no_heat_map_of_a_measure_that_a_scan_lacks():
     assert charts.heads_chart(dataset(build_result(minimal=True)), "learned_mass") is None
 
 
+def test_no_empty_chart_where_no_token_points_along_the_sink_direction(result):
+    data = dataset(result).copy()
+    assert depth.secondary_chart(data) is not None
+    data["secondary_share"] = 0 * data["secondary_share"]
+    assert depth.secondary_chart(data) is None
+
+
 def test_optional_charts_are_left_out_when_their_variables_are_missing():
     data = dataset(build_result(minimal=True))
     for draw in (depth.massive_chart, depth.value_chart, depth.qk_logit_chart, depth.rank_chart):
