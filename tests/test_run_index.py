@@ -188,3 +188,19 @@ def test_tokens_that_stand_once_are_not_named_as_the_most_frequent():
     [column] = [column for column in COLUMNS if column.name == "p0"]
     shown = [column.text(row("a", 0.5, position_zero=zero)) for zero in ("':' × 1", "'<s>' × 8")]
     assert shown == ["another in each prompt", "'<s>' × 8"]
+
+
+def test_a_folder_that_cannot_be_written_is_listed_all_the_same(folder, capsys, monkeypatch):
+    def refuse(place):
+        raise InputError(f"Cannot write to {place}: Permission denied.")
+
+    monkeypatch.setattr("sinkscope.cli.common.prove_writable", refuse)
+    for options, code in (([], 0), (["--json"], 0), (["--quiet"], 2)):
+        (folder / "index.html").unlink(missing_ok=True)
+        with pytest.raises(SystemExit) as ended:
+            main(["index", str(folder), *options])
+        assert ended.value.code == code
+        out, err = capsys.readouterr()
+        assert "Permission denied" in err
+        assert bool(out) == (code == 0)
+        assert not (folder / "index.html").exists()

@@ -12,6 +12,7 @@ import typer
 from sinkscope.cli import common
 from sinkscope.cli.options import Debug, Json
 from sinkscope.errors import InputError
+from sinkscope.files import expanded
 from sinkscope.settings import ASSETS
 
 EXAMPLES = """
@@ -35,7 +36,7 @@ def command(
     debug: Debug = False,
 ) -> None:
     """Support matrix: family, reader, and what was verified."""
-    common.check(None if out is None else out.expanduser().parent)
+    common.check(None if out is None else expanded(out).parent)
     matrix = _verify(types) if verify else jsonlib.loads(MATRIX.read_text(encoding="utf-8"))
     if types:
         unknown = [name for name in types if name not in matrix["types"]]
@@ -48,7 +49,7 @@ def command(
     if out is not None:
         from sinkscope.files import write_whole
 
-        write_whole(out.expanduser(), text.encode())
+        write_whole(expanded(out), text.encode())
     if json:
         sys.stdout.write(text)
     else:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sinkscope.errors import InputError, first_line
+from sinkscope.files import expanded
 from sinkscope.known.constructed import draw_spec
 from sinkscope.model_runs.plan import ModelEntry
 from sinkscope.subject.adapters import find_adapter
@@ -26,7 +27,7 @@ def content_of(entry: ModelEntry, offline: bool) -> str:
     if entry.constructed:
         spec = draw_spec(entry.constructed, entry.seed, **entry.drawn)
         return json.dumps(spec.as_dict())
-    path = bundled_model() if entry.model == BUNDLED else Path(entry.model).expanduser()
+    path = bundled_model() if entry.model == BUNDLED else expanded(entry.model)
     if path.exists():
         return _on_disk(path, entry.gguf_file)
     refuse_bad_id(entry.model)

@@ -23,7 +23,7 @@ import transformers
 
 import sinkscope
 from sinkscope.errors import InputError, SinkscopeError
-from sinkscope.files import latest, write_folder
+from sinkscope.files import expanded, latest, write_folder
 from sinkscope.frame import Progress, silent
 from sinkscope.model_runs.content import content_of
 from sinkscope.model_runs.plan import PlannedRun, SweepPlan, read_plan
@@ -85,7 +85,7 @@ def sweep(
     Raises InputError for a file that will not do and an `out` that holds something else,
     OutOfResources where the disk is full.
     """
-    plan, out = read_plan(file), Path(out).expanduser()
+    plan, out = read_plan(file), expanded(out)
     at_once(workers)
     _refuse_other(out)
     count = torch.get_num_threads() if threads is None else threads

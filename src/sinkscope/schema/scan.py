@@ -95,7 +95,7 @@ class ResidualIdentity(TypedDict, total=False):
 class ScanSummary(Open):
     """What `scan` found under one BOS policy. In detect/summary."""
 
-    # whether the model has a sink at P0; None where the prompts are too short to say
+    # whether the model has a sink at P0; None where prompts are too short, or no late query sees P0
     p0_sink: bool | None  # [detect/decision]
     sink: SinkFinding = UNKNOWN  # where it sinks, and how; kind is empty in an older result
     sink_rate: dict[str, Measured]  # bound -> heads whose alpha of P0 exceeds it [share]

@@ -51,13 +51,13 @@ def headline(scan: ScanSummary) -> str:
     kind, share = strength(scan), number_of(scan.late_share)
     if kind == "unknown":
         return "Whether position zero is a sink cannot be said: no late query sees it."
-    if scan.p0_sink is None:
+    if scan.p0_sink is None and share is not None:
         kind = "undecided"
     words = {
         "undecided": "So few and short prompts cannot say whether position zero is a sink",
         "sink": "Position zero is an attention sink",
         "few": "Position zero is an attention sink, in a few heads",
-        "elsewhere": f"Position zero is no attention sink, but {_held_elsewhere(scan)}",
+        "elsewhere": _held_elsewhere(scan),
         "more": "Position zero draws more than even attention would give it, but is no sink",
         "none": "Position zero is no attention sink, nor is anything else",
     }
@@ -91,6 +91,13 @@ def _how(scan: ScanSummary) -> str:
 
 
 def _held_elsewhere(scan: ScanSummary) -> str:
+    held = _elsewhere(scan)
+    if scan.p0_sink is None:  # not seen, so nothing is said of it
+        return held[0].upper() + held[1:]
+    return f"Position zero is no attention sink, but {held}"
+
+
+def _elsewhere(scan: ScanSummary) -> str:
     found = scan.sink
     heads = f"{found['heads']} heads sink" if found["heads"] > 1 else "one head sinks"
     if found["kind"] == "learned":
