@@ -47,7 +47,7 @@ from sinkscope.report.advise.page import SHORT, findings, in_short, told_lines_t
 from sinkscope.report.brief import print_brief
 from sinkscope.result import load_result
 from sinkscope.schema import Measured
-from sinkscope.settings import AdviseSettings
+from sinkscope.settings import AdviseSettings, field_docs
 from sinkscope.stats import judged
 from sinkscope.subject.documents import read_documents
 from sinkscope.subject.load import Subject
@@ -237,6 +237,7 @@ def test_windows_of_few_documents_are_no_texts(circuit, tmp_path):
     found = sinkscope.advise(
         circuit, n=8, length=LENGTH, text=str(tmp_path / "a.txt"), questions="quantisation,bos"
     )
+    assert set(found.summary.advise) == {"quantisation", "bos"}
     for one in found.summary.advise.values():
         assert one.answer == "undetermined"
         assert one.sentence.startswith("Windows of ")
@@ -745,3 +746,8 @@ def test_lines_use_the_names_that_the_table_gives_with_its_source():
 def test_texts_of_a_few_tokens_are_advised_on_or_said_to_be_too_short(llama, length):
     result = sinkscope.advise(llama, kind="random", n=2, length=length)
     assert set(result.summary.advise) == set(QUESTIONS)
+
+
+def test_the_help_names_every_question():
+    said = field_docs(AdviseSettings)["questions"]
+    assert [name for name in QUESTIONS if name not in said] == []

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sinkscope
+import sinkscope.ranks
 from sinkscope.cli.app import main
 from sinkscope.cli.lab import EXAMPLES as LAB
 
@@ -73,6 +74,20 @@ def test_quiet_prints_the_path_alone(folder, text_file, tmp_path, capsys):
     assert run(capsys, *quiet) == (0, "", "")
     assert run(capsys, *quiet, "--json")[0] == 2
     assert run(capsys, "report", tmp_path / "D", "--quiet")[1] == f"{tmp_path}/D/report.html\n"
+
+
+@pytest.mark.parametrize("command", [["scan"], ["advise", "--questions", "bos"]])
+def test_of_several_processes_the_first_alone_writes_and_prints(
+    command, folder, text_file, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(sinkscope.ranks, "rank", lambda: 1)
+    card = ["--model-card", tmp_path / "C"] if command[0] == "advise" else []
+    given = [folder, "--text", text_file, "--n", "3", "--length", "24", "--out", tmp_path / "D"]
+    code, out, err = run(capsys, *command, *given, *card, "--offline", "--json")
+    assert (code, out, err) == (0, "", "")
+    assert not (tmp_path / "C").exists()
+    assert not (tmp_path / "D").exists()
 
 
 def test_a_result_of_another_model_is_not_replaced(folder, text_file, tmp_path, capsys):
@@ -422,3 +437,30 @@ def test_closed_streams_and_a_folder_that_is_gone(folder, tmp_path):
         check=False,
     )
     assert (ended.returncode, "the current folder is gone" in ended.stderr) == (2, True)
+
+
+def test_a_home_that_there_is_not_is_told(folder, capsys):
+    quick = ("--n", "2", "--length", "16", "--no-untrained")
+    for arguments in (
+        ("scan", "~no-such-user/model"), ("scan", folder, "--text", "~no-such-user/a.txt"),
+        ("scan", folder, "--out", "~no-such-user/out", *quick), ("report", "~no-such-user/run"),
+        ("index", "~no-such-user/runs"), ("timeline", "~no-such-user/run"),
+    ):  # fmt: skip
+        code, _, err = run(capsys, *arguments)
+        assert (code, "no such home folder" in err) == (2, True), arguments
+
+
+@pytest.mark.parametrize("group", [(), ("lab",)])
+def test_nothing_asked_for_is_answered_with_the_help_and_no_error(group, capsys):
+    code, out, err = run(capsys, *group)
+    assert (code, err) == (0, "")
+    assert out.startswith("Usage: sinkscope")
+
+
+@pytest.mark.parametrize("command", [("advise",), ("report",), ("doctor",), ("lab", "train")])
+def test_help_names_what_an_option_takes_and_no_type_of_python(command, capsys):
+    _, out, _ = run(capsys, *command, "--help")
+    options = out[out.index("Options:") : out.index("Examples:")]
+    taken = set(re.findall(r"^  --[a-z-]+ (\S+)", options, re.MULTILINE))
+    assert taken <= {"TEXT", "PATH", "N", "X", "/"}
+    assert taken & {"TEXT", "PATH"}

@@ -144,6 +144,16 @@ def test_one_policy_needs_no_policy_headings(page):
     assert '<p class="policy">' not in single
 
 
+def test_options_named_in_a_sentence_stay_whole_and_counts_are_no_plural_of_one():
+    result = build_result(policies=("without",))
+    result.summary.scan["without"].notes = ["Bring more <b>text</b> (--text), or --n 8."]
+    result.summary.prompts.n = 1
+    page = render_page(result)
+    kept = '(<span class="option">--text</span>), or <span class="option">--n</span> 8.'
+    assert f"Bring more &lt;b&gt;text&lt;/b&gt; {kept}" in page
+    assert " 1 prompt of " in page
+
+
 def test_result_without_a_scan_is_still_a_page():
     page = render_page(build_result(policies=()))
     assert "This result holds no findings." in page
@@ -190,6 +200,13 @@ def test_what_other_heads_do_beside_a_sink_at_position_zero_is_said():
 
 def test_no_heat_map_of_a_measure_that_a_scan_lacks():
     assert charts.heads_chart(dataset(build_result(minimal=True)), "learned_mass") is None
+
+
+def test_no_empty_chart_where_no_token_points_along_the_sink_direction(result):
+    data = dataset(result).copy()
+    assert depth.secondary_chart(data) is not None
+    data["secondary_share"] = 0 * data["secondary_share"]
+    assert depth.secondary_chart(data) is None
 
 
 def test_optional_charts_are_left_out_when_their_variables_are_missing():
@@ -366,7 +383,8 @@ def test_block_table_has_a_row_a_block_with_null_and_stream(result):
     assert row["Sink heads"] == str(sum(h[0] == 3 for h in words.sink_heads(data)))
     assert row["Uniform"] == percent(float(data["uniform_late"][3]))
     assert row["Learned"] == percent(float(data["learned_mass"][3].mean()))
-    assert row["P0 norm ×"] == short(float(np.median(data["norm_ratio"][:, 3])))
+    ratios = data["norm_ratio"].values[:, 3]
+    assert row["P0 norm ×"] == short(float(np.exp(np.log(ratios).mean())))
     assert row["P0 cosine"] == f"{float(data['p0_cosine'][3]):.2f}"
     unseen = dict(zip(table.columns, table.rows[-1]))
     assert (unseen["Type"], unseen["Late share"], unseen["Highest"]) == ("sliding", "–", "–")
@@ -483,13 +501,16 @@ def test_difference_map_is_this_run_minus_the_other(result):
     other = build_result(seed=5)
     rows = charts.difference_chart(dataset(result), dataset(other)).data["values"]
     expected = frames.late_share(dataset(result)) - frames.late_share(dataset(other))
+    assert len(rows) == np.isfinite(expected).sum()
     for row in rows:
         assert row["value"] == pytest.approx(expected[row["block"], row["head"]], abs=1e-4)
 
 
 def test_a_run_does_not_differ_from_itself(result):
     found = compared_tables(result, result)
+    assert found
     for table in found:
+        assert table.rows
         assert {row[3].split()[0] for row in table.rows} <= {"0.0", "0"}
 
 

@@ -238,13 +238,13 @@ def test_a_stage_shows_each_control_over_its_own_effect(result):
 
 def test_the_size_of_the_circuit_is_said_with_what_its_bounds_ask(result):
     verified = result.summary.verify["without"].model_copy(deep=True)
-    assert "would keep" not in " ".join(verdict_page._details(verified))
+    assert "A faithful circuit" not in " ".join(verdict_page._details(verified))
     verified.faithfulness = Measured(value=0.879, low=0.667, high=1.0)
     verified.circuit_size["needed"] = 4
     said = " ".join(verdict_page._details(verified))
     assert "of the sink in full passes. 4 of them are traced along the sink direction. " in said
-    assert "To be faithful the circuit would keep 90\u00a0% or more." in said
-    assert "complete through position zero’s key, all else held as it was." in said
+    assert "A faithful circuit keeps 90\u00a0% or more; test S4 asks for 50\u00a0%." in said
+    assert "complete through position zero's key, all else held as it was." in said
     assert "small sets hardly weigh in them: 4 units alone keep 70.0\u00a0%." in said
     verified.circuit_growth = verified.circuit_growth[1:]  # faithful at every size tried
     assert "small sets" not in " ".join(verdict_page._details(verified))
@@ -258,6 +258,8 @@ def test_effects_table_has_every_test_with_edit_and_control(result):
     assert table.rows[0][:2] == ["N1", "Attention output of P0 resampled"]
     row = next(r for r in table.rows if r[0] == "N3" and "block 1" in r[1])
     assert row[2] == "✓\u00a0needed"
+    kept = next(r for r in table.rows if r[0] == "S4" and r[2] != "")
+    assert kept[2] == "✓\u00a0keeps 50.0\u00a0% or more"  # no word of it being faithful
     assert row[5:7] == [*map(causal_tables.change, (_m(-0.97), _m(-0.01)))]
     aftermath = causal_tables.aftermath_table(verified).rows[1]
     assert aftermath[6].startswith("3 “</script>” +11.0")
@@ -275,7 +277,7 @@ def test_paths_stand_apart_and_screened_rows_that_say_nothing_are_one(result):
             test.confirmed, test.claim, test.sink_change = False, False, None
             test.passed = test.p_holm = None
     rows[0].outcome, rows[0].passed, rows[0].needs = "undetermined", None, 9
-    fold = "blocks 2 to 4: none changes the sink by more than 0.4\u00a0% through P0’s key"
+    fold = "blocks 2 to 4: none changes the sink by more than 0.4\u00a0% through P0's key"
     for table in (causal_tables.effects_table(verified), causal_tables.deciding_table(verified)):
         found = [row for row in table.rows if row[0] == "N3"]
         assert len(found) == 4  # a title, two confirmed rows, one fold

@@ -209,7 +209,7 @@ def _part(evidence: Evidence, by: str, carrier: Carrier) -> Found:
         return Found("bos-token" if evidence.bos == "with" else "other", said, "", tuple(changes))
     name = "position-embedding" if by == BY_ID else "rotary-distance"
     if by == BY_DISTANCE:
-        said += " Position zero’s own stream does not follow its id, so that it is the distance."
+        said += " Position zero's own stream does not follow its id, so that it is the distance."
     if asked is not None:
         said += f" Without query biases {percent(-asked.size)} of it is gone."
         changes.append(would_change(asked, -LOST, "take less"))

@@ -110,10 +110,22 @@ def find(
         progress("circuit", 2, 3)
         recognised = _recognised(recognising(), seen, prompts, seed)
         progress("circuit", 3, 3)
+    return _found(prompts.bos, seen, rise, along, writing, recognised, null)
+
+
+def _found(
+    bos: str,
+    seen: Seen,
+    rise: Rise,
+    along: Along | None,
+    writing: _Writing,
+    recognised: Recognition,
+    null: float | Missing,
+) -> FoundCircuit:
     return FoundCircuit(
-        circuit=_circuit(prompts.bos, seen, rise, along, writing, recognised),
+        circuit=_circuit(bos, seen, rise, along, writing, recognised),
         observed=seen.observed,
-        reading=reading,
+        reading=seen.reading,
         tokens=seen.tokens,
         p0=seen.p0,
         here=seen.here,

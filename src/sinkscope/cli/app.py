@@ -138,6 +138,9 @@ def explain(error: BaseException) -> tuple[int, str]:
         return _interruption()
     if isinstance(error, typer.Exit):
         return error.exit_code, ""
+    if type(error).__name__ == "NoArgsIsHelpError":  # nothing was asked for, so nothing is wrong
+        typer.echo(str(error))
+        return 0, ""
     as_usage = getattr(error, "format_message", None)
     if as_usage is not None:  # an error of click; typer may bring a copy of its own
         return 2, as_usage()

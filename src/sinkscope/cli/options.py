@@ -19,13 +19,17 @@ from types import NoneType
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 from sinkscope.errors import InputError
 from sinkscope.settings import field_docs
 
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
+TAKEN = {str: "TEXT", int: "N", float: "X", Path: "PATH"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +68,24 @@ class Showing(Printing):
 def add_command(app: typer.Typer, name: str, command: Callable[..., None], examples: str) -> None:
     """Add a command; examples stand as they are written, and its short help is never cut."""
     shown = f"Examples:\n\n{textwrap.dedent(examples).strip()}".replace("\n\n", "\n\n\b\n")
+    if "__signature__" not in vars(command):
+        command = options(command)
+    _say_what_is_taken(command)
     app.command(name, epilog=shown, short_help=command.__doc__)(command)
+
+
+def _say_what_is_taken(command: Callable[..., None]) -> None:
+    """Name in the help what each option takes; the framework would name its Python type."""
+    for parameter in inspect.signature(command).parameters.values():
+        type_, *about = get_args(parameter.annotation)
+        if about and isinstance(about[0], OptionInfo) and about[0].metavar is None:
+            taken = [each for each in (type_, *get_args(type_), *_within(type_)) if each in TAKEN]
+            about[0].metavar = TAKEN[taken[0]] if taken else None
+
+
+def _within(type_: Any) -> list[Any]:
+    """The types of the items of a list, which may be left out."""
+    return [inner for each in get_args(type_) for inner in get_args(each)]
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:

@@ -68,6 +68,11 @@ class Sinks:
         """Whether the model sinks at P0."""
         return self.kind == "p0"
 
+    @property
+    def answer(self) -> bool | None:
+        """The same; None where no late query sees P0, so that it cannot be said."""
+        return self.at_p0 if self.of else None
+
 
 def sinks_of(stats: AttentionStats) -> Sinks:
     """Where a model sinks, from the statistics of some prompts."""

@@ -38,7 +38,7 @@ def scan_summary(scan: Scan) -> ScanSummary:
     _, uniform_late = scan.attention.uniform
     sinks = scan.sinks
     return ScanSummary(
-        p0_sink=sinks.at_p0 if scan.prompts.enough else None,
+        p0_sink=sinks.answer if scan.prompts.enough else None,
         sink=_sink(scan),
         beside=_beside(scan),
         sink_rate=sink_rates(alpha0, everywhere, draw),

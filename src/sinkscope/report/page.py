@@ -6,13 +6,14 @@ scripts written here, by their hashes, and no `eval`: Vega runs with its own exp
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from sinkscope.pace import span
 from sinkscope.report import embed, frames, theme
@@ -20,7 +21,7 @@ from sinkscope.report.compare import comparison, run_name
 from sinkscope.report.first import page_sections
 from sinkscope.report.listing import Index
 from sinkscope.report.parts import Maps, Part, Section, Table, Tables
-from sinkscope.report.text import visible
+from sinkscope.report.text import counted, visible
 from sinkscope.result import Result
 from sinkscope.schema import Made
 
@@ -64,7 +65,7 @@ def _facts(result: Result) -> str:
     weights = f", {visible(model.weights.label)} in GGUF" if model.weights else ""
     return (
         f"{visible(model.architecture)}, {model.parameters:,} parameters{weights}{revision}. "
-        f"{prompts.n} prompts of {prompts.length} tokens ({visible(prompts.kind)}), "
+        f"{counted(prompts.n, 'prompt')} of {prompts.length} tokens ({visible(prompts.kind)}), "
         f"{visible(environment.dtype)} on {visible(environment.device)}. "
         + " ".join(f"{line}." for line in frames.first_positions(result))
     )
@@ -189,7 +190,14 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["prose"] = _prose
     return environment.from_string(_asset("template.html.j2"))
+
+
+def _prose(text: Any) -> Markup:
+    """Text made visible, in which the name of an option stays on one line."""
+    kept = r'<span class="option">\g<0></span>'
+    return Markup(re.sub(r"(?<![\w-])--[a-z][a-z-]*", kept, str(escape(visible(text)))))
 
 
 def _finalize(value: Any) -> Any:

@@ -104,7 +104,7 @@ class ResidualIdentity(TypedDict, total=False):
 class ScanSummary(Open):
     """What `scan` found under one BOS policy. In detect/summary."""
 
-    # whether the model has a sink at P0; None where the prompts are too short to say
+    # whether the model has a sink at P0; None where prompts are too short, or no late query sees P0
     p0_sink: bool | None  # [detect/decision]
     sink: SinkFinding = UNKNOWN  # where it sinks, and how; kind is empty in an older result
     beside: list[SinkBeside] = []  # where other heads sink, beside those that sink at P0

@@ -53,5 +53,5 @@ def edits_said(verified: VerifySummary) -> str:
     decide = [test for test in full if test.claim and test.passed is not None]
     return (
         f"{counted(len(tests), 'edit')}: {len(full)} run in full, {len(tests) - len(full)} "
-        f"screened through position zero’s key alone; {len(decide)} of them decide."
+        f"screened through position zero's key alone; {len(decide)} of them decide."
     )

@@ -37,7 +37,7 @@ class Fold:
             what = f"blocks {blocks[0]} to {blocks[-1]}" if whole else f"blocks {listed}"
         most = percent(abs(self.largest))
         bound = f"{most[2:]} or more" if most.startswith("<") else f"more than {most}"
-        return f"{what}: none changes the sink by {bound} through P0’s key"
+        return f"{what}: none changes the sink by {bound} through P0's key"
 
 
 Entry = Union["TestRow", Fold]

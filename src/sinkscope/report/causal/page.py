@@ -23,16 +23,16 @@ from sinkscope.report.parts import tables as tables_of
 from sinkscope.result import Result, TestRow, VerifySummary
 
 SINK, MARGIN = (
-    "Change of the sink (late share, of P0’s edits through its key)",
+    "Change of the sink (late share, of P0's edits through its key)",
     "Change of the sink margin (nats)",
 )
 MORE_TABLES = (causal_tables.aftermath_table, causal_tables.thresholds_table)
 DOSES = {
-    "N2": "Part of the way to the others’ variance",
+    "N2": "Part of the way to the others' variance",
     "N4": "Neurons ablated, strongest first",
     "N3s": "MLP outputs ablated",
     "S1": "Blocks in which it attends only to itself, from block 0",
-    "S2": "Part of the way to P0’s variance",
+    "S2": "Part of the way to P0's variance",
 }
 
 
@@ -46,7 +46,7 @@ def sections(result: Result) -> list[Section]:
             "necessity",
             "Is it needed",
             "A part of the circuit is ablated at position zero. −100\u00a0% means that the "
-            "sink is gone, through position zero’s key with all else held; what an edit changes "
+            "sink is gone, through position zero's key with all else held; what an edit changes "
             "through the other positions stands in the table of all tests. Each edit stands beside "
             "its control, which should do nothing; lines are 95\u00a0% intervals over prompts.",
             [*plots(verified, *NECESSITY, *_doses("necessity"))],
@@ -57,7 +57,8 @@ def sections(result: Result) -> list[Section]:
             "Is it enough",
             "A part of the circuit is patched into another position, which should become a sink: "
             "shown is what its sink margin (the log-odds of attending to it) gains with position "
-            "zero left out of the keys. Or everything but the circuit is mean-ablated.",
+            "zero left out of the keys. Or everything but the circuit is mean-ablated (S4), which "
+            "should leave at least half of the sink.",
             [*plots(verified, *SUFFICIENCY, *_doses("sufficiency"))],
             concluded(partial(shown_by, kind="sufficiency"), verified),
         ),
@@ -73,7 +74,7 @@ def sections(result: Result) -> list[Section]:
         Section(
             "tests",
             "Every test",
-            "Screened rows were run through position zero’s key alone, and do not decide; the "
+            "Screened rows were run through position zero's key alone, and do not decide; the "
             "others were run in full. Rows in brackets show a dose or a variant and do not decide. "
             "CE and KL are nats a token on the same text. Mass moved to: the position that gained "
             "most.",
@@ -123,7 +124,7 @@ NECESSITY = (
     Plot(
         "necessity-blocks",
         "Block by block",
-        "Position zero’s attention output (resampled from another position) or MLP output "
+        "Position zero's attention output (resampled from another position) or MLP output "
         "(mean of the others) ablated in one block at a time.",
         lambda one: blocks_chart(one.tests),
         wide=True,
@@ -149,7 +150,7 @@ SUFFICIENCY = (
     Plot(
         "kept-growth",
         "How many units it takes",
-        "The traced units first, then those that do most through position zero’s key, at the sizes "
+        "The traced units first, then those that do most through position zero's key, at the sizes "
         "of the MIB benchmark and between them. Reported is the smallest set that is faithful and "
         "complete here (see the bounds below), made larger where it is not in full passes, in "
         "which what the other heads and neurons do differs too. CPR is the area under the curve of "
@@ -165,7 +166,7 @@ IDENTITY = (
         "identity",
         "Other tokens, other position ids",
         "Where other tokens or shifted position ids take the sink away, these carry it. One token "
-        "repeated from the start takes a P0 circuit’s sink away too: then nothing tells position "
+        "repeated from the start takes a P0 circuit's sink away too: then nothing tells position "
         "zero from the others.",
         _identity_tests,
         wide=True,

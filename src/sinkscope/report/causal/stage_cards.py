@@ -21,7 +21,7 @@ from sinkscope.result import StageSummary, VerifySummary
 
 NAMES = {1: "Recognition", 2: "Amplification", 3: "Induction", 4: "Sink"}
 MEANINGS = {
-    1: "The sink needs position zero’s unmixed attention output.",
+    1: "The sink needs position zero's unmixed attention output.",
     2: "The sink needs what amplifies it along one direction.",
     3: "The queries of later positions find that direction in its key.",
     4: "Later positions give it their attention.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sinkscope.causal.thresholds import KEPT
 from sinkscope.report.causal.fold import Entry, Fold, folded
 from sinkscope.report.causal.names import edit_words, short_edit, under_names, with_names
 from sinkscope.report.parts import Table
@@ -30,6 +31,8 @@ RESULTS = {
     "identity": {True: "carries it", False: "✓ does not carry it"},
 }
 
+KEEPS = f"✓ keeps {percent(KEPT)} or more"  # of S4 that holds: less than what is called faithful
+
 # of necessity, where a row does not hold: "not needed" only where it is shown to do nothing
 WORDS = {"in part": "in part", "unspecific": "control too"}
 
@@ -40,7 +43,7 @@ def effects_table(verified: VerifySummary) -> Table:
         "Test",
         "Edit",
         "Result",
-        "Through P0’s key",
+        "Through P0's key",
         "Through others",
         "Sink, in all",
         "Control: sink",
@@ -96,13 +99,15 @@ def _result(test: TestRow) -> str:
         return "screened"
     if test.outcome == "undetermined":
         needs = f", take {test.needs} prompts" if test.needs is not None else ""
-        return f"undetermined{needs}".replace(" ", "\u00a0")
+        return f"undetermined{needs}"
     if test.passed is None or test.kind not in RESULTS:
         return NO_VALUE
     said = RESULTS[test.kind][test.passed]
     if test.kind == "necessity" and test.outcome in WORDS:
         said = WORDS[test.outcome]
-    said = said.replace(" ", "\u00a0")
+    if test.id == "S4" and test.passed:
+        said = KEEPS
+    said = said.replace("✓ ", "✓\u00a0")
     return said if test.claim else f"({said})"
 
 
@@ -110,7 +115,7 @@ def stages_table(verified: VerifySummary) -> Table:
     """The stages in short, for a terminal."""
     table = Table(
         "Stages, and the sink without each",
-        ["Stage", "Shown", "Through P0’s key", "In all", "It alone gives"],
+        ["Stage", "Shown", "Through P0's key", "In all", "It alone gives"],
         numeric={2, 3, 4},
     )
     for one in verified.stages:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sinkscope.causal.thresholds import COMPLETE, FAITHFUL
+from sinkscope.causal.thresholds import COMPLETE, FAITHFUL, KEPT
 from sinkscope.report.causal import tables as causal_tables
 from sinkscope.report.causal.charts import areas_of
 from sinkscope.report.causal.names import name_of, short_edit, with_names
@@ -11,6 +11,7 @@ from sinkscope.report.causal.stage_cards import stages_of
 from sinkscope.report.circuit.words import AMPLIFIED
 from sinkscope.report.parts import WEAK, Findings, Headline, Part, Section, Strip, Words
 from sinkscope.report.parts import tables as tables_of
+from sinkscope.report.phases import written_by
 from sinkscope.report.text import (
     counted,
     interval_note,
@@ -143,7 +144,7 @@ def _details(verified: VerifySummary) -> list[str]:
         said.append(f"{size['traced']} of them are traced along the sink direction.")
     said += _short_of(verified)
     faithful, needed = size.get("faithful"), size.get("needed")
-    path = " through position zero’s key" if by_key else ""
+    path = " through position zero's key" if by_key else ""
     if needed is None and tried:
         said.append(
             f"No set of up to {tried[-1]['components']} units is faithful and complete{path}."
@@ -163,15 +164,16 @@ def _details(verified: VerifySummary) -> list[str]:
 
 
 def _short_of(verified: VerifySummary) -> list[str]:
-    """Which bounds of the reported circuit its full passes do not meet."""
+    """Which bounds of the reported circuit its full passes do not meet; S4 asks for less."""
     kept, left = number_of(verified.faithfulness), number_of(verified.completeness)
-    lacks = []
+    said = []
     if kept is not None and kept < FAITHFUL:
-        lacks.append(f"to be faithful the circuit would keep {FAITHFUL:.0%} or more")
+        passed = any(test.id == "S4" and test.passed for test in verified.tests)
+        asks = f"; test S4 asks for {KEPT:.0%}" if passed else ""
+        said.append(f"A faithful circuit keeps {FAITHFUL:.0%} or more{asks}.")
     if left is not None and left > COMPLETE:
-        lacks.append(f"to be complete it would leave all else {COMPLETE:.0%} or less")
-    said = " and ".join(lacks)
-    return [typeset(f"T{said[1:]}.")] if said else []
+        said.append(f"Beside a complete circuit all else keeps {COMPLETE:.0%} or less.")
+    return [*map(typeset, said)]
 
 
 def _small_sets(verified: VerifySummary) -> str:
@@ -193,9 +195,10 @@ def _need(row: PhaseNeed) -> str:
     left = row["share_left"] or row["norm_left"]
     own = row["removed_share_left"] or row["removed_norm_left"]
     kept = "its readers keep" if by_share else "it keeps"
-    of = "of their attention through position zero’s key" if by_share else "of its log norm"
+    of = "of their attention through position zero's key" if by_share else "of its log norm"
     said = NEEDS[row["outcome"]].format(phase=row["phase"], other=row["removed"])
-    without = f"without what writes phase {row['removed']} ({', '.join(row['writers'])})"
+    writers = ", ".join(map(written_by, row["writers"]))
+    without = f"without what writes phase {row['removed']} ({writers})"
     shown, held = map(percent_with_interval, (left, own))
     return f"{said}: {without} {kept} {shown} {of}, and phase {row['removed']} {held}."
 

@@ -191,7 +191,7 @@ def _bus(sheet: Sheet, points: list[tuple[float, float]]) -> str:
     half = [(y, max(width_of(max(value, 0.0) / scale), 2.0) / 2) for y, value in points]
     right = [f"{sheet.at.bus + w:.1f} {y:.1f}" for y, w in half]
     left = [f"{sheet.at.bus - w:.1f} {y:.1f}" for y, w in reversed(half)]
-    tip = "Position zero’s stream: its width is what has been written of what sets it apart"
+    tip = "Position zero's stream: its width is what has been written of what sets it apart"
     return f'<path d="M{"L".join([*right, *left])}Z" fill="var(--accent)"{tip_of(tip)}/>'
 
 

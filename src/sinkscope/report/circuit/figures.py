@@ -33,7 +33,7 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Plot, ...]], ...] = (
             Plot(
                 "variance",
                 "How strong the attention output is, by position",
-                "Variance over channels of what attention adds, over the median position’s.",
+                "Variance over channels of what attention adds, over the median position's.",
                 circuit_stages.variance_chart,
             ),
         ),
@@ -62,7 +62,7 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Plot, ...]], ...] = (
             Plot(
                 "write-shares",
                 "Who writes, block by block",
-                "Share of all that raises the sink heads’ logits on position zero over those on "
+                "Share of all that raises the sink heads' logits on position zero over those on "
                 "others; along u where no head reads. Bars below zero are against it.",
                 circuit_charts.shares_chart,
             ),
@@ -83,7 +83,7 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Plot, ...]], ...] = (
                 "vocabulary",
                 "The vocabulary at position zero",
                 "Items are put there in turn, all of them or as many as half a pass over the "
-                "prompts allows, drawn at random; one becomes the sink where it ends on the sink’s "
+                "prompts allows, drawn at random; one becomes the sink where it ends on the sink's "
                 "side of the midpoint (and, with a norm plateau, above half of it).",
                 circuit_stages.vocabulary_chart,
             ),
@@ -106,14 +106,14 @@ SECTIONS: tuple[tuple[str, str, str, tuple[Plot, ...]], ...] = (
             Plot(
                 "alone",
                 "What the direction alone achieves",
-                "Sink heads, a point each: the margin as it is, and with position zero’s key "
+                "Sink heads, a point each: the margin as it is, and with position zero's key "
                 "computed from the sink direction alone, at its own norm.",
                 circuit_reading.alone_chart,
             ),
             Plot(
                 "attribution",
                 "Whose output makes the logit",
-                "With norms frozen the logit is linear in what was added to position zero’s "
+                "With norms frozen the logit is linear in what was added to position zero's "
                 "stream, so the parts add up to it. Mean over sink heads.",
                 circuit_reading.attribution_chart,
             ),

@@ -29,7 +29,7 @@ class Layout:
     sizes: tuple[int, int] = (12, 11)
     headings: tuple[str, str, str] = (
         "Who writes what sets it apart",
-        "Position zero’s stream",
+        "Position zero's stream",
         "Which heads read it",
     )
 

@@ -29,7 +29,7 @@ from sinkscope.report.text import counted, number_of
 from sinkscope.result import Result
 
 CAPTION = (
-    "Read upwards: position zero’s stream rises through the blocks. From the left, who writes "
+    "Read upwards: position zero's stream rises through the blocks. From the left, who writes "
     "what sets it apart, edges as wide as their share (dashed: against it); where that was "
     "tested, a box says how the sink changes when that output is ablated. To the right, one tile "
     "a head, filled by its late share of position zero, framed where it is a sink head. Where "
@@ -126,7 +126,7 @@ def headline(result: Result, bos: str) -> Headline:
         "Recognised from": ("word", trace.recognition_point or "never"),
         "Writing neurons": ("count", trace.k90),
         "Sink heads": ("count", len(trace.reading_heads)),
-        "Vocabulary that ends on the sink’s side": ("share", number_of(trace.spike_ratio)),
+        "Vocabulary that ends on the sink's side": ("share", number_of(trace.spike_ratio)),
     }
     for name, value in trace.concentration.items():
         said = f"C{'₀₁₂₃₄'[int(name)]}, first {counted(int(name), 'block')}"

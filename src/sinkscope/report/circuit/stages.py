@@ -29,7 +29,7 @@ MOST_BLOCKS = 4  # lines over positions in one chart
 BINS = 40
 MEASURES = {
     "norm": "Norm",
-    "cosine": "Cosine to the others’ mean",
+    "cosine": "Cosine to the others' mean",
     "raw": "Linear probe, stream",
     "normalised": "Linear probe, normalised stream",
 }

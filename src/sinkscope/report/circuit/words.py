@@ -20,7 +20,7 @@ AMPLIFIED = {"norm": "norm", "direction": "direction", "both": "norm and directi
 
 MEASURES = {
     "norm": "its norm",
-    "cosine": "its cosine to the others’ mean",
+    "cosine": "its cosine to the others' mean",
     "raw": "a linear probe on the stream",
     "normalised": "a linear probe on the normalised stream",
 }
@@ -49,8 +49,12 @@ def _emergence(trace: TraceSummary) -> str:
     how = HOW.get(trace.amplification or "", "")
     where = "from its embedding" if block < 0 else f"from block {block}"
     how = f", {how}" if how and block >= 0 else ""
-    last = " for good" if len(phases_of(trace)) > 1 else ""
-    return f"Position zero stands apart from the others{last} {where} on{how}."
+    return f"Position zero stands apart from the others{_for_good(trace)} {where} on{how}."
+
+
+def _for_good(trace: TraceSummary) -> str:
+    """Said where it stood apart before, and was taken back."""
+    return " for good" if len(phases_of(trace)) > 1 else ""
 
 
 def _recognised(trace: TraceSummary) -> str:
@@ -120,7 +124,7 @@ def _spike(trace: TraceSummary) -> str:
     if tried and all_items and tried < all_items:
         share = trace.vocabulary["ratio"]
         of += f" drawn from {all_items:,} ({percent(share.low)} to {percent(share.high)} of all)"
-    return f"Placed at position zero, {percent(ratio)}{of} end on the sink’s side of the direction."
+    return f"Placed at position zero, {percent(ratio)}{of} end on the sink's side of the direction."
 
 
 def _recognition(trace: TraceSummary) -> str:
@@ -138,7 +142,7 @@ def _amplification(trace: TraceSummary) -> str:
     said = f"Observed: {said[0].lower()}{said[1:]}"
     ratio = (trace.emergence.get("norm") or {}).get("largest_ratio")
     if ratio is not None:
-        said += f"; its norm is at most {short(ratio)} times the others’"
+        said += f"; its norm is at most {short(ratio)} times the others'"
     early = number_of(trace.concentration.get("2"))
     if early is not None:
         said += f"; the first two blocks make {percent(early)} of the positive output (C₂)"
@@ -171,7 +175,8 @@ def key_figures(trace: TraceSummary) -> list[tuple[str, str, str]]:
     keys = []
     if trace.emergence_block is not None:
         where = str(trace.emergence_block) if trace.emergence_block >= 0 else "embedding"
-        keys.append((where, "is the block from which on position zero stands apart (l*)", ""))
+        what = f"is the block from which on position zero stands apart{_for_good(trace)} (l*)"
+        keys.append((where, what, ""))
     second = number_of(trace.concentration.get("2"))
     if second is not None:
         keys.append((percent(second), "is written by the first two blocks (C₂)", ""))

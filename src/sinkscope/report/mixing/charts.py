@@ -134,7 +134,7 @@ def collapse_curves(data: Dataset, name: str, title: str) -> Chart | None:
         with_p0, without_p0 = data[name].sel(few=condition).values
         curves[name_of(condition)] = nan_mean(with_p0, axis=0)
         if condition == "intact":
-            curves[f"{name_of(condition)}, without P0’s row"] = nan_mean(without_p0, axis=0)
+            curves[f"{name_of(condition)}, without P0's row"] = nan_mean(without_p0, axis=0)
     return _lines(curves, title)
 
 

@@ -80,8 +80,8 @@ def mediation_chart(summary: MixSummary) -> Chart | None:
         return None
     named = {
         "total": "Whole effect of the ablation",
-        "through": "Only P0’s attention changes",
-        "direct": "All but P0’s attention changes",
+        "through": "Only P0's attention changes",
+        "direct": "All but P0's attention changes",
     }
     table = [row for key, name in named.items() for row in measured_rows(changes[key], part=name)]
     axis = alt.Axis(ticks=False, domain=False, labelLimit=260)

@@ -53,7 +53,7 @@ DOSES = (
     Plot(
         "mix-kl",
         "Predictions as the sink is taken away",
-        "KL divergence from the intact model’s predictions: the loss can stay while they change.",
+        "KL divergence from the intact model's predictions: the loss can stay while they change.",
         partial(curves.dose_chart, measure="kl", title="KL (nats)"),
     ),
 )
@@ -75,7 +75,7 @@ SPREAD_OVER_DEPTH = Plot(
 MEDIATION = Plot(
     "mix-mediation",
     "How ablating the circuit changes the spread",
-    "With 95 % intervals. Every query’s attention on position zero is held at what it is in "
+    "With 95 % intervals. Every query's attention on position zero is held at what it is in "
     "the other model, so that its part stands alone.",
     curves.mediation_chart,
 )

@@ -90,7 +90,7 @@ MEASURES = (
         "head_class",
         "Class of head",
         "Class of head",
-        "Not a sink: late share up to 0.3. No-op: P0’s value is under 0.2 times the usual norm, "
+        "Not a sink: late share up to 0.3. No-op: P0's value is under 0.2 times the usual norm, "
         "so reading it adds almost nothing. Broadcast: that norm is usual (0.5 to 1.5) and the "
         "head writes nearly one vector everywhere (stable rank up to 1.5). Undecided: between "
         "these thresholds, which are those of Fesser et al.",

@@ -14,15 +14,15 @@ NULLS = Plot(
     "ranked",
     "All heads, ranked, beside the nulls",
     "Heads are sorted by the attention that position zero receives in them. The dashed line is "
-    "what even attention would give (one a kind of attention); the untrained copies of the "
-    "architecture (one line a seed) and the 99th percentile of random keys show what "
-    "arises without a sink.",
+    "what even attention would give (one a kind of attention); the 99th percentile of random keys, "
+    "and the untrained copies of the architecture where they were asked for (one line a seed), "
+    "show what arises without a sink.",
     curves.ranked_chart,
     wide=True,
 )
 NORM = Plot(
     "norm",
-    "Length of P0’s residual stream",
+    "Length of P0's residual stream",
     "How many times longer the residual stream of position zero is than that of the median "
     "token. Line: median over prompts; band: all prompts. Dashed: 1, no amplification. Where a "
     "trace found that it rises more than once, bands mark the blocks of every rise and fall, and "
@@ -31,7 +31,7 @@ NORM = Plot(
 )
 COSINE = Plot(
     "cosine",
-    "Direction of P0’s residual stream",
+    "Direction of P0's residual stream",
     "Mean cosine between the streams of position zero of prompts that start with different "
     "tokens. Near 1: it no longer matters which token comes first. Dashed: 0, unrelated "
     "directions.",
@@ -66,7 +66,7 @@ MASSIVE = (
 READING = (
     Plot(
         "values",
-        "Norm of P0’s value vectors",
+        "Norm of P0's value vectors",
         "A dot a key-value head. Far below 1 (dashed), reading position zero adds almost "
         "nothing, which makes it a place to rest attention.",
         depth.value_chart,

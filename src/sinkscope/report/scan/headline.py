@@ -52,13 +52,13 @@ def headline(scan: ScanSummary) -> str:
     kind, share = strength(scan), number_of(scan.late_share)
     if kind == "unknown":
         return "Whether position zero is a sink cannot be said: no late query sees it."
-    if scan.p0_sink is None:
+    if scan.p0_sink is None and share is not None:
         kind = "undecided"
     words = {
         "undecided": "So few and short prompts cannot say whether position zero is a sink",
         "sink": "Position zero is an attention sink",
         "few": "Position zero is an attention sink, in a few heads",
-        "elsewhere": f"Position zero is no attention sink, but {held(scan.sink)}",
+        "elsewhere": _held_elsewhere(scan),
         "more": "Position zero draws more than even attention would give it, but is no sink",
         "none": "Position zero is no attention sink, nor is anything else",
     }
@@ -89,6 +89,13 @@ def _how(scan: ScanSummary) -> str:
     if others:
         parts.append(f"together with {plural('position', ranges(others))} {ranges(others)}")
     return "".join(f", {part}" for part in parts)
+
+
+def _held_elsewhere(scan: ScanSummary) -> str:
+    said = held(scan.sink)
+    if scan.p0_sink is None:  # not seen, so nothing is said of it
+        return said[0].upper() + said[1:]
+    return f"Position zero is no attention sink, but {said}"
 
 
 def held(found: SinkFinding | SinkBeside, other: str = "") -> str:

@@ -120,7 +120,7 @@ def _elsewhere(result: Result, data: dict[str, Dataset]) -> list[Section]:
             "blocks",
             "By block",
             "Late share: mean and highest over the heads of a block. Uniform: what even attention "
-            "would give there. P0 norm and cosine are taken at the block’s input.",
+            "would give there. P0 norm and cosine are taken at the block's input.",
             [*tables_of(data, lambda one: [tables.blocks_table(one)], stacked=True, quiet=True)],
             concluded(conclusions.blocks, data),
         ),
@@ -184,7 +184,7 @@ def key_figures(scan: ScanSummary, data: Dataset) -> list[tuple[str, str, str]]:
         )
     if frames.has(data, "norm_ratio"):
         peak = frames.norm_ratio(data).max()
-        shown.append((f"{short(float(peak))} ×", "the median token’s norm, at most", "1 × is none"))
+        shown.append((f"{short(float(peak))} ×", "the median token's norm, at most", "1 × is none"))
     return shown
 
 

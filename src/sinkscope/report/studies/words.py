@@ -12,7 +12,7 @@ SIZES = {
     "paper": "Paper: the published size",
 }
 SINK_FROM = (
-    "Sink from step: where a run’s curve, measured as it was trained, has three points in a row "
+    "Sink from step: where a run's curve, measured as it was trained, has three points in a row "
     "with a sink rate (ε 0.3) above one half; median and range over the runs that come to it."
 )
 SIGNS = (
@@ -96,8 +96,8 @@ def matched_sentences(summary: dict[str, Any]) -> list[str]:
     said = [
         f"The control is {visible(held['control'])}: sink rate {100 * (rate or 0):.1f} % (ε 0.3) "
         f"and loss {loss:.3f} at the end of training, measured as it was trained. Every other cell "
-        "is read off its own curve where it last had the control’s final sink rate, and where it "
-        "last had the control’s final loss, seed by seed; linear between two points of the curve. "
+        "is read off its own curve where it last had the control's final sink rate, and where it "
+        "last had the control's final loss, seed by seed; linear between two points of the curve. "
         "Shown is the difference to the control; “never meet”: in no seed does the curve reach it."
     ]
     if not rate:

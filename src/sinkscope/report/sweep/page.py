@@ -52,7 +52,7 @@ def render_sweep(summary: SweepSummary) -> str:
     }
     table = settings_table("Of all runs alike", provenance)
     about = (
-        "The rest is in each run’s own report. Times are in times.csv: they differ at every run."
+        "The rest is in each run's own report. Times are in times.csv: they differ at every run."
     )
     shown.append(Section("settings", "Settings and provenance", about, [Tables({PANEL: [table]})]))
     return render_sections(heading, shown, summary.sinkscope)
@@ -75,7 +75,7 @@ def sections(rows: Sequence[SweepRow], pages: dict[str, str]) -> list[Section]:
     every: list[Part] = [tables.index(rows, pages)]
     if parts := present([tables.incomplete(rows)]):
         every.append(Tables({PANEL: parts}))
-    lead = "A click on a heading sorts; the fields filter. A model’s name leads to its report."
+    lead = "A click on a heading sorts; the fields filter. A model's name leads to its report."
     return [
         Section("families", "Families side by side", "", together),
         Section("runs", "Every run", lead, every),

@@ -65,7 +65,7 @@ MEASURES = (
         "norm",
         "Norm of P0",
         "‖P0‖ / median ‖other tokens‖ (×)",
-        "How many times longer position zero’s stream is than the others’, at the block input "
+        "How many times longer position zero's stream is than the others', at the block input "
         "that is measured.",
         lambda data: np.exp(nan_mean(data["log_norm_by_prompt"].values, axis=1)),
     ),

@@ -87,7 +87,7 @@ def sections(result: Result) -> list[Section]:
         *_each("timeline-turnover", "Turnover", data, charts.agreement_chart, axes,
                "Agreement of each checkpoint with the one before it: 1 is the same set."),
     ]  # fmt: skip
-    lead = "Metrics of the circuit’s four stages, one forward pass and one point a checkpoint."
+    lead = "Metrics of the circuit's four stages, one forward pass and one point a checkpoint."
     planned = [
         Section("timeline", "When it formed", lead, parts, {PANEL: found.headline}, unfolded=True),
         Section(
