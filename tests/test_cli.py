@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file, save_file
 
 import sinkscope
 import sinkscope.ranks
 from sinkscope.cli.app import main
+from sinkscope.cli.expect import exit_on_expect
 from sinkscope.cli.lab import EXAMPLES as LAB
 
 SMALL = ["--n", "3", "--length", "24", "--no-untrained", "--offline"]
@@ -155,6 +158,14 @@ def test_figures_for_papers(folder, text_file, tmp_path, capsys):
     assert run(capsys, "report", out_dir, "--figures", tmp_path / "figures")[0] == 0
     kinds = {p.suffix for p in (tmp_path / "figures").rglob("*") if p.is_file()}
     assert {".png", ".svg", ".pdf"} <= kinds
+
+
+def test_a_policy_without_a_verdict_meets_none(capsys):
+    verified = {"with": SimpleNamespace(verdict="p0-circuit")}
+    summary = SimpleNamespace(scan=dict.fromkeys(["with", "without"]), verify=verified)
+    with pytest.raises(typer.Exit):
+        exit_on_expect(SimpleNamespace(summary=summary), "p0-circuit")
+    assert "found no verdict (without BOS)" in capsys.readouterr().err
 
 
 def test_expect(folder, text_file, capsys):
@@ -363,6 +374,12 @@ def test_doctor(capsys):
     assert all(check["ok"] for check in checks)
     assert len(checks) >= 12
     assert run(capsys, "doctor", "--device", "nonsense")[0] == 2
+
+
+def test_doctor_fails_where_a_check_does(capsys, monkeypatch):
+    found = {"versions": {}, "checks": [{"name": "lean", "ok": False, "detail": "off by 1"}]}
+    monkeypatch.setattr("sinkscope.observe.selfcheck.self_check", lambda device: found)
+    assert run(capsys, "doctor") == (1, "FAIL lean: off by 1\n", "")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

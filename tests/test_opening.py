@@ -15,6 +15,7 @@ import sinkscope
 from sinkscope.cli import main
 from sinkscope.errors import InputError
 from sinkscope.subject.load import Subject, load
+from sinkscope.subject.opening import Opening
 from sinkscope.subject.prompts import Prompts, build_prompts
 from sinkscope.subject.tiny import tiny_model
 from tests.conftest import WORDS, word_tokenizer
@@ -26,6 +27,11 @@ TEMPLATE = "{{ bos_token }}{% for m in messages %} {{ m['content'] }}{% endfor %
 @pytest.fixture
 def subject(folder):
     return load(folder)
+
+
+def test_every_bos_that_a_row_begins_with_is_taken_off():
+    assert Opening((3,), "<s>", True, True).without([3, 3, 5, 3]) == [5, 3]
+    assert Opening((3, 4), "<s> <t>", True, True).without([3, 4, 3, 7, 4]) == [7, 4]
 
 
 def puts_first(subject, *tokens):

@@ -9,7 +9,7 @@ import torch
 from sinkscope.errors import InputError, OutOfResources
 from sinkscope.settings import ScanSettings
 from sinkscope.subject.load import load
-from sinkscope.subject.prompts import build_prompts, read_documents
+from sinkscope.subject.prompts import Prompts, build_prompts, read_documents
 from tests.conftest import WORDS, word_tokenizer
 
 
@@ -91,6 +91,12 @@ def test_given_ids(subject):
     prompts = build_prompts(subject, kind="ids", ids=[[5, 6, 7], [0, 8, 9, 10]], length=10)
     assert prompts.lengths.tolist() == [3, 4]
     assert build_prompts(subject, kind="ids", ids=[[0, 8], [0, 9]], length=10).bos == "with"
+
+
+@pytest.mark.parametrize(("lengths", "enough"), [([23], False), ([24], True), ([11, 15], True)])
+def test_late_queries_are_counted_over_all_rows(lengths, enough):
+    ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+    assert Prompts(ids, torch.tensor(lengths), "ids", "without").enough == enough
 
 
 @pytest.mark.parametrize(
