@@ -61,7 +61,8 @@ def find_runs(
             runs.append(_hub(text, revisions, pattern, offline))
     if len(single) == 1:
         raise InputError(
-            f"{single[0]} is one checkpoint; a timeline needs two or more, or their run folder."
+            f"{single[0]} is one checkpoint; a timeline needs two or more, or their run folder, "
+            "and sinkscope run looks at one."
         )
     if single:
         runs.append(_folders(single, pattern))
