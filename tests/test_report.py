@@ -182,6 +182,22 @@ def test_blocks_are_named_by_their_index_in_the_model(result):
     assert {row["block"] for row in rows} == set(range(0, 3 * data.sizes["layer"], 3))
 
 
+def test_what_other_heads_do_beside_a_sink_at_position_zero_is_said():
+    result = build_result()
+    scan = result.summary.scan["with"]
+    plain = words.where(scan, dataset(result))
+    rest = {"positions": [], "tokens": []}
+    scan.beside = [
+        {"kind": "learned", "heads": 6, **rest},
+        {"kind": "positions", "heads": 1, **rest, "positions": [3]},
+    ]
+    said = words.where(scan, dataset(result))
+    assert said == (
+        f"{plain} Beside them, 6 other heads sink on a learned logit, which is no position; one "
+        "other head sinks at position 3."
+    )
+
+
 def test_no_heat_map_of_a_measure_that_a_scan_lacks():
     assert charts.heads_chart(dataset(build_result(minimal=True)), "learned_mass") is None
 

@@ -145,6 +145,7 @@ def _recognition(traced: Traced) -> Recognised:
         "positions": recognised.positions,
         "texts": recognised.texts,
         "tokens": recognised.tokens,
+        "sinks": recognised.sinks,
         "measures": list(recognised.measures),
         "auroc": {
             name: {p: _nan(a) for p, a in zip(points, curve)}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sinkscope.detect.attention import SINK
 from sinkscope.report.text import interval_note, number_of, percent, ranges, short, visible
 from sinkscope.result import ScanSummary
+from sinkscope.schema.scan import SinkBeside, SinkFinding
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,16 @@ def _how(scan: ScanSummary) -> str:
 
 
 def _held_elsewhere(scan: ScanSummary) -> str:
-    held = _elsewhere(scan)
+    said = held(scan.sink)
     if scan.p0_sink is None:  # not seen, so nothing is said of it
-        return held[0].upper() + held[1:]
-    return f"Position zero is no attention sink, but {held}"
+        return said[0].upper() + said[1:]
+    return f"Position zero is no attention sink, but {said}"
 
 
-def _elsewhere(scan: ScanSummary) -> str:
-    found = scan.sink
-    heads = f"{found['heads']} heads sink" if found["heads"] > 1 else "one head sinks"
+def held(found: SinkFinding | SinkBeside, other: str = "") -> str:
+    """How many heads sink away from P0, and at what; `other ` before the heads."""
+    count = found["heads"]
+    heads = f"{count} {other}heads sink" if count > 1 else f"one {other}head sinks"
     if found["kind"] == "learned":
         return f"{heads} on a learned logit, which is no position"
     if found["kind"] == "positions":
