@@ -45,6 +45,8 @@ from sinkscope.mixing.dose import Cost
 from sinkscope.report.advise.card import model_card
 from sinkscope.report.advise.page import SHORT, findings, in_short, told_lines_table, with_bounds
 from sinkscope.report.brief import print_brief
+from sinkscope.report.first import page_sections
+from sinkscope.report.text import typeset
 from sinkscope.result import load_result
 from sinkscope.schema import Measured
 from sinkscope.settings import AdviseSettings, field_docs
@@ -87,6 +89,13 @@ def test_every_question_is_answered_saved_and_shown(whole, tmp_path):
     card = model_card(whole)
     assert card.count("| ") > len(QUESTIONS)
     assert "<s>" not in re.sub(r"^    .*$", "", card, flags=re.MULTILINE)
+
+
+def test_the_first_screen_of_the_page_tells_what_to_do_on_every_question(whole):
+    shown = page_sections(whole)[0].parts[0].panels[""]
+    to_do = [said for question, said in findings(whole, "").answers if question == "To do"]
+    assert [shown.headline, *shown.sentences] == [*map(typeset, to_do)]
+    assert len(to_do) > 4
 
 
 def test_the_terminal_tells_every_answer_with_its_interval(whole):
@@ -237,6 +246,7 @@ def test_windows_of_few_documents_are_no_texts(circuit, tmp_path):
     found = sinkscope.advise(
         circuit, n=8, length=LENGTH, text=str(tmp_path / "a.txt"), questions="quantisation,bos"
     )
+    assert set(found.summary.advise) == {"quantisation", "bos"}
     for one in found.summary.advise.values():
         assert one.answer == "undetermined"
         assert one.sentence.startswith("Windows of ")

@@ -22,7 +22,7 @@ from sinkscope.causal.power import LEAST, outcome, prompts_for, prompts_to_settl
 from sinkscope.causal.sink_heads import SinkHeads
 from sinkscope.causal.summary import verify_dataset, verify_summary
 from sinkscope.causal.testing import CausalBench
-from sinkscope.causal.thresholds import ALPHA, NEGLIGIBLE, thresholds
+from sinkscope.causal.thresholds import ALPHA, NEGLIGIBLE, REASONS
 from sinkscope.causal.verdict import VERDICTS, Verdict
 from sinkscope.causal.verify import FEW, VerifySettings, run_tests, verify, verify_one
 from sinkscope.causal.words import other_paths
@@ -554,7 +554,7 @@ def test_result_of_the_public_call(tmp_path):
     assert result.summary.verify["without"].verdict == "none"
     assert result.summary.command["rows"] == 8
     assert result.summary.prompts.n == 16
-    assert set(result.summary.verify["without"].thresholds) == set(thresholds())
+    assert set(result.summary.verify["without"].thresholds) == set(REASONS)
     assert "verify/without" in result.data.groups or "/verify/without" in result.data.groups
 
 

@@ -105,6 +105,30 @@ def test_where_nothing_sets_p0_apart_there_is_no_circuit(mechanism):
     assert told_apart == (mechanism == "recognised-unamplified")
 
 
+def test_position_zero_is_recognised_beside_a_delimiter_that_the_same_heads_sink_at():
+    """What pushes marked tokens along the sink direction moves to the block that amplifies P0."""
+    subject, prompts, truth = constructed("secondary", family="llama", noise=0.0, blocks=(1, 2))
+    first, middle = (subject.model.model.layers[block].mlp for block in (1, 2))
+    neurons, (token, other) = pairs(truth.secondary["neurons"]), truth.secondary["tokens"]
+    with torch.no_grad():
+        for index in (index for _, index in neurons):
+            first.gate_proj.weight[index] = middle.gate_proj.weight[index]
+            first.up_proj.weight[index] = middle.up_proj.weight[index]
+            first.down_proj.weight[:, index] = middle.down_proj.weight[:, index]
+            middle.down_proj.weight[:, index] = 0
+    ids = torch.where(
+        torch.isin(prompts.input_ids, torch.tensor([token, other])), 3, prompts.input_ids
+    )
+    ids[:, 5::12] = token
+    summary = sinkscope.trace(
+        subject, prompts=token_prompts(ids), untrained=False, vocabulary=False
+    ).summary.trace["without"]
+    assert summary.recognition_point == truth.recognition_point
+    # of the 5 in each prompt the last is seen by too few late queries
+    assert summary.recognition["sinks"] == 4 * ROWS
+    assert any("64 other positions that hold the sink" in note for note in summary.notes)
+
+
 def test_the_untrained_null_is_not_an_amplification():
     """Fresh weights of the default size: P0's ratio exceeds 1.5 by unmixedness alone."""
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file, save_file
 
 import sinkscope
+import sinkscope.ranks
 from sinkscope.cli.app import main
+from sinkscope.cli.expect import exit_on_expect
 from sinkscope.cli.lab import EXAMPLES as LAB
 
 SMALL = ["--n", "3", "--length", "24", "--no-untrained", "--offline"]
@@ -73,6 +77,20 @@ def test_quiet_prints_the_path_alone(folder, text_file, tmp_path, capsys):
     assert run(capsys, *quiet) == (0, "", "")
     assert run(capsys, *quiet, "--json")[0] == 2
     assert run(capsys, "report", tmp_path / "D", "--quiet")[1] == f"{tmp_path}/D/report.html\n"
+
+
+@pytest.mark.parametrize("command", [["scan"], ["advise", "--questions", "bos"]])
+def test_of_several_processes_the_first_alone_writes_and_prints(
+    command, folder, text_file, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(sinkscope.ranks, "rank", lambda: 1)
+    card = ["--model-card", tmp_path / "C"] if command[0] == "advise" else []
+    given = [folder, "--text", text_file, "--n", "3", "--length", "24", "--out", tmp_path / "D"]
+    code, out, err = run(capsys, *command, *given, *card, "--offline", "--json")
+    assert (code, out, err) == (0, "", "")
+    assert not (tmp_path / "C").exists()
+    assert not (tmp_path / "D").exists()
 
 
 def test_a_result_of_another_model_is_not_replaced(folder, text_file, tmp_path, capsys):
@@ -140,6 +158,14 @@ def test_figures_for_papers(folder, text_file, tmp_path, capsys):
     assert run(capsys, "report", out_dir, "--figures", tmp_path / "figures")[0] == 0
     kinds = {p.suffix for p in (tmp_path / "figures").rglob("*") if p.is_file()}
     assert {".png", ".svg", ".pdf"} <= kinds
+
+
+def test_a_policy_without_a_verdict_meets_none(capsys):
+    verified = {"with": SimpleNamespace(verdict="p0-circuit")}
+    summary = SimpleNamespace(scan=dict.fromkeys(["with", "without"]), verify=verified)
+    with pytest.raises(typer.Exit):
+        exit_on_expect(SimpleNamespace(summary=summary), "p0-circuit")
+    assert "found no verdict (without BOS)" in capsys.readouterr().err
 
 
 def test_expect(folder, text_file, capsys):
@@ -350,6 +376,12 @@ def test_doctor(capsys):
     assert run(capsys, "doctor", "--device", "nonsense")[0] == 2
 
 
+def test_doctor_fails_where_a_check_does(capsys, monkeypatch):
+    found = {"versions": {}, "checks": [{"name": "lean", "ok": False, "detail": "off by 1"}]}
+    monkeypatch.setattr("sinkscope.observe.selfcheck.self_check", lambda device: found)
+    assert run(capsys, "doctor") == (1, "FAIL lean: off by 1\n", "")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_interrupt(tmp_path):
     """Ctrl-C in the middle: 130, one sentence, nothing written."""
@@ -422,6 +454,17 @@ def test_closed_streams_and_a_folder_that_is_gone(folder, tmp_path):
         check=False,
     )
     assert (ended.returncode, "the current folder is gone" in ended.stderr) == (2, True)
+
+
+def test_a_home_that_there_is_not_is_told(folder, capsys):
+    quick = ("--n", "2", "--length", "16", "--no-untrained")
+    for arguments in (
+        ("scan", "~no-such-user/model"), ("scan", folder, "--text", "~no-such-user/a.txt"),
+        ("scan", folder, "--out", "~no-such-user/out", *quick), ("report", "~no-such-user/run"),
+        ("index", "~no-such-user/runs"), ("timeline", "~no-such-user/run"),
+    ):  # fmt: skip
+        code, _, err = run(capsys, *arguments)
+        assert (code, "no such home folder" in err) == (2, True), arguments
 
 
 @pytest.mark.parametrize("group", [(), ("lab",)])

@@ -12,7 +12,7 @@ import torch
 from sinkscope.causal.power import SEEN
 from sinkscope.causal.verdict import without_p0_sink
 from sinkscope.detect.attention import AttentionStats, read_attention
-from sinkscope.detect.decision import sinks_of
+from sinkscope.detect.decision import beside_p0, sinks_of
 from sinkscope.detect.nulls import random_target_p99
 from sinkscope.detect.token_mass import TokenMass
 from sinkscope.known.constructed.build import build_in_memory
@@ -83,6 +83,28 @@ def test_a_sink_at_position_zero():
     assert answer.positions == (0,)
     assert answer.prompts.all()
     assert answer.heads.sum(1).tolist() == [0, 0, HEADS, HEADS]
+
+
+def test_other_heads_sink_elsewhere_beside_position_zero():
+    """Heads 0 and 1 sink at P0, 1 and 2 at position 3, 3 at a token, the others nowhere."""
+    ids = random_ids()
+    ids[:, 5::9] = 7
+    maps = put(uniform_maps(), {0: 0.5}, np.s_[:, 2:, 0])
+    maps = put(maps, {0: 0.4, 3: 0.4}, np.s_[:, 2:, 1])
+    maps = put(maps, {3: 0.6}, np.s_[:, 2:, 2])
+    maps = put(maps, {0: 0.2, 1: 0.2}, np.s_[:, 2:, 4])
+    seen = (ids == 7)[:, None, None, :].float().expand(-1, LAYERS, LENGTH, -1).tril()
+    count = seen.sum(-1, keepdim=True)
+    maps[:, :, 3] = torch.where(count > 0, 0.8 * seen / count + 0.2 * maps[:, :, 3], maps[:, :, 3])
+    stats = stats_of(maps, ids)
+    sinks = sinks_of(stats)
+    assert sinks.heads.sum() == 4
+    positions, tokens = beside_p0(stats, sinks)
+    assert (positions.kind, positions.places) == ("positions", (3,))
+    assert np.argwhere(positions.heads).tolist() == [[2, 2], [3, 2]]
+    assert (tokens.kind, tokens.places) == ("tokens", (7,))
+    assert np.argwhere(tokens.heads).tolist() == [[layer, 3] for layer in range(LAYERS)]
+    assert beside_p0(stats_of(uniform_maps()), found(uniform_maps())) == []
 
 
 def test_all_mass_on_position_one():

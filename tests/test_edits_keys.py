@@ -24,6 +24,7 @@ from sinkscope.intervene.edits import (
     from_json,
 )
 from sinkscope.intervene.edits.base import Context, Edit
+from sinkscope.intervene.edits.hold import Intact, Record, record
 from sinkscope.intervene.engine import Engine
 from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.residual import residual_hooks
@@ -92,6 +93,15 @@ def test_a_removed_value_leaves_the_attention_of_its_block_where_it_was():
     np.testing.assert_array_equal(found.share[:, :, :3], engine.intact.share[:, :, :3])
     assert abs(found.share[:, :, 3] - engine.intact.share[:, :, 3]).max() > 1e-5
     assert found.kl.max() > 1e-6
+
+
+def test_a_removed_value_stays_with_the_query_of_its_own_position():
+    engine, edited = prepare("llama"), Intact()
+    engine.run([RemoveValue(3), Record((3, 4), edited)], want_logits=False)
+    intact = record(engine, (3, 4)).streams
+    for (point, position, row), stream in edited.streams.items():
+        same = torch.allclose(stream, intact[point, position, row], atol=1e-3)
+        assert same == (position == 3 or point == 0)
 
 
 def test_held_attention_undoes_what_an_earlier_edit_did_to_it():

@@ -24,8 +24,8 @@ from sinkscope.lab.recipe import TrainingRecipe
 from sinkscope.lab.studies import matched, results, runs
 from sinkscope.lab.studies.evaluate import (
     evaluation,
-    prompts_of,
     quick_evaluation,
+    rows_as_prompts,
     text_rows,
 )
 from sinkscope.lab.studies.needs import needs, processes_for
@@ -299,7 +299,7 @@ def test_position_zero_as_blocks_read_it_against_a_forward_pass_by_hand(force_si
         build_model(recipe), prepare(recipe, None).tokenizer, name="variant"
     )
     rows = text_rows(recipe, None, subject.tokenizer, 6, 16)
-    ids = prompts_of(subject, rows, bos).input_ids
+    ids = rows_as_prompts(subject, rows, bos).input_ids
     model, places = subject.model.model, torch.arange(16)[None]
     own = torch.arange(recipe.width) < force_sink
     x, read = model.embed_tokens(ids), []
@@ -318,7 +318,7 @@ def test_position_zero_as_blocks_read_it_against_a_forward_pass_by_hand(force_si
                 attention_mask=None,
             )[0]  # fmt: skip
             x = x + block.mlp(block.post_attention_layernorm(seen(x)))
-    found = as_read(subject, prompts_of(subject, rows, bos))
+    found = as_read(subject, rows_as_prompts(subject, rows, bos))
     norms, outliers, dominance = [], [], []
     for kept in read:
         first = kept[:, 0].abs().amax(1)

@@ -215,3 +215,47 @@ def test_a_model_that_went_on_training_is_measured_without_dropout_and_checkpoin
     for layer in llama.model.model.layers:
         layer.self_attn.attention_dropout = 0.5
     assert sinkscope.scan(llama, **few).summary.scan["without"].late_share == before
+
+
+def test_a_tokenizer_with_its_own_code_is_told_as_such(folder):
+    (folder / "own.py").write_text("raise SystemExit('code of the model ran')")
+    file = folder / "tokenizer_config.json"
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    refused(folder, "its tokenizer is code; pass --trust-remote-code")
+
+
+def test_a_pickle_of_more_than_tensors_is_not_run(folder, tmp_path):
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": _Touches(tmp_path / "ran")}, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="holds more than tensors"):
+        load(folder, allow_pickle=True)
+    assert not (tmp_path / "ran").exists()
+
+
+class _Touches:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return type(self.path).touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"stream": True, "device_map": "cpu"}, "--stream and --device-map exclude each other"),
+     ({"stream": True, "tensor_parallel": True}, "--stream and --tensor-parallel exclude"),
+     ({"device_map": "cpu", "tensor_parallel": True}, "--device-map and --tensor-parallel"),
+     ({"device": "meta"}, "The meta device holds no numbers")],
+)  # fmt: skip
+def test_a_model_lies_in_one_place(folder, options, said):
+    with pytest.raises(InputError, match=said):
+        load(folder, **options)
+
+
+def test_a_folder_has_no_revision_and_it_is_said(folder):
+    found = load(folder, revision="v2").identity
+    assert found["revision"] is None
+    assert "no revision: 'v2' was not looked for" in found["note"]

@@ -109,6 +109,9 @@ def test_holds_are_printed_and_say_what_they_need():
         assert "held" in str(again)
         with pytest.raises(InputError, match="record"):
             engine.run([again])
+    with pytest.raises(InputError, match="there is no block 99"):
+        engine.run([HoldDirection(0, intact, (1, 99))])
+    assert not any(m._forward_pre_hooks for m in engine.subject.model.modules())
     engine.direction = None
     with pytest.raises(InputError, match="no sink direction"):
         engine.run([HoldDirection(0, intact, (1,))])

@@ -67,7 +67,7 @@ def test_the_floor_more_spread_without_the_sink_and_not_with_the_control(result)
     assert rows["redistributed"].p0_norm_error == 0
     assert one.verdict == "present, not needed"  # its readout does not look at what the heads write
     assert findings_of(one).headline.startswith("The sink is present, not needed")
-    assert one.thresholds["no_different"]["value"] == NO_DIFFERENT
+    assert one.thresholds["NO_DIFFERENT"]["value"] == NO_DIFFERENT
 
 
 def test_prompts_that_no_pair_is_made_of_are_told(subject):

@@ -285,8 +285,8 @@ def test_what_is_open_says_what_is_known_and_how_many_prompts_would_settle_it():
     needs = prompts_to_settle(ce, USED)
     assert needs > 100
     assert what_is_open(found, rows) == (
-        "The redistributed sink: the loss changes by -0.100 to +0.200 nats a token; 6 prompts "
-        f"cannot tell that from 0.01, take {needs} prompts and as many pairs. The predictions do "
+        "The redistributed sink: the loss changes by -0.100 to +0.200 nats a token (6 prompts "
+        f"cannot tell that from 0.01: take {needs} prompts and as many pairs). The predictions do "
         "change, by 0.200 to 0.200 nats of KL."
     )
     rows["redistributed"].use = "present, not needed"
@@ -317,7 +317,5 @@ def test_where_intervals_count_documents_so_does_what_would_settle_it():
     rows = {name: MixRow(name=name, what="it", **row) for name in DECIDING}
     needs, alone = prompts_to_settle(each, USED), prompts_to_settle(ce, USED)
     assert 6 * needs > alone  # alike windows of a document are worth less than apart ones
-    said = (
-        f"48 prompts of 8 documents cannot tell that from {USED}, take {needs} documents (--text), "
-    )
-    assert f"{said}{6 * needs} prompts and as many pairs." in what_is_open(found, rows)
+    said = f"48 prompts of 8 documents cannot tell that from {USED}: take {needs} documents by "
+    assert f"{said}--text, {6 * needs} prompts and as many pairs)." in what_is_open(found, rows)

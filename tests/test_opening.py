@@ -7,11 +7,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 import sinkscope
+from sinkscope.cli import main
 from sinkscope.errors import InputError
 from sinkscope.subject.load import Subject, load
+from sinkscope.subject.opening import Opening
 from sinkscope.subject.prompts import Prompts, build_prompts
 from sinkscope.subject.tiny import tiny_model
 from tests.conftest import WORDS, word_tokenizer
@@ -23,6 +27,11 @@ TEMPLATE = "{{ bos_token }}{% for m in messages %} {{ m['content'] }}{% endfor %
 @pytest.fixture
 def subject(folder):
     return load(folder)
+
+
+def test_every_bos_that_a_row_begins_with_is_taken_off():
+    assert Opening((3,), "<s>", True, True).without([3, 3, 5, 3]) == [5, 3]
+    assert Opening((3, 4), "<s> <t>", True, True).without([3, 4, 3, 7, 4]) == [7, 4]
 
 
 def puts_first(subject, *tokens):
@@ -230,3 +239,33 @@ def test_a_row_padded_on_the_left_begins_at_its_first_visible_token(family):
     if family == "llama":
         shares = [one.data["scan/without"]["p0_late"].values[0] for one in found]
         np.testing.assert_allclose(*shares, atol=1e-6)
+
+
+def test_a_tokenizer_of_other_letters_puts_its_bos_first_all_the_same(folder, tmp_path):
+    """Of bases and amino acids, say, which makes no token of "a"."""
+    core = Tokenizer(models.BPE({"<s>": 0, "</s>": 1, "A": 2, "C": 3, "G": 4, "T": 5}, []))
+    core.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
+    text = tmp_path / "bases.txt"
+    text.write_text("ACGGTTCA" * 40)
+    prompts = build_prompts(load(folder), text=str(text), n=4, length=16)
+    assert prompts.bos == "with"
+    assert prompts.input_ids[:, 0].tolist() == [0] * 4
+
+
+def test_position_zero_that_no_late_query_sees_is_not_called_no_sink(tmp_path, text_file, capsys):
+    model = tiny_model("mistral")
+    assert model.config.sliding_window == 8
+    model.save_pretrained(tmp_path / "model")
+    word_tokenizer(100).save_pretrained(tmp_path / "model")
+    subject = load(tmp_path / "model")
+    for command in ("scan", "trace"):
+        found = getattr(sinkscope, command)(subject, text=str(text_file), n=2, length=64)
+        assert getattr(found.summary, command)["without"].p0_sink is None
+    asked = ("--text", str(text_file), "--n", "2", "--length", "64", "--expect", "no-sink")
+    with pytest.raises(SystemExit) as ended:
+        main(["scan", str(tmp_path / "model"), *asked])
+    assert ended.value.code == 1
+    assert "found undecided" in capsys.readouterr().err

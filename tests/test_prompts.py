@@ -1,6 +1,7 @@
 """Prompts and the BOS policy."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from sinkscope.errors import InputError, OutOfResources
 from sinkscope.settings import ScanSettings
 from sinkscope.subject.load import load
-from sinkscope.subject.prompts import build_prompts, read_documents
+from sinkscope.subject.prompts import Prompts, build_prompts, read_documents
 from tests.conftest import WORDS, word_tokenizer
 
 
@@ -92,12 +93,19 @@ def test_given_ids(subject):
     assert build_prompts(subject, kind="ids", ids=[[0, 8], [0, 9]], length=10).bos == "with"
 
 
+@pytest.mark.parametrize(("lengths", "enough"), [([23], False), ([24], True), ([11, 15], True)])
+def test_late_queries_are_counted_over_all_rows(lengths, enough):
+    ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+    assert Prompts(ids, torch.tensor(lengths), "ids", "without").enough == enough
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
         ({"n": 0}, "n is 0; the least is 1"),
         ({"length": 100_000}, "beyond this model's maximum"),
         ({"bos": "maybe"}, "BOS policy"),
+        ({"bos": "both"}, "not one of as-is, with, without"),
         ({"kind": "poem"}, "prompt kind"),
         ({"text": "nowhere.txt"}, "No such text file"),
         ({"text": "the sink of a head " * 40}, "No such text file"),
@@ -211,7 +219,8 @@ def test_a_line_in_another_layout_is_told_by_its_fields(subject, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content", "match"),
-    [("a.txt", " ".join(WORDS).encode("utf-16-le"), "full of NUL, as UTF-16"),
+    [("a.txt", " ".join(WORDS).encode("utf-32"), "text in UTF-32, not UTF-8"),
+     ("a.txt", " ".join(WORDS).encode("utf-16-le"), "full of NUL, as UTF-16"),
      ("a.txt", " ".join(WORDS).encode("utf-16"), "text in UTF-16, not UTF-8"),
      ("a.jsonl", b"\x1f\x8b\x08", "packed by gzip, not UTF-8"),
      ("a.txt", b"PAR1\x15\x04\x95\xff", "a Parquet file"),
@@ -310,3 +319,10 @@ def test_a_template_that_does_not_end_is_refused(subject, tmp_path, monkeypatch)
     (tmp_path / "a.jsonl").write_text('{"messages": [{"role": "user", "content": "the"}]}')
     with pytest.raises(InputError, match=r"the chat template refuses it .it does not end within"):
         scanned(subject, tmp_path / "a.jsonl", chat_template=True)
+
+
+def test_a_pipe_is_told_as_such(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name in (tmp_path / "pipe", "/dev/null"):
+        with pytest.raises(InputError, match="is a pipe or a device"):
+            read_documents(str(name))

@@ -182,8 +182,31 @@ def test_blocks_are_named_by_their_index_in_the_model(result):
     assert {row["block"] for row in rows} == set(range(0, 3 * data.sizes["layer"], 3))
 
 
+def test_what_other_heads_do_beside_a_sink_at_position_zero_is_said():
+    result = build_result()
+    scan = result.summary.scan["with"]
+    plain = words.where(scan, dataset(result))
+    rest = {"positions": [], "tokens": []}
+    scan.beside = [
+        {"kind": "learned", "heads": 6, **rest},
+        {"kind": "positions", "heads": 1, **rest, "positions": [3]},
+    ]
+    said = words.where(scan, dataset(result))
+    assert said == (
+        f"{plain} Beside them, 6 other heads sink on a learned logit, which is no position; one "
+        "other head sinks at position 3."
+    )
+
+
 def test_no_heat_map_of_a_measure_that_a_scan_lacks():
     assert charts.heads_chart(dataset(build_result(minimal=True)), "learned_mass") is None
+
+
+def test_no_empty_chart_where_no_token_points_along_the_sink_direction(result):
+    data = dataset(result).copy()
+    assert depth.secondary_chart(data) is not None
+    data["secondary_share"] = 0 * data["secondary_share"]
+    assert depth.secondary_chart(data) is None
 
 
 def test_optional_charts_are_left_out_when_their_variables_are_missing():
@@ -478,13 +501,16 @@ def test_difference_map_is_this_run_minus_the_other(result):
     other = build_result(seed=5)
     rows = charts.difference_chart(dataset(result), dataset(other)).data["values"]
     expected = frames.late_share(dataset(result)) - frames.late_share(dataset(other))
+    assert len(rows) == np.isfinite(expected).sum()
     for row in rows:
         assert row["value"] == pytest.approx(expected[row["block"], row["head"]], abs=1e-4)
 
 
 def test_a_run_does_not_differ_from_itself(result):
     found = compared_tables(result, result)
+    assert found
     for table in found:
+        assert table.rows
         assert {row[3].split()[0] for row in table.rows} <= {"0.0", "0"}
 
 

@@ -111,10 +111,16 @@ def test_sentences_claim_no_more_than_the_blocks_that_were_looked_at():
     one["sink_spans"] = [[80, 80]]
     assert "no sink is seen to last over 2 checkpoints; one stands at step 80." in said(8)[0]
     one["sink_spans"] = []
-    for part in said(4)[0], said(4)[2]:
+    for part in said(4)[0], said(4)[1]:
         assert "in the first 4 of 8 blocks" in part
     assert "In the blocks that were looked at" in said(4)[-1]
-    assert not any("blocks" in each for each in (*said(8)[:3], said(8)[-1]))
+    assert "one stage" not in " ".join(said(8))  # of a sink that never came
+    assert not any("blocks" in each for each in (*said(8)[:2], said(8)[-1]))
+
+
+def test_a_share_that_there_is_none_of_is_not_told():
+    none = {"2": Measured(value=None, low=0.0, high=1.0)}
+    assert words.written("a", RunSummary.model_construct(concentration=none), 2) == ""
 
 
 def test_charts_over_tokens_hold_tokens(one):

@@ -203,3 +203,18 @@ def test_unlike_results_are_not_merged(result):
 
 def test_commands_that_were_not_run_leave_no_key(result):
     assert {"trace", "verify", "timeline", "mix"}.isdisjoint(json.loads(result.to_json()))
+
+
+def test_a_file_of_another_user_is_not_called_damaged(result, tmp_path, monkeypatch):
+    folder = result.save(tmp_path / "run")
+    denied = PermissionError(13, "Permission denied")
+    monkeypatch.setattr("sinkscope.result.read_arrays", lambda file: (_ for _ in ()).throw(denied))
+    with pytest.raises(InputError, match=r"arrays.nc cannot be read: it belongs to another user"):
+        load_result(folder)
+
+
+def test_a_summary_that_is_no_object_is_told_without_a_key(result, tmp_path):
+    folder = result.save(tmp_path / "run")
+    (folder / "summary.json").write_text("[]")
+    with pytest.raises(InputError, match=r"summary.json is damaged: Input should be"):
+        load_result(folder)

@@ -22,6 +22,7 @@ from tests.test_report_browser import (  # noqa: F401 - fixtures
     browser,
     serious,
 )
+from tests.timeline_fixture import build_timeline
 
 
 def row(model: str, share: float | None = None, **about) -> SweepRow:
@@ -93,9 +94,28 @@ def test_every_run_below_a_folder_is_found(folder):
         ("one", "without"),
     ]
     assert found.pages["deep/er/two"] == "deep/er/two/report.html"
-    assert list(found.broken) == ["broken"]
+    assert list(found.left_out) == ["broken"]
     with pytest.raises(InputError, match="is no folder"):
         runs_in(folder / "none")
+
+
+def test_a_timeline_has_no_row_and_is_named(tmp_path):
+    build_timeline(tmp_path / "source").save(tmp_path / "runs" / "course")
+    found = runs_in(tmp_path / "runs")
+    assert found.rows == []
+    assert "over its checkpoints" in found.left_out["course"]
+
+
+def test_the_length_is_a_column_where_runs_differ_in_it(tmp_path):
+    for name, length in (("short", 16), ("long", 24)):
+        result = build_result(minimal=True, policies=("without",))
+        result.summary.prompts.length = length
+        result.save(tmp_path / name)
+    rows = runs_in(tmp_path).rows
+    assert [row.run for row in chosen(rows, ["length>20"], None)] == ["long"]
+    (tmp_path / "short" / "summary.json").unlink()
+    (tmp_path / "short" / "arrays.nc").unlink()
+    assert [row.settings for row in runs_in(tmp_path).rows] == [{}]
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
@@ -168,3 +188,19 @@ def test_tokens_that_stand_once_are_not_named_as_the_most_frequent():
     [column] = [column for column in COLUMNS if column.name == "p0"]
     shown = [column.text(row("a", 0.5, position_zero=zero)) for zero in ("':' × 1", "'<s>' × 8")]
     assert shown == ["another in each prompt", "'<s>' × 8"]
+
+
+def test_a_folder_that_cannot_be_written_is_listed_all_the_same(folder, capsys, monkeypatch):
+    def refuse(place):
+        raise InputError(f"Cannot write to {place}: Permission denied.")
+
+    monkeypatch.setattr("sinkscope.cli.common.prove_writable", refuse)
+    for options, code in (([], 0), (["--json"], 0), (["--quiet"], 2)):
+        (folder / "index.html").unlink(missing_ok=True)
+        with pytest.raises(SystemExit) as ended:
+            main(["index", str(folder), *options])
+        assert ended.value.code == code
+        out, err = capsys.readouterr()
+        assert "Permission denied" in err
+        assert bool(out) == (code == 0)
+        assert not (folder / "index.html").exists()

@@ -110,6 +110,15 @@ def test_square_experts_are_told_apart(tokens):
     assert sites.mlp(0).projection.parameter == "down_proj"
 
 
+@pytest.mark.parametrize("parameter", ["gate_up_proj", "down_proj"])
+def test_experts_that_are_silent_are_found_beside_a_shared_one(parameter, tokens):
+    model = tiny_model("qwen2_moe")
+    torch.nn.init.zeros_(getattr(model.model.layers[-1].mlp.experts, parameter))
+    mlp = find_sites(Subject.from_model(model), token_prompts(tokens)).mlp(-1)
+    assert mlp.experts == mlp.projection.module == "mlp.experts"
+    assert mlp.shared.module == "mlp.shared_expert.down_proj"
+
+
 def test_a_block_that_does_something_else_is_refused(llama, tokens):
     block = llama.model.model.layers[1]
     block.register_forward_hook(lambda module, args, output: output * 1.5 + output**2)

@@ -10,11 +10,12 @@ import pytest
 import torch
 from sweep_kill import kill_and_resume, snapshot
 
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, OutOfResources
+from sinkscope.frame import silent
 from sinkscope.settings import CheckpointSettings
 from sinkscope.subject.load import load
 from sinkscope.subject.tiny import tiny_model
-from sinkscope.training_runs import measured
+from sinkscope.training_runs import measured, pilot_cache
 from sinkscope.training_runs.checkpoint import Checkpoint, TrainingRun
 from sinkscope.training_runs.measured import measure_checkpoints
 from sinkscope.training_runs.pilot import Pilot, TimelineSettings, run_pilot, view_hash
@@ -54,6 +55,27 @@ def test_pilot_survives_json(pilot):
     again = Pilot.from_json(pilot.to_json())
     assert view_hash(again.view) == view_hash(pilot.view)
     assert again.to_json() == pilot.to_json()
+
+
+def test_a_pilot_is_of_what_its_text_holds(run, tmp_path):
+    text = tmp_path / "a.txt"
+    keys = set()
+    for content in ("one", "two", "one"):
+        text.write_text(content)
+        settings = TimelineSettings(text=str(text))
+        keys.add(pilot_cache._pilot_key(run, run.checkpoints[-1], settings))
+    assert len(keys) == 2
+
+
+def test_a_pilot_for_which_memory_is_lacking_looks_at_no_fewer_blocks(run, tmp_path, monkeypatch):
+    looking = TimelineSettings(kind="random", n=2, length=32, untrained=False)
+
+    def lacking(*given):
+        raise OutOfResources("no memory")
+
+    monkeypatch.setattr(pilot_cache, "blocks_read", lacking)
+    with pytest.raises(OutOfResources, match="no memory"):
+        pilot_cache.cached_pilot(run, looking, Store(tmp_path), 10.0, silent)
 
 
 def test_what_is_stored_is_not_measured_again(run, pilot, tmp_path, monkeypatch, serial):

@@ -15,7 +15,7 @@ from sinkscope.intervene.engine import Engine
 from sinkscope.known.constructed import Truth
 from sinkscope.observe.attention import observe
 from sinkscope.result import Measured
-from sinkscope.stats import bootstrap, paired_change
+from sinkscope.stats import bootstrap, ratio_of_means
 from sinkscope.subject.prompts import Prompts
 from sinkscope.subject.tokens import vocabulary
 
@@ -55,7 +55,7 @@ def intervals(
         change = lab.run(one.edits).on(heads) - whole if key is None else key
 
         def necessity(rows: np.ndarray) -> Measured:
-            return paired_change(change[rows], 0 * change[rows], whole[rows], seed)
+            return ratio_of_means(change[rows], whole[rows], seed)
 
         ours = one.key_change or one.sink_change
         rows.append(_row("necessity", ours, necessity, len(others), len(done.prompts)))
@@ -65,7 +65,7 @@ def intervals(
         gained = lab.margin_effect(lab.run(one.edits), lab.position)
 
         def sufficiency(rows: np.ndarray) -> Measured:
-            return paired_change(gained[rows], 0 * gained[rows], seed=seed)
+            return bootstrap(gained[rows], seed)
 
         rows.append(
             _row("sufficiency", one.margin_change, sufficiency, len(others), len(done.prompts))

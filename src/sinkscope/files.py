@@ -34,6 +34,14 @@ PROBE = 1 << 22  # bytes that must fit on a disk before anything is computed for
 written: list[Path] = []  # folders that this process has put something into
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with the home folder in the place of its ~. Raises InputError where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{path}: no such home folder here; write it out.") from None
+
+
 def read_object(file: Path) -> dict[str, Any]:
     """The JSON object that a file of whoever holds. Raises InputError where it holds none."""
     try:
@@ -50,7 +58,7 @@ def prove_writable(folder: Path) -> None:
 
     What a killed process left in it is dealt with. Raises InputError or OutOfResources.
     """
-    folder = folder.expanduser()
+    folder = expanded(folder)
     with disk_errors(folder):
         made = _make(folder)
         try:
@@ -84,7 +92,7 @@ def write_folder(
 
 def fill_folder(folder: Path, fill: Callable[[Path], Any], gone: Iterable[str] = ()) -> Path:
     """The same for a function that writes any files into the folder that it is given."""
-    folder = folder.expanduser()
+    folder = expanded(folder)
     with disk_errors(folder):
         made = _make(folder)
         try:

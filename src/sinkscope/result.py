@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from sinkscope.errors import InputError, SinkscopeError, first_line
-from sinkscope.files import finish, latest, storable, write_folder
+from sinkscope.files import expanded, finish, latest, storable, write_folder
 from sinkscope.netcdf import read_arrays
 from sinkscope.schema import (
     SCHEMA,
@@ -255,7 +255,7 @@ def load_result(folder: str | Path) -> Result:
     Raises InputError for a folder that is not one, is damaged, holds parts of two runs, or whose
     arrays are more than plain arrays.
     """
-    path = Path(folder).expanduser()
+    path = expanded(folder)
     with contextlib.suppress(OSError):  # where it cannot be written it is read as it is
         finish(path)
     files = [latest(path, name) for name in (SUMMARY, ARRAYS)]
@@ -275,13 +275,14 @@ def load_result(folder: str | Path) -> Result:
         ]
         if len(absent) < error.error_count():
             first = error.errors()[0]
-            raise InputError(
-                f"{files[0]} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}."
-            ) from None
+            at = "".join(f"{'.'.join(map(str, place))}: " for place in [first["loc"]] if place)
+            raise InputError(f"{files[0]} is damaged: {at}{first['msg']}.") from None
         keys = ", ".join(".".join(map(str, at)) for at in absent[:3])
         raise InputError(
             f"{path} is of an older version of sinkscope: it lacks {keys}. Measure it again."
         ) from None
+    except PermissionError:
+        raise InputError(f"{file} cannot be read: it belongs to another user.") from None
     except Exception as error:  # noqa: BLE001 - whatever the readers of JSON and HDF5 say of damaged files
         raise InputError(f"{file} is damaged: {first_line(error)}") from None
     if summary.schema_version != SCHEMA:

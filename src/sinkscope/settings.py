@@ -21,7 +21,8 @@ from sinkscope.errors import InputError, OutOfResources
 BUILTIN = "builtin"
 ASSETS = Path(__file__).resolve().parent / "assets"  # the bundled model, series, excerpt, matrix
 MOST_TOKENS = 1 << 28  # of prompts that are drawn, whose number a text does not bound
-BOS_POLICIES = ("as-is", "with", "without", "both")
+ONE_POLICY = ("as-is", "with", "without")  # of one set of prompts
+BOS_POLICIES = (*ONE_POLICY, "both")
 Settings = TypeVar("Settings")
 
 

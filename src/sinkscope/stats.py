@@ -12,8 +12,6 @@ from sinkscope.result import Measured
 RESAMPLES = 2000
 EXACT_FLIPS, FLIPS = 12, 20000
 SUSTAINED = 3  # points in a row: training curves overshoot and dip
-
-
 LEAST_UNITS = 7  # intervals of fewer cover less than 93 %
 PER_SKEWNESS = 10  # a skewed mean needs this times its squared skewness (after Cochran, 1977)
 
@@ -21,13 +19,11 @@ PER_SKEWNESS = 10  # a skewed mean needs this times its squared skewness (after 
 def bootstrap(values: np.ndarray, seed: int = 0, units: np.ndarray | None = None) -> Measured:
     """Mean over prompts with its 95 % percentile bootstrap interval (2,000 resamples).
 
-    values [n]; NaN entries are prompts for which the figure is not defined. units [n] says which
-    document each prompt is of: prompts of one document are drawn together, since they are alike
-    (`paired_change`). With fewer than two units there is no interval. The levels are widened for
-    few units (`widened_tail`).
+    values [n]; NaN entries are prompts for which the figure is not defined. units [n]: document of
+    each prompt. It is drawn as by `ratio_of_means`.
     """
     values = np.asarray(values, dtype=np.float64)
-    return paired_change(values, np.zeros_like(values), seed=seed, units=units)
+    return ratio_of_means(values, np.ones_like(values), seed, units)
 
 
 def resampled(value: float, drawn: np.ndarray | list[float], tail: float = 0.025) -> Measured:
@@ -39,14 +35,14 @@ def resampled(value: float, drawn: np.ndarray | list[float], tail: float = 0.025
     return Measured(value=value, low=min(float(low), value), high=max(float(high), value))
 
 
-def _by_unit(
-    values: np.ndarray, known: np.ndarray, units: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and number of the known values [k] of each unit; known, units [n]."""
+def _by_unit(values: np.ndarray, units: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and number of the known values [n] of each unit; units [n]."""
+    values = np.asarray(values, dtype=np.float64)
+    known = np.isfinite(values)
     if units is None:
-        return values, np.ones(len(values))
+        return values[known], np.ones(known.sum())
     _, index = np.unique(np.asarray(units)[known], return_inverse=True)
-    return np.bincount(index, values), np.bincount(index).astype(float)
+    return np.bincount(index, values[known]), np.bincount(index).astype(float)
 
 
 def units_needed(values: np.ndarray, units: np.ndarray | None = None) -> int:
@@ -56,9 +52,7 @@ def units_needed(values: np.ndarray, units: np.ndarray | None = None) -> int:
     the units' means: a figure that few of them make large has a skewed mean. What no unit shows
     cannot be told from these.
     """
-    values = np.asarray(values, dtype=np.float64)
-    known = np.isfinite(values)
-    sums, counts = _by_unit(values[known], known, units)
+    sums, counts = _by_unit(values, units)
     means = sums / counts
     if means.size < 2 or means.std() < 1e-9:
         return LEAST_UNITS
@@ -73,17 +67,24 @@ def paired_change(
     seed: int = 0,
     units: np.ndarray | None = None,
 ) -> Measured:
-    """Mean of edited − intact over prompts, in units of the mean of `scale`, with a 95 % interval.
-
-    edited, intact, scale [n] are paired by prompt and resampled together (2,000 times); without a
-    scale the unit is 1. Prompts of one document (units [n], as in `bootstrap`) are drawn together;
-    the interval is then as wide as that of prompts drawn apart, or wider, since few documents can
-    look more alike than prompts do by chance alone (the larger of both errors: Angrist and Pischke
-    2009, section 8.2). The percentile levels are widened for few units as Hesterberg (2015, arXiv
-    1411.5279) proposes (`widened_tail`). NaN entries are left out; one unit gives no interval.
-    """
+    """Mean of edited − intact [n] over prompts, in units of the mean of `scale`, or of 1."""
     scale = np.ones_like(intact) if scale is None else scale
-    rows = np.stack([edited - intact, scale]).astype(np.float64)
+    return ratio_of_means(edited - intact, scale, seed, units)
+
+
+def ratio_of_means(
+    values: np.ndarray, base: np.ndarray, seed: int = 0, units: np.ndarray | None = None
+) -> Measured:
+    """Mean of values over the mean of base, with a 95 % interval.
+
+    values, base [n] are paired by prompt and resampled together (2,000 times). Prompts of one
+    document (units [n], as in `bootstrap`) are drawn together; the interval is then as wide as that
+    of prompts drawn apart, or wider, since few documents can look more alike than prompts do by
+    chance alone (the larger of both errors: Angrist and Pischke 2009, section 8.2). The percentile
+    levels are widened for few units as Hesterberg (2015, arXiv 1411.5279) proposes
+    (`widened_tail`). NaN entries are left out; one unit gives no interval.
+    """
+    rows = np.stack([values, base]).astype(np.float64)
     known = np.asarray(np.isfinite(rows).all(0))
     if not known.any() or abs(rows[1, known].mean()) < 1e-12:
         return Measured(value=None)
@@ -91,7 +92,8 @@ def paired_change(
     value = float(rows[0].mean() / rows[1].mean())
     drawn = [rows]
     if units is not None:
-        drawn.append(np.stack([_by_unit(row, known, units)[0] for row in rows]))
+        of = np.asarray(units)[known]
+        drawn.append(np.stack([_by_unit(row, of)[0] for row in rows]))
     if drawn[-1].shape[1] < 2:
         return Measured(value=value)
     lows, highs = zip(*(_ends(sums, seed) for sums in drawn), strict=True)
@@ -129,14 +131,16 @@ class Draw:
         """`paired_change` of values [k] of the first k prompts."""
         return paired_change(edited, intact, scale, self.seed, self._first(intact))
 
+    def ratio(self, values: np.ndarray, base: np.ndarray) -> Measured:
+        """`ratio_of_means` of values, base [k] of the first k prompts."""
+        return ratio_of_means(values, base, self.seed, self._first(values))
+
     def of_units(self, values: np.ndarray) -> np.ndarray:
         """A value for each unit that `mean` draws, with the mean of values [k]: [units].
 
         What a unit of sum s and size c adds to that mean m: m + (s − m c) / mean size.
         """
-        values = np.asarray(values, dtype=np.float64)
-        known = np.isfinite(values)
-        sums, counts = _by_unit(values[known], known, self._first(values))
+        sums, counts = _by_unit(values, self._first(values))
         mean = sums.sum() / counts.sum()
         return mean + (sums - mean * counts) / counts.mean()
 

@@ -82,5 +82,5 @@ def needs_it(removed: Measured | None, left: Measured | None) -> str:
 def _left(edited: torch.Tensor, intact: torch.Tensor, lab: CausalBench) -> Measured | None:
     """Mean over prompts, over the mean intact; None where there is nothing to measure."""
     now, before = (np.asarray(each, dtype=np.float64) for each in (edited, intact))
-    found = lab.draw.change(now, 0 * now, before)
+    found = lab.draw.ratio(now, before)
     return None if found.value is None else found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sinkscope.causal.evidence import Test
 from sinkscope.causal.families.faithfulness import Kept
@@ -27,9 +27,9 @@ class Verified:
     prompts: Prompts
     circuit: Circuit
     engine: Engine
-    tests: list[Test]
-    kept: Kept | None
     verdict: Verdict
     passes: float
     notes: list[str]
-    needs: list[PhaseNeed]
+    tests: list[Test] = field(default_factory=list)
+    kept: Kept | None = None
+    needs: list[PhaseNeed] = field(default_factory=list)

@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sinkscope.causal import thresholds
 from sinkscope.causal.evidence import NECESSITY, Test
 from sinkscope.causal.families.faithfulness import Kept
 from sinkscope.causal.families.kept_sets import SizeScore
 from sinkscope.causal.families.mediation import mediated
 from sinkscope.causal.power import SHOWN, UNDETERMINED
 from sinkscope.causal.record import Verified
-from sinkscope.causal.thresholds import thresholds
 from sinkscope.circuit.unit import name_of
 from sinkscope.frame import few_documents, opening_notes
 from sinkscope.result import Measured
 from sinkscope.schema import StageSummary, TestRow, VerifySummary
+from sinkscope.schema.base import bounds_of
 from sinkscope.schema.verify import CircuitCurve, CircuitSize, TriedSet
 from sinkscope.stats import Draw, nan_mean, spearman
 
@@ -50,7 +51,7 @@ def verify_summary(done: Verified) -> VerifySummary:
         circuit_curve={} if kept is None else _curve(kept),
         circuit_growth=[] if kept is None else [_size(size, kept.total) for size in kept.sizes],
         phase_needs=done.needs,
-        thresholds=thresholds(),
+        thresholds=bounds_of(vars(thresholds)),
         what_would_change_it=verdict.what_would_change_it,
         cost={"passes": round(done.passes, 2), "suffix_passes": done.engine.suffix},
         notes=_notes(done),

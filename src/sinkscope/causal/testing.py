@@ -217,7 +217,7 @@ class CausalBench:
             sink_change=self._sink([read], at),
             margin_change=self._margin([read], at),
             ce_change=self._ce(read),
-            kl=None if plan.shifted or read.kl is None else self._change(read.kl),
+            kl=None if plan.shifted or read.kl is None else self.draw.mean(read.kl),
             p0_norm=finite(np.nanmean(read.norm[:, 0, -1])),
             p0_cosine=cosine_on(read, self.heads),
             mass_moved_to=mass_moved(self.engine, read),
@@ -262,8 +262,7 @@ class CausalBench:
 
     def share_change(self, effect: np.ndarray) -> Measured:
         """An effect [n] relative to the mean intact sink, which is resampled with it by prompts."""
-        change = effect * self._scale
-        return self.draw.change(change, 0 * change, self.intact_sink)
+        return self.draw.ratio(effect * self._scale, self.intact_sink)
 
     def _sink(self, reads: list[Readout], at: int) -> Measured:
         mean = np.mean([read.on(self.heads, at) for read in reads], 0)
@@ -271,10 +270,7 @@ class CausalBench:
         return self.draw.change(mean, intact, self.intact_sink)
 
     def _margin(self, reads: list[Readout], at: int) -> Measured:
-        return self._change(np.mean([self.margin_effect(read, at) for read in reads], 0))
-
-    def _change(self, change: np.ndarray) -> Measured:
-        return self.draw.change(change, 0 * change)
+        return self.draw.mean(np.mean([self.margin_effect(read, at) for read in reads], 0))
 
     def _ce(self, read: Readout) -> Measured | None:
         if read.ce is None or self.engine.intact.ce is None:

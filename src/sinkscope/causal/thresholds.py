@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from sinkscope.detect.attention import OVER_UNIFORM
 from sinkscope.detect.decision import ELSEWHERE, LEARNED
-from sinkscope.schema.base import Threshold
 
 __all__ = ["ELSEWHERE", "LEARNED", "OVER_UNIFORM"]  # their home is detect
 
@@ -46,8 +45,3 @@ REASONS = {
     "tokens stand at many positions and what each receives adds up, so it must be the larger part",
     "OVER_UNIFORM": "and these tokens must hold this many times what uniform attention gives them",
 }
-
-
-def thresholds() -> dict[str, Threshold]:
-    """Name -> value and reason."""
-    return {name: {"value": globals()[name], "reason": why} for name, why in REASONS.items()}

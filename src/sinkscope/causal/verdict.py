@@ -43,45 +43,18 @@ def without_p0_sink(sinks: Sinks, prompts: int, by_ids: bool = False) -> Verdict
     prompts  how many were looked at: that there is no sink, few of them cannot say
     by_ids   whether a sink at other positions follows their ids (`elsewhere`)
     """
-    heads = int(sinks.elsewhere.sum())
-    if sinks.kind == "learned":
-        because = f"{heads} heads put more than {LEARNED:.0%} of their mass on a learned logit"
-        return Verdict("learned-sink", f"No head sinks at position zero; {because}.")
-    if sinks.kind == "positions":
-        places = ", ".join(map(str, sinks.positions))
-        s = "s" if len(sinks.positions) > 1 else ""
-        because = f"{heads} heads gather their late attention at position{s} {places}"
-        moved = "; exchanged with another, their ids take it along" if by_ids else ""
-        return Verdict(
-            "position-embedding" if by_ids else "other",
-            f"Position zero alone is no sink; {because}, whatever stands there{moved}.",
-            {"carried_by": "positions", "positions": list(sinks.positions)},
-        )
-    if sinks.kind == "tokens":
-        return Verdict(
-            "other",
-            f"No head sinks at position zero; {heads} heads sink at certain tokens wherever they "
-            "stand.",
-            {"carried_by": "tokens", "tokens": list(sinks.tokens)},
-        )
     if sinks.kind == "not visible":
-        lack = ["late queries that see position zero: take shorter prompts"]
-        return Verdict(
-            "undetermined",
+        return _open(
             "No late query sees position zero, and no other sink is seen.",
-            missing=lack,
-            what_would_change_it=lack,
+            "late queries that see position zero: take shorter prompts",
         )
+    if sinks.kind in ("learned", "positions", "tokens"):
+        return _another_sink(sinks, by_ids)
     if prompts < SEEN:
-        lack = [
-            f"prompts: {prompts} may miss a sink that one in {1 / RARE:.0f} has, {SEEN} would not; "
-            f"take {prompts_that_hold(LEAST, 0, 0)} prompts"
-        ]
-        return Verdict(
-            "undetermined",
+        return _open(
             f"No head is seen to sink in {prompts} prompts.",
-            missing=lack,
-            what_would_change_it=lack,
+            f"prompts: {prompts} may miss a sink that one in {1 / RARE:.0f} has, {SEEN} would not; "
+            f"take {prompts_that_hold(LEAST, 0, 0)} prompts",
         )
     change = [
         f"a head whose late queries put more than {SINK:.0%} of their attention on position zero "
@@ -89,3 +62,31 @@ def without_p0_sink(sinks: Sinks, prompts: int, by_ids: bool = False) -> Verdict
         f"logit, or more than {ELSEWHERE:.0%} on a few kinds of token"
     ]
     return Verdict("none", "No head sinks anywhere.", what_would_change_it=change)
+
+
+def _open(said: str, lack: str) -> Verdict:
+    return Verdict("undetermined", said, missing=[lack], what_would_change_it=[lack])
+
+
+def _another_sink(sinks: Sinks, by_ids: bool) -> Verdict:
+    """A sink on a learned logit, at other positions or at certain tokens."""
+    heads = int(sinks.elsewhere.sum())
+    if sinks.kind == "learned":
+        because = f"{heads} heads put more than {LEARNED:.0%} of their mass on a learned logit"
+        return Verdict("learned-sink", f"No head sinks at position zero; {because}.")
+    if sinks.kind == "tokens":
+        return Verdict(
+            "other",
+            f"No head sinks at position zero; {heads} heads sink at certain tokens wherever they "
+            "stand.",
+            {"carried_by": "tokens", "tokens": list(sinks.tokens)},
+        )
+    places = ", ".join(map(str, sinks.positions))
+    s = "s" if len(sinks.positions) > 1 else ""
+    because = f"{heads} heads gather their late attention at position{s} {places}"
+    moved = "; exchanged with another, their ids take it along" if by_ids else ""
+    return Verdict(
+        "position-embedding" if by_ids else "other",
+        f"Position zero alone is no sink; {because}, whatever stands there{moved}.",
+        {"carried_by": "positions", "positions": list(sinks.positions)},
+    )

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -49,7 +50,7 @@ from sinkscope.causal.power import LEAST, MOST_ROWS, UNDETERMINED
 from sinkscope.causal.record import Verified
 from sinkscope.causal.summary import verify_dataset, verify_summary
 from sinkscope.causal.testing import CausalBench
-from sinkscope.causal.verdict import without_p0_sink
+from sinkscope.causal.verdict import Verdict, without_p0_sink
 from sinkscope.causal.words import other_paths
 from sinkscope.circuit.find import find_circuit
 from sinkscope.circuit.model import Circuit
@@ -185,33 +186,28 @@ def _tried(
     lab = CausalBench(
         engine, circuit, heads, settings.position, settings.draws, settings.seed, intact, budget
     )
-    tests: list[Test] = []
-    kept, screened, needs = None, 0.0, []
-    if circuit.sinks:
-        tests, kept = run_tests(lab, lambda done, total: progress(label, done, total))
-        needs, detail = need_rows(lab), detail_of(circuit)
-        verdict = with_p0_sink(tests, lab.sink_heads, prompts.bos, detail, settings.seed)
-        screened = lab.screen.passes * rows.input_ids.numel() / prompts.input_ids.numel()
-    else:
-        stats = read_attention(subject, prompts, tokens=True)
-        sinks = sinks_of(stats)
-        by_ids = sinks.kind == "positions" and follow_their_ids(
-            subject, rows, sinks, stats.blocks, settings.seed
-        )
-        verdict = without_p0_sink(sinks, len(prompts), by_ids)
-        screened = 1.0
-    return Verified(
-        whole=prompts,
-        prompts=rows,
-        circuit=circuit,
-        engine=engine,
-        tests=tests,
-        kept=kept,
-        verdict=verdict,
-        passes=engine.passes + screened,
-        notes=lab.notes,
-        needs=needs,
+    verified = partial(Verified, whole=prompts, prompts=rows, circuit=circuit, engine=engine)
+    if not circuit.sinks:
+        verdict = _elsewhere(subject, prompts, rows, settings.seed)
+        return verified(verdict=verdict, passes=engine.passes + 1.0, notes=lab.notes)
+    tests, kept = run_tests(lab, lambda done, total: progress(label, done, total))
+    needs, detail = need_rows(lab), detail_of(circuit)
+    verdict = with_p0_sink(tests, lab.sink_heads, prompts.bos, detail, settings.seed)
+    screened = lab.screen.passes * rows.input_ids.numel() / prompts.input_ids.numel()
+    passes = engine.passes + screened
+    return verified(
+        tests=tests, kept=kept, verdict=verdict, passes=passes, notes=lab.notes, needs=needs
     )
+
+
+def _elsewhere(subject: Subject, prompts: Prompts, rows: Prompts, seed: int) -> Verdict:
+    """The verdict without a sink at P0, by where else attention goes: one pass."""
+    stats = read_attention(subject, prompts, tokens=True)
+    sinks = sinks_of(stats)
+    by_ids = sinks.kind == "positions" and follow_their_ids(
+        subject, rows, sinks, stats.blocks, seed
+    )
+    return without_p0_sink(sinks, len(prompts), by_ids)
 
 
 def _wants_more(done: Verified) -> bool:

@@ -38,7 +38,7 @@ from sinkscope.circuit.observed import Observed
 from sinkscope.circuit.phase_parts import PhaseParts, all_parts
 from sinkscope.circuit.ranking import units_by_logit, usual_inputs
 from sinkscope.circuit.reading import SinkHeads, reading_from_scan, reading_of
-from sinkscope.circuit.recognition import Recognition, recognition
+from sinkscope.circuit.recognition import Recognition, recognition, recognition_beside
 from sinkscope.circuit.record import FoundCircuit
 from sinkscope.circuit.rise import Along, Rise, Seen, direction_of, rise_of, seen_of
 from sinkscope.circuit.streams import p0_points
@@ -108,12 +108,24 @@ def find(
         along = direction_of(seen, rise)
         writing = _writing(seen, rise, along, drawn, usual, start)  # 6, 8
         progress("circuit", 2, 3)
-        recognised = recognising()
+        recognised = _recognised(recognising(), seen, prompts, seed)
         progress("circuit", 3, 3)
+    return _found(prompts.bos, seen, rise, along, writing, recognised, null)
+
+
+def _found(
+    bos: str,
+    seen: Seen,
+    rise: Rise,
+    along: Along | None,
+    writing: _Writing,
+    recognised: Recognition,
+    null: float | Missing,
+) -> FoundCircuit:
     return FoundCircuit(
-        circuit=_circuit(prompts.bos, seen, rise, along, writing, recognised),
+        circuit=_circuit(bos, seen, rise, along, writing, recognised),
         observed=seen.observed,
-        reading=reading,
+        reading=seen.reading,
         tokens=seen.tokens,
         p0=seen.p0,
         here=seen.here,
@@ -126,6 +138,16 @@ def find(
         null=null,
         logits=rise.logits,
     )
+
+
+def _recognised(told: Recognition, seen: Seen, prompts: Prompts, seed: int) -> Recognition:
+    """Recognition beside the other sinks of the sink heads, where P0 is told from all nowhere."""
+    heads = seen.reading.sinking
+    if told.point is not None or told.reason or not heads.any():
+        return told
+    observed = seen.observed
+    beside = recognition_beside(observed.subject, observed.sites, prompts, seed, heads)
+    return told if beside.point is None or not beside.sinks else beside
 
 
 def _reading(observed: Observed, scan: Result | None, bos: str) -> SinkHeads:

@@ -43,6 +43,11 @@ def notes(traced: Traced) -> list[str]:
         said.append(found.null.sentence)
     if found.recognition.reason:
         said.append(f"Separability was not measured: {found.recognition.reason}.")
+    if found.recognition.sinks:
+        said.append(
+            f"Recognition leaves out {found.recognition.sinks} other positions that hold the sink "
+            "as well: with them, no read point tells position zero apart for two blocks."
+        )
     if found.recognition.probe_reason:
         said.append(f"Linear probes were not fitted: {found.recognition.probe_reason}.")
     if found.writes is not None and found.writes.without_units:

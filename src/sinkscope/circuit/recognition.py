@@ -5,6 +5,9 @@ The recognition point is the first read point from which any of the measures of
 finds what no scalar shows. Negatives are states of other positions of the prompts. Positives are
 the one-token states of the same token ids: what position zero would hold if each prompt were
 rotated until that token came first, since position zero sees nothing but itself.
+
+Positions that hold the sink together with position zero (delimiters, repeats of a token) look like
+it once they are amplified as well. Where it is told from the others nowhere, they are left out.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import torch
 
 from sinkscope.circuit.separation import MEASURES, Rows, separability
 from sinkscope.circuit.streams import stream_hooks, width_of
+from sinkscope.detect.attention import MIN_QUERIES, OVER_UNIFORM
 from sinkscope.observe.attention import observe
 from sinkscope.observe.layout import layout_of
 from sinkscope.observe.p0_stream import BATCH, one_token_pass
@@ -44,6 +48,7 @@ class Recognition:
     point         name of the recognition point, None where there is none
     measures      the measures that tell P0 apart there
     positions     other positions that were taken, from `texts` prompts, with `tokens` different ids
+    sinks         other positions that were left out, since they hold the sink too
     reason        why nothing was measured
     probe_reason  why the linear probes were not
     """
@@ -54,18 +59,43 @@ class Recognition:
     positions: int = 0
     texts: int = 0
     tokens: int = 0
+    sinks: int = 0
     reason: str = ""
     probe_reason: str = ""
 
 
 def recognition(subject: Subject, sites: Sites, prompts: Prompts, seed: int) -> Recognition:
     """Separability of position zero on a sample of the other positions of these prompts."""
+    prompts = _looked_at(subject, prompts)
+    return _told(subject, sites, prompts, others_of(prompts), seed)
+
+
+def recognition_beside(
+    subject: Subject, sites: Sites, prompts: Prompts, seed: int, heads: np.ndarray
+) -> Recognition:
+    """The same without positions that hold the sink of these heads [blocks, heads] as well."""
+    prompts = _looked_at(subject, prompts)
+    ordinary, sinks = _ordinary(subject, prompts, heads)
+    return replace(_told(subject, sites, prompts, ordinary, seed), sinks=sinks)
+
+
+def _looked_at(subject: Subject, prompts: Prompts) -> Prompts:
+    """The prompts that other positions are drawn from."""
     prompts = _without_constant(prompts)
+    most = _most(subject)
+    return prompts.take(slice(0, max(TEXTS, -(-most // (prompts.length - 1)))))
+
+
+def _most(subject: Subject) -> int:
+    return max(POSITIONS, PER_CHANNEL * width_of(subject))
+
+
+def _told(
+    subject: Subject, sites: Sites, prompts: Prompts, others: torch.Tensor, seed: int
+) -> Recognition:
+    """Separability from a sample of the `others` [n, T]."""
     channels = width_of(subject)
-    most = max(POSITIONS, PER_CHANNEL * channels)
-    texts = max(TEXTS, -(-most // (prompts.length - 1)))
-    prompts = prompts.take(slice(0, texts))
-    row, column = _sample(prompts, most, seed)
+    row, column = _sample(others, _most(subject), seed)
     ids, token = prompts.input_ids[row, column].unique(return_inverse=True)
     taken = Recognition(positions=len(row), texts=len(row.unique()), tokens=len(ids))
     rows = Rows.grouped(token, row).to(subject.device)
@@ -126,14 +156,42 @@ def _without_constant(prompts: Prompts) -> Prompts:
     return Prompts(prompts.input_ids[:, 1:], prompts.lengths - 1, prompts.kind, "without")
 
 
-def _sample(prompts: Prompts, most: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row and column of at most `most` other positions, drawn over all prompts, in order."""
+def others_of(prompts: Prompts) -> torch.Tensor:
+    """Which positions of the prompts are real ones and not position zero: [n, T]."""
     layout = layout_of(prompts, torch.device("cpu"))
-    others = (layout.valid & ~layout.is_p0).nonzero()
+    return layout.valid & ~layout.is_p0
+
+
+def _sample(others: torch.Tensor, most: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row and column of at most `most` of the others [n, T], drawn over all prompts, in order."""
+    places = others.nonzero()
     generator = torch.Generator().manual_seed(seed)
-    picked = torch.randperm(len(others), generator=generator)[:most].sort().values
-    row, column = others[picked].T
+    picked = torch.randperm(len(places), generator=generator)[:most].sort().values
+    row, column = places[picked].T
     return row, column
+
+
+def _ordinary(subject: Subject, prompts: Prompts, heads: np.ndarray) -> tuple[torch.Tensor, int]:
+    """Other positions [n, T] that hold no sink of these heads, and how many hold it.
+
+    A position holds it if the heads give it, in the mean over them and the late queries that see
+    it, more than OVER_UNIFORM times what uniform attention would. Those that fewer than MIN_QUERIES
+    see are no part of either.
+    """
+    found = []
+    for batch in prompts.batches():
+        received, even = torch.zeros(2, *batch.input_ids.shape)
+        seen = torch.zeros_like(batch.input_ids)
+        for read in observe(subject, batch, Want())[0]:
+            mine = np.flatnonzero(heads[read.block])
+            assert read.late is not None
+            received += read.late[:, mine].sum(1).cpu()
+            even += len(mine) * read.visible.late_even.cpu()
+            seen = torch.maximum(seen, bool(len(mine)) * read.visible.late_seen.cpu())
+        told = others_of(batch) & (seen >= MIN_QUERIES)
+        found.append((told, received > OVER_UNIFORM * even))
+    told, held = (torch.cat(rows) for rows in zip(*found))
+    return told & ~held, int((told & held).sum())
 
 
 class _States:

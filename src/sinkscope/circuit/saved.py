@@ -18,6 +18,7 @@ from sinkscope.circuit.find import find_circuit
 from sinkscope.circuit.model import Circuit
 from sinkscope.circuit.unit import Unit, unit_named
 from sinkscope.errors import InputError
+from sinkscope.files import expanded
 from sinkscope.observe.stream import unit as unit_length
 from sinkscope.schema.circuit import CircuitFile
 from sinkscope.subject.load import Subject
@@ -62,7 +63,7 @@ def load_circuit(path: str | Path) -> SavedCircuit:
 
     Raises InputError, in one sentence, for a file that is missing, damaged or none of this format.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     path = path / "circuit.json" if path.is_dir() else path
     try:
         file = CircuitFile.model_validate_json(path.read_bytes())

@@ -82,7 +82,7 @@ def trace_summary(traced: Traced) -> TraceSummary:
         if block_writes is None or emergence is None
         else later_amplification(block_writes, emergence),
         notes=notes(traced),
-        p0_sink=circuit.sinks if traced.whole.enough else None,
+        p0_sink=circuit.sinks if traced.whole.enough and np.isfinite(circuit.late).any() else None,
         read_point=None if circuit.direction is None else f"x{circuit.read_point}",
         writing_shared_neurons=components.rows(SHARED),
         writing_whole=[[name, share] for name, share in components.whole],
@@ -145,6 +145,7 @@ def _recognition(traced: Traced) -> Recognised:
         "positions": recognised.positions,
         "texts": recognised.texts,
         "tokens": recognised.tokens,
+        "sinks": recognised.sinks,
         "measures": list(recognised.measures),
         "auroc": {
             name: {p: _nan(a) for p, a in zip(points, curve)}

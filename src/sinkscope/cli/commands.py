@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,7 +27,10 @@ from sinkscope.settings import (
     VerifySettings,
     part_of,
 )
-from sinkscope.subject.documents import refuse_no_text
+
+if TYPE_CHECKING:
+    from sinkscope.frame import Progress
+    from sinkscope.result import Result
 
 # in the order of the help; each is a function below
 EXAMPLES = {
@@ -142,20 +145,20 @@ def verify(
     if replication is None:
         common.measure("verify", loading, settings, showing, expect, VERDICTS)
         return
-    common.check(showing.out, expect, VERDICTS)
-    common.check_unowned(showing)
+    common.check_showing(showing)
     from sinkscope.replications.run import replication_of
     from sinkscope.replications.run import run as replicate
 
     if expect is not None:
         raise InputError("--replication reaches no verdict, so it takes no --expect.")
     replication_of(replication)  # before a model is loaded for an unknown one
-    with common.watched(showing) as progress:
+    prompts = part_of(settings, ReplicationSettings)
+
+    def work(progress: Progress) -> Result:
         subject = common.opened(loading, showing, progress)
-        prompts = part_of(settings, ReplicationSettings)
-        result = replicate(replication, subject, prompts, progress=progress)
-        page = common.saved(result, showing, progress)
-    common.show(result, showing, page)
+        return replicate(replication, subject, prompts, progress=progress)
+
+    common.carry_out(work, showing)
 
 
 @options
@@ -169,16 +172,14 @@ def timeline(
     showing: Showing,
 ) -> None:
     """When the circuit formed, where it concentrated, and whether it has settled."""
-    common.check(showing.out)
-    common.check_unowned(showing)
+    common.check_showing(showing)
     common.stay_offline(checkpoints.offline)
     from sinkscope.training_runs.timeline import timeline as follow
 
     stages = stages_of("timeline", vars(settings), len(sources), writes=showing.out is not None)
-    with common.watched(showing, stages) as progress:
-        result = follow(sources, settings, checkpoints, progress=progress)
-        page = common.saved(result, showing, progress)
-    common.show(result, showing, page)
+    common.carry_out(
+        lambda progress: follow(sources, settings, checkpoints, progress=progress), showing, stages
+    )
 
 
 @options
@@ -205,27 +206,17 @@ def advise(
     ] = None,
 ) -> None:
     """What to do about the sink: BOS, short caches, quantisation, float16, and lines to paste."""
-    common.check(showing.out)
-    common.check_unowned(showing)
     from sinkscope.advice import gates
-    from sinkscope.advice.advise import advise as answer
     from sinkscope.advice.advise import questions
+    from sinkscope.ranks import rank
 
-    if settings.kind == "text":
-        refuse_no_text(settings.text)
     wanted = gates.parse(gate or (), questions(settings.questions))
-    writes = showing.out is not None
-    stages = stages_of("advise", vars(settings), writes=writes)
-    with common.watched(showing, stages) as progress:
-        subject = common.opened(loading, showing, progress)
-        result = answer(subject, settings, progress=progress)
-        page = common.saved(result, showing, progress)
-    if model_card is not None:
+    result = common.measure("advise", loading, settings, showing)
+    if model_card is not None and not rank():
         from sinkscope.files import write_whole
         from sinkscope.report.advise.card import model_card as card
 
         write_whole(model_card, card(result).encode())
-    common.show(result, showing, page)
     failures = [why for each in wanted if (why := each.failure(result.summary.advise))]
     if failures:
         print(f"sinkscope: not met: {'; '.join(failures)}.", file=sys.stderr)

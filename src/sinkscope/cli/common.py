@@ -8,16 +8,13 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sinkscope
 from sinkscope.cli.expect import exit_on_expect, refuse_unknown
-from sinkscope.cli.options import Debug as Debug
-from sinkscope.cli.options import Json as Json
 from sinkscope.cli.options import Printing, Showing
-from sinkscope.cli.options import Seed as Seed
 from sinkscope.errors import InputError, SinkscopeError, first_line, is_out_of_memory
 from sinkscope.files import disk_is_full, prove_writable
 from sinkscope.pace import stages_of
@@ -60,23 +57,38 @@ def measure(
     showing: Showing,
     expect: str | None = None,
     known: tuple[str, ...] = (),
-) -> None:
+) -> Result:
     """Load a model, run the command of that name on it, save, print, hold against `expect`."""
-    check(showing.out, expect, known)
-    check_unowned(showing)
+    refuse_unknown(expect, known)
+    check_showing(showing)
     if settings.kind == "text":
         refuse_no_text(settings.text)
-    stages = stages_of(name, vars(settings), writes=showing.out is not None)
-    with watched(showing, stages) as progress:
+
+    def work(progress: Progress) -> Result:
         subject = opened(loading, showing, progress)
+        return getattr(sinkscope, name)(subject, settings, progress=progress)
+
+    stages = stages_of(name, vars(settings), writes=showing.out is not None)
+    result = carry_out(work, showing, stages)
+    exit_on_expect(result, expect)
+    return result
+
+
+def carry_out(
+    work: Callable[[Progress], Result],
+    showing: Showing,
+    stages: Sequence[tuple[str, float]] = (),
+) -> Result:
+    """Do the work, save its result and print it; of several processes the first does so."""
+    with watched(showing, stages) as progress:
+        result = work(progress)
         from sinkscope.ranks import rank
 
-        if rank():  # the first process of several shows and writes
+        if rank():
             showing = dataclasses.replace(showing, out=None, quiet=True, json=False)
-        result = getattr(sinkscope, name)(subject, settings, progress=progress)
         page = saved(result, showing, progress)
     show(result, showing, page)
-    exit_on_expect(result, expect)
+    return result
 
 
 def opened(loading: LoadSettings, showing: Showing, progress: Progress) -> Subject:
@@ -132,19 +144,19 @@ def check_device(device: str) -> None:
         )
 
 
-def check(out: Path | None, expect: str | None = None, known: tuple[str, ...] = ()) -> None:
-    """Refuse an output folder or an expectation that cannot be one, before any work is done."""
+def check(out: Path | None) -> None:
+    """Refuse an output folder that cannot be one, before any work is done."""
     if out is not None:
         if out.exists() and not out.is_dir():
             raise InputError(f"{out} is a file; a folder is wanted.")
         prove_writable(out)
-    refuse_unknown(expect, known)
 
 
-def check_unowned(showing: Showing) -> None:
-    """Refuse to replace files of these names that no result of ours is known to have written."""
+def check_showing(showing: Showing) -> None:
+    """`check`, and refuse to replace files of our names that no result is known to have written."""
     from sinkscope.result import ARRAYS, REPORT, SUMMARY
 
+    check(showing.out)
     if showing.out is None or showing.force or _held(showing.out):
         return
     for name in (SUMMARY, ARRAYS, REPORT):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sinkscope.cli import common
+from sinkscope.cli.options import Debug, Json
 
 EXAMPLES = """
   sinkscope doctor
@@ -16,8 +16,8 @@ EXAMPLES = """
 
 def command(
     device: Annotated[str, typer.Option(help="Device to check: cpu, cuda, ..")] = "cpu",
-    json: common.Json = False,
-    debug: common.Debug = False,
+    json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Check versions, kernels and readers on this machine."""
     from sinkscope.observe.selfcheck import self_check

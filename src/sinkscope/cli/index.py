@@ -11,6 +11,7 @@ import typer
 
 from sinkscope.cli import common
 from sinkscope.cli.options import Printing, options
+from sinkscope.errors import InputError
 
 EXAMPLES = """
   sinkscope index runs                      every run below it
@@ -32,19 +33,26 @@ def command(
 ) -> None:
     """List the runs in a folder: filtered, sorted, and as a page that does both."""
     import sinkscope
-    from sinkscope.files import write_whole
+    from sinkscope.files import expanded, write_whole
     from sinkscope.model_runs.index import chosen, runs_in
     from sinkscope.report.sweep.page import render_index
     from sinkscope.report.text import visible
 
-    found = runs_in(folder.expanduser())
+    found = runs_in(expanded(folder))
     rows = chosen(found.rows, where or (), sort)
-    common.check(folder)
-    page = folder.expanduser() / "index.html"
-    name = folder.expanduser().resolve().name
-    html = render_index(name, found.rows, found.pages, sinkscope.__version__)
-    write_whole(page, html.encode("utf-8", "replace"))
-    for run, why in found.broken.items():
+    place, page = expanded(folder), None
+    name = place.resolve().name
+    try:
+        common.check(place)
+    except InputError as error:  # a folder of others is listed all the same
+        if showing.quiet:
+            raise
+        print(f"sinkscope: no page was written: {error}", file=sys.stderr)
+    else:
+        html = render_index(name, found.rows, found.pages, sinkscope.__version__)
+        page = place / "index.html"
+        write_whole(page, html.encode("utf-8", "replace"))
+    for run, why in found.left_out.items():
         print(f"sinkscope: {visible(run)} is left out: {visible(why)}", file=sys.stderr)
     if showing.quiet:
         print(visible(page))
@@ -57,4 +65,5 @@ def command(
         from sinkscope.report.sweep.terminal import print_table
 
         print_table(plain_table(rows, f"Runs in {visible(name)}", showing.verbose), Console())
-        print(f"{len(rows)} of {len(found.rows)} rows. Page: {visible(page)}")
+        there = f" Page: {visible(page)}" if page else ""
+        print(f"{len(rows)} of {len(found.rows)} rows.{there}")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json as jsonlib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sinkscope.cli import common, lab_experiments
-from sinkscope.cli.options import add_command
+from sinkscope.cli.options import Debug, Device, Json, Seed, Threads, add_command
 from sinkscope.errors import InputError
+
+if TYPE_CHECKING:
+    from sinkscope.lab.recipe import TrainingRecipe
 
 app = typer.Typer(
     help="Models whose sink is known, by construction or by training.",
@@ -35,7 +38,7 @@ EXAMPLES = {
 }
 
 
-def list_known(json: common.Json = False, debug: common.Debug = False) -> None:
+def list_known(json: Json = False, debug: Debug = False) -> None:
     """What can be built, trained and run: mechanisms, recipes and experiments."""
     from sinkscope.known.constructed import MECHANISMS
     from sinkscope.lab.recipe import recipe_names
@@ -80,33 +83,25 @@ def train(
         int | None, typer.Option(min=1, help="Steps in place of the recipe's.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed in place of the recipe's.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    device: Device = "cpu",
+    threads: Threads = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that was cut short.")
     ] = False,
-    debug: common.Debug = False,
+    debug: Debug = False,
 ) -> None:
     """Train one model from scratch: its checkpoints, its log, and its sink at the end."""
-    from dataclasses import replace
-
     import torch
     from transformers.utils import logging
 
-    from sinkscope.checked import refuse_beyond
     from sinkscope.lab.data import prepare
-    from sinkscope.lab.recipe import read_recipe
     from sinkscope.lab.state import check_out
     from sinkscope.lab.summary import summary
     from sinkscope.lab.train import train as train_model
 
     logging.disable_progress_bar()
     torch.set_num_threads(threads)
-    chosen = read_recipe(recipe)
-    chosen = chosen if steps is None else chosen.shortened(steps)
-    if seed is not None:
-        refuse_beyond("--seed", seed)
-        chosen = replace(chosen, seed=seed)
+    chosen = _changed(recipe, steps, seed)
     common.check_device(device)
     out = Path(Path(recipe).stem) if out is None else out
     check_out(out, resume)
@@ -116,20 +111,31 @@ def train(
         data = prepare(chosen, corpus)
         progress("reading the text", 1, 1)
         model = train_model(
-            chosen,
-            data,
-            out,
-            device,
-            resume,
+            chosen, data, out, device, resume,
             lambda row: progress("training", row["step"], chosen.steps),
-        )
+        )  # fmt: skip
     typer.echo(f"{summary(model, data, chosen)}\nSaved in {out}.")
+
+
+def _changed(recipe: str, steps: int | None, seed: int | None) -> TrainingRecipe:
+    """A recipe, with steps and seed in place of its own where they are given."""
+    from dataclasses import replace
+
+    from sinkscope.checked import refuse_beyond
+    from sinkscope.lab.recipe import read_recipe
+
+    chosen = read_recipe(recipe)
+    chosen = chosen if steps is None else chosen.shortened(steps)
+    if seed is None:
+        return chosen
+    refuse_beyond("--seed", seed)
+    return replace(chosen, seed=seed)
 
 
 def build(
     mechanism: Annotated[str, typer.Option(help="One of sinkscope lab list.")],
     out: Annotated[Path, typer.Option(help="Folder for the model and its truth.json.")],
-    seed: common.Seed = 0,
+    seed: Seed = 0,
     family: Annotated[str | None, typer.Option(help="llama, mixtral, gpt2 or gpt_oss.")] = None,
     noise: Annotated[float | None, typer.Option(help="Noise level, 0 to 0.1.")] = None,
     carry: Annotated[
@@ -139,7 +145,7 @@ def build(
             "these then mix once the sink is gone. Default: nothing."
         ),
     ] = None,
-    debug: common.Debug = False,
+    debug: Debug = False,
 ) -> None:
     """Build one model with the answer written into its weights."""
     from transformers.utils import logging

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sinkscope.cli import common
+from sinkscope.cli.options import Debug, Device, Json, Threads
 
 if TYPE_CHECKING:
     from sinkscope.lab.studies.plan import StudyPlan
@@ -41,8 +42,8 @@ def run(
             "excerpt, which is enough for smoke."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    device: Device = "cpu",
+    threads: Threads = 1,
     minutes: Annotated[
         float | None,
         typer.Option(min=0, help="Stop after so many minutes, with everything saved to go on."),
@@ -56,8 +57,8 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be trained, and write nothing.")
     ] = False,
-    json: common.Json = False,
-    debug: common.Debug = False,
+    json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Run an experiment: train every cell with every seed, measure, write the study page."""
     import torch
@@ -146,7 +147,7 @@ def study(
     out: Annotated[
         Path | None, typer.Option(help="Folder for page and pictures. Default: the first DIR.")
     ] = None,
-    debug: common.Debug = False,
+    debug: Debug = False,
 ) -> None:
     """Write the study page of an experiment again, from its raw results alone."""
     from sinkscope.report.studies.study import write_study

@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from sinkscope.cli import common
+from sinkscope.cli.options import Debug, Json
 from sinkscope.errors import InputError
+from sinkscope.files import expanded
 from sinkscope.settings import ASSETS
 
 EXAMPLES = """
@@ -30,11 +32,11 @@ def command(
         bool, typer.Option("--verify", help="Check here and now, with tiny random models.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="File for the result of --verify.")] = None,
-    json: common.Json = False,
-    debug: common.Debug = False,
+    json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Support matrix: family, reader, and what was verified."""
-    common.check(None if out is None else out.expanduser().parent)
+    common.check(None if out is None else expanded(out).parent)
     matrix = _verify(types) if verify else jsonlib.loads(MATRIX.read_text(encoding="utf-8"))
     if types:
         unknown = [name for name in types if name not in matrix["types"]]
@@ -43,13 +45,13 @@ def command(
                 f"{', '.join(unknown)} is not a causal model type known here; see sinkscope models."
             )
         matrix["types"] = {name: matrix["types"][name] for name in types}
+    text = jsonlib.dumps(matrix, indent=1) + "\n"
     if out is not None:
-        text = jsonlib.dumps(matrix, indent=1) + "\n"
         from sinkscope.files import write_whole
 
-        write_whole(out.expanduser(), text.encode())
+        write_whole(expanded(out), text.encode())
     if json:
-        sys.stdout.write(jsonlib.dumps(matrix, indent=1) + "\n")
+        sys.stdout.write(text)
     else:
         _show(matrix)
 

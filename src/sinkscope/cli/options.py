@@ -26,8 +26,10 @@ from sinkscope.settings import field_docs
 
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-TAKEN = {str: "TEXT", int: "N", float: "X", Path: "PATH"}
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
+TAKEN = {str: "TEXT", int: "N", float: "X", Path: "PATH"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,11 +8,12 @@ either, two heads or more that pass WEAK in nearly all of them; and last, heads 
 prompt or two, where no other key does. Only then is it asked whether the
 model sinks elsewhere: on a learned logit, at other positions, at tokens wherever they stand.
 Positions and tokens must pass in both halves of the prompts, so that none is chosen and judged on
-the same ones.
+the same ones. Beside a sink at position zero the same is asked of the other heads (`beside_p0`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,11 +68,16 @@ class Sinks:
         """Whether the model sinks at P0."""
         return self.kind == "p0"
 
+    @property
+    def answer(self) -> bool | None:
+        """The same; None where no late query sees P0, so that it cannot be said."""
+        return self.at_p0 if self.of else None
+
 
 def sinks_of(stats: AttentionStats) -> Sinks:
     """Where a model sinks, from the statistics of some prompts."""
     late = nan_mean(stats.late)
-    found = _Found(stats, late, stats.uniform[1][:, None])
+    found = _Found(stats, late, stats.uniform[1][:, None], np.ones(late.shape, dtype=bool))
     heads, words = found.at_p0()
     none = np.zeros_like(heads)
     of = int(np.isfinite(late).sum())
@@ -86,17 +92,36 @@ def sinks_of(stats: AttentionStats) -> Sinks:
         return Sinks(
             "p0", heads, none, of, prompts, (*words, *_few(heads, of)), found.beside(heads)
         )
-    for kind, look in (
-        ("learned", found.learned),
-        ("positions", found.positions),
-        ("tokens", found.tokens),
-    ):
+    for kind, look in found.elsewhere:
         elsewhere, which = look()
         if elsewhere.any():
             places = {kind: which} if which else {}
             few = _few(elsewhere, elsewhere.size)
             return Sinks(kind, none, elsewhere, of, prompts, few, **places)
     return Sinks("none" if of else "not visible", none, none, of, prompts)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A sink that other heads have beside that at P0: its kind, heads [layer, head], and places."""
+
+    kind: str
+    heads: np.ndarray
+    places: tuple[int, ...] = ()
+
+
+def beside_p0(stats: AttentionStats, sinks: Sinks) -> list[Beside]:
+    """Where heads that do not sink at P0 sink, in a model whose other heads do."""
+    if not sinks.at_p0:
+        return []
+    found = _Found(stats, nan_mean(stats.late), stats.uniform[1][:, None], ~sinks.heads)
+    beside = []
+    for kind, look in found.elsewhere:
+        heads, places = look()
+        found.asked = found.asked & ~heads
+        if heads.any():
+            beside.append(Beside(kind, heads, places))
+    return beside
 
 
 def _few(heads: np.ndarray, of: int) -> tuple[str, ...]:
@@ -109,16 +134,23 @@ class _Found:
 
     late     [layer, head] late share of P0, mean over prompts
     uniform  [layer, 1] under uniform attention
+    asked    [layer, head] heads that are asked whether they sink elsewhere
     curves   [2, layer, head, position] late share by position in each half of the prompts
     """
 
     stats: AttentionStats
     late: np.ndarray
     uniform: np.ndarray
+    asked: np.ndarray
     curves: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         self.curves = self.stats.late_curves
+
+    @property
+    def elsewhere(self) -> tuple[tuple[str, Callable[[], tuple[np.ndarray, tuple[int, ...]]]], ...]:
+        """Where else heads may sink, in the order in which it is asked: heads, and places."""
+        return ("learned", self.learned), ("positions", self.positions), ("tokens", self.tokens)
 
     def at_p0(self) -> tuple[np.ndarray, tuple[str, ...]]:
         """Heads [layer, head] that sink at P0, and what must be said beside it."""
@@ -201,7 +233,7 @@ class _Found:
         learned = self.stats.mean("learned")
         heads = np.zeros_like(self.late, dtype=bool)
         if learned is not None:
-            np.greater(learned, LEARNED, out=heads, where=np.isfinite(learned))
+            np.greater(learned, LEARNED, out=heads, where=np.isfinite(learned) & self.asked)
         return heads, ()
 
     def positions(self) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -209,6 +241,8 @@ class _Found:
         uniform = OVER_UNIFORM * self.uniform[..., None]
         with np.errstate(invalid="ignore"):
             chosen = (self.curves > np.maximum(uniform, LEAST)).all(0) & self._often(LEAST)[1]
+        chosen &= self.asked[..., None]
+        chosen[..., 0] &= self.asked.all()  # beside a sink at P0, elsewhere is not there
         held = _run_sums(np.where(chosen, np.nan_to_num(self.curves).min(0), 0.0))
         run = held > np.maximum(SINK, uniform)
         heads = np.asarray(run.any(-1))
@@ -225,6 +259,7 @@ class _Found:
             return heads, ()
         shares, even = mass.shares()
         chosen = (shares > OVER_UNIFORM * even[:, :, None]) & (shares > LEAST)
+        chosen &= self.asked[..., None]
         held = np.zeros(len(mass.tokens))
         for layer, head in np.argwhere(chosen.any((0, 3))):
             parts = [

@@ -99,16 +99,8 @@ def _measured(
     drawn = start(_maps, subject, prompts, settings.reader)
     proof = proving()
     residual, cosine, no_residual = residual_of()
-    attention = AttentionStats(vocabulary(subject), prompts)
-    heads = HeadStats()
-    want = Want(entropy=True, inspect=(heads.inspect,))
-    done = len(prompts)  # the plain pass before, for the direction, is a third
-    for batch in prompts.batches():
-        progress(label, done, 3 * len(prompts))
-        reads, layout = _one_pass(subject, batch, want, settings.reader, residual, heads, size)
-        attention.add(reads, layout, batch.input_ids)
-        done += 2 * len(batch)
-    progress(label, 3 * len(prompts), 3 * len(prompts))
+    told = partial(progress, label)
+    attention, heads = _attention(subject, prompts, settings.reader, residual, size, told)
     progress(f"nulls ({prompts.bos} BOS)", 0, 1)
     null = untrained(subject, pilot, settings.reader, size) if settings.untrained else NOT_ASKED
     maps, map_tokens = drawn()
@@ -130,6 +122,27 @@ def _measured(
         maps=maps,
         map_tokens=map_tokens,
     )
+
+
+def _attention(
+    subject: Subject,
+    prompts: Prompts,
+    reader: str,
+    residual: ResidualStats | None,
+    size: int | None,
+    told: Callable[[int, int], None],
+) -> tuple[AttentionStats, HeadStats]:
+    """The pass over the prompts: attention and heads, and the residual stream where it is read."""
+    attention, heads = AttentionStats(vocabulary(subject), prompts), HeadStats()
+    want = Want(entropy=True, inspect=(heads.inspect,))
+    done = len(prompts)  # the plain pass before, for the direction, is a third
+    for batch in prompts.batches():
+        told(done, 3 * len(prompts))
+        reads, layout = _one_pass(subject, batch, want, reader, residual, heads, size)
+        attention.add(reads, layout, batch.input_ids)
+        done += 2 * len(batch)
+    told(done, 3 * len(prompts))
+    return attention, heads
 
 
 def _residual(

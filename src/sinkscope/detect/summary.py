@@ -7,12 +7,20 @@ from typing import Any
 import numpy as np
 
 from sinkscope.detect.attention import SINK
+from sinkscope.detect.decision import beside_p0
 from sinkscope.detect.nulls import random_target_p99
 from sinkscope.detect.record import Scan
 from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.frame import opening_notes, too_few
 from sinkscope.result import Measured, ScanSummary
-from sinkscope.schema.scan import Massive, ResidualIdentity, ScanNull, Secondary, SinkFinding
+from sinkscope.schema.scan import (
+    Massive,
+    ResidualIdentity,
+    ScanNull,
+    Secondary,
+    SinkBeside,
+    SinkFinding,
+)
 from sinkscope.stats import Draw, nan_mean
 from sinkscope.subject.prompts import token_text
 
@@ -30,8 +38,9 @@ def scan_summary(scan: Scan) -> ScanSummary:
     _, uniform_late = scan.attention.uniform
     sinks = scan.sinks
     return ScanSummary(
-        p0_sink=sinks.at_p0 if scan.prompts.enough else None,
+        p0_sink=sinks.answer if scan.prompts.enough else None,
         sink=_sink(scan),
+        beside=_beside(scan),
         sink_rate=sink_rates(alpha0, everywhere, draw),
         sink_rate_after_2=sink_rates(alpha0, blocks >= AFTER, draw),
         sink_rate_by_type={
@@ -118,8 +127,24 @@ def _sink(scan: Scan) -> SinkFinding:
         "of": found.of,
         "prompts": int(found.prompts.sum()),
         "positions": list(found.positions),
-        "tokens": [token_text(scan.subject.tokenizer, token) for token in found.tokens],
+        "tokens": _texts(scan, found.tokens),
     }
+
+
+def _beside(scan: Scan) -> list[SinkBeside]:
+    return [
+        {
+            "kind": one.kind,
+            "heads": int(one.heads.sum()),
+            "positions": list(one.places) if one.kind == "positions" else [],
+            "tokens": _texts(scan, one.places) if one.kind == "tokens" else [],
+        }
+        for one in beside_p0(scan.attention, scan.sinks)
+    ]
+
+
+def _texts(scan: Scan, tokens: tuple[int, ...]) -> list[str]:
+    return [token_text(scan.subject.tokenizer, token) for token in tokens]
 
 
 def _null(scan: Scan) -> ScanNull:

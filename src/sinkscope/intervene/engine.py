@@ -127,6 +127,7 @@ class Engine:
     def run(
         self,
         edits: Sequence[Edit],
+        *,
         want_logits: bool = True,
         want_received: bool = False,
         few: bool = False,
@@ -144,8 +145,8 @@ class Engine:
         for batch in self._batches:
             if few and batch.context.rows[0] >= self.few:
                 break
-            reading = self._reading(batch, want_received, edited=True)
-            logits, ids = self._pass(batch, edits, start, reading, want_logits)
+            reading = self._reading(batch, want_received=want_received, edited=True)
+            logits, ids = self._pass(batch, edits, start, reading, logits=want_logits)
             if batch.received is not None:
                 reading.found["received"][:, :start] = batch.received[:, :start]
             ce, kl = (None, None) if logits is None else self._cost(batch, logits, ids)
@@ -175,7 +176,9 @@ class Engine:
     def _batch(self, prompts: Prompts, rows: list[int]) -> Batch:
         return Batch(Context(self.subject, prompts, self.sites, rows, self.direction))
 
-    def _reading(self, batch: Batch, want_received: bool, edited: bool = False) -> ReadoutTap:
+    def _reading(
+        self, batch: Batch, *, want_received: bool = False, edited: bool = False
+    ) -> ReadoutTap:
         return ReadoutTap(
             batch.context.layout,
             Want(received=False, maps=self._maps),
@@ -195,7 +198,7 @@ class Engine:
     def _first_pass(self, batch: Batch, listeners: Sequence[Edit]) -> Readout:
         """The intact pass, which keeps what every block gave."""
         reading = self._reading(batch, want_received=True)
-        logits, _ = self._pass(batch, listeners, 0, reading, True, keep=True)
+        logits, _ = self._pass(batch, listeners, 0, reading, logits=True, keep=True)
         assert logits is not None
         batch.received = reading.found["received"]
         if logits[0].numel() * len(self.prompts) <= KEPT_LOGITS:
@@ -210,12 +213,13 @@ class Engine:
         batch: Batch,
         edits: Sequence[Edit],
         start: int,
-        reading: ReadoutTap | None,
+        reading: ReadoutTap | None = None,
+        *,
         logits: bool,
         keep: bool = False,
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Blocks from `start` on, with the edits in place: logits if wanted, and the token ids."""
-        reading = reading or self._reading(batch, False)
+        reading = reading or self._reading(batch)
         context = batch.context
         context.direction = self.direction
         self._spent += context.prompts.input_ids.numel() * (self.depth - min(start, self.depth))
@@ -234,7 +238,7 @@ class Engine:
         """Loss on the tokens that were run (a replaced one no longer comes next), and KL."""
         intact = batch.logits
         if intact is None:
-            intact, _ = self._pass(batch, (), self.depth if self.suffix else 0, None, True)
+            intact, _ = self._pass(batch, (), self.depth if self.suffix else 0, logits=True)
             assert intact is not None
         run = dataclasses.replace(batch.context.prompts, input_ids=ids)
         at = self._scored
@@ -251,7 +255,7 @@ class Engine:
                 self.reads.append(read)
 
         look = Look(batch.context.layout, Want(received=False), "lean", shape=(self.depth, 1))
-        self._pass(batch, (), 0, look, False)
+        self._pass(batch, (), 0, look, logits=False)
         check_all_seen(self.subject, look)
         self._head_count = max(heads for _, heads in seen)
         self._maps = self._maps or not all(reader.startswith("lean") for reader, _ in seen)
@@ -265,12 +269,12 @@ class Engine:
     def _suffix_is_exact(self) -> bool:
         """Whether handing out the stored outputs of early blocks leaves the logits alone."""
         batch = self._small()
-        whole, _ = self._pass(batch, (), 0, None, True, keep=True)
+        whole, _ = self._pass(batch, (), 0, logits=True, keep=True)
         assert whole is not None
         depth = self.depth
         for start in sorted({1, depth // 4, depth // 2, 3 * depth // 4, depth - 1, depth} - {0}):
             try:
-                logits, _ = self._pass(batch, (), start, None, True)
+                logits, _ = self._pass(batch, (), start, logits=True)
             except NEEDED_EARLIER:
                 return False
             assert logits is not None

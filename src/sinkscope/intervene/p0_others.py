@@ -30,7 +30,7 @@ from sinkscope.intervene.edits import (
 from sinkscope.intervene.edits.base import Context, Edit, at_positions
 from sinkscope.intervene.edits.hold import KeepNorm
 from sinkscope.observe.sites import Sites, write_hooks
-from sinkscope.observe.stream import first_hidden, hidden_of, others_median
+from sinkscope.observe.stream import first_hidden, hidden_of, others_median, unit
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -71,7 +71,7 @@ class OtherPositions:
     unit    point -> [n, d] mean unit vector of the stream
     picked  (site, seed) -> [n, c] the position that is resampled
     norm    point -> [n] median norm of the stream
-    spread  block -> [n] median variance over channels of the attention write
+    variance  block -> [n] median variance over channels of the attention write
     """
 
     def __init__(self, subject: Subject, sites: Sites, seeds: Sequence[int] = (0,)) -> None:
@@ -128,14 +128,12 @@ class OtherPositions:
             return
         x = values.float()
         self._keep("norm", point, self._median(x.norm(dim=-1)))
-        unit = torch.nn.functional.normalize(x, dim=-1)
-        self._keep("unit", point, self._context.replacement(unit, 0, "mean", 0))
+        self._keep("unit", point, self._context.replacement(unit(x), 0, "mean", 0))
 
     def _written(self, block: int, index: int, delta: torch.Tensor) -> None:
         if self.sites.blocks[block][index] is self.sites.attention(block):
-            x = delta.float()
-            spread = (x - x.mean(-1, keepdim=True)).square().mean(-1)
-            self._keep("spread", block, self._median(spread))
+            variance = delta.float().var(-1, unbiased=False)
+            self._keep("variance", block, self._median(variance))
 
     def _median(self, values: torch.Tensor) -> torch.Tensor:
         assert self._context is not None
@@ -183,19 +181,19 @@ class OtherPositions:
 
     def _stream(self, edit: Any, what: str, rows: list[int], context: Context) -> torch.Tensor:
         """A stream of the others' median norm, or with their mean cosine to the direction."""
-        unit = self.get("unit", edit.point)[rows]
+        own = self.get("unit", edit.point)[rows]
         if what == "norm":
-            first = torch.zeros_like(unit)
+            first = torch.zeros_like(own)
             first[:, 0] = self.get("norm", edit.point)[rows]
             return first
         u = context.direction if edit.vector is None else torch.tensor(edit.vector)
         if u is None:
             raise InputError("there is no sink direction to level.")
-        u = torch.nn.functional.normalize(u.to(unit), dim=0)
-        cosine = (unit @ u).unsqueeze(-1)
+        u = unit(u.to(own))
+        cosine = (own @ u).unsqueeze(-1)
         axis = torch.zeros_like(u)
         axis[u.abs().argmin()] = 1.0
-        across = torch.nn.functional.normalize(axis - (axis @ u) * u, dim=0)
+        across = unit(axis - (axis @ u) * u)
         return cosine * u + (1 - cosine**2).clamp_min(0).sqrt() * across
 
     def _write(self, edit: Any, site: Site, rows: list[int]) -> torch.Tensor:
@@ -208,4 +206,4 @@ class OtherPositions:
         ramp = torch.linspace(-1, 1, like.shape[-1], device=like.device)
         ramp = ramp / ramp.var(unbiased=False).sqrt()
         scale = 1.0 if sublayer.inside else sublayer.scale
-        return self.get("spread", edit.block)[rows].sqrt().unsqueeze(-1) * ramp / scale
+        return self.get("variance", edit.block)[rows].sqrt().unsqueeze(-1) * ramp / scale

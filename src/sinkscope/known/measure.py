@@ -16,7 +16,7 @@ from sinkscope.observe.late import first_late
 from sinkscope.observe.parity import token_prompts
 from sinkscope.observe.reads import Want
 from sinkscope.observe.residual import keep_streams
-from sinkscope.observe.stream import norm_ratio
+from sinkscope.observe.stream import norm_ratio, unit
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts
 
@@ -62,7 +62,7 @@ class ObservedPass:
 
     def cosine(self, keys: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
         """Cosine to a direction [d] at the marked positions [n, T]: [L + 1, marked]."""
-        return torch.nn.functional.normalize(self.stream, dim=-1)[:, keys] @ direction
+        return unit(self.stream)[:, keys] @ direction
 
 
 def look(

@@ -19,6 +19,7 @@ from sinkscope.known.measure import (
 from sinkscope.known.probe import ALIGNED, CALM, EPS, GONE, MASSIVE, SINK, Check
 from sinkscope.observe.late import uniform_late_share
 from sinkscope.observe.p0_stream import p0_states
+from sinkscope.observe.stream import unit
 
 # Mechanisms that say themselves what their stream and writers, and what their sink needs, must be.
 TWO_SINKS = ("p0-and-bos", "p0-or-bos", "p0-and-position")
@@ -35,7 +36,7 @@ def _amplified(check: Check) -> tuple[torch.Tensor, torch.Tensor]:
     """
     after = max(check.truth.amplifying_blocks) + 1
     states = p0_states(check.subject, plain_tokens(check.truth))[:, after]
-    cosine = torch.nn.functional.normalize(states, dim=-1) @ check.direction
+    cosine = unit(states) @ check.direction
     return cosine, check.seen.cosine(~check.first, check.direction)[after]
 
 

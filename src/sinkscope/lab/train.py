@@ -246,14 +246,7 @@ def train(
         check_out(out, resume)
         make_folder(out)
     ranks.wait()
-    training = begin(recipe, data, device)
-    if resume and (out / STATE).is_file():
-        training.load(load_state(out, recipe, data.sha256))
-        ranks.wait()
-        if ranks.first():
-            cut_back(out, training.step)
-    elif ranks.first():
-        (out / LOG).unlink(missing_ok=True)  # of a run that was cut short before its first state
+    training = _begun(recipe, data, out, device, resume)
     ranks.wait()
     parts = (training.model, data.tokenizer, recipe)
     try:
@@ -279,3 +272,16 @@ def train(
             f"interrupted at step {training.step}; go on with --resume --out {out}."
         ) from None
     return training.model
+
+
+def _begun(recipe: TrainingRecipe, data: Data, out: Path, device: str, resume: bool) -> Training:
+    """A run at its beginning, or where it was cut short."""
+    training = begin(recipe, data, device)
+    if resume and (out / STATE).is_file():
+        training.load(load_state(out, recipe, data.sha256))
+        ranks.wait()
+        if ranks.first():
+            cut_back(out, training.step)
+    elif ranks.first():
+        (out / LOG).unlink(missing_ok=True)  # of a run that was cut short before its first state
+    return training

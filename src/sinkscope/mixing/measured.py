@@ -30,7 +30,7 @@ from sinkscope.mixing.jacobian import jacobian_norms
 from sinkscope.mixing.mediation import Mediation, mediate
 from sinkscope.mixing.pairs import Pairs, read_paraphrases, swapped
 from sinkscope.mixing.paths import path_bound
-from sinkscope.mixing.perturbation import perturb
+from sinkscope.mixing.perturbation import Spread, perturb
 from sinkscope.mixing.record import Bound, Mixed
 from sinkscope.mixing.sweeps import (
     LONGEST,
@@ -57,33 +57,19 @@ def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress:
     check_subject(subject)
     check_right_padded(prompts)
     step = _labelled(progress, prompts.bos)
-    notes: list[str] = []
     rewritten = None  # read first, so that a bad file costs no measuring
     if settings.paraphrases:
         file = settings.paraphrases
         rewritten = read_paraphrases(subject, file, prompts.bos, prompts.length)
     check_length(subject, settings.longest or 0, "longest")
-    if len(prompts) > settings.pairs:
-        notes.append(
-            f"What is measured here is of the first {settings.pairs} of {len(prompts)} prompts "
-            "(pairs)."
-        )
-        prompts = prompts.take(slice(0, settings.pairs))
+    prompts, notes = _first(prompts, settings.pairs)
     step("conditions", 0, 1)
     pairs = swapped(subject, prompts, settings.swaps, settings.seed)
     keys = earlier_keys(prompts, pairs.first, settings.seed)
-    intact = perturb(subject, pairs)
-    sinks = sinks_on(subject, prompts)
-    heads = sinks.heads
+    heads = sinks_on(subject, prompts).heads
     if not heads:
         notes.append("No head sinks at P0, so the conditions act on every head.")
     conditions, sites = _conditions(subject, prompts, heads, keys, settings, notes)
-    spreads = {INTACT.name: intact}
-    for done, (name, condition) in enumerate(conditions.items()):
-        step("spread", done, len(conditions))
-        if name not in spreads:
-            spreads[name] = perturb(subject, pairs, condition, sites=sites)
-    step("spread", 1, 1)
     pilot = prompts.take(slice(0, PILOT))
     found = Mixed(
         subject=subject,
@@ -92,7 +78,7 @@ def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress:
         heads=heads,
         pairs=pairs,
         conditions=conditions,
-        spreads=spreads,
+        spreads=_spreads(subject, pairs, conditions, sites, step),
         costs=_costs(subject, prompts, conditions, heads, sites, step),
         collapses={
             name: collapse(
@@ -110,6 +96,14 @@ def measure(subject: Subject, prompts: Prompts, settings: MixSettings, progress:
     )  # fmt: skip
     _extras(found, rewritten, step)
     return found
+
+
+def _first(prompts: Prompts, count: int) -> tuple[Prompts, list[str]]:
+    """The first of the prompts, and what is to be said where that is not all of them."""
+    if len(prompts) <= count:
+        return prompts, []
+    note = f"What is measured here is of the first {count} of {len(prompts)} prompts (pairs)."
+    return prompts.take(slice(0, count)), [note]
 
 
 def _labelled(progress: Progress, bos: str):
@@ -138,6 +132,15 @@ def _conditions(
             if not cuts:
                 notes.append("No neuron or head was found to write the sink, so none was cut.")
     return {condition.name: condition for condition in found}, sites
+
+
+def _spreads(subject, pairs: Pairs, conditions, sites, step) -> dict[str, Spread]:
+    found = {}
+    for done, (name, condition) in enumerate(conditions.items()):
+        step("spread", done, len(conditions))
+        found[name] = perturb(subject, pairs, condition, sites=sites)
+    step("spread", 1, 1)
+    return found
 
 
 def _few(conditions: dict[str, Condition]) -> list[str]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from sinkscope.errors import InputError
+from sinkscope.files import expanded
 from sinkscope.settings import MixSettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.opening import opening_of
@@ -130,7 +130,7 @@ def read_paraphrases(
     Only pairs of equal token counts can be compared position by position; others are skipped and
     counted (`Pairs.skipped`). Raises InputError where nothing is left.
     """
-    path = Path(file).expanduser()
+    path = expanded(file)
     if not path.is_file():
         raise InputError(f"No such file of paraphrase pairs: {file}.")
     if subject.tokenizer is None:

@@ -7,14 +7,16 @@ import numpy as np
 from sinkscope.errors import NOT_ASKED, Missing
 from sinkscope.frame import opening_notes, too_few
 from sinkscope.intervene.readout import over_heads
+from sinkscope.mixing import thresholds
 from sinkscope.mixing.collapse import ROUNDING as DOUBLE
 from sinkscope.mixing.conditions import INTACT, OTHER_KEY, REDISTRIBUTED
 from sinkscope.mixing.cuts import CUT_CONTROL
 from sinkscope.mixing.dose import Cost, units_of
 from sinkscope.mixing.record import Mixed
-from sinkscope.mixing.thresholds import CONTROL_KEEPS, NO_DIFFERENT, ROUNDING, thresholds
+from sinkscope.mixing.thresholds import CONTROL_KEEPS, NO_DIFFERENT, ROUNDING
 from sinkscope.mixing.use import WORDS, use_of, use_of_sink, what_is_open
 from sinkscope.schema import Measured, MixRow, MixSummary
+from sinkscope.schema.base import bounds_of
 from sinkscope.schema.mix import (
     DepthRow,
     DoseStep,
@@ -55,7 +57,7 @@ def mix_summary(found: Mixed) -> MixSummary:
         depth=_depth(found),
         theorem=_theorem(found),
         path_bound=_path_bound(found),
-        thresholds=thresholds(),
+        thresholds=bounds_of(vars(thresholds)),
         notes=[
             *opening_notes(found.subject, found.prompts),
             *found.notes,
@@ -108,7 +110,7 @@ def _row(found: Mixed, name: str) -> MixRow:
     )
     if condition.at_p0:
         share, left = (over_heads(each.shares, found.heads) for each in (intact, spread))
-        row.sink_left = found.draw.change(left, 0 * share, share)
+        row.sink_left = found.draw.ratio(left, share)
         norm = spread.p0_norm.astype(float) / np.maximum(intact.p0_norm, 1e-30)
         row.p0_norm = found.draw.mean(norm[:, 1:].mean(1))  # behind block 0
         row.p0_norm_error = float(np.abs(norm - 1).max())
@@ -125,11 +127,11 @@ def _row(found: Mixed, name: str) -> MixRow:
         row.effective_rank_without_p0 = found.draw.mean(ranks[:, 1])
     if name in found.costs:
         full = found.costs[name][-1]
-        row.ce_change, row.kl = _paired(full.ce, found.draw), found.draw.mean(full.kl)
+        row.ce_change, row.kl = found.draw.mean(full.ce), found.draw.mean(full.kl)
         if name in found.controls and found.heads:  # without a sink nothing of it is taken away
             control = found.costs[found.controls[name]][-1]
             row.use = use_of(
-                row.ce_change, _paired(control.ce, found.draw), row.kl, found.draw.mean(control.kl)
+                row.ce_change, found.draw.mean(control.ce), row.kl, found.draw.mean(control.kl)
             )
     return row
 
@@ -142,14 +144,9 @@ def _dropped_row(found: Mixed) -> MixRow:
         what="the same text without its BOS token",
         spread=found.draw.mean(spread.final),
         spread_change=found.draw.change(spread.final, intact, intact),
-        ce_change=_paired(cost.ce, found.draw),
+        ce_change=found.draw.mean(cost.ce),
         out_of_distribution=True,
     )
-
-
-def _paired(differences: np.ndarray, draw: Draw) -> Measured:
-    """Mean of differences [n] that are paired already, with the interval for few prompts."""
-    return draw.change(differences, np.zeros_like(differences))
 
 
 def _maps(found: Mixed, name: str) -> dict[str, Measured]:
@@ -163,7 +160,7 @@ def _step(one: Cost, draw: Draw) -> DoseStep:
         "dose": next((edit.dose for edit in one.condition.removals), units),
         "left": draw.mean(one.left),
         "removed": draw.mean(one.removed),
-        "ce_change": _paired(one.ce, draw),
+        "ce_change": draw.mean(one.ce),
         "kl": draw.mean(one.kl),
     }
 

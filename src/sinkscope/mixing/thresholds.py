@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from sinkscope.schema.base import Threshold
-
 USED = 0.01
 PREDICTIONS = 0.05
 NO_DIFFERENT = 0.01
@@ -25,10 +23,3 @@ REASONS = {
     "CONTROL_KEEPS": "part of the sink that the control of a circuit cut must leave; below, it is "
     "a second cut and is named as such",
 }
-
-
-def thresholds() -> dict[str, Threshold]:
-    """Name -> value and reason."""
-    return {
-        name.lower(): {"value": globals()[name], "reason": why} for name, why in REASONS.items()
-    }

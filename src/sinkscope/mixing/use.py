@@ -77,8 +77,8 @@ def _needs(ce: np.ndarray, draw: Draw) -> str:
     now, take = f"{prompts} prompts", f"{needed} prompts"
     if len(units) < prompts:
         now += f" of {len(units)} documents"
-        take = f"{needed} documents (--text), {math.ceil(needed * prompts / len(units))} prompts"
-    return f"{now} cannot tell that from {USED}, take {take} and as many pairs"
+        take = f"{needed} documents by --text, {math.ceil(needed * prompts / len(units))} prompts"
+    return f"{now} cannot tell that from {USED}: take {take} and as many pairs"
 
 
 def _predictions_change(kl: Measured, control: Measured) -> bool:
@@ -101,7 +101,7 @@ def what_is_open(found: Mixed, rows: dict[str, MixRow]) -> str:
     ce = found.costs[row.name][-1].ce
     needs = _needs(ce if change.value >= 0 else -ce, found.draw)
     if judged(change, USED) == "unclear" and needs:
-        said += f"; {needs}"
+        said += f" ({needs})"
     control = found.draw.mean(found.costs[found.controls[row.name]][-1].kl)
     if _predictions_change(kl, control):
         said += f". The predictions do change, by {kl.low:.3f} to {kl.high:.3f} nats of KL"

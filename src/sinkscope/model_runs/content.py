@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sinkscope.errors import InputError, first_line
+from sinkscope.files import expanded
 from sinkscope.known.constructed import draw_spec
 from sinkscope.model_runs.plan import ModelEntry
-from sinkscope.settings import BUILTIN
 from sinkscope.subject.adapters import find_adapter
 from sinkscope.subject.folder import READ, bundled_model, refuse_bad_id
 from sinkscope.subject.offline import hub_forbidden
@@ -27,17 +27,11 @@ def content_of(entry: ModelEntry, offline: bool) -> str:
     if entry.constructed:
         spec = draw_spec(entry.constructed, entry.seed, **entry.drawn)
         return json.dumps(spec.as_dict())
-    path = bundled_model() if entry.model == BUNDLED else Path(entry.model).expanduser()
+    path = bundled_model() if entry.model == BUNDLED else expanded(entry.model)
     if path.exists():
         return _on_disk(path, entry.gguf_file)
     refuse_bad_id(entry.model)
     return f"{entry.model}@{_commit(entry, offline)}/{entry.gguf_file or ''}"
-
-
-def text_content(text: str) -> str:
-    """The same for the text of prompts: the hash of a file, else its name."""
-    path = Path(text).expanduser()
-    return _hash([path]) if text != BUILTIN and path.is_file() else text
 
 
 def _on_disk(path: Path, gguf_file: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 import re
@@ -13,7 +14,7 @@ from sinkscope.errors import InputError
 from sinkscope.files import latest
 from sinkscope.model_runs.rows import read_rows, rows_of
 from sinkscope.report.sweep.columns import Column, Value, columns_of
-from sinkscope.result import ARRAYS, REPORT, load_result
+from sinkscope.result import ARRAYS, REPORT, SUMMARY, load_result
 from sinkscope.schema.sweep import SweepRow
 
 RELATIONS: dict[str, Callable] = {
@@ -26,28 +27,32 @@ RELATIONS: dict[str, Callable] = {
 }
 
 
+CHECKPOINTS = "it follows a model over its checkpoints, which sinkscope report shows."
+
+
 @dataclass(frozen=True)
 class Found:
     """What lies in a folder.
 
-    rows    of all runs, by the names of their folders
-    pages   run -> its report, seen from the folder
-    broken  run -> why it cannot be read
+    rows      of all runs, by the names of their folders
+    pages     run -> its report, seen from the folder
+    left_out  run -> why it has no row
     """
 
     rows: list[SweepRow]
     pages: dict[str, str]
-    broken: dict[str, str]
+    left_out: dict[str, str]
 
 
 def runs_in(folder: Path) -> Found:
-    """Every run folder in a folder, in the order of their names.
+    """Every run folder in a folder, in the order of their names; their length where it differs.
 
     Raises InputError for a folder that is none, or holds no run.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder.")
     found = Found([], {}, {})
+    lengths: dict[str, int] = {}
     for place in sorted({file.parent for file in folder.rglob(ARRAYS)}):
         name = place.relative_to(folder).as_posix()
         if any(part.startswith(".") for part in place.relative_to(folder).parts):
@@ -55,15 +60,31 @@ def runs_in(folder: Path) -> Found:
         try:
             kept = read_rows(place)
             rows = rows_of(load_result(place), name) if kept is None else kept.rows
+            lengths[name] = _length(place)
         except InputError as error:
-            found.broken[name] = str(error)
+            found.left_out[name] = str(error)
             continue
+        if not rows:
+            found.left_out[name] = CHECKPOINTS
         found.rows.extend(row.model_copy(update={"run": name}) for row in rows)
         if latest(place, REPORT).is_file():
             found.pages[name] = f"{name}/{REPORT}"
-    if not found.rows and not found.broken:
+    if not found.rows and not found.left_out:
         raise InputError(f"{folder} holds no run: no folder below it has {ARRAYS}.")
+    if len({lengths[row.run] for row in found.rows}) > 1:
+        found.rows[:] = [
+            row.model_copy(update={"settings": {"length": lengths[row.run], **row.settings}})
+            for row in found.rows
+        ]
     return found
+
+
+def _length(place: Path) -> int:
+    """Tokens in each prompt of a run, by which a late share falls."""
+    try:
+        return int(json.loads(latest(place, SUMMARY).read_bytes())["prompts"]["length"])
+    except (OSError, ValueError, LookupError, TypeError):
+        raise InputError(f"its {SUMMARY} cannot be read.") from None
 
 
 def chosen(rows: Sequence[SweepRow], where: Iterable[str], sort: str | None) -> list[SweepRow]:

@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ import transformers
 
 import sinkscope
 from sinkscope.errors import InputError, SinkscopeError
-from sinkscope.files import latest, write_folder
+from sinkscope.files import expanded, latest, write_folder
 from sinkscope.frame import Progress, silent
-from sinkscope.model_runs.content import content_of, text_content
+from sinkscope.model_runs.content import content_of
 from sinkscope.model_runs.plan import PlannedRun, SweepPlan, read_plan
 from sinkscope.model_runs.rows import ROW, RowFile, read_rows
 from sinkscope.model_runs.task import RunTask, measure
@@ -34,6 +34,7 @@ from sinkscope.provenance import conditions
 from sinkscope.report.sweep.page import RUNS, render_sweep
 from sinkscope.result import REPORT, SUMMARY
 from sinkscope.schema.sweep import FailedRun, SweepRow, SweepSummary
+from sinkscope.subject.documents import text_content
 from sinkscope.workers.pool import at_once, results_of
 
 VERSION = "1"  # of what is kept of a run; a new one makes every kept run stale
@@ -84,46 +85,66 @@ def sweep(
     Raises InputError for a file that will not do and an `out` that holds something else,
     OutOfResources where the disk is full.
     """
-    plan, out = read_plan(file), Path(out).expanduser()
+    plan, out = read_plan(file), expanded(out)
     at_once(workers)
     _refuse_other(out)
     count = torch.get_num_threads() if threads is None else threads
-    found: dict[int, RowFile] = {}
-    failed: dict[int, str] = {}
-    measured = 0
-
-    def tell() -> None:
-        progress(f"runs of {plan.name}", len(found) + len(failed), len(plan.runs))
-
-    def tasks() -> Iterator[RunTask]:
-        for index, planned in enumerate(plan.runs):
-            tell()
-            try:
-                key = _key(plan, planned, count, offline)
-            except SinkscopeError as error:
-                failed[index] = str(error)
-                continue
-            task = RunTask(index, planned, plan.do, planned.folder(key), key, count, offline)
-            kept = None if anew else read_rows(out / RUNS / task.folder)
-            if kept is not None and kept.key == key:
-                found[index] = kept
-            else:
-                yield task
-
-    for index, files, said in results_of(tasks(), measure, workers):
-        if files is None:
-            failed[index] = said
-        else:
-            found[index] = RowFile.model_validate_json(files[ROW])
-            write_folder(out / RUNS / found[index].run, {n: _put(c) for n, c in files.items()})
-            measured += 1
-        tell()
-    tell()
-    runs = [found[index] for index in sorted(found)]
+    course = _Course(plan, out, progress)
+    for done in results_of(course.tasks(count, offline, anew), measure, workers):
+        course.take(*done)
+    course.tell()
+    runs = [course.found[index] for index in sorted(course.found)]
     seconds = {one.run: one.seconds for one in runs}
-    summary = _summary(plan, runs, failed, count)
+    summary = _summary(plan, runs, course.failed, count)
     _write(out, summary, seconds)
-    return Sweep(summary, seconds, measured)
+    return Sweep(summary, seconds, course.measured)
+
+
+@dataclass
+class _Course:
+    """How far a sweep is.
+
+    found     number of a run -> what is kept of it; failed: why there is nothing
+    measured  how many runs were measured now
+    """
+
+    plan: SweepPlan
+    out: Path
+    progress: Progress
+    found: dict[int, RowFile] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+    measured: int = 0
+
+    def tell(self) -> None:
+        """Say how many runs are through."""
+        done = len(self.found) + len(self.failed)
+        self.progress(f"runs of {self.plan.name}", done, len(self.plan.runs))
+
+    def tasks(self, threads: int, offline: bool, anew: bool) -> Iterator[RunTask]:
+        """A task for each run that is not kept; for all of them if `anew`."""
+        for index, planned in enumerate(self.plan.runs):
+            self.tell()
+            try:
+                key = _key(self.plan, planned, threads, offline)
+            except SinkscopeError as error:
+                self.failed[index] = str(error)
+                continue
+            folder = planned.folder(key)
+            kept = None if anew else read_rows(self.out / RUNS / folder)
+            if kept is not None and kept.key == key:
+                self.found[index] = kept
+            else:
+                yield RunTask(index, planned, self.plan.do, folder, key, threads, offline)
+
+    def take(self, index: int, files: dict[str, bytes] | None, said: str) -> None:
+        """Keep the files of a run; without them `said` is what went wrong."""
+        if files is None:
+            self.failed[index] = said
+        else:
+            row = self.found[index] = RowFile.model_validate_json(files[ROW])
+            write_folder(self.out / RUNS / row.run, {n: _put(c) for n, c in files.items()})
+            self.measured += 1
+        self.tell()
 
 
 def _write(out: Path, summary: SweepSummary, seconds: dict[str, float]) -> None:

@@ -255,39 +255,54 @@ def _last_map(module: nn.Module, given: tuple, width: int) -> tuple[str, str] | 
     args, kwargs = given
     three = [n for n, p in module.named_parameters(recurse=False) if p.dim() == 3]
     for name in three:
-        weight = getattr(module, name).detach()
-        if width not in weight.shape[1:]:
+        if width not in getattr(module, name).shape[1:]:
             continue
-        # any weights will do: those of experts that are switched off would show nothing
-        drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-        weight = spread_as(drawn, weight)
-        if _is_affine_in(module, name, weight, args, kwargs):
-            return name, _layout(module, name, weight, args, kwargs, width)
+        # any weights will do: those of experts that are switched off would show nothing, and
+        # neither would experts whose first map gives nothing
+        for drawn in ({name: _drawn(module, name)}, {each: _drawn(module, each) for each in three}):
+            call = _Drawn(module, name, drawn, args, kwargs)
+            if call.affine():
+                return name, call.layout(width)
     return None
 
 
-def _is_affine_in(module, name, weight, args, kwargs) -> bool:
-    """f(3W) − f(2W) = f(2W) − f(W), and f does depend on W."""
-    with torch.no_grad():
-        one, two, three = (
-            hidden_of(torch.func.functional_call(module, {name: s * weight}, args, kwargs)).clone()
-            for s in (1.0, 2.0, 3.0)
-        )
-    return _close(three - two, two - one) and not _close(two, one)
+def _drawn(module: nn.Module, name: str) -> torch.Tensor:
+    weight = getattr(module, name).detach()
+    drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    return spread_as(drawn, weight)
 
 
-def _layout(module, name, weight, args, kwargs, width: int) -> str:
-    if weight.shape[1] != weight.shape[2]:
-        return "expert_out_in" if weight.shape[1] == width else "expert_in_out"
-    # square: only the row (or column) of output channel 0 can change that channel
-    with torch.no_grad():
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """A module on what it was given, with drawn weights; `name` is the parameter in question."""
+
+    module: nn.Module
+    name: str
+    weights: dict[str, torch.Tensor]
+    args: tuple
+    kwargs: dict[str, Any]
+
+    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
+        weights = self.weights | {self.name: weight}
+        with torch.no_grad():
+            out = torch.func.functional_call(self.module, weights, self.args, self.kwargs)
+        return hidden_of(out).clone()
+
+    def affine(self) -> bool:
+        """f(3W) − f(2W) = f(2W) − f(W), and f does depend on W."""
+        one, two, three = (self(s * self.weights[self.name]) for s in (1.0, 2.0, 3.0))
+        return _close(three - two, two - one) and not _close(two, one)
+
+    def layout(self, width: int) -> str:
+        """Which axis of the parameter holds the output channels."""
+        weight = self.weights[self.name]
+        if weight.shape[1] != weight.shape[2]:
+            return "expert_out_in" if weight.shape[1] == width else "expert_in_out"
+        # square: only the row (or column) of output channel 0 can change that channel
         cut = weight.clone()
         cut[:, 0] = 0
-        whole, part = (
-            hidden_of(torch.func.functional_call(module, {name: w}, args, kwargs))
-            for w in (weight, cut)
-        )
-    return "expert_out_in" if _close(whole[..., 1:], part[..., 1:]) else "expert_in_out"
+        whole, part = self(weight), self(cut)
+        return "expert_out_in" if _close(whole[..., 1:], part[..., 1:]) else "expert_in_out"
 
 
 def _flat(x: torch.Tensor) -> torch.Tensor:

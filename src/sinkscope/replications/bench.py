@@ -19,7 +19,7 @@ from sinkscope.observe.reads import Want
 from sinkscope.observe.residual import residual_hooks
 from sinkscope.observe.sites import Sites, find_sites
 from sinkscope.result import Measured
-from sinkscope.stats import bootstrap, paired_change
+from sinkscope.stats import bootstrap, ratio_of_means
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, build_prompts
 
@@ -136,7 +136,7 @@ def spread(values: np.ndarray, seed: int = 0, percent: bool = False) -> Measured
 
 def part_of(values: np.ndarray, base: np.ndarray, seed: int = 0) -> Measured:
     """Mean of values [n] over that of base [n], in percent, prompts resampled together."""
-    return paired_change(100.0 * values, 0.0 * values, base, seed)
+    return ratio_of_means(100.0 * values, base, seed)
 
 
 def rate(alpha: np.ndarray, eps: float) -> np.ndarray:

@@ -20,6 +20,7 @@ from sinkscope.report.parts import (
 from sinkscope.result import Result
 
 FIRST = ("Sink", "Proved", "Used")  # questions whose first answers stand on top, in this order
+EVERY = "To do"  # a question all of whose answers are told: each is of another thing to do
 NUMBERS = 4
 # the picture of a page, the first of these that it has; it is shown here and not in its section
 PICTURES = ("circuit", "timeline-course", "heat", "mix-loss", "necessity-tests")
@@ -45,13 +46,13 @@ def page_sections(result: Result) -> list[Section]:
 
 def _top(found: list[Findings]) -> Findings:
     """The first answers of all findings, and their numbers in turn."""
-    said: dict[str, str] = {}
+    said: dict[str, list[str]] = {}
     for one in found:
         for question, sentence in one.answers:
-            if question != WEAK and sentence:
-                said.setdefault(question, sentence)
-    told = [said[question] for question in FIRST if question in said]
-    told = told or [*said.values()] or [found[0].headline]
+            if question != WEAK and sentence and (question == EVERY or question not in said):
+                said.setdefault(question, []).append(sentence)
+    chosen = [said[question] for question in FIRST if question in said] or [*said.values()]
+    told = [sentence for each in chosen for sentence in each] or [found[0].headline]
     ranked = sorted(found, key=_asked)
     in_turn = [key for keys in zip_longest(*(one.keys for one in ranked)) for key in keys if key]
     return Findings(told[0], told[1:], in_turn[:NUMBERS])

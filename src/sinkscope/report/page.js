@@ -248,7 +248,7 @@
       const span = document.createElement("span");
       const back = colourOf(mean);
       span.textContent = token;
-      span.title = "position " + key + ": " + (100 * mean).toFixed(1) + " %";
+      span.title = "position " + key + ": " + (100 * mean).toFixed(1) + "\u00a0%";
       span.style.backgroundColor = css(back);
       span.style.color = inkOn(back);
       return span;
@@ -259,7 +259,7 @@
     const ticks = document.createElement("span");
     ticks.append(...stops.map((value) => {
       const tick = document.createElement("b");
-      tick.textContent = Math.round(100 * value) + " %";
+      tick.textContent = Math.round(100 * value) + "\u00a0%";
       return tick;
     }));
     byId("map-scale").replaceChildren(bar, ticks);
@@ -271,7 +271,7 @@
     map.cursor.setAttribute("y", EDGE + query * CELL - 0.3);
     byId("map-read").textContent = "Block " + selects.block.value + ", head " + selects.head.value +
       ": query " + query + " “" + map.tokens[query] + "” gives " +
-      (100 * share(query, key)).toFixed(1) + " % to key " + key + " “" + map.tokens[key] + "”.";
+      (100 * share(query, key)).toFixed(1) + "\u00a0% to key " + key + " “" + map.tokens[key] + "”.";
   };
   const fillHeads = (keep) => {
     const data = page.maps[map.bos];

@@ -6,6 +6,9 @@ that computes it where that is not the one its class names. `docs/summary.md` is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypedDict
 
@@ -29,6 +32,11 @@ class Threshold(TypedDict):
 
     value: float  # the bound
     reason: str  # why it is what it is
+
+
+def bounds_of(module: Mapping[str, Any]) -> dict[str, Threshold]:
+    """Name -> value and reason, of a module whose REASONS say why its bounds are what they are."""
+    return {name: {"value": module[name], "reason": why} for name, why in module["REASONS"].items()}
 
 
 class WeightFormat(Open):

@@ -19,6 +19,15 @@ class SinkFinding(TypedDict):
     tokens: list[str]  # texts of the tokens that hold it, most mass first
 
 
+class SinkBeside(TypedDict):
+    """A sink that other heads have beside that at P0. In detect/decision."""
+
+    kind: str  # learned, positions or tokens
+    heads: int  # how many heads sink there
+    positions: list[int]  # positions that hold the sink
+    tokens: list[str]  # texts of the tokens that hold it, most mass first
+
+
 UNKNOWN: SinkFinding = {
     "kind": "",
     "words": [],
@@ -95,9 +104,10 @@ class ResidualIdentity(TypedDict, total=False):
 class ScanSummary(Open):
     """What `scan` found under one BOS policy. In detect/summary."""
 
-    # whether the model has a sink at P0; None where the prompts are too short to say
+    # whether the model has a sink at P0; None where prompts are too short, or no late query sees P0
     p0_sink: bool | None  # [detect/decision]
     sink: SinkFinding = UNKNOWN  # where it sinks, and how; kind is empty in an older result
+    beside: list[SinkBeside] = []  # where other heads sink, beside those that sink at P0
     sink_rate: dict[str, Measured]  # bound -> heads whose alpha of P0 exceeds it [share]
     sink_rate_after_2: dict[str, Measured] = {}  # the same without the first two blocks [share]
     sink_rate_by_type: dict[str, dict[str, Measured]] = {}  # the same by layer type [share]

@@ -60,6 +60,7 @@ class Recognised(TypedDict, total=False):
     positions: int  # other positions that were taken
     texts: int  # prompts that they are from
     tokens: int  # different token ids among them
+    sinks: int  # other positions that were left out, since they hold the sink too
     measures: list[str]  # those that separate P0 at the recognition point
     auroc: dict[str, dict[str, float | None]]  # measure -> read point -> held-out AUROC [1]
     reason: str | None  # why nothing was measured

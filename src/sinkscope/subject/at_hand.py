@@ -121,6 +121,15 @@ def is_brought(model: Any) -> bool:
     return any(hasattr(module, mark) for module in model.modules() for mark in marks)
 
 
+def input_device(model: Any) -> torch.device:
+    """Device of the input embeddings, or that on which they run where they lie on disk."""
+    embedding = model.get_input_embeddings()
+    if embedding.weight.device.type != "meta":
+        return embedding.weight.device
+    hook = getattr(embedding, "_hf_hook", None)
+    return torch.device(hook.execution_device) if hook else embedding.rows_on
+
+
 def bring(block: nn.Module) -> None:
     """Read a block's weights now, where it would read them when it runs."""
     if (read := getattr(block, BRING, None)) is not None:

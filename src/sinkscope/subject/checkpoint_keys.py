@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sinkscope.errors import InputError, Unsupported
-from sinkscope.subject.anatomy import find_anatomy
+from sinkscope.subject.anatomy import Anatomy, find_anatomy
 
 _ADAPTER = re.compile(r"(^|[._])(lora|lokr|loha|hada|ia3|oft|vera|boft)_|\.base_layer\.")
 _QUANTISED = re.compile(
@@ -88,6 +88,20 @@ def refuse_or_tell(where: str, model: Any, unused: Iterable[str], part: Part) ->
             f"{where} is an encoder and a decoder ({model.config.model_type}): its decoder reads "
             "what the encoder makes of another text, which a causal language model does not."
         )
+    names = _beside_blocks(where, model, anatomy, names, part)
+    told = ""
+    if names:
+        are = "are" if len(names) > 1 else "is"
+        told = f"{_count(names)} of its files {are} not used, such as {names[0]}."
+    if towers:
+        told = f"{towers} tensors of its other towers (images, audio) are not used. {told}".strip()
+    return told
+
+
+def _beside_blocks(
+    where: str, model: Any, anatomy: Anatomy, names: list[str], part: Part
+) -> list[str]:
+    """Those of the names that belong to no block, further tokens or buffer. Refuses the others."""
     stack = anatomy.blocks[0].name.rpartition(".")[0].rpartition(".")[2]
     loaded, count = part or (len(anatomy.blocks),) * 2
     at = {name: _block_of(name, stack) for name in names}
@@ -106,13 +120,7 @@ def refuse_or_tell(where: str, model: Any, unused: Iterable[str], part: Part) ->
     inside = [name for name in names if at[name] is not None]
     place = f"inside its blocks for which {type(model).__name__} has no place"
     _refuse(where, inside, place, "and without them it is not the model that was trained")
-    told = ""
-    if names:
-        are = "are" if len(names) > 1 else "is"
-        told = f"{_count(names)} of its files {are} not used, such as {names[0]}."
-    if towers:
-        told = f"{towers} tensors of its other towers (images, audio) are not used. {told}".strip()
-    return told
+    return names
 
 
 def refuse_missing(where: str, config: Any, missing: Iterable[str]) -> None:

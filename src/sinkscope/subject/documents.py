@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import signal
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError
+from sinkscope.files import expanded
 from sinkscope.settings import ASSETS, BUILTIN
 
 JSON = (".jsonl", ".ndjson", ".json")
@@ -20,7 +22,7 @@ MAGIC = {
     b"PAR1": "a Parquet file", b"PK\x03\x04": "an archive", b"\x1f\x8b": "packed by gzip",
     b"\x28\xb5\x2f\xfd": "packed by zstd", b"\xfd7zXZ": "packed by xz", b"BZh": "packed by bzip2",
     b"%PDF": "a PDF file", b"ARROW1": "an Arrow file", b"GGUF": "a GGUF file",
-    b"\xff\xfe": "text in UTF-16", b"\xfe\xff": "text in UTF-16",
+    b"\xff\xfe\0\0": "text in UTF-32", b"\xff\xfe": "text in UTF-16", b"\xfe\xff": "text in UTF-16",
 }  # fmt: skip
 MOST_NULS = 0.01  # share of NUL among the characters of a text: UTF-16 has half
 CHATS = ("conversations", "conversation", "dialog", "dialogue", "chat", "turns")
@@ -38,7 +40,7 @@ def read_documents(text: str, render: Render | None = None) -> tuple[list[str], 
         return _nonempty(file.read_text(encoding="utf-8").split("\f"), "the excerpt"), BUILTIN
     if text.startswith("hub:"):
         return _nonempty(list(_hub_documents(text[4:])), text), text
-    path = Path(text).expanduser()
+    path = expanded(text)
     content = _content(path, text)
     if path.suffix.lower() in JSON:
         documents = [_text_of(entry, where, render) for where, entry in _entries(content, path)]
@@ -46,6 +48,13 @@ def read_documents(text: str, render: Render | None = None) -> tuple[list[str], 
         _refuse_lines_of_json(content, text)
         documents = content.split("\f")
     return _nonempty(documents, text), path.name
+
+
+def text_content(text: str) -> str:
+    """A text that changes with what `read_documents` reads: the hash of a file, else its name."""
+    path = expanded(text)
+    known = text == BUILTIN or not path.is_file()
+    return text if known else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_chats(text: str, render: Render) -> tuple[list[str], str]:
@@ -66,7 +75,7 @@ def refuse_no_text(text: str) -> None:
     """Raise InputError for what is no file of text by its name alone: before a model is loaded."""
     if text == BUILTIN or text.startswith("hub:"):
         return
-    path = Path(text).expanduser()
+    path = expanded(text)
     if path.suffix.lower() in TABLES:
         raise InputError(
             f"{text} is no plain text; --text wants .txt, or .jsonl with a field text."
@@ -74,6 +83,8 @@ def refuse_no_text(text: str) -> None:
     try:
         if path.is_dir():
             raise InputError(f"{text} is a folder; --text wants a file.")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{text} is a pipe or a device; --text wants a file.")
         there = path.is_file()
     except (OSError, ValueError):  # too long for a name, or one that no disk can hold
         there = False

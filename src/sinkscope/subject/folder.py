@@ -67,7 +67,9 @@ def _refuse_packed(path: Path, config: dict[str, Any]) -> None:
         )
 
 
-def check_folder(path: Path, allow_pickle: bool, trust_remote_code: bool) -> dict[str, Any]:
+def check_folder(
+    path: Path, *, allow_pickle: bool = False, trust_remote_code: bool = False
+) -> dict[str, Any]:
     """The content of config.json.
 
     Refuses a folder without a readable config.json, or without weights that may be read.

@@ -12,7 +12,7 @@ import torch
 from sinkscope.errors import InputError
 from sinkscope.subject import adapters, gguf
 from sinkscope.subject.anatomy import Anatomy, find_anatomy
-from sinkscope.subject.at_hand import is_brought, is_packed, rounds_input
+from sinkscope.subject.at_hand import input_device, is_brought, is_packed, rounds_input
 from sinkscope.subject.blame import odd_settings, rope_warnings
 from sinkscope.subject.folder import check_folder, check_weights
 from sinkscope.subject.header import INDEX, WHOLE, header_hash
@@ -56,11 +56,7 @@ class Subject:
     @property
     def device(self) -> torch.device:
         """Device of the input embeddings, where token ids must be put."""
-        embedding = self.model.get_input_embeddings()
-        if embedding.weight.device.type == "meta":  # on disk, and brought in to run
-            hook = getattr(embedding, "_hf_hook", None)
-            return torch.device(hook.execution_device) if hook else embedding.rows_on
-        return embedding.weight.device
+        return input_device(self.model)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -144,31 +140,51 @@ def load(
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
+    _refuse_two_places(device, device_map, stream, tensor_parallel)
     place = find_place(source, revision, offline, trust_remote_code, gguf_file)
     if stream:
         return _streamed(place, dtype, device)
     spread = spreading() if tensor_parallel else None
     adapter = adapter_at(place)
     if adapter is not None:
-        options = {"dtype": dtype, "device": device, "device_map": device_map, "offline": offline}
-        safety = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        return _merged(adapter, place.name, {**options, **safety})
+        return _merged(
+            adapter, place.name, dtype=dtype, device=device, device_map=device_map,
+            offline=offline, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code,
+        )  # fmt: skip
     read = _read(place, dtype, None if tensor_parallel else device_map, allow_pickle, spread)
+    return _tried(place, read, revision, None if device_map else device, spread=tensor_parallel)
+
+
+def _tried(
+    place: Place, read: _Read, revision: str | None, device: str | None, *, spread: bool
+) -> Subject:
+    """What was read as a subject, once it has run. device: where it is put; None: where it is."""
     model, text_only = text_decoder(read.model)
-    if tensor_parallel:
+    if spread:
         make_whole(model)
         read.said.append(f"Its weights were spread over {model.tp_size} processes.")
-    elif device_map is None:
+    elif device is not None:
         model = to_device(model, device)
-    model.eval()
-    refuse_no_finite(model, place.where)
+    refuse_no_finite(model.eval(), place.where)
     anatomy = find_anatomy(model)
     try_out(model, anatomy, place.where)
-    identity = identity_of(model, place.name, revision, place.file)
+    identity = identity_of(model, place.name, None if place.local else revision, place.file)
+    if place.local and revision is not None:
+        read.said.append(f"What lies in a folder has no revision: {revision!r} was not looked for.")
     if read.weights is not None:
         identity["weights"] = read.weights
     say(identity, text_only, *read.said, *_how_stored(place, read, identity["dtype"]))
     return Subject(model, read.tokenizer, anatomy, identity)
+
+
+def _refuse_two_places(device: str, device_map: Any, stream: bool, tensor_parallel: bool) -> None:
+    """Raise InputError for a model that is to lie in two places, or in none."""
+    asked = {"--stream": stream, "--device-map": device_map, "--tensor-parallel": tensor_parallel}
+    given = [name for name, value in asked.items() if value]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} exclude each other: take one of them.")
+    if str(device).partition(":")[0] == "meta":
+        raise InputError("The meta device holds no numbers; name another with --device.")
 
 
 @dataclass
@@ -200,7 +216,8 @@ def _read(
     whole = place.local and packed is None
     room_for = None if device_map or spread else dtype
     if whole:
-        check_folder(place.path, allow_pickle, common["trust_remote_code"])
+        trusted = common["trust_remote_code"]
+        check_folder(place.path, allow_pickle=allow_pickle, trust_remote_code=trusted)
     with hub_forbidden(common["local_files_only"]):
         weights = gguf.weight_format(packed, common) if packed else None
         with rope_warnings() as rope:
@@ -246,7 +263,7 @@ def _streamed(place: Place, dtype: str, device: str) -> Subject:
         raise InputError(f"{folder} is no folder of safetensors; only those are read in blocks.")
     if adapters.find_adapter(folder) is not None:
         raise InputError("An adapter is not merged into weights on disk: merge it first.")
-    check_folder(folder, False, False)
+    check_folder(folder)
     config = load_config(str(folder), LOCAL)
     check_weights(folder, config.to_dict(), None)
     model, plan, _ = streamed_model(folder, config, DTYPES[dtype], torch.device(device))
@@ -260,7 +277,7 @@ def _streamed(place: Place, dtype: str, device: str) -> Subject:
     return Subject(model, tokenizer, plan.anatomy, identity)
 
 
-def _merged(adapter: adapters.Adapter, name: str, options: dict[str, Any]) -> Subject:
+def _merged(adapter: adapters.Adapter, name: str, **options: Any) -> Subject:
     """The base that an adapter names, loaded with the adapter merged into it."""
     try:
         base = load(adapter.base, revision=adapter.config.get("revision"), **options)

@@ -40,7 +40,7 @@ def refuse_too_large(
     config = config | inner if isinstance(inner, dict) else config
     if part is not None:
         config = config | {
-            name: min(config[name], part) for name in _BLOCKS if _counted(config, name)
+            name: min(config[name], part) for name in _BLOCKS if isinstance(config.get(name), int)
         }
     blocks = _first(config, _BLOCKS)
     least = fewest_parameters(config)
@@ -88,9 +88,10 @@ def refuse_large_layout(
             "GB are free; a smaller --dtype or --device-map auto may help."
         )
     if tensors and asked > 2 * elements(tensors) + SMALL // 10:
+        largest = max(held, key=lambda one: one.numel())
         raise InputError(
             f"{where} lacks weights: config.json asks for {asked:,} numbers, and the weights hold "
-            f"{elements(tensors):,}; the largest is of shape {list(max(held, key=_size).shape)}."
+            f"{elements(tensors):,}; the largest is of shape {list(largest.shape)}."
         )
 
 
@@ -106,10 +107,6 @@ def refuse_long_rows(rows: int, length: int, width: int, itemsize: int) -> None:
             f"{rows} × {length:,} tokens need at least {needed / 1e9:,.1f} GB of memory, and "
             f"{free / 1e9:,.1f} GB are free; use a shorter --length or a smaller --n."
         )
-
-
-def _size(tensor: Any) -> int:
-    return tensor.numel()
 
 
 def fewest_parameters(config: dict[str, Any]) -> int:
@@ -133,10 +130,6 @@ def available() -> int | None:
 def _first(config: dict[str, Any], names: tuple[str, ...]) -> int:
     values = (config.get(name) for name in names)
     return next((v for v in values if isinstance(v, int) and v > 0), 0)
-
-
-def _counted(config: dict[str, Any], name: str) -> bool:
-    return isinstance(config.get(name), int)
 
 
 def _of_machine() -> int | None:

@@ -33,12 +33,12 @@ def merge(model: Any, adapter: Adapter) -> str:
     from safetensors.torch import load_file
 
     try:
-        held = load_file(adapter.folder / WEIGHTS)
+        held = bare_names(load_file(adapter.folder / WEIGHTS))
     except (SafetensorError, OSError) as error:
         raise InputError(f"{adapter.folder / WEIGHTS} is corrupt ({error}).") from None
     pairs: dict[str, dict[str, torch.Tensor]] = {}
     changed = False
-    for key, tensor in bare_names(held).items():
+    for key, tensor in held.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"{adapter.folder}: weight {key} holds NaN or infinity.")
         name = key.removeprefix("base_model.model.")
@@ -62,7 +62,7 @@ def merge(model: Any, adapter: Adapter) -> str:
         changed = changed or bool(a.any() and b.any() and _scale(adapter.config, name, len(a)))
     if not held:
         raise InputError(f"{adapter.folder / WEIGHTS} is empty.")
-    _refuse_missing(model, adapter, [*pairs, *(key for key in bare_names(held))])
+    _refuse_missing(model, adapter, [*pairs, *held])
     return "" if changed else "All its products are zero: this is the base, unchanged."
 
 

@@ -7,16 +7,18 @@ names.
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sinkscope.errors import InputError
-from sinkscope.settings import BOS_POLICIES
+from sinkscope.settings import ONE_POLICY
 from sinkscope.subject.load import Subject
 from sinkscope.subject.tokens import token_text, vocabulary
 
+MOST_TRIED = 256  # tokens of which one should be a letter
 Ids = TypeVar("Ids", list[int], "array[int]")
 
 
@@ -41,8 +43,8 @@ class Opening:
         as-is is "with" where the tokenizer puts BOS first, or where every document brings its own
         (`brought`). Raises InputError for a policy there is not, or where there is no BOS to put.
         """
-        if asked not in BOS_POLICIES:
-            raise InputError(f"BOS policy {asked!r} is not one of {', '.join(BOS_POLICIES)}.")
+        if asked not in ONE_POLICY:
+            raise InputError(f"BOS policy {asked!r} is not one of {', '.join(ONE_POLICY)}.")
         if asked == "with" and not self.ids:
             raise InputError(
                 "this model has no BOS token in its vocabulary; use --bos without or --bos as-is."
@@ -94,12 +96,21 @@ def opening_of(subject: Subject) -> Opening:
 
 def _put_first(tokenizer: Any) -> tuple[int, ...]:
     """The special tokens that a tokenizer puts before a text by itself."""
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a", add_special_tokens=True)["input_ids"]
+    sample, plain = _sample(tokenizer)
+    whole = tokenizer(sample, add_special_tokens=True)["input_ids"]
     for start in range(len(whole) - len(plain) + 1):
         if whole[start : start + len(plain)] == plain:
             return tuple(whole[:start])
     return ()
+
+
+def _sample(tokenizer: Any) -> tuple[str, list[int]]:
+    """A text that the tokenizer makes tokens of, and these; one of other letters leaves "a" out."""
+    texts = (tokenizer.decode([i], skip_special_tokens=True) for i in range(len(tokenizer)))
+    for text in ("a", *itertools.islice(texts, MOST_TRIED)):
+        if ids := tokenizer(text, add_special_tokens=False)["input_ids"]:
+            return text, ids
+    return "a", []
 
 
 def _configured(subject: Subject) -> tuple[int, ...]:

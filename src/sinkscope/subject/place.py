@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sinkscope.files import expanded
 from sinkscope.subject import adapters, gguf
 from sinkscope.subject.folder import bundled_model, refuse_bad_id
 from sinkscope.subject.offline import hub_forbidden, is_offline
@@ -51,7 +52,7 @@ def find_place(
 ) -> Place:
     """What a source stands for; arguments as those of `load`."""
     bundled = source in (None, BUNDLED)
-    path = bundled_model() if bundled else Path(str(source)).expanduser()
+    path = bundled_model() if bundled else expanded(str(source))
     local = _exists(path)
     packed = gguf.find_gguf(path, gguf_file)
     if not local:

@@ -7,9 +7,16 @@ from typing import Any
 
 import torch
 
-from sinkscope.errors import InputError, OutOfResources, Unsupported, first_line, is_out_of_memory
+from sinkscope.errors import (
+    InputError,
+    OutOfResources,
+    SinkscopeError,
+    Unsupported,
+    first_line,
+    is_out_of_memory,
+)
 from sinkscope.subject.anatomy import Anatomy
-from sinkscope.subject.at_hand import has_own_class
+from sinkscope.subject.at_hand import has_own_class, input_device
 from sinkscope.subject.weights import quantisation
 
 ORDINARY = 1e4  # weights below do not overflow float32 in any model of ordinary size
@@ -68,35 +75,12 @@ def try_out(model: Any, anatomy: Anatomy, where: str) -> None:
             lengths.add(first.shape[1])
 
     handles = [block.register_forward_hook(watch) for block in anatomy.modules(model)]
-    embedding = model.get_input_embeddings()
-    hook = getattr(embedding, "_hf_hook", None)
-    offloaded = embedding.weight.device.type == "meta"
-    device = hook.execution_device if offloaded and hook else embedding.weight.device
-    ids = torch.zeros(1, 2, dtype=torch.long, device=device)
+    ids = torch.zeros(1, 2, dtype=torch.long, device=input_device(model))
     try:
         with torch.no_grad():
             model(input_ids=ids, use_cache=False)
-    except (ImportError, NotImplementedError) as error:
-        raise Unsupported(f"{where} cannot be run here: {first_line(error)}") from None
     except Exception as error:
-        if is_out_of_memory(error):
-            raise OutOfResources(f"{where} does not run in the memory there is.") from None
-        if method := quantisation(model.config):
-            dtype = str(model.dtype).removeprefix("torch.")
-            raise Unsupported(
-                f"{where} is quantised ({method}), and its weights cannot be run here in {dtype} "
-                f"({type(error).__name__}: {first_line(error)})"
-            ) from error
-        dtypes = {str(p.dtype)[6:] for p in model.parameters() if p.is_floating_point()}
-        if len(dtypes) > 1:
-            raise InputError(
-                f"{where}: its weights are of several dtypes ({', '.join(sorted(dtypes))}), and so "
-                "it does not run: give all the same, as model.to(dtype) does."
-            ) from error
-        raise InputError(
-            f"{where}: the model that config.json describes cannot be run "
-            f"({type(error).__name__}: {first_line(error)})"
-        ) from error
+        raise _failure(model, where, error) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -109,6 +93,27 @@ def try_out(model: Any, anatomy: Anatomy, where: str) -> None:
         raise InputError(
             f"{where}: what block {outputs.index(False)} gives {why_not_finite(model)}"
         )
+
+
+def _failure(model: Any, where: str, error: Exception) -> SinkscopeError:
+    """What is told where a model does not run."""
+    if isinstance(error, (ImportError, NotImplementedError)):
+        return Unsupported(f"{where} cannot be run here: {first_line(error)}")
+    if is_out_of_memory(error):
+        return OutOfResources(f"{where} does not run in the memory there is.")
+    said = f"({type(error).__name__}: {first_line(error)})"
+    if method := quantisation(model.config):
+        dtype = str(model.dtype).removeprefix("torch.")
+        return Unsupported(
+            f"{where} is quantised ({method}), and its weights cannot be run here in {dtype} {said}"
+        )
+    dtypes = {str(p.dtype)[6:] for p in model.parameters() if p.is_floating_point()}
+    if len(dtypes) > 1:
+        return InputError(
+            f"{where}: its weights are of several dtypes ({', '.join(sorted(dtypes))}), and so it "
+            "does not run: give all the same, as model.to(dtype) does."
+        )
+    return InputError(f"{where}: the model that config.json describes cannot be run {said}")
 
 
 def why_not_finite(model: Any) -> str:

@@ -169,31 +169,36 @@ def build_prompts(
     if kind not in KINDS:
         raise InputError(f"prompt kind {kind!r} is not one of {', '.join(KINDS)}.")
     asked = PromptSettings(str(text), kind, n, length, bos, seed, chat_template)
-    text, n, length, seed = asked.text, asked.n, asked.length, asked.seed
-    check_length(subject, length)
-    opening = opening_of(subject)
-    generator = torch.Generator().manual_seed(seed)
-    source = ""
+    check_length(subject, asked.length)
     if chat_template and kind != "text":
         raise InputError(f"--chat-template renders chats of --text; prompts are {kind} here.")
-    if kind == "ids":
-        rows = _given(opening, [row[:length] for row in _whole_numbers(ids)])
-    elif kind == "text":
-        if chat_template:
-            documents, source = read_chats(text, chat_renderer(subject.tokenizer))
-        else:
-            documents, source = read_documents(text)
-        rows = text_rows(
-            subject.tokenizer, opening, documents,
-            n=n, length=length, bos=bos, generator=generator, by_turns=by_turns,
-        )  # fmt: skip
-    else:
-        rows = _synthetic(subject, opening, kind, n, length, bos, generator)
+    rows, source = _rows(subject, asked, ids, by_turns)
     prompts = from_rows(subject, rows.ids, kind, rows.bos, source)
     rows.notes += larger_tokenizer(subject)
     told = len(rows.documents) == len(prompts) > 0
     units = torch.tensor(rows.documents) if told else None
     return dataclasses.replace(prompts, notes=rows.notes, documents=units)
+
+
+def _rows(
+    subject: Subject, asked: PromptSettings, ids: list[list[int]] | None, by_turns: bool
+) -> tuple[Rows, str]:
+    """Rows of ids as they are asked for, and where their text comes from."""
+    opening = opening_of(subject)
+    generator = torch.Generator().manual_seed(asked.seed)
+    if asked.kind == "ids":
+        return _given(opening, [row[: asked.length] for row in _whole_numbers(ids)]), ""
+    if asked.kind != "text":
+        return _synthetic(subject, opening, asked, generator), ""
+    if asked.chat_template:
+        documents, source = read_chats(asked.text, chat_renderer(subject.tokenizer))
+    else:
+        documents, source = read_documents(asked.text)
+    rows = text_rows(
+        subject.tokenizer, opening, documents,
+        n=asked.n, length=asked.length, bos=asked.bos, generator=generator, by_turns=by_turns,
+    )  # fmt: skip
+    return rows, source
 
 
 def prompts_of(subject: Subject, settings: PromptSettings) -> list[Prompts]:
@@ -253,26 +258,21 @@ def _given(opening: Opening, rows: list[list[int]]) -> Rows:
 
 
 def _synthetic(
-    subject: Subject,
-    opening: Opening,
-    kind: str,
-    n: int,
-    length: int,
-    bos: str,
-    generator: torch.Generator,
+    subject: Subject, opening: Opening, asked: PromptSettings, generator: torch.Generator
 ) -> Rows:
     """Rows of drawn ids; a draw that would put BOS first by chance is the next id instead."""
-    policy = opening.policy(bos, False)
+    policy = opening.policy(asked.bos, False)
     first = list(opening.ids) if policy == "with" else []
     size = usable_vocabulary(subject)
-    body = length - len(first)
-    check_memory(subject, n, length)
-    drawn = torch.randint(size, (n, body if kind == "random" else 1), generator=generator)
+    body = asked.length - len(first)
+    check_memory(subject, asked.n, asked.length)
+    width = body if asked.kind == "random" else 1
+    drawn = torch.randint(size, (asked.n, width), generator=generator)
     if opening.ids:
         drawn[:, 0] = torch.where(
             drawn[:, 0] == opening.ids[0], (drawn[:, 0] + 1) % size, drawn[:, 0]
         )
-    rows = [first + row for row in drawn.expand(n, body).tolist()]
+    rows = [first + row for row in drawn.expand(asked.n, body).tolist()]
     return Rows(rows, policy, opening.notes(policy))
 
 

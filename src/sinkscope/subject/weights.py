@@ -153,6 +153,10 @@ def _from_pretrained(kind: Any, where: str, options: dict) -> tuple[Any, dict[st
             keys.refuse_other_shapes(where, info["mismatched_keys"])
         if not kind.__name__.startswith("Auto") and isinstance(error, AttributeError):
             raise  # a class of the caller's own, who knows what that means
+        if "weights_only" in str(error):
+            raise InputError(
+                f"{where}: its pickle holds more than tensors; what it would run is not run here."
+            ) from None
         method = quantisation(options["config"])
         raise InputError(
             f"{where} {f'is quantised ({method}) and ' if method else ''}cannot be loaded: "
@@ -254,6 +258,10 @@ def load_tokenizer(where: str, common: dict, local: bool) -> Any:
     except BaseException as error:  # the library in Rust panics, which is no Exception
         if is_interrupt(error):
             raise
+        if "custom code" in str(error):
+            raise InputError(
+                f"{where}: its tokenizer is code; pass --trust-remote-code if you trust it."
+            ) from None
         raise InputError(f"{where}: the tokenizer cannot be loaded: {first_line(error)}") from None
     if grown > MOST_TOKENS * len(SAMPLE):
         raise InputError(

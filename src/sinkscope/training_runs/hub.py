@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError, OutOfResources, first_line
+from sinkscope.subject.header import INDEX, WHOLE
 from sinkscope.subject.plan import LoadPlan, plan_blocks
 from sinkscope.subject.weights import LOCAL, load_config
 from sinkscope.training_runs.checkpoint import Checkpoint
@@ -15,7 +16,6 @@ from sinkscope.training_runs.tensors import CHUNK, copy_tensors, kept_bytes
 
 SMALL = (".json", ".txt", ".model", ".jinja")  # configuration and tokenizer
 LARGEST_SMALL = 100_000_000
-INDEX = "model.safetensors.index.json"
 
 
 def fetch_first_blocks(
@@ -131,6 +131,6 @@ def _take_out(fs: Any, path: str, target: Path, plan: LoadPlan) -> None:
 def _shards(fs: Any, root: str, weights: list[str], files: dict, plan: LoadPlan) -> list[str]:
     """The safetensors files that hold a tensor which is needed."""
     if INDEX not in files:
-        return ["model.safetensors"] if "model.safetensors" in weights else weights
+        return [WHOLE] if WHOLE in weights else weights
     index = json.loads(fs.cat_file(f"{root}/{INDEX}"))
     return sorted({file for name, file in index["weight_map"].items() if plan.keeps(name)})

@@ -63,44 +63,70 @@ def measure_checkpoints(
     settings = settings or CheckpointSettings()
     store.sweep_out()
     threads = torch.get_num_threads() if settings.threads is None else settings.threads
-    view = view_hash(pilot.view) + conditions(dtype, device, threads)
     budget = int(settings.disk_budget * 1e9 / at_once(settings.workers))
-    measured = MeasuredRun([None] * len(run.checkpoints))
-    keys: dict[int, str] = {}
-
-    def report() -> None:
-        progress(f"checkpoints of {run.name}", measured.done, len(run.checkpoints))
-
-    def tasks() -> Iterator[Task]:
-        for index, checkpoint in enumerate(run.checkpoints):
-            try:
-                keys[index] = key_of(content_of(checkpoint, pilot), view)
-                if said := note_of(checkpoint):
-                    measured.notes[checkpoint.name] = said
-            except Exception as error:  # noqa: BLE001 - a broken checkpoint is a row, whatever breaks
-                measured.broken[checkpoint.name] = reason(error)
-                continue
-            measured.metrics[index] = store.read(keys[index])
-            if measured.metrics[index] is None:
-                yield Task(index, checkpoint, pilot, dtype, device, threads, budget)
-            report()
-
-    report()
-    for index, content, said in results_of(tasks(), measure, settings.workers):
-        name = run.checkpoints[index].name
-        if content is None:
-            measured.broken[name] = said
-        else:
-            if said:
-                measured.notes[name] = said
-            store.write(keys[index], content)
-            measured.metrics[index] = store.read(keys[index])
-        report()
-    _remark(run, measured, keys)
+    view = view_hash(pilot.view) + conditions(dtype, device, threads)
+    sweep = _Sweep(run, pilot, store, view, progress)
+    sweep.report()
+    for done in results_of(sweep.tasks(dtype, device, threads, budget), measure, settings.workers):
+        sweep.take(*done)
+    measured = sweep.measured
+    _remark(run, measured, sweep.keys)
     if all(found is None for found in measured.metrics):
         first = next(iter(measured.broken.values()), "there are none.")
         raise InputError(f"no checkpoint of {run.name} could be measured: {first}")
     return measured
+
+
+@dataclass
+class _Sweep:
+    """A run that is being measured.
+
+    view  what is looked at and how, as a hash
+    keys  index of a checkpoint -> its key in the store
+    """
+
+    run: TrainingRun
+    pilot: Pilot
+    store: Store
+    view: str
+    progress: Progress
+    keys: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.measured = MeasuredRun([None] * len(self.run.checkpoints))
+
+    def report(self) -> None:
+        """Say how many checkpoints are through."""
+        count = len(self.run.checkpoints)
+        self.progress(f"checkpoints of {self.run.name}", self.measured.done, count)
+
+    def tasks(self, dtype: str, device: str, threads: int, budget: int) -> Iterator[Task]:
+        """A task for each checkpoint that is not stored yet."""
+        for index, checkpoint in enumerate(self.run.checkpoints):
+            try:
+                self.keys[index] = key_of(content_of(checkpoint, self.pilot), self.view)
+                self._note(index, note_of(checkpoint))
+            except Exception as error:  # noqa: BLE001 - a broken checkpoint is a row, whatever breaks
+                self.measured.broken[checkpoint.name] = reason(error)
+                continue
+            self.measured.metrics[index] = self.store.read(self.keys[index])
+            if self.measured.metrics[index] is None:
+                yield Task(index, checkpoint, self.pilot, dtype, device, threads, budget)
+            self.report()
+
+    def take(self, index: int, content: bytes | None, said: str) -> None:
+        """Store what a task gave; without content `said` is what is wrong, else a remark or ""."""
+        if content is None:
+            self.measured.broken[self.run.checkpoints[index].name] = said
+        else:
+            self._note(index, said)
+            self.store.write(self.keys[index], content)
+            self.measured.metrics[index] = self.store.read(self.keys[index])
+        self.report()
+
+    def _note(self, index: int, said: str) -> None:
+        if said:
+            self.measured.notes[self.run.checkpoints[index].name] = said
 
 
 def _remark(run: TrainingRun, measured: MeasuredRun, keys: dict[int, str]) -> None:

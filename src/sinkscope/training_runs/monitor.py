@@ -226,7 +226,7 @@ class SinkMonitor:
             "sink/distance": signals.distance(found, point),
             "sink/emergence_block": float(signals.emergence_block(found, point)),
             "sink/cosine": float(found.cosine[point]),
-            **{f"sink/concentration_{k}": float(share) for k, share in zip(FIRST, c)},
+            **{f"sink/concentration_{k}": float(each) for k, each in zip(FIRST, c)},
         }
         if before is not None:
             heads = [signals.rows(np.argwhere(each.sinks)) for each in (found, before)]

@@ -26,7 +26,7 @@ from sinkscope.subject.load import DTYPES, Subject
 from sinkscope.subject.plan import NOT_ALONE, LoadPlan, plan_blocks, quiet
 from sinkscope.subject.probe import refuse_no_finite
 from sinkscope.subject.weights import LOCAL, load_config, load_tokenizer, load_weights
-from sinkscope.training_runs.tensors import hash_tensors, tensor_names
+from sinkscope.training_runs.tensors import hash_tensors
 
 
 def load_first_blocks(
@@ -41,7 +41,7 @@ def load_first_blocks(
     Only the tensors that are needed are read from (sharded) safetensors files. The subject's
     `parameters` and `architecture` are those of the full model. Raises as `subject.load.load`.
     """
-    check_folder(folder, False, False)
+    check_folder(folder)
     config = load_config(str(folder), LOCAL)
     check_weights(folder, config.to_dict(), None, blocks)
     plan = plan_blocks(config, blocks)
@@ -67,9 +67,7 @@ def content_hash(folder: Path, plan: LoadPlan) -> str:
     """SHA-256 of the configuration and of the tensors that the plan needs: what is measured."""
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     if any(folder.glob("*.safetensors")):
-        names = tensor_names(folder)
-        needed = {name for name in names if plan.keeps(name)}
-        digest.update(hash_tensors(folder, needed.__contains__).encode())
+        digest.update(hash_tensors(folder, plan.keeps).encode())
     else:
         for path in sorted(p for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth")):
             digest.update(path.read_bytes())

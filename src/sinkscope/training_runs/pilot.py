@@ -20,7 +20,7 @@ from sinkscope.circuit.reading import sinks_on
 from sinkscope.detect.nulls import UNTRAINED_SEEDS, untrained_copy
 from sinkscope.errors import NOT_ASKED, InputError, Missing, Unsupported
 from sinkscope.observe.p0_stream import first_tokens
-from sinkscope.settings import TimelineSettings
+from sinkscope.settings import ONE_POLICY, TimelineSettings
 from sinkscope.subject.load import Subject
 from sinkscope.subject.prompts import Prompts, prompts_of
 from sinkscope.training_runs.checkpoint_metrics import light
@@ -29,7 +29,6 @@ from sinkscope.training_runs.view import View
 
 ROOM = 2  # blocks loaded behind the first reading block: the circuit was elsewhere earlier on
 FIRST_TOKENS = 64
-BOS = ("as-is", "with", "without")
 NULL_RESAMPLES = 2000
 
 
@@ -145,9 +144,9 @@ def run_pilot(subject: Subject, settings: TimelineSettings, least: int = 0) -> P
 
     Raises InputError for prompts that cannot be built, Unsupported for a model that cannot be read.
     """
-    if settings.bos not in BOS:
+    if settings.bos not in ONE_POLICY:
         raise InputError(
-            f"BOS policy {settings.bos!r} of a timeline is not one of {', '.join(BOS)}."
+            f"BOS policy {settings.bos!r} of a timeline is not one of {', '.join(ONE_POLICY)}."
         )
     prompts = _prompts(subject, settings)
     blocks = len(subject.anatomy.blocks)

@@ -14,7 +14,8 @@ from sinkscope.errors import InputError, OutOfResources, SinkscopeError, TooLarg
 from sinkscope.files import write_json
 from sinkscope.frame import Progress
 from sinkscope.provenance import conditions
-from sinkscope.settings import BUILTIN, TimelineSettings
+from sinkscope.settings import TimelineSettings
+from sinkscope.subject.documents import text_content
 from sinkscope.subject.load import Subject
 from sinkscope.training_runs.checkpoint import Checkpoint, TrainingRun
 from sinkscope.training_runs.hub import LARGEST_SMALL, SMALL
@@ -82,7 +83,7 @@ def _kept(path: Path) -> dict[str, Any] | None:
 def _least(run: TrainingRun, settings: TimelineSettings, budget: int) -> int:
     """First blocks that a quarter, half and three quarters of the run need (`blocks_read`).
 
-    A checkpoint that cannot be read is passed over; the sweep will say so.
+    A checkpoint that cannot be read is passed over; the sweep will say so. Raises OutOfResources.
     """
     if settings.first_blocks != "auto":
         return 0
@@ -92,13 +93,14 @@ def _least(run: TrainingRun, settings: TimelineSettings, budget: int) -> int:
         try:
             with opened(checkpoint, None, settings.dtype, settings.device, budget) as (subject, _):
                 needed.append(blocks_read(subject, settings))
-        except Exception:  # noqa: BLE001 - as in `cached_pilot`
-            continue
+        except Exception as error:
+            if isinstance(error, OutOfResources) and not isinstance(error, TooLarge):
+                raise
     return max(needed)
 
 
 def _pilot_key(run: TrainingRun, checkpoint: Checkpoint, settings: TimelineSettings) -> str:
-    text = "" if settings.text == BUILTIN else _text_hash(settings.text)
+    text = text_content(settings.text)
     how = conditions(settings.dtype, settings.device, torch.get_num_threads())
     content = [VERSION, content_of(checkpoint, None), dataclasses.asdict(settings), text, how]
     content.append([one.name for one in run.checkpoints])  # they have a say in what is looked at
@@ -114,11 +116,6 @@ def _tokenizer_hash(folder: Path) -> str:
         if path.suffix in SMALL and path.is_file() and path.stat().st_size < LARGEST_SMALL:
             digest.update(path.name.encode("utf-8", "surrogateescape") + path.read_bytes())
     return digest.hexdigest()
-
-
-def _text_hash(text: str) -> str:
-    path = Path(text).expanduser()
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else text
 
 
 def _model(subject: Subject, run: TrainingRun) -> dict[str, Any]:

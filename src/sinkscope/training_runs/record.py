@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from sinkscope.training_runs.checkpoint import Checkpoint, TrainingRun
 from sinkscope.training_runs.course import Course
 from sinkscope.training_runs.pilot import Pilot
-from sinkscope.training_runs.sources import Checkpoint, TrainingRun
 
 
 @dataclass

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkscope.errors import InputError, first_line
+from sinkscope.files import expanded
 from sinkscope.settings import ASSETS
 from sinkscope.training_runs.checkpoint import Checkpoint, TrainingRun
 from sinkscope.training_runs.hub import hub_errors
@@ -47,7 +48,7 @@ def find_runs(
     single: list[Path] = []
     for source in sources:
         text = str(source)
-        path = Path(text).expanduser()
+        path = expanded(text)
         if text == BUNDLED or text.startswith(f"{BUNDLED}:"):
             runs += _bundled(text.partition(":")[2])
         elif path.is_dir():
@@ -60,7 +61,8 @@ def find_runs(
             runs.append(_hub(text, revisions, pattern, offline))
     if len(single) == 1:
         raise InputError(
-            f"{single[0]} is one checkpoint; a timeline needs two or more, or their run folder."
+            f"{single[0]} is one checkpoint; a timeline needs two or more, or their run folder, "
+            "and sinkscope run looks at one."
         )
     if single:
         runs.append(_folders(single, pattern))

@@ -47,7 +47,6 @@ def run_summary(one: RunRecord) -> RunSummary:
     arrays, steps = one.arrays, [c.step for c in one.checkpoints]
     found, view = one.course, one.pilot.view
     settled = found.settled
-    ends = ("concentration", "concentration_low", "concentration_high")
     return RunSummary(
         steps=steps,
         unit=one.run.unit,
@@ -66,18 +65,8 @@ def run_summary(one: RunRecord) -> RunSummary:
             "rule": f"all changes within bounds from step s/{QUIET:g} to s, over at least {LEAST} "
             f"checkpoints, at {HOLD} checkpoints in a row",
         },
-        concentration={
-            str(k): Measured(
-                **{
-                    key: _finite(arrays[name][-1, i])
-                    for key, name in zip(("value", "low", "high"), ends)
-                }
-            )
-            for i, k in enumerate(FIRST)
-        },
-        first_blocks_late_share=Draw(one.pilot.view.prompts.units).mean(
-            arrays["sink_by_prompt"][-1]
-        ),
+        concentration={str(k): _concentration(arrays, i) for i, k in enumerate(FIRST)},
+        first_blocks_late_share=Draw(view.prompts.units).mean(arrays["sink_by_prompt"][-1]),
         norm_ratio=_finite(np.exp(arrays["log_norm_by_prompt"][-1].mean())),
         emergence_block=int(arrays["emergence_block"][-1]),
         loss=_finite(arrays["loss"][-1]) if "loss" in arrays else None,
@@ -91,6 +80,13 @@ def run_summary(one: RunRecord) -> RunSummary:
         broken=one.broken,
         notes=_notes(one),
     )
+
+
+def _concentration(arrays: dict[str, np.ndarray], i: int) -> Measured:
+    """C_k of the last checkpoint, k = FIRST[i]."""
+    names = ("concentration", "concentration_low", "concentration_high")
+    value, low, high = (_finite(arrays[name][-1, i]) for name in names)
+    return Measured(value=value, low=low, high=high)
 
 
 def _born(found: Emergence | None) -> int | None:
@@ -165,11 +161,10 @@ def _judgement(records: list[RunRecord]) -> Judgement:
 
 def _notes(one: RunRecord) -> list[str]:
     remarks, shared = _remarks(one)
-    notes = [*one.run.notes, *shared]
-    notes += one.pilot.view.prompts.notes
+    view = one.pilot.view
+    notes = [*one.run.notes, *shared, *view.prompts.notes]
     if one.pilot.note:
         notes.append(one.pilot.note[0].upper() + one.pilot.note[1:] + ".")
-    view = one.pilot.view
     if view.horizon < one.pilot.blocks:
         notes.append(
             f"Only the first {view.horizon} of {one.pilot.blocks} blocks were looked at: late "
@@ -182,8 +177,7 @@ def _notes(one: RunRecord) -> list[str]:
         notes.append(one.pilot.null.sentence)
     notes += [f"{name} was skipped: {reason}" for name, reason in one.broken.items()]
     notes += remarks
-    first = one.checkpoints[0].step * QUIET > one.checkpoints[-1].step
-    if first:
+    if one.checkpoints[0].step * QUIET > one.checkpoints[-1].step:
         notes.append(
             "The checkpoints cover too short a stretch of training to say whether it settled."
         )

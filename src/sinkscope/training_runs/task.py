@@ -61,7 +61,7 @@ def content_of(checkpoint: Checkpoint, pilot: Pilot | None) -> str:
         below = Path(adapter.base)
         of = content_of(replace(checkpoint, place=adapter.base), None) if below.is_dir() else ""
         return adapter.sha256(of or adapter.base)
-    check_folder(folder, False, False)
+    check_folder(folder)
     config = load_config(str(folder), LOCAL)
     check_weights(folder, config.to_dict(), None)
     plan = plan_blocks(config, None if pilot is None else _blocks(pilot))

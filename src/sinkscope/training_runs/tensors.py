@@ -72,15 +72,6 @@ def hash_tensors(folder: Path, keep: Callable[[str], bool]) -> str:
     return digest.hexdigest()
 
 
-def tensor_names(folder: Path) -> list[str]:
-    """Names of all tensors in a folder's safetensors files."""
-    names: list[str] = []
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            names += [key for key in read_header(file, path.name)[0] if key != "__metadata__"]
-    return names
-
-
 def joined(ranges: list[list[int]]) -> list[tuple[int, int]]:
     """Ranges that touch, put together: fewer and longer reads."""
     out: list[tuple[int, int]] = []

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sinkscope.errors import InputError
-from sinkscope.files import prove_writable
+from sinkscope.files import expanded, prove_writable
 from sinkscope.frame import Progress, silent
 from sinkscope.progress import shown
 from sinkscope.provenance import environment
@@ -33,7 +33,7 @@ from sinkscope.workers.pool import at_once
 
 def default_cache() -> Path:
     """Where measured checkpoints are kept: $SINKSCOPE_CACHE, or ~/.cache/sinkscope."""
-    return Path(os.environ.get("SINKSCOPE_CACHE", "~/.cache/sinkscope")).expanduser() / "timeline"
+    return expanded(os.environ.get("SINKSCOPE_CACHE", "~/.cache/sinkscope")) / "timeline"
 
 
 @shown
@@ -69,7 +69,7 @@ def timeline(
         pattern=checkpoints.pattern,
         offline=checkpoints.offline,
     )
-    cache = default_cache() if checkpoints.cache is None else Path(checkpoints.cache).expanduser()
+    cache = default_cache() if checkpoints.cache is None else expanded(checkpoints.cache)
     prove_writable(cache)
     records = [_measure(run, settings, checkpoints, Store(cache), progress) for run in runs]
     _refuse_single(records)

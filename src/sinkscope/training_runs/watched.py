@@ -31,6 +31,7 @@ def refuse_parts(model: nn.Module) -> None:
     FSDP2 gathers them where the model is called from its root; ZeRO-3 and FSDP1 do so only under
     their own engine, and under tensor parallelism every process sees other heads.
     """
+    in_fsdp = _in_fsdp(model)
     for module in model.modules():
         if type(module).__name__ == "FullyShardedDataParallel":
             raise Unsupported(
@@ -46,7 +47,7 @@ def refuse_parts(model: nn.Module) -> None:
                 )
             mesh = getattr(parameter, "device_mesh", None)
             names = getattr(mesh, "mesh_dim_names", None) or ()
-            if mesh is not None and ("tp" in names or not (gathers or _in_fsdp(model))):
+            if mesh is not None and ("tp" in names or not (gathers or in_fsdp)):
                 raise Unsupported(
                     "weights under tensor parallelism cannot be watched, since every process sees "
                     "other heads: save checkpoints and follow them with timeline."
@@ -63,7 +64,7 @@ def called_whole(model: nn.Module) -> nn.Module:
     The root gathers the embeddings; the decoder alone would meet their shards. The shell passes for
     a class of the model's own file, where its attention is looked up.
     """
-    if not any(type(module).__name__.startswith("FSDP") for module in model.modules()):
+    if not _in_fsdp(model):
         return model
 
     def init(self: nn.Module) -> None:

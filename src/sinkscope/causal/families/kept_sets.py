@@ -134,7 +134,7 @@ class KeptSets:
 
 def relative(lab: CausalBench, share: np.ndarray, intact: np.ndarray) -> Measured:
     """What is kept of the sink, share [n], over intact [n]: ratio of their means."""
-    return lab.draw.change(share, 0 * share, intact)
+    return lab.draw.ratio(share, intact)
 
 
 def _room(lab: CausalBench) -> list[Unit]:

@@ -214,9 +214,10 @@ def stream_hooks(
         return with_hidden(output, change(depth, hidden_of(output)))
 
     chosen = set(points)
-    handles = [
-        context.block(point).register_forward_pre_hook(enter(point), with_kwargs=True)
-        for point in sorted(chosen - {depth})
+    blocks = {point: context.block(point) for point in sorted(chosen - {depth})}
+    handles = [  # once all are known to be there, so that none is left behind by an error
+        block.register_forward_pre_hook(enter(point), with_kwargs=True)
+        for point, block in blocks.items()
     ]
     if depth in chosen:
         handles.append(context.block(depth - 1).register_forward_hook(leave))

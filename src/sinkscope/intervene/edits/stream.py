@@ -9,7 +9,7 @@ import torch
 
 from sinkscope.errors import InputError
 from sinkscope.intervene.edits.base import Context, Edit, stream_hooks
-from sinkscope.observe.stream import others_median
+from sinkscope.observe.stream import others_median, unit
 
 STREAM_HOWS = ("remove", "level", "swap", "norm", "copy", "mean", "set")
 
@@ -81,8 +81,8 @@ class Stream(Edit):
         rest = x.float() - (x.float() @ along).unsqueeze(-1) * along
         if self.how == "remove":
             return rest
-        unit = torch.nn.functional.normalize(hidden.float(), dim=-1) @ along
-        cosine = context.replacement(unit, self.position, "mean", self.seed).clamp(-0.999, 0.999)
+        each = unit(hidden.float()) @ along
+        cosine = context.replacement(each, self.position, "mean", self.seed).clamp(-0.999, 0.999)
         size = cosine / (1 - cosine**2).sqrt() * rest.norm(dim=-1)
         return rest + size.unsqueeze(-1) * along
 

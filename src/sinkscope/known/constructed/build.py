@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sinkscope.errors import InputError
-from sinkscope.files import fill_folder
+from sinkscope.files import expanded, fill_folder
 from sinkscope.known.constructed.canvas import Canvas
 from sinkscope.known.constructed.choices import SMALL_VOCABULARIES
 from sinkscope.known.constructed.gpt2 import Gpt2Canvas
@@ -61,7 +61,7 @@ def build_model(spec: Spec, folder: str | Path) -> Path:
     The folder appears whole or not at all. A model folder of ours that is already there is
     replaced; raises InputError for any other folder that is not empty.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     if folder.exists() and not (folder / FILE).is_file() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty and holds no constructed model; choose another.")
     model, tokenizer, truth = build_in_memory(spec)

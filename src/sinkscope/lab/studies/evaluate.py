@@ -61,7 +61,7 @@ def text_rows(
     ]
 
 
-def prompts_of(subject: Subject, rows: Tensor, bos: str) -> Prompts:
+def rows_as_prompts(subject: Subject, rows: Tensor, bos: str) -> Prompts:
     """Rows [n, T] as prompts, with BOS put first (and the last token left out) or as they are."""
     if bos == "with":
         rows = nn.functional.pad(rows[:, :-1], (1, 0), value=bos_id(subject))
@@ -76,7 +76,7 @@ def quick_evaluation(subject: Subject, rows: Tensor, bos: str) -> dict[str, floa
     stats, losses = AttentionStats(vocabulary(subject)), []
     start = 1 if bos == "with" else 0
     done = 0
-    for part in prompts_of(subject, rows, bos).batches():
+    for part in rows_as_prompts(subject, rows, bos).batches():
         text, done = rows[done : done + len(part)], done + len(part)
         reads, layout, logits = observe(subject, part, Want(), logits=True)
         stats.add(reads, layout, part.input_ids)
@@ -103,7 +103,7 @@ def evaluation(subject: Subject, rows: Tensor, bos: str) -> dict[str, Any]:
     read_norm, read_outlier, dominance: of P0 as blocks read it (`reads.as_read`).
     sink: whether `sinkscope scan` says that there is one.
     """
-    prompts = prompts_of(subject, rows, bos)
+    prompts = rows_as_prompts(subject, rows, bos)
     result = scan(subject, untrained=False, prompts=prompts)
     summary, data = result.summary.scan[bos], result.data[f"scan/{bos}"].to_dataset()
     late = nan_mean(data["p0_late"].values)

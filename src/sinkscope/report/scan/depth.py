@@ -64,7 +64,9 @@ def cosine_chart(data: Dataset) -> Chart | None:
 
 
 def secondary_chart(data: Dataset) -> Chart | None:
-    """Share of later tokens that point along the sink direction."""
+    """Share of later tokens that point along the sink direction; None where no token does."""
+    if not frames.has(data, "secondary_share") or not (data["secondary_share"].values > 0).any():
+        return None
     # shares of a few tokens in thousands
     return _one_line(data, "secondary_share", value_y("Share of later tokens", percents(".2~p")))
 

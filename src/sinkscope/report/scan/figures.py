@@ -14,9 +14,9 @@ NULLS = Plot(
     "ranked",
     "All heads, ranked, beside the nulls",
     "Heads are sorted by the attention that position zero receives in them. The dashed line is "
-    "what even attention would give (one a kind of attention); the untrained copies of the "
-    "architecture (one line a seed) and the 99th percentile of random keys show what "
-    "arises without a sink.",
+    "what even attention would give (one a kind of attention); the 99th percentile of random keys, "
+    "and the untrained copies of the architecture where they were asked for (one line a seed), "
+    "show what arises without a sink.",
     curves.ranked_chart,
     wide=True,
 )

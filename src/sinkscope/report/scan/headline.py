@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sinkscope.detect.attention import SINK
 from sinkscope.report.text import interval_note, number_of, percent, ranges, short, visible
 from sinkscope.result import ScanSummary
+from sinkscope.schema.scan import SinkBeside, SinkFinding
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,13 @@ def headline(scan: ScanSummary) -> str:
     kind, share = strength(scan), number_of(scan.late_share)
     if kind == "unknown":
         return "Whether position zero is a sink cannot be said: no late query sees it."
-    if scan.p0_sink is None:
+    if scan.p0_sink is None and share is not None:
         kind = "undecided"
     words = {
         "undecided": "So few and short prompts cannot say whether position zero is a sink",
         "sink": "Position zero is an attention sink",
         "few": "Position zero is an attention sink, in a few heads",
-        "elsewhere": f"Position zero is no attention sink, but {_held_elsewhere(scan)}",
+        "elsewhere": _held_elsewhere(scan),
         "more": "Position zero draws more than even attention would give it, but is no sink",
         "none": "Position zero is no attention sink, nor is anything else",
     }
@@ -91,8 +92,16 @@ def _how(scan: ScanSummary) -> str:
 
 
 def _held_elsewhere(scan: ScanSummary) -> str:
-    found = scan.sink
-    heads = f"{found['heads']} heads sink" if found["heads"] > 1 else "one head sinks"
+    said = held(scan.sink)
+    if scan.p0_sink is None:  # not seen, so nothing is said of it
+        return said[0].upper() + said[1:]
+    return f"Position zero is no attention sink, but {said}"
+
+
+def held(found: SinkFinding | SinkBeside, other: str = "") -> str:
+    """How many heads sink away from P0, and at what; `other ` before the heads."""
+    count = found["heads"]
+    heads = f"{count} {other}heads sink" if count > 1 else f"one {other}head sinks"
     if found["kind"] == "learned":
         return f"{heads} on a learned logit, which is no position"
     if found["kind"] == "positions":

@@ -12,7 +12,7 @@ from xarray import Dataset
 
 from sinkscope.detect.attention import SINK
 from sinkscope.report import frames
-from sinkscope.report.scan.headline import LIMITS, headline, plural, round_percent
+from sinkscope.report.scan.headline import LIMITS, headline, held, plural, round_percent
 from sinkscope.report.text import number_of, percent, ranges, short, visible
 from sinkscope.result import ScanSummary
 from sinkscope.stats import nan_mean
@@ -112,9 +112,10 @@ def where(scan: ScanSummary, data: Dataset) -> str:
     if {"weak", "part of the prompts"} & set(scan.sink["words"]):
         least = f"more than {round_percent(found[-1][2])} of its late attention"
     in_blocks = ranges([block for block, _, _ in found])
+    beside = "; ".join(held(one, "other ") for one in scan.beside)
     return (
         f"{len(found)} of {total} heads are sinks (give it {least}, and more than their nulls), "
-        f"in {plural('block', in_blocks)} {in_blocks}."
+        f"in {plural('block', in_blocks)} {in_blocks}.{beside and f' Beside them, {beside}.'}"
     )
 
 

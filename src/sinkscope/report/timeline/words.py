@@ -81,7 +81,7 @@ def _about(value: float) -> str:
 def _stages(one: RunSummary) -> str:
     later = [f"{stage['low']:,} and {stage['high']:,}" for stage in one.stages[1:]]
     if not later:
-        return "Training shows one stage."
+        return "Training shows one stage." if one.emergence.get("sink") is not None else ""
     return (
         f"Training shows {len(later) + 1} stages; later ones begin between {one.unit}s "
         f"{', then between '.join(later)}."
@@ -110,6 +110,8 @@ def _concentrated(one: RunSummary) -> str:
     """How much of the sink direction the first two blocks write at the end."""
     measured = one.concentration["2"]
     interval = percent_interval(measured)
+    if number_of(measured) is None:  # where there is no sink, nothing is written along it
+        return ""
     return (
         f"At the end the first two blocks write {percent(number_of(measured))} of what is written "
         f"along the sink direction{f' ({interval} %)' if interval else ''}."
@@ -119,7 +121,7 @@ def _concentrated(one: RunSummary) -> str:
 def written(run: str, one: RunSummary, several: int) -> str:
     """How much the first two blocks write at the end, with the name of the run where several."""
     said = _concentrated(one)
-    return f"{visible(run)}: {said[0].lower()}{said[1:]}" if several > 1 else said
+    return f"{visible(run)}: {said[:1].lower()}{said[1:]}" if said and several > 1 else said
 
 
 def step(value: int | None) -> str:
