@@ -169,8 +169,7 @@ def _tried(
     anatomy = find_anatomy(model)
     try_out(model, anatomy, place.where)
     identity = identity_of(model, place.name, None if place.local else revision, place.file)
-    if read.weights is not None:
-        identity["weights"] = read.weights
+    identity |= {} if read.weights is None else {"weights": read.weights}
     say(identity, text_only, place.said, *read.said, *_how_stored(place, read, identity["dtype"]))
     return Subject(model, read.tokenizer, anatomy, identity)
 
