@@ -102,3 +102,14 @@ def test_prompts_that_do_not_fit_are_told(llama):
             sinkscope.build_prompts(llama, kind="ids", ids=ids)
     rows = torch.randint(3, 90, (2, 16))
     assert torch.equal(sinkscope.build_prompts(llama, kind="ids", ids=rows).input_ids, rows)
+
+
+@pytest.mark.parametrize("command", ["verify", "mix"])
+def test_a_loss_wants_a_head_over_the_vocabulary(folder, text_file, command):
+    subject = load(folder)
+    bare = Subject.from_model(subject.model.model, subject.tokenizer)
+    asked = {"text": str(text_file), "n": 8, "length": 32}
+    for read in ("scan", "trace"):
+        getattr(sinkscope, read)(bare, **asked, untrained=False)
+    with pytest.raises(InputError, match="LlamaModel has no head over the vocabulary"):
+        getattr(sinkscope, command)(bare, **asked)

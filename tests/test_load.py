@@ -241,3 +241,21 @@ class _Touches:
 
     def __reduce__(self):
         return type(self.path).touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"stream": True, "device_map": "cpu"}, "--stream and --device-map exclude each other"),
+     ({"stream": True, "tensor_parallel": True}, "--stream and --tensor-parallel exclude"),
+     ({"device_map": "cpu", "tensor_parallel": True}, "--device-map and --tensor-parallel"),
+     ({"device": "meta"}, "The meta device holds no numbers")],
+)  # fmt: skip
+def test_a_model_lies_in_one_place(folder, options, said):
+    with pytest.raises(InputError, match=said):
+        load(folder, **options)
+
+
+def test_a_folder_has_no_revision_and_it_is_said(folder):
+    found = load(folder, revision="v2").identity
+    assert found["revision"] is None
+    assert "no revision: 'v2' was not looked for" in found["note"]

@@ -189,7 +189,7 @@ def test_map_shows_the_stored_attention_of_the_chosen_head(opened):
     page.locator("#map-example").select_option(index=1)
     stored = build_result().data["scan/with"]["map"].values[1, 3, 2]
     shown = opened.text("#map-read")
-    assert f"gives {100 * int(stored[23, 0]) / 255:.1f} % to key 0 " in shown
+    assert f"gives {100 * int(stored[23, 0]) / 255:.1f}\u00a0% to key 0 " in shown
     page.locator("#map-bos").select_option("without")
     stored = build_result().data["scan/without"]["map"].values[1, 3, 2]
     page.wait_for_function(

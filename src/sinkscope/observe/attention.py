@@ -141,6 +141,11 @@ def call_model(
     refuse_overflow(subject, target, again, out)
     if not logits:
         return None
+    if getattr(getattr(out, "logits", None), "ndim", 0) != 3:
+        raise InputError(
+            f"{type(model).__name__} has no head over the vocabulary, and a loss is measured here; "
+            "scan and trace do without."
+        )
     if at is None or out.logits.shape[1] == len(at):
         return out.logits
     return out.logits[:, at.to(out.logits.device)]  # a family need not take positions
