@@ -25,7 +25,7 @@ from sinkscope.observe.tap import OUTSIDE, Tap, own_map_hooks
 from sinkscope.subject.anatomy import NOT_CAUSAL
 from sinkscope.subject.load import Subject
 from sinkscope.subject.memory import available
-from sinkscope.subject.probe import why_not_finite
+from sinkscope.subject.probe import logits_of, why_not_finite
 from sinkscope.subject.prompts import Prompts
 
 READERS = ("auto", "exact", "lean")
@@ -141,14 +141,9 @@ def call_model(
     refuse_overflow(subject, target, again, out)
     if not logits:
         return None
-    if getattr(getattr(out, "logits", None), "ndim", 0) != 3:
-        raise InputError(
-            f"{type(model).__name__} has no head over the vocabulary, and a loss is measured here; "
-            "scan and trace do without."
-        )
-    if at is None or out.logits.shape[1] == len(at):
-        return out.logits
-    return out.logits[:, at.to(out.logits.device)]  # a family need not take positions
+    found = logits_of(model, out)
+    # a family need not take positions
+    return found if at is None or found.shape[1] == len(at) else found[:, at.to(found.device)]
 
 
 def refuse_square(subject: Subject, inputs: dict[str, Any]) -> None:

@@ -14,11 +14,10 @@ import torch
 from torch import nn
 
 from sinkscope.observe.block_form import BlockForm
+from sinkscope.observe.expert_map import close, last_map
 from sinkscope.observe.stream import first_hidden, hidden_of
 from sinkscope.subject.at_hand import plain_weight
-from sinkscope.subject.spread import spread_as
 
-CLOSE = 1e-5  # relative to the largest entry; half precision gets more
 IN_OUT = ("Conv1D",)  # transformers' linear layers that keep their weight as (in, out)
 
 
@@ -154,7 +153,7 @@ def _is_sequential(form: BlockForm, parts: _Parts) -> bool:
     if len(form.writes) != 2 or parts.stream is None:
         return False
     middle = parts.stream + deltas(form, parts)[0]
-    return any(_close(x, _flat(middle)) for x in parts.read)
+    return any(close(x, _flat(middle)) for x in parts.read)
 
 
 def open_sublayer(
@@ -169,11 +168,11 @@ def open_sublayer(
     names = [n for n in parts.outputs if n == source or n.startswith(f"{source}.")]
     linear = [n for n in names if _is_linear(block.get_submodule(n))]
     for name in linear:
-        if _close(_flat(parts.outputs[name]), raw):
+        if close(_flat(parts.outputs[name]), raw):
             projection = _linear_projection(block, name)
             return Opened(projection, _heads(parts.inputs[name], calls))
     for name in names:
-        parameter = _last_map(block.get_submodule(name), parts.inputs[name], _width(parts))
+        parameter = last_map(block.get_submodule(name), parts.inputs[name], _width(parts))
         if parameter is None:
             continue
         return _with_shared(block, name, parameter, raw, parts, linear)
@@ -205,7 +204,7 @@ def _spanned(raw: torch.Tensor, outputs: list[torch.Tensor]) -> bool:
     scale = design.norm(dim=1, keepdim=True).clamp_min(1e-30)
     target = raw.double().unsqueeze(-1)
     fit = torch.linalg.lstsq(design / scale, target, driver="gelsd").solution
-    return _close((design / scale @ fit).squeeze(-1).to(raw.dtype), raw)
+    return close((design / scale @ fit).squeeze(-1).to(raw.dtype), raw)
 
 
 def _heads(given: tuple, calls: list[HeadSlices]) -> int | None:
@@ -250,66 +249,5 @@ def _three_dimensional(module: nn.Module) -> bool:
     )
 
 
-def _last_map(module: nn.Module, given: tuple, width: int) -> tuple[str, str] | None:
-    """Name and layout of the 3-d parameter in which a module's output is linear."""
-    args, kwargs = given
-    three = [n for n, p in module.named_parameters(recurse=False) if p.dim() == 3]
-    for name in three:
-        if width not in getattr(module, name).shape[1:]:
-            continue
-        # any weights will do: those of experts that are switched off would show nothing, and
-        # neither would experts whose first map gives nothing
-        for drawn in ({name: _drawn(module, name)}, {each: _drawn(module, each) for each in three}):
-            call = _Drawn(module, name, drawn, args, kwargs)
-            if call.affine():
-                return name, call.layout(width)
-    return None
-
-
-def _drawn(module: nn.Module, name: str) -> torch.Tensor:
-    weight = getattr(module, name).detach()
-    drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    return spread_as(drawn, weight)
-
-
-@dataclass(frozen=True, eq=False)
-class _Drawn:
-    """A module on what it was given, with drawn weights; `name` is the parameter in question."""
-
-    module: nn.Module
-    name: str
-    weights: dict[str, torch.Tensor]
-    args: tuple
-    kwargs: dict[str, Any]
-
-    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
-        weights = self.weights | {self.name: weight}
-        with torch.no_grad():
-            out = torch.func.functional_call(self.module, weights, self.args, self.kwargs)
-        return hidden_of(out).clone()
-
-    def affine(self) -> bool:
-        """f(3W) − f(2W) = f(2W) − f(W), and f does depend on W."""
-        one, two, three = (self(s * self.weights[self.name]) for s in (1.0, 2.0, 3.0))
-        return _close(three - two, two - one) and not _close(two, one)
-
-    def layout(self, width: int) -> str:
-        """Which axis of the parameter holds the output channels."""
-        weight = self.weights[self.name]
-        if weight.shape[1] != weight.shape[2]:
-            return "expert_out_in" if weight.shape[1] == width else "expert_in_out"
-        # square: only the row (or column) of output channel 0 can change that channel
-        cut = weight.clone()
-        cut[:, 0] = 0
-        whole, part = self(weight), self(cut)
-        return "expert_out_in" if _close(whole[..., 1:], part[..., 1:]) else "expert_in_out"
-
-
 def _flat(x: torch.Tensor) -> torch.Tensor:
     return x.reshape(-1, x.shape[-1])
-
-
-def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    tolerance = CLOSE if a.dtype in (torch.float32, torch.float64) else 2e-2
-    largest = b.float().abs().max().item() or 1.0
-    return (a.float() - b.float()).abs().max().item() <= tolerance * largest

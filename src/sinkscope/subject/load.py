@@ -20,7 +20,7 @@ from sinkscope.subject.identity import identity_of, planned_identity, say, store
 from sinkscope.subject.memory import refuse_large_layout, refuse_too_large
 from sinkscope.subject.merging import merge
 from sinkscope.subject.offline import hub_forbidden
-from sinkscope.subject.place import Place, adapter_at, find_place
+from sinkscope.subject.place import Place, adapter_at, find_place, refuse_two_places
 from sinkscope.subject.probe import refuse_double, refuse_no_finite, try_out
 from sinkscope.subject.spread import make_whole, spreading
 from sinkscope.subject.streamed import streamed_model
@@ -140,7 +140,7 @@ def load(
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
-    _refuse_two_places(device, device_map, stream, tensor_parallel)
+    refuse_two_places(device, device_map, stream, tensor_parallel)
     place = find_place(source, revision, offline, trust_remote_code, gguf_file)
     if stream:
         return _streamed(place, dtype, device)
@@ -169,22 +169,9 @@ def _tried(
     anatomy = find_anatomy(model)
     try_out(model, anatomy, place.where)
     identity = identity_of(model, place.name, None if place.local else revision, place.file)
-    if place.local and revision is not None:
-        read.said.append(f"What lies in a folder has no revision: {revision!r} was not looked for.")
-    if read.weights is not None:
-        identity["weights"] = read.weights
-    say(identity, text_only, *read.said, *_how_stored(place, read, identity["dtype"]))
+    identity |= {} if read.weights is None else {"weights": read.weights}
+    say(identity, text_only, place.said, *read.said, *_how_stored(place, read, identity["dtype"]))
     return Subject(model, read.tokenizer, anatomy, identity)
-
-
-def _refuse_two_places(device: str, device_map: Any, stream: bool, tensor_parallel: bool) -> None:
-    """Raise InputError for a model that is to lie in two places, or in none."""
-    asked = {"--stream": stream, "--device-map": device_map, "--tensor-parallel": tensor_parallel}
-    given = [name for name, value in asked.items() if value]
-    if len(given) > 1:
-        raise InputError(f"{' and '.join(given)} exclude each other: take one of them.")
-    if str(device).partition(":")[0] == "meta":
-        raise InputError("The meta device holds no numbers; name another with --device.")
 
 
 @dataclass

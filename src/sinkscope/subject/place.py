@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sinkscope.errors import InputError
 from sinkscope.files import expanded
 from sinkscope.subject import adapters, gguf
 from sinkscope.subject.folder import bundled_model, refuse_bad_id
@@ -36,6 +37,14 @@ class Place:
     def file(self) -> Path | None:
         """What its hash is of; None for what lies on the Hub."""
         return self.packed.path if self.packed else self.path if self.local else None
+
+    @property
+    def said(self) -> str:
+        """What is to be said of a revision that was asked of a folder, or ""."""
+        revision = self.common["revision"]
+        if not self.local or revision is None:
+            return ""
+        return f"What lies in a folder has no revision: {revision!r} was not looked for."
 
     @property
     def is_folder(self) -> bool:
@@ -84,3 +93,13 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):  # too long for a name, or one that no disk can hold
         return False
+
+
+def refuse_two_places(device: str, device_map: Any, stream: bool, tensor_parallel: bool) -> None:
+    """Raise InputError for a model that is to lie in two places, or in none."""
+    asked = {"--stream": stream, "--device-map": device_map, "--tensor-parallel": tensor_parallel}
+    given = [name for name, value in asked.items() if value]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} exclude each other: take one of them.")
+    if str(device).partition(":")[0] == "meta":
+        raise InputError("The meta device holds no numbers; name another with --device.")

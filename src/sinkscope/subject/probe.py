@@ -32,6 +32,16 @@ def refuse_double(model: Any) -> None:
         )
 
 
+def logits_of(model: Any, out: Any) -> torch.Tensor:
+    """The logits [n, T, V] of what a model gave. Raises InputError where it has no such head."""
+    if getattr(getattr(out, "logits", None), "ndim", 0) != 3:
+        raise InputError(
+            f"{type(model).__name__} has no head over the vocabulary, and a loss is measured here; "
+            "scan and trace do without."
+        )
+    return out.logits
+
+
 def refuse_no_finite(model: Any, where: str) -> None:
     """Raise InputError where a weight is not finite, or so large that sums over it overflow.
 
