@@ -113,3 +113,17 @@ def test_a_loss_wants_a_head_over_the_vocabulary(folder, text_file, command):
         getattr(sinkscope, read)(bare, **asked, untrained=False)
     with pytest.raises(InputError, match="LlamaModel has no head over the vocabulary"):
         getattr(sinkscope, command)(bare, **asked)
+
+
+def test_a_printed_object_says_in_a_line_what_it_holds(llama):
+    """Not every weight, id and token: this is what a notebook shows."""
+    prompts = sinkscope.build_prompts(llama, kind="random", n=3, length=24)
+    assert repr(prompts) == "<sinkscope.Prompts: 3 of 24 tokens, random, without BOS>"
+    said = repr(Subject.from_model(llama.model, llama.tokenizer, "mine"))
+    blocks = len(llama.anatomy.blocks)
+    assert said == (f"<sinkscope.Subject mine: LlamaForCausalLM, {blocks} blocks, float32 on cpu>")
+    found = sinkscope.find_circuit(llama, prompts, untrained=False)
+    assert repr(found).startswith("<sinkscope Circuit without BOS: emerges ")
+    assert repr(sinkscope.SinkMonitor(llama.model, prompts=prompts.input_ids)) == (
+        "SinkMonitor(every=100, first_blocks=None, metrics=None, on_alarm=None, seed=0)"
+    )

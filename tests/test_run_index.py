@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from sinkscope.cli import common
 from sinkscope.cli.app import main
 from sinkscope.errors import InputError
 from sinkscope.model_runs.index import chosen, runs_in
@@ -190,17 +191,31 @@ def test_tokens_that_stand_once_are_not_named_as_the_most_frequent():
     assert shown == ["another in each prompt", "'<s>' × 8"]
 
 
-def test_a_folder_that_cannot_be_written_is_listed_all_the_same(folder, capsys, monkeypatch):
-    def refuse(place):
-        raise InputError(f"Cannot write to {place}: Permission denied.")
+def test_results_in_a_folder_that_cannot_be_written_are_shown_all_the_same(
+    folder, tmp_path, capsys, monkeypatch
+):
+    """`index` and `report` of the results of others; charts of them go where one can write."""
+    prove = common.prove_writable
+    run = next(one.parent for one in folder.rglob("summary.json"))
 
-    monkeypatch.setattr("sinkscope.cli.common.prove_writable", refuse)
-    for options, code in (([], 0), (["--json"], 0), (["--quiet"], 2)):
-        (folder / "index.html").unlink(missing_ok=True)
-        with pytest.raises(SystemExit) as ended:
-            main(["index", str(folder), *options])
-        assert ended.value.code == code
-        out, err = capsys.readouterr()
-        assert "Permission denied" in err
-        assert bool(out) == (code == 0)
-        assert not (folder / "index.html").exists()
+    def refuse(place):
+        if place in (folder, run):
+            raise InputError(f"Cannot write to {place}: Permission denied.")
+        prove(place)
+
+    monkeypatch.setattr(common, "prove_writable", refuse)
+    for command, place, name in (("index", folder, "index.html"), ("report", run, "report.html")):
+        for options, code in (([], 0), (["--json"], 0), (["--quiet"], 2)):
+            (place / name).unlink(missing_ok=True)
+            with pytest.raises(SystemExit) as ended:
+                main([command, str(place), *options])
+            assert ended.value.code == code
+            out, err = capsys.readouterr()
+            assert "Permission denied" in err
+            assert bool(out) == (code == 0)
+            assert "--out" not in out
+            assert not (place / name).exists()
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(run), "--figures", str(tmp_path / "figures")])
+    assert ended.value.code == 0
+    assert list((tmp_path / "figures").iterdir())

@@ -13,7 +13,7 @@ from sinkscope.errors import Missing
 from sinkscope.observe.sites import Sites
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Circuit:
     """Where the sink of position zero is built, under one BOS policy.
 
@@ -56,6 +56,14 @@ class Circuit:
     late: np.ndarray
     uniform_late: np.ndarray
     sites: Sites
+
+    def __repr__(self) -> str:
+        """Where it emerges, and how many units write and read it."""
+        block = "nowhere" if self.emergence_block is None else f"in block {self.emergence_block}"
+        return (
+            f"<sinkscope Circuit {self.bos} BOS: emerges {block}, {len(self.writers)} writers, "
+            f"{len(self.reading_heads)} reading heads>"
+        )
 
     def of(self, kind: str) -> list[Unit]:
         """Writers of one kind (`circuit.unit`), those that write most first."""

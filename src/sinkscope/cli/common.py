@@ -152,6 +152,21 @@ def check(out: Path | None) -> None:
         prove_writable(out)
 
 
+def takes_page(folder: Path, showing: Printing) -> bool:
+    """Whether a page can be written beside saved results; of a folder of others it is said.
+
+    Raises InputError where the name of the page is all that would be printed.
+    """
+    try:
+        check(folder)
+    except InputError as error:
+        if showing.quiet:
+            raise
+        print(f"sinkscope: no page was written: {error}", file=sys.stderr)
+        return False
+    return True
+
+
 def check_showing(showing: Showing) -> None:
     """`check`, and refuse to replace files of our names that no result is known to have written."""
     from sinkscope.result import ARRAYS, REPORT, SUMMARY
@@ -218,5 +233,5 @@ def show(result: Result, showing: Printing, page: Path | None, *others: Result) 
         print_brief(result, Console(), *others, verbose=showing.verbose)
     if page is not None:
         print(f"Report: {place}", file=sys.stderr if showing.json else sys.stdout)
-    elif not showing.json:
+    elif isinstance(showing, Showing) and not showing.json:
         print("No report was written: --out FOLDER writes one.")

@@ -11,7 +11,6 @@ import typer
 
 from sinkscope.cli import common
 from sinkscope.cli.options import Printing, options
-from sinkscope.errors import InputError
 
 EXAMPLES = """
   sinkscope index runs                      every run below it
@@ -42,13 +41,7 @@ def command(
     rows = chosen(found.rows, where or (), sort)
     place, page = expanded(folder), None
     name = place.resolve().name
-    try:
-        common.check(place)
-    except InputError as error:  # a folder of others is listed all the same
-        if showing.quiet:
-            raise
-        print(f"sinkscope: no page was written: {error}", file=sys.stderr)
-    else:
+    if common.takes_page(place, showing):
         html = render_index(name, found.rows, found.pages, sinkscope.__version__)
         page = place / "index.html"
         write_whole(page, html.encode("utf-8", "replace"))

@@ -36,14 +36,15 @@ def command(
 
     result = load_result(run_dir)
     others = [load_result(folder) for folder in against or []]
-    for folder in (run_dir, figures):
-        common.check(folder)
-    name = "comparison.html" if others else REPORT
+    common.check(figures)
+    page = None
+    if common.takes_page(run_dir, showing):
+        page = run_dir / ("comparison.html" if others else REPORT)
     with common.drawn_from(run_dir):
-        page = render_page(result, *others)
-        write_whole(run_dir / name, page.encode("utf-8", "replace"))
+        if page is not None:
+            write_whole(page, render_page(result, *others).encode("utf-8", "replace"))
         if figures is not None:
             from sinkscope.report.export import export_figures
 
             export_figures(result, figures)
-        common.show(result, showing, run_dir / name, *others)
+        common.show(result, showing, page, *others)

@@ -21,7 +21,7 @@ from sinkscope.subject.memory import refuse_large_layout, refuse_too_large
 from sinkscope.subject.merging import merge
 from sinkscope.subject.offline import hub_forbidden
 from sinkscope.subject.place import Place, adapter_at, find_place, refuse_two_places
-from sinkscope.subject.probe import refuse_double, refuse_no_finite, try_out
+from sinkscope.subject.probe import refuse_no_finite, refuse_no_model, try_out
 from sinkscope.subject.spread import make_whole, spreading
 from sinkscope.subject.streamed import streamed_model
 from sinkscope.subject.towers import text_decoder
@@ -38,7 +38,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 INDUCED = "sink_heads.json"  # left by the lab beside a model, with the heads it supervised
 
 
-@dataclass
+@dataclass(repr=False)
 class Subject:
     """A model under observation: weights, tokenizer, anatomy and where they came from.
 
@@ -52,6 +52,14 @@ class Subject:
     tokenizer: Any
     anatomy: Anatomy
     identity: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Which model, how deep, in what numbers and where."""
+        return (
+            f"<sinkscope.Subject {self.identity.get('id', 'in memory')}: "
+            f"{type(self.model).__name__}, {len(self.anatomy.blocks)} blocks, "
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device}>"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +88,7 @@ class Subject:
         Raises Unsupported when no decoder blocks with attention are found, InputError for what is
         no model of transformers or has no weights.
         """
-        _refuse_no_model(model, tokenizer)
+        refuse_no_model(model, tokenizer)
         model.eval()
         if (getattr(model, "tp_size", None) or 1) > 1:
             make_whole(model)
@@ -88,26 +96,6 @@ class Subject:
         if not is_brought(model):  # what lies on disk was tried when it was put there
             try_out(model, anatomy, name)
         return cls(model, tokenizer, anatomy, identity_of(model, name, None, None))
-
-
-def _refuse_no_model(model: Any, tokenizer: Any) -> None:
-    """Raise InputError for what is neither a transformers model nor its tokenizer."""
-    if not hasattr(model, "config") or not hasattr(model, "get_input_embeddings"):
-        inner = ": give its .module" if hasattr(model, "module") else ""
-        raise InputError(
-            f"Subject.from_model wants a transformers model, not a {type(model).__name__}{inner}."
-        )
-    if tokenizer is not None and not callable(tokenizer):
-        raise InputError(
-            f"Subject.from_model wants the tokenizer itself, not a {type(tokenizer).__name__}."
-        )
-    empty = [name for name, each in model.named_parameters() if each.device.type == "meta"]
-    if empty and not is_brought(model):
-        raise InputError(
-            f"the model has no weights to look at: {len(empty)} are on the meta device, such as "
-            f"{empty[0]}."
-        )
-    refuse_double(model)
 
 
 def load(

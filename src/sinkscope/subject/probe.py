@@ -16,7 +16,7 @@ from sinkscope.errors import (
     is_out_of_memory,
 )
 from sinkscope.subject.anatomy import Anatomy
-from sinkscope.subject.at_hand import has_own_class, input_device
+from sinkscope.subject.at_hand import has_own_class, input_device, is_brought
 from sinkscope.subject.weights import quantisation
 
 ORDINARY = 1e4  # weights below do not overflow float32 in any model of ordinary size
@@ -30,6 +30,26 @@ def refuse_double(model: Any) -> None:
             "the model is in float64, and transformers takes the softmax in float32 all the same, "
             "where the mask of float64 is infinite; give it in float32, bfloat16 or float16."
         )
+
+
+def refuse_no_model(model: Any, tokenizer: Any) -> None:
+    """Raise InputError for what is neither a transformers model nor its tokenizer."""
+    if not hasattr(model, "config") or not hasattr(model, "get_input_embeddings"):
+        inner = ": give its .module" if hasattr(model, "module") else ""
+        raise InputError(
+            f"Subject.from_model wants a transformers model, not a {type(model).__name__}{inner}."
+        )
+    if tokenizer is not None and not callable(tokenizer):
+        raise InputError(
+            f"Subject.from_model wants the tokenizer itself, not a {type(tokenizer).__name__}."
+        )
+    empty = [name for name, each in model.named_parameters() if each.device.type == "meta"]
+    if empty and not is_brought(model):
+        raise InputError(
+            f"the model has no weights to look at: {len(empty)} are on the meta device, such as "
+            f"{empty[0]}."
+        )
+    refuse_double(model)
 
 
 def logits_of(model: Any, out: Any) -> torch.Tensor:

@@ -32,7 +32,7 @@ LATE_QUERIES = 12  # as many as one prompt has that is just long enough to verif
 SHOWN = 3  # positions whose tokens are told: what a tokenizer or a template puts first
 
 
-@dataclass
+@dataclass(repr=False)
 class Prompts:
     """Token ids and what is known about them.
 
@@ -69,6 +69,11 @@ class Prompts:
                 raise InputError(
                     f"prompts: {name} is {list(part.shape)}, and input_ids {list(whole)}."
                 )
+
+    def __repr__(self) -> str:
+        """How many of what length, of what kind, and the BOS policy."""
+        rows, length = self.input_ids.shape
+        return f"<sinkscope.Prompts: {rows} of {length} tokens, {self.kind}, {self.bos} BOS>"
 
     @property
     def position_zero(self) -> list[str]:

@@ -124,16 +124,16 @@ class SinkMonitor:
     all; the first rank gets the numbers, the others an empty dict.
     """
 
-    model: nn.Module
+    model: nn.Module = field(repr=False)
     every: int = 100
     first_blocks: int | None = None
-    prompts: torch.Tensor | None = None
+    prompts: torch.Tensor | None = field(default=None, repr=False)
     metrics: Sequence[str] | None = None
     on_alarm: Callable[[Alarm], None] | None = None
     seed: int = 0
-    _past: Past = field(default_factory=Past, init=False)
-    _before: CheckpointMetrics | None = field(default=None, init=False)
-    _watch: Watch = field(default_factory=Watch, init=False)
+    _past: Past = field(default_factory=Past, repr=False, init=False)
+    _before: CheckpointMetrics | None = field(default=None, repr=False, init=False)
+    _watch: Watch = field(default_factory=Watch, repr=False, init=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.every, int) or self.every < 1:
