@@ -111,6 +111,14 @@ def test_weaknesses_are_told_once_and_the_rest_is_counted(circuit):
     assert lines == [*notes[:3], "6 sentences: --verbose."]
 
 
+def test_how_many_documents_are_needed_comes_before_other_notes():
+    said = "Intervals rest on {} documents: to cover 95 % they need {} or more (--text)."
+    found = [Findings("a", notes=["Other.", said.format(6, 6)], answers=[(WEAK, "Missing.")])]
+    found += [Findings("b", notes=[said.format(7, 42)])]
+    told = ["Missing.", said.format(7, 42), "Other."]
+    assert weaknesses(found) == [(WEAK, text) for text in told]
+
+
 def test_a_token_moves_no_cursor():
     lines = printed(build_circuit())
     assert not [line for line in lines if any(ord(one) < 32 or one == "\u202e" for one in line)]

@@ -81,14 +81,16 @@ def answers(found: list[Findings], questions: tuple[str, ...]) -> list[Said]:
 
 
 def weaknesses(found: list[Findings]) -> list[Said]:
-    """What is missing, what must be known, and what this does not show; each once."""
+    """What is missing, how many documents to take, what must be known, what is not shown; once."""
     missing = [text for one in found for label, text in one.answers if label == WEAK]
     by_turns = zip_longest(*(one.notes for one in found))  # so that each BOS policy has its word
     notes = [visible(note) for each in by_turns for note in each if note]
     every = dict.fromkeys([*missing, *notes, *(one.limit for one in found if one.limit)])
     needed = {text: units for text in every if (units := units_wanted(text)) is not None}
     most = max(needed, key=needed.__getitem__, default="")  # enough for every command
-    return [(WEAK, text) for text in every if text not in needed or text == most]
+    first = [*missing, most] if most else missing
+    told = dict.fromkeys([*first, *every])
+    return [(WEAK, text) for text in told if text not in needed or text == most]
 
 
 @dataclass

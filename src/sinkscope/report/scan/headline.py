@@ -107,7 +107,8 @@ def held(found: SinkFinding | SinkBeside, other: str = "") -> str:
     if found["kind"] == "positions":
         at = ranges(found["positions"])
         return f"{heads} at {plural('position', at)} {at}"
-    return f"{heads} at tokens wherever they stand ({', '.join(map(visible, found['tokens']))})"
+    tokens = ", ".join(f"'{visible(token)}'" for token in found["tokens"])
+    return f"{heads} at tokens wherever they stand ({tokens})"
 
 
 def round_percent(value: float) -> str:
