@@ -194,7 +194,7 @@ def test_map_shows_the_stored_attention_of_the_chosen_head(opened):
     stored = build_result().data["scan/without"]["map"].values[1, 3, 2]
     page.wait_for_function(
         "value => document.getElementById('map-read').textContent.includes(value)",
-        arg=f"gives {100 * int(stored[23, 0]) / 255:.1f} %",
+        arg=f"gives {100 * int(stored[23, 0]) / 255:.1f}\u00a0%",
     )
     assert opened.said == []
 

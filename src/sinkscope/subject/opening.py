@@ -107,7 +107,7 @@ def _put_first(tokenizer: Any) -> tuple[int, ...]:
 def _sample(tokenizer: Any) -> tuple[str, list[int]]:
     """A text that the tokenizer makes tokens of, and these; one of other letters leaves "a" out."""
     texts = (tokenizer.decode([i], skip_special_tokens=True) for i in range(len(tokenizer)))
-    for text in ("a", *itertools.islice(texts, MOST_TRIED)):
+    for text in itertools.chain("a", itertools.islice(texts, MOST_TRIED)):
         if ids := tokenizer(text, add_special_tokens=False)["input_ids"]:
             return text, ids
     return "a", []
