@@ -181,6 +181,12 @@ def test_an_adapter_is_not_merged_into_packed_weights(folder, tmp_path, monkeypa
         load(adapter(tmp_path / "adapter", folder))
 
 
+def test_an_adapter_is_not_merged_into_spread_weights(folder, tmp_path):
+    path = adapter(tmp_path / "A", folder)
+    with pytest.raises(InputError, match="not merged into spread weights: merge it first"):
+        load(path, tensor_parallel=True)
+
+
 def test_a_pointer_in_the_place_of_an_adapters_weights_is_named(folder, tmp_path):
     path = adapter(tmp_path / "adapter", folder)
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"

@@ -275,8 +275,9 @@ def load_result(folder: str | Path) -> Result:
         ]
         if len(absent) < error.error_count():
             first = error.errors()[0]
-            at = "".join(f"{'.'.join(map(str, place))}: " for place in [first["loc"]] if place)
-            raise InputError(f"{files[0]} is damaged: {at}{first['msg']}.") from None
+            at = ".".join(map(str, first["loc"]))
+            said = f"{at}: {first['msg']}" if at else first["msg"]
+            raise InputError(f"{files[0]} is damaged: {said}.") from None
         keys = ", ".join(".".join(map(str, at)) for at in absent[:3])
         raise InputError(
             f"{path} is of an older version of sinkscope: it lacks {keys}. Measure it again."

@@ -41,6 +41,11 @@ class SinkHeads:
         return bool(self.sinking.any())
 
     @property
+    def answer(self) -> bool | None:
+        """The same; None where no late query sees P0, as of `Sinks.answer`."""
+        return self.p0_sink if np.isfinite(self.late).any() else None
+
+    @property
     def heads(self) -> tuple[tuple[int, int], ...]:
         """(block, head) in order."""
         return tuple((int(b), int(h)) for b, h in zip(*np.nonzero(self.sinking)))

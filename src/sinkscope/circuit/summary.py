@@ -82,7 +82,7 @@ def trace_summary(traced: Traced) -> TraceSummary:
         if block_writes is None or emergence is None
         else later_amplification(block_writes, emergence),
         notes=notes(traced),
-        p0_sink=circuit.sinks if traced.whole.enough and np.isfinite(circuit.late).any() else None,
+        p0_sink=traced.found.reading.answer if traced.whole.enough else None,
         read_point=None if circuit.direction is None else f"x{circuit.read_point}",
         writing_shared_neurons=components.rows(SHARED),
         writing_whole=[[name, share] for name, share in components.whole],

@@ -132,14 +132,16 @@ def load(
     place = find_place(source, revision, offline, trust_remote_code, gguf_file)
     if stream:
         return _streamed(place, dtype, device)
-    spread = spreading() if tensor_parallel else None
     adapter = adapter_at(place)
     if adapter is not None:
+        if tensor_parallel:
+            raise InputError("An adapter is not merged into spread weights: merge it first.")
         return _merged(
             adapter, place.name, dtype=dtype, device=device, device_map=device_map,
             offline=offline, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code,
         )  # fmt: skip
-    read = _read(place, dtype, None if tensor_parallel else device_map, allow_pickle, spread)
+    spread = spreading() if tensor_parallel else None
+    read = _read(place, dtype, device_map, allow_pickle, spread)
     return _tried(place, read, revision, None if device_map else device, spread=tensor_parallel)
 
 
